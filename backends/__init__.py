@@ -1,0 +1,1 @@
+"""Backends call models: engines, providers and embedders, knowing nothing of the gateway."""

@@ -1,0 +1,48 @@
+"""What a backend may raise, always before the first byte of an answer.
+
+    BackendError
+    ├── Unreachable      refused, reset or timed out while connecting
+    ├── TimedOut         connected, but no first byte in time
+    ├── Refused          the engine answered 4xx: the caller's request is at fault; carries status and body
+    ├── Failed           the engine answered 5xx, HTML or something that is no answer
+    └── Overloaded       the engine answered 429 or 503, or this backend's own concurrency cap is reached
+"""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """The root; `backend` names who failed. Messages never carry keys."""
+
+    def __init__(self, message: str, *, backend: str) -> None:
+        super().__init__(message)
+        self.backend = backend
+
+
+class Unreachable(BackendError):
+    """No connection."""
+
+
+class TimedOut(BackendError):
+    """Connected, but nothing came in time."""
+
+
+class Refused(BackendError):
+    """The caller's own mistake, as the engine sees it. Never trips a breaker."""
+
+    def __init__(self, message: str, *, backend: str, status: int, body: bytes) -> None:
+        super().__init__(message, backend=backend)
+        self.status = status
+        self.body = body
+
+
+class Failed(BackendError):
+    """The engine is there and did not answer properly."""
+
+
+class Overloaded(BackendError):
+    """No room now; `retry_after_s` if the engine said when."""
+
+    def __init__(self, message: str, *, backend: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, backend=backend)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,1 @@
+"""A family of small models with graded skills, trained by this project."""

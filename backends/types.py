@@ -1,0 +1,86 @@
+"""What it takes to call a model: requests, replies, usage, and the ports a backend fills."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the engine reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A client's request on its way to one model.
+
+    `fields` maps each top-level key of the client's JSON body to its bytes, untouched; a backend replaces `model`
+    and what it must inject, and passes the rest on as it came.
+    """
+
+    path: str  # "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages"
+    fields: Mapping[str, msgspec.Raw]
+    model: str  # the name the engine knows the model by
+    answers_as: str  # the name the client must see in the answer's `model`
+    stream: bool = False
+    wants_usage: bool = True  # False: usage is asked for all the same, and its chunk is kept from the client
+    headers: Mapping[str, str] = field(default_factory=dict)  # traceparent, x-request-id, x-session-id
+    extra: Mapping[str, object] = field(default_factory=dict)  # merged into the body, e.g. {"vllm_xargs": {…}}
+    session: str | None = None  # for affinity
+
+
+class Reply(Protocol):
+    """An answer whose first byte has come. Iterate once, then read `usage`; always close.
+
+    After the iteration: `usage` as the engine reported it or None; `failure` says what broke an answer midway, else
+    None; `produced` counts characters of relayed text (for billing when usage is missing); `response_id` and
+    `finish_reason` as the engine gave them. A plain (not streamed) answer yields its body once. A stream yields whole
+    SSE events as bytes, each ending in a blank line, [DONE] included.
+    """
+
+    status: int
+    content_type: str
+    usage: Usage | None
+    failure: str | None
+    produced: int
+    response_id: str | None
+    finish_reason: str | None
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Stop at once: an engine still generating is cut off. Idempotent."""
+
+
+class Backend(Protocol):
+    """Calls models of one engine or provider."""
+
+    async def send(self, request: Request) -> Reply:
+        """Returns when the first byte is there. Raises: BackendError, before the first byte and never after."""
+
+    async def ping(self) -> bool:
+        """Whether the backend can take a request now; False, never an exception."""
+
+    async def aclose(self) -> None:
+        """Release connections, threads and files."""
+
+
+class Embedder(Protocol):
+    """Text to unit vectors."""
+
+    @property
+    def dim(self) -> int:
+        """d."""
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(m, d) float32, unit rows (a text with no features gives a zero row)."""

@@ -1,0 +1,139 @@
+"""What a policy sees, says and learns from. Money is float64 USD here; the gateway translates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A model as a policy sees it."""
+
+    name: str
+    prompt_price: float  # USD per prompt token
+    completion_price: float  # USD per completion token
+    context_tokens: int = 8192
+    parent: str | None = None  # the full-width model this is a variant of
+    bits: int | None = None
+    parameters: float | None = None  # number of weights
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The nearest past queries and what each arm earned and cost on them."""
+
+    similarity: Float32  # (k,), cosine, descending
+    scores: Float  # (k, n), in [0, 1]; NaN where never observed; columns follow RouteContext.arms
+    costs: Float  # (k, n), USD; NaN where never observed
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What the tightest budget of the asking tenant has left. All infinite where there is no budget."""
+
+    remaining: float = float("inf")  # USD
+    limit: float = float("inf")  # USD
+    reset_s: float = float("inf")  # seconds until the period ends
+    name: str = ""  # identifies the budget, so that a pacer keeps one price for each
+
+
+@dataclass(frozen=True, slots=True)
+class RouteContext:
+    """Everything a policy may know about one query before it is answered."""
+
+    request_id: str
+    tenant: str
+    preference: float  # λ, 1/USD: quality one dollar is worth
+    embedding: Float32  # (d,), unit length
+    neighbours: Neighbours
+    arms: tuple[Arm, ...]  # (n,), eligible only
+    prompt_tokens: int
+    prompt_characters: int
+    max_completion_tokens: int
+    now: float  # seconds, monotone within a replica's log
+    purse: Purse = field(default_factory=Purse)
+    capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
+    features: Float32 | None = None  # (f,), surface features of the prompt, or None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What each eligible arm is expected to earn and cost."""
+
+    quality: Float  # (n,), in [0, 1]
+    sigma: Float  # (n,), standard deviation of quality
+    cost: Float  # (n,), USD
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A policy's answer: a distribution and the evidence for it."""
+
+    probabilities: Float  # (n,), sums to 1
+    estimates: Estimates
+    prices: Float  # (n,), λ + μ + γ_m, 1/USD
+    scores: Float  # (n,), q̂ − price · ĉ plus what an explorer added
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one decision. Score is NaN until somebody judged it."""
+
+    request_id: str
+    tenant: str
+    arm: str
+    embedding: Float32  # (d,)
+    score: float  # in [0, 1] or NaN
+    cost: float  # USD or NaN
+    propensity: float  # in (0, 1]
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_characters: int
+    now: float
+    weight: float = 1.0  # reliability of the score, in (0, 1]
+    features: Float32 | None = None
+    purse: str = ""  # Purse.name the money came from
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Past queries with what is known of every arm on them."""
+
+    embeddings: Float32  # (N, d), unit rows
+    arms: tuple[Arm, ...]  # (M,)
+    scores: Float  # (N, M), NaN where never observed
+    costs: Float  # (N, M), USD, NaN where never observed
+    prompt_tokens: NDArray[np.int64]  # (N,)
+    prompt_characters: NDArray[np.int64]  # (N,)
+    features: Float32 | None = None  # (N, f)
+
+
+class Policy(Protocol):
+    """Chooses among arms. State changes in learn() and refit() only."""
+
+    def propose(self, context: RouteContext) -> Proposal:
+        """A distribution over context.arms. Pure: the gateway draws."""
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in one outcome; replicas that learn the same outcomes in the same order agree."""
+
+    def refit(self, history: History) -> None:
+        """Recompute what is learned in bulk; runs off the request path. A policy with nothing to refit does nothing."""
+
+
+class Snapshot(Protocol):
+    """State that can be stored; every policy in the package also satisfies this."""
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        """Arrays that restore() turns back into this exact state."""
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Bit-exact inverse of state(). Raises: ValueError where the state is of another policy or shape."""

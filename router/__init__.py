@@ -1,0 +1,1 @@
+"""Pointsman conducts: it parses, decides, reserves, relays, settles and remembers."""

@@ -1,0 +1,86 @@
+"""What the gateway needs of the world, as protocols of at most three methods each.
+
+Every implementation of a port passes one test suite, parametrised over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.types import (
+    Balance,
+    Budget,
+    DecisionRecord,
+    Feedback,
+    Hold,
+    LogEntry,
+    Principal,
+    Reservation,
+    SettlementRecord,
+    Spend,
+)
+
+
+class Ledger(Protocol):
+    """Budgets and limits: reserve the worst case, settle the actual."""
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """Take a hold on the first offer that fits every budget and limit, atomically.
+
+        Raises: BudgetExceeded, RateLimited (nothing fits), StoreUnavailable.
+        """
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """End a hold. Settling twice changes nothing. Raises: StoreUnavailable."""
+
+    async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
+        """What is left of each budget. Raises: StoreUnavailable."""
+
+
+class OutcomeLog(Protocol):
+    """The truth: decisions, settlements and feedback in one order."""
+
+    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+        """Append. Raises: StoreUnavailable."""
+
+    async def judge(self, feedback: Feedback) -> bool:
+        """Append a judgement; False where the same one is already recorded.
+
+        `decision_id` may be a response id. Raises: NotFound, Conflict, StoreUnavailable.
+        """
+
+    def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
+        """Entries after a position ("" is the beginning) with their positions, oldest first; waits for more if `follow`."""
+
+
+class Keys(Protocol):
+    """Who a secret belongs to."""
+
+    async def find(self, secret: str, now_ms: int) -> Principal | None:
+        """The principal of a valid key; None where it is unknown, disabled or expired. Raises: StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Nearest neighbours of m queries; row i has at most k entries, never padded."""
+
+    ids: list[NDArray[np.int64]]  # m arrays of (<= k,)
+    similarity: list[NDArray[np.float32]]  # m arrays of (<= k,), cosine, descending
+
+
+class NeighbourIndex(Protocol):
+    """Past queries by their embedding."""
+
+    def add(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+        """vectors (m, d) unit rows; ids (m,) new, non-negative."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Hits:
+        """queries (m, d) unit rows."""
+
+    def __len__(self) -> int:
+        """Number of vectors held."""

@@ -1,0 +1,1 @@
+"""The wire: one route module a surface."""

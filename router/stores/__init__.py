@@ -1,0 +1,1 @@
+"""Where money, keys and outcomes are kept: SQLite and Redis behind the same ports."""

@@ -1,0 +1,214 @@
+"""The gateway's own nouns: money, models, principals, holds and what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+NanoUsd = NewType("NanoUsd", int)
+"""1 USD = 1_000_000_000. Money is never a float here."""
+
+NANO_PER_USD = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """List price of a model, in nano-USD per million tokens."""
+
+    prompt: NanoUsd
+    completion: NanoUsd
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> NanoUsd:
+        """Cost of an answer in nano-USD, rounded up."""
+        return NanoUsd(-(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // 1_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One candidate: a name clients may ask for, behind one backend."""
+
+    name: str
+    backend: str  # key of the backend in settings
+    upstream: str  # the name the engine knows it by
+    price: Price
+    context_tokens: int
+    max_output_tokens: int
+    local: bool  # served on the operator's own machines
+    capabilities: frozenset[str] = frozenset()  # "chat", "completions", "tools", "vision", "logprobs", "embeddings", …
+    parent: str | None = None  # the full-width model this is a variant of
+    bits: int | None = None
+    parameters: float | None = None  # number of weights
+    extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs
+    capacity: NanoUsd | None = None  # the model's own budget per capacity_period_s
+    capacity_period_s: int = 3600
+    draining: bool = False
+
+
+Window = Literal["rolling", "calendar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A spending limit of one scope over one period."""
+
+    scope: str  # "tenant:acme", "team:research", "key:k_01…", "model:small@3bit"
+    limit: NanoUsd
+    period_s: int
+    window: Window = "rolling"
+    hard: bool = True
+    calendar: str | None = None  # "day", "week", "month", "year" when window is "calendar" (UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Requests and tokens a minute, and requests at once; None is unlimited."""
+
+    scope: str  # as in Budget, or "key:k_01…|model:large"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: what a valid key stands for."""
+
+    key_id: str
+    tenant: str
+    team: str | None = None
+    allowed_models: frozenset[str] | None = None  # None: all
+    local_only: bool = False
+    preference: float | None = None  # 0 cheapest … 1 best; None: the gateway's default
+    policy: str | None = None  # None: the gateway's default
+    budgets: tuple[Budget, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model the request may be sent to, and the most it can cost there."""
+
+    model: str
+    worst: NanoUsd
+    tokens: int  # prompt plus the most completion tokens
+    budgets: tuple[Budget, ...] = ()  # the model's own capacity, beyond the principal's
+    limits: tuple[RateLimit, ...] = ()  # limits that hold for this model only
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What the gateway asks of the ledger: the first offer that fits every budget and limit."""
+
+    decision_id: str
+    principal: Principal
+    offers: tuple[Offer, ...]  # in order of preference
+    ttl_ms: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of one rate limit, for the x-ratelimit headers."""
+
+    limit: int
+    remaining: int
+    reset_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A lease on money and rate: it ends by settle or by its expiry, never later."""
+
+    decision_id: str
+    model: str
+    amount: NanoUsd
+    expires_at_ms: int
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
+    warnings: tuple[str, ...] = ()  # soft budgets at 80 % or 100 %
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What really happened to a hold. All zero with outcome "released": nothing was sent."""
+
+    cost: NanoUsd
+    prompt_tokens: int
+    completion_tokens: int
+    outcome: Literal["settled", "released", "expired"]
+    estimated: bool = False  # the engine reported no usage; tokens were counted from the relayed text
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What one budget has left now."""
+
+    budget: Budget
+    spent: NanoUsd
+    held: NanoUsd
+    reset_ms: int  # milliseconds until something is freed: the calendar reset, or the oldest spend leaving the window
+
+    @property
+    def remaining(self) -> NanoUsd:
+        """Limit less spent less held; never negative."""
+        return NanoUsd(max(0, self.budget.limit - self.spent - self.held))
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What the outcome log remembers of one request. Enough to learn from and to judge another policy by."""
+
+    decision_id: str
+    at_ms: int
+    tenant: str
+    key_id: str
+    policy: str
+    model: str
+    propensity: float
+    preference: float  # λ in 1/USD
+    candidates: tuple[str, ...]
+    probabilities: tuple[float, ...]  # (n,), sums to 1
+    quality: tuple[float, ...]  # q̂ (n,)
+    cost: tuple[float, ...]  # ĉ (n,) USD
+    sigma: tuple[float, ...]  # (n,)
+    prices: tuple[float, ...]  # λ + μ + γ_m (n,) 1/USD
+    embedding: bytes  # float16 (d,), little-endian
+    text: str  # the first characters of the query when the operator keeps text, else ""
+    prompt_tokens: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementRecord:
+    """What one decision cost in the end."""
+
+    decision_id: str
+    at_ms: int
+    model: str
+    cost: NanoUsd
+    prompt_tokens: int
+    completion_tokens: int
+    outcome: str
+    latency_ms: float
+    first_byte_ms: float
+    response_id: str | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A judgement of one answer."""
+
+    decision_id: str
+    at_ms: int
+    score: float  # in [0, 1]
+    source: str = "user"  # "user", "validator:…", "signature"
+    reliability: float = 1.0  # weight in (0, 1]
+    comment: str | None = None
+    replace: bool = False
+
+
+LogEntry = DecisionRecord | SettlementRecord | Feedback
