@@ -137,3 +137,36 @@ class Snapshot(Protocol):
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Bit-exact inverse of state(). Raises: ValueError where the state is of another policy or shape."""
+
+
+class Estimator(Protocol):
+    """Expects quality and cost."""
+
+    def estimate(self, context: RouteContext) -> Estimates:
+        """For context.arms, in order. Pure."""
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in one outcome."""
+
+    def refit(self, history: History) -> None:
+        """Recompute in bulk, off the request path."""
+
+
+class Pacer(Protocol):
+    """Prices money: λ from the request, μ from a tenant's budget, γ from an arm's own capacity."""
+
+    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
+        """(n,) 1/USD, ≥ 0. Pure."""
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in one outcome."""
+
+    def refit(self, history: History) -> None:
+        """Recompute in bulk, off the request path."""
+
+
+class Explorer(Protocol):
+    """Turns scores into a distribution."""
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        """(probabilities (n,), the scores they rest on (n,)). Pure."""
