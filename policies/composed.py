@@ -1,4 +1,4 @@
-"""A named policy is one estimator, one pacer and one explorer: argmax q̂ − (λ + μ + γ) · ĉ."""
+"""A named policy is one estimator, one pacer and one explorer: argmax q̂ − (λ + μ + γ) · ĉ over arms not spent."""
 
 from __future__ import annotations
 
@@ -8,21 +8,48 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Estimator, Explorer, History, Outcome, Pacer, Proposal, RouteContext, Snapshot
+from policies.types import (
+    Estimates,
+    Estimator,
+    Explorer,
+    Float,
+    History,
+    Outcome,
+    Pacer,
+    Proposal,
+    RouteContext,
+    Snapshot,
+)
+
+
+def spent(context: RouteContext, estimates: Estimates) -> NDArray[np.bool_]:
+    """(n,) whether an answer of this arm is expected to cost more than its capacity or the purse still holds."""
+    left = np.full(len(context.arms), context.purse.remaining)
+    if context.capacity is not None:
+        left = np.minimum(left, context.capacity)
+    return np.asarray((estimates.cost > left) | (left <= 0.0), dtype=np.bool_)
+
+
+def masked(scores: Float, closed: NDArray[np.bool_]) -> Float:
+    """Scores with −inf where closed; unchanged where everything is, for then somebody else must refuse."""
+    return scores if closed.all() else np.where(closed, -np.inf, scores)
 
 
 @dataclass(slots=True)
 class Composed:
-    """The formula, with its three parts."""
+    """The formula, with its three parts. `mask` keeps spent arms from being chosen."""
 
     estimator: Estimator
     pacer: Pacer
     explorer: Explorer
+    mask: bool = True
 
     def propose(self, context: RouteContext) -> Proposal:
         estimates = self.estimator.estimate(context)
         prices = self.pacer.prices(context, estimates)
         scores = estimates.quality - prices * estimates.cost
+        if self.mask:
+            scores = masked(scores, spent(context, estimates))
         probabilities, scores = self.explorer.probabilities(context, estimates, scores)
         return Proposal(probabilities, estimates, prices, scores)
 
@@ -36,9 +63,7 @@ class Composed:
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {
-            f"{part}.{key}": value
-            for part in ("estimator", "pacer")
-            for key, value in self._part(part).state().items()
+            f"{part}.{key}": value for part in ("estimator", "pacer") for key, value in self._part(part).state().items()
         }
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:

@@ -1,0 +1,1 @@
+"""Estimators expect quality and cost of every arm on one query."""

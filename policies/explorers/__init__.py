@@ -1,0 +1,1 @@
+"""Explorers turn scores into a distribution over arms."""

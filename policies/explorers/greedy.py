@@ -1,0 +1,85 @@
+"""Take the best score, or the cheapest, the best or a named arm; keep a small share for exploring where asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from policies.types import Estimates, Float, RouteContext
+
+
+def allowed(scores: Float) -> Float:
+    """(n,) 1.0 where an arm may be chosen; a score of −inf forbids, unless that would forbid all."""
+    finite = np.isfinite(scores)
+    return np.ones(len(scores)) if not finite.any() else finite.astype(np.float64)
+
+
+def point(scores: Float, costs: Float) -> Float:
+    """(n,) all weight on the highest score; ties go to the cheaper arm, then to the first."""
+    top = np.flatnonzero(scores == scores.max())
+    chosen = top[0] if len(top) == 1 else top[np.argmin(costs[top])]
+    probabilities = np.zeros(len(scores))
+    probabilities[chosen] = 1.0
+    return probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """argmax of the scores."""
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        return point(scores, estimates.cost), scores
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilon:
+    """argmax, but a share of the traffic is spread evenly over the allowed arms."""
+
+    share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share is {self.share}, expected 0 … 1")
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        support = allowed(scores)
+        return (1 - self.share) * point(scores, estimates.cost) + self.share * support / support.sum(), scores
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Every allowed arm alike."""
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        support = allowed(scores)
+        return support / support.sum(), scores
+
+
+@dataclass(frozen=True, slots=True)
+class Cheapest:
+    """The lowest expected cost."""
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        scores = np.where(allowed(scores) > 0, -estimates.cost, -np.inf)
+        return point(scores, estimates.cost), scores
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The highest expected quality, whatever it costs."""
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        scores = np.where(allowed(scores) > 0, estimates.quality, -np.inf)
+        return point(scores, estimates.cost), scores
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """One named arm whenever it may serve; otherwise the highest score."""
+
+    arm: str
+
+    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+        wanted = np.array([arm.name == self.arm for arm in context.arms]) & (allowed(scores) > 0)
+        return point(np.where(wanted, 1.0, -np.inf) if wanted.any() else scores, estimates.cost), scores

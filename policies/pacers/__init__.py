@@ -1,0 +1,1 @@
+"""Pacers price money: a tenant's budget and an arm's own capacity become 1/USD."""

@@ -1,0 +1,63 @@
+"""What to expect of a model nobody has measured: quality from its size and width, wide enough to be overruled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from policies.types import Arm, Float
+
+QUALITY_SIGMA = 0.2  # nobody measured it: Sloth's errors (0.04–0.10) hold within known families and benchmarks only
+WIDTH_SIGMA = 0.1  # the parent was measured, the width was not
+UNKNOWN = 0.5
+SLOPE = 0.25  # logit of quality per doubling of weights, a cautious reading of size laws
+REFERENCE_PARAMETERS = 8e9
+
+
+def width_offset(bits: int | None) -> float:
+    """Quality lost by a width below 16 bits, ≥ 0: 0.08 at 3 bits, halved by every bit more."""
+    if bits is None or bits >= 16:
+        return 0.0
+    return float(min(0.4, 0.08 * 2.0 ** (3 - bits)))
+
+
+def size_quality(parameters: float | None) -> float:
+    """Quality in (0, 1) from the number of weights: a logistic in log₂ size, one half at 8 billion."""
+    if parameters is None or parameters <= 0:
+        return UNKNOWN
+    return float(1.0 / (1.0 + np.exp(-SLOPE * np.log2(parameters / REFERENCE_PARAMETERS))))
+
+
+def quality_prior(arm: Arm, known: Mapping[str, float] | None = None) -> tuple[float, float]:
+    """(mean, standard deviation) of an arm's quality; `known` holds measured means by name, for its parent."""
+    parent = (known or {}).get(arm.parent or "")
+    if parent is not None:
+        return max(0.0, parent - width_offset(arm.bits)), WIDTH_SIGMA
+    return max(0.0, size_quality(arm.parameters) - width_offset(arm.bits)), QUALITY_SIGMA
+
+
+def quality_priors(arms: Sequence[Arm], known: Mapping[str, float] | None = None) -> tuple[Float, Float]:
+    """(means (n,), standard deviations (n,)) for these arms."""
+    pairs = np.array([quality_prior(arm, known) for arm in arms], dtype=np.float64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def decode_ms(
+    arm: Arm, *, bandwidth_gbs: float, batch: int = 1, kv_bytes: float = 0.0, peak_tflops: float = 0.0
+) -> float:
+    """Milliseconds per decoded token by the roofline: weights and cache read at full bandwidth, or arithmetic.
+
+    Raises: ValueError where the arm's number of weights is unknown.
+    """
+    if arm.parameters is None:
+        raise ValueError(f"{arm.name}: the roofline needs the number of weights")
+    weight_bytes = arm.parameters * (arm.bits or 16) / 8
+    reading = (weight_bytes + kv_bytes * batch) / (bandwidth_gbs * 1e9)
+    computing = 2 * arm.parameters * batch / (peak_tflops * 1e12) if peak_tflops > 0 else 0.0
+    return 1e3 * max(reading, computing)
+
+
+def token_usd(arm: Arm, *, accelerator_usd_per_hour: float, bandwidth_gbs: float, batch: int = 1) -> float:
+    """USD per decoded token of a self-hosted arm: the accelerator's hourly price over the roofline's tokens."""
+    return accelerator_usd_per_hour / 3.6e6 * decode_ms(arm, bandwidth_gbs=bandwidth_gbs, batch=batch) / batch
