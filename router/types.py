@@ -43,6 +43,7 @@ class Model:
     capacity: NanoUsd | None = None  # the model's own budget per capacity_period_s
     capacity_period_s: int = 3600
     draining: bool = False
+    bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
 
 
 Window = Literal["rolling", "calendar"]
@@ -178,6 +179,9 @@ class DecisionRecord:
     embedding: bytes  # float16 (d,), little-endian
     text: str  # the first characters of the query when the operator keeps text, else ""
     prompt_tokens: int
+    prompt_characters: int = 0
+    features: bytes = b""  # float32 (f,), little-endian: surface features of the prompt
+    purse: str = ""  # the budget whose price entered the decision
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,290 @@
+"""The outcome log turned into an index of past queries and the state of every policy.
+
+Each replica follows the same log in the same order, so each arrives at the same views. A snapshot is a cached view with
+its log position; a missing or unreadable snapshot costs a replay of the log and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Arm, History, Neighbours, Outcome, Policy, Snapshot
+from router.index import FaissIndex
+from router.ports import OutcomeLog
+from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
+
+LOG = logging.getLogger("pointsman.learning")
+OPEN_DECISIONS = 200_000  # decisions that may still be judged; the oldest is forgotten first
+
+
+class OutcomeTable:
+    """What each model earned and cost on each judged query; row i belongs to index id i."""
+
+    def __init__(self, dim: int) -> None:
+        self._size = 0
+        self._columns: dict[str, int] = {}
+        self._scores = np.empty((0, 0), np.float32)  # (capacity, M), in [0, 1]; NaN where never observed
+        self._costs = np.empty((0, 0), np.float32)  # (capacity, M), USD; NaN where never observed
+        self._embeddings = np.empty((0, dim), np.float16)
+        self._lengths = np.empty((0, 2), np.int64)  # prompt tokens, prompt characters
+        self._features: NDArray[np.float32] | None = None
+        self.texts: list[str] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, record: DecisionRecord, embedding: NDArray[np.float32]) -> int:
+        """A new row with nothing observed yet; returns its number."""
+        row, self._size = self._size, self._size + 1
+        self._fit(self._size)
+        self._embeddings[row] = embedding
+        self._lengths[row] = record.prompt_tokens, record.prompt_characters
+        self.texts.append(record.text)
+        if record.features:
+            features = np.frombuffer(record.features, "<f4")
+            if self._features is None:
+                self._features = np.zeros((len(self._scores), len(features)), np.float32)
+            if len(features) == self._features.shape[1]:
+                self._features[row] = features
+        return row
+
+    def observe(self, row: int, model: str, *, score: float, cost: float) -> None:
+        """Set one cell; a later judgement replaces an earlier one."""
+        column = self._column(model)
+        self._scores[row, column] = score
+        self._costs[row, column] = cost
+
+    def neighbours(
+        self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]
+    ) -> Neighbours:
+        """What `models` (n,) earned and cost on `rows` (k,)."""
+        columns = [self._column(model) for model in models]
+        cells = rows[:, None], columns
+        return Neighbours(similarity, self._scores[cells].astype(np.float64), self._costs[cells].astype(np.float64))
+
+    def history(self, arms: Sequence[Arm]) -> History:
+        """All rows, for a refit. Copies, so that a thread may read it."""
+        columns = [self._column(arm.name) for arm in arms]
+        n = self._size
+        return History(
+            embeddings=self._embeddings[:n].astype(np.float32),
+            arms=tuple(arms),
+            scores=self._scores[:n, columns].astype(np.float64),
+            costs=self._costs[:n, columns].astype(np.float64),
+            prompt_tokens=self._lengths[:n, 0].copy(),
+            prompt_characters=self._lengths[:n, 1].copy(),
+            features=None if self._features is None else self._features[:n].copy(),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `table.npz` and `texts.json`. Raises: OSError."""
+        n = self._size
+        features = {} if self._features is None else {"features": self._features[:n]}
+        np.savez(
+            folder / "table.npz",
+            models=np.array(list(self._columns), dtype=np.str_),
+            scores=self._scores[:n],
+            costs=self._costs[:n],
+            embeddings=self._embeddings[:n],
+            lengths=self._lengths[:n],
+            **features,
+        )
+        (folder / "texts.json").write_text(json.dumps(self.texts))
+
+    def load(self, folder: Path) -> None:
+        """Inverse of save. Raises: OSError, ValueError, KeyError."""
+        with np.load(folder / "table.npz") as stored:
+            self._columns = {str(name): i for i, name in enumerate(stored["models"])}
+            self._scores, self._costs = stored["scores"], stored["costs"]
+            self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
+            self._features = stored["features"] if "features" in stored.files else None
+        self._size = len(self._scores)
+        self.texts = json.loads((folder / "texts.json").read_text())
+
+    def _column(self, model: str) -> int:
+        column = self._columns.get(model)
+        if column is None:
+            column = self._columns[model] = len(self._columns)
+            unseen = np.full((len(self._scores), 1), np.nan, np.float32)
+            self._scores = np.hstack([self._scores, unseen])
+            self._costs = np.hstack([self._costs, unseen])
+        return column
+
+    def _fit(self, rows: int) -> None:
+        if rows <= len(self._scores):
+            return
+        more = max(256, len(self._scores))  # double
+        width = self._scores.shape[1]
+        self._scores = np.vstack([self._scores, np.full((more, width), np.nan, np.float32)])
+        self._costs = np.vstack([self._costs, np.full((more, width), np.nan, np.float32)])
+        self._embeddings = np.vstack([self._embeddings, np.zeros((more, self._embeddings.shape[1]), np.float16)])
+        self._lengths = np.vstack([self._lengths, np.zeros((more, 2), np.int64)])
+        if self._features is not None:
+            self._features = np.vstack([self._features, np.zeros((more, self._features.shape[1]), np.float32)])
+
+
+@dataclass(slots=True)
+class _Open:
+    """A decision that may still be settled or judged."""
+
+    record: DecisionRecord
+    cost: float = float("nan")  # USD
+    completion_tokens: int = 0
+    row: int = -1  # in the table, once judged
+
+
+class Learning:
+    """Follows the log and keeps index, table and policies up to date.
+
+    `learned` counts judgements taken in, `position` is the log position reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: OutcomeLog,
+        index: FaissIndex,
+        policies: Mapping[str, Policy],
+        arms: Callable[[], Sequence[Arm]],
+        folder: Path | None,
+        refit_every: int = 200,
+    ) -> None:
+        self.table = OutcomeTable(index.dim)
+        self.index = index
+        self.position = ""
+        self.learned = 0
+        self._log = log
+        self._policies = policies
+        self._arms = arms
+        self._folder = folder
+        self._refit_every = refit_every
+        self._next_refit = refit_every
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+
+    async def run(self) -> None:
+        """Follow the log until cancelled; refits happen in a thread."""
+        async for position, entry in self._log.tail(self.position):
+            self.take(entry)
+            self.position = position
+            if self.learned >= self._next_refit:
+                await self.refit()
+
+    async def catch_up(self) -> None:
+        """Take in everything already in the log."""
+        async for position, entry in self._log.tail(self.position, follow=False):
+            self.take(entry)
+            self.position = position
+
+    async def refit(self) -> None:
+        """Refit every policy on the whole table, off the event loop. A policy that cannot be refitted keeps its state."""
+        self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
+        history = self.table.history(self._arms())
+        for name, policy in self._policies.items():
+            try:
+                await asyncio.to_thread(policy.refit, history)
+            except Exception:
+                LOG.exception("policy %s could not be refitted on %d rows and keeps its state", name, len(self.table))
+
+    def take(self, entry: LogEntry) -> None:
+        """Take in one entry of the log."""
+        if isinstance(entry, DecisionRecord):
+            self._open[entry.decision_id] = _Open(entry)
+            if len(self._open) > OPEN_DECISIONS:
+                self._open.popitem(last=False)
+        elif isinstance(entry, SettlementRecord):
+            self._settled(entry)
+        else:
+            self._judged(entry)
+
+    def _settled(self, entry: SettlementRecord) -> None:
+        known = self._open.get(entry.decision_id)
+        if known is None or entry.outcome != "settled":
+            return
+        known.cost, known.completion_tokens = entry.cost / NANO_PER_USD, entry.completion_tokens
+        self._teach(known, score=float("nan"), cost=known.cost, at_ms=entry.at_ms, weight=1.0)
+
+    def _judged(self, entry: Feedback) -> None:
+        known = self._open.get(entry.decision_id)
+        if known is None:
+            return
+        self.learned += 1
+        if known.row < 0:
+            embedding = _unpack(known.record.embedding)
+            known.row = self.table.append(known.record, embedding)
+            self.index.add(embedding[None, :], np.array([known.row]))
+        self.table.observe(known.row, known.record.model, score=entry.score, cost=known.cost)
+        self._teach(known, score=entry.score, cost=float("nan"), at_ms=entry.at_ms, weight=entry.reliability)
+
+    def _teach(self, known: _Open, *, score: float, cost: float, at_ms: int, weight: float) -> None:
+        record = known.record
+        outcome = Outcome(
+            request_id=record.decision_id,
+            tenant=record.tenant,
+            arm=record.model,
+            embedding=_unpack(record.embedding),
+            score=score,
+            cost=cost,
+            propensity=record.propensity,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=known.completion_tokens,
+            prompt_characters=record.prompt_characters,
+            now=at_ms / 1000,
+            weight=weight,
+            features=np.frombuffer(record.features, "<f4") if record.features else None,
+            purse=record.purse,
+        )
+        for policy in self._policies.values():
+            policy.learn(outcome)
+
+    def save(self) -> None:
+        """Write a snapshot beside the old one, then replace it. Raises: OSError."""
+        if self._folder is None:
+            return
+        fresh = self._folder.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        self.index.save(fresh)
+        self.table.save(fresh)
+        for name, policy in self._policies.items():
+            if isinstance(policy, Snapshot):
+                np.savez(fresh / f"policy-{name}.npz", **policy.state())
+        (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        fresh.rename(self._folder)
+
+    def load(self) -> bool:
+        """Read the snapshot, if there is one; False where there is none or it does not fit."""
+        if self._folder is None or not (self._folder / "position.json").exists():
+            return False
+        try:
+            table = OutcomeTable(self.index.dim)
+            table.load(self._folder)
+            self.index.load(self._folder)
+            for name, policy in self._policies.items():
+                stored = self._folder / f"policy-{name}.npz"
+                if isinstance(policy, Snapshot) and stored.exists():
+                    with np.load(stored) as state:
+                        policy.restore({key: state[key] for key in state.files})
+            at = json.loads((self._folder / "position.json").read_text())
+        except (OSError, ValueError, KeyError) as error:
+            LOG.warning("the snapshot in %s is not usable (%s); the log is replayed", self._folder, error)
+            return False
+        self.table, self.position, self.learned = table, at["position"], at["learned"]
+        return True
+
+
+def _unpack(embedding: bytes) -> NDArray[np.float32]:
+    """float16 bytes to a float32 unit vector (d,)."""
+    vector = np.frombuffer(embedding, "<f2").astype(np.float32)
+    norm = float(np.sqrt(vector @ vector))
+    return vector / norm if norm > 0 else vector
