@@ -1,0 +1,262 @@
+"""Text to unit vectors without a model: hashed n-grams, projected; touches nothing but memory and cannot fail.
+
+Features are word 1–2-grams, character 3–4-grams that stay inside a word, and 1–2-grams of CJK characters, hashed
+over the array of code points. Before `fit` a signed sketch of fixed hashes projects them; after it, inverse document
+frequencies and a truncated singular value decomposition of the texts it was fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+
+Codes = NDArray[np.uint64]
+Indices = NDArray[np.int64]
+Matrix = NDArray[np.float32]
+
+WORD_BITS = 17
+CHARACTER_BITS = 17
+CJK_BITS = 16
+CHARACTERS_AT = 1 << WORD_BITS
+CJK_AT = CHARACTERS_AT + (1 << CHARACTER_BITS)
+BUCKETS = CJK_AT + (1 << CJK_BITS)
+
+SPACE, PUNCTUATION, LETTER, CJK = range(4)
+CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
+
+# Odd 64-bit multipliers of multilinear hashes; the top bits of the products are the buckets.
+MULTIPLIERS = np.random.default_rng(20250917).integers(1 << 62, 1 << 63, size=12, dtype=np.uint64) | np.uint64(1)
+BASE = int(MULTIPLIERS[0])
+INVERSE_BASE = pow(BASE, -1, 1 << 64)
+
+FEATURE_NAMES = (
+    "log_characters", "log_plain_characters", "log_cjk_characters", "log_words", "log_lines", "cjk_share",
+    "digit_share", "capital_share", "punctuation_share", "space_share", "letters_per_word", "log_digits",
+    "question_marks", "money_and_percent", "equals", "brackets", "braces", "underscores", "backslashes", "commas",
+    "quotes", "arithmetic", "colons", "choices", "ends_with_answer", "starts_with_question", "code",
+)  # fmt: skip
+
+
+def _classes() -> NDArray[np.uint8]:
+    """(65536,) the class of each code point of the basic plane; the last entry stands for everything above it."""
+    classes = np.full(1 << 16, LETTER, dtype=np.uint8)
+    for code in range(1 << 16):
+        character = chr(code)
+        if character.isspace():
+            classes[code] = SPACE
+        elif not character.isalnum():
+            classes[code] = PUNCTUATION
+    for low, high in CJK_RANGES:
+        classes[low : high + 1] = CJK
+    return classes
+
+
+def _powers(base: int, count: int) -> Codes:
+    """(count,) base⁰, base¹, … modulo 2⁶⁴."""
+    return np.concatenate([np.ones(1, np.uint64), np.full(count - 1, base, np.uint64)]).cumprod(dtype=np.uint64)
+
+
+CLASSES = _classes()
+MAX_CHARACTERS = 1 << 16  # a longer text is embedded by its first and last halves of this length
+POWERS = _powers(BASE, MAX_CHARACTERS + 2)
+INVERSE_POWERS = _powers(INVERSE_BASE, MAX_CHARACTERS + 2)
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    """(n,) code points."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def _clip(text: str) -> str:
+    """The text, or its two ends where it is too long to hash whole."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return text[: MAX_CHARACTERS // 2] + text[-MAX_CHARACTERS // 2 :]
+
+
+def _word_hashes(codes: Codes, letters: NDArray[np.bool_]) -> Codes:
+    """(w,) polynomial hashes of the runs of letters, in order, from one running sum."""
+    edges = np.flatnonzero(letters[1:] != letters[:-1])  # letters is padded with False at both ends
+    starts, ends = edges[0::2], edges[1::2]
+    sums = np.zeros(codes.size + 1, np.uint64)
+    np.cumsum(codes * POWERS[: codes.size], out=sums[1:])
+    hashes = (sums[ends] - sums[starts]) * INVERSE_POWERS[starts]
+    hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIERS[1]
+    return hashes ^ (hashes >> np.uint64(32))
+
+
+def _hashes(text: str) -> tuple[Indices, Codes]:
+    """(m,) buckets below BUCKETS of every n-gram of a text, repeats included, and the hashes they come from."""
+    codes = np.empty(len(text) + 2, np.uint64)
+    codes[0] = codes[-1] = 32
+    codes[1:-1] = _codes(text)
+    classes = CLASSES[np.minimum(codes, 0xFFFF).astype(np.uint16)]
+    padded = np.zeros(codes.size + 2, np.bool_)
+    padded[1:-1] = classes == LETTER
+    words = _word_hashes(codes, padded)
+    pairs = words[:-1] * MULTIPLIERS[2] + words[1:] * MULTIPLIERS[3]
+    inner = (classes == LETTER) | (classes == PUNCTUATION)
+    threes = codes[:-2] * MULTIPLIERS[4] + codes[1:-1] * MULTIPLIERS[5] + codes[2:] * MULTIPLIERS[6]
+    fours = threes[:-1] + codes[3:] * MULTIPLIERS[7]
+    threes, fours = threes[inner[1:-1]], fours[inner[1:-2] & inner[2:-1]]
+    parts = [
+        (np.concatenate([words * MULTIPLIERS[8], pairs]), WORD_BITS, 0),
+        (np.concatenate([threes, fours]), CHARACTER_BITS, CHARACTERS_AT),
+    ]
+    cjk = classes == CJK
+    if cjk.any():
+        singles = codes * MULTIPLIERS[9]
+        doubles = (singles[:-1] + codes[1:] * MULTIPLIERS[10])[cjk[:-1] & cjk[1:]]
+        parts.append((np.concatenate([singles[cjk], doubles]), CJK_BITS, CJK_AT))
+    buckets = [(hashes >> np.uint64(64 - bits)).astype(np.int64) + offset for hashes, bits, offset in parts]
+    return np.concatenate(buckets), np.concatenate([hashes for hashes, _, _ in parts])
+
+
+def _counts(sorted_values: Indices) -> tuple[Indices, Matrix]:
+    """(u,) distinct values of a sorted array and (u,) log(1 + how often each occurs)."""
+    first = np.empty(sorted_values.size, np.bool_)
+    first[:1] = True
+    np.not_equal(sorted_values[1:], sorted_values[:-1], out=first[1:])
+    at = np.flatnonzero(first)
+    times = np.diff(at, append=sorted_values.size)
+    return sorted_values[at], np.log1p(times, dtype=np.float32)
+
+
+def _unit(vector: Matrix) -> Matrix:
+    """The vector at length one, or zero where it is zero."""
+    length = float(np.sqrt(vector @ vector))
+    return vector / np.float32(length) if length > 0 else vector
+
+
+class HashingEmbedder:
+    """Hashed n-grams, sublinear counts, a projection to unit rows. Deterministic; one text takes tens of µs."""
+
+    def __init__(self, dim: int = 256) -> None:
+        self._dim = dim
+        self._signs = np.array([-1.0, 1.0], np.float32)
+        self._rows: NDArray[np.int32] | None = None  # (BUCKETS,) row of the projection, the last row for none
+        self._projection: Matrix = np.zeros((0, dim), np.float32)  # (v + 1, dim), idf folded in, last row zero
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return self._dim
+
+    async def embed(self, texts: Sequence[str]) -> Matrix:
+        """(m, d) float32, unit rows (a text with no features gives a zero row)."""
+        return self.embed_now(texts)
+
+    def embed_now(self, texts: Sequence[str]) -> Matrix:
+        """The same without an event loop."""
+        out = np.zeros((len(texts), self._dim), np.float32)
+        for row, text in enumerate(texts):
+            out[row] = self.embed_one(text)
+        return out
+
+    def embed_one(self, text: str) -> Matrix:
+        """(d,) float32, of unit length or zero."""
+        buckets, hashes = _hashes(_clip(text.lower()))
+        if buckets.size == 0:
+            return np.zeros(self._dim, np.float32)
+        return _unit(self._sketch(hashes) if self._rows is None else self._project(self._rows, buckets))
+
+    def features(self, text: str) -> Matrix:
+        """(f,) surface features, named by FEATURE_NAMES: lengths, shares and marks of form."""
+        return surface_features(text)
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Learn idf and projection; a feature in fewer than two or over 60% of the texts is dropped.
+
+        Embeddings from before and after do not compare: whoever holds an index rebuilds it.
+        """
+        counts = count_matrix(texts)
+        documents = np.bincount(counts.indices, minlength=BUCKETS)
+        kept = np.flatnonzero((documents >= 2) & (documents <= max(2.0, 0.6 * len(texts))))
+        rank = min(self._dim, len(texts) - 1, kept.size - 1)
+        if rank < 1:
+            return
+        idf = np.log(len(texts) / documents[kept]).astype(np.float32)
+        weighted = counts[:, kept] @ sp.diags_array(idf)
+        lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+        unit = sp.diags_array((1.0 / np.maximum(lengths, 1e-12)).astype(np.float32)) @ weighted
+        _, _, axes = randomized_svd(unit, rank, n_iter=4, random_state=0)
+        self._rows = np.full(BUCKETS, kept.size, np.int32)
+        self._rows[kept] = np.arange(kept.size, dtype=np.int32)
+        self._projection = np.zeros((kept.size + 1, self._dim), np.float32)
+        self._projection[:-1, :rank] = axes.T * idf[:, None]
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        """What fit() learned; empty before it."""
+        return {} if self._rows is None else {"rows": self._rows, "projection": self._projection}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Inverse of state(). Raises: ValueError where the state has another dimension."""
+        if not state:
+            self._rows, self._projection = None, np.zeros((0, self._dim), np.float32)
+            return
+        projection = np.asarray(state["projection"], np.float32)
+        if projection.shape[1:] != (self._dim,) or state["rows"].shape != (BUCKETS,):
+            raise ValueError(f"a state of {projection.shape[1:]} dimensions does not fit {self._dim}")
+        self._rows, self._projection = np.asarray(state["rows"], np.int32), projection
+
+    def _project(self, rows: NDArray[np.int32], buckets: Indices) -> Matrix:
+        at, weights = _counts(np.sort(rows[buckets]).astype(np.int64))
+        return weights @ self._projection[at]
+
+    def _sketch(self, hashes: Codes) -> Matrix:
+        ordered = np.sort(hashes)
+        at, weights = _counts(ordered.view(np.int64))
+        mixed = at.view(np.uint64) * MULTIPLIERS[11]
+        signs = self._signs[(mixed & np.uint64(1 << 40)) >> np.uint64(40)]
+        places = ((mixed >> np.uint64(41)) % np.uint64(self._dim)).astype(np.int64)
+        return np.bincount(places, weights * signs, minlength=self._dim).astype(np.float32)
+
+
+def count_matrix(texts: Sequence[str]) -> sp.csr_array:
+    """(m, BUCKETS) log(1 + count) of each n-gram."""
+    rows = [_counts(np.sort(_hashes(_clip(text.lower()))[0])) for text in texts]
+    lengths = np.array([columns.size for columns, _ in rows], np.int64)
+    indices = np.concatenate([columns for columns, _ in rows] or [np.zeros(0, np.int64)])
+    values = np.concatenate([weights for _, weights in rows] or [np.zeros(0, np.float32)])
+    starts = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+    return sp.csr_array((values, indices, starts), shape=(len(texts), BUCKETS))
+
+
+def surface_features(text: str) -> Matrix:
+    """(f,) what a glance at the form of a text says, named by FEATURE_NAMES. All finite; an empty text is all zero."""
+    codes = _codes(text[:MAX_CHARACTERS])
+    total = codes.size
+    if total == 0:
+        return np.zeros(len(FEATURE_NAMES), np.float32)
+    ascii_counts = np.bincount(np.minimum(codes, 128), minlength=129)
+    classes = CLASSES[np.minimum(codes, 0xFFFF).astype(np.uint16)]
+    by_class = np.bincount(classes, minlength=4)
+    letters = classes == LETTER
+    words = int(np.count_nonzero(letters[1:] > letters[:-1])) + int(letters[0])
+    return _surface(text, total, ascii_counts, by_class, words)
+
+
+def _surface(text: str, total: int, counts: Indices, by_class: Indices, words: int) -> Matrix:
+    def marks(characters: str) -> int:
+        return int(counts[[ord(character) for character in characters]].sum())
+
+    cjk, digits = int(by_class[CJK]), int(counts[48:58].sum())
+    tail, head = text[-12:].strip().lower(), text[:12].strip().lower()
+    logs = np.log1p(
+        np.array([total, total - cjk, cjk, words, counts[10], digits, marks("?"), marks("$%"), marks("="), marks("()[]"),
+                  marks("{}"), counts[95], counts[92], marks(","), marks("\"'`"), marks("+-*/^<>"), marks(":;")], float)
+    )  # fmt: skip
+    choices = float("\nA" in text) + float("\nB" in text) + float("\nD" in text)
+    ends = float(tail.endswith(("answer:", "答案：", "答案:")))
+    code = float("def " in text) + float("python" in text) + float("function" in text) + float("assert" in text)
+    return np.concatenate([
+        logs[:5],
+        [cjk / total, digits / total, counts[65:91].sum() / total, by_class[PUNCTUATION] / total,
+         by_class[SPACE] / total, min(by_class[LETTER] / max(words, 1), 20.0)],
+        logs[5:],
+        [choices, ends, float(head.startswith("question")), code],
+    ]).astype(np.float32)  # fmt: skip
