@@ -58,21 +58,12 @@ class Means:
         return np.asarray(np.where(prices.any(axis=1), listed, observed), dtype=np.float64)
 
     def learn(self, outcome: Outcome) -> None:
-        sums = (
-            self._tally.sums[self._tally.row(outcome.arm)]
-            if self._tally.find(outcome.arm) >= 0
-            else self._new(outcome.arm)
-        )
+        sums = self._tally.at(outcome.arm)
         if not np.isnan(outcome.score):
             sums[[JUDGED, SCORE, SQUARE]] += outcome.weight * np.array([1.0, outcome.score, outcome.score**2])
         if not np.isnan(outcome.cost):
             sums[[COSTED, COST]] += (1.0, outcome.cost)
             sums[[ANSWERS, TOKENS]] += (1.0, outcome.completion_tokens)
-
-    def _new(self, name: str) -> Float:
-        row = self._tally.row(name)
-        view: Float = self._tally.sums[row]
-        return view
 
     def refit(self, history: History) -> None:
         """Start again from history."""
@@ -81,7 +72,7 @@ class Means:
             scores, costs = history.scores[:, column], history.costs[:, column]
             seen = scores[~np.isnan(scores)]
             paid = costs[~np.isnan(costs)]
-            sums = self._new(arm.name)
+            sums = self._tally.at(arm.name)
             sums[: COST + 1] = (len(seen), seen.sum(), (seen**2).sum(), len(paid), paid.sum())
             if arm.completion_price > 0:
                 tokens = (paid - arm.prompt_price * history.prompt_tokens[~np.isnan(costs)]) / arm.completion_price

@@ -33,6 +33,12 @@ class Tally:
             self.sums = np.concatenate([self.sums, np.zeros((1, *self._shape))])
         return self._rows[name]
 
+    def at(self, name: str) -> Float:
+        """(*shape,) the sums of an arm, to be added to in place; zeros when it is new."""
+        row = self.row(name)
+        view: Float = self.sums[row]
+        return view
+
     def find(self, name: str) -> int:
         """The row of an arm, or -1 where it was never seen."""
         return self._rows.get(name, -1)
