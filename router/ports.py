@@ -42,6 +42,13 @@ class Ledger(Protocol):
         """What is left of each budget. Raises: StoreUnavailable."""
 
 
+class Leases(Protocol):
+    """What a ledger must know of a hold whose answer has begun."""
+
+    def mark(self, hold: Hold) -> None:
+        """The first byte of the answer was relayed: should the lease expire, charge the worst case instead of nothing."""
+
+
 class OutcomeLog(Protocol):
     """The truth: decisions, settlements and feedback in one order."""
 

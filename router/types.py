@@ -106,8 +106,9 @@ class Reservation:
     decision_id: str
     principal: Principal
     offers: tuple[Offer, ...]  # in order of preference
-    ttl_ms: int
+    ttl_ms: int  # the lease; the ledger renews it while this process lives …
     now_ms: int
+    longest_ms: int = 0  # … for at most this long; 0: never renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ class Hold:
     expires_at_ms: int
     requests: Allowance | None = None
     tokens: Allowance | None = None
-    warnings: tuple[str, ...] = ()  # soft budgets at 80 % or 100 %
+    warnings: tuple[str, ...] = ()  # soft budgets at 80 % or 100 %, e.g. "tenant:acme 80%"
+    ticket: object = None  # the ledger's own memo, opaque to everyone else
 
 
 @dataclass(frozen=True, slots=True)
