@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 from policies.composed import Composed
 from policies.estimators.means import Means
-from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.neighbours import NeighbourMeans, leave_one_out
 from policies.explorers.greedy import Best, Cheapest, Epsilon, Fixed, Greedy, Uniform
+from policies.explorers.phased import Phased
+from policies.pacers.budgets import Budgets
+from policies.pacers.exact import Resolved
 from policies.pacers.flat import Flat
+from policies.pacers.port import OneShot
 from policies.types import Arm, Explorer, Policy
 
 Arms = tuple[Arm, ...]
+
+_NO_BUDGETS: Mapping[str, float] = MappingProxyType({})
 
 
 def _random(arms: Arms, /) -> Policy:
@@ -41,12 +50,47 @@ def _explorer(share: float) -> Explorer:
     return Epsilon(share) if share else Greedy()
 
 
+def _port(
+    arms: Arms,
+    /,
+    *,
+    horizon: int = 10_000,
+    budget: float = math.inf,
+    budgets: Mapping[str, float] = _NO_BUDGETS,
+    k: int = 5,
+    alpha: float = 1e-4,
+    explore: float = 0.025,
+) -> Policy:
+    estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9)
+    pacer = OneShot(Budgets(horizon, budget, budgets), explore=explore, alpha=alpha)
+    return Composed(estimator, pacer, Phased(pacer), mask=False)
+
+
+def _port_exact(
+    arms: Arms,
+    /,
+    *,
+    horizon: int = 10_000,
+    budget: float = math.inf,
+    budgets: Mapping[str, float] = _NO_BUDGETS,
+    k: int = 40,
+    shrinkage: float = 10.0,
+    sample: int = 800,
+    resolve: float = 0.05,
+) -> Policy:
+    expect = partial(leave_one_out, k=k, shrinkage=shrinkage)
+    pacer = Resolved(Budgets(horizon, budget, budgets), expect, sample=sample, resolve=resolve)
+    return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
+
+
 _BUILDERS: dict[str, Callable[..., Policy]] = {
     "random": _random,
     "fixed": _fixed,
     "cheapest": _cheapest,
     "best": _best,
     "neighbours": _neighbours,
+    "port": _port,
+    "port-exact": _port_exact,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
@@ -77,6 +121,15 @@ def _typed(path: str, value: object, default: object) -> object:
     """The value as the type of the default. Raises: ValueError where it is of another kind."""
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(default, Mapping):
+        return _amounts(path, value)
     if type(value) is not type(default):
         raise ValueError(f"{path} is {value!r}, expected {type(default).__name__}")
     return value
+
+
+def _amounts(path: str, value: object) -> Mapping[str, float]:
+    """Numbers by name. Raises: ValueError for anything else."""
+    if not isinstance(value, Mapping) or not all(isinstance(each, int | float) for each in value.values()):
+        raise ValueError(f"{path} is {value!r}, expected numbers by model name")
+    return {str(name): float(amount) for name, amount in value.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -101,6 +102,13 @@ class Outcome:
     weight: float = 1.0  # reliability of the score, in (0, 1]
     features: Float32 | None = None
     purse: str = ""  # Purse.name the money came from
+    candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
+    expected: Estimates | None = None  # what was expected of the candidates when it was decided
+
+    @property
+    def is_judgement(self) -> bool:
+        """Whether this only adds a score to a query whose cost was, or will be, told by another outcome."""
+        return math.isnan(self.cost) and not math.isnan(self.score)
 
 
 @dataclass(frozen=True, slots=True)

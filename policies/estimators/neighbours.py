@@ -36,6 +36,7 @@ class NeighbourMeans:
         trust = np.clip(near.similarity[: self._k] / self._trusted, 0.0, 1.0).astype(np.float64)
         quality, weight, spread = self._shrunk(near.scores[: self._k], trust, base.quality)
         sigma = np.sqrt((spread + self._shrinkage * base.sigma**2) / (weight + max(self._shrinkage, 1.0)))
+        sigma = np.where(weight > 0, np.maximum(sigma, 1e-3), base.sigma)
         cost, _, _ = self._shrunk(near.costs[: self._k], trust, base.cost)
         return Estimates(np.clip(quality, 0.0, 1.0), sigma, cost)
 
@@ -62,3 +63,27 @@ class NeighbourMeans:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._means.restore(state)
+
+
+def leave_one_out(history: History, rows: NDArray[np.intp], *, k: int, shrinkage: float = 0.0) -> Estimates:
+    """Estimates (S, M) of history rows (S,) from their k nearest other rows, shrunk to the arms' means."""
+    similarity = history.embeddings[rows] @ history.embeddings.T  # (S, N)
+    similarity[np.arange(len(rows)), rows] = -np.inf
+    near = np.argpartition(-similarity, min(k, similarity.shape[1] - 1) - 1, axis=1)[:, :k]
+    quality, sigma = _shrunk_mean(history.scores, near, shrinkage)
+    cost, _ = _shrunk_mean(history.costs, near, shrinkage)
+    return Estimates(quality, sigma, cost)
+
+
+def _shrunk_mean(values: Float, near: NDArray[np.intp], shrinkage: float) -> tuple[Float, Float]:
+    """(mean (S, M), its standard deviation (S, M)) of values (N, M) over rows near (S, k); NaN where never observed."""
+    seen = ~np.isnan(values)
+    counts = seen.sum(axis=0)
+    filled = np.where(seen, values, 0.0)
+    overall = np.where(counts > 0, filled.sum(axis=0) / np.maximum(counts, 1), np.nan)
+    weight = seen[near].sum(axis=1)
+    total = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
+    mean = (filled[near].sum(axis=1) + shrinkage * overall) / total
+    mean = np.where(np.isnan(mean), overall, mean)
+    squares = (filled[near] ** 2).sum(axis=1) / np.maximum(weight, 1)
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0.01) / np.maximum(weight, 1))

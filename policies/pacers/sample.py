@@ -1,0 +1,72 @@
+"""What was expected of every arm on a bounded sample of queries: the rows a dual is solved on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Float
+
+
+class QuerySample:
+    """The last `size` queries: expected quality and cost; columns are arms by name, NaN where not eligible."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"sample is {size}, expected ≥ 1")
+        self.size = size
+        self._names: list[str] = []
+        self._added = 0
+        self._quality: Float = np.full((size, 0), np.nan)
+        self._cost: Float = np.full((size, 0), np.nan)
+
+    def __len__(self) -> int:
+        return min(self._added, self.size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._names)
+
+    @property
+    def quality(self) -> Float:
+        """(S, M)."""
+        return self._quality[: len(self)]
+
+    @property
+    def cost(self) -> Float:
+        """(S, M) USD."""
+        return self._cost[: len(self)]
+
+    def add(self, names: Sequence[str], quality: Float, cost: Float) -> None:
+        """One query with what was expected of these arms (n,)."""
+        columns = [self._column(name) for name in names]
+        row = self._added % self.size
+        self._quality[row], self._cost[row] = np.nan, np.nan
+        self._quality[row, columns], self._cost[row, columns] = quality, cost
+        self._added += 1
+
+    def _column(self, name: str) -> int:
+        if name not in self._names:
+            self._names.append(name)
+            blank = np.full((self.size, 1), np.nan)
+            self._quality, self._cost = np.hstack([self._quality, blank]), np.hstack([self._cost, blank])
+        return self._names.index(name)
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        return {
+            "names": np.array(self._names, dtype=np.str_),
+            "added": np.array(self._added),
+            "quality": self._quality.copy(),
+            "cost": self._cost.copy(),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Raises: ValueError where the sample is of another size."""
+        if len(state["quality"]) != self.size:
+            raise ValueError(f"stored sample has {len(state['quality'])} rows, expected {self.size}")
+        self._names = [str(name) for name in state["names"]]
+        self._added = int(state["added"])
+        self._quality = np.array(state["quality"], dtype=np.float64)
+        self._cost = np.array(state["cost"], dtype=np.float64)
