@@ -1,11 +1,12 @@
 """What a backend may raise, always before the first byte of an answer.
 
-    BackendError
-    ├── Unreachable      refused, reset or timed out while connecting
-    ├── TimedOut         connected, but no first byte in time
-    ├── Refused          the engine answered 4xx: the caller's request is at fault; carries status and body
-    ├── Failed           the engine answered 5xx, HTML or something that is no answer
-    └── Overloaded       the engine answered 429 or 503, or this backend's own concurrency cap is reached
+BackendError
+├── Unreachable      refused, reset or timed out while connecting, or cut before the first byte
+├── TimedOut         connected, but no first byte in time
+├── Refused          the engine answered 4xx: the caller's request is at fault; carries status and body
+├── Failed           the engine answered 5xx, HTML or something that is no answer, or 401, 403, 404, 405, 408:
+│                    key, model name and path are the operator's, so the client is not to blame
+└── Overloaded       the engine answered 429 or 503, or this backend's own concurrency cap is reached
 """
 
 from __future__ import annotations

@@ -45,16 +45,20 @@ class Reply(Protocol):
     After the iteration: `usage` as the engine reported it or None; `failure` says what broke an answer midway, else
     None; `produced` counts characters of relayed text (for billing when usage is missing); `response_id` and
     `finish_reason` as the engine gave them. A plain (not streamed) answer yields its body once. A stream yields whole
-    SSE events as bytes, each ending in a blank line, [DONE] included.
+    SSE events as bytes, each ending in a blank line, [DONE] included: as many in one block as came in one read, and the
+    usage event always alone, so where `usage` turns from None after a block, that block is the usage event.
     """
 
     status: int
     content_type: str
     usage: Usage | None
     failure: str | None
-    produced: int
     response_id: str | None
     finish_reason: str | None
+
+    @property
+    def produced(self) -> int:
+        """Characters of answer text relayed so far."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

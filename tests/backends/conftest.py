@@ -1,0 +1,47 @@
+"""Engines on real sockets, and requests as the gateway makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from backends.types import Reply, Request
+
+
+def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes: Any) -> Request:
+    """A request for model `small`, known to the engine as `org/small-7b`."""
+    body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Say something kind."}]}
+    body |= {"stream": True} if stream else {}
+    body |= changes.pop("body", {})
+    fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}
+    settings: dict[str, Any] = {"model": "org/small-7b", "answers_as": "small", **changes}
+    return Request(path=path, fields=fields, stream=stream, **settings)
+
+
+async def whole(reply: Reply) -> bytes:
+    """Everything a reply relays."""
+    blocks = [block async for block in reply]
+    await reply.aclose()
+    return b"".join(blocks)
+
+
+def contents(stream: bytes) -> str:
+    """The text of a chat stream's events."""
+    return "".join(
+        choice["delta"].get("content", "") for event in parsed(stream) for choice in event.get("choices", ())
+    )
+
+
+def parsed(stream: bytes) -> list[Any]:
+    """The JSON of a stream's events, [DONE] left out."""
+    assert stream.endswith(b"\n\n"), "a stream is whole events"
+    datas = [event.removeprefix(b"data: ") for event in stream.split(b"\n\n")[:-1]]
+    return [msgspec.json.decode(data) for data in datas if data != b"[DONE]"]
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """One event loop, the one the gateway runs on."""
+    return ("asyncio", {"use_uvloop": True})
