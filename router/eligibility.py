@@ -48,7 +48,7 @@ def worst_cost(model: Model, needs: Needs) -> NanoUsd:
 
 
 def why_not(model: Model, needs: Needs, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
-    """The first reason why this model may not serve this request, or None. `is_up` takes a model's name."""
+    """The first reason why this model may not serve this request, or None. `is_up` takes a backend's name."""
     if needs.pinned is not None and model.name != needs.pinned:
         return "the request names another model"
     return _not_allowed(model, needs, principal) or _not_able(model, needs) or _not_up(model, is_up)
@@ -79,4 +79,4 @@ def _not_able(model: Model, needs: Needs) -> str | None:
 def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:
     if model.draining:
         return "draining"
-    return None if is_up(model.name) else "its backend is down"
+    return None if is_up(model.backend) else "its backend is down"

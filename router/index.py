@@ -101,7 +101,7 @@ class FaissIndex:
         if index.d != self.dim:
             raise ValueError(f"the stored index has {index.d} dimensions, the embedder {self.dim}")
         with self._lock:
-            self._index = faiss.downcast_index(index)
+            self._index = index
             self._ids = np.load(folder / "ids.npy")
             if self.is_graph:
                 self._index.hnsw.efSearch = self._ef_search

@@ -1,0 +1,50 @@
+"""Errors in the caller's API shape: OpenAI's everywhere, Anthropic's on /v1/messages."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from router.errors import BudgetExceeded, PointsmanError
+
+Headers = list[tuple[bytes, bytes]]
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def error_body(error: PointsmanError, path: str) -> bytes:
+    """The JSON body that tells this error in the shape of the API at `path`."""
+    if path.startswith("/v1/messages"):
+        kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+    return msgspec.json.encode(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )
+
+
+def error_headers(error: PointsmanError) -> Headers:
+    """Content type, when to come back, and whether it is worth trying."""
+    headers = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+    if isinstance(error, BudgetExceeded):
+        headers.append((b"x-should-retry", b"false"))
+    return headers
+
+
+def error_event(message: str, path: str) -> bytes:
+    """The SSE event that tells a failure in the middle of a stream."""
+    if path.startswith("/v1/messages"):
+        body = msgspec.json.encode({"type": "error", "error": {"type": "api_error", "message": message}})
+        return b"event: error\ndata: " + body + b"\n\n"
+    detail = {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
+    return b"data: " + msgspec.json.encode({"error": detail}) + b"\n\n"

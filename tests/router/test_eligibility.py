@@ -1,0 +1,68 @@
+"""Who may serve: every no has a reason."""
+
+from dataclasses import replace
+
+import pytest
+
+from router.eligibility import Needs, why_not, worst_cost, worst_tokens
+from router.types import Model, NanoUsd, Price, Principal
+
+MODEL = Model(
+    name="small",
+    backend="engine",
+    upstream="small",
+    price=Price(NanoUsd(20_000_000), NanoUsd(60_000_000)),
+    context_tokens=1000,
+    max_output_tokens=1000,
+    local=False,
+    capabilities=frozenset({"chat", "tools"}),
+)
+NEEDS = Needs(capabilities=frozenset({"chat"}), prompt_bytes=400, completion_tokens=50)
+ANYONE = Principal(key_id="k", tenant="t")
+
+
+def up(_: str) -> bool:
+    return True
+
+
+def test_a_model_that_fits_may_serve() -> None:
+    assert why_not(MODEL, NEEDS, ANYONE, up) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "needs", "principal", "reason"),
+    [
+        (MODEL, replace(NEEDS, pinned="large"), ANYONE, "names another model"),
+        (MODEL, NEEDS, replace(ANYONE, allowed_models=frozenset({"large"})), "key does not allow"),
+        (MODEL, replace(NEEDS, allowed=frozenset({"large"})), ANYONE, "allowed_models"),
+        (MODEL, NEEDS, replace(ANYONE, local_only=True), "must stay local"),
+        (MODEL, replace(NEEDS, local_only=True), ANYONE, "must stay local"),
+        (MODEL, replace(NEEDS, capabilities=frozenset({"chat", "vision"})), ANYONE, "cannot do vision"),
+        (MODEL, replace(NEEDS, completion_tokens=1000), ANYONE, "the context holds 1000"),
+        (MODEL, replace(NEEDS, max_cost=NanoUsd(10)), ANYONE, "max_cost_usd of 10 nano-USD"),
+        (replace(MODEL, draining=True), NEEDS, ANYONE, "draining"),
+    ],
+)
+def test_a_model_that_may_not_serve_says_why(model: Model, needs: Needs, principal: Principal, reason: str) -> None:
+    assert reason in str(why_not(model, needs, principal, up))
+
+
+def test_a_model_whose_backend_is_down_may_not_serve() -> None:
+    assert why_not(MODEL, NEEDS, ANYONE, lambda name: name != "engine") == "its backend is down"
+
+
+def test_the_worst_case_counts_a_token_for_every_byte_and_every_choice() -> None:
+    prompt, completion = worst_tokens(MODEL, replace(NEEDS, choices=3))
+    assert prompt >= NEEDS.prompt_bytes
+    assert completion == 150
+    assert worst_cost(MODEL, NEEDS) == MODEL.price.of(prompt, 50)
+
+
+def test_the_worst_case_never_exceeds_what_the_engine_can_hold() -> None:
+    prompt, completion = worst_tokens(MODEL, replace(NEEDS, prompt_bytes=10**6, completion_tokens=None))
+    assert (prompt, completion) == (1000, 1000)
+
+
+def test_a_price_is_rounded_up_to_the_next_nano_usd() -> None:
+    assert Price(NanoUsd(1), NanoUsd(0)).of(1, 0) == 1
+    assert Price(NanoUsd(20_000_000), NanoUsd(0)).of(3, 0) == 60

@@ -1,0 +1,91 @@
+"""The neighbour index: FAISS agrees with brute force, grows online and survives a restart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.index import BruteForceIndex, FaissIndex
+from router.ports import NeighbourIndex
+
+DIM = 32
+
+
+def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
+    vectors = rng.normal(size=(rows, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(params=["brute force", "flat", "graph"])
+def index(request: pytest.FixtureRequest) -> NeighbourIndex:
+    if request.param == "brute force":
+        return BruteForceIndex(DIM)
+    return FaissIndex(DIM, graph_from=0 if request.param == "graph" else 10**9)
+
+
+def test_an_empty_index_finds_nothing(index: NeighbourIndex) -> None:
+    hits = index.search(unit(np.random.default_rng(0), 2), 5)
+    assert [len(ids) for ids in hits.ids] == [0, 0]
+
+
+def test_a_row_is_never_padded_beyond_what_is_held(index: NeighbourIndex) -> None:
+    rng = np.random.default_rng(1)
+    index.add(unit(rng, 3), np.array([7, 8, 9]))
+    hits = index.search(unit(rng, 1), 10)
+    assert sorted(hits.ids[0].tolist()) == [7, 8, 9]
+
+
+def test_the_nearest_come_first_with_their_cosine(index: NeighbourIndex) -> None:
+    rng = np.random.default_rng(2)
+    vectors = unit(rng, 400)
+    index.add(vectors, np.arange(1000, 1400))
+    hits = index.search(vectors[5:6], 8)
+    assert hits.ids[0][0] == 1005
+    assert hits.similarity[0][0] == pytest.approx(1.0, abs=1e-5)
+    assert np.all(np.diff(hits.similarity[0]) <= 1e-6)
+
+
+def test_faiss_flat_agrees_with_brute_force_exactly() -> None:
+    rng = np.random.default_rng(3)
+    vectors, queries = unit(rng, 500), unit(rng, 50)
+    flat, brute = FaissIndex(DIM), BruteForceIndex(DIM)
+    for each in (flat, brute):
+        each.add(vectors, np.arange(500))
+    found, truth = flat.search(queries, 10), brute.search(queries, 10)
+    for a, b in zip(found.ids, truth.ids, strict=True):
+        assert a.tolist() == b.tolist()
+
+
+def test_the_graph_finds_at_least_95_percent_of_what_brute_force_finds() -> None:
+    rng = np.random.default_rng(4)
+    vectors, queries = unit(rng, 3000), unit(rng, 100)
+    graph, brute = FaissIndex(DIM, graph_from=1000), BruteForceIndex(DIM)
+    for start in range(0, 3000, 500):  # grows across the switch from flat to graph
+        rows = np.arange(start, start + 500)
+        graph.add(vectors[rows], rows)
+        brute.add(vectors[rows], rows)
+    assert graph.is_graph
+    found, truth = graph.search(queries, 20), brute.search(queries, 20)
+    shared = [len(np.intersect1d(a, b)) / 20 for a, b in zip(found.ids, truth.ids, strict=True)]
+    assert np.mean(shared) >= 0.95
+
+
+@pytest.mark.parametrize("graph_from", [0, 10**9])
+def test_a_saved_index_answers_the_same_after_loading(tmp_path: Path, graph_from: int) -> None:
+    rng = np.random.default_rng(5)
+    vectors, queries = unit(rng, 300), unit(rng, 10)
+    index = FaissIndex(DIM, graph_from=graph_from)
+    index.add(vectors, np.arange(300) * 3)
+    index.save(tmp_path)
+    again = FaissIndex(DIM, graph_from=graph_from)
+    again.load(tmp_path)
+    before, after = index.search(queries, 7), again.search(queries, 7)
+    assert [i.tolist() for i in before.ids] == [i.tolist() for i in after.ids]
+    again.add(unit(rng, 1), np.array([5000]))
+    assert len(again) == 301
+
+
+def test_an_index_of_another_dimension_is_refused(tmp_path: Path) -> None:
+    FaissIndex(DIM).save(tmp_path)
+    with pytest.raises(ValueError, match="32 dimensions, the embedder 16"):
+        FaissIndex(16).load(tmp_path)
