@@ -147,6 +147,10 @@ class Snapshot(Protocol):
         """Bit-exact inverse of state(). Raises: ValueError where the state is of another policy or shape."""
 
 
+class StoredPolicy(Policy, Snapshot, Protocol):
+    """A policy with a state that can be stored: what named.build returns."""
+
+
 class Estimator(Protocol):
     """Expects quality and cost."""
 

@@ -1,7 +1,7 @@
 """`pointsman demo`: graded prompts through a gateway over HTTP with the official OpenAI client, and what came of them.
 
-Fails with a plain message where no gateway answers or the key is refused. Every figure is measured on the spot: the same
-prompts are also sent to the largest model, the smallest one and a random one.
+Fails with a plain message where no gateway answers or the key is refused. Every figure is measured on the spot: the
+same prompts are also sent to the largest model, the smallest one and a random one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from backends.family.skills import Item, grade, sample
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from backends.family.skills import Item, grade, sample
 from router.errors import PointsmanError
 
 LANES = 4  # requests under way at once: enough to fill a batch, few enough that feedback arrives while it matters
@@ -93,7 +93,13 @@ def run(url: str, key: str, *, prompts: int, preference: float, seed: int, conso
 
 
 def _send(
-    client: Client, items: Sequence[Item], names: Sequence[str], *, preference: float, judge: bool, done: Callable[[], None]
+    client: Client,
+    items: Sequence[Item],
+    names: Sequence[str],
+    *,
+    preference: float,
+    judge: bool,
+    done: Callable[[], None],
 ) -> list[Result]:
     def one(pair: tuple[Item, str]) -> Result:
         result = client.ask(*pair, preference=preference, judge=judge)

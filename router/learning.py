@@ -14,11 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Arm, History, Neighbours, Outcome, Policy, Snapshot
+from policies.types import Arm, History, Neighbours, Outcome, StoredPolicy
 from router.index import FaissIndex
 from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
@@ -64,9 +65,7 @@ class OutcomeTable:
         self._scores[row, column] = score
         self._costs[row, column] = cost
 
-    def neighbours(
-        self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]
-    ) -> Neighbours:
+    def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]) -> Neighbours:
         """What `models` (n,) earned and cost on `rows` (k,)."""
         columns = [self._column(model) for model in models]
         cells = rows[:, None], columns
@@ -89,16 +88,16 @@ class OutcomeTable:
     def save(self, folder: Path) -> None:
         """Write `table.npz` and `texts.json`. Raises: OSError."""
         n = self._size
-        features = {} if self._features is None else {"features": self._features[:n]}
-        np.savez(
-            folder / "table.npz",
-            models=np.array(list(self._columns), dtype=np.str_),
-            scores=self._scores[:n],
-            costs=self._costs[:n],
-            embeddings=self._embeddings[:n],
-            lengths=self._lengths[:n],
-            **features,
-        )
+        arrays: dict[str, NDArray[Any]] = {
+            "models": np.array(list(self._columns), dtype=np.str_),
+            "scores": self._scores[:n],
+            "costs": self._costs[:n],
+            "embeddings": self._embeddings[:n],
+            "lengths": self._lengths[:n],
+        }
+        if self._features is not None:
+            arrays["features"] = self._features[:n]
+        np.savez(folder / "table.npz", allow_pickle=False, **arrays)
         (folder / "texts.json").write_text(json.dumps(self.texts))
 
     def load(self, folder: Path) -> None:
@@ -154,7 +153,7 @@ class Learning:
         *,
         log: OutcomeLog,
         index: FaissIndex,
-        policies: Mapping[str, Policy],
+        policies: Mapping[str, StoredPolicy],
         arms: Callable[[], Sequence[Arm]],
         folder: Path | None,
         refit_every: int = 200,
@@ -186,7 +185,7 @@ class Learning:
             self.position = position
 
     async def refit(self) -> None:
-        """Refit every policy on the whole table, off the event loop. A policy that cannot be refitted keeps its state."""
+        """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state."""
         self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
         history = self.table.history(self._arms())
         for name, policy in self._policies.items():
@@ -256,8 +255,8 @@ class Learning:
         self.index.save(fresh)
         self.table.save(fresh)
         for name, policy in self._policies.items():
-            if isinstance(policy, Snapshot):
-                np.savez(fresh / f"policy-{name}.npz", **policy.state())
+            state: dict[str, NDArray[Any]] = dict(policy.state())
+            np.savez(fresh / f"policy-{name}.npz", allow_pickle=False, **state)
         (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
         shutil.rmtree(self._folder, ignore_errors=True)
         fresh.rename(self._folder)
@@ -272,7 +271,7 @@ class Learning:
             self.index.load(self._folder)
             for name, policy in self._policies.items():
                 stored = self._folder / f"policy-{name}.npz"
-                if isinstance(policy, Snapshot) and stored.exists():
+                if stored.exists():
                     with np.load(stored) as state:
                         policy.restore({key: state[key] for key in state.files})
             at = json.loads((self._folder / "position.json").read_text())

@@ -9,7 +9,7 @@ import msgspec
 
 from router.eligibility import Needs
 from router.errors import InvalidRequest
-from router.gateway import Call
+from router.gateway.nouns import Call
 from router.types import NANO_PER_USD, NanoUsd
 
 ALIASES: Final[Mapping[str, float | None]] = {
@@ -106,6 +106,7 @@ _MESSAGES = msgspec.json.Decoder(_Messages)
 _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
 _EMPTY = (b"[]", b"null")
 MOST_CHOICES = 128
+_IMAGES = ("image_url", "image", "input_image")
 
 
 def parse(path: str, body: bytes, headers: Mapping[str, str], *, preference: float | None = None) -> Call:
@@ -172,16 +173,16 @@ def _completion(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     if completion.prompt in ("", []):
         raise InvalidRequest("prompt is empty", param="prompt")
     prompts = len(completion.prompt) if _is_batch(completion.prompt) else 1
-    call = _call(
+    asked = completion.max_tokens if completion.max_tokens is not None else 16  # OpenAI's default for this route
+    return _call(
         completion,
         fields,
         capabilities=_NO_CAPABILITIES["completions"],
         text=_text_of(completion.prompt),
         prompt_bytes=_size(fields, "prompt", "suffix"),
-        completion_tokens=_at_least(completion.max_tokens if completion.max_tokens is not None else 16, 0, "max_tokens"),
+        completion_tokens=_at_least(asked, 0, "max_tokens"),
         choices=max(completion.n or 1, completion.best_of or 1) * prompts,
     )
-    return call
 
 
 def _embedding(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
@@ -323,7 +324,9 @@ def _check(messages: list[_Message]) -> int:
     images = 0
     for message in messages:
         if isinstance(message.content, list):
-            images += sum([isinstance(p, _Part) and p.type in ("image_url", "image", "input_image") for p in message.content])
+            images += sum(
+                [isinstance(p, _Part) and p.type in ("image_url", "image", "input_image") for p in message.content]
+            )
     return images
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from router.eligibility import expected_prompt_tokens
 from router.errors import InvalidRequest
-from router.gateway import Call, Decision, Gateway, Stages, usd
+from router.gateway.nouns import Call, Decision, Stages, usd
+from router.gateway.serving import Gateway
 from router.ports import OutcomeLog
 from router.routes.authentication import Authentication
 from router.routes.inference import preference_of
@@ -56,7 +57,7 @@ def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) ->
         header = request.headers.get("x-pointsman-preference")
         knob = preference_of(header.encode() if header is not None else None)
         call = parse("/v1/chat/completions", await request.body(), {}, preference=knob)
-        decision = await gateway.decide(principal, call, Stages(), without=frozenset())
+        decision = await gateway.decider.decide(principal, call, Stages(), without=frozenset())
         return Response(msgspec.json.encode(explain(gateway, call, decision)), media_type="application/json")
 
     @router.post("/feedback")
@@ -104,6 +105,6 @@ def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, objec
         "candidates": candidates,
         "neighbours": [
             {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}
-            for each in gateway.nearest(decision)
+            for each in gateway.decider.nearest(decision)
         ],
     }

@@ -13,8 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.errors import InvalidRequest, PointsmanError
-from router.gateway import Answer, Call, Gateway, usd
+from router.errors import InvalidRequest, PointsmanError, UpstreamFailed
+from router.gateway.answers import Answer
+from router.gateway.nouns import Call, usd
+from router.gateway.serving import Gateway
 from router.routes.authentication import Authentication, secret_of
 from router.routes.errors import Headers, error_body, error_event, error_headers
 from router.schemas import PATHS, parse
@@ -26,7 +28,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LOG = logging.getLogger("pointsman.inference")
 _PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
-_SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_SSE = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 class Inference:
@@ -102,7 +108,7 @@ class Inference:
         upstream_s = answer.opened.stages.spent["first_byte"] + answer.opened.stages.spent.get("relay", 0.0)
         await answer.settle()
         if answer.reply.failure is not None:
-            raise PointsmanError(f"the model's answer broke off: {answer.reply.failure}", status=502, code="upstream_failed")
+            raise UpstreamFailed(f"the model's answer broke off: {answer.reply.failure}")
         headers = _decision_headers(answer, request_id)
         headers += [
             (b"content-type", answer.reply.content_type.encode()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from backends.errors import BackendError
-from router.gateway import Decision, Meter, Stages
+from router.gateway.nouns import Decision, Meter, Stages
 from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
@@ -16,15 +16,25 @@ class PrometheusMeter(Meter):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self._requests = Counter("pointsman_requests_total", "Answers by model", ["model", "outcome"], **of)
-        self._tokens = Counter("pointsman_tokens_total", "Tokens by model", ["model", "kind"], **of)
-        self._cost = Counter("pointsman_cost_usd_total", "Money settled, in USD", ["model", "tenant"], **of)
-        self._decisions = Counter("pointsman_decisions_total", "Decisions drawn", ["model", "policy"], **of)
-        self._failures = Counter("pointsman_backend_failures_total", "Failed attempts", ["model", "error"], **of)
-        self._stages = Histogram("pointsman_stage_seconds", "Time in each stage", ["stage"], buckets=_SECONDS, **of)
-        self._holds = Gauge("pointsman_holds", "Requests with a hold taken and not settled", **of)
-        self._backends = Gauge("pointsman_backend_up", "1 where the backend answers", ["backend"], **of)
+        registry = self.registry
+        self._requests = Counter(
+            "pointsman_requests_total", "Answers by model", ["model", "outcome"], registry=registry
+        )
+        self._tokens = Counter("pointsman_tokens_total", "Tokens by model", ["model", "kind"], registry=registry)
+        self._cost = Counter(
+            "pointsman_cost_usd_total", "Money settled, in USD", ["model", "tenant"], registry=registry
+        )
+        self._decisions = Counter(
+            "pointsman_decisions_total", "Decisions drawn", ["model", "policy"], registry=registry
+        )
+        self._failures = Counter(
+            "pointsman_backend_failures_total", "Failed attempts", ["model", "error"], registry=registry
+        )
+        self._stages = Histogram(
+            "pointsman_stage_seconds", "Time in each stage", ["stage"], buckets=_SECONDS, registry=registry
+        )
+        self._holds = Gauge("pointsman_holds", "Requests with a hold taken and not settled", registry=registry)
+        self._backends = Gauge("pointsman_backend_up", "1 where the backend answers", ["backend"], registry=registry)
         self._known: dict[tuple[str, ...], object] = {}
 
     def decided(self, decision: Decision) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request, Response
 
 from router.errors import NotFound
-from router.gateway import Gateway
+from router.gateway.serving import Gateway
 from router.routes.authentication import Authentication
 from router.schemas import ALIASES
 from router.types import Model
@@ -15,7 +15,9 @@ from router.types import Model
 Ready = Callable[[], Awaitable[dict[str, str]]]
 
 
-def routes(gateway: Gateway, authentication: Authentication, *, ready: Ready, metrics: Callable[[], bytes]) -> APIRouter:
+def routes(
+    gateway: Gateway, authentication: Authentication, *, ready: Ready, metrics: Callable[[], bytes]
+) -> APIRouter:
     """The router. `ready` names what is not: an empty answer is ready."""
     router = APIRouter()
 
@@ -24,7 +26,7 @@ def routes(gateway: Gateway, authentication: Authentication, *, ready: Ready, me
         """Aliases first, then every model the key may use."""
         principal = await authentication.of(request.scope["headers"])
         allowed = principal.allowed_models
-        mine = [m for m in gateway.catalogue.models if allowed is None or m.name in allowed]
+        mine = [m for m in gateway.decider.catalogue.models if allowed is None or m.name in allowed]
         aliases = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in ALIASES]
         return {"object": "list", "data": aliases + [describe(model) for model in mine]}
 
@@ -33,7 +35,7 @@ def routes(gateway: Gateway, authentication: Authentication, *, ready: Ready, me
         await authentication.of(request.scope["headers"])
         if name in ALIASES:
             return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
-        for each in gateway.catalogue.models:
+        for each in gateway.decider.catalogue.models:
             if each.name == name:
                 return describe(each)
         raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")

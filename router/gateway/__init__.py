@@ -1,0 +1,1 @@
+"""The gateway proper: nouns, deciding, serving, answers, and the translation of backends' errors."""

@@ -1,0 +1,74 @@
+"""An answer under way: relayed as it comes, charged once, whatever becomes of the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from backends.types import Reply, Usage
+from router.eligibility import expected_prompt_tokens
+from router.gateway.nouns import Opened, usd
+from router.types import NanoUsd, Spend
+
+_DONE = b"data: [DONE]\n\n"
+Settle = Callable[[Opened, Spend, Reply | None], Awaitable[None]]
+
+
+class Answer:
+    """An answer under way: iterate to relay it, and always close()."""
+
+    def __init__(self, settle: Settle, opened: Opened, reply: Reply) -> None:
+        self.opened = opened
+        self.reply = reply
+        self.cost: NanoUsd | None = None  # known once settled
+        self._charge = settle
+        self._settling: asyncio.Task[None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
+        annotated = not self.opened.call.stream
+        async for chunk in self.reply:
+            if not annotated and self.reply.usage is not None:
+                annotated = True
+                yield with_cost(chunk, self.spend().cost)
+                continue
+            if chunk.endswith(_DONE):
+                await self.settle()
+            yield chunk
+
+    async def settle(self) -> None:
+        """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle())
+        await asyncio.shield(self._settling)
+
+    async def close(self) -> None:
+        """Cut the engine off if it is still generating, then settle. Idempotent. Raises: StoreUnavailable."""
+        await asyncio.shield(self.reply.aclose())
+        await self.settle()
+
+    async def _settle(self) -> None:
+        self.opened.stages.mark("relay")
+        spend = self.spend()
+        await self._charge(self.opened, spend, self.reply)
+        self.cost = spend.cost
+
+    def spend(self) -> Spend:
+        """What this answer costs: the engine's usage, or a count of what was relayed. Never more than the hold."""
+        model, usage = self.opened.model, self.reply.usage
+        if usage is None:
+            needs = self.opened.call.needs
+            usage = Usage(expected_prompt_tokens(model, needs), -int(-self.reply.produced // model.bytes_per_token))
+        cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.opened.hold.amount)
+        estimated = self.reply.usage is None
+        return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
+
+
+def with_cost(event: bytes, cost: NanoUsd) -> bytes:
+    """The usage event of a stream with `"cost"` in USD put first into its usage object."""
+    head, usage, rest = event.partition(b'"usage":')
+    brace = rest.find(b"{")
+    if not usage or brace < 0:
+        return event
+    separator = b"" if rest[brace + 1 :].lstrip().startswith(b"}") else b","
+    return head + usage + rest[: brace + 1] + b'"cost":' + usd(cost).encode() + separator + rest[brace + 1 :]

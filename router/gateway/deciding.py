@@ -1,0 +1,231 @@
+"""From a call to a decision: eligible, embedded, compared with the past, priced, drawn."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.types import Embedder
+from policies.preference import preference_price
+from policies.types import Policy, Purse, RouteContext
+from router.eligibility import why_not
+from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.gateway.nouns import (
+    Call,
+    Catalogue,
+    Decision,
+    Float32,
+    Neighbour,
+    Options,
+    Stages,
+    arm_of,
+    generic_tokens,
+)
+from router.learning import Learning
+from router.ports import Ledger, NeighbourIndex
+from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
+
+_NO_PURSE = Purse()
+
+
+class Decider:
+    """Chooses a model for a call. Reads the views of the past; changes nothing but its own caches and the generator."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        embedder: Embedder,
+        index: NeighbourIndex,
+        learning: Learning,
+        policies: Mapping[str, Policy],
+        options: Options,
+        generator: np.random.Generator,
+        clock: Callable[[], float],
+    ) -> None:
+        self.catalogue = catalogue
+        self.options = options
+        self.policies = policies
+        self.down: set[str] = set()  # names of backends that do not answer; kept by the health loop
+        self._learning = learning
+        self._ledger = ledger
+        self._embedder = embedder
+        self._index = index
+        self._generator = generator
+        self._clock = clock
+        self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
+
+    async def decide(self, principal: Principal, call: Call, stages: Stages, *, without: frozenset[str]) -> Decision:
+        """Choose a model for this call among those not in `without`.
+
+        Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
+        """
+        models, refusals = self._eligible(principal, call, without)
+        if not models:
+            raise self._nobody(call, refusals)
+        embedding = await self._embed(call)
+        stages.mark("embed")
+        purse = await self._purse(principal)
+        stages.mark("balance")
+        hits = self._index.search(embedding[None, :], self.options.k) if self.options.remember else None
+        rows = hits.ids[0] if hits else np.empty(0, np.int64)
+        similarity = hits.similarity[0] if hits else np.empty(0, np.float32)
+        stages.mark("neighbours")
+        name, policy = self._policy(principal, call)
+        price = self._preference(principal, call)
+        context = self._context(call, principal, models, embedding, rows, similarity, purse, price)
+        proposal = policy.propose(context)
+        decision = Decision(
+            decision_id=new_id(),
+            policy=name if call.needs.pinned is None else "pinned",
+            preference=price,
+            models=models,
+            refusals=refusals,
+            proposal=proposal,
+            choice=draw(proposal.probabilities, self._generator.random()),
+            embedding=embedding,
+            neighbour_rows=rows,
+            similarity=similarity,
+            purse=purse,
+        )
+        stages.mark("propose")
+        return decision
+
+    def nearest(self, decision: Decision, limit: int = 5) -> list[Neighbour]:
+        """The past queries a decision rests on, nearest first."""
+        names = [model.name for model in decision.models]
+        rows, similarity = decision.neighbour_rows[:limit], decision.similarity[:limit]
+        found = self._learning.table.neighbours(rows, similarity, names)
+        return [
+            Neighbour(
+                text=self._learning.table.texts[row],
+                similarity=float(similarity[i]),
+                scores={n: float(s) for n, s in zip(names, found.scores[i], strict=True) if not np.isnan(s)},
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    def _eligible(
+        self, principal: Principal, call: Call, without: frozenset[str]
+    ) -> tuple[tuple[Model, ...], dict[str, str]]:
+        refusals: dict[str, str] = {}
+        models = []
+        for model in self.catalogue.models:
+            why = why_not(model, call.needs, principal, self._is_up)
+            if why is None and model.name in without:
+                why = "failed on this request"
+            if why is None:
+                models.append(model)
+            else:
+                refusals[model.name] = why
+        return tuple(models), refusals
+
+    def _is_up(self, backend: str) -> bool:
+        return backend not in self.down
+
+    def _nobody(self, call: Call, refusals: Mapping[str, str]) -> PointsmanError:
+        """The error that says best why no model may serve."""
+        pinned = call.needs.pinned
+        if pinned is not None and pinned not in refusals:
+            return NotFound(f"there is no model {pinned!r}", param="model", code="model_not_found")
+        reasons = {pinned: refusals[pinned]} if pinned is not None else refusals
+        detail = "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no models are configured"
+        if reasons and all("context holds" in why for why in reasons.values()):
+            return InvalidRequest(
+                f"the request is too long: {detail}", param="messages", code="context_length_exceeded"
+            )
+        if reasons and not any("down" in why or "draining" in why or "failed" in why for why in reasons.values()):
+            return InvalidRequest(f"no model may serve this request: {detail}", param="model", code="no_eligible_model")
+        return NoCandidate(f"no model can serve this request now: {detail}", retry_after_s=5.0)
+
+    async def _embed(self, call: Call) -> Float32:
+        if not self.options.remember:
+            return np.zeros(self._embedder.dim, np.float32)
+        vector: Float32 = (await self._embedder.embed([call.text]))[0]
+        return vector
+
+    async def _purse(self, principal: Principal) -> Purse:
+        """The budget with the smallest share left, read at most every `balance_ttl_s`."""
+        if not principal.budgets:
+            return _NO_PURSE
+        now = self._clock()
+        known = self._balances.get(principal.budgets)
+        if known is None or now - known[0] > self.options.balance_ttl_s:
+            if len(self._balances) > 10_000:
+                self._balances.clear()
+            known = now, await self._ledger.balances(principal.budgets, int(now * 1000))
+            self._balances[principal.budgets] = known
+        hard = [b for b in known[1] if b.budget.hard]
+        if not hard:
+            return _NO_PURSE
+        tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
+        return Purse(
+            remaining=tight.remaining / NANO_PER_USD,
+            limit=tight.budget.limit / NANO_PER_USD,
+            reset_s=tight.reset_ms / 1000,
+            name=f"{tight.budget.scope}/{tight.budget.period_s}",
+        )
+
+    def _policy(self, principal: Principal, call: Call) -> tuple[str, Policy]:
+        name = call.policy or principal.policy or self.options.policy
+        policy = self.policies.get(name)
+        if policy is None:
+            names = ", ".join(self.policies)
+            raise InvalidRequest(f"there is no policy {name!r} here; there are {names}", param="routing.policy")
+        return name, policy
+
+    def _preference(self, principal: Principal, call: Call) -> float:
+        knob = call.preference if call.preference is not None else principal.preference
+        return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
+
+    def _context(
+        self,
+        call: Call,
+        principal: Principal,
+        models: tuple[Model, ...],
+        embedding: Float32,
+        rows: NDArray[np.int64],
+        similarity: Float32,
+        purse: Purse,
+        price: float,
+    ) -> RouteContext:
+        names = [model.name for model in models]
+        return RouteContext(
+            request_id=call.request_id,
+            tenant=principal.tenant,
+            preference=price,
+            embedding=embedding,
+            neighbours=self._learning.table.neighbours(rows, similarity, names),
+            arms=tuple([arm_of(model) for model in models]),
+            prompt_tokens=generic_tokens(call),
+            prompt_characters=len(call.text),
+            max_completion_tokens=call.needs.completion_tokens or max(m.max_output_tokens for m in models),
+            now=self._clock(),
+            purse=purse,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _price(knob: float, reference_usd: float) -> float:
+    return preference_price(knob, reference_usd=reference_usd)
+
+
+def new_id() -> str:
+    """A decision id: `dec-` and 24 hexadecimal digits, the first 11 of them milliseconds since 1970."""
+    return f"dec-{int(time.time() * 1000):011x}{os.urandom(7).hex()[:13]}"
+
+
+def draw(probabilities: NDArray[np.float64], uniform: float) -> int:
+    """The index where the running sum of probabilities (n,) passes `uniform` in [0, 1)."""
+    total = 0.0
+    for i, p in enumerate(probabilities.tolist()):
+        total += p
+        if uniform < total:
+            return i
+    return int(np.argmax(probabilities))

@@ -1,0 +1,175 @@
+"""What passes through the gateway: a call, the catalogue it may choose from, the decision and the hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import BackendError
+from backends.types import Backend
+from policies.types import Arm, Proposal, Purse
+from router.eligibility import Needs
+from router.types import NANO_PER_USD, Hold, Model, NanoUsd, Principal, Spend
+
+Float32 = NDArray[np.float32]
+GENERIC_BYTES_PER_TOKEN = 4.0
+
+
+@dataclass(slots=True)
+class Call:
+    """One parsed request: what must be known of the body, and the body's own bytes for everything else."""
+
+    path: str
+    fields: dict[str, msgspec.Raw]
+    text: str  # what is embedded: the last thing the user said
+    needs: Needs
+    stream: bool = False
+    wants_usage: bool = True
+    preference: float | None = None
+    policy: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What may be chosen from: replaced as a whole when settings are reloaded."""
+
+    models: tuple[Model, ...]
+    backends: Mapping[str, Backend]
+
+    def names(self) -> list[str]:
+        """Every model a client may name."""
+        return [model.name for model in self.models]
+
+    def arms(self) -> tuple[Arm, ...]:
+        """The models as policies see them."""
+        return tuple(arm_of(model) for model in self.models)
+
+
+def generic_tokens(call: Call) -> int:
+    """Prompt tokens of four bytes each, for comparing models of different tokenizers."""
+    return int(call.needs.prompt_bytes / GENERIC_BYTES_PER_TOKEN) + 1
+
+
+@lru_cache(maxsize=4096)
+def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
+    parent, bits, parameters = lineage
+    per_token = 1e6 * NANO_PER_USD
+    return Arm(
+        name=name,
+        prompt_price=prompt * scale / per_token,
+        completion_price=completion / per_token,
+        context_tokens=context,
+        parent=parent if isinstance(parent, str) else None,
+        bits=bits if isinstance(bits, int) else None,
+        parameters=parameters if isinstance(parameters, float) else None,
+    )
+
+
+def arm_of(model: Model) -> Arm:
+    """The model as a policy sees it. Its prompt price is per generic token of four bytes, so that models of different
+    tokenizers compare on one prompt length."""
+    scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
+    lineage = (model.parent, model.bits, model.parameters)
+    return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One past query near the present one, as evidence."""
+
+    text: str
+    similarity: float
+    scores: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided for one call and why; frozen in spirit once drawn."""
+
+    decision_id: str
+    policy: str
+    preference: float  # λ, 1/USD
+    models: tuple[Model, ...]  # (n,) eligible
+    refusals: Mapping[str, str]  # model -> reason, for the others
+    proposal: Proposal
+    choice: int  # index into models
+    embedding: Float32
+    neighbour_rows: NDArray[np.int64]
+    similarity: Float32
+    purse: Purse
+    embedded_ms: float = 0.0
+
+    @property
+    def propensity(self) -> float:
+        """Probability with which the choice was drawn."""
+        return float(self.proposal.probabilities[self.choice])
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a gateway decides; from settings."""
+
+    policy: str
+    preference: float
+    reference_usd: float
+    k: int
+    hold_ttl_ms: int = 600_000
+    keep_characters: int = 0  # of the query's text, in the log
+    remember: bool = True  # False: nothing is embedded, logged or learned
+    balance_ttl_s: float = 0.25
+
+
+class Stages:
+    """Seconds of each stage of one request, by perf_counter."""
+
+    __slots__ = ("at", "spent")
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+        self.spent: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        """Add the time since the last mark to this stage."""
+        now = time.perf_counter()
+        self.spent[stage] = self.spent.get(stage, 0.0) + now - self.at
+        self.at = now
+
+
+class Meter:
+    """What the gateway counts; the metrics endpoint subclasses it. The defaults count nothing."""
+
+    def decided(self, decision: Decision) -> None:
+        """A decision was drawn."""
+
+    def settled(self, model: str, tenant: str, spend: Spend, stages: Stages) -> None:
+        """A request ended and was charged."""
+
+    def failed(self, model: str, error: BackendError) -> None:
+        """A backend failed before its first byte."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """A request with its hold taken."""
+
+    decision: Decision
+    hold: Hold
+    model: Model
+    principal: Principal
+    call: Call
+    stages: Stages
+
+
+def usd(cost: NanoUsd) -> str:
+    """Nano-USD as a decimal number of USD, exact."""
+    whole, nano = divmod(cost, NANO_PER_USD)
+    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".") if nano else str(whole)

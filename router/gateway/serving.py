@@ -1,0 +1,193 @@
+"""The path of a request: decide, reserve, remember, send, relay, settle.
+
+How it fails: a store that is away stops the request before anything is sent (StoreUnavailable); a backend that fails
+before its first byte is dropped and the draw repeated over the rest; after the first byte nothing is retried, and the
+settlement is shielded from a client that hangs up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from backends.errors import BackendError, Refused, Unreachable
+from backends.types import Reply, Request
+from policies.types import Proposal
+from router.eligibility import Needs, worst_tokens
+from router.errors import NoCandidate
+from router.gateway.answers import Answer
+from router.gateway.deciding import Decider
+from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, generic_tokens
+from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
+from router.ports import Ledger, OutcomeLog
+from router.types import (
+    Budget,
+    DecisionRecord,
+    Hold,
+    Model,
+    NanoUsd,
+    Offer,
+    Principal,
+    Reservation,
+    SettlementRecord,
+    Spend,
+)
+
+
+class Gateway:
+    """Conducts. Ports come in; nothing is opened or closed here."""
+
+    def __init__(
+        self, *, decider: Decider, ledger: Ledger, log: OutcomeLog, meter: Meter, clock: Callable[[], float]
+    ) -> None:
+        self.decider = decider
+        self.meter = meter
+        self._ledger = ledger
+        self._log = log
+        self._clock = clock
+
+    async def answer(self, principal: Principal, call: Call) -> Answer:
+        """Decide, reserve, remember and send; returns when the first byte of an answer is there.
+
+        Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
+        """
+        stages, without = Stages(), frozenset[str]()
+        last: BackendError | None = None
+        while True:
+            try:
+                decision = await self.decider.decide(principal, call, stages, without=without)
+            except NoCandidate as error:
+                if last is None:
+                    raise
+                raise upstream_failed(last) from error
+            hold, model = await self._reserve(principal, call, decision)
+            stages.mark("reserve")
+            opened = Opened(decision, hold, model, principal, call, stages)
+            try:
+                await self._remember(opened)
+                stages.mark("remember")
+                reply = await self._send(opened)
+            except BackendError as error:
+                await self._release(opened)
+                if isinstance(error, Refused) and not too_long_for_this_one(error, call):
+                    raise refusal(error) from error
+                self._note_failure(model, error)
+                last, without = error, without | {model.name}
+                continue
+            except BaseException:
+                await asyncio.shield(self._release(opened))
+                raise
+            stages.mark("first_byte")
+            self.meter.decided(decision)
+            return Answer(self.settle, opened, reply)
+
+    async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
+        """Hold the worst case of the drawn model, or of the best other one that fits."""
+        order = preference_order(decision.proposal, decision.choice)
+        offers = tuple(self._offer(decision.models[i], call.needs) for i in order)
+        now_ms = int(self._clock() * 1000)
+        hold = await self._ledger.reserve(
+            Reservation(decision.decision_id, principal, offers, self.decider.options.hold_ttl_ms, now_ms)
+        )
+        drawn = decision.models[decision.choice]
+        if hold.model == drawn.name:
+            return hold, drawn
+        decision.choice = next(i for i, model in enumerate(decision.models) if model.name == hold.model)
+        return hold, decision.models[decision.choice]
+
+    def _offer(self, model: Model, needs: Needs) -> Offer:
+        prompt, completion = worst_tokens(model, needs)
+        budgets: tuple[Budget, ...] = ()
+        if model.capacity is not None:
+            budgets = (Budget(f"model:{model.name}", model.capacity, model.capacity_period_s),)
+        return Offer(model.name, model.price.of(prompt, completion), prompt + completion, budgets)
+
+    async def _remember(self, opened: Opened) -> None:
+        if self.decider.options.remember:
+            await self._log.remember(self._record(opened))
+
+    def _record(self, opened: Opened) -> DecisionRecord:
+        decision, call, principal = opened.decision, opened.call, opened.principal
+        estimates = decision.proposal.estimates
+        return DecisionRecord(
+            decision_id=decision.decision_id,
+            at_ms=int(self._clock() * 1000),
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            policy=decision.policy,
+            model=opened.model.name,
+            propensity=decision.propensity,
+            preference=decision.preference,
+            candidates=tuple([model.name for model in decision.models]),
+            probabilities=tuple(decision.proposal.probabilities.tolist()),
+            quality=tuple(estimates.quality.tolist()),
+            cost=tuple(estimates.cost.tolist()),
+            sigma=tuple(estimates.sigma.tolist()),
+            prices=tuple(decision.proposal.prices.tolist()),
+            embedding=decision.embedding.astype("<f2").tobytes(),
+            text=call.text[: self.decider.options.keep_characters],
+            prompt_tokens=generic_tokens(call),
+            prompt_characters=len(call.text),
+            purse=decision.purse.name,
+        )
+
+    async def _send(self, opened: Opened) -> Reply:
+        call, model = opened.call, opened.model
+        extra: dict[str, object] = dict(model.extra_body)
+        if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
+            extra.setdefault("max_tokens", model.max_output_tokens)  # or the hold would not cover the answer
+        request = Request(
+            path=call.path,
+            fields=call.fields,
+            model=model.upstream,
+            answers_as=model.name,
+            stream=call.stream,
+            wants_usage=call.wants_usage,
+            headers=call.headers,
+            extra=extra,
+            session=call.session,
+        )
+        return await self.decider.catalogue.backends[model.backend].send(request)
+
+    def _note_failure(self, model: Model, error: BackendError) -> None:
+        self.meter.failed(model.name, error)
+        if isinstance(error, Unreachable):
+            self.decider.down.add(model.backend)
+
+    async def _release(self, opened: Opened) -> None:
+        await self.settle(opened, Spend(NanoUsd(0), 0, 0, "released"), None)
+
+    async def settle(self, opened: Opened, spend: Spend, reply: Reply | None) -> None:
+        """End the hold and log what the answer cost. Raises: StoreUnavailable."""
+        await self._ledger.settle(opened.hold, spend)
+        if self.decider.options.remember:
+            await self._log.remember(self._settlement(opened, spend, reply))
+        opened.stages.mark("settle")
+        if spend.outcome == "settled":
+            self.meter.settled(opened.model.name, opened.principal.tenant, spend, opened.stages)
+
+    def _settlement(self, opened: Opened, spend: Spend, reply: Reply | None) -> SettlementRecord:
+        seconds = opened.stages.spent
+        return SettlementRecord(
+            decision_id=opened.decision.decision_id,
+            at_ms=int(self._clock() * 1000),
+            model=opened.model.name,
+            cost=spend.cost,
+            prompt_tokens=spend.prompt_tokens,
+            completion_tokens=spend.completion_tokens,
+            outcome=spend.outcome,
+            latency_ms=sum(seconds.values()) * 1000,
+            first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
+            response_id=reply.response_id if reply else None,
+            finish_reason=reply.finish_reason if reply else None,
+        )
+
+
+def preference_order(proposal: Proposal, choice: int) -> list[int]:
+    """The drawn model first, then the others by score, best first."""
+    if len(proposal.scores) == 1:
+        return [choice]
+    order: Sequence[int] = np.argsort(-proposal.scores, kind="stable").tolist()
+    return [choice, *(i for i in order if i != choice)]

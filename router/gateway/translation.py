@@ -1,0 +1,41 @@
+"""Backends' errors as the gateway's own, at the border."""
+
+from __future__ import annotations
+
+import msgspec
+
+from backends.errors import BackendError, Overloaded, Refused, TimedOut
+from router.errors import InvalidRequest, NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
+from router.gateway.nouns import Call
+
+
+def refusal(error: Refused) -> RequestRejected:
+    """The engine's own 4xx as the caller's error; the engine's message is kept."""
+    message, code = str(error), None
+    try:
+        body = msgspec.json.decode(error.body)
+        inner = body.get("error", body) if isinstance(body, dict) else {}
+        message = str(inner.get("message") or message) if isinstance(inner, dict) else message
+        code = inner.get("code") if isinstance(inner, dict) and isinstance(inner.get("code"), str) else None
+    except msgspec.DecodeError:
+        pass
+    if "context length" in message or "maximum context" in message:
+        code = "context_length_exceeded"
+    status = error.status if error.status not in (401, 403) else 502  # the gateway's own credentials, not the caller's
+    return InvalidRequest(message, code=code, status=status)
+
+
+def too_long_for_this_one(error: Refused, call: Call) -> bool:
+    """Whether another model might take what this engine found too long."""
+    text = error.body.lower()
+    return call.needs.pinned is None and (b"context length" in text or b"context_length_exceeded" in text)
+
+
+def upstream_failed(error: BackendError) -> PointsmanError:
+    """The last backend's failure as the gateway's own error."""
+    if isinstance(error, Overloaded):
+        return NoCandidate(f"every model is busy: {error}", retry_after_s=error.retry_after_s or 1.0)
+    if isinstance(error, Refused):
+        return refusal(error)
+    status = 504 if isinstance(error, TimedOut) else 502
+    return UpstreamFailed(f"every model that was tried failed: {error}", status=status)

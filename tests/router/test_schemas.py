@@ -1,0 +1,87 @@
+"""Parsing: what must be known is known, what is not understood survives, what is wrong is named."""
+
+import json
+
+import pytest
+
+from router.errors import InvalidRequest
+from router.gateway.nouns import Call
+from router.schemas import parse
+
+CHAT = {"model": "auto", "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]}
+
+
+def chat(**more: object) -> Call:
+    return parse("/v1/chat/completions", json.dumps(CHAT | more).encode(), {})
+
+
+def test_the_last_user_message_is_what_is_embedded() -> None:
+    messages = [*CHAT["messages"], {"role": "assistant", "content": "hello"}, {"role": "user", "content": "and now?"}]
+    assert chat(messages=messages).text == "and now?"
+
+
+def test_text_parts_are_joined_and_images_are_counted() -> None:
+    parts = [{"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": "data:x"}}, {"type": "text", "text": "this?"}]
+    call = chat(messages=[{"role": "user", "content": parts}])
+    assert call.text.split() == ["what", "is", "this?"]
+    assert call.needs.images == 1
+    assert "vision" in call.needs.capabilities
+
+
+def test_unknown_vendor_fields_are_kept_byte_for_byte() -> None:
+    body = b'{"model":"auto","messages":[{"role":"user","content":"x"}],"vendor":{"big":123456789012345678901234567890, "f":1.0}}'
+    call = parse("/v1/chat/completions", body, {})
+    assert bytes(call.fields["vendor"]) == b'{"big":123456789012345678901234567890, "f":1.0}'
+
+
+def test_the_routing_object_does_not_travel_upstream() -> None:
+    call = chat(routing={"preference": 0.2, "allowed_models": ["a"], "max_cost_usd": 0.001, "local_only": True, "policy": "best"})
+    assert "routing" not in call.fields
+    assert (call.preference, call.policy) == (0.2, "best")
+    assert (call.needs.allowed, call.needs.max_cost, call.needs.local_only) == (frozenset({"a"}), 1_000_000, True)
+
+
+def test_aliases_set_the_preference_and_other_names_pin_the_model() -> None:
+    cheap, best = chat(model="auto:cheap"), chat(model="auto:best")
+    assert cheap.preference < best.preference
+    assert cheap.needs.pinned is None
+    assert chat(model="small@3bit").needs.pinned == "small@3bit"
+
+
+def test_the_body_s_preference_comes_before_the_header_s() -> None:
+    body = json.dumps(CHAT | {"routing": {"preference": 0.9}}).encode()
+    assert parse("/v1/chat/completions", body, {}, preference=0.1).preference == 0.9
+    assert parse("/v1/chat/completions", json.dumps(CHAT).encode(), {}, preference=0.1).preference == 0.1
+
+
+def test_the_worst_case_of_a_completion_counts_every_prompt_and_choice() -> None:
+    call = parse("/v1/completions", json.dumps({"model": "auto", "prompt": ["a", "b"], "n": 3}).encode(), {})
+    assert call.needs.choices == 6
+    assert call.needs.completion_tokens == 16  # OpenAI's default for this route
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        (b"{", None, "not valid JSON"),
+        (b"[]", None, "Expected `object`"),
+        (b'{"model":"auto"}', "messages", "missing required field"),
+        (b'{"messages":[]}', "model", "missing required field"),
+        (b'{"model":"auto","messages":[]}', "messages", "empty"),
+        (b'{"model":"","messages":[{"role":"user","content":"x"}]}', "model", "empty"),
+        (b'{"model":7,"messages":[]}', "model", "Expected `str`"),
+        (b'{"model":"auto","messages":"hi"}', "messages", "Expected `array`"),
+        (b'{"model":"auto","messages":[{"role":"user","content":5}]}', "messages[0].content", "Expected"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"\xff"}]}', None, "not valid JSON"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"n":0}', "n", "expected 1"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"n":1000}', "n", "at most 128"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"max_tokens":-1}', "max_tokens", "expected 1"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"prefrence":1}}', "routing.prefrence", "unknown"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"preference":2}}', "routing.preference", "expected 0"),
+        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"max_cost_usd":-1}}', "routing.max_cost_usd", "expected 0"),
+    ],
+)
+def test_a_bad_body_is_refused_and_the_parameter_named(body: bytes, param: str | None, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        parse("/v1/chat/completions", body, {})
+    assert caught.value.param == param
