@@ -1,0 +1,170 @@
+"""A policy behind JSON lines: `python -m benchmarks.stream --policy NAME` routes any trace piped into it.
+
+In: {"type": "init", mode, models, budgets, budget_total, lambda, N, history}, then query and feedback lines, then end.
+Out: {"ready": true}, then {"model": NAME or null} for each query. Fails by a traceback on a malformed line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from backends.embedders.hashing import HashingEmbedder
+from policies.named import NAMES, build, options_of
+from policies.types import Arm, History, Neighbours, Outcome, Policy, Purse, RouteContext
+from router.index import FaissIndex
+
+NEIGHBOURS = 100
+TENANT = "stream"
+
+
+class Driver:
+    """One policy on the live embedder and index, with the clock of the stream: one query a second."""
+
+    def __init__(self, policy: str, opening: dict[str, Any]) -> None:
+        self.models: list[str] = opening["models"]
+        self.arms = tuple(Arm(name, 0.0, 0.0) for name in self.models)
+        self._horizon = int(opening["N"])
+        budgets, total = opening.get("budgets"), opening.get("budget_total")
+        self._left = None if budgets is None else np.array(_in_order(budgets, self.models), float)
+        self._total = float("inf") if total is None else float(total)
+        self._lambda = float(opening.get("lambda") or 0.0)
+        self._paced = opening["mode"] == "budget"
+        table = pd.read_parquet(opening["history"])
+        self._embedder = HashingEmbedder()
+        self._embedder.fit(list(table["prompt"]))
+        self.history = self._read(table)
+        self._index = FaissIndex(self._embedder.dim)
+        self._index.add(self.history.embeddings, np.arange(len(table)))
+        self._policy = self._build(policy)
+        self._policy.refit(self.history)
+        self.open: dict[str, tuple[RouteContext, int]] = {}
+        self._arrived = 0
+
+    def _build(self, name: str) -> Policy:
+        known = options_of(name)
+        offered: dict[str, object] = {"horizon": self._horizon}
+        if self._paced and self._left is not None:
+            offered["budgets"] = dict(zip(self.models, self._left.tolist(), strict=True))
+        if self._paced and np.isfinite(self._total):
+            offered["budget"] = self._total
+        return build(name, self.arms, {key: value for key, value in offered.items() if key in known})
+
+    def _read(self, table: pd.DataFrame) -> History:
+        texts = list(table["prompt"])
+        lengths = np.array([len(text) for text in texts], np.int64)
+        return History(
+            embeddings=self._embedder.embed_now(texts),
+            arms=self.arms,
+            scores=table[[f"score:{name}" for name in self.models]].to_numpy(np.float64),
+            costs=table[[f"cost:{name}" for name in self.models]].to_numpy(np.float64),
+            prompt_tokens=lengths // 4 + 1,
+            prompt_characters=lengths,
+            features=np.stack([self._embedder.features(text) for text in texts]),
+        )
+
+    def choose(self, query_id: str, prompt: str) -> str | None:
+        """The model for this prompt, or None where every answer costs more than it is worth."""
+        context = self._context(query_id, prompt)
+        proposal = self._policy.propose(context)
+        chosen = int(np.argmax(proposal.probabilities))
+        self._arrived += 1
+        if self._paced and proposal.scores[chosen] < 0.0:
+            self._policy.learn(self._outcome(context, arm="", score=float("nan"), cost=float("nan")))
+            return None
+        self.open[query_id] = context, chosen
+        return self.models[chosen]
+
+    def learn(self, query_id: str, *, admitted: bool, score: float | None, cost: float | None) -> None:
+        """Take in what came of one choice."""
+        context, chosen = self.open.pop(query_id)
+        if not admitted or cost is None:
+            self._policy.learn(self._outcome(context, arm="", score=float("nan"), cost=float("nan")))
+            return
+        if self._left is not None:
+            self._left[chosen] -= cost
+        self._total -= cost
+        observed = float("nan") if score is None else score
+        self._policy.learn(self._outcome(context, arm=self.models[chosen], score=observed, cost=cost))
+
+    def _context(self, query_id: str, prompt: str) -> RouteContext:
+        embedding = self._embedder.embed_one(prompt)
+        hits = self._index.search(embedding[None], NEIGHBOURS)
+        ids = hits.ids[0]
+        return RouteContext(
+            request_id=query_id,
+            tenant=TENANT,
+            preference=self._lambda,
+            embedding=embedding,
+            neighbours=Neighbours(hits.similarity[0], self.history.scores[ids], self.history.costs[ids]),
+            arms=self.arms,
+            prompt_tokens=len(prompt) // 4 + 1,
+            prompt_characters=len(prompt),
+            max_completion_tokens=4096,
+            now=float(self._arrived),
+            purse=self._purse(),
+            capacity=None if self._left is None or not self._paced else self._left.copy(),
+            features=self._embedder.features(prompt),
+        )
+
+    def _purse(self) -> Purse:
+        if not self._paced:
+            return Purse()
+        return Purse(remaining=self._total, reset_s=float(max(self._horizon - self._arrived, 1)), name=TENANT)
+
+    def _outcome(self, context: RouteContext, *, arm: str, score: float, cost: float) -> Outcome:
+        return Outcome(
+            request_id=context.request_id,
+            tenant=TENANT,
+            arm=arm,
+            embedding=context.embedding,
+            score=score,
+            cost=cost,
+            propensity=1.0,
+            prompt_tokens=context.prompt_tokens,
+            completion_tokens=0,
+            prompt_characters=context.prompt_characters,
+            now=context.now,
+            features=context.features,
+            purse=TENANT,
+        )
+
+
+def _in_order(budgets: object, models: list[str]) -> list[float]:
+    """Budgets as a list in the order of the models, given as one or by name."""
+    return [budgets[name] for name in models] if isinstance(budgets, dict) else list(budgets)  # type: ignore[call-overload]
+
+
+def main() -> None:
+    """Read JSON lines until `end`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policy", default="paced", choices=NAMES)
+    arguments = parser.parse_args()
+    driver: Driver | None = None
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["type"] == "init":
+            driver = Driver(arguments.policy, message)
+            _answer({"ready": True})
+        elif message["type"] == "end":
+            break
+        elif driver is None:
+            raise ValueError(f"{message['type']} before init")
+        elif message["type"] == "query":
+            _answer({"model": driver.choose(message["id"], message["prompt"])})
+        elif message["type"] == "feedback" and message["id"] in driver.open:
+            driver.learn(message["id"], **{key: message[key] for key in ("admitted", "score", "cost")})
+
+
+def _answer(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

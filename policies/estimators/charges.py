@@ -1,0 +1,80 @@
+"""What an answer will cost: prompt tokens at list price and a predicted completion, or a predicted charge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.estimators.forest import Forest
+from policies.types import Arm, Float, Float32
+
+
+class Charges:
+    """Log-linear in the surface of the prompt, and trees on what that leaves; unbiased in the mean, not the log.
+
+    An arm with list prices is charged its prompt tokens exactly and its predicted completion tokens; for an arm
+    without, the whole charge is predicted.
+    """
+
+    def __init__(self, *, trees: int = 30, depth: int = 12, leaf: int = 5) -> None:
+        self._forest = Forest(trees=trees, depth=depth, leaf=leaf, inputs=0.5)
+        self._centre: Float = np.zeros(0)  # (p,)
+        self._slopes: Float = np.zeros((0, 0))  # (p, M)
+        self._offset: Float = np.zeros(0)  # (M,), what makes the mean right included
+        self._prices: Float = np.zeros((0, 2))  # (M, 2) USD per prompt and completion token; zero where unlisted
+
+    def fit(self, arms: tuple[Arm, ...], inputs: Float32, prompt_tokens: NDArray[np.int64], costs: Float) -> None:
+        """inputs (n, p) surface features; prompt_tokens (n,); costs (n, M) USD, NaN where never observed."""
+        self._prices = np.array([(arm.prompt_price, arm.completion_price) for arm in arms]).reshape(-1, 2)
+        logs = self._logs(prompt_tokens, costs)
+        self._centre = inputs.mean(axis=0, dtype=np.float64)
+        self._regress(inputs - self._centre, logs)
+        residuals = logs - self._linear(inputs)
+        self._forest.fit(inputs, residuals)
+        left = residuals - self._forest.predict(inputs)
+        seen = ~np.isnan(left)
+        smeared = np.where(seen, np.exp(np.where(seen, left, 0.0)), 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        self._offset = self._offset + np.where(smeared > 0, np.log(np.maximum(smeared, 1e-12)), 0.0)
+
+    def predict(self, inputs: Float32, prompt_tokens: NDArray[np.int64]) -> Float:
+        """(m, M) USD for inputs (m, p) and prompt tokens (m,)."""
+        level = np.exp(self._linear(inputs) + self._forest.predict(inputs))
+        prompt, completion = self._prices.T
+        listed = np.outer(prompt_tokens, prompt) + completion * np.maximum(level - 1.0, 0.0)
+        return np.asarray(np.where(completion > 0, listed, level))
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        own = {name: getattr(self, f"_{name}").copy() for name in CHARGES_STATE}
+        return own | {f"forest.{name}": value for name, value in self._forest.state().items()}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        for name in CHARGES_STATE:
+            setattr(self, f"_{name}", np.array(state[name]))
+        self._forest.restore({k.removeprefix("forest."): v for k, v in state.items() if k.startswith("forest.")})
+
+    def _logs(self, prompt_tokens: NDArray[np.int64], costs: Float) -> Float:
+        """(n, M) log of completion tokens + 1 where listed, of the charge where not."""
+        prompt, completion = self._prices.T
+        tokens = (costs - np.outer(prompt_tokens, prompt)) / np.where(completion > 0, completion, 1.0)
+        return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
+
+    def _regress(self, centred: Float, logs: Float) -> None:
+        self._slopes = np.zeros((centred.shape[1], logs.shape[1]))
+        self._offset = np.zeros(logs.shape[1])
+        for column, target in enumerate(logs.T):
+            rows = ~np.isnan(target)
+            if not rows.any():
+                continue
+            inputs = centred[rows]
+            gram = inputs.T @ inputs
+            gram[np.diag_indices_from(gram)] += 1.0 + 1e-4 * np.diag(gram)
+            self._offset[column] = target[rows].mean()
+            self._slopes[:, column] = np.linalg.solve(gram, inputs.T @ (target[rows] - self._offset[column]))
+
+    def _linear(self, inputs: Float32) -> Float:
+        return np.asarray((inputs - self._centre) @ self._slopes + self._offset)
+
+
+CHARGES_STATE = ("centre", "slopes", "offset", "prices")

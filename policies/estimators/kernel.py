@@ -1,0 +1,78 @@
+"""Kernel ridge regression on landmarks (Nyström), one closed-form solution for each output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from policies.types import Float, Float32
+
+
+class KernelRidge:
+    """f(x) = mean + (k(x) − k̄)ᵀ w with k(x) = exp(−γ |x − landmark|²); w from (KᵀK + penalty · K_LL) w = Kᵀ y."""
+
+    def __init__(self, *, width: float, penalty: float, landmarks: int) -> None:
+        self._width = width
+        self._penalty = penalty
+        self._count = landmarks
+        self._landmarks: Float32 = np.zeros((0, 0), np.float32)  # (L, p)
+        self._squares: Float32 = np.zeros(0, np.float32)  # (L,)
+        self._weights: Float = np.zeros((0, 0))  # (L, M)
+        self._offset: Float = np.zeros(0)  # (M,) prediction where the kernel is zero
+
+    def fit(self, inputs: Float32, targets: Float) -> None:
+        """inputs (n, p); targets (n, M), NaN where never observed."""
+        chosen = np.random.default_rng(0).permutation(len(inputs))[: self._count]
+        self._landmarks = np.ascontiguousarray(inputs[chosen])
+        self._squares = (self._landmarks**2).sum(axis=1)
+        kernel = self._kernel(inputs).astype(np.float64)
+        between = self._kernel(self._landmarks).astype(np.float64)
+        self._weights = np.zeros((len(chosen), targets.shape[1]))
+        self._offset = np.zeros(targets.shape[1])
+        for columns, seen in _patterns(targets):
+            self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
+
+    def predict(self, inputs: Float32) -> Float:
+        """(m, M) for inputs (m, p)."""
+        return self._kernel(inputs) @ self._weights + self._offset
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        return {name: getattr(self, f"_{name}").copy() for name in KERNEL_STATE}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        for name in KERNEL_STATE:
+            setattr(self, f"_{name}", np.array(state[name]))
+
+    def _kernel(self, inputs: Float32) -> Float32:
+        """(m, L)"""
+        distances = inputs @ self._landmarks.T
+        distances *= -2.0
+        distances += self._squares
+        distances += np.einsum("ij,ij->i", inputs, inputs)[:, None]
+        distances *= -self._width
+        return np.exp(distances, out=distances)
+
+    def _solve(self, kernel: Float, between: Float, targets: Float, columns: NDArray[np.intp]) -> None:
+        centre, mean = kernel.mean(axis=0), targets.mean(axis=0)
+        centred = kernel - centre
+        gram = centred.T @ centred + self._penalty * between
+        gram[np.diag_indices_from(gram)] += 1e-6 * max(len(kernel), 1)
+        weights = cho_solve(cho_factor(gram, overwrite_a=True), centred.T @ (targets - mean))
+        self._weights[:, columns] = weights
+        self._offset[columns] = mean - centre @ weights
+
+
+KERNEL_STATE = ("landmarks", "squares", "weights", "offset")
+
+
+def _patterns(targets: Float) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Columns observed on the same rows, with those rows; columns observed nowhere are left out."""
+    seen = ~np.isnan(targets)
+    found: dict[bytes, list[int]] = {}
+    for column in range(targets.shape[1]):
+        if seen[:, column].any():
+            found.setdefault(seen[:, column].tobytes(), []).append(column)
+    return [(np.array(columns, np.intp), seen[:, columns[0]]) for columns in found.values()]

@@ -1,0 +1,178 @@
+"""Quality from regressors and neighbours, weighted by how well each did on rows it had not seen; cost from charges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from policies.estimators.charges import Charges
+from policies.estimators.forest import Forest, column_means
+from policies.estimators.kernel import KernelRidge
+from policies.types import Arm, Estimates, Float, Float32, History
+
+FOLDS = 5
+NEAREST = 10  # neighbours whose mean similarity says how familiar a query is
+REHEARSAL_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Many queries at once, as the stack sees them."""
+
+    embeddings: Float32  # (m, d), unit rows
+    features: Float32  # (m, f) surface features
+    prompt_tokens: NDArray[np.int64]  # (m,)
+    similarity: Float32  # (m, k), cosine, descending; k may be 0
+    neighbour_scores: Float  # (m, k, M), NaN where never observed
+
+
+class Stack:
+    """Kernel ridge, a forest and shrunk neighbours. Everything is fitted by fit() and only read afterwards."""
+
+    def __init__(self) -> None:
+        self.arms: tuple[str, ...] = ()
+        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=1500)
+        self.forest = Forest(trees=60, depth=12, leaf=8, inputs=0.3)
+        self.charges = Charges()
+        self.means: Float = np.zeros(0)  # (M,)
+        self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
+        self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
+        self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
+        self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
+        self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
+
+    def fit(self, history: History, features: Float32) -> Estimates:
+        """Fit on history (N rows) and return the rehearsal: what it would have expected of rows it had not seen."""
+        targets = history.scores
+        self.arms = tuple(arm.name for arm in history.arms)
+        self.means = column_means(targets)
+        self.centre, self.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
+        smooth = self._smooth_inputs(history.embeddings, features)
+        rough = np.concatenate([history.embeddings, features], axis=1)
+        members = [
+            _out_of_fold(self.kernel, smooth, targets),
+            _out_of_fold(self.forest, rough, targets),
+            self._neighbours_of_history(history),
+        ]
+        self.weights = stack_weights(members, targets, self.means)
+        quality = self._weigh(members)
+        self.spread = np.sqrt(np.nanmean((targets - quality) ** 2, axis=0, where=~np.isnan(targets)))
+        self.kernel.fit(smooth, targets)
+        self.forest.fit(rough, targets)
+        cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
+        return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
+
+    def expect(self, queries: Queries) -> Estimates:
+        """(m, M) each, in the order of `arms`."""
+        smooth = self._smooth_inputs(queries.embeddings, queries.features)
+        rough = np.concatenate([queries.embeddings, queries.features], axis=1)
+        members = [self.kernel.predict(smooth), self.forest.predict(rough)]
+        weights = self.weights
+        if queries.similarity.shape[1]:
+            members.append(neighbour_means(queries.similarity, queries.neighbour_scores, self.means))
+        else:
+            weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
+        quality = self._weigh(members, weights)
+        trust = self._trust(queries.similarity)
+        quality = np.clip(self.means + trust * (quality - self.means), 0.0, 1.0)
+        sigma = self.spread * (2.0 - trust)
+        return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        parts = {"kernel": self.kernel.state(), "forest": self.forest.state(), "charges": self.charges.state()}
+        own = {name: np.array(getattr(self, name)) for name in STACK_STATE} | {"arms": np.array(self.arms, np.str_)}
+        return own | {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        for name in STACK_STATE:
+            setattr(self, name, np.array(state[name]))
+        self.familiar = float(self.familiar)
+        self.arms = tuple(str(name) for name in state["arms"])
+        for part in ("kernel", "forest", "charges"):
+            prefix = f"{part}."
+            getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
+        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0) * np.float32(0.1)
+        return np.concatenate([embeddings, scaled], axis=1)
+
+    def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
+        weights = self.weights if weights is None else weights
+        total = (1.0 - weights.sum()) * self.means
+        for weight, member in zip(weights, members, strict=True):
+            total = total + weight * member
+        return np.asarray(total)
+
+    def _trust(self, similarity: Float32) -> Float:
+        """(m, 1) in [0, 1]: how near the nearest rows are, against how near they usually are."""
+        if similarity.shape[1] == 0 or self.familiar <= 0.0:
+            return np.ones((len(similarity), 1))
+        near = similarity[:, :NEAREST].mean(axis=1, dtype=np.float64)
+        return np.clip(near / self.familiar, 0.0, 1.0)[:, None]
+
+    def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
+        """(N, M) what the neighbours of each row say of it, the row itself left out."""
+        rows, k = len(history.embeddings), min(k, len(history.embeddings) - 1)
+        found, near = np.empty(history.scores.shape), np.empty(rows)
+        for start in range(0, rows, 512):
+            part = slice(start, min(start + 512, rows))
+            similarity = history.embeddings[part] @ history.embeddings.T
+            similarity[np.arange(part.stop - start), np.arange(start, part.stop)] = -np.inf
+            best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+            close = -np.sort(-np.take_along_axis(similarity, best, axis=1), axis=1)
+            order = np.take_along_axis(best, np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1), axis=1)
+            found[part] = neighbour_means(close, history.scores[order], self.means)
+            near[part] = close[:, :NEAREST].mean(axis=1)
+        self.familiar = float(np.quantile(near, 0.01))
+        return found
+
+    def _fit_charges(self, arms: tuple[Arm, ...], features: Float32, tokens: NDArray[np.int64], costs: Float) -> Float:
+        """(N, M) charges expected out of fold; the charges themselves are fitted on all rows."""
+        parts, expected = folds(len(features)), np.zeros(costs.shape)
+        for part in range(FOLDS):
+            held = parts == part
+            self.charges.fit(arms, features[~held], tokens[~held], costs[~held])
+            expected[held] = self.charges.predict(features[held], tokens[held])
+        self.charges.fit(arms, features, tokens, costs)
+        return expected
+
+
+STACK_STATE = ("means", "weights", "spread", "familiar", "centre", "scale")
+
+
+def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = 2.0) -> Float:
+    """(m, M) from similarity (m, k) and scores (m, k, M), NaN where never observed, shrunk to means (M,)."""
+    weights = np.maximum(similarity, 0.0).astype(np.float64) ** 2 + 1e-3
+    weights /= weights.mean(axis=1, keepdims=True)
+    seen = ~np.isnan(scores)
+    total = np.einsum("mk,mka->ma", weights, np.where(seen, scores, 0.0))
+    return np.asarray((total + shrinkage * means) / (np.einsum("mk,mka->ma", weights, seen) + shrinkage))
+
+
+def folds(rows: int) -> NDArray[np.int64]:
+    """(rows,) which of FOLDS parts each row is held out in."""
+    return np.random.default_rng(0).permutation(rows) % FOLDS
+
+
+def stack_weights(members: list[Float], targets: Float, means: Float) -> Float:
+    """(members,) ≥ 0, least squares of targets − means on predictions − means over all observed cells, sum ≤ 1."""
+    seen = ~np.isnan(targets)
+    columns = np.stack([(each - means)[seen] for each in members], axis=1)
+    gram = columns.T @ columns
+    factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) * np.eye(len(gram)) + 1e-12 * np.eye(len(gram)))
+    weights, _ = nnls(factor.T, np.linalg.solve(factor, columns.T @ (targets - means)[seen]))
+    return np.asarray(weights / max(1.0, float(weights.sum())))
+
+
+def _out_of_fold(member: KernelRidge | Forest, inputs: Float32, targets: Float) -> Float:
+    """(N, M) predictions for every row by a fit that did not see it."""
+    parts, expected = folds(len(inputs)), np.zeros(targets.shape)
+    for part in range(FOLDS):
+        held = parts == part
+        member.fit(inputs[~held], targets[~held])
+        expected[held] = member.predict(inputs[held])
+    return expected

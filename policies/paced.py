@@ -1,0 +1,28 @@
+"""The recommended policy: stacked estimators, prices re-solved from what remains, a small share for exploring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policies.composed import Composed
+from policies.estimators.blend import Blend
+from policies.estimators.means import Means
+from policies.estimators.neighbours import NeighbourMeans
+from policies.explorers.greedy import Epsilon, Greedy
+from policies.pacers.remaining import Remaining
+from policies.types import Arm
+
+
+def build(arms: Sequence[Arm], *, explore: float = 0.0, resolve: int = 50, queries_per_s: float = 1.0) -> Composed:
+    """`paced`. Options: the share of traffic spread evenly for exploring, the arrivals between two solutions of the
+    capacity prices, and the arrival rate believed before any was seen.
+
+    Raises: ValueError where an option is out of range.
+    """
+    if resolve < 1:
+        raise ValueError(f"resolve is {resolve} arrivals, expected ≥ 1")
+    if not queries_per_s > 0:
+        raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
+    estimator = Blend(NeighbourMeans(Means(), k=100))
+    pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
+    return Composed(estimator, pacer, Epsilon(explore) if explore else Greedy())
