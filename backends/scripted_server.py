@@ -35,8 +35,8 @@ class Heard:
 class ScriptedServer:
     """An OpenAI-compatible engine on 127.0.0.1: `async with ScriptedServer(script) as server: … server.url`.
 
-    `heard` keeps every POST; `connections` counts accepted sockets; `hearing` is set by the first POST, `hung_up` when a
-    client leaves before its answer is complete. `models` and `metrics` may be changed while it runs.
+    `heard` keeps every POST, `connections` counts accepted sockets, `hearing` is set by the first POST, `hung_up` when
+    a client leaves before its answer is complete. `models` and `metrics` may be changed while it runs.
     """
 
     def __init__(self, script: Script, *, models: Sequence[Mapping[str, object]] = (), metrics: str = "") -> None:

@@ -49,16 +49,33 @@ class Reply(Protocol):
     usage event always alone, so where `usage` turns from None after a block, that block is the usage event.
     """
 
-    status: int
-    content_type: str
-    usage: Usage | None
-    failure: str | None
-    response_id: str | None
-    finish_reason: str | None
+    @property
+    def status(self) -> int:
+        """200."""
+
+    @property
+    def content_type(self) -> str:
+        """application/json or text/event-stream."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """As the engine reported it."""
+
+    @property
+    def failure(self) -> str | None:
+        """What broke the answer midway."""
 
     @property
     def produced(self) -> int:
         """Characters of answer text relayed so far."""
+
+    @property
+    def response_id(self) -> str | None:
+        """As the engine gave it."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """As the engine gave it."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

@@ -1,0 +1,214 @@
+"""Several engines with one model behind one Backend: the least loaded serves, a session keeps its engine.
+
+Requests that fail before the first byte go on to the next engine; afterwards nothing is ever sent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from time import monotonic
+
+import anyio
+
+from backends.breaker import Breaker, BreakerRule, State
+from backends.errors import BackendError, Overloaded, Refused, Unreachable
+from backends.types import Backend, Reply, Request, Usage
+
+_SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
+_BUSY_S = 1.0  # rest after a 429 or 503 that does not say for how long
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine last said of itself."""
+
+    running: float = 0.0
+    waiting: float = 0.0
+    kv_usage: float = 0.0  # in [0, 1]
+
+
+@dataclass(slots=True)
+class Replica:
+    """One engine: its backend, how many requests it may have at once, and how it is doing."""
+
+    name: str
+    backend: Backend
+    breaker: Breaker
+    most: int | None = None  # requests at once; None: unlimited
+    load: Load = field(default_factory=Load)
+    in_flight: int = 0
+    resting_until: float = 0.0
+
+    @property
+    def pressure(self) -> float:
+        """Requests it has: ours or, where it reports more, all of them; those waiting count, a full cache counts 10."""
+        full = 10.0 if self.load.kv_usage > 0.95 else 0.0
+        return max(float(self.in_flight), self.load.running) + self.load.waiting + full
+
+    def is_free(self, now: float) -> bool:
+        """Whether it may take one more request."""
+        return self.breaker.admits and now >= self.resting_until and (self.most is None or self.in_flight < self.most)
+
+
+class Replicas:
+    """One Backend over several. `attempts` bounds how many engines one request may try."""
+
+    def __init__(
+        self, replicas: Sequence[Replica], *, name: str, clock: Callable[[], float] = monotonic, attempts: int = 3
+    ) -> None:
+        if not replicas:
+            raise ValueError(f"backend {name!r} has no replicas")
+        self.name = name
+        self.replicas = tuple(replicas)
+        self._clock = clock
+        self._attempts = attempts
+        self._turn = 0  # breaks ties, so that equals take turns
+
+    @property
+    def is_up(self) -> bool:
+        """Whether any engine's breaker would let a request through."""
+        return any(replica.breaker.admits for replica in self.replicas)
+
+    def states(self) -> dict[str, State]:
+        """Breaker states by engine."""
+        return {replica.name: replica.breaker.state for replica in self.replicas}
+
+    async def send(self, request: Request) -> Reply:
+        """Raises: BackendError, of the last engine tried; Overloaded where all are at their caps."""
+        tried: set[str] = set()
+        last: BackendError | None = None
+        while len(tried) < self._attempts and (replica := self._pick(request.session, tried)) is not None:
+            tried.add(replica.name)
+            try:
+                return await self._send(replica, request)
+            except Refused:
+                raise  # the next engine would say the same
+            except BackendError as problem:
+                last = problem
+        raise last or self._nobody()
+
+    async def ping(self) -> bool:
+        """Whether any engine answers."""
+        answers: list[bool] = []
+
+        async def ask(backend: Backend) -> None:
+            answers.append(await backend.ping())
+
+        async with anyio.create_task_group() as group:
+            for replica in self.replicas:
+                group.start_soon(ask, replica.backend)
+        return any(answers)
+
+    async def aclose(self) -> None:
+        """Release every engine's connections."""
+        for replica in self.replicas:
+            await replica.backend.aclose()
+
+    async def _send(self, replica: Replica, request: Request) -> Reply:
+        breaker = replica.breaker
+        ticket = breaker.begin()
+        replica.in_flight += 1
+        try:
+            reply = await replica.backend.send(request)
+        except BaseException as problem:
+            replica.in_flight -= 1
+            self._judge(replica, ticket, problem)
+            raise
+        if breaker.state == "half-open":
+            breaker.succeed(ticket)  # a first byte is enough: the rest may take minutes
+        return _Counted(reply, replica, ticket)
+
+    def _judge(self, replica: Replica, ticket: int, problem: BaseException) -> None:
+        if isinstance(problem, Overloaded):
+            rest_s = _BUSY_S if problem.retry_after_s is None else problem.retry_after_s
+            replica.resting_until = self._clock() + rest_s
+            replica.breaker.abandon(ticket)
+        elif isinstance(problem, BackendError) and not isinstance(problem, Refused):
+            replica.breaker.fail(ticket)
+        else:
+            replica.breaker.abandon(ticket)
+
+    def _pick(self, session: str | None, tried: set[str]) -> Replica | None:
+        now = self._clock()
+        free = [replica for replica in self.replicas if replica.name not in tried and replica.is_free(now)]
+        if len(free) < 2:
+            return free[0] if free else None
+        self._turn += 1
+        start = self._turn % len(free)
+        least = min(free[start:] + free[:start], key=lambda replica: replica.pressure)
+        if session is None:
+            return least
+        home = max(free, key=lambda replica: _affinity(session, replica.name))
+        return home if home.pressure <= least.pressure + _SPILL else least
+
+    def _nobody(self) -> BackendError:
+        now = self._clock()
+        admitting = [replica for replica in self.replicas if replica.breaker.admits]
+        if not admitting:
+            return Unreachable("every engine is banned after failures", backend=self.name)
+        resting = [replica.resting_until - now for replica in admitting]
+        wait_s = max(0.0, min(resting))
+        return Overloaded("every engine is at its cap or resting", backend=self.name, retry_after_s=wait_s or None)
+
+
+def replica_of(
+    backend: Backend,
+    *,
+    name: str,
+    most: int | None = None,
+    clock: Callable[[], float] = monotonic,
+    rule: BreakerRule | None = None,
+) -> Replica:
+    """A replica with a fresh breaker."""
+    return Replica(name=name, backend=backend, breaker=Breaker(clock, rule), most=most)
+
+
+def _affinity(session: str, replica: str) -> bytes:
+    """Rendezvous hashing (Thaler and Ravishankar, 1998): when an engine goes, only its own sessions move."""
+    return blake2b(f"{session}\0{replica}".encode(), digest_size=8).digest()
+
+
+class _Counted:
+    """A reply that counts as in flight until it is closed, and then tells the breaker how it went."""
+
+    def __init__(self, reply: Reply, replica: Replica, ticket: int) -> None:
+        self._reply = reply
+        self._ticket = ticket
+        self._replica: Replica | None = replica
+        self.status = reply.status
+        self.content_type = reply.content_type
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._reply.usage
+
+    @property
+    def failure(self) -> str | None:
+        return self._reply.failure
+
+    @property
+    def produced(self) -> int:
+        return self._reply.produced
+
+    @property
+    def response_id(self) -> str | None:
+        return self._reply.response_id
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self._reply.finish_reason
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._reply.__aiter__()
+
+    async def aclose(self) -> None:
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            replica.in_flight -= 1
+            if self._reply.failure is None:
+                replica.breaker.succeed(self._ticket)
+            else:
+                replica.breaker.fail(self._ticket)
+        await self._reply.aclose()
