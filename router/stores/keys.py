@@ -1,0 +1,332 @@
+"""Tenants, teams and keys: who may ask, with what, for how much. Secrets are kept as SHA-256 digests only.
+
+Written once over a Shelf, which each store provides. Fails closed: a shelf that is away is StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+from router.errors import Conflict, InvalidRequest, NotFound
+from router.ports import Keys
+from router.types import Budget, Principal, RateLimit
+
+Kind = Literal["tenant", "team", "key", "digest"]
+MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exact up to here
+MIN_PERIOD_S, MAX_PERIOD_S = 30, 366 * 86_400
+CALENDARS = ("day", "week", "month", "year")
+PAGE = 1000
+
+
+class Shelf(Protocol):
+    """Named bytes, by kind."""
+
+    async def get(self, kind: Kind, name: str) -> bytes | None:
+        """What is kept under this name. Raises: StoreUnavailable."""
+
+    async def put(self, kind: Kind, name: str, body: bytes) -> None:
+        """Keep it, durably. Raises: StoreUnavailable."""
+
+    async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """Up to `limit` of a kind by name, after a name ("" is the beginning). Raises: StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What tenants, teams and keys may all set. Budgets and limits add up; of the rest the nearest rules."""
+
+    budgets: tuple[Budget, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
+    allowed_models: frozenset[str] | None = None
+    local_only: bool = False
+    preference: float | None = None
+    policy: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who pays."""
+
+    name: str
+    terms: Terms = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """A part of a tenant, perhaps of another team; what it spends counts for its parents too."""
+
+    name: str
+    tenant: str
+    parent: str | None = None
+    terms: Terms = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One secret's owner and terms. `prefix` is for recognition; the secret itself is kept nowhere."""
+
+    id: str
+    prefix: str
+    digest: bytes
+    tenant: str
+    created_ms: int
+    team: str | None = None
+    name: str = ""
+    expires_ms: int | None = None
+    previous: bytes | None = None  # digest of the secret before the last rotation …
+    previous_until_ms: int = 0  # … and until when it still works
+    admin: bool = False
+    terms: Terms = Terms()
+
+
+Thing = TypeVar("Thing", Tenant, Team, Key)
+_encode = msgspec.msgpack.Encoder().encode
+_KIND: dict[type, Kind] = {Tenant: "tenant", Team: "team", Key: "key"}
+
+
+def digest_of(secret: str) -> bytes:
+    """SHA-256: enough for a secret of 256 random bits."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def mint() -> str:
+    """A new secret."""
+    return "sk-" + secrets.token_urlsafe(32)
+
+
+class Registry:
+    """Keys, and the administration of tenants, teams and keys."""
+
+    def __init__(self, shelf: Shelf, *, clock: Callable[[], int]) -> None:
+        self._shelf, self._clock = shelf, clock
+
+    async def find(self, secret: str, now_ms: int) -> Principal | None:
+        """The principal of a valid key; None where it is unknown, disabled or expired. Raises: StoreUnavailable."""
+        digest = digest_of(secret)
+        key_id = await self._shelf.get("digest", digest.hex())
+        if key_id is None:
+            return None
+        key = await self._get(Key, key_id.decode())
+        if key is None or not _valid(key, digest, now_ms):
+            return None
+        tenant = await self._get(Tenant, key.tenant)
+        if tenant is None:
+            return None
+        teams = [team async for team in self._lineage(key.team)]
+        levels = [key.terms, *(team.terms for team in teams), tenant.terms]
+        return None if any(terms.disabled for terms in levels) else _principal(key, levels)
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        team: str | None = None,
+        name: str = "",
+        expires_ms: int | None = None,
+        terms: Terms | None = None,
+        admin: bool = False,
+        secret: str | None = None,
+    ) -> tuple[Key, str]:
+        """A new key and its secret, shown this once; makes the tenant if need be. Raises: NotFound, InvalidRequest."""
+        if await self._get(Tenant, tenant) is None:
+            await self.put(Tenant(tenant))
+        if team is not None:
+            await self._team_of(tenant, team)
+        secret = secret or mint()
+        key_id = "k_" + secrets.token_hex(8)
+        key = Key(key_id, secret[:8], digest_of(secret), tenant, self._clock(), team, name, expires_ms)
+        key = replace(key, terms=scoped(terms or Terms(), f"key:{key_id}"), admin=admin)
+        await self._keep(key)
+        return key, secret
+
+    async def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[Key, str]:
+        """A new secret for a key; the old one works `grace_s` more seconds. Raises: NotFound."""
+        key = await self.get(Key, key_id)
+        secret = mint()
+        until = self._clock() + grace_s * 1000
+        key = replace(key, prefix=secret[:8], digest=digest_of(secret), previous=key.digest, previous_until_ms=until)
+        await self._keep(key)
+        return key, secret
+
+    async def disable(self, key_id: str, *, disabled: bool = True) -> Key:
+        """Refuse a key from now on, or accept it again. Raises: NotFound."""
+        key = await self.get(Key, key_id)
+        key = replace(key, terms=replace(key.terms, disabled=disabled))
+        await self.put(key)
+        return key
+
+    async def put(self, thing: Tenant | Team | Key) -> None:
+        """Keep a tenant, a team or an existing key with these terms. Raises: InvalidRequest, NotFound, Conflict."""
+        if isinstance(thing, Team):
+            await self._check_team(thing)
+        name = thing.id if isinstance(thing, Key) else thing.name
+        check_name(name)
+        kind = _KIND[type(thing)]
+        await self._shelf.put(kind, name, _encode(replace(thing, terms=scoped(thing.terms, f"{kind}:{name}"))))
+
+    async def get(self, cls: type[Thing], name: str) -> Thing:
+        """A tenant, team or key. Raises: NotFound."""
+        found = await self._get(cls, name)
+        if found is None:
+            raise NotFound(f"There is no {_KIND[cls]} {name!r}.")
+        return found
+
+    async def all(self, cls: type[Thing]) -> AsyncIterator[Thing]:
+        """Every tenant, team or key, in the order of their names."""
+        after = ""
+        while page := await self._shelf.page(_KIND[cls], after, PAGE):
+            for name, body in page:
+                after = name
+                yield msgspec.msgpack.decode(body, type=cls)
+
+    async def _get(self, cls: type[Thing], name: str) -> Thing | None:
+        body = await self._shelf.get(_KIND[cls], name)
+        return None if body is None else msgspec.msgpack.decode(body, type=cls)
+
+    async def _keep(self, key: Key) -> None:
+        await self.put(key)
+        await self._shelf.put("digest", key.digest.hex(), key.id.encode())
+
+    async def _lineage(self, name: str | None) -> AsyncIterator[Team]:
+        seen: set[str] = set()
+        while name is not None and name not in seen:
+            seen.add(name)
+            team = await self.get(Team, name)
+            yield team
+            name = team.parent
+
+    async def _team_of(self, tenant: str, name: str) -> Team:
+        team = await self.get(Team, name)
+        if team.tenant != tenant:
+            raise Conflict(f"Team {name!r} belongs to tenant {team.tenant!r}, not to {tenant!r}.", param="team")
+        return team
+
+    async def _check_team(self, team: Team) -> None:
+        await self.get(Tenant, team.tenant)
+        if team.parent is None:
+            return
+        parent = await self._team_of(team.tenant, team.parent)
+        if team.name in {parent.name, *[t.name async for t in self._lineage(parent.name)]}:
+            raise Conflict(f"Team {team.name!r} cannot be its own ancestor.", param="parent")
+
+
+class CachedKeys:
+    """Keys remembered for a short while. Bounded; unknown secrets cannot push known ones out.
+
+    What another process disables or changes is seen after `ttl_ms` at most.
+    """
+
+    def __init__(self, keys: Keys, *, ttl_ms: int = 2000, size: int = 20_000) -> None:
+        self._keys, self._ttl_ms, self._size = keys, ttl_ms, size
+        self._known: dict[bytes, tuple[Principal, int]] = {}
+        self._unknown: dict[bytes, int] = {}
+
+    async def find(self, secret: str, now_ms: int) -> Principal | None:
+        """As Keys.find. A principal that has not changed is the same object again. Raises: StoreUnavailable."""
+        digest = digest_of(secret)
+        known = self._known.get(digest)
+        if known is not None and now_ms < known[1]:
+            return known[0]
+        if now_ms < self._unknown.get(digest, 0):
+            return None
+        found = await self._keys.find(secret, now_ms)
+        if found is None:
+            self._known.pop(digest, None)
+            _put(self._unknown, digest, now_ms + self._ttl_ms, self._size)
+            return None
+        if known is not None and known[0] == found:
+            found = known[0]
+        _put(self._known, digest, (found, now_ms + self._ttl_ms), self._size)
+        return found
+
+    def forget(self) -> None:
+        """Ask the store again from now on."""
+        self._unknown.clear()
+        self._known = {digest: (principal, 0) for digest, (principal, _) in self._known.items()}
+
+
+_V = TypeVar("_V")
+
+
+def _put(cache: dict[bytes, _V], key: bytes, value: _V, size: int) -> None:
+    cache.pop(key, None)
+    while len(cache) >= size:
+        del cache[next(iter(cache))]
+    cache[key] = value
+
+
+def _valid(key: Key, digest: bytes, now_ms: int) -> bool:
+    if key.expires_ms is not None and now_ms >= key.expires_ms:
+        return False
+    current = hmac.compare_digest(key.digest, digest)
+    previous = key.previous is not None and hmac.compare_digest(key.previous, digest)
+    return current or (previous and now_ms < key.previous_until_ms)
+
+
+def _principal(key: Key, levels: Sequence[Terms]) -> Principal:
+    allowed = [terms.allowed_models for terms in levels if terms.allowed_models is not None]
+    return Principal(
+        key_id=key.id,
+        tenant=key.tenant,
+        team=key.team,
+        allowed_models=frozenset.intersection(*allowed) if allowed else None,
+        local_only=any(terms.local_only for terms in levels),
+        preference=next((t.preference for t in levels if t.preference is not None), None),
+        policy=next((t.policy for t in levels if t.policy is not None), None),
+        budgets=tuple(b for terms in levels for b in terms.budgets),
+        limits=tuple(limit for terms in levels for limit in terms.limits),
+        metadata={k: v for terms in reversed(levels) for k, v in terms.metadata.items()},
+        admin=key.admin,
+    )
+
+
+def scoped(terms: Terms, scope: str) -> Terms:
+    """The same terms with every budget and limit under this scope, its model part kept. Raises: InvalidRequest."""
+    check_terms(terms)
+
+    def under(old: str) -> str:
+        _, bar, model = old.partition("|model:")
+        return scope + bar + model
+
+    budgets = tuple(replace(b, scope=under(b.scope)) for b in terms.budgets)
+    limits = tuple(replace(limit, scope=under(limit.scope)) for limit in terms.limits)
+    return replace(terms, budgets=budgets, limits=limits)
+
+
+def check_name(name: str) -> None:
+    """Raises: InvalidRequest where a name is empty, long or holds what separates scopes."""
+    if not name or len(name) > 128 or any(c in name for c in "|#\x00") or not name.isprintable():
+        raise InvalidRequest(f"{name!r} is no name: 1 to 128 printable characters without | and #.", param="name")
+
+
+def check_terms(terms: Terms) -> None:
+    """Raises: InvalidRequest where a number is out of its range."""
+    for budget in terms.budgets:
+        check_budget(budget)
+    for limit in terms.limits:
+        values = (limit.requests_per_minute, limit.tokens_per_minute, limit.concurrent)
+        if any(v is not None and v < 0 for v in values):
+            raise InvalidRequest("A rate limit cannot be negative.", param="limits")
+    if terms.preference is not None and not 0 <= terms.preference <= 1:
+        raise InvalidRequest(f"preference is {terms.preference}; it must lie in 0..1.", param="preference")
+
+
+def check_budget(budget: Budget) -> None:
+    """Raises: InvalidRequest where a budget cannot be enforced."""
+    if not 0 <= budget.limit <= MAX_NANO_USD:
+        raise InvalidRequest(f"A budget of {budget.limit} nano-USD must lie in 0..{MAX_NANO_USD}.", param="budgets")
+    if not MIN_PERIOD_S <= budget.period_s <= MAX_PERIOD_S:
+        raise InvalidRequest(
+            f"A period of {budget.period_s} s must lie in {MIN_PERIOD_S}..{MAX_PERIOD_S}.", param="budgets"
+        )
+    if budget.calendar is not None and budget.calendar not in CALENDARS:
+        raise InvalidRequest(f"calendar is {budget.calendar!r}; it must be one of {CALENDARS}.", param="budgets")

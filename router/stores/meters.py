@@ -1,0 +1,232 @@
+"""Meters: how budgets and rate limits are counted, whatever the store. Pure integer arithmetic; fails nowhere.
+
+A meter counts amounts in time slots. A rolling period of P is cut into 60 slots and a slot counts until all of it has
+left the period, so no window of length P ever holds more than the limit, and what was spent is free again at most P/60
+late. A calendar period is one slot that nothing outlives.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import msgspec
+
+from router.types import Budget, Offer, Principal, RateLimit
+
+Kind = Literal["budget", "requests", "tokens", "concurrent"]
+
+SLOTS = 60  # of one rolling period
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One limit on one meter."""
+
+    meter: str  # the name of the meter; gauges of one scope and period share it
+    scope: str
+    kind: Kind
+    limit: int  # nano-USD, requests, tokens or requests at once
+    hard: bool
+    width_ms: int  # of a slot; 0 where `calendar` rules
+    keep: int  # past slots that still count
+    calendar: str | None = None
+
+    def slot(self, at_ms: int) -> int:
+        """Number of the slot this moment falls into."""
+        return slot_of(at_ms, width_ms=self.width_ms, calendar=self.calendar)
+
+    def ends_ms(self, slot: int) -> int:
+        """When what was counted in this slot stops counting."""
+        if self.calendar is not None:
+            return _calendar_start_ms(self.calendar, slot + 1)
+        return (slot + self.keep + 1) * self.width_ms
+
+
+def slot_of(at_ms: int, *, width_ms: int, calendar: str | None) -> int:
+    """Number of a slot: since 1970 for a fixed width, of the UTC calendar else."""
+    return at_ms // width_ms if calendar is None else _calendar_slot(calendar, at_ms // DAY_MS)
+
+
+@lru_cache(maxsize=1024)
+def _calendar_slot(calendar: str, day: int) -> int:
+    if calendar == "day":
+        return day
+    if calendar == "week":
+        return (day + 3) // 7  # 1970-01-01 was a Thursday; weeks begin on Monday
+    date = dt.date(1970, 1, 1) + dt.timedelta(days=day)
+    return date.year if calendar == "year" else date.year * 12 + date.month - 1
+
+
+@lru_cache(maxsize=1024)
+def _calendar_start_ms(calendar: str, slot: int) -> int:
+    if calendar == "day":
+        return slot * DAY_MS
+    if calendar == "week":
+        return (slot * 7 - 3) * DAY_MS
+    date = dt.date(slot, 1, 1) if calendar == "year" else dt.date(slot // 12, slot % 12 + 1, 1)
+    return (date - dt.date(1970, 1, 1)).days * DAY_MS
+
+
+class Meter:
+    """What one counter has counted. `ring` maps slots to amounts, oldest first."""
+
+    __slots__ = ("held", "ring", "seq", "slot", "total")
+
+    def __init__(self) -> None:
+        self.seq = 0  # position of the last change, where a store numbers them
+        self.slot = 0
+        self.total = 0  # sum over the ring
+        self.held = 0
+        self.ring: dict[int, int] = {}
+
+    def roll(self, slot: int, keep: int) -> None:
+        """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
+        if slot <= self.slot:
+            return
+        self.slot = slot
+        ring = self.ring
+        while ring:
+            oldest = next(iter(ring))
+            if oldest >= slot - keep:
+                return
+            self.total -= ring.pop(oldest)
+
+    def count(self, slot: int, keep: int, amount: int) -> None:
+        """Add to a slot."""
+        if slot > self.slot:
+            self.roll(slot, keep)
+        self.ring[slot] = self.ring.get(slot, 0) + amount
+        self.total += amount
+
+    def correct(self, slot: int, amount: int) -> None:
+        """Add to a past slot if it still counts."""
+        if slot in self.ring:
+            self.ring[slot] += amount
+            self.total += amount
+
+
+def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
+    """Milliseconds until `need` fits, if nothing else comes. Holds are taken to last."""
+    if gauge.kind == "concurrent":
+        return 1000
+    over = meter.total + meter.held + need - gauge.limit
+    for slot, amount in meter.ring.items():
+        over -= amount
+        if over <= 0:
+            return max(1, gauge.ends_ms(slot) - now_ms)
+    return max(1, gauge.ends_ms(gauge.slot(now_ms)) - now_ms)
+
+
+def of_budget(budget: Budget) -> Gauge:
+    """The gauge of a budget."""
+    calendar = budget.calendar if budget.window == "calendar" else None
+    if calendar is not None:
+        width, keep, name = 0, 0, calendar
+    elif budget.window == "calendar":
+        width, keep, name = budget.period_s * 1000, 0, f"{budget.period_s}c"
+    else:
+        width, keep, name = budget.period_s * 1000 // SLOTS, SLOTS, f"{budget.period_s}"
+    return Gauge(
+        meter=f"{budget.scope}#{name}",
+        scope=budget.scope,
+        kind="budget",
+        limit=budget.limit,
+        hard=budget.hard,
+        width_ms=width,
+        keep=keep,
+        calendar=calendar,
+    )
+
+
+def of_limit(limit: RateLimit) -> Iterator[Gauge]:
+    """The gauges of a rate limit: one for each thing it limits."""
+    asked: tuple[tuple[Kind, int | None], ...] = (
+        ("requests", limit.requests_per_minute),
+        ("tokens", limit.tokens_per_minute),
+        ("concurrent", limit.concurrent),
+    )
+    for kind, value in asked:
+        if value is not None:
+            yield Gauge(f"{limit.scope}#{kind}", limit.scope, kind, value, True, MINUTE_MS // SLOTS, SLOTS)
+
+
+def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
+    """Every gauge a request of this principal to this offer must pass.
+
+    A principal's budget or limit whose scope ends in "|model:NAME" holds for that model only.
+    """
+
+    def applies(scope: str) -> bool:
+        _, bar, model = scope.partition("|model:")
+        return not bar or model == offer.model
+
+    budgets = [b for b in (*principal.budgets, *offer.budgets) if applies(b.scope)]
+    limits = [limit for limit in (*principal.limits, *offer.limits) if applies(limit.scope)]
+    return tuple(of_budget(b) for b in budgets) + tuple(g for limit in limits for g in of_limit(limit))
+
+
+class Charge(msgspec.Struct, array_like=True, frozen=True):
+    """One meter a hold counts on, and how to end it there."""
+
+    meter: str
+    kind: str
+    amount: int
+    slot: int  # where it was counted
+    width_ms: int
+    keep: int
+    calendar: str | None
+    soft: int  # the soft limit whose crossing is an event; 0: none
+
+
+class Ticket(msgspec.Struct, array_like=True):
+    """A hold as the stores keep it: enough to end it even where the store has forgotten it."""
+
+    decision_id: str
+    model: str
+    tenant: str
+    team: str
+    key_id: str
+    amount: int
+    at_ms: int
+    expires_ms: int
+    ends_ms: int  # never renewed beyond
+    sent: bool
+    charges: tuple[Charge, ...]
+    seq: int = 0
+
+
+class GaugeCache:
+    """Gauges of principals and offers, compiled once while the same objects come back. Bounded."""
+
+    def __init__(self, size: int = 20_000) -> None:
+        self._size = size
+        self._known: dict[tuple[str, str], tuple[Principal, Offer, tuple[Gauge, ...]]] = {}
+
+    def of(self, principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
+        """As `gauges_of`."""
+        key = (principal.key_id, offer.model)
+        known = self._known.get(key)
+        if known is not None and known[0] is principal and _same(known[1], offer):
+            return known[2]
+        if len(self._known) >= self._size:
+            self._known.clear()
+        gauges = gauges_of(principal, offer)
+        self._known[key] = (principal, offer, gauges)
+        return gauges
+
+
+def _same(a: Offer, b: Offer) -> bool:
+    return (a.budgets is b.budgets or a.budgets == b.budgets) and (a.limits is b.limits or a.limits == b.limits)
+
+
+def need_of(kind: Kind, offer: Offer) -> int:
+    """How much of a meter an offer asks for."""
+    if kind == "budget":
+        return offer.worst
+    return offer.tokens if kind == "tokens" else 1

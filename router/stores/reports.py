@@ -1,0 +1,91 @@
+"""What was spent, by tenant, team, key, model and day, and what happened to money and keys: ports of the stores."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Protocol
+
+from router.types import NANO_PER_USD
+
+GROUPS = ("day", "tenant", "team", "key", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class SpendLine:
+    """What one group spent. A field that was not grouped by is None."""
+
+    day: str | None  # UTC, e.g. 2026-11-23
+    tenant: str | None
+    team: str | None  # "" where there is none
+    key: str | None  # id
+    model: str | None
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nanousd: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One thing that happened to money or keys."""
+
+    position: str
+    at_ms: int
+    kind: str  # "hold.expired", "hold.released", "hold.late", "hold.over", "budget.80%", "key.created", …
+    subject: str  # a decision id, or a tenant, team or key
+    detail: Mapping[str, object]
+
+
+class Spending(Protocol):
+    """Settled spend."""
+
+    async def lines(self, *, since: str, until: str) -> list[SpendLine]:
+        """One line for each day in since..until (inclusive), tenant, team, key and model. Raises: StoreUnavailable."""
+
+
+class Audit(Protocol):
+    """What happened, in order."""
+
+    async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """Append. Raises: StoreUnavailable."""
+
+    async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
+        """Entries after a position, oldest first. Raises: StoreUnavailable."""
+
+
+def grouped(lines: Iterable[SpendLine], by: Sequence[str]) -> list[SpendLine]:
+    """Sums over what is not in `by` (of GROUPS), dearest first, days ascending."""
+    sums: dict[SpendLine, SpendLine] = {}
+    for line in lines:
+        day, tenant, team, key, model = (getattr(line, name) if name in by else None for name in GROUPS)
+        group = SpendLine(day, tenant, team, key, model, 0, 0, 0, 0)
+        sums[group] = _plus(sums.get(group, group), line)
+    return sorted(sums.values(), key=lambda line: (line.day or "", -line.cost_nanousd))
+
+
+def _plus(a: SpendLine, b: SpendLine) -> SpendLine:
+    return replace(
+        a,
+        requests=a.requests + b.requests,
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        completion_tokens=a.completion_tokens + b.completion_tokens,
+        cost_nanousd=a.cost_nanousd + b.cost_nanousd,
+    )
+
+
+def as_rows(lines: Iterable[SpendLine]) -> list[dict[str, object]]:
+    """JSON rows, with the cost in USD beside the exact one."""
+    return [{**asdict(line), "cost_usd": line.cost_nanousd / NANO_PER_USD} for line in lines]
+
+
+def as_csv(lines: Iterable[SpendLine]) -> str:
+    """The same as CSV with a header."""
+    out = io.StringIO()
+    names = [f.name for f in fields(SpendLine)] + ["cost_usd"]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_rows(lines))
+    return out.getvalue()

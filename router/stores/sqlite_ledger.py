@@ -1,0 +1,326 @@
+"""The ledger in SQLite: a journal of holds and settlements, and a book that every process keeps by following it.
+
+A reservation appends one row and a settlement another, however many budgets they touch. Any number of processes on one
+machine may share the file. Fails closed: what cannot be written is StoreUnavailable and nothing was reserved; a
+settlement that cannot be written is kept and written as soon as the file is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import TypeVar
+
+import msgspec
+
+from router.errors import StoreUnavailable
+from router.stores.book import (
+    Book,
+    Event,
+    Expired,
+    Late,
+    Line,
+    LineKey,
+    Marked,
+    Opened,
+    Refusal,
+    Renewed,
+    Settled,
+)
+from router.stores.meters import Gauge, Meter, Ticket, of_budget, wait_ms
+from router.stores.refusals import hold_of, refuse
+from router.stores.sqlite import Database, Execute
+from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
+
+TICK_S = 0.5  # how often leases are renewed and expired
+STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
+LAG = 16_384  # journal entries not yet stored in the book before the older half of them is
+JOURNAL_KEPT = 50_000  # entries kept for processes that lag
+METERS_KEPT = 50_000  # stored and idle meters kept in memory
+
+_K = TypeVar("_K")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Event).decode
+_decode_meter = msgspec.msgpack.Decoder(tuple[int, int, int, list[tuple[int, int]]]).decode
+
+
+def day_of(at_ms: int) -> str:
+    """The UTC day of a moment, e.g. 2026-11-23."""
+    return dt.date.fromordinal(719_163 + at_ms // 86_400_000).isoformat()
+
+
+class SqliteLedger:
+    """A Ledger and its Leases on one database."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
+        self._db, self._clock = database, clock
+        self._book: Book | None = None
+        self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
+        self._marked: list[str] = []
+        self._boarded = 0
+        self._unsettled: list[tuple[Ticket, Settled]] = []
+        self._ticker: asyncio.Task[None] | None = None
+        self._stored_at = 0
+        database.riders.append(self)
+        database.on_failure.append(self._forget)
+
+    async def open(self) -> None:
+        """Read the book and begin to look after leases."""
+        await self._db.transact(self._caught_up)
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def aclose(self) -> None:
+        """Settle what still waits and store the book."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticker
+        with contextlib.suppress(StoreUnavailable):
+            await self._settle_kept()
+            await self.store()
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """Take a hold on the first offer that fits every budget and limit, atomically.
+
+        Raises: BudgetExceeded, RateLimited, StoreUnavailable.
+        """
+
+        def work() -> Hold | Refusal:
+            book = self._caught_up()
+            if reservation.now_ms >= book.earliest_ms:
+                self._expire(book, reservation.now_ms)
+            found = book.consider(reservation)
+            if isinstance(found, Refusal):
+                return found
+            ticket, offer, gauges = found
+            self._append(book, Opened(ticket))
+            return hold_of(ticket, gauges, book.rolled, offer, reservation.now_ms)
+
+        hold = await self._db.transact(work)
+        if isinstance(hold, Refusal):
+            raise refuse(hold)
+        assert isinstance(hold.ticket, Ticket)
+        self._mine[hold.decision_id] = hold.ticket
+        return hold
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
+        ticket = hold.ticket
+        if not isinstance(ticket, Ticket):
+            raise TypeError("settle the hold that reserve returned, not a copy")
+        self._mine.pop(hold.decision_id, None)
+        end = Settled(
+            hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
+        )
+        try:
+            await self._db.transact(lambda: self._settle(ticket, end))
+        except StoreUnavailable:
+            self._unsettled.append((ticket, end))
+
+    async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
+        """What is left of each budget. Raises: StoreUnavailable."""
+        book = self._book
+        if book is None or now_ms >= book.earliest_ms or self._behind(book):
+            book = await self._db.transact(lambda: self._swept(now_ms))
+        return [self._balance(book, budget, now_ms) for budget in budgets]
+
+    def mark(self, hold: Hold) -> None:
+        """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
+        self._marked.append(hold.decision_id)
+        self._db.soon()
+
+    async def store(self) -> None:
+        """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
+        await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
+
+    # riding along
+
+    def board(self, execute: Execute) -> None:
+        """Marks of holds that still live."""
+        del execute
+        self._boarded = len(self._marked)
+        if self._marked:
+            book = self._caught_up()
+            live = tuple(i for i in self._marked if i in book.holds)
+            if live:
+                self._append(book, Marked(live))
+
+    def arrive(self) -> None:
+        """The marks are committed."""
+        del self._marked[: self._boarded]
+
+    # inside a transaction
+
+    def _caught_up(self) -> Book:
+        """The book with everything other processes have written."""
+        book = self._book
+        if book is None:
+            book = self._book = self._load_book()
+        rows = self._db.execute("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)).fetchall()
+        if rows:
+            if rows[0][0] != book.position + 1:  # what lies between has been stored and forgotten
+                book = self._book = self._load_book()
+                rows = self._db.execute(
+                    "SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)
+                ).fetchall()
+            for seq, body in rows:
+                book.apply(seq, _decode(body))
+            book.notes.clear()
+        return book
+
+    def _append(self, book: Book, event: Event) -> None:
+        seq = book.position + 1
+        self._db.execute("INSERT INTO journal (seq, body) VALUES (?, ?)", (seq, _encode(event)))
+        book.apply(seq, event)
+        if book.notes:
+            for note in book.notes:
+                self._db.execute(
+                    "INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)",
+                    (note.at_ms, note.kind, note.decision_id, json.dumps(note.detail)),
+                )
+            book.notes.clear()
+        if seq - self._stored_at >= STORE_EVERY:
+            self._store(book, everything=False)
+
+    def _settle(self, ticket: Ticket, end: Settled) -> None:
+        book = self._caught_up()
+        if ticket.decision_id in book.holds:
+            self._append(book, end)
+        elif ticket.decision_id in book.expired and end.outcome == "settled":
+            known, expired_ms, charged = book.expired[ticket.decision_id]
+            self._append(book, Late(known, expired_ms, charged, end))
+
+    def _expire(self, book: Book, now_ms: int) -> None:
+        for decision_id in book.due(now_ms):
+            self._append(book, Expired(decision_id, now_ms))
+        book.due(now_ms)
+
+    def _swept(self, now_ms: int) -> Book:
+        book = self._caught_up()
+        self._expire(book, now_ms)
+        return book
+
+    def _renew(self, now_ms: int) -> None:
+        book = self._swept(now_ms)
+        for decision_id, mine in list(self._mine.items()):
+            ticket = book.holds.get(decision_id)
+            if ticket is None:
+                del self._mine[decision_id]
+                continue
+            lease = mine.expires_ms - mine.at_ms
+            expires = min(now_ms + lease, ticket.ends_ms)
+            if ticket.expires_ms - now_ms < lease * 2 // 3 and expires > ticket.expires_ms:
+                self._append(book, Renewed(msgspec.structs.replace(ticket, expires_ms=expires)))
+
+    # storing the book piece by piece
+
+    def _load_book(self) -> Book:
+        book = Book(load=self._load_meter, load_line=self._load_line, day=day_of)
+        book.position = self._fact("stored")
+        self._stored_at = book.position
+        return book
+
+    def _load_meter(self, name: str) -> Meter | None:
+        row = self._db.execute("SELECT seq, body FROM meter WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        meter = Meter()
+        meter.seq = row[0]
+        meter.slot, meter.total, meter.held, ring = _decode_meter(row[1])
+        meter.ring = dict(ring)
+        return meter
+
+    def _load_line(self, key: LineKey) -> Line | None:
+        sql = (
+            "SELECT seq, requests, prompt_tokens, completion_tokens, cost FROM spend"
+            " WHERE day = ? AND tenant = ? AND team = ? AND key = ? AND model = ?"
+        )
+        row = self._db.execute(sql, key).fetchone()
+        if row is None:
+            return None
+        line = Line()
+        line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost = row
+        return line
+
+    def _store(self, book: Book, *, everything: bool) -> None:
+        """Store what changed longest ago, and forget the journal that nobody needs any more."""
+        self._stored_at = book.position
+        stored = self._fact("stored")
+        if not everything and book.position - stored < LAG:
+            return
+        until = book.position if everything else book.position - LAG // 2
+        for name in sorted(_older(book.dirty_meters, until)):
+            del book.dirty_meters[name]
+            if book.meters[name].seq > stored:  # or another process has stored it
+                self._store_meter(name, book.meters[name])
+        for key in sorted(_older(book.dirty_lines, until)):
+            del book.dirty_lines[key]
+            if book.lines[key].seq > stored:
+                self._store_line(key, book.lines[key])
+        self._advance(book, stored)
+        if len(book.meters) > METERS_KEPT:
+            book.meters = {n: m for n, m in book.meters.items() if n in book.dirty_meters}
+            book.lines = {k: v for k, v in book.lines.items() if k in book.dirty_lines}
+
+    def _advance(self, book: Book, stored: int) -> None:
+        oldest = [next(iter(d.values())) for d in (book.dirty_meters, book.dirty_lines) if d]
+        oldest += [t.seq for t in book.holds.values()]
+        safe = min(oldest, default=book.position + 1) - 1
+        if safe > stored:
+            self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES ('stored', ?)", (safe,))
+            self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+
+    def _store_meter(self, name: str, meter: Meter) -> None:
+        body = _encode((meter.slot, meter.total, meter.held, list(meter.ring.items())))
+        self._db.execute("INSERT OR REPLACE INTO meter (name, seq, body) VALUES (?, ?, ?)", (name, meter.seq, body))
+
+    def _store_line(self, key: LineKey, line: Line) -> None:
+        values = (*key, line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost)
+        self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _fact(self, name: str) -> int:
+        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    # outside of a transaction
+
+    def _forget(self) -> None:
+        """A transaction failed: what the book learned in it is not true."""
+        self._book = None
+
+    def _behind(self, book: Book) -> bool:
+        return bool(self._db.read("SELECT 1 FROM journal WHERE seq > ? LIMIT 1", book.position))
+
+    def _balance(self, book: Book, budget: Budget, now_ms: int) -> Balance:
+        gauge: Gauge = of_budget(budget)
+        meter = book.rolled(gauge, now_ms)
+        reset = wait_ms(meter, gauge, max(1, budget.limit - meter.total - meter.held + 1), now_ms)
+        return Balance(budget, NanoUsd(meter.total), NanoUsd(meter.held), reset)
+
+    async def _settle_kept(self) -> None:
+        while self._unsettled:
+            ticket, end = self._unsettled[0]
+            await self._db.transact(lambda t=ticket, e=end: self._settle(t, e))  # type: ignore[misc]
+            del self._unsettled[0]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            with contextlib.suppress(StoreUnavailable):
+                await self._settle_kept()
+                now_ms = self._clock()
+                if self._needs_care(now_ms):
+                    await self._db.transact(lambda now=now_ms: self._renew(now))  # type: ignore[misc]
+
+    def _needs_care(self, now_ms: int) -> bool:
+        book = self._book
+        return book is None or bool(self._mine) or now_ms >= book.earliest_ms or self._behind(book)
+
+
+def _older(dirty: dict[_K, int], until: int) -> list[_K]:
+    """What has been dirty since `until` or earlier; `dirty` ascends."""
+    return [name for name, _ in takewhile(lambda item: item[1] <= until, dirty.items())]

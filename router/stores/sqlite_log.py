@@ -1,0 +1,135 @@
+"""The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
+
+Records ride in the ledger's next transaction, or in one of their own 10 ms later. While the file is away up to 10,000
+records wait in memory; beyond that, and for feedback at once, it is StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import cast
+
+from router.errors import Conflict, NotFound, StoreUnavailable
+from router.stores.codec import KINDS, contradicts, decode, encode
+from router.stores.sqlite import Database, Execute
+from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+
+WAITING = 10_000  # records kept while the file is away
+PAGE = 500
+FOLLOW_S = 0.25  # how soon records of other processes are seen
+
+INSERT = "INSERT INTO log (kind, decision_id, response_id, body) VALUES (?, ?, ?, ?)"
+Row = tuple[str, str, str | None, bytes]
+
+
+class SqliteLog:
+    """An OutcomeLog on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._rows: list[Row] = []
+        self._boarded = 0
+        self._grown = asyncio.Event()
+        database.riders.append(self)
+
+    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+        """Append. Raises: StoreUnavailable where too many records wait already."""
+        if len(self._rows) >= WAITING:
+            raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
+        response_id = record.response_id if isinstance(record, SettlementRecord) else None
+        self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        self._db.soon()
+
+    async def judge(self, feedback: Feedback) -> bool:
+        """Append a judgement; False where the same one is already recorded.
+
+        Raises: NotFound, Conflict, StoreUnavailable.
+        """
+
+        def work() -> bool:
+            decision_id = self._decision(feedback.decision_id)
+            if decision_id is None:
+                raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
+            known = self._judged(decision_id, feedback.source)
+            if known is not None and not contradicts(known, feedback):
+                return False
+            if known is not None and not feedback.replace:
+                raise Conflict(f"{decision_id} was given {known.score} already; send replace: true to change that.")
+            given = _with_id(feedback, decision_id)
+            self._db.execute(INSERT, ("f", decision_id, None, encode(given)))
+            return True
+
+        fresh = await self._db.transact(work)
+        self._grown.set()
+        return fresh
+
+    async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
+        """Entries after a position with their positions, oldest first; waits for more if `follow`."""
+        position = int(after or 0)
+        while True:
+            rows = self._db.read(f"SELECT seq, kind, body FROM log WHERE seq > ? ORDER BY seq LIMIT {PAGE}", position)
+            for seq, kind, body in cast(list[tuple[int, str, bytes]], rows):
+                position = seq
+                yield str(seq), decode(kind, body)
+            if rows:
+                await asyncio.sleep(0)
+            elif not follow:
+                if not self._rows:
+                    return
+                await self._db.transact(_nothing)
+            else:
+                await self._wait()
+
+    # riding along
+
+    def board(self, execute: Execute) -> None:
+        """Write what waits."""
+        self._boarded = len(self._rows)
+        for row in self._rows:
+            execute(INSERT, row)
+
+    def arrive(self) -> None:
+        """It is committed."""
+        if self._boarded:
+            del self._rows[: self._boarded]
+            self._grown.set()
+
+    async def _wait(self) -> None:
+        self._grown.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._grown.wait(), FOLLOW_S)
+
+    def _decision(self, some_id: str) -> str | None:
+        for column in ("decision_id", "response_id"):
+            row = self._db.execute(f"SELECT decision_id FROM log WHERE {column} = ? LIMIT 1", (some_id,)).fetchone()
+            if row is not None:
+                return str(row[0])
+        return None
+
+    def _judged(self, decision_id: str, source: str) -> Feedback | None:
+        sql = "SELECT body FROM log WHERE decision_id = ? AND kind = 'f' ORDER BY seq DESC"
+        for (body,) in self._db.execute(sql, (decision_id,)):
+            known = cast(Feedback, decode("f", body))
+            if known.source == source:
+                return known
+        return None
+
+
+def _nothing() -> None:
+    return None
+
+
+def _with_id(feedback: Feedback, decision_id: str) -> Feedback:
+    if feedback.decision_id == decision_id:
+        return feedback
+    return Feedback(
+        decision_id,
+        feedback.at_ms,
+        feedback.score,
+        feedback.source,
+        feedback.reliability,
+        feedback.comment,
+        feedback.replace,
+    )

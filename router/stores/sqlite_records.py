@@ -1,0 +1,70 @@
+"""The shelf of tenants and keys, the audit and the spend lines in SQLite. Fails with StoreUnavailable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from router.stores.keys import Kind
+from router.stores.reports import AuditEntry, SpendLine
+from router.stores.sqlite import Database
+from router.stores.sqlite_ledger import SqliteLedger
+
+
+class SqliteShelf:
+    """A Shelf."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def get(self, kind: Kind, name: str) -> bytes | None:
+        """What is kept under this name. Raises: StoreUnavailable."""
+        rows = self._db.read("SELECT body FROM shelf WHERE kind = ? AND name = ?", kind, name)
+        return cast(bytes, rows[0][0]) if rows else None
+
+    async def put(self, kind: Kind, name: str, body: bytes) -> None:
+        """Keep it. Raises: StoreUnavailable."""
+        sql = "INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)"
+        await self._db.transact(lambda: self._db.execute(sql, (kind, name, body)))
+
+    async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
+        sql = "SELECT name, body FROM shelf WHERE kind = ? AND name > ? ORDER BY name LIMIT ?"
+        return cast(list[tuple[str, bytes]], self._db.read(sql, kind, after, limit))
+
+
+class SqliteAudit:
+    """An Audit."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
+        self._db, self._clock = database, clock
+
+    async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """Append. Raises: StoreUnavailable."""
+        sql = "INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)"
+        row = (self._clock(), kind, subject, json.dumps(dict(detail)))
+        await self._db.transact(lambda: self._db.execute(sql, row))
+
+    async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
+        """Entries after a position, oldest first. Raises: StoreUnavailable."""
+        sql = "SELECT seq, at_ms, kind, subject, detail FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows = cast(list[tuple[int, int, str, str, str]], self._db.read(sql, int(after or 0), limit))
+        return [AuditEntry(str(seq), at, kind, subject, json.loads(detail)) for seq, at, kind, subject, detail in rows]
+
+
+class SqliteSpending:
+    """Spending: the lines of the ledger's book."""
+
+    def __init__(self, database: Database, ledger: SqliteLedger) -> None:
+        self._db, self._ledger = database, ledger
+
+    async def lines(self, *, since: str, until: str) -> list[SpendLine]:
+        """One line for each day, tenant, team, key and model. Raises: StoreUnavailable."""
+        await self._ledger.store()
+        sql = (
+            "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost FROM spend"
+            " WHERE day BETWEEN ? AND ? ORDER BY day, tenant, team, key, model"
+        )
+        rows = cast(list[tuple[str, str, str, str, str, int, int, int, int]], self._db.read(sql, since, until))
+        return [SpendLine(*row) for row in rows]
