@@ -1,0 +1,254 @@
+"""What an engine serves and how busy it is, read from /v1/models and /metrics, and how long an answer would take there.
+
+An engine that does not tell (no /metrics, no such path) is simply unknown: its load stays zero and its speed the prior.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol, runtime_checkable
+
+import anyio
+import msgspec
+
+from backends.errors import BackendError
+from backends.replicas import Load, Replica, Replicas
+
+_WIDTH = re.compile(r"^(?P<parent>.+)@(?P<bits>\d+)bit$")
+_SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+_OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
+_UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
+_NO_ROOM_S = 10.0  # and this where the KV cache would not fit
+_NEARLY_FULL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One name an engine answers to."""
+
+    name: str
+    parent: str | None = None  # the base of an adapter, the full model of a width
+    bits: int | None = None
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What an engine runs on."""
+
+    flops: float  # achieved, in FLOP/s at the weights' precision
+    bandwidth: float  # of its memory, in bytes/s
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one request is served at the present load."""
+
+    prefill_tokens_s: float
+    decode_tokens_s: float
+    request_s: float  # mean time from admission to the last token
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Sums since the engine started; two readings give a mean of what came between."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    prompt_tokens: float = 0.0
+    token_s: float = 0.0
+    tokens: float = 0.0
+    request_s: float = 0.0
+    requests: float = 0.0
+
+
+@runtime_checkable
+class Askable(Protocol):
+    """A backend that can be asked for a page."""
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body. Raises: BackendError."""
+
+
+class _Card(msgspec.Struct):
+    id: str
+    parent: str | None = None
+    max_model_len: int | None = None
+    anyprec_bits: list[int] | None = None
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card] = []
+
+
+@dataclass(slots=True)
+class Watch:
+    """One engine under observation."""
+
+    replica: Replica
+    rtt_s: float = _UNKNOWN_RTT_S
+    models: tuple[Found, ...] = ()
+    speed: Speed | None = None  # since the reading before, or the engine's start; None until it served something
+    answers: bool = False
+    _last: Counters = field(default_factory=Counters)
+
+    async def refresh(self, clock: Callable[[], float] = monotonic) -> None:
+        """Read both pages once. An engine that does not answer keeps its models and loses its load."""
+        began = clock()
+        listed = await self._page("/v1/models")
+        self.answers = listed is not None
+        if listed is None:
+            self.replica.load = Load()
+            return
+        self.rtt_s = min(5.0, clock() - began)
+        self.models = models_of(listed)
+        measured = await self._page("/metrics")
+        if measured is not None:
+            self._read(measured.decode("utf-8", errors="replace"))
+
+    async def _page(self, path: str) -> bytes | None:
+        backend = self.replica.backend
+        if not isinstance(backend, Askable):
+            return None
+        try:
+            status, body = await backend.get(path)
+        except BackendError:
+            return None
+        return body if status == 200 else None
+
+    def _read(self, text: str) -> None:
+        samples = samples_of(text)
+        self.replica.load = load_of(samples)
+        now = counters_of(samples)
+        self.speed = speed_between(self._last, now) or self.speed
+        self._last = now
+
+
+class Discovery:
+    """All engines of one backend under observation: `refresh` it every few seconds."""
+
+    def __init__(self, replicas: Replicas, *, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self.watches = {replica.name: Watch(replica) for replica in replicas.replicas}
+
+    @property
+    def models(self) -> tuple[Found, ...]:
+        """Every name that some engine answers to, in the order first seen."""
+        return tuple({found.name: found for watch in self.watches.values() for found in watch.models}.values())
+
+    async def refresh(self) -> None:
+        """Ask every engine at once. Raises: nothing; a silent engine is one that does not answer."""
+        async with anyio.create_task_group() as group:
+            for watch in self.watches.values():
+                group.start_soon(watch.refresh, self._clock)
+
+    def delay_s(self, *, prompt_tokens: float, completion_tokens: float, prior: Speed) -> float:
+        """Seconds until the whole answer would be there, on the engine that is quickest now."""
+        return min(
+            delay_s(
+                watch.replica.load,
+                watch.speed or prior,
+                rtt_s=watch.rtt_s,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
+            for watch in self.watches.values()
+        )
+
+
+def models_of(body: bytes) -> tuple[Found, ...]:
+    """The models of a /v1/models page, adapters with their parent and any-precision widths; () where it is none."""
+    try:
+        cards = msgspec.json.decode(body, type=_Cards).data
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ()
+    return tuple(found for card in cards for found in _names(card))
+
+
+def _names(card: _Card) -> list[Found]:
+    width = _WIDTH.match(card.id)
+    if width is not None:
+        parent, bits = card.parent or width["parent"], int(width["bits"])
+        return [Found(card.id, parent=parent, bits=bits, context_tokens=card.max_model_len)]
+    own = Found(card.id, parent=card.parent, context_tokens=card.max_model_len)
+    widths = [
+        Found(f"{card.id}@{bits}bit", parent=card.id, bits=bits, context_tokens=card.max_model_len)
+        for bits in card.anyprec_bits or ()
+    ]
+    return [own, *widths]
+
+
+def samples_of(text: str) -> dict[str, list[float]]:
+    """The `vllm:` samples of a Prometheus page by name, one value for each set of labels."""
+    samples: dict[str, list[float]] = {}
+    for name, value in _SAMPLE.findall(text):
+        samples.setdefault(name, []).append(float(value))
+    return samples
+
+
+def load_of(samples: Mapping[str, list[float]]) -> Load:
+    """Running and waiting over all the engine's cores; the fullest cache counts."""
+    usage = samples.get("kv_cache_usage_perc") or samples.get("gpu_cache_usage_perc") or [0.0]
+    return Load(
+        running=sum(samples.get("num_requests_running", ())),
+        waiting=sum(samples.get("num_requests_waiting", ())),
+        kv_usage=max(usage),
+    )
+
+
+def counters_of(samples: Mapping[str, list[float]]) -> Counters:
+    """The sums from which speeds are computed; the names of vLLM 0.10 and later, and the older one for tokens."""
+
+    def total(*names: str) -> float:
+        return next((sum(samples[name]) for name in names if name in samples), 0.0)
+
+    gaps = ("inter_token_latency_seconds", "time_per_output_token_seconds")
+    return Counters(
+        queue_s=total("request_queue_time_seconds_sum"),
+        prefill_s=total("request_prefill_time_seconds_sum"),
+        prompt_tokens=total("prompt_tokens_total"),
+        token_s=total(*(f"{gap}_sum" for gap in gaps)),
+        tokens=total(*(f"{gap}_count" for gap in gaps)),
+        request_s=total("request_inference_time_seconds_sum"),
+        requests=total("request_inference_time_seconds_count"),
+    )
+
+
+def speed_between(before: Counters, after: Counters) -> Speed | None:
+    """Means of what was served between two readings; None where that was nothing or the engine restarted."""
+    prefill_s, tokens = after.prefill_s - before.prefill_s, after.tokens - before.tokens
+    token_s, requests = after.token_s - before.token_s, after.requests - before.requests
+    if min(prefill_s, tokens, token_s, requests) <= 0.0:
+        return None
+    return Speed(
+        prefill_tokens_s=max(1.0, after.prompt_tokens - before.prompt_tokens) / prefill_s,
+        decode_tokens_s=tokens / token_s,
+        request_s=max(0.0, after.request_s - before.request_s) / requests,
+    )
+
+
+def roofline(
+    machine: Machine, *, parameters: float, bits: float = 16.0, running: float = 1.0, request_tokens: float = 256.0
+) -> Speed:
+    """The prior before anything is measured (Williams, Waterman and Patterson, 2009).
+
+    Prefill is bound by arithmetic, 2 FLOP per weight and token. A decode step reads every weight once for all running
+    requests, or computes for each of them, whichever takes longer. `request_tokens` is a usual answer's length.
+    """
+    prefill_tokens_s = machine.flops / (2.0 * parameters)
+    step_s = max(parameters * bits / 8.0 / machine.bandwidth, max(1.0, running) / prefill_tokens_s)
+    return Speed(prefill_tokens_s, 1.0 / step_s, request_tokens * step_s)
+
+
+def delay_s(load: Load, speed: Speed, *, rtt_s: float, prompt_tokens: float, completion_tokens: float) -> float:
+    """Seconds until the whole answer would be there: way, queue, prefill, decode, and a penalty near a full cache.
+
+    The queue drains one request in request_s / running. Way and penalty as in Petals (Borzunov et al., NeurIPS 2023).
+    """
+    queue_s = load.waiting * speed.request_s / max(1.0, load.running)
+    work_s = prompt_tokens / speed.prefill_tokens_s + completion_tokens / speed.decode_tokens_s
+    no_room_s = _NO_ROOM_S if load.kv_usage > _NEARLY_FULL else 0.0
+    return rtt_s / 2.0 + _OVERHEAD_S + queue_s + work_s + no_room_s

@@ -1,0 +1,163 @@
+"""What is learnt of an engine by reading its pages, and the delay estimated from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from backends.discovery import (
+    Discovery,
+    Found,
+    Machine,
+    Speed,
+    counters_of,
+    delay_s,
+    models_of,
+    roofline,
+    samples_of,
+    speed_between,
+)
+from backends.replicas import Load, Replicas, replica_of
+from backends.scripted import Line, always
+from backends.scripted_server import ScriptedServer
+from backends.vllm import OpenAIBackend
+
+pytestmark = pytest.mark.anyio
+
+CARDS: list[dict[str, object]] = [
+    {"id": "base", "object": "model", "root": "org/base", "parent": None, "max_model_len": 512},
+    {"id": "base-lora", "object": "model", "root": "/adapters/x", "parent": "base", "max_model_len": None},
+    {"id": "base@3bit", "object": "model", "max_model_len": 512},
+]
+
+PAGE = """# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="base"} 3.0
+vllm:num_requests_running{engine="1",model_name="base"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="base"} 4.0
+vllm:kv_cache_usage_perc{engine="0",model_name="base"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="base"} 0.75
+vllm:prompt_tokens_total{engine="0",model_name="base"} 1000.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="base"} 2.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="base"} 1.0
+vllm:inter_token_latency_seconds_count{engine="0",model_name="base"} 50.0
+vllm:request_inference_time_seconds_sum{engine="0",model_name="base"} 6.0
+vllm:request_inference_time_seconds_count{engine="0",model_name="base"} 4.0
+python_gc_objects_collected_total{generation="0"} 9.0
+"""
+
+
+def watched(*servers: ScriptedServer) -> Discovery:
+    """A discovery over servers on real sockets."""
+    backends = [OpenAIBackend(server.url, name=server.url) for server in servers]
+    return Discovery(Replicas([replica_of(backend, name=backend.name) for backend in backends], name="fleet"))
+
+
+async def close(discovery: Discovery) -> None:
+    """Release the backends' connections."""
+    for watch in discovery.watches.values():
+        await watch.replica.backend.aclose()
+
+
+async def test_models_adapters_and_widths_are_read_from_the_engine() -> None:
+    async with ScriptedServer(always(Line()), models=CARDS) as server:
+        discovery = watched(server)
+        await discovery.refresh()
+        await close(discovery)
+    assert discovery.models == (
+        Found("base", context_tokens=512),
+        Found("base-lora", parent="base"),
+        Found("base@3bit", parent="base", bits=3, context_tokens=512),
+    )
+
+
+def test_a_model_that_lists_its_widths_is_found_at_each() -> None:
+    page = b'{"data": [{"id": "m", "anyprec_bits": [3, 8], "max_model_len": 64}]}'
+    assert [(found.name, found.parent, found.bits) for found in models_of(page)] == [
+        ("m", None, None),
+        ("m@3bit", "m", 3),
+        ("m@8bit", "m", 8),
+    ]
+
+
+@pytest.mark.parametrize("page", [b"<html>", b"{}", b"[]", b'{"data": [{"name": 1}]}', b"\xff"])
+def test_a_page_that_lists_no_models_finds_none(page: bytes) -> None:
+    assert models_of(page) == ()
+
+
+async def test_queue_and_cache_are_summed_over_the_engines_cores() -> None:
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
+        discovery = watched(server)
+        await discovery.refresh()
+        await close(discovery)
+        assert discovery.watches[server.url].replica.load == Load(running=5, waiting=4, kv_usage=0.75)
+
+
+async def test_speeds_are_means_of_what_was_served_between_two_readings() -> None:
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
+        discovery = watched(server)
+        await discovery.refresh()
+        server.metrics = PAGE.replace("1000.0", "1600.0").replace('_sum{engine="0",model_name="base"} 2.0', "_sum 4.0")
+        server.metrics = server.metrics.replace("} 1.0\n", "} 3.0\n").replace("} 50.0", "} 250.0")
+        server.metrics = server.metrics.replace("} 6.0", "} 14.0").replace(
+            'seconds_count{engine="0",model_name="base"} 4.0', "seconds_count 8.0"
+        )
+        await discovery.refresh()
+        await close(discovery)
+    speed = discovery.watches[server.url].speed
+    assert speed == Speed(prefill_tokens_s=300.0, decode_tokens_s=100.0, request_s=2.0)
+
+
+def test_nothing_is_said_of_speed_where_nothing_was_served() -> None:
+    counters = counters_of(samples_of(PAGE))
+    assert speed_between(counters, counters) is None
+
+
+async def test_an_engine_that_does_not_answer_keeps_its_models_and_loses_its_load() -> None:
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
+        discovery = watched(server)
+        await discovery.refresh()
+        await server.stop()
+        await discovery.refresh()
+        await close(discovery)
+    watch = discovery.watches[server.url]
+    assert not watch.answers
+    assert watch.replica.load == Load()
+    assert len(watch.models) == 3
+
+
+async def test_the_delay_is_that_of_the_quickest_engine() -> None:
+    busy = PAGE.replace('waiting{engine="0",model_name="base"} 4.0', "waiting 400.0")
+    async with (
+        ScriptedServer(always(Line()), models=CARDS, metrics=busy) as one,
+        ScriptedServer(always(Line()), models=CARDS, metrics="") as other,
+    ):
+        discovery = watched(one, other)
+        await discovery.refresh()
+        prior = Speed(prefill_tokens_s=1000.0, decode_tokens_s=10.0, request_s=5.0)
+        both = discovery.delay_s(prompt_tokens=100, completion_tokens=20, prior=prior)
+        await close(discovery)
+    assert 2.1 <= both < 2.1 + 5.0
+
+
+def test_the_delay_adds_way_queue_prefill_and_decode() -> None:
+    speed = Speed(prefill_tokens_s=1000.0, decode_tokens_s=50.0, request_s=4.0)
+    load = Load(running=8, waiting=4, kv_usage=0.5)
+    total = delay_s(load, speed, rtt_s=0.1, prompt_tokens=500, completion_tokens=100)
+    assert total == pytest.approx(0.05 + 0.018 + 2.0 + 0.5 + 2.0)
+
+
+def test_a_cache_nearly_full_costs_ten_seconds() -> None:
+    speed = Speed(prefill_tokens_s=1000.0, decode_tokens_s=50.0, request_s=4.0)
+    full, roomy = (
+        delay_s(Load(kv_usage=usage), speed, rtt_s=0.1, prompt_tokens=1, completion_tokens=1) for usage in (0.96, 0.9)
+    )
+    assert full - roomy == pytest.approx(10.0)
+
+
+def test_the_roofline_is_bound_by_memory_alone_and_by_arithmetic_in_a_crowd() -> None:
+    machine = Machine(flops=400e12, bandwidth=3.0e12)
+    alone = roofline(machine, parameters=8e9)
+    assert alone.prefill_tokens_s == pytest.approx(25_000)
+    assert alone.decode_tokens_s == pytest.approx(3.0e12 / 16e9)
+    assert roofline(machine, parameters=8e9, bits=4.0).decode_tokens_s == pytest.approx(4 * alone.decode_tokens_s)
+    assert roofline(machine, parameters=8e9, running=500).decode_tokens_s == pytest.approx(25_000 / 500)
