@@ -1,0 +1,122 @@
+"""The public routing traces of ../shared/routing_data, split and embedded as the rules of the benchmark say.
+
+Fails with FileNotFoundError where a trace is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from backends.embedders.hashing import HashingEmbedder
+from policies.estimators.blend import surface
+from policies.estimators.stack import Queries
+from policies.replay import Rows, split
+from policies.types import Arm, Float, Float32, History
+
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "routing_data"
+STREAMS = {"routerbench_subset": 600, "routerdc7": 5000, "routellm_mmlu_gsm8k": 4000}
+SEEDS = {"routerbench_subset": 10, "routerdc7": 5, "routellm_mmlu_gsm8k": 5}
+NEIGHBOURS = 100
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Queries answered by every model."""
+
+    name: str
+    prompts: list[str]  # N
+    tasks: NDArray[np.str_]  # (N,)
+    models: tuple[str, ...]  # M
+    scores: Float  # (N, M), in [0, 1]
+    costs: Float  # (N, M), USD
+    features: Float32  # (N, f)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Models without list prices: their charges are learned."""
+        return tuple(Arm(name, 0.0, 0.0) for name in self.models)
+
+
+def load_trace(name: str, folder: Path = FOLDER) -> Trace:
+    """One of STREAMS."""
+    table = pd.read_parquet(folder / f"{name}.parquet")
+    models = tuple(column.removeprefix("score:") for column in table.columns if column.startswith("score:"))
+    prompts = list(table["prompt"])
+    return Trace(
+        name=name,
+        prompts=prompts,
+        tasks=table["task"].to_numpy(dtype=np.str_),
+        models=models,
+        scores=table[[f"score:{model}" for model in models]].to_numpy(np.float64),
+        costs=table[[f"cost:{model}" for model in models]].to_numpy(np.float64),
+        features=np.stack([HashingEmbedder(1).features(text) for text in prompts]),
+    )
+
+
+def trace_split(trace: Trace, seed: int) -> tuple[Rows, Rows]:
+    """(stream rows in order, history rows)."""
+    return split(len(trace.prompts), stream=STREAMS[trace.name], seed=seed)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A trace in the space that an embedder fitted on some of its rows makes."""
+
+    trace: Trace
+    vectors: Float32  # (N, d)
+
+    def history(self, rows: Rows) -> History:
+        """All labels of these rows."""
+        lengths = self._lengths(rows)
+        trace = self.trace
+        return History(
+            embeddings=self.vectors[rows],
+            arms=trace.arms,
+            scores=trace.scores[rows],
+            costs=trace.costs[rows],
+            prompt_tokens=lengths // 4 + 1,
+            prompt_characters=lengths,
+            features=trace.features[rows],
+        )
+
+    def queries(self, rows: Rows, history: History) -> Queries:
+        """These rows as a policy with that history sees them."""
+        lengths = self._lengths(rows)
+        near, similarity = nearest(self.vectors[rows], history.embeddings, NEIGHBOURS)
+        return Queries(
+            embeddings=self.vectors[rows],
+            features=surface(self.trace.features[rows], lengths, lengths // 4 + 1),
+            prompt_tokens=lengths // 4 + 1,
+            similarity=similarity,
+            neighbour_scores=history.scores[near],
+        )
+
+    def _lengths(self, rows: Rows) -> NDArray[np.int64]:
+        return np.array([len(self.trace.prompts[row]) for row in rows], np.int64)
+
+
+def embed_trace(trace: Trace, fitted_on: Rows) -> Embedded:
+    """With the embedder fitted on these rows only."""
+    embedder = HashingEmbedder()
+    embedder.fit([trace.prompts[row] for row in fitted_on])
+    return Embedded(trace, embedder.embed_now(trace.prompts))
+
+
+def nearest(queries: Float32, rows: Float32, k: int) -> tuple[Rows, Float32]:
+    """(m, k) rows most similar to each query and (m, k) their cosines, descending."""
+    k = min(k, len(rows))
+    found, similarity = np.empty((len(queries), k), np.intp), np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries), 512):
+        part = slice(start, start + 512)
+        cosines = queries[part] @ rows.T
+        best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        close = np.take_along_axis(cosines, best, axis=1)
+        order = np.argsort(-close, axis=1)
+        found[part] = np.take_along_axis(best, order, axis=1)
+        similarity[part] = np.take_along_axis(close, order, axis=1)
+    return found, similarity
