@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Arm, History, Neighbours, Outcome, StoredPolicy
+from policies.types import Arm, Estimates, History, Neighbours, Outcome, StoredPolicy
 from router.index import FaissIndex
 from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
@@ -163,7 +163,7 @@ class Learning:
         self.position = ""
         self.learned = 0
         self._log = log
-        self._policies = policies
+        self.policies = policies
         self._arms = arms
         self._folder = folder
         self._refit_every = refit_every
@@ -188,7 +188,7 @@ class Learning:
         """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state."""
         self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
         history = self.table.history(self._arms())
-        for name, policy in self._policies.items():
+        for name, policy in self.policies.items():
             try:
                 await asyncio.to_thread(policy.refit, history)
             except Exception:
@@ -241,8 +241,10 @@ class Learning:
             weight=weight,
             features=np.frombuffer(record.features, "<f4") if record.features else None,
             purse=record.purse,
+            candidates=record.candidates,
+            expected=Estimates(np.array(record.quality), np.array(record.sigma), np.array(record.cost)),
         )
-        for policy in self._policies.values():
+        for policy in self.policies.values():
             policy.learn(outcome)
 
     def save(self) -> None:
@@ -254,7 +256,7 @@ class Learning:
         fresh.mkdir(parents=True)
         self.index.save(fresh)
         self.table.save(fresh)
-        for name, policy in self._policies.items():
+        for name, policy in self.policies.items():
             state: dict[str, NDArray[Any]] = dict(policy.state())
             np.savez(fresh / f"policy-{name}.npz", allow_pickle=False, **state)
         (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
@@ -269,7 +271,7 @@ class Learning:
             table = OutcomeTable(self.index.dim)
             table.load(self._folder)
             self.index.load(self._folder)
-            for name, policy in self._policies.items():
+            for name, policy in self.policies.items():
                 stored = self._folder / f"policy-{name}.npz"
                 if stored.exists():
                     with np.load(stored) as state:

@@ -217,8 +217,8 @@ def _price(knob: float, reference_usd: float) -> float:
 
 
 def new_id() -> str:
-    """A decision id: `dec-` and 24 hexadecimal digits, the first 11 of them milliseconds since 1970."""
-    return f"dec-{int(time.time() * 1000):011x}{os.urandom(7).hex()[:13]}"
+    """A decision id: `dec-` and 24 hexadecimal digits, the first 12 of them milliseconds since 1970."""
+    return f"dec-{int(time.time() * 1000):012x}{os.urandom(6).hex()}"
 
 
 def draw(probabilities: NDArray[np.float64], uniform: float) -> int:

@@ -122,7 +122,8 @@ class Options:
     preference: float
     reference_usd: float
     k: int
-    hold_ttl_ms: int = 600_000
+    hold_ttl_ms: int = 30_000  # the lease; renewed while this process lives
+    longest_ms: int = 600_000  # no request is served for longer
     keep_characters: int = 0  # of the query's text, in the log
     remember: bool = True  # False: nothing is embedded, logged or learned
     balance_ttl_s: float = 0.25

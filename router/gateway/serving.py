@@ -21,7 +21,7 @@ from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
 from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, generic_tokens
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
-from router.ports import Ledger, OutcomeLog
+from router.ports import Leases, Ledger, OutcomeLog
 from router.types import (
     Budget,
     DecisionRecord,
@@ -40,11 +40,19 @@ class Gateway:
     """Conducts. Ports come in; nothing is opened or closed here."""
 
     def __init__(
-        self, *, decider: Decider, ledger: Ledger, log: OutcomeLog, meter: Meter, clock: Callable[[], float]
+        self,
+        *,
+        decider: Decider,
+        ledger: Ledger,
+        leases: Leases,
+        log: OutcomeLog,
+        meter: Meter,
+        clock: Callable[[], float],
     ) -> None:
         self.decider = decider
         self.meter = meter
         self._ledger = ledger
+        self._leases = leases
         self._log = log
         self._clock = clock
 
@@ -79,6 +87,7 @@ class Gateway:
             except BaseException:
                 await asyncio.shield(self._release(opened))
                 raise
+            self._leases.mark(hold)
             stages.mark("first_byte")
             self.meter.decided(decision)
             return Answer(self.settle, opened, reply)
@@ -88,8 +97,11 @@ class Gateway:
         order = preference_order(decision.proposal, decision.choice)
         offers = tuple(self._offer(decision.models[i], call.needs) for i in order)
         now_ms = int(self._clock() * 1000)
+        options = self.decider.options
         hold = await self._ledger.reserve(
-            Reservation(decision.decision_id, principal, offers, self.decider.options.hold_ttl_ms, now_ms)
+            Reservation(
+                decision.decision_id, principal, offers, options.hold_ttl_ms, now_ms, longest_ms=options.longest_ms
+            )
         )
         drawn = decision.models[decision.choice]
         if hold.model == drawn.name:

@@ -1,0 +1,268 @@
+"""The only file that knows every class: it opens stores, backends, views and loops, and closes them in reverse.
+
+What cannot be opened stops the start. Loops that fail are logged and go on at their next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from backends.types import Embedder
+from router.building import StaticKeys, build_backend, build_embedder, build_policies
+from router.catalogue import catalogue_of
+from router.errors import PointsmanError, SettingsError
+from router.gateway.deciding import Decider
+from router.gateway.nouns import Catalogue, Options
+from router.gateway.serving import Gateway
+from router.index import FaissIndex
+from router.learning import Learning
+from router.metrics import PrometheusMeter
+from router.ports import Keys
+from router.settings import Settings, diff, first_key_path, load
+from router.stores.keys import CachedKeys
+from router.stores.open import Stores, open_stores
+from router.types import Principal
+
+LOG = logging.getLogger("pointsman")
+REFRESH_EVERY_S = 2.0
+
+
+@dataclass(slots=True)
+class Runtime:
+    """A gateway that is open, and what its routes need beside it."""
+
+    settings: Settings
+    gateway: Gateway
+    stores: Stores
+    keys: Keys | None
+    learning: Learning
+    meter: PrometheusMeter
+    clock: Callable[[], float]
+    version: str
+
+    async def missing(self) -> dict[str, str]:
+        """What keeps the gateway from serving, by part; empty when it is ready."""
+        missing = {}
+        try:
+            await self.stores.ledger.balances([], now_ms())
+        except PointsmanError as error:
+            missing["store"] = error.message
+        if not any(backend.is_up for backend in self.gateway.decider.catalogue.backends.values()):
+            missing["backends"] = "none answers"
+        return missing
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+async def prepare(settings: Settings) -> str | None:
+    """Open the stores once before serving, so that what cannot run stops here; returns a key to print, or None.
+
+    Where keys are required and none exist yet, a first one is made and kept in a file only its owner may read.
+    """
+    async with open_stores(settings.store_url(), clock=now_ms) as stores:
+        if not settings.auth.required:
+            return None
+        path = first_key_path(settings)
+        if path.exists():
+            return path.read_text().strip()
+        if settings.static_keys():
+            return None
+        _, secret = await stores.keys.create(settings.auth.tenant, name="first key")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secret)
+        return secret
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[Runtime]:
+    """Everything a serving process needs. `path` is watched for changes. Raises: PointsmanError."""
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(open_stores(settings.store_url(), clock=now_ms))
+        catalogue = await catalogue_of(settings, {})
+        stack.push_async_callback(_close_backends, lambda: gateway.decider.catalogue)
+        embedder = build_embedder(settings.embedder)
+        meter = PrometheusMeter()
+        learning = _learning(settings, stores, catalogue, embedder)
+        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter)
+        await _catch_up(learning)
+        runtime = Runtime(
+            settings=settings,
+            gateway=gateway,
+            stores=stores,
+            keys=_keys(settings, stores),
+            learning=learning,
+            meter=meter,
+            clock=time.time,
+            version=version("pointsman"),
+        )
+        for loop in (
+            learning.run,
+            lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
+            lambda: _every(settings.index.snapshot_s, lambda: asyncio.to_thread(learning.save)),
+            lambda: _reloads(runtime, path),
+        ):
+            await stack.enter_async_context(_running(loop))
+        yield runtime
+        await asyncio.to_thread(learning.save)
+
+
+def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder) -> Learning:
+    index = FaissIndex(embedder.dim, graph_from=settings.index.graph_from, ef_search=settings.index.ef_search)
+    return Learning(
+        log=stores.log,
+        index=index,
+        policies=build_policies(settings.policy, catalogue.arms()),
+        arms=catalogue.arms,
+        folder=settings.snapshot_path(),
+    )
+
+
+async def _catch_up(learning: Learning) -> None:
+    learning.load()
+    await learning.catch_up()
+    if learning.learned:
+        await learning.refit()
+
+
+def _gateway(
+    settings: Settings,
+    stores: Stores,
+    catalogue: Catalogue,
+    embedder: Embedder,
+    learning: Learning,
+    meter: PrometheusMeter,
+) -> Gateway:
+    decider = Decider(
+        catalogue=catalogue,
+        ledger=stores.ledger,
+        embedder=embedder,
+        index=learning.index,
+        learning=learning,
+        policies=learning.policies,
+        options=options_of(settings),
+        generator=np.random.default_rng(settings.policy.seed),
+        clock=time.time,
+    )
+    return Gateway(
+        decider=decider, ledger=stores.ledger, leases=stores.ledger, log=stores.log, meter=meter, clock=time.time
+    )
+
+
+def options_of(settings: Settings) -> Options:
+    """How this gateway decides."""
+    return Options(
+        policy=settings.policy.name,
+        preference=settings.preference,
+        reference_usd=settings.reference_usd,
+        k=settings.index.k,
+        hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
+        keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
+        remember=settings.log.enabled,
+    )
+
+
+def _keys(settings: Settings, stores: Stores) -> Keys | None:
+    if not settings.auth.required:
+        return None
+    static = {key.secret.get_secret_value(): key.principal for key in settings.static_keys()}
+    if settings.auth.admin_key is not None:
+        admin = Principal(key_id="admin", tenant=settings.auth.tenant, admin=True)
+        static[settings.auth.admin_key.get_secret_value()] = admin
+    return StaticKeys(static, CachedKeys(stores.keys))
+
+
+async def _refresh(runtime: Runtime) -> None:
+    """Look at every backend: whether it is up, and how loaded."""
+    decider = runtime.gateway.decider
+    backends = decider.catalogue.backends
+    await asyncio.gather(*(backend.refresh() for backend in backends.values()))
+    decider.down = {name for name, backend in backends.items() if not backend.is_up}
+    for name, backend in backends.items():
+        runtime.meter.backend(name, up=backend.is_up)
+
+
+async def _reloads(runtime: Runtime, path: Path | None) -> None:
+    """Reload the settings when the file changes or SIGHUP comes."""
+    if path is None:
+        return
+    asked = asyncio.Event()
+    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    seen = path.stat().st_mtime_ns
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), runtime.settings.reload.every_s)
+        changed = path.exists() and path.stat().st_mtime_ns != seen
+        if asked.is_set() or (changed and runtime.settings.reload.watch):
+            asked.clear()
+            seen = path.stat().st_mtime_ns
+            await reload(runtime, path)
+
+
+async def reload(runtime: Runtime, path: Path) -> None:
+    """Take in the settings file as it is now: models and prices change between two requests, streams go on.
+
+    A file that cannot run changes nothing; what needs a restart is named in the log.
+    """
+    try:
+        fresh = load(path)
+        changes = diff(runtime.settings, fresh)
+        catalogue = await catalogue_of(fresh, runtime.gateway.decider.catalogue.backends, old=runtime.settings)
+    except (SettingsError, OSError) as error:
+        LOG.error("%s is not taken in, the old settings stay: %s", path, error)
+        return
+    decider, old = runtime.gateway.decider, runtime.gateway.decider.catalogue
+    decider.catalogue, decider.options, runtime.settings = catalogue, options_of(fresh), fresh
+    LOG.warning("settings reloaded: %s", changes)
+    gone = [backend for name, backend in old.backends.items() if catalogue.backends.get(name) is not backend]
+    for backend in gone:
+        asyncio.get_running_loop().create_task(_retire(backend, fresh.server.drain_s))
+
+
+async def _retire(backend: Replicas, drain_s: float) -> None:
+    """Close a backend once its last request has ended."""
+    while backend.in_flight:
+        await asyncio.sleep(min(1.0, drain_s))
+    await backend.aclose()
+
+
+async def _close_backends(catalogue: Callable[[], Catalogue]) -> None:
+    for backend in catalogue().backends.values():
+        await backend.aclose()
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work again and again; a failure is logged and the next turn tried."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            LOG.exception("a background task failed and is tried again in %s s", seconds)
+
+
+@asynccontextmanager
+async def _running(loop: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """A task for as long as the context is open."""
+    task = asyncio.ensure_future(loop())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
