@@ -21,7 +21,11 @@ def test_the_last_user_message_is_what_is_embedded() -> None:
 
 
 def test_text_parts_are_joined_and_images_are_counted() -> None:
-    parts = [{"type": "text", "text": "what is"}, {"type": "image_url", "image_url": {"url": "data:x"}}, {"type": "text", "text": "this?"}]
+    parts = [
+        {"type": "text", "text": "what is"},
+        {"type": "image_url", "image_url": {"url": "data:x"}},
+        {"type": "text", "text": "this?"},
+    ]
     call = chat(messages=[{"role": "user", "content": parts}])
     assert call.text.split() == ["what", "is", "this?"]
     assert call.needs.images == 1
@@ -35,7 +39,15 @@ def test_unknown_vendor_fields_are_kept_byte_for_byte() -> None:
 
 
 def test_the_routing_object_does_not_travel_upstream() -> None:
-    call = chat(routing={"preference": 0.2, "allowed_models": ["a"], "max_cost_usd": 0.001, "local_only": True, "policy": "best"})
+    call = chat(
+        routing={
+            "preference": 0.2,
+            "allowed_models": ["a"],
+            "max_cost_usd": 0.001,
+            "local_only": True,
+            "policy": "best",
+        }
+    )
     assert "routing" not in call.fields
     assert (call.preference, call.policy) == (0.2, "best")
     assert (call.needs.allowed, call.needs.max_cost, call.needs.local_only) == (frozenset({"a"}), 1_000_000, True)
@@ -76,9 +88,21 @@ def test_the_worst_case_of_a_completion_counts_every_prompt_and_choice() -> None
         (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"n":0}', "n", "expected 1"),
         (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"n":1000}', "n", "at most 128"),
         (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"max_tokens":-1}', "max_tokens", "expected 1"),
-        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"prefrence":1}}', "routing.prefrence", "unknown"),
-        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"preference":2}}', "routing.preference", "expected 0"),
-        (b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"max_cost_usd":-1}}', "routing.max_cost_usd", "expected 0"),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"prefrence":1}}',
+            "routing.prefrence",
+            "unknown",
+        ),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"preference":2}}',
+            "routing.preference",
+            "expected 0",
+        ),
+        (
+            b'{"model":"auto","messages":[{"role":"user","content":"x"}],"routing":{"max_cost_usd":-1}}',
+            "routing.max_cost_usd",
+            "expected 0",
+        ),
     ],
 )
 def test_a_bad_body_is_refused_and_the_parameter_named(body: bytes, param: str | None, says: str) -> None:

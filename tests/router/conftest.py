@@ -1,0 +1,137 @@
+"""A gateway over real stores, a real index and scripted backends, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.embedders.hashing import HashingEmbedder
+from backends.replicas import Replicas, replica_of
+from backends.scripted import Line, Scripted, always
+from policies import named
+from router.gateway.answers import Answer
+from router.gateway.deciding import Decider
+from router.gateway.nouns import Call, Catalogue, Meter, Options
+from router.gateway.serving import Gateway
+from router.index import FaissIndex
+from router.learning import Learning
+from router.schemas import parse
+from router.stores.open import Stores, open_stores
+from router.types import Budget, Model, NanoUsd, Price, Principal
+
+SMALL, LARGE = 100_000_000, 1_000_000_000  # nano-USD per million tokens
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def model(name: str, price: int, **more: object) -> Model:
+    known: dict[str, object] = {
+        "name": name,
+        "backend": name,
+        "upstream": name,
+        "price": Price(NanoUsd(price), NanoUsd(price)),
+        "context_tokens": 4096,
+        "max_output_tokens": 4096,
+        "local": True,
+        "capabilities": frozenset({"chat", "completions"}),
+    }
+    return Model(**(known | more))  # type: ignore[arg-type]
+
+
+@dataclass
+class House:
+    """Everything a test may want to look at."""
+
+    gateway: Gateway
+    stores: Stores
+    learning: Learning
+    scripts: dict[str, Scripted]
+    principal: Principal = field(default_factory=lambda: Principal("k_1", "acme"))
+
+    async def ask(
+        self, text: str = "What is 2 + 2?", *, model: str = "auto", stream: bool = False, **more: object
+    ) -> Answer:
+        """Open an answer."""
+        return await self.gateway.answer(self.principal, self.call(text, model=model, stream=stream, **more))
+
+    async def read(self, text: str = "What is 2 + 2?", **more: object) -> tuple[Answer, bytes]:
+        """Open an answer, read it to its end and close it."""
+        answer = await self.ask(text, **more)  # type: ignore[arg-type]
+        body = b"".join([chunk async for chunk in answer])
+        await answer.close()
+        return answer, body
+
+    @staticmethod
+    def call(text: str, *, model: str = "auto", **more: object) -> Call:
+        body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
+        return parse("/v1/chat/completions", json.dumps(body).encode(), {})
+
+    async def spent(self, budget: Budget) -> tuple[int, int]:
+        """(spent, held) in nano-USD."""
+        balance = (await self.stores.ledger.balances([budget], now_ms()))[0]
+        return balance.spent, balance.held
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Give the loop turns until something is so; fails after ten seconds."""
+        async with asyncio.timeout(10):
+            while not is_so():
+                await asyncio.sleep(0.005)
+
+
+OpenHouse = Callable[..., Awaitable[House]]
+
+
+@asynccontextmanager
+async def open_house(
+    folder: Path, *, lines: dict[str, Line] | None = None, policy: str = "cheapest", **models: Model
+) -> AsyncIterator[House]:
+    chosen = models or {"small": model("small", SMALL), "large": model("large", LARGE)}
+    scripts = {
+        name: Scripted(always((lines or {}).get(name, Line(text=f"hello from {name}"))), name=name) for name in chosen
+    }
+    backends = {name: Replicas([replica_of(script, name=name)], name=name) for name, script in scripts.items()}
+    catalogue = Catalogue(tuple(chosen.values()), backends)
+    async with open_stores(f"sqlite:///{folder}/pointsman.db", clock=now_ms) as stores:
+        policies = {
+            name: named.build(name, catalogue.arms(), {}) for name in ("cheapest", "best", "neighbours", "random")
+        }
+        index = FaissIndex(256)
+        learning = Learning(
+            log=stores.log, index=index, policies=policies, arms=catalogue.arms, folder=folder / "views"
+        )
+        following = asyncio.ensure_future(learning.run())
+        decider = Decider(
+            catalogue=catalogue,
+            ledger=stores.ledger,
+            embedder=HashingEmbedder(256),
+            index=index,
+            learning=learning,
+            policies=policies,
+            options=Options(policy, 0.5, 0.001, 20, keep_characters=200),
+            generator=np.random.default_rng(0),
+            clock=time.time,
+        )
+        gateway = Gateway(
+            decider=decider, ledger=stores.ledger, leases=stores.ledger, log=stores.log, meter=Meter(), clock=time.time
+        )
+        try:
+            yield House(gateway, stores, learning, scripts)
+        finally:
+            following.cancel()
+            for backend in backends.values():
+                await backend.aclose()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
