@@ -9,10 +9,14 @@ from functools import partial
 from types import MappingProxyType
 
 from policies.composed import Composed
+from policies.estimators.linear import Linear
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans, leave_one_out
 from policies.explorers.greedy import Best, Cheapest, Epsilon, Fixed, Greedy, Uniform
 from policies.explorers.phased import Phased
+from policies.explorers.thompson import Thompson
+from policies.explorers.ucb import Ucb
+from policies.paced import build as _paced
 from policies.pacers.budgets import Budgets
 from policies.pacers.exact import Resolved
 from policies.pacers.flat import Flat
@@ -83,7 +87,42 @@ def _port_exact(
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
 
 
+def _linear(k: int, rank: int, ridge: float, discount: float) -> Linear:
+    return Linear(NeighbourMeans(Means(), k=k), rank=rank, ridge=ridge, discount=discount)
+
+
+def _linucb(
+    arms: Arms,
+    /,
+    *,
+    width: float = 0.5,
+    rank: int = 48,
+    ridge: float = 8.0,
+    discount: float = 0.9995,
+    k: int = 40,
+) -> Policy:
+    return Composed(_linear(k, rank, ridge, discount), Flat(), Ucb(width))
+
+
+def _thompson(
+    arms: Arms,
+    /,
+    *,
+    width: float = 1.0,
+    rank: int = 48,
+    ridge: float = 8.0,
+    discount: float = 0.9995,
+    k: int = 40,
+) -> Policy:
+    return Composed(_linear(k, rank, ridge, discount), Flat(), Thompson(width))
+
+
+def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0) -> Policy:
+    return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), Epsilon(share))
+
+
 _BUILDERS: dict[str, Callable[..., Policy]] = {
+    "paced": _paced,
     "random": _random,
     "fixed": _fixed,
     "cheapest": _cheapest,
@@ -91,6 +130,9 @@ _BUILDERS: dict[str, Callable[..., Policy]] = {
     "neighbours": _neighbours,
     "port": _port,
     "port-exact": _port_exact,
+    "linucb": _linucb,
+    "thompson": _thompson,
+    "epsilon": _epsilon,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

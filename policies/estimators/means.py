@@ -13,7 +13,8 @@ from policies.types import Arm, Estimates, Float, History, Outcome, RouteContext
 
 PRIOR_WEIGHT = 4.0  # answers the prior is worth
 PRIOR_COMPLETION_TOKENS = 200.0
-JUDGED, SCORE, SQUARE, COSTED, COST, ANSWERS, TOKENS = range(7)
+JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS = range(10)
+LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator
 
 
 class Means:
@@ -22,7 +23,7 @@ class Means:
     def __init__(self, *, prior_weight: float = PRIOR_WEIGHT) -> None:
         if prior_weight <= 0:
             raise ValueError(f"prior_weight is {prior_weight}, expected > 0")
-        self._tally = Tally(7)
+        self._tally = Tally(10)
         self._prior_weight = prior_weight
 
     def estimate(self, context: RouteContext) -> Estimates:
@@ -48,13 +49,13 @@ class Means:
         return mean, np.where(judged > 0, np.sqrt(spread / weight), prior_sigma)
 
     def _cost(self, context: RouteContext, sums: Float) -> Float:
-        """(n,) USD: prompt tokens and the mean completion at list prices; the mean cost where an arm has no price."""
+        """(n,) USD: prompt tokens and the mean completion at list prices; what was observed without them."""
         prices = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).reshape(-1, 2)
         answers = sums[:, ANSWERS]
         tokens = (sums[:, TOKENS] + PRIOR_COMPLETION_TOKENS) / (answers + 1.0)
         tokens = np.minimum(tokens, context.max_completion_tokens)
         listed = prices[:, 0] * context.prompt_tokens + prices[:, 1] * tokens
-        observed = sums[:, COST] / np.maximum(sums[:, COSTED], 1.0)
+        observed = _line(sums, float(context.prompt_tokens))
         return np.asarray(np.where(prices.any(axis=1), listed, observed), dtype=np.float64)
 
     def learn(self, outcome: Outcome) -> None:
@@ -62,20 +63,21 @@ class Means:
         if not np.isnan(outcome.score):
             sums[[JUDGED, SCORE, SQUARE]] += outcome.weight * np.array([1.0, outcome.score, outcome.score**2])
         if not np.isnan(outcome.cost):
-            sums[[COSTED, COST]] += (1.0, outcome.cost)
+            sums[COSTED : LENGTH_COST + 1] += _line_sums(np.array([outcome.prompt_tokens]), np.array([outcome.cost]))
             sums[[ANSWERS, TOKENS]] += (1.0, outcome.completion_tokens)
 
     def refit(self, history: History) -> None:
         """Start again from history."""
-        self._tally = Tally(7)
+        self._tally = Tally(10)
         for column, arm in enumerate(history.arms):
             scores, costs = history.scores[:, column], history.costs[:, column]
-            seen = scores[~np.isnan(scores)]
-            paid = costs[~np.isnan(costs)]
+            seen, paid = scores[~np.isnan(scores)], costs[~np.isnan(costs)]
+            lengths = history.prompt_tokens[~np.isnan(costs)]
             sums = self._tally.at(arm.name)
-            sums[: COST + 1] = (len(seen), seen.sum(), (seen**2).sum(), len(paid), paid.sum())
+            sums[: SQUARE + 1] = (len(seen), seen.sum(), (seen**2).sum())
+            sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
             if arm.completion_price > 0:
-                tokens = (paid - arm.prompt_price * history.prompt_tokens[~np.isnan(costs)]) / arm.completion_price
+                tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
@@ -83,3 +85,17 @@ class Means:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._tally.restore(state)
+
+
+def _line_sums(lengths: NDArray[np.int64], costs: Float) -> Float:
+    """(5,) n, Σc, Σl, Σl², Σlc: what a line of cost over prompt tokens needs."""
+    return np.array([len(costs), costs.sum(), lengths.sum(), (lengths**2).sum(), (lengths * costs).sum()], np.float64)
+
+
+def _line(sums: Float, length: float) -> Float:
+    """(n,) USD: least squares of cost over prompt tokens, never below zero; zero where nothing was paid yet."""
+    n = np.maximum(sums[:, COSTED], 1.0)
+    mean_cost, mean_length = sums[:, COST] / n, sums[:, LENGTH] / n
+    spread = sums[:, LENGTH_SQUARE] / n - mean_length**2 + LINE_PRIOR * sums[:, LENGTH_SQUARE] / n
+    slope = (sums[:, LENGTH_COST] / n - mean_length * mean_cost) / np.maximum(spread, 1e-9)
+    return np.maximum(mean_cost + np.maximum(slope, 0.0) * (length - mean_length), 0.1 * mean_cost)
