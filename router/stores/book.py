@@ -6,12 +6,12 @@ ignores what the journal says up to `seq`, so the book can be stored piece by pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
-from router.stores.meters import Charge, Gauge, GaugeCache, Meter, Ticket, need_of, slot_of, wait_ms
+from router.stores.meters import Charge, Gauge, Meter, Plan, PlanCache, Ticket, charges_in, need_of, wait_ms
 from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
@@ -64,6 +64,7 @@ class Renewed(msgspec.Struct, array_like=True, tag="n"):
 
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed
+Account = dict[str, Meter]  # the meters of one scope
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -87,6 +88,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """An offer that fits."""
+
+    ticket: Ticket
+    offer: Offer
+    plan: Plan
+    used: list[int]  # of each gauge, this request included
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something the audit log should show."""
 
@@ -102,7 +113,7 @@ class Book:
     def __init__(
         self,
         *,
-        load: Callable[[str], Meter | None],
+        load: Callable[[str], Account | None],
         load_line: Callable[[LineKey], Line | None],
         day: Callable[[int], str],
     ) -> None:
@@ -110,21 +121,24 @@ class Book:
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
         self.earliest_ms = FOREVER_MS  # no hold expires before this
-        self.meters: dict[str, Meter] = {}
+        self.accounts: dict[str, Account] = {}
         self.lines: dict[LineKey, Line] = {}
-        self.dirty_meters: dict[str, int] = {}  # name -> first position not yet stored, ascending
+        self.dirty_accounts: dict[str, int] = {}  # name -> first position not yet stored, ascending
         self.dirty_lines: dict[LineKey, int] = {}
         self.notes: list[Note] = []
         self._load, self._load_line, self._day = load, load_line, day
-        self._gauges = GaugeCache()
+        self._plans = PlanCache()
 
     # reading
 
-    def meter(self, name: str) -> Meter:
-        """The meter of this name; fetched or new at first sight."""
-        meter = self.meters.get(name)
+    def meter(self, scope: str, name: str) -> Meter:
+        """The meter of this name on this scope's account; fetched or new at first sight."""
+        account = self.accounts.get(scope)
+        if account is None:
+            account = self.accounts[scope] = self._load(scope) or {}
+        meter = account.get(name)
         if meter is None:
-            meter = self.meters[name] = self._load(name) or Meter()
+            meter = account[name] = Meter()
         return meter
 
     def line(self, key: LineKey) -> Line:
@@ -136,7 +150,7 @@ class Book:
 
     def rolled(self, gauge: Gauge, now_ms: int) -> Meter:
         """The gauge's meter as of now."""
-        meter = self.meter(gauge.meter)
+        meter = self.meter(gauge.scope, gauge.meter)
         slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
         if slot > meter.slot:
             meter.roll(slot, gauge.keep)
@@ -153,48 +167,34 @@ class Book:
 
     # deciding
 
-    def consider(self, reservation: Reservation) -> tuple[Ticket, Offer, tuple[Gauge, ...]] | Refusal:
-        """The first offer that fits every gauge as a ticket to be opened, or why none does. Changes nothing."""
+    def consider(self, reservation: Reservation) -> Found | Refusal:
+        """The first offer that fits every gauge, or why none does. Changes nothing."""
         refusal: Refusal | None = None
         for offer in reservation.offers:
-            gauges = self._gauges.of(reservation.principal, offer)
-            blocked = self._blocked(gauges, offer, reservation.now_ms)
-            if blocked is None:
-                return self._ticket(reservation, offer, gauges), offer, gauges
-            if refusal is None or blocked.wait_ms < refusal.wait_ms:
-                refusal = blocked
+            plan = self._plans.of(reservation.principal, offer)
+            used = self._used(plan, offer, reservation.now_ms)
+            if not isinstance(used, Refusal):
+                return Found(ticket_of(reservation, offer, plan), offer, plan, used)
+            if refusal is None or used.wait_ms < refusal.wait_ms:
+                refusal = used
         if refusal is None:
             raise ValueError("a reservation needs at least one offer")
         return refusal
 
-    def _blocked(self, gauges: Iterable[Gauge], offer: Offer, now_ms: int) -> Refusal | None:
-        worst: Refusal | None = None
-        for gauge in gauges:
+    def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | Refusal:
+        """How much of each gauge would be used with this offer, or the gauge that stands in the way longest."""
+        refusal: Refusal | None = None
+        after = []
+        for gauge in plan.gauges:
             meter = self.rolled(gauge, now_ms)
-            need = need_of(gauge.kind, offer)
-            used = meter.total + meter.held
-            if used + need > gauge.limit and gauge.hard:
+            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
+            used = meter.total + meter.held + need
+            if used > gauge.limit and gauge.hard:
                 wait = wait_ms(meter, gauge, need, now_ms)
-                if worst is None or wait > worst.wait_ms:
-                    worst = Refusal(gauge, used, need, wait)
-        return worst
-
-    def _ticket(self, reservation: Reservation, offer: Offer, gauges: tuple[Gauge, ...]) -> Ticket:
-        now, who = reservation.now_ms, reservation.principal
-        expires = now + reservation.ttl_ms
-        return Ticket(
-            reservation.decision_id,
-            offer.model,
-            who.tenant,
-            who.team or "",
-            who.key_id,
-            offer.worst,
-            now,
-            expires,
-            max(expires, now + reservation.longest_ms),
-            False,
-            charges_of(gauges, offer, now),
-        )
+                if refusal is None or wait > refusal.wait_ms:
+                    refusal = Refusal(gauge, used - need, need, wait)
+            after.append(used)
+        return after if refusal is None else refusal
 
     # following the journal
 
@@ -222,11 +222,17 @@ class Book:
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        for charge, meter in self._fresh(seq, ticket.charges):
-            if charge.kind in ("budget", "concurrent"):
-                meter.held += charge.amount
+        for charge in charges_in(ticket.charges):
+            meter = self._changed(seq, charge)
+            if meter is None:
+                continue
+            if charge.kind == "budget":
+                meter.held += ticket.amount
+            elif charge.kind == "concurrent":
+                meter.held += 1
             else:
-                meter.count(charge.slot, charge.keep, charge.amount)
+                amount = ticket.tokens if charge.kind == "tokens" else 1
+                meter.count(ticket.at_ms // charge.width_ms, charge.keep, amount)
 
     def _renew(self, seq: int, ticket: Ticket) -> None:
         ticket.seq = seq
@@ -248,55 +254,66 @@ class Book:
         self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out")
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        tokens = end.prompt_tokens + end.completion_tokens
-        for charge, meter in self._fresh(seq, ticket.charges):
-            kind = charge.kind
-            if kind == "budget":
-                meter.held -= charge.amount
-                if end.cost:
-                    self._spend(meter, charge, end)
-            elif kind == "concurrent":
-                meter.held -= charge.amount
-            elif end.outcome == "released":
-                meter.correct(charge.slot, -charge.amount)
-            elif kind == "tokens" and end.outcome == "settled":
-                meter.correct(charge.slot, tokens - charge.amount)
+        for charge in charges_in(ticket.charges):
+            meter = self._changed(seq, charge)
+            if meter is not None:
+                self._close_on(meter, charge, ticket, end)
         if end.outcome != "released":
             self._add_to_line(seq, ticket, end, requests=1, cost=end.cost)
         if end.cost > ticket.amount:
-            self._note(
-                "hold.over", end.at_ms, ticket, charged=end.cost, reason="the answer cost more than its worst case"
-            )
+            reason = "the answer cost more than its worst case"
+            self._note("hold.over", end.at_ms, ticket, charged=end.cost, reason=reason)
+
+    def _close_on(self, meter: Meter, charge: Charge, ticket: Ticket, end: Settled) -> None:
+        kind = charge.kind
+        if kind == "budget":
+            meter.held -= ticket.amount
+            if end.cost:
+                self._spend(meter, charge, end)
+        elif kind == "concurrent":
+            meter.held -= 1
+        elif end.outcome == "released":
+            meter.correct(charge.slot(ticket.at_ms), -ticket.tokens if kind == "tokens" else -1)
+        elif kind == "tokens" and end.outcome == "settled":
+            used = end.prompt_tokens + end.completion_tokens
+            meter.correct(charge.slot(ticket.at_ms), used - ticket.tokens)
 
     def _spend(self, meter: Meter, charge: Charge, end: Settled) -> None:
         before = meter.total
-        meter.count(slot_of(end.at_ms, width_ms=charge.width_ms, calendar=charge.calendar), charge.keep, end.cost)
-        for percent in crossed(before, meter.total, charge.soft):
-            detail: dict[str, object] = {"budget": charge.meter, "spent": meter.total, "limit": charge.soft}
-            self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
+        meter.count(charge.slot(end.at_ms), charge.keep, end.cost)
+        if charge.soft:
+            detail: dict[str, object] = {
+                "budget": f"{charge.scope}#{charge.meter}",
+                "spent": meter.total,
+                "limit": charge.soft,
+            }
+            for percent in crossed(before, meter.total, charge.soft):
+                self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
 
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in self._fresh(seq, event.ticket.charges):
-            if charge.kind != "budget":
+        for charge in charges_in(event.ticket.charges):
+            meter = self._changed(seq, charge) if charge.kind == "budget" else None
+            if meter is None:
                 continue
-            slot = slot_of(event.expired_ms, width_ms=charge.width_ms, calendar=charge.calendar)
             if delta < 0:
-                meter.correct(slot, delta)
+                meter.correct(charge.slot(event.expired_ms), delta)
             elif delta:
                 self._spend(meter, charge, msgspec.structs.replace(end, cost=delta))
         self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
-    def _fresh(self, seq: int, charges: Iterable[Charge]) -> Iterator[tuple[Charge, Meter]]:
-        """Charges whose meter does not know this entry yet."""
-        for charge in charges:
-            meter = self.meter(charge.meter)
-            if seq > meter.seq:
-                meter.seq = seq
-                self.dirty_meters.setdefault(charge.meter, seq)
-                yield charge, meter
+    def _changed(self, seq: int, charge: Charge) -> Meter | None:
+        """The charge's meter, if it does not know this entry yet."""
+        scope = charge.scope
+        meter = self.meter(scope, charge.meter)
+        if seq <= meter.seq:
+            return None
+        meter.seq = seq
+        if scope not in self.dirty_accounts:
+            self.dirty_accounts[scope] = seq
+        return meter
 
     def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
         key = (self._day(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)
@@ -315,17 +332,24 @@ class Book:
         self.notes.append(Note(kind, at_ms, ticket.decision_id, {**who, **detail}))
 
 
-def charges_of(gauges: tuple[Gauge, ...], offer: Offer, now_ms: int) -> tuple[Charge, ...]:
-    """One charge for each meter among the gauges."""
-    charges: dict[str, Charge] = {}
-    for g in gauges:
-        name, known = g.meter, charges.get(g.meter)
-        if known is not None and (g.hard or known.soft):
-            continue
-        slot = now_ms // g.width_ms if g.calendar is None else g.slot(now_ms)
-        soft = 0 if g.hard else g.limit
-        charges[name] = Charge(name, g.kind, need_of(g.kind, offer), slot, g.width_ms, g.keep, g.calendar, soft)
-    return tuple(charges.values())
+def ticket_of(reservation: Reservation, offer: Offer, plan: Plan) -> Ticket:
+    """The ticket of a hold about to be taken."""
+    now, who = reservation.now_ms, reservation.principal
+    expires = now + reservation.ttl_ms
+    return Ticket(
+        reservation.decision_id,
+        offer.model,
+        who.tenant,
+        who.team or "",
+        who.key_id,
+        offer.worst,
+        offer.tokens,
+        now,
+        expires,
+        max(expires, now + reservation.longest_ms),
+        False,
+        plan.charges,
+    )
 
 
 def crossed(before: int, after: int, limit: int) -> Iterator[int]:

@@ -24,12 +24,11 @@ DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
+class Gauge(msgspec.Struct, frozen=True, gc=False):
     """One limit on one meter."""
 
-    meter: str  # the name of the meter; gauges of one scope and period share it
     scope: str
+    meter: str  # its name within the scope; gauges of one period share it
     kind: Kind
     limit: int  # nano-USD, requests, tokens or requests at once
     hard: bool
@@ -111,6 +110,13 @@ class Meter:
             self.total += amount
 
 
+def meter_of(seq: int, slot: int, total: int, held: int, ring: list[tuple[int, int]]) -> Meter:
+    """A meter as it was stored."""
+    meter = Meter()
+    meter.seq, meter.slot, meter.total, meter.held, meter.ring = seq, slot, total, held, dict(ring)
+    return meter
+
+
 def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
     """Milliseconds until `need` fits, if nothing else comes. Holds are taken to last."""
     if gauge.kind == "concurrent":
@@ -133,8 +139,8 @@ def of_budget(budget: Budget) -> Gauge:
     else:
         width, keep, name = budget.period_s * 1000 // SLOTS, SLOTS, f"{budget.period_s}"
     return Gauge(
-        meter=f"{budget.scope}#{name}",
         scope=budget.scope,
+        meter=name,
         kind="budget",
         limit=budget.limit,
         hard=budget.hard,
@@ -153,7 +159,7 @@ def of_limit(limit: RateLimit) -> Iterator[Gauge]:
     )
     for kind, value in asked:
         if value is not None:
-            yield Gauge(f"{limit.scope}#{kind}", limit.scope, kind, value, True, MINUTE_MS // SLOTS, SLOTS)
+            yield Gauge(limit.scope, kind, kind, value, True, MINUTE_MS // SLOTS, SLOTS)
 
 
 def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
@@ -171,20 +177,23 @@ def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
     return tuple(of_budget(b) for b in budgets) + tuple(g for limit in limits for g in of_limit(limit))
 
 
-class Charge(msgspec.Struct, array_like=True, frozen=True):
-    """One meter a hold counts on, and how to end it there."""
+class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One meter a hold counts on, and how to count there. The slot follows from the time, the amount from the hold."""
 
+    scope: str
     meter: str
     kind: str
-    amount: int
-    slot: int  # where it was counted
     width_ms: int
     keep: int
     calendar: str | None
     soft: int  # the soft limit whose crossing is an event; 0: none
 
+    def slot(self, at_ms: int) -> int:
+        """As Gauge.slot."""
+        return slot_of(at_ms, width_ms=self.width_ms, calendar=self.calendar)
 
-class Ticket(msgspec.Struct, array_like=True):
+
+class Ticket(msgspec.Struct, array_like=True, gc=False):
     """A hold as the stores keep it: enough to end it even where the store has forgotten it."""
 
     decision_id: str
@@ -193,40 +202,70 @@ class Ticket(msgspec.Struct, array_like=True):
     team: str
     key_id: str
     amount: int
+    tokens: int
     at_ms: int
     expires_ms: int
     ends_ms: int  # never renewed beyond
     sent: bool
-    charges: tuple[Charge, ...]
+    charges: bytes  # see charges_in
     seq: int = 0
 
 
-class GaugeCache:
-    """Gauges of principals and offers, compiled once while the same objects come back. Bounded."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a request of one principal to one offer must pass, and where it will count."""
+
+    gauges: tuple[Gauge, ...]
+    charges: bytes
+
+
+def plan_of(principal: Principal, offer: Offer) -> Plan:
+    """One charge for each meter among the gauges."""
+    gauges = gauges_of(principal, offer)
+    charges: dict[tuple[str, str], Charge] = {}
+    for g in gauges:
+        known = charges.get((g.scope, g.meter))
+        if known is None or (known.soft == 0 and not g.hard):
+            soft = 0 if g.hard else g.limit
+            charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, soft)
+    return Plan(gauges, msgspec.msgpack.encode(tuple(charges.values())))
+
+
+_decode_charges = msgspec.msgpack.Decoder(tuple[Charge, ...]).decode
+
+
+@lru_cache(maxsize=16_384)
+def charges_in(charges: bytes) -> tuple[Charge, ...]:
+    """The charges of a ticket."""
+    return _decode_charges(charges)
+
+
+class PlanCache:
+    """Plans of principals and offers, made once while the same objects come back. Bounded."""
 
     def __init__(self, size: int = 20_000) -> None:
         self._size = size
-        self._known: dict[tuple[str, str], tuple[Principal, Offer, tuple[Gauge, ...]]] = {}
+        self._known: dict[tuple[str, str], tuple[Principal, Offer, Plan]] = {}
 
-    def of(self, principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
-        """As `gauges_of`."""
+    def of(self, principal: Principal, offer: Offer) -> Plan:
+        """As `plan_of`."""
         key = (principal.key_id, offer.model)
         known = self._known.get(key)
         if known is not None and known[0] is principal and _same(known[1], offer):
             return known[2]
         if len(self._known) >= self._size:
             self._known.clear()
-        gauges = gauges_of(principal, offer)
-        self._known[key] = (principal, offer, gauges)
-        return gauges
+        plan = plan_of(principal, offer)
+        self._known[key] = (principal, offer, plan)
+        return plan
 
 
 def _same(a: Offer, b: Offer) -> bool:
     return (a.budgets is b.budgets or a.budgets == b.budgets) and (a.limits is b.limits or a.limits == b.limits)
 
 
-def need_of(kind: Kind, offer: Offer) -> int:
-    """How much of a meter an offer asks for."""
+def need_of(kind: str, *, worst: int, tokens: int) -> int:
+    """How much of a meter a request asks for."""
     if kind == "budget":
-        return offer.worst
-    return offer.tokens if kind == "tokens" else 1
+        return worst
+    return tokens if kind == "tokens" else 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from router.errors import BudgetExceeded, RateLimited
-from router.stores.book import Refusal
-from router.stores.meters import MINUTE_MS, Gauge, Meter, Ticket
-from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd, Offer
+from router.stores.book import Found, Refusal
+from router.stores.meters import MINUTE_MS, Gauge
+from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
 
@@ -28,22 +26,19 @@ def refuse(refusal: Refusal) -> BudgetExceeded | RateLimited:
     )
 
 
-def hold_of(
-    ticket: Ticket, gauges: tuple[Gauge, ...], meter_of: Callable[[Gauge, int], Meter], offer: Offer, now_ms: int
-) -> Hold:
+def hold_of(found: Found) -> Hold:
     """The hold of a ticket just opened, with the tightest allowances and the soft budgets that are nearly used up."""
     left: dict[str, Allowance] = {}
     warnings: list[str] = []
-    for gauge in gauges:
-        meter = meter_of(gauge, now_ms)
-        used = meter.total + meter.held
+    ticket = found.ticket
+    for gauge, used in zip(found.plan.gauges, found.used, strict=True):
         if gauge.kind in ("requests", "tokens"):
             _tighten(left, gauge, used)
         elif not gauge.hard:
             warnings.extend(warning(gauge, used))
     return Hold(
         ticket.decision_id,
-        offer.model,
+        ticket.model,
         NanoUsd(ticket.amount),
         ticket.expires_ms,
         left.get("requests"),

@@ -24,7 +24,7 @@ CHECKPOINT_S = 1.0
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS meter (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS account (scope TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spend (
     day TEXT NOT NULL, tenant TEXT NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
     seq INTEGER NOT NULL, requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
@@ -44,8 +44,8 @@ CREATE TABLE IF NOT EXISTS shelf (
 class Rider(Protocol):
     """Rows that wait for a transaction to ride in."""
 
-    def board(self, execute: Execute) -> None:
-        """Write them."""
+    def board(self, execute: Execute, *, due: bool) -> None:
+        """Write them, unless they are not `due` and may as well wait for more."""
 
     def arrive(self) -> None:
         """They are committed: forget them."""
@@ -86,21 +86,21 @@ class Database:
         if self._scheduled is not None:
             self._scheduled.cancel()
         try:
-            await self.transact(_nothing)
+            await self.transact(_nothing, due=True)
         finally:
             self._stop.set()
             await asyncio.to_thread(self._checkpointer.join)
             self._connection.close()
 
-    async def transact(self, work: Callable[[], T]) -> T:
-        """Run `work` in one write transaction. It must not await; a PointsmanError is for its return value.
+    async def transact(self, work: Callable[[], T], *, due: bool = False) -> T:
+        """Run `work`, which must not await, in one write transaction. `due`: all riders come along.
 
         Raises: StoreUnavailable.
         """
         await self._begin()
         try:
             for rider in self.riders:
-                rider.board(self.execute)
+                rider.board(self.execute, due=due)
             result = work()
             self.execute("COMMIT")
         except sqlite3.Error as error:
@@ -156,7 +156,7 @@ class Database:
 
     async def _flush_now(self) -> None:
         try:
-            await self.transact(_nothing)
+            await self.transact(_nothing, due=True)
         except StoreUnavailable:
             self.soon()
 

@@ -19,6 +19,7 @@ import msgspec
 
 from router.errors import StoreUnavailable
 from router.stores.book import (
+    Account,
     Book,
     Event,
     Expired,
@@ -31,21 +32,22 @@ from router.stores.book import (
     Renewed,
     Settled,
 )
-from router.stores.meters import Gauge, Meter, Ticket, of_budget, wait_ms
+from router.stores.meters import Gauge, Ticket, meter_of, of_budget, wait_ms
 from router.stores.refusals import hold_of, refuse
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 TICK_S = 0.5  # how often leases are renewed and expired
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
-LAG = 16_384  # journal entries not yet stored in the book before the older half of them is
+LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-METERS_KEPT = 50_000  # stored and idle meters kept in memory
+SIZE = 400  # accounts and spend lines in one instalment
+ACCOUNTS_KEPT = 30_000  # beyond which stored ones are dropped from memory
 
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
-_decode_meter = msgspec.msgpack.Decoder(tuple[int, int, int, list[tuple[int, int]]]).decode
+_decode_account = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
 
 
 def day_of(at_ms: int) -> str:
@@ -65,6 +67,8 @@ class SqliteLedger:
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
+        self._to_store: list[str] = []
+        self._lines_to_store: list[LineKey] = []
         database.riders.append(self)
         database.on_failure.append(self._forget)
 
@@ -96,9 +100,8 @@ class SqliteLedger:
             found = book.consider(reservation)
             if isinstance(found, Refusal):
                 return found
-            ticket, offer, gauges = found
-            self._append(book, Opened(ticket))
-            return hold_of(ticket, gauges, book.rolled, offer, reservation.now_ms)
+            self._append(book, Opened(found.ticket))
+            return hold_of(found)
 
         hold = await self._db.transact(work)
         if isinstance(hold, Refusal):
@@ -139,9 +142,9 @@ class SqliteLedger:
 
     # riding along
 
-    def board(self, execute: Execute) -> None:
+    def board(self, execute: Execute, *, due: bool) -> None:
         """Marks of holds that still live."""
-        del execute
+        del execute, due
         self._boarded = len(self._marked)
         if self._marked:
             book = self._caught_up()
@@ -219,20 +222,15 @@ class SqliteLedger:
     # storing the book piece by piece
 
     def _load_book(self) -> Book:
-        book = Book(load=self._load_meter, load_line=self._load_line, day=day_of)
+        book = Book(load=self._load_account, load_line=self._load_line, day=day_of)
         book.position = self._fact("stored")
         self._stored_at = book.position
+        self._to_store, self._lines_to_store = [], []
         return book
 
-    def _load_meter(self, name: str) -> Meter | None:
-        row = self._db.execute("SELECT seq, body FROM meter WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return None
-        meter = Meter()
-        meter.seq = row[0]
-        meter.slot, meter.total, meter.held, ring = _decode_meter(row[1])
-        meter.ring = dict(ring)
-        return meter
+    def _load_account(self, scope: str) -> Account | None:
+        row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
+        return None if row is None else {state[0]: meter_of(*state[1:]) for state in _decode_account(row[0])}
 
     def _load_line(self, key: LineKey) -> Line | None:
         sql = (
@@ -247,36 +245,48 @@ class SqliteLedger:
         return line
 
     def _store(self, book: Book, *, everything: bool) -> None:
-        """Store what changed longest ago, and forget the journal that nobody needs any more."""
+        """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
         stored = self._fact("stored")
-        if not everything and book.position - stored < LAG:
+        if everything or (not self._to_store and book.position - stored >= LAG):
+            until = book.position if everything else book.position - LAG // 2
+            self._to_store = sorted(_older(book.dirty_accounts, until), reverse=True)
+            self._lines_to_store = sorted(_older(book.dirty_lines, until), reverse=True)
+        elif not self._to_store and not self._lines_to_store:
             return
-        until = book.position if everything else book.position - LAG // 2
-        for name in sorted(_older(book.dirty_meters, until)):
-            del book.dirty_meters[name]
-            if book.meters[name].seq > stored:  # or another process has stored it
-                self._store_meter(name, book.meters[name])
-        for key in sorted(_older(book.dirty_lines, until)):
+        self._instalment(book, stored, size=len(book.dirty_accounts) + len(book.dirty_lines) if everything else SIZE)
+        if not self._to_store and not self._lines_to_store:
+            self._advance(book, stored)
+            self._shrink(book)
+
+    def _instalment(self, book: Book, stored: int, *, size: int) -> None:
+        for _ in range(min(size, len(self._to_store))):
+            scope = self._to_store.pop()
+            del book.dirty_accounts[scope]
+            if max(m.seq for m in book.accounts[scope].values()) > stored:  # or another process has stored it
+                self._store_account(scope, book.accounts[scope])
+        for _ in range(min(size, len(self._lines_to_store))):
+            key = self._lines_to_store.pop()
             del book.dirty_lines[key]
             if book.lines[key].seq > stored:
                 self._store_line(key, book.lines[key])
-        self._advance(book, stored)
-        if len(book.meters) > METERS_KEPT:
-            book.meters = {n: m for n, m in book.meters.items() if n in book.dirty_meters}
+
+    def _shrink(self, book: Book) -> None:
+        if len(book.accounts) > ACCOUNTS_KEPT:
+            book.accounts = {n: a for n, a in book.accounts.items() if n in book.dirty_accounts}
             book.lines = {k: v for k, v in book.lines.items() if k in book.dirty_lines}
 
     def _advance(self, book: Book, stored: int) -> None:
-        oldest = [next(iter(d.values())) for d in (book.dirty_meters, book.dirty_lines) if d]
+        oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]
         oldest += [t.seq for t in book.holds.values()]
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
             self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES ('stored', ?)", (safe,))
             self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
 
-    def _store_meter(self, name: str, meter: Meter) -> None:
-        body = _encode((meter.slot, meter.total, meter.held, list(meter.ring.items())))
-        self._db.execute("INSERT OR REPLACE INTO meter (name, seq, body) VALUES (?, ?, ?)", (name, meter.seq, body))
+    def _store_account(self, scope: str, account: Account) -> None:
+        body = _encode([(n, m.seq, m.slot, m.total, m.held, list(m.ring.items())) for n, m in account.items()])
+        self._db.execute("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", (scope, body))
 
     def _store_line(self, key: LineKey, line: Line) -> None:
         values = (*key, line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost)

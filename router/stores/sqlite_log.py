@@ -17,6 +17,7 @@ from router.stores.sqlite import Database, Execute
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 WAITING = 10_000  # records kept while the file is away
+TOGETHER = 64  # records that need not wait for company
 PAGE = 500
 FOLLOW_S = 0.25  # how soon records of other processes are seen
 
@@ -61,7 +62,7 @@ class SqliteLog:
             self._db.execute(INSERT, ("f", decision_id, None, encode(given)))
             return True
 
-        fresh = await self._db.transact(work)
+        fresh = await self._db.transact(work, due=True)
         self._grown.set()
         return fresh
 
@@ -78,16 +79,16 @@ class SqliteLog:
             elif not follow:
                 if not self._rows:
                     return
-                await self._db.transact(_nothing)
+                await self._db.transact(_nothing, due=True)
             else:
                 await self._wait()
 
     # riding along
 
-    def board(self, execute: Execute) -> None:
-        """Write what waits."""
-        self._boarded = len(self._rows)
-        for row in self._rows:
+    def board(self, execute: Execute, *, due: bool) -> None:
+        """Write what waits, many at once: a page then takes several."""
+        self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
+        for row in self._rows[: self._boarded]:
             execute(INSERT, row)
 
     def arrive(self) -> None:
