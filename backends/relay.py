@@ -119,6 +119,7 @@ class StreamReply:
     """
 
     status = 200
+    content_type = "text/event-stream"
 
     def __init__(
         self,
@@ -128,9 +129,8 @@ class StreamReply:
         backend: str,
         answers_as: str,
         wants_usage: bool,
-        content_type: str = "text/event-stream",
+        aclose: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.content_type = content_type
         self.usage: Usage | None = None
         self.failure: str | None = None
         self.produced = 0
@@ -138,6 +138,7 @@ class StreamReply:
         self.finish_reason: str | None = None
         self._read = read
         self._close = close
+        self._aclose = aclose  # for sources that can only be cut by awaiting
         self._backend = backend
         self._answers_as = answers_as
         self._wants_usage = wants_usage
@@ -181,6 +182,8 @@ class StreamReply:
         """Stop at once: an engine still generating is cut off. Idempotent."""
         self._over = True
         self._close()
+        if self._aclose is not None:
+            await self._aclose()
 
     async def _advance(self) -> None:
         try:

@@ -113,13 +113,18 @@ class OpenAIBackend:
 
 
 def body_of(request: Request) -> bytes:
-    """The JSON body for the engine: the client's fields, with `model`, `extra` and the wish for usage laid over."""
+    """The JSON body for the engine."""
+    return msgspec.json.encode(merged_fields(request))
+
+
+def merged_fields(request: Request) -> dict[str, object]:
+    """The client's fields, with `model`, `extra` and the wish for usage laid over."""
     fields: dict[str, object] = {**request.fields, "model": request.model}
     for key, value in request.extra.items():
         fields[key] = {**_object(fields.get(key)), **value} if isinstance(value, Mapping) else value
     if request.stream and request.path in _COUNTED_STREAMS:
         fields["stream_options"] = {**_object(fields.get("stream_options")), "include_usage": True}
-    return msgspec.json.encode(fields)
+    return fields
 
 
 def retry_after_s(value: str | None, now_s: float) -> float | None:

@@ -12,7 +12,9 @@ from backends.types import Reply, Request
 
 def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes: Any) -> Request:
     """A request for model `small`, known to the engine as `org/small-7b`."""
-    body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": "Say something kind."}]}
+    said = "Say something kind."
+    asks = {"/v1/completions": {"prompt": said}, "/v1/embeddings": {"input": said}}
+    body: dict[str, Any] = {"model": "auto", **asks.get(path, {"messages": [{"role": "user", "content": said}]})}
     body |= {"stream": True} if stream else {}
     body |= changes.pop("body", {})
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}

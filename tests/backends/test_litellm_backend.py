@@ -1,0 +1,146 @@
+"""What the backend through litellm's SDK promises, with litellm's own OpenAI provider against a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
+from backends.http import Limits
+from backends.litellm import LiteLLMBackend, price_of
+from backends.scripted import Line, always
+from backends.scripted_server import ScriptedServer
+from backends.types import Request, Usage
+from tests.backends.conftest import asked, contents, parsed, whole
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore"),  # litellm and pydantic warn of each other
+]
+
+
+def to_provider(**changes: Any) -> Request:
+    """A request for a model of litellm's OpenAI provider."""
+    return asked(model="openai/gpt-x", **changes)
+
+
+@asynccontextmanager
+async def provider(line: Line, limits: Limits | None = None) -> AsyncIterator[tuple[ScriptedServer, LiteLLMBackend]]:
+    """A scripted provider and a litellm backend pointed at it."""
+    async with ScriptedServer(always(line)) as server:
+        backend = LiteLLMBackend(name="gpt", api_key="sk-upstream-secret", api_base=server.url + "/v1", limits=limits)
+        yield server, backend
+        await backend.aclose()
+
+
+async def test_a_plain_answer_comes_through_with_its_usage() -> None:
+    async with provider(Line(text="Well done, you.", prompt_tokens=7)) as (server, backend):
+        reply = await backend.send(to_provider())
+        (answer,) = parsed(b"data: " + await whole(reply) + b"\n\n")
+        assert server.heard[0].headers["authorization"] == "Bearer sk-upstream-secret"
+    assert answer["choices"][0]["message"]["content"] == "Well done, you."
+    assert answer["model"] == "small"
+    assert reply.usage == Usage(prompt_tokens=7, completion_tokens=3)
+
+
+async def test_a_stream_comes_as_openai_writes_it() -> None:
+    async with provider(Line(text="one two three", prompt_tokens=5)) as (_, backend):
+        reply = await backend.send(to_provider(stream=True))
+        stream = await whole(reply)
+    events = parsed(stream)
+    assert contents(stream) == "one two three"
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == 3
+    assert {event["model"] for event in events} == {"small"}
+    assert reply.usage == Usage(prompt_tokens=5, completion_tokens=3)
+    assert reply.finish_reason == "stop"
+
+
+async def test_a_client_who_did_not_ask_for_usage_sees_none() -> None:
+    async with provider(Line(text="one two three")) as (_, backend):
+        reply = await backend.send(to_provider(stream=True, wants_usage=False))
+        assert b'"usage"' not in await whole(reply)
+        assert reply.usage is not None
+
+
+async def test_a_client_cannot_set_litellms_own_arguments() -> None:
+    body = {"api_base": "http://127.0.0.1:9/v1", "mock_response": "fooled", "top_k": 3}
+    async with provider(Line(text="the real one")) as (server, backend):
+        answer = await whole(await backend.send(to_provider(body=body)))
+        assert b"the real one" in answer
+        assert server.heard[0].json()["top_k"] == 3
+
+
+async def test_embeddings_and_completions_are_served_too() -> None:
+    async with provider(Line(text="one two")) as (_, backend):
+        embedding = await whole(await backend.send(to_provider(path="/v1/embeddings", body={"input": ["hi"]})))
+        request = asked(
+            model="text-completion-openai/gpt-x", path="/v1/completions", stream=True, body={"prompt": "hi"}
+        )
+        stream = await whole(await backend.send(request))
+    assert b'"embedding":[1.0,2.0,0.0]' in embedding
+    text = "".join(choice.get("text") or "" for event in parsed(stream) for choice in event["choices"])
+    assert text == "one two"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        ("hang", TimedOut),
+        ("reset", BackendError),
+        ("500", Failed),
+        ("html", Failed),
+        ("garbage", Failed),
+        ("busy", Overloaded),
+        ("refuse", Refused),
+    ],
+)
+async def test_trouble_before_the_first_byte_is_raised(trouble: str, error: type[BackendError]) -> None:
+    async with provider(Line(trouble=trouble), Limits(first_byte_s=0.5)) as (_, backend):  # type: ignore[arg-type]
+        with pytest.raises(error) as raised:
+            await backend.send(to_provider())
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_stream_that_breaks_midway_ends_with_a_failure() -> None:
+    async with provider(Line(text="one two three", trouble="reset", trouble_after=2)) as (_, backend):
+        reply = await backend.send(to_provider(stream=True))
+        stream = await whole(reply)
+    assert "one two".startswith(contents(stream))
+    assert reply.failure is not None
+    assert "secret" not in reply.failure
+
+
+async def test_closing_a_reply_cuts_the_provider_off() -> None:
+    async with provider(Line(text="word " * 1000, piece_delay_s=0.01)) as (server, backend):
+        reply = await backend.send(to_provider(stream=True))
+        async for _ in reply:
+            break
+        await reply.aclose()
+        await asyncio.wait_for(server.hung_up.wait(), 5)
+
+
+async def test_a_path_litellm_cannot_serve_is_refused() -> None:
+    async with provider(Line()) as (_, backend):
+        with pytest.raises(Refused, match="/v1/messages"):
+            await backend.send(to_provider(path="/v1/messages"))
+
+
+def test_prices_come_from_the_cost_map() -> None:
+    price = price_of("openai/gpt-4o-mini")
+    assert price is not None
+    assert 0 < price.prompt_usd < price.completion_usd < 1e-3
+    assert price.context_tokens is not None
+    assert price_of("nobody/has-this") is None
+
+
+def test_litellm_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, backends.litellm; sys.exit('litellm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
