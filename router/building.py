@@ -25,8 +25,6 @@ from router.errors import SettingsError
 from router.ports import Keys
 from router.types import Principal
 
-ALWAYS_THERE = ("random", "cheapest", "best", "neighbours")  # policies a request may name without any settings
-
 
 def build_backend(name: str, section: configured.Backend) -> Replicas:
     """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
@@ -44,7 +42,9 @@ def _engines(name: str, section: configured.Backend) -> Sequence[tuple[str, Back
     if isinstance(section, configured.LitellmBackend):
         from backends.litellm import LitellmBackend  # noqa: PLC0415  (slow to import; an extra)
 
-        return [(f"{name}/{i}", LitellmBackend(name=name, params=each.params)) for i, each in enumerate(section.replicas)]
+        return [
+            (f"{name}/{i}", LitellmBackend(name=name, params=each.params)) for i, each in enumerate(section.replicas)
+        ]
     if isinstance(section, configured.EmbeddedBackend):
         from backends.embedded import EmbeddedBackend  # noqa: PLC0415  (opens weights)
 
@@ -84,9 +84,9 @@ def _embedder(section: configured.Embedder) -> Embedder:
     return OpenAIEmbedder(section)
 
 
-def build_policies(section: configured.Policy, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
-    """The default policy, those with options, and those that need none. Raises: SettingsError."""
-    names = dict.fromkeys([section.name, *section.options, *ALWAYS_THERE])
+def build_policies(section: configured.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
+    """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
+    names = dict.fromkeys([section.name, *section.options])
     try:
         return {name: named.build(name, arms, section.options_of(name)) for name in names}
     except ValueError as error:

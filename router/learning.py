@@ -154,6 +154,7 @@ class Learning:
         log: OutcomeLog,
         index: FaissIndex,
         policies: Mapping[str, StoredPolicy],
+        build: Callable[[str], StoredPolicy],
         arms: Callable[[], Sequence[Arm]],
         folder: Path | None,
         refit_every: int = 200,
@@ -163,12 +164,26 @@ class Learning:
         self.position = ""
         self.learned = 0
         self._log = log
-        self.policies = policies
+        self._policies = dict(policies)
+        self._build = build
         self._arms = arms
         self._folder = folder
         self._refit_every = refit_every
         self._next_refit = refit_every
         self._open: OrderedDict[str, _Open] = OrderedDict()
+
+    def policy(self, name: str) -> StoredPolicy:
+        """A policy by name. One that nobody asked for before is built on what the table knows and learns from then on.
+
+        Raises: ValueError naming the policies there are.
+        """
+        policy = self._policies.get(name)
+        if policy is None:
+            policy = self._build(name)
+            if len(self.table):
+                policy.refit(self.table.history(self._arms()))
+            self._policies[name] = policy
+        return policy
 
     async def run(self) -> None:
         """Follow the log until cancelled; refits happen in a thread."""
@@ -188,7 +203,7 @@ class Learning:
         """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state."""
         self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
         history = self.table.history(self._arms())
-        for name, policy in self.policies.items():
+        for name, policy in list(self._policies.items()):
             try:
                 await asyncio.to_thread(policy.refit, history)
             except Exception:
@@ -244,7 +259,7 @@ class Learning:
             candidates=record.candidates,
             expected=Estimates(np.array(record.quality), np.array(record.sigma), np.array(record.cost)),
         )
-        for policy in self.policies.values():
+        for policy in self._policies.values():
             policy.learn(outcome)
 
     def save(self) -> None:
@@ -256,7 +271,7 @@ class Learning:
         fresh.mkdir(parents=True)
         self.index.save(fresh)
         self.table.save(fresh)
-        for name, policy in self.policies.items():
+        for name, policy in list(self._policies.items()):
             state: dict[str, NDArray[Any]] = dict(policy.state())
             np.savez(fresh / f"policy-{name}.npz", allow_pickle=False, **state)
         (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
@@ -271,7 +286,7 @@ class Learning:
             table = OutcomeTable(self.index.dim)
             table.load(self._folder)
             self.index.load(self._folder)
-            for name, policy in self.policies.items():
+            for name, policy in list(self._policies.items()):
                 stored = self._folder / f"policy-{name}.npz"
                 if stored.exists():
                     with np.load(stored) as state:

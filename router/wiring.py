@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from backends.replicas import Replicas
 from backends.types import Embedder
+from policies import named
 from router.building import StaticKeys, build_backend, build_embedder, build_policies
 from router.catalogue import catalogue_of
 from router.errors import PointsmanError, SettingsError
@@ -127,6 +129,7 @@ def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder
         log=stores.log,
         index=index,
         policies=build_policies(settings.policy, catalogue.arms()),
+        build=lambda name: named.build(name, catalogue.arms(), {}),
         arms=catalogue.arms,
         folder=settings.snapshot_path(),
     )
@@ -153,7 +156,6 @@ def _gateway(
         embedder=embedder,
         index=learning.index,
         learning=learning,
-        policies=learning.policies,
         options=options_of(settings),
         generator=np.random.default_rng(settings.policy.seed),
         clock=time.time,

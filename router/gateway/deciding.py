@@ -44,14 +44,12 @@ class Decider:
         embedder: Embedder,
         index: NeighbourIndex,
         learning: Learning,
-        policies: Mapping[str, Policy],
         options: Options,
         generator: np.random.Generator,
         clock: Callable[[], float],
     ) -> None:
         self.catalogue = catalogue
         self.options = options
-        self.policies = policies
         self.down: set[str] = set()  # names of backends that do not answer; kept by the health loop
         self._learning = learning
         self._ledger = ledger
@@ -174,11 +172,10 @@ class Decider:
 
     def _policy(self, principal: Principal, call: Call) -> tuple[str, Policy]:
         name = call.policy or principal.policy or self.options.policy
-        policy = self.policies.get(name)
-        if policy is None:
-            names = ", ".join(self.policies)
-            raise InvalidRequest(f"there is no policy {name!r} here; there are {names}", param="routing.policy")
-        return name, policy
+        try:
+            return name, self._learning.policy(name)
+        except ValueError as error:
+            raise InvalidRequest(str(error), param="routing.policy") from error
 
     def _preference(self, principal: Principal, call: Call) -> float:
         knob = call.preference if call.preference is not None else principal.preference

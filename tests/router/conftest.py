@@ -102,12 +102,15 @@ async def open_house(
     backends = {name: Replicas([replica_of(script, name=name)], name=name) for name, script in scripts.items()}
     catalogue = Catalogue(tuple(chosen.values()), backends)
     async with open_stores(f"sqlite:///{folder}/pointsman.db", clock=now_ms) as stores:
-        policies = {
-            name: named.build(name, catalogue.arms(), {}) for name in ("cheapest", "best", "neighbours", "random")
-        }
+        policies = {policy: named.build(policy, catalogue.arms(), {})}
         index = FaissIndex(256)
         learning = Learning(
-            log=stores.log, index=index, policies=policies, arms=catalogue.arms, folder=folder / "views"
+            log=stores.log,
+            index=index,
+            policies=policies,
+            build=lambda name: named.build(name, catalogue.arms(), {}),
+            arms=catalogue.arms,
+            folder=folder / "views",
         )
         following = asyncio.ensure_future(learning.run())
         decider = Decider(
@@ -116,7 +119,6 @@ async def open_house(
             embedder=HashingEmbedder(256),
             index=index,
             learning=learning,
-            policies=policies,
             options=Options(policy, 0.5, 0.001, 20, keep_characters=200),
             generator=np.random.default_rng(0),
             clock=time.time,
