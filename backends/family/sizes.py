@@ -1,0 +1,52 @@
+"""The one table of what is trained: sizes, steps, batches, learning rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CONTEXT_TOKENS = 512
+HEAD_DIM = 64
+VOCABULARY = 264  # 256 bytes, 5 special tokens, 3 unused
+
+
+@dataclass(frozen=True)
+class Size:
+    """One Llama-architecture model of the family."""
+
+    hidden: int
+    layers: int
+    heads: int
+    mlp: int
+    learning_rate: float
+    rows_per_table: int  # rows of a weight matrix that share one quantization table
+
+    @property
+    def parameters(self) -> int:
+        """Weights in all, the tied embedding once."""
+        layer = 4 * self.hidden * self.heads * HEAD_DIM + 3 * self.hidden * self.mlp + 2 * self.hidden
+        return self.layers * layer + VOCABULARY * self.hidden + self.hidden
+
+    def hf_config(self) -> dict[str, Any]:
+        """The keys of Hugging Face's config.json."""
+        return {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY,
+            "hidden_size": self.hidden, "intermediate_size": self.mlp, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.heads, "head_dim": HEAD_DIM,
+            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": False, "mlp_bias": False,
+            "max_position_embeddings": CONTEXT_TOKENS, "tie_word_embeddings": True, "torch_dtype": "float16",
+            "bos_token_id": None, "eos_token_id": 260, "pad_token_id": 256, "use_cache": True,
+        }  # fmt: skip
+
+
+SIZES: dict[str, Size] = {
+    "small": Size(hidden=64, layers=2, heads=2, mlp=192, learning_rate=8e-3, rows_per_table=64),
+    "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, rows_per_table=32),
+    "large": Size(hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, rows_per_table=16),
+}
+STEPS = 6000
+ITEMS_PER_STEP = 640
+BUCKETS = (56, 80, 128, 224, 432)  # padded lengths; an item goes into the first it fits
+PROMPT_WEIGHT = 0.02  # of a prompt token's loss, beside an answer token's length ** -0.5
+SYSTEM_SHARE = 0.03  # of the training items, with a system message in front
+SEED = 2026

@@ -1,0 +1,184 @@
+"""Train the family: `python -m backends.family.train --out DIR`. Needs torch; one GPU, or a CPU for the small ones.
+
+All sizes see the same batches, each on a stream of its own, so that small models fill the gaps the large one leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .feed import Batch, batches, rows_per_bucket
+from .model import Llama
+from .sizes import BUCKETS, CONTEXT_TOKENS, ITEMS_PER_STEP, SEED, SIZES, STEPS
+from .tokens import write_tokenizer
+
+WARM_UP_STEPS = 200
+
+
+class Trainee:
+    """One model in training; on a GPU its whole step is one replayed graph."""
+
+    def __init__(self, name: str, *, rows: list[int], device: torch.device) -> None:
+        torch.manual_seed(SEED)
+        self.name, self.size = name, SIZES[name]
+        self.model = Llama(self.size).to(device)
+        self.device, self.graph = device, None
+        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self.inputs = [
+            (torch.full((n, length), 256, device=device), torch.zeros(n, length, device=device))
+            for n, length in zip(rows, BUCKETS, strict=True)
+        ]
+        self.rate = torch.zeros((), device=device)
+        self.loss = torch.zeros((), device=device)
+        self.optimizer = self._adamw()
+
+    def _adamw(self) -> torch.optim.AdamW:
+        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
+        others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "embed" in n]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        on_gpu = self.device.type == "cuda"
+        rate: Any = self.rate if on_gpu else 1e-3
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9, capturable=on_gpu, foreach=on_gpu)
+
+    def step(self, batch: list[tuple[Tensor, Tensor]], *, fraction: float, warm: float) -> None:
+        """Learn from one batch at a point of the schedule: `fraction` of all steps done, `warm` of the warm-up."""
+        rate = self.size.learning_rate * min(1.0, warm) * (1 - fraction)
+        with torch.cuda.stream(self.stream) if self.stream else contextlib.nullcontext():
+            for (ids, weights), (new_ids, new_weights) in zip(self.inputs, batch, strict=True):
+                ids.copy_(new_ids)
+                weights.copy_(new_weights)
+            self.rate.fill_(rate)
+            if self.graph is not None:
+                self.graph.replay()
+                return
+            if self.device.type == "cpu":
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+            self._learn()
+
+    def capture(self) -> None:
+        """Record the step as a CUDA graph, after the eager warm-up steps."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            self._learn()
+        self.graph = graph
+
+    def _learn(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        scale = 1.0 / sum(weights[:, 1:].sum() for _, weights in self.inputs).clamp(min=1e-6)  # type: ignore[union-attr]
+        total = torch.zeros((), device=self.device)
+        for ids, weights in self.inputs:
+            loss = self._loss(ids, weights) * scale
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.loss.copy_(total)
+
+    def _loss(self, ids: Tensor, weights: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False):
+            logits = self.model(ids[:, :-1])
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        return (losses * weights[:, 1:].flatten()).sum()
+
+
+def save(model: Llama, folder: Path) -> None:
+    """Write a Hugging Face checkpoint in fp16: weights, config, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": weight.detach().half().cpu().contiguous() for name, weight in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(model.size.hf_config(), indent=1) + "\n")
+    generation = {"eos_token_id": 260, "pad_token_id": 256, "do_sample": False, "max_new_tokens": 160}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
+    write_tokenizer(folder, context_tokens=CONTEXT_TOKENS)
+
+
+def train(
+    names: list[str], *, steps: int, device: torch.device, workers: int, seconds: float = 0.0
+) -> dict[str, Llama]:
+    """Train the named sizes on the same batches; with `seconds`, stop the schedule after about that long instead."""
+    rows = rows_per_bucket(ITEMS_PER_STEP)
+    trainees = [Trainee(name, rows=rows, device=device) for name in names]
+    clock = Schedule(steps=steps, seconds=seconds)
+    stream = batches(10**6 if seconds else steps, rows, workers=workers)
+    with _bar(steps) as bar, contextlib.closing(stream):
+        task = bar.add_task("training", total=steps, losses="")
+        for done, batch in enumerate(stream):
+            if (fraction := clock.fraction(done)) >= 1.0:
+                break
+            moved = [_moved(pair, device) for pair in batch]
+            _synchronize(device)
+            for trainee in trainees:
+                trainee.step(moved, fraction=fraction, warm=(done + 1) / WARM_UP_STEPS)
+            if done == 4 and device.type == "cuda":
+                _synchronize(device)
+                for trainee in trainees:
+                    trainee.capture()
+            if done % 100 == 0:
+                losses = " ".join(f"{t.name} {float(t.loss):.3f}" for t in trainees)
+                bar.update(
+                    task, completed=done, losses=losses, total=steps if not seconds else done / max(fraction, 1e-6)
+                )
+                print(f"step {done} ({time.perf_counter() - clock.started:.0f} s) {losses}", flush=True)
+    _synchronize(device)
+    return {trainee.name: trainee.model.float().eval() for trainee in trainees}
+
+
+class Schedule:
+    """How much of the training is done, by steps, or by the clock once the first steps have warmed it up."""
+
+    def __init__(self, *, steps: int, seconds: float) -> None:
+        self.steps, self.seconds, self.started = steps, seconds, 0.0
+
+    def fraction(self, done: int) -> float:
+        """The share of the training behind us, in [0, 1]."""
+        self.started = self.started or time.perf_counter()
+        return (time.perf_counter() - self.started) / self.seconds if self.seconds else done / self.steps
+
+
+def _moved(pair: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(pair[0]).to(device).long(), torch.from_numpy(pair[1]).to(device).float()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _bar(steps: int) -> Iterator[Progress]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[losses]}")) as bar:
+        yield bar
+
+
+def main() -> None:
+    """Parse the command line, train, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for one checkpoint folder per size")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seconds", type=float, default=0.0, help="train for about this long instead of --steps")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained = train(options.sizes, steps=options.steps, device=device, workers=options.workers, seconds=options.seconds)
+    for name, model in trained.items():
+        save(model, options.out / name)
+
+
+if __name__ == "__main__":
+    main()
