@@ -1,0 +1,8 @@
+"""Typed configuration, validated once; the only reader of the environment. What cannot run raises SettingsError."""
+
+from router.settings.changes import Changes, diff
+from router.settings.description import describe
+from router.settings.document import Settings, StaticKey
+from router.settings.loading import build, load
+
+__all__ = ["Changes", "Settings", "StaticKey", "build", "describe", "diff", "load"]

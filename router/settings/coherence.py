@@ -1,0 +1,120 @@
+"""What no single key can show to be wrong: names that point nowhere, twins, models without a price."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from policies.named import NAMES, options_of
+from router.errors import SettingsError
+from router.settings.complaints import Fault
+from router.settings.document import Settings
+from router.settings.sections import EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+
+_REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://")
+
+
+def faults(settings: Settings) -> Iterator[Fault]:
+    """Everything that is wrong between sections, as (path, text)."""
+    yield from _store(settings)
+    yield from _backends(settings)
+    yield from _models(settings)
+    yield from _policies(settings)
+    yield from _tenants(settings)
+    if not settings.models and not any(each.discovers for each in settings.backends.values()):
+        yield "models", "empty and no backend discovers any, expected at least one model"
+
+
+def _store(settings: Settings) -> Iterator[Fault]:
+    store = settings.store
+    if store.sqlite and store.redis:
+        yield "store", "got sqlite and redis, expected one of them"
+    if store.redis and not store.redis.get_secret_value().startswith(_REDIS):
+        yield "store.redis", f"got a value not shown here, expected an address that begins with {', '.join(_REDIS)}"
+
+
+def _backends(settings: Settings) -> Iterator[Fault]:
+    for name, backend in settings.backends.items():
+        path = f"backends.{name}"
+        if isinstance(backend, VllmBackend) and any(each.url is None for each in backend.replicas):
+            yield path, "no address, expected url: http://… or urls: [http://…, …]"
+        if isinstance(backend, VllmBackend | LitellmBackend) and backend.url and backend.urls:
+            yield path, "got url and urls, expected one of them"
+        if isinstance(backend, VllmBackend) and any(each.params for each in backend.replicas):
+            yield f"{path}.params", "parameters are for litellm only, expected none (see models[…].extra_body)"
+        for model, folder in backend.stores.items() if isinstance(backend, EmbeddedBackend) else ():
+            if not folder.is_dir():
+                yield f"{path}.stores.{model}", f"got {str(folder)!r}, expected a folder that exists"
+
+
+def _models(settings: Settings) -> Iterator[Fault]:
+    names = Counter(each.name for each in settings.models)
+    for number, model in enumerate(settings.models):
+        path = f"models[{number}]"
+        if names[model.name] > 1:
+            yield (
+                f"{path}.name",
+                f"got {model.name!r} twice, expected names that differ (replicas go under one backend)",
+            )
+        if model.name == "auto" or model.name.startswith("auto:"):
+            yield f"{path}.name", f"got {model.name!r}, expected a name that is not `auto`: the router answers to that"
+        try:
+            backend = settings.backend_of(model)
+        except SettingsError:
+            yield f"{path}.backend", f"missing, expected one of {', '.join(settings.backends)}"
+            continue
+        if backend not in settings.backends:
+            yield f"{path}.backend", f"got {backend!r}, expected one of {', '.join(settings.backends)}"
+        elif settings.price_of(model) is None and not settings.backends[backend].discovers:
+            yield f"{path}.price", "missing, expected {prompt, completion} in USD per million tokens, or default_price"
+
+
+def _policies(settings: Settings) -> Iterator[Fault]:
+    used = {"policy.name": settings.policy.name}
+    for name, tenant in settings.tenants.items():
+        used[f"tenants.{name}.policy"] = tenant.policy or settings.policy.name
+        used |= {
+            f"tenants.{name}.keys[{number}].policy": key.policy for number, key in enumerate(tenant.keys) if key.policy
+        }
+    for path, policy in used.items():
+        if policy not in NAMES:
+            yield path, f"got {policy!r}, expected one of {', '.join(NAMES)}"
+    for policy, options in settings.policy.options.items():
+        if policy not in NAMES:
+            yield f"policy.options.{policy}", f"unknown policy, expected one of {', '.join(NAMES)}"
+            continue
+        known = options_of(policy)
+        for option in options:
+            if option not in known:
+                expected = f"one of {', '.join(known)}" if known else "none: it has no options"
+                yield f"policy.options.{policy}.{option}", f"unknown option, expected {expected}"
+
+
+def _tenants(settings: Settings) -> Iterator[Fault]:
+    secrets = Counter(key.secret.get_secret_value() for each in settings.tenants.values() for key in each.keys)
+    names = Counter(key.name for each in settings.tenants.values() for key in each.keys if key.name)
+    for name, tenant in settings.tenants.items():
+        yield from _unknown_models(settings, f"tenants.{name}.allowed_models", tenant.allowed_models)
+        for number, key in enumerate(tenant.keys):
+            path = f"tenants.{name}.keys[{number}]"
+            yield from _unknown_models(settings, f"{path}.allowed_models", key.allowed_models)
+            if secrets[key.secret.get_secret_value()] > 1:
+                yield f"{path}.secret", "the same key is given twice, expected each key once"
+            if key.name and names[key.name] > 1:
+                yield f"{path}.name", f"got {key.name!r} twice, expected names that differ"
+            yield from _team(path, key.team, tenant)
+
+
+def _team(path: str, team: str | None, tenant: TenantSection) -> Iterator[Fault]:
+    if team is not None and team not in tenant.teams:
+        known = ", ".join(tenant.teams) or "a team under the tenant's `teams`"
+        yield f"{path}.team", f"got {team!r}, expected {known}"
+
+
+def _unknown_models(settings: Settings, path: str, allowed: frozenset[str] | None) -> Iterator[Fault]:
+    """Where a backend discovers models, their names are not known yet."""
+    known = {each.name for each in settings.models}
+    if allowed is None or any(each.discovers for each in settings.backends.values()):
+        return
+    for name in sorted(allowed - known):
+        yield path, f"got {name!r}, expected names of models: {', '.join(sorted(known))}"

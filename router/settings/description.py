@@ -1,0 +1,84 @@
+"""Says in plain text what some settings would run. Never shows a secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from router.settings.amounts import show_period, show_usd
+from router.settings.document import Settings
+from router.settings.sections import Backend, BudgetSection, EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+from router.types import Model
+
+
+def describe(settings: Settings) -> str:
+    """What would run, a line each thing."""
+    return "\n".join(_lines(settings))
+
+
+def _lines(settings: Settings) -> Iterator[str]:
+    server = settings.server
+    yield f"listens   http://{server.host}:{server.port}, {_many(server.workers, 'worker')}"
+    yield f"store     {_store(settings)}"
+    yield f"callers   {_callers(settings)}"
+    embedder = settings.embedder
+    yield f"embedder  {embedder.kind} {getattr(embedder, 'model', '') or getattr(embedder, 'dim', '')}"
+    options = settings.policy.options_of(settings.policy.name)
+    with_options = f" with {', '.join(f'{key}={value}' for key, value in options.items())}" if options else ""
+    yield f"policy    {settings.policy.name}{with_options}, preference {settings.preference.default:g}"
+    for name, backend in settings.backends.items():
+        yield f"backend   {name}: {_backend(backend)}"
+    for model in settings.candidates():
+        yield f"model     {_model(model)}"
+    for name, tenant in settings.tenants.items():
+        yield f"tenant    {name}: {_tenant(tenant)}"
+    yield from (f"note      {note}" for note in settings.notes)
+
+
+def _store(settings: Settings) -> str:
+    if settings.store.redis is None:
+        return f"SQLite {settings.store.sqlite_path(settings.state_dir)}"
+    parts = urlsplit(settings.store.redis.get_secret_value())
+    return f"Redis {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _callers(settings: Settings) -> str:
+    who = "need a key" if settings.auth.required else f"need no key and are tenant {settings.auth.tenant}"
+    return f"{who}; the admin API has {'a key' if settings.auth.admin_key else 'no key and is closed'}"
+
+
+def _backend(backend: Backend) -> str:
+    where = "local" if backend.is_local else "remote"
+    finds = ", discovers models" if backend.discovers else ""
+    if isinstance(backend, VllmBackend | LitellmBackend):
+        addresses = ", ".join(_address(each.url) for each in backend.replicas if each.url) or "the provider's address"
+        return f"{backend.kind}, {where}, {addresses}{finds}"
+    if isinstance(backend, EmbeddedBackend):
+        stores = ", ".join(f"{name} {path}" for name, path in backend.stores.items()) or "the packaged family"
+        return f"{backend.kind}, {where}, {stores}{finds}"
+    return f"{backend.kind}, {where}"
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _model(model: Model) -> str:
+    price = f"{show_usd(model.price.prompt)} / {show_usd(model.price.completion)} USD per million tokens"
+    drains = ", draining" if model.draining else ""
+    return f"{model.name}: {model.upstream} on {model.backend}, {price}, {model.context_tokens} tokens{drains}"
+
+
+def _tenant(tenant: TenantSection) -> str:
+    budgets = ", ".join(_budget(each) for each in tenant.budgets) or "no budget"
+    return f"{budgets}, {_many(len(tenant.keys), 'key')}"
+
+
+def _budget(budget: BudgetSection) -> str:
+    seconds, calendar = budget.period
+    return f"{show_usd(budget.limit)} USD per {calendar or show_period(seconds)}{'' if budget.hard else ' soft'}"
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

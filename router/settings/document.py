@@ -1,0 +1,275 @@
+"""The whole settings document, and the gateway's own nouns made from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, SecretStr
+
+from router.errors import SettingsError
+from router.settings import amounts
+from router.settings.sections import (
+    Auth,
+    Backend,
+    EmbeddedBackend,
+    Embedder,
+    HashingEmbedder,
+    Index,
+    KeySection,
+    Log,
+    ModelSection,
+    Name,
+    PolicySection,
+    Preference,
+    PriceSection,
+    Reload,
+    Section,
+    Server,
+    Share,
+    Store,
+    Telemetry,
+    TenantSection,
+)
+from router.types import Budget, Model, Price, Principal, RateLimit
+
+CONTEXT_TOKENS = 8_192  # where neither the file nor the engine says
+_ENGINE = frozenset({"chat", "completions", "tools", "logprobs", "responses", "messages"})
+CAPABILITIES: Mapping[str, frozenset[str]] = {
+    "vllm": _ENGINE,
+    "scripted": _ENGINE,
+    "litellm": frozenset({"chat", "tools"}),
+    "embedded": frozenset({"chat", "completions", "tools", "logprobs"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticKey:
+    """A key from the settings file and who it stands for."""
+
+    secret: SecretStr
+    principal: Principal
+
+
+class Settings(Section):
+    """Everything. An empty file means the packaged model family, SQLite and hashed embeddings."""
+
+    server: Server = Field(default=Server(), description="Where the gateway listens and how much it takes in.")
+    state_dir: Path = Field(
+        default=Path("var"), description="Folder for the database and snapshots; made at the start."
+    )
+    store: Store = Field(default=Store(), description="Where money, keys and the log live.")
+    auth: Auth = Field(default=Auth(), description="Who may call.")
+    backends: dict[Name, Backend] = Field(
+        default={"family": EmbeddedBackend(kind="embedded")}, description="Engines and providers by name."
+    )
+    models: tuple[ModelSection, ...] = Field(default=(), description="Candidates, beside those that backends discover.")
+    default_price: PriceSection | None = Field(
+        default=None, description="Price of a model nothing else prices; without it such a model stops the start."
+    )
+    embedder: Embedder = Field(default=HashingEmbedder(), description="Turns queries into vectors.")
+    index: Index = Field(default=Index(), description="The nearest past queries.")
+    policy: PolicySection = Field(default=PolicySection(), description="Who decides.")
+    preference: Preference = Field(default=Preference(), description="Quality against money.")
+    aliases: dict[Name, Share] = Field(
+        default={"cheap": 0.0, "balanced": 0.5, "best": 1.0}, description="Preference of each `auto:NAME`."
+    )
+    tenants: dict[Name, TenantSection] = Field(default={}, description="Tenants that exist from the start.")
+    log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
+    telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")
+    reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
+
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+    _list_prices: dict[str, Price] = PrivateAttr(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read and has no effect here, and what was assumed; to be shown at the start."""
+        return self._notes
+
+    def annotate(self, notes: tuple[str, ...], list_prices: Mapping[str, Price]) -> Settings:
+        """The same settings with notes and with prices from a provider's list, by model name."""
+        self._notes = notes
+        self._list_prices = dict(list_prices)
+        return self
+
+    def backend_of(self, model: ModelSection) -> str:
+        """The backend a model names, or the only one there is. Raises: SettingsError."""
+        if model.backend is not None:
+            return model.backend
+        if len(self.backends) == 1:
+            return next(iter(self.backends))
+        raise SettingsError(f"model {model.name}: no backend, expected one of {', '.join(self.backends)}")
+
+    def price_of(self, model: ModelSection) -> Price | None:
+        """The model's price, its provider's list price or the default; None where there is none."""
+        if model.price is not None:
+            return model.price.price()
+        if model.name in self._list_prices:
+            return self._list_prices[model.name]
+        return self.default_price.price() if self.default_price else None
+
+    def candidates(self) -> tuple[Model, ...]:
+        """The models this document lists. Raises: SettingsError for an unpriced one."""
+        return tuple(self._candidate(each) for each in self.models)
+
+    def _candidate(self, section: ModelSection) -> Model:
+        price = self.price_of(section)
+        if price is None:
+            raise SettingsError(f"model {section.name}: no price, expected `price` here or `default_price`")
+        backend = self.backend_of(section)
+        kind = self.backends[backend].kind
+        context = section.context_tokens or CONTEXT_TOKENS
+        return Model(
+            name=section.name,
+            backend=backend,
+            upstream=section.upstream or section.name,
+            price=price,
+            context_tokens=context,
+            max_output_tokens=min(section.max_output_tokens or context, context),
+            local=self.backends[backend].is_local if section.local is None else section.local,
+            capabilities=CAPABILITIES[kind] if section.capabilities is None else section.capabilities,
+            parent=section.parent,
+            bits=section.bits,
+            parameters=section.parameters,
+            extra_body=section.extra_body,
+            capacity=section.capacity.limit if section.capacity else None,
+            capacity_period_s=section.capacity.period[0] if section.capacity else 3600,
+            draining=section.drain,
+            bytes_per_token=section.bytes_per_token,
+        )
+
+    def discovered(
+        self,
+        backend: str,
+        upstream: str,
+        *,
+        name: str | None = None,
+        price: Price | None = None,
+        context_tokens: int = CONTEXT_TOKENS,
+        max_output_tokens: int | None = None,
+        **facts: Any,
+    ) -> Model:
+        """A model a backend found, as a candidate; what the document says of it wins over what was found.
+
+        `facts` are further fields of Model: capabilities, parent, bits, parameters, extra_body, bytes_per_token.
+        Raises: SettingsError where nothing prices it.
+        """
+        found = self._found_price(backend, upstream, name or upstream, price)
+        facts.setdefault("capabilities", CAPABILITIES[self.backends[backend].kind])
+        model = Model(
+            name=name or upstream,
+            backend=backend,
+            upstream=upstream,
+            price=found,
+            context_tokens=context_tokens,
+            max_output_tokens=min(max_output_tokens or context_tokens, context_tokens),
+            local=self.backends[backend].is_local,
+            **facts,
+        )
+        section = self._section(backend, upstream, model.name)
+        return model if section is None else self._overridden(model, section)
+
+    def _section(self, backend: str, upstream: str, name: str) -> ModelSection | None:
+        for each in self.models:
+            if self.backend_of(each) == backend and (each.name == name or (each.upstream or each.name) == upstream):
+                return each
+        return None
+
+    def _found_price(self, backend: str, upstream: str, name: str, price: Price | None) -> Price:
+        section = self._section(backend, upstream, name)
+        if section is not None and section.price is not None:
+            return section.price.price()
+        price = price or (self.default_price.price() if self.default_price else None)
+        if price is None:
+            raise SettingsError(
+                f"backends.{backend}.discover: found {upstream} and nothing prices it, "
+                f"expected an entry in models with a price, or default_price",
+                param=f"backends.{backend}.discover",
+            )
+        return price
+
+    def _overridden(self, found: Model, section: ModelSection) -> Model:
+        """The found model with every field the document sets."""
+        listed = self._candidate(section.model_copy(update={"price": section.price or _section_of(found.price)}))
+        written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity"}
+        taken = {key: getattr(listed, key) for key in written if getattr(section, key) is not None}
+        for key in ("context_tokens", "capabilities", "parent", "bits", "parameters", "extra_body", "bytes_per_token"):
+            taken.setdefault(key, getattr(found, key))
+        longest = section.max_output_tokens or found.max_output_tokens
+        taken.setdefault("local", found.local)
+        return Model(
+            name=section.name,
+            backend=found.backend,
+            upstream=found.upstream,
+            price=listed.price,
+            max_output_tokens=min(longest, taken["context_tokens"]),
+            capacity=listed.capacity,
+            capacity_period_s=listed.capacity_period_s,
+            draining=listed.draining,
+            **{key: value for key, value in taken.items() if key not in {"name", "upstream"}},
+        )
+
+    def static_keys(self) -> tuple[StaticKey, ...]:
+        """The keys this document brings, with everything their tenant and team add."""
+        return tuple(
+            StaticKey(key.secret, _principal(name, tenant, key))
+            for name, tenant in self.tenants.items()
+            for key in tenant.keys
+        )
+
+    def anonymous(self) -> Principal | None:
+        """Who a caller without a key is; None where keys are required."""
+        if self.auth.required:
+            return None
+        name = self.auth.tenant
+        return _principal(name, self.tenants.get(name, TenantSection()), None)
+
+
+def _section_of(price: Price) -> PriceSection:
+    return PriceSection(prompt=amounts.show_usd(price.prompt), completion=amounts.show_usd(price.completion))  # type: ignore[arg-type]  # parsed
+
+
+def key_id(secret: str) -> str:
+    """k_ and twelve hexadecimal digits of the key's SHA-256: tells keys apart and reveals nothing."""
+    return f"k_{hashlib.sha256(secret.encode()).hexdigest()[:12]}"
+
+
+def _principal(name: str, tenant: TenantSection, key: KeySection | None) -> Principal:
+    """A key of a tenant; without a key, the tenant's anonymous caller."""
+    if key is None:
+        key = KeySection(secret=SecretStr("anonymous"), name="anonymous")
+    identity = key.name or key_id(key.secret.get_secret_value())
+    allowed = [each for each in (tenant.allowed_models, key.allowed_models) if each is not None]
+    return Principal(
+        key_id=identity,
+        tenant=name,
+        team=key.team,
+        allowed_models=frozenset.intersection(*allowed) if allowed else None,
+        local_only=tenant.local_only or key.local_only,
+        preference=tenant.preference if key.preference is None else key.preference,
+        policy=key.policy or tenant.policy,
+        budgets=_budgets(name, tenant, key, identity),
+        limits=_limits(name, tenant, key, identity),
+        metadata=key.metadata,
+        admin=key.admin,
+    )
+
+
+def _budgets(name: str, tenant: TenantSection, key: KeySection, identity: str) -> tuple[Budget, ...]:
+    team = tenant.teams[key.team].budgets if key.team else ()
+    return (
+        *(each.budget(f"tenant:{name}") for each in tenant.budgets),
+        *(each.budget(f"team:{key.team}") for each in team),
+        *(each.budget(f"key:{identity}") for each in key.budgets),
+    )
+
+
+def _limits(name: str, tenant: TenantSection, key: KeySection, identity: str) -> tuple[RateLimit, ...]:
+    team = tenant.teams[key.team].limits if key.team else None
+    scoped = [(f"tenant:{name}", tenant.limits), (f"team:{key.team}", team), (f"key:{identity}", key.limits)]
+    scoped += [(f"key:{identity}|model:{model}", limit) for model, limit in key.model_limits.items()]
+    return tuple(limit.limit(scope) for scope, limit in scoped if limit is not None)

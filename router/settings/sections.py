@@ -1,0 +1,462 @@
+"""The sections of a settings file, as frozen pydantic models; docs/settings.md is made from their descriptions."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+from router.settings import amounts
+from router.types import Budget, NanoUsd, Price, RateLimit
+
+NAME, URL = r"^[^\s,|]+$", r"^https?://[^\s]+$"
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Usd = Annotated[NanoUsd, BeforeValidator(amounts.usd)]
+Bytes = Annotated[int, BeforeValidator(amounts.size)]
+Count = Annotated[float, BeforeValidator(amounts.count)]
+Period = Annotated[tuple[int, str | None], BeforeValidator(amounts.period)]
+Name = Annotated[str, Field(min_length=1, pattern=NAME)]
+Url = Annotated[str, Field(pattern=URL)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _optional_secret(value: object) -> object:
+    return None if value == "" else value  # ${KEY:-} is how a file says "maybe"
+
+
+Secret = Annotated[SecretStr | None, BeforeValidator(_optional_secret)]
+
+
+class Server(Section):
+    """Where the gateway listens and how much it takes in."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port; 0 takes a free one and prints it.")
+    workers: int = Field(default=1, ge=1, le=256, description="Worker processes sharing the port.")
+    max_body_bytes: Bytes = Field(default=16 * 2**20, description="Largest request body; beyond it the answer is 413.")
+    drain_s: Seconds = Field(default=30.0, description="How long open answers may finish after a stop signal.")
+    longest_s: Seconds = Field(default=600.0, description="No request is served for longer than this.")
+
+
+class Store(Section):
+    """Where money, keys and the log live: SQLite on one machine, or Redis for many. At most one of the two is given."""
+
+    sqlite: Path | None = Field(default=None, description="Database file; by default pointsman.db in state_dir.")
+    redis: Secret = Field(
+        default=None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address, password included.",
+    )
+    prefix: Name = Field(default="pointsman", description="First part of every Redis key.")
+    pool: Positive = Field(default=64, description="Redis connections of one worker, at most.")
+    timeout_s: Seconds = Field(
+        default=5.0, description="How long the store may take before requests are refused with 503."
+    )
+    hold_ttl_s: Seconds = Field(default=30.0, description="Lease of a hold; renewed while the request lives.")
+
+    def sqlite_path(self, state_dir: Path) -> Path:
+        """The database file, where Redis is not configured."""
+        return self.sqlite or state_dir / "pointsman.db"
+
+
+class Auth(Section):
+    """Who may call."""
+
+    required: bool = Field(default=True, description="False answers callers without a key as `tenant`.")
+    tenant: Name = Field(default="default", description="Tenant of callers without a key, where keys are not required.")
+    admin_key: Secret = Field(default=None, description="Key of the admin API; without one the admin API answers 403.")
+
+
+class Timeouts(Section):
+    """How long a backend may take. Zero is not allowed: nothing waits for ever."""
+
+    connect_s: Seconds = Field(default=5.0, description="To connect.")
+    first_byte_s: Seconds = Field(default=120.0, description="From the request to the first byte of the answer.")
+    idle_s: Seconds = Field(default=60.0, description="Silence within an answer.")
+
+
+class Breaker(Section):
+    """When a failing backend is left alone."""
+
+    failures: Positive = Field(default=5, description="Failures in a row that open the breaker.")
+    open_s: Seconds = Field(default=10.0, description="How long it stays open before one probe.")
+
+
+class Replica(Section):
+    """One server of a backend; a plain address may stand for it."""
+
+    url: Url | None = Field(default=None, description="Base address, with or without /v1.")
+    api_key: Secret = Field(default=None, description="Sent as a bearer token; by default the backend's own.")
+    upstream: Name | None = Field(default=None, description="The model's name at this server, where it differs.")
+    params: dict[str, Any] = Field(
+        default={}, description="Passed to litellm as they are, e.g. api_version, aws_region_name."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address(cls, data: object) -> object:
+        return {"url": data} if isinstance(data, str) else data
+
+
+class _Backend(Section):
+    """What every kind of backend has."""
+
+    timeouts: Timeouts = Field(default=Timeouts(), description="How long it may take.")
+    breaker: Breaker = Field(default=Breaker(), description="When it is left alone.")
+    max_concurrency: Positive | None = Field(
+        default=None, description="Requests at once to one replica; null is no cap."
+    )
+    attempts: Positive = Field(
+        default=2, description="Tries of one request, over replicas, before another model is drawn."
+    )
+    local: bool | None = Field(
+        default=None,
+        description="Whether it runs on machines of yours (for local_only). By default true for embedded and scripted, "
+        "false for litellm; for vllm true where every address is loopback, private or a name without a public domain.",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """`local` if given, else true: the engine lives in this process."""
+        return True if self.local is None else self.local
+
+    @property
+    def discovers(self) -> bool:
+        """Whether candidates come from the backend itself."""
+        return False
+
+
+class _Remote(_Backend):
+    """What backends behind the network have."""
+
+    url: Url | None = Field(default=None, description="Base address of the only replica.")
+    urls: tuple[Replica, ...] = Field(
+        default=(), description="Several replicas of the same models: addresses or mappings."
+    )
+    api_key: Secret = Field(default=None, description="Key of every replica that names none of its own.")
+    params: dict[str, Any] = Field(default={}, description="litellm only: parameters of every call, e.g. api_version.")
+    affinity: bool = Field(
+        default=True, description="Send a session to the replica that served it before (prefix cache)."
+    )
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Every replica with the backend's key and parameters filled in."""
+        own = (Replica(url=self.url),) if self.url or not self.urls else ()
+        return tuple(
+            each.model_copy(
+                update={"api_key": each.api_key or self.api_key, "params": {**self.params, **each.params}},
+            )
+            for each in (*own, *self.urls)
+        )
+
+
+class VllmBackend(_Remote):
+    """vLLM, or any other server that speaks OpenAI's API."""
+
+    kind: Literal["vllm"] = Field(description="vllm: any OpenAI-compatible server.")
+    discover: bool = Field(
+        default=False, description="Add the models its /v1/models lists, adapters and widths included."
+    )
+    poll_s: Seconds = Field(default=2.0, description="How often queue and cache load are read from /metrics.")
+    headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request.")
+
+    @property
+    def is_local(self) -> bool:
+        if self.local is not None:
+            return self.local
+        return all(_is_private(each.url or "") for each in self.replicas)
+
+    @property
+    def discovers(self) -> bool:
+        return self.discover
+
+
+class LitellmBackend(_Remote):
+    """Any provider litellm knows; needs the extra `providers`."""
+
+    kind: Literal["litellm"] = Field(description="litellm: any provider litellm's SDK knows.")
+
+    @property
+    def is_local(self) -> bool:
+        return bool(self.local)
+
+
+class EmbeddedBackend(_Backend):
+    """The any-precision engine inside the gateway: no GPU, no download."""
+
+    kind: Literal["embedded"] = Field(description="embedded: an any-precision store run by numpy in this process.")
+    stores: dict[Name, Path] = Field(
+        default={}, description="Folders of stores by model name; by default the packaged family."
+    )
+    discover: bool = Field(default=True, description="Make every model and width of the store a candidate.")
+    queue: Positive = Field(default=64, description="Requests that may wait; more are refused as overloaded.")
+
+    @property
+    def discovers(self) -> bool:
+        return self.discover
+
+
+class ScriptedBackend(_Backend):
+    """Answers from a script: for trying things out."""
+
+    kind: Literal["scripted"] = Field(description="scripted: a fixed answer, for trying things out.")
+    text: str = Field(default="This is a scripted answer.", description="What it answers.")
+
+
+Backend = Annotated[
+    VllmBackend | LitellmBackend | EmbeddedBackend | ScriptedBackend, Field(discriminator="kind", description="")
+]
+
+
+class PriceSection(Section):
+    """USD per million tokens."""
+
+    prompt: Usd = Field(description="USD per million prompt tokens.")
+    completion: Usd = Field(description="USD per million completion tokens.")
+
+    def price(self) -> Price:
+        """In nano-USD per million tokens."""
+        return Price(self.prompt, self.completion)
+
+
+class BudgetSection(Section):
+    """A spending limit over a period; '5 USD per day' is short for it."""
+
+    limit: Usd = Field(description="USD.")
+    period: Period = Field(
+        description="30s … 1y is a rolling window (s, m, h, d, w, y); day, week, month and year are calendar periods "
+        "in UTC, unless written 'rolling day'."
+    )
+    hard: bool = Field(
+        default=True, description="False warns at 80 % and 100 % and refuses nothing; 'soft' in the short form."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, data: object) -> object:
+        return amounts.budget(data) if isinstance(data, str) else data
+
+    def budget(self, scope: str) -> Budget:
+        """As the ledger knows it."""
+        seconds, calendar = self.period
+        window: Literal["rolling", "calendar"] = "calendar" if calendar else "rolling"
+        return Budget(scope, self.limit, seconds, window, self.hard, calendar)
+
+
+class LimitSection(Section):
+    """Rate limits; null is unlimited."""
+
+    requests_per_minute: Positive | None = Field(default=None, description="Requests in any minute.")
+    tokens_per_minute: Positive | None = Field(default=None, description="Prompt and completion tokens in any minute.")
+    concurrent: Positive | None = Field(default=None, description="Requests at once.")
+
+    def limit(self, scope: str) -> RateLimit:
+        """As the ledger knows it."""
+        return RateLimit(scope, self.requests_per_minute, self.tokens_per_minute, self.concurrent)
+
+
+class ModelSection(Section):
+    """One candidate."""
+
+    name: Name = Field(description="What clients ask for and what the answer's `model` says.")
+    backend: str | None = Field(
+        default=None, description="Name of the backend; may be left out where there is only one."
+    )
+    upstream: Name | None = Field(default=None, description="The name the engine knows it by; by default `name`.")
+    price: PriceSection | None = Field(
+        default=None, description="List price; by default litellm's cost map (litellm only), then `default_price`."
+    )
+    context_tokens: Positive | None = Field(
+        default=None, description="Prompt and completion together; by default what the engine reports, else 8192."
+    )
+    max_output_tokens: Positive | None = Field(
+        default=None, description="Longest answer; by default the whole context."
+    )
+    capabilities: frozenset[str] | None = Field(
+        default=None,
+        description="Of chat, completions, embeddings, responses, messages, tools, vision, logprobs. By default what "
+        "the kind of backend can do, without vision and embeddings.",
+    )
+    local: bool | None = Field(
+        default=None, description="Served on machines of yours; by default the backend's `local`."
+    )
+    parent: Name | None = Field(default=None, description="The full-width model this one is a variant of.")
+    bits: int | None = Field(default=None, ge=1, le=32, description="Bit width of the weights.")
+    parameters: Count | None = Field(default=None, description="Number of weights: 7000000000 or '7B'.")
+    bytes_per_token: float = Field(
+        default=4.0, gt=0, description="Bytes of ordinary text a token covers; 1 for byte models."
+    )
+    extra_body: dict[str, Any] = Field(default={}, description="Merged into the body sent upstream, e.g. vllm_xargs.")
+    capacity: BudgetSection | None = Field(
+        default=None, description="The model's own budget over all tenants, rolling, e.g. '20 USD per 1h'."
+    )
+    drain: bool = Field(default=False, description="True finishes what runs and takes no new requests.")
+
+
+class _Embedder(Section):
+    """What every embedder has."""
+
+    cache: int = Field(default=10_000, ge=0, description="Texts whose embedding is kept.")
+
+
+class HashingEmbedder(_Embedder):
+    """Hashed word and character n-grams: deterministic, no download."""
+
+    kind: Literal["hashing"] = Field(
+        default="hashing", description="hashing: n-grams hashed and projected; no download."
+    )
+    dim: int = Field(default=256, ge=16, le=4096, description="Dimensions.")
+
+
+class StaticEmbedder(_Embedder):
+    """Static word vectors by model2vec; needs the extra `static`."""
+
+    kind: Literal["static"] = Field(description="static: model2vec vectors.")
+    model: str = Field(min_length=1, description="Folder or name of the model.")
+
+
+class SentenceEmbedder(_Embedder):
+    """A sentence model by fastembed; needs the extra `sentence`."""
+
+    kind: Literal["sentence"] = Field(description="sentence: a fastembed model.")
+    model: str = Field(min_length=1, description="Name of the model.")
+
+
+class OpenAIEmbedder(_Embedder):
+    """Any /v1/embeddings endpoint."""
+
+    kind: Literal["openai"] = Field(description="openai: any /v1/embeddings endpoint.")
+    url: Url = Field(description="Base address, with or without /v1.")
+    model: str = Field(min_length=1, description="Name of the model there.")
+    api_key: Secret = Field(default=None, description="Sent as a bearer token.")
+    dim: Positive | None = Field(default=None, description="Dimensions; by default asked of the endpoint at the start.")
+    batch: Positive = Field(default=32, description="Texts in one call, at most.")
+    wait_ms: float = Field(default=2.0, ge=0, description="How long a text waits for company.")
+    timeout_s: Seconds = Field(default=5.0, description="How long a call may take.")
+
+
+Embedder = Annotated[
+    HashingEmbedder | StaticEmbedder | SentenceEmbedder | OpenAIEmbedder, Field(discriminator="kind", description="")
+]
+
+
+class Index(Section):
+    """The nearest past queries."""
+
+    k: Positive = Field(default=100, description="Neighbours looked up for each query.")
+    graph_from: Positive = Field(default=5_000, description="Vectors from which on the index is an HNSW graph.")
+    ef_search: Positive = Field(default=64, description="Width of the graph search.")
+    snapshot_s: Seconds = Field(
+        default=300.0, description="How often index and policy are saved with their log position."
+    )
+
+
+class PolicySection(Section):
+    """Who decides."""
+
+    name: str = Field(default="neighbours", description="Name of the default policy; `pointsman check` lists them.")
+    options: dict[str, dict[str, Any]] = Field(
+        default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
+    )
+    seed: int = Field(default=0, ge=0, description="Of the generator that draws from the policy's distribution.")
+    refit_s: Seconds = Field(default=60.0, description="Least time between two refits in the background.")
+
+    def options_of(self, name: str) -> dict[str, Any]:
+        """Options of one policy; empty where none are given."""
+        return self.options.get(name, {})
+
+
+class Preference(Section):
+    """Quality against money; a plain number stands for `default`."""
+
+    default: Share = Field(default=0.5, description="0 is the cheapest answer, 1 the best, for whoever sets none.")
+    reference_usd: Annotated[float, Field(gt=0)] = Field(
+        default=0.001, description="What a full point of quality on one request is worth at 0.5, in USD."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, data: object) -> object:
+        return data if isinstance(data, dict) else {"default": data}
+
+
+class KeySection(Section):
+    """One key from the settings file; keys made with `pointsman keys` live in the store instead."""
+
+    secret: SecretStr = Field(min_length=8, description="The key itself; take it from the environment: ${ACME_KEY}.")
+    name: Name | None = Field(default=None, description="For recognition; by default made from the key's hash.")
+    team: Name | None = Field(default=None, description="A team of the tenant.")
+    allowed_models: frozenset[Name] | None = Field(default=None, description="Models it may use; null is all.")
+    local_only: bool = Field(default=False, description="Only models on machines of yours.")
+    preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default the tenant's.")
+    policy: str | None = Field(default=None, description="Policy; by default the tenant's.")
+    budgets: tuple[BudgetSection, ...] = Field(
+        default=(), description="Its own budgets, beside the tenant's and the team's."
+    )
+    limits: LimitSection | None = Field(default=None, description="Its own rate limits.")
+    model_limits: dict[str, LimitSection] = Field(default={}, description="Its rate limits by model.")
+    metadata: dict[str, str] = Field(default={}, description="Copied into the log.")
+    admin: bool = Field(default=False, description="True may use the admin API.")
+
+
+class TeamSection(Section):
+    """A part of a tenant with budgets of its own."""
+
+    budgets: tuple[BudgetSection, ...] = Field(default=(), description="Budgets of the team.")
+    limits: LimitSection | None = Field(default=None, description="Rate limits of the team.")
+
+
+class TenantSection(Section):
+    """A tenant that exists from the start."""
+
+    budgets: tuple[BudgetSection, ...] = Field(
+        default=(), description="Budgets, e.g. ['5 USD per day', '100 USD per month']."
+    )
+    limits: LimitSection | None = Field(default=None, description="Rate limits of all its keys together.")
+    preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default `preference`.")
+    policy: str | None = Field(default=None, description="Policy of this tenant; by default `policy.name`.")
+    allowed_models: frozenset[Name] | None = Field(default=None, description="Models its keys may use; null is all.")
+    local_only: bool = Field(default=False, description="Only models on machines of yours.")
+    teams: dict[Name, TeamSection] = Field(default={}, description="Teams by name.")
+    keys: tuple[KeySection, ...] = Field(default=(), description="Keys from this file.")
+
+
+class Log(Section):
+    """What the outcome log keeps of a query."""
+
+    keep_text: bool = Field(default=False, description="Whether the query's text is kept, for evidence and for refits.")
+    text_characters: Positive = Field(default=2_000, description="How many characters of it, at most.")
+
+
+class Telemetry(Section):
+    """What operators see."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Of the program's own log.")
+    access_log: bool = Field(default=False, description="One line a request.")
+    metrics: bool = Field(default=True, description="Whether /metrics answers.")
+
+
+class Reload(Section):
+    """Settings taken up while running: on SIGHUP always."""
+
+    watch: bool = Field(default=True, description="Whether a changed file is taken up by itself.")
+    every_s: Seconds = Field(default=2.0, description="How often the file is looked at.")
+
+
+def _is_private(url: str) -> bool:
+    """Whether an address can only be inside: loopback, a private range, or a name without a public domain."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))
