@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
-import anyio
 import msgspec
 
 from backends.errors import BackendError
-from backends.replicas import Load, Replica, Replicas
+from backends.types import Backend
 
 _WIDTH = re.compile(r"^(?P<parent>.+)@(?P<bits>\d+)bit$")
 _SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
 _UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
 _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
-_NEARLY_FULL = 0.95
+NEARLY_FULL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine last said of itself."""
+
+    running: float = 0.0
+    waiting: float = 0.0
+    kv_usage: float = 0.0  # in [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,79 +92,44 @@ class _Cards(msgspec.Struct):
     data: list[_Card] = []
 
 
-@dataclass(slots=True)
 class Watch:
-    """One engine under observation."""
+    """One engine under observation: `refresh` it every few seconds."""
 
-    replica: Replica
-    rtt_s: float = _UNKNOWN_RTT_S
-    models: tuple[Found, ...] = ()
-    speed: Speed | None = None  # since the reading before, or the engine's start; None until it served something
-    answers: bool = False
-    _last: Counters = field(default_factory=Counters)
+    def __init__(self, backend: Backend) -> None:
+        self.load = Load()
+        self.models: tuple[Found, ...] = ()
+        self.speed: Speed | None = None  # since the last reading or the engine's start; None until it served something
+        self.rtt_s = _UNKNOWN_RTT_S
+        self.answers: bool | None = None  # None: not asked yet
+        self._backend = backend
+        self._last = Counters()
 
     async def refresh(self, clock: Callable[[], float] = monotonic) -> None:
-        """Read both pages once. An engine that does not answer keeps its models and loses its load."""
+        """Ask once. An engine that does not answer keeps its models and loses its load. Raises: nothing."""
         began = clock()
         listed = await self._page("/v1/models")
-        self.answers = listed is not None
-        if listed is None:
-            self.replica.load = Load()
-            return
         self.rtt_s = min(5.0, clock() - began)
-        self.models = models_of(listed)
-        measured = await self._page("/metrics")
-        if measured is not None:
-            self._read(measured.decode("utf-8", errors="replace"))
+        self.answers = listed is not None or await self._backend.ping()
+        if listed is not None:
+            self.models = models_of(listed)
+        measured = await self._page("/metrics") if self.answers else None
+        self._read(measured.decode("utf-8", errors="replace") if measured else "")
 
     async def _page(self, path: str) -> bytes | None:
-        backend = self.replica.backend
-        if not isinstance(backend, Askable):
+        if not isinstance(self._backend, Askable):
             return None
         try:
-            status, body = await backend.get(path)
+            status, body = await self._backend.get(path)
         except BackendError:
             return None
         return body if status == 200 else None
 
     def _read(self, text: str) -> None:
         samples = samples_of(text)
-        self.replica.load = load_of(samples)
+        self.load = load_of(samples)
         now = counters_of(samples)
         self.speed = speed_between(self._last, now) or self.speed
         self._last = now
-
-
-class Discovery:
-    """All engines of one backend under observation: `refresh` it every few seconds."""
-
-    def __init__(self, replicas: Replicas, *, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
-        self.watches = {replica.name: Watch(replica) for replica in replicas.replicas}
-
-    @property
-    def models(self) -> tuple[Found, ...]:
-        """Every name that some engine answers to, in the order first seen."""
-        return tuple({found.name: found for watch in self.watches.values() for found in watch.models}.values())
-
-    async def refresh(self) -> None:
-        """Ask every engine at once. Raises: nothing; a silent engine is one that does not answer."""
-        async with anyio.create_task_group() as group:
-            for watch in self.watches.values():
-                group.start_soon(watch.refresh, self._clock)
-
-    def delay_s(self, *, prompt_tokens: float, completion_tokens: float, prior: Speed) -> float:
-        """Seconds until the whole answer would be there, on the engine that is quickest now."""
-        return min(
-            delay_s(
-                watch.replica.load,
-                watch.speed or prior,
-                rtt_s=watch.rtt_s,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-            )
-            for watch in self.watches.values()
-        )
 
 
 def models_of(body: bytes) -> tuple[Found, ...]:
@@ -250,5 +223,5 @@ def delay_s(load: Load, speed: Speed, *, rtt_s: float, prompt_tokens: float, com
     """
     queue_s = load.waiting * speed.request_s / max(1.0, load.running)
     work_s = prompt_tokens / speed.prefill_tokens_s + completion_tokens / speed.decode_tokens_s
-    no_room_s = _NO_ROOM_S if load.kv_usage > _NEARLY_FULL else 0.0
+    no_room_s = _NO_ROOM_S if load.kv_usage > NEARLY_FULL else 0.0
     return rtt_s / 2.0 + _OVERHEAD_S + queue_s + work_s + no_room_s

@@ -5,28 +5,19 @@ Requests that fail before the first byte go on to the next engine; afterwards no
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from time import monotonic
 
-import anyio
-
 from backends.breaker import Breaker, BreakerRule, State
+from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
 from backends.errors import BackendError, Overloaded, Refused, Unreachable
 from backends.types import Backend, Reply, Request, Usage
 
 _SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
 _BUSY_S = 1.0  # rest after a 429 or 503 that does not say for how long
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What an engine last said of itself."""
-
-    running: float = 0.0
-    waiting: float = 0.0
-    kv_usage: float = 0.0  # in [0, 1]
 
 
 @dataclass(slots=True)
@@ -37,15 +28,21 @@ class Replica:
     backend: Backend
     breaker: Breaker
     most: int | None = None  # requests at once; None: unlimited
-    load: Load = field(default_factory=Load)
     in_flight: int = 0
     resting_until: float = 0.0
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.backend)
 
     @property
     def pressure(self) -> float:
-        """Requests it has: ours or, where it reports more, all of them; those waiting count, a full cache counts 10."""
-        full = 10.0 if self.load.kv_usage > 0.95 else 0.0
-        return max(float(self.in_flight), self.load.running) + self.load.waiting + full
+        """Requests it has, ours or, where it reports more, all of them, and those waiting; a full cache counts as 10
+        more, silence when it was last asked as a million: it is the last resort."""
+        load = self.watch.load
+        full = 10.0 if load.kv_usage > NEARLY_FULL else 0.0
+        silent = 1e6 if self.watch.answers is False else 0.0
+        return max(float(self.in_flight), load.running) + load.waiting + full + silent
 
     def is_free(self, now: float) -> bool:
         """Whether it may take one more request."""
@@ -68,8 +65,18 @@ class Replicas:
 
     @property
     def is_up(self) -> bool:
-        """Whether any engine's breaker would let a request through."""
-        return any(replica.breaker.admits for replica in self.replicas)
+        """Whether any engine answered when last asked, if it was, and is not banned."""
+        return any(replica.breaker.admits and replica.watch.answers is not False for replica in self.replicas)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return sum(replica.in_flight for replica in self.replicas)
+
+    @property
+    def models(self) -> tuple[Found, ...]:
+        """Every name that some engine answers to, in the order first seen; known after `refresh`."""
+        return tuple({found.name: found for each in self.replicas for found in each.watch.models}.values())
 
     def states(self) -> dict[str, State]:
         """Breaker states by engine."""
@@ -91,15 +98,24 @@ class Replicas:
 
     async def ping(self) -> bool:
         """Whether any engine answers."""
-        answers: list[bool] = []
+        return any(await gather(*(replica.backend.ping() for replica in self.replicas)))
 
-        async def ask(backend: Backend) -> None:
-            answers.append(await backend.ping())
+    async def refresh(self) -> None:
+        """Read every engine's models, load and speed. Raises: nothing."""
+        await gather(*(replica.watch.refresh(self._clock) for replica in self.replicas))
 
-        async with anyio.create_task_group() as group:
-            for replica in self.replicas:
-                group.start_soon(ask, replica.backend)
-        return any(answers)
+    def delay_s(self, *, prompt_tokens: float, completion_tokens: float, prior: Speed) -> float:
+        """Seconds until the whole answer would be there, on the engine that is quickest now."""
+        return min(
+            delay_s(
+                watch.load,
+                watch.speed or prior,
+                rtt_s=watch.rtt_s,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
+            for watch in (replica.watch for replica in self.replicas)
+        )
 
     async def aclose(self) -> None:
         """Release every engine's connections."""

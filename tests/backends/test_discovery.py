@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from backends.discovery import (
-    Discovery,
     Found,
+    Load,
     Machine,
     Speed,
     counters_of,
@@ -16,8 +19,8 @@ from backends.discovery import (
     samples_of,
     speed_between,
 )
-from backends.replicas import Load, Replicas, replica_of
-from backends.scripted import Line, always
+from backends.replicas import Replicas, replica_of
+from backends.scripted import Line, Scripted, always
 from backends.scripted_server import ScriptedServer
 from backends.vllm import OpenAIBackend
 
@@ -46,28 +49,23 @@ python_gc_objects_collected_total{generation="0"} 9.0
 """
 
 
-def watched(*servers: ScriptedServer) -> Discovery:
-    """A discovery over servers on real sockets."""
+@asynccontextmanager
+async def watched(*servers: ScriptedServer) -> AsyncIterator[Replicas]:
+    """Replicas on real sockets, asked once."""
     backends = [OpenAIBackend(server.url, name=server.url) for server in servers]
-    return Discovery(Replicas([replica_of(backend, name=backend.name) for backend in backends], name="fleet"))
-
-
-async def close(discovery: Discovery) -> None:
-    """Release the backends' connections."""
-    for watch in discovery.watches.values():
-        await watch.replica.backend.aclose()
+    replicas = Replicas([replica_of(backend, name=backend.name) for backend in backends], name="fleet")
+    await replicas.refresh()
+    yield replicas
+    await replicas.aclose()
 
 
 async def test_models_adapters_and_widths_are_read_from_the_engine() -> None:
-    async with ScriptedServer(always(Line()), models=CARDS) as server:
-        discovery = watched(server)
-        await discovery.refresh()
-        await close(discovery)
-    assert discovery.models == (
-        Found("base", context_tokens=512),
-        Found("base-lora", parent="base"),
-        Found("base@3bit", parent="base", bits=3, context_tokens=512),
-    )
+    async with ScriptedServer(always(Line()), models=CARDS) as server, watched(server) as replicas:
+        assert replicas.models == (
+            Found("base", context_tokens=512),
+            Found("base-lora", parent="base"),
+            Found("base@3bit", parent="base", bits=3, context_tokens=512),
+        )
 
 
 def test_a_model_that_lists_its_widths_is_found_at_each() -> None:
@@ -85,26 +83,25 @@ def test_a_page_that_lists_no_models_finds_none(page: bytes) -> None:
 
 
 async def test_queue_and_cache_are_summed_over_the_engines_cores() -> None:
-    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
-        discovery = watched(server)
-        await discovery.refresh()
-        await close(discovery)
-        assert discovery.watches[server.url].replica.load == Load(running=5, waiting=4, kv_usage=0.75)
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server, watched(server) as replicas:
+        assert replicas.replicas[0].watch.load == Load(running=5, waiting=4, kv_usage=0.75)
+
+
+LATER = {
+    "prompt_tokens_total": "1600.0",
+    "request_prefill_time_seconds_sum": "4.0",
+    "inter_token_latency_seconds_sum": "3.0",
+    "inter_token_latency_seconds_count": "250.0",
+    "request_inference_time_seconds_sum": "14.0",
+    "request_inference_time_seconds_count": "8.0",
+}
 
 
 async def test_speeds_are_means_of_what_was_served_between_two_readings() -> None:
-    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
-        discovery = watched(server)
-        await discovery.refresh()
-        server.metrics = PAGE.replace("1000.0", "1600.0").replace('_sum{engine="0",model_name="base"} 2.0', "_sum 4.0")
-        server.metrics = server.metrics.replace("} 1.0\n", "} 3.0\n").replace("} 50.0", "} 250.0")
-        server.metrics = server.metrics.replace("} 6.0", "} 14.0").replace(
-            'seconds_count{engine="0",model_name="base"} 4.0', "seconds_count 8.0"
-        )
-        await discovery.refresh()
-        await close(discovery)
-    speed = discovery.watches[server.url].speed
-    assert speed == Speed(prefill_tokens_s=300.0, decode_tokens_s=100.0, request_s=2.0)
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server, watched(server) as replicas:
+        server.metrics = "".join(f"vllm:{name} {value}\n" for name, value in LATER.items())
+        await replicas.refresh()
+        assert replicas.replicas[0].watch.speed == Speed(prefill_tokens_s=300.0, decode_tokens_s=100.0, request_s=2.0)
 
 
 def test_nothing_is_said_of_speed_where_nothing_was_served() -> None:
@@ -113,30 +110,37 @@ def test_nothing_is_said_of_speed_where_nothing_was_served() -> None:
 
 
 async def test_an_engine_that_does_not_answer_keeps_its_models_and_loses_its_load() -> None:
-    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server:
-        discovery = watched(server)
-        await discovery.refresh()
+    async with ScriptedServer(always(Line()), models=CARDS, metrics=PAGE) as server, watched(server) as replicas:
+        assert replicas.is_up
         await server.stop()
-        await discovery.refresh()
-        await close(discovery)
-    watch = discovery.watches[server.url]
-    assert not watch.answers
-    assert watch.replica.load == Load()
-    assert len(watch.models) == 3
+        await replicas.refresh()
+        assert not replicas.is_up
+        assert replicas.replicas[0].watch.load == Load()
+        assert len(replicas.models) == 3
+        await server.start()
+        await replicas.refresh()
+        assert replicas.is_up
+
+
+async def test_a_backend_without_pages_is_asked_by_its_ping() -> None:
+    backend = Scripted(always(Line()))
+    replicas = Replicas([replica_of(backend, name="scripted")], name="fleet")
+    await replicas.refresh()
+    assert replicas.is_up
+    backend.up = False
+    await replicas.refresh()
+    assert not replicas.is_up
 
 
 async def test_the_delay_is_that_of_the_quickest_engine() -> None:
     busy = PAGE.replace('waiting{engine="0",model_name="base"} 4.0', "waiting 400.0")
+    prior = Speed(prefill_tokens_s=1000.0, decode_tokens_s=10.0, request_s=5.0)
     async with (
         ScriptedServer(always(Line()), models=CARDS, metrics=busy) as one,
         ScriptedServer(always(Line()), models=CARDS, metrics="") as other,
+        watched(one, other) as replicas,
     ):
-        discovery = watched(one, other)
-        await discovery.refresh()
-        prior = Speed(prefill_tokens_s=1000.0, decode_tokens_s=10.0, request_s=5.0)
-        both = discovery.delay_s(prompt_tokens=100, completion_tokens=20, prior=prior)
-        await close(discovery)
-    assert 2.1 <= both < 2.1 + 5.0
+        assert 2.1 <= replicas.delay_s(prompt_tokens=100, completion_tokens=20, prior=prior) < 2.1 + 5.0
 
 
 def test_the_delay_adds_way_queue_prefill_and_decode() -> None:

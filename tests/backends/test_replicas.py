@@ -9,9 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from backends.discovery import Load
 from backends.errors import Failed, Overloaded, Refused, Unreachable
 from backends.http import Limits
-from backends.replicas import Load, Replicas, replica_of
+from backends.replicas import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
 from backends.scripted_server import ScriptedServer
 from backends.vllm import OpenAIBackend
@@ -65,7 +66,7 @@ async def test_the_engine_with_fewer_requests_under_way_serves() -> None:
 
 async def test_what_an_engine_reports_of_its_queue_counts() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
-        replicas.replicas[0].load = Load(running=4, waiting=20)
+        replicas.replicas[0].watch.load = Load(running=4, waiting=20)
         for _ in range(8):
             await whole(await replicas.send(asked()))
         assert [len(server.heard) for server in servers] == [0, 8]
@@ -73,7 +74,7 @@ async def test_what_an_engine_reports_of_its_queue_counts() -> None:
 
 async def test_an_engine_with_a_full_cache_is_spared() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
-        replicas.replicas[0].load = Load(kv_usage=0.99)
+        replicas.replicas[0].watch.load = Load(kv_usage=0.99)
         for _ in range(4):
             await whole(await replicas.send(asked()))
         assert [len(server.heard) for server in servers] == [0, 4]
@@ -107,7 +108,7 @@ async def test_a_session_leaves_an_engine_whose_queue_costs_more_than_its_cache_
     async with fleet([Line(), Line()]) as (servers, replicas):
         await whole(await replicas.send(asked(session="s")))
         home = next(number for number, server in enumerate(servers) if server.heard)
-        replicas.replicas[home].load = Load(waiting=50)
+        replicas.replicas[home].watch.load = Load(waiting=50)
         await whole(await replicas.send(asked(session="s")))
         assert len(servers[1 - home].heard) == 1
 
