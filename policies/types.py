@@ -90,7 +90,7 @@ class Outcome:
 
     request_id: str
     tenant: str
-    arm: str
+    arm: str  # "" where no arm served the query
     embedding: Float32  # (d,)
     score: float  # in [0, 1] or NaN
     cost: float  # USD or NaN

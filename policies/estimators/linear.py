@@ -18,12 +18,99 @@ NOISE = (0.0025, 0.25)  # bounds of the variance of a score around its mean; a s
 SKETCH_SEED = 384
 
 
-class Linear:
-    """q̂ = θ·φ with θ ~ N(A⁻¹b, s²A⁻¹), φ = [1, P x] and P the history's `rank` principal directions.
+class Posterior:
+    """θ ~ N(A⁻¹b, s²A⁻¹) for each arm over features φ = [1, P x]; A⁻¹ kept by Sherman–Morrison."""
 
-    A⁻¹ is kept by Sherman–Morrison in learn(). After every `block` outcomes all sums are multiplied by
-    discount^block and inverted afresh, so forgetting widens arms that are not asked and never loses the ridge
-    (Russac et al., arXiv 1909.09146, in blocks). Cost is left to `beside`.
+    def __init__(self, rank: int, ridge: float, projection: Float32) -> None:
+        self.projection = projection  # (p, d); (p, 0) before any history
+        self._prior = np.diag([LEVEL_WEIGHT, *[ridge] * rank])  # (p + 1, p + 1)
+        self.gram = Tally(rank + 1, rank + 1)  # Σ w φφᵀ
+        self.moment = Tally(rank + 1)  # Σ w φ(y − centre)
+        self.spread = Tally(2)  # Σ w (y − centre)², Σ w
+        self.inverse: Float = np.linalg.inv(self._prior)[None]  # (M + 1, p + 1, p + 1); the last is an unseen arm's
+        self.theta: Float = np.zeros((1, rank + 1))  # (M + 1, p + 1)
+        self.noise: Float = np.full(1, NOISE[1])  # (M + 1,) variance of a score around the line
+
+    def features(self, embedding: Float32) -> Float:
+        """(p + 1,) φ of one query."""
+        rank = len(self.projection)
+        projection = self.projection if self.projection.size else _sketch(rank, len(embedding))
+        return np.concatenate([[1.0], projection @ embedding])
+
+    def add(self, name: str, phi: Float, *, score: float, weight: float) -> None:
+        """One score of one arm."""
+        row, error = self.row(name), score - CENTRE
+        self.gram.sums[row] += weight * np.outer(phi, phi)
+        self.moment.sums[row] += weight * error * phi
+        self.spread.sums[row] += (weight * error**2, weight)
+        reach = self.inverse[row] @ phi
+        self.inverse[row] -= np.outer(reach, reach) / (1.0 / weight + reach @ phi)
+        self.theta[row] = self.inverse[row] @ self.moment.sums[row]
+
+    def add_many(self, name: str, phi: Float, scores: Float, weights: Float) -> None:
+        """Scores (N,) of one arm on features (N, p + 1); solve() must follow."""
+        row, errors = self.row(name), scores - CENTRE
+        weighed = phi * weights[:, None]
+        self.gram.sums[row] += weighed.T @ phi
+        self.moment.sums[row] += weighed.T @ errors
+        self.spread.sums[row] += (weights @ errors**2, weights.sum())
+
+    def row(self, name: str) -> int:
+        """The row of an arm, with the prior where it is new."""
+        new = self.gram.find(name) < 0
+        for tally in (self.gram, self.moment, self.spread):
+            tally.row(name)
+        if new:
+            self.inverse = np.concatenate([self.inverse, self.inverse[-1:]])
+            self.theta = np.concatenate([self.theta, self.theta[-1:]])
+            self.noise = np.concatenate([self.noise, self.noise[-1:]])
+        return self.gram.find(name)
+
+    def forget(self, kept: float) -> None:
+        """Multiply all sums and invert afresh; the ridge is not forgotten."""
+        for tally in (self.gram, self.moment, self.spread):
+            tally.sums *= kept
+        self.solve()
+
+    def solve(self) -> None:
+        """Inverses, θ and noise of all arms from the sums."""
+        self.inverse[:-1] = np.linalg.inv(self.gram.sums + self._prior)
+        self.theta[:-1] = np.einsum("mij,mj->mi", self.inverse[:-1], self.moment.sums)
+        squares, weight = self.spread.sums.T
+        explained = (self.moment.sums * self.theta[:-1]).sum(axis=1)
+        self.noise[:-1] = np.clip((squares - explained + NOISE[1]) / (weight + 1.0), *NOISE)
+
+    def levels(self) -> dict[str, float]:
+        """Each arm's intercept, as a quality."""
+        return {name: float(CENTRE + self.theta[row, 0]) for row, name in enumerate(self.gram.names)}
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        return {
+            "names": np.array(self.gram.names, np.str_),
+            "gram": self.gram.sums.copy(),
+            "moment": self.moment.sums.copy(),
+            "spread": self.spread.sums.copy(),
+            "projection": self.projection.copy(),
+            "inverse": self.inverse.copy(),
+            "theta": self.theta.copy(),
+            "noise": self.noise.copy(),
+        }
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Raises: ValueError where the state has another rank."""
+        for key, tally in (("gram", self.gram), ("moment", self.moment), ("spread", self.spread)):
+            tally.restore({"names": state["names"], "sums": state[key]})
+        self.projection = np.array(state["projection"], np.float32)
+        self.inverse = np.array(state["inverse"], np.float64)
+        self.theta = np.array(state["theta"], np.float64)
+        self.noise = np.array(state["noise"], np.float64)
+
+
+class Linear:
+    """q̂ = θ·φ and its σ from a posterior in the history's `rank` principal directions; cost is left to `beside`.
+
+    After every `block` outcomes all sums are multiplied by discount^block and inverted afresh, so forgetting widens
+    arms that are not asked and never loses the ridge (Russac et al., arXiv 1909.09146, in blocks).
     """
 
     def __init__(
@@ -34,124 +121,64 @@ class Linear:
         if not ridge > 0 or not 0 < discount <= 1:
             raise ValueError(f"ridge is {ridge}, expected > 0; discount is {discount}, expected in (0, 1]")
         self._beside = beside
-        self._rank, self._discount, self._block = rank, discount, block
-        self._prior = np.diag([LEVEL_WEIGHT, *[ridge] * rank])  # (p + 1, p + 1)
-        self._clear()
-
-    def _clear(self) -> None:
-        width = self._rank + 1
+        self._rank, self._ridge, self._discount, self._block = rank, ridge, discount, block
         self._learned = 0
-        self._projection: Float32 = np.zeros((self._rank, 0), np.float32)  # (p, d)
-        self._gram = Tally(width, width)  # Σ w φφᵀ
-        self._moment = Tally(width)  # Σ w φ(y − centre)
-        self._spread = Tally(2)  # Σ w (y − centre)², Σ w
-        self._inverse: Float = np.linalg.inv(self._prior)[None]  # (M + 1, p + 1, p + 1); the last is an unseen arm's
-        self._theta: Float = np.zeros((1, width))  # (M + 1, p + 1)
-        self._noise: Float = np.full(1, NOISE[1])  # (M + 1,) variance of a score around the line
-
-    def features(self, embedding: Float32) -> Float:
-        """(p + 1,) φ of one query."""
-        projection = self._projection if self._projection.size else _sketch(self._rank, len(embedding))
-        return np.concatenate([[1.0], projection @ embedding])
+        self._posterior = Posterior(rank, ridge, np.zeros((rank, 0), np.float32))
 
     def estimate(self, context: RouteContext) -> Estimates:
-        phi = self.features(context.embedding)
-        rows = self._gram.rows(context.arms)  # −1, the last, where never seen
-        reach = self._inverse[rows] @ phi  # (n, p + 1)
-        quality = CENTRE + self._theta[rows] @ phi + self._levels(context.arms) * LEVEL_WEIGHT * reach[:, 0]
-        sigma = np.sqrt(self._noise[rows] * np.maximum(reach @ phi, 1e-9))
+        posterior = self._posterior
+        phi = posterior.features(context.embedding)
+        rows = posterior.gram.rows(context.arms)  # −1, the last, where never seen
+        reach = posterior.inverse[rows] @ phi  # (n, p + 1)
+        levels = _prior_levels(context.arms, posterior)
+        quality = CENTRE + posterior.theta[rows] @ phi + levels * LEVEL_WEIGHT * reach[:, 0]
+        sigma = np.sqrt(posterior.noise[rows] * np.maximum(reach @ phi, 1e-9))
         return Estimates(np.clip(quality, 0.0, 1.0), sigma, self._beside.estimate(context).cost)
-
-    def _levels(self, arms: Sequence[Arm]) -> Float:
-        """(n,) prior means less the centre; θ leaves them out, as a prior may depend on what is known when asked."""
-        return quality_priors(arms, self._known() if any(arm.parent for arm in arms) else None)[0] - CENTRE
-
-    def _known(self) -> dict[str, float]:
-        return {name: float(CENTRE + self._theta[row, 0]) for row, name in enumerate(self._gram.names)}
 
     def learn(self, outcome: Outcome) -> None:
         self._beside.learn(outcome)
-        if np.isnan(outcome.score):
+        if np.isnan(outcome.score) or not outcome.arm:
             return
-        row = self._row(outcome.arm)
-        phi, error = self.features(outcome.embedding), outcome.score - CENTRE
-        self._gram.sums[row] += outcome.weight * np.outer(phi, phi)
-        self._moment.sums[row] += outcome.weight * error * phi
-        self._spread.sums[row] += (outcome.weight * error**2, outcome.weight)
-        reach = self._inverse[row] @ phi
-        self._inverse[row] -= np.outer(reach, reach) / (1.0 / outcome.weight + reach @ phi)
-        self._theta[row] = self._inverse[row] @ self._moment.sums[row]
+        phi = self._posterior.features(outcome.embedding)
+        self._posterior.add(outcome.arm, phi, score=outcome.score, weight=outcome.weight)
         self._learned += 1
         if self._learned % self._block == 0:
-            self._forget()
-
-    def _row(self, name: str) -> int:
-        """The row of an arm, with the prior where it is new."""
-        new = self._gram.find(name) < 0
-        row = self._gram.row(name)
-        self._moment.row(name), self._spread.row(name)
-        if new:
-            self._inverse = np.concatenate([self._inverse, self._inverse[-1:]])
-            self._theta = np.concatenate([self._theta, self._theta[-1:]])
-            self._noise = np.concatenate([self._noise, self._noise[-1:]])
-        return row
-
-    def _forget(self) -> None:
-        kept = self._discount**self._block
-        for sums in (self._gram, self._moment, self._spread):
-            sums.sums *= kept
-        self._solve()
-
-    def _solve(self) -> None:
-        self._inverse[:-1] = np.linalg.inv(self._gram.sums + self._prior)
-        self._theta[:-1] = np.einsum("mij,mj->mi", self._inverse[:-1], self._moment.sums)
-        squares, weight = self._spread.sums.T
-        explained = (self._moment.sums * self._theta[:-1]).sum(axis=1)
-        self._noise[:-1] = np.clip((squares - explained + NOISE[1]) / (weight + 1.0), *NOISE)
+            self._posterior.forget(self._discount**self._block)
 
     def refit(self, history: History) -> None:
-        """Start again from history, in its own principal directions."""
+        """Start again from history, later rows weighing more, in its own principal directions."""
         self._beside.refit(history)
-        self._clear()
-        self._projection = principal_directions(history.embeddings, self._rank)
+        if not len(history.embeddings):
+            return
+        fresh = Posterior(self._rank, self._ridge, principal_directions(history.embeddings, self._rank))
         ones = np.ones((len(history.embeddings), 1))
-        phi = np.hstack([ones, history.embeddings @ self._projection.T]).astype(np.float64)
+        phi = np.hstack([ones, history.embeddings @ fresh.projection.T]).astype(np.float64)
+        age = np.arange(len(phi))[::-1]
         for column, arm in enumerate(history.arms):
             seen = ~np.isnan(history.scores[:, column])
-            row, errors = self._row(arm.name), history.scores[seen, column] - CENTRE
-            self._gram.sums[row] = phi[seen].T @ phi[seen]
-            self._moment.sums[row] = phi[seen].T @ errors
-            self._spread.sums[row] = (errors @ errors, seen.sum())
-        self._solve()
+            fresh.add_many(arm.name, phi[seen], history.scores[seen, column], np.power(self._discount, age[seen], dtype=np.float64))
+        fresh.solve()
+        self._posterior = fresh
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
-        own: dict[str, NDArray[np.generic]] = {
-            "names": np.array(self._gram.names, np.str_),
-            "gram": self._gram.sums.copy(),
-            "moment": self._moment.sums.copy(),
-            "spread": self._spread.sums.copy(),
-            "projection": self._projection.copy(),
-            "inverse": self._inverse.copy(),
-            "theta": self._theta.copy(),
-            "noise": self._noise.copy(),
-            "learned": np.array(self._learned),
-        }
-        return own | {f"beside.{key}": value for key, value in self._snapshot().state().items()}
+        beside = {f"beside.{key}": value for key, value in self._snapshot().state().items()}
+        return {**self._posterior.state(), **beside, "learned": np.array(self._learned)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Raises: ValueError where the state has another rank."""
-        for key, tally in (("gram", self._gram), ("moment", self._moment), ("spread", self._spread)):
-            tally.restore({"names": state["names"], "sums": state[key]})
-        self._projection = np.array(state["projection"], np.float32)
-        self._inverse = np.array(state["inverse"], np.float64)
-        self._theta = np.array(state["theta"], np.float64)
-        self._noise = np.array(state["noise"], np.float64)
+        self._posterior.restore(state)
         self._learned = int(state["learned"])
         beside = {key.removeprefix("beside."): each for key, each in state.items() if key.startswith("beside.")}
         self._snapshot().restore(beside)
 
     def _snapshot(self) -> Snapshot:
         return self._beside  # type: ignore[return-value]  # every estimator of the package can be stored
+
+
+def _prior_levels(arms: Sequence[Arm], posterior: Posterior) -> Float:
+    """(n,) prior means less the centre; θ leaves them out, as a prior may depend on what is known when asked."""
+    known = posterior.levels() if any(arm.parent for arm in arms) else None
+    return quality_priors(arms, known)[0] - CENTRE
 
 
 def principal_directions(embeddings: Float32, rank: int) -> Float32:

@@ -59,6 +59,8 @@ class Means:
         return np.asarray(np.where(prices.any(axis=1), listed, observed), dtype=np.float64)
 
     def learn(self, outcome: Outcome) -> None:
+        if not outcome.arm:
+            return
         sums = self._tally.at(outcome.arm)
         if not np.isnan(outcome.score):
             sums[[JUDGED, SCORE, SQUARE]] += outcome.weight * np.array([1.0, outcome.score, outcome.score**2])
@@ -67,18 +69,19 @@ class Means:
             sums[[ANSWERS, TOKENS]] += (1.0, outcome.completion_tokens)
 
     def refit(self, history: History) -> None:
-        """Start again from history."""
-        self._tally = Tally(10)
+        """Start again from history; requests meanwhile see the old sums."""
+        tally = Tally(10)
         for column, arm in enumerate(history.arms):
             scores, costs = history.scores[:, column], history.costs[:, column]
             seen, paid = scores[~np.isnan(scores)], costs[~np.isnan(costs)]
             lengths = history.prompt_tokens[~np.isnan(costs)]
-            sums = self._tally.at(arm.name)
+            sums = tally.at(arm.name)
             sums[: SQUARE + 1] = (len(seen), seen.sum(), (seen**2).sum())
             sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
             if arm.completion_price > 0:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
+        self._tally = tally
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return self._tally.state()

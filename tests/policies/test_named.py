@@ -131,7 +131,7 @@ def test_a_higher_price_of_quality_never_buys_a_dearer_arm(policy: Policy) -> No
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ValueError, match=r"no policy 'oracle'; there are random, fixed"):
+    with pytest.raises(ValueError, match=r"no policy 'oracle'; there are .*random, fixed"):
         build("oracle", ARMS)
 
 
