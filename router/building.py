@@ -13,20 +13,25 @@ from hashlib import sha256
 from backends.breaker import BreakerRule
 from backends.embedders.cache import CachedEmbedder
 from backends.embedders.hashing import HashingEmbedder
+from backends.embedders.openai import OpenAIEmbedder
+from backends.embedders.sentence import SentenceEmbedder
+from backends.embedders.static import StaticEmbedder
 from backends.http import Limits
+from backends.litellm import LiteLLMBackend
+from backends.renamed import Renamed
 from backends.replicas import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from backends.types import Backend, Embedder
 from backends.vllm import OpenAIBackend
 from policies import named
 from policies.types import Arm, StoredPolicy
-from router import settings as configured
 from router.errors import SettingsError
 from router.ports import Keys
+from router.settings import sections
 from router.types import Principal
 
 
-def build_backend(name: str, section: configured.Backend) -> Replicas:
+def build_backend(name: str, section: sections.Backend) -> Replicas:
     """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
     rule = BreakerRule(failures=section.breaker.failures, ban_s=section.breaker.open_s)
     engines = [
@@ -36,61 +41,93 @@ def build_backend(name: str, section: configured.Backend) -> Replicas:
     return Replicas(engines, name=name, attempts=section.attempts)
 
 
-def _engines(name: str, section: configured.Backend) -> Sequence[tuple[str, Backend]]:
-    if isinstance(section, configured.VllmBackend):
-        return [(each.url, _openai(name, section, each)) for each in section.replicas]
-    if isinstance(section, configured.LitellmBackend):
-        from backends.litellm import LitellmBackend  # noqa: PLC0415  (slow to import; an extra)
+def _engines(name: str, section: sections.Backend) -> Sequence[tuple[str, Backend]]:
+    if isinstance(section, sections.VllmBackend):
+        return [(str(each.url), _named(_openai(name, section, each), each)) for each in section.replicas]
+    if isinstance(section, sections.LitellmBackend):
+        return [(f"{name}/{i}", _named(_litellm(name, section, each), each)) for i, each in enumerate(section.replicas)]
+    if isinstance(section, sections.EmbeddedBackend):
+        from backends.embedded import EmbeddedBackend  # noqa: PLC0415  (the engine is loaded where it is configured)
+        from backends.family.catalogue import WEIGHTS  # noqa: PLC0415
 
-        return [
-            (f"{name}/{i}", LitellmBackend(name=name, params=each.params)) for i, each in enumerate(section.replicas)
-        ]
-    if isinstance(section, configured.EmbeddedBackend):
-        from backends.embedded import EmbeddedBackend  # noqa: PLC0415  (opens weights)
-
-        return [(name, EmbeddedBackend(section.folder(), name=name, queue=section.queue))]
+        return [(name, EmbeddedBackend(section.stores or WEIGHTS, name=name, queue=section.queue))]
     return [(name, Scripted(always(Line(text=section.text)), name=name))]
 
 
-def _openai(name: str, section: configured.VllmBackend, replica: configured.Replica) -> OpenAIBackend:
-    timeouts = section.timeouts
+def _named(engine: Backend, replica: sections.Replica) -> Backend:
+    return engine if replica.upstream is None else Renamed(engine, replica.upstream)
+
+
+def _openai(name: str, section: sections.VllmBackend, replica: sections.Replica) -> OpenAIBackend:
     return OpenAIBackend(
-        replica.url,
+        str(replica.url),
         name=name,
-        api_key=replica.api_key.get_secret_value() if replica.api_key else None,
-        headers=section.headers,
-        limits=Limits(connect_s=timeouts.connect_s, first_byte_s=timeouts.first_byte_s, idle_s=timeouts.idle_s),
+        api_key=_secret(replica),
+        headers={key: value.get_secret_value() for key, value in section.headers.items()},
+        limits=_limits(section),
     )
 
 
-def build_embedder(section: configured.Embedder) -> Embedder:
+def _litellm(name: str, section: sections.LitellmBackend, replica: sections.Replica) -> LiteLLMBackend:
+    base = None if replica.url is None else str(replica.url)
+    try:
+        return LiteLLMBackend(
+            name=name, api_key=_secret(replica), api_base=base, options=replica.params, limits=_limits(section)
+        )
+    except ImportError as error:
+        raise SettingsError(f"backends.{name}: {error}", param=f"backends.{name}.kind") from error
+
+
+def _secret(replica: sections.Replica) -> str | None:
+    return replica.api_key.get_secret_value() if replica.api_key else None
+
+
+def _limits(section: sections.VllmBackend | sections.LitellmBackend) -> Limits:
+    waits = section.timeouts
+    return Limits(connect_s=waits.connect_s, first_byte_s=waits.first_byte_s, idle_s=waits.idle_s)
+
+
+def build_embedder(section: sections.Embedder) -> Embedder:
     """The embedder of settings behind its cache. Raises: SettingsError where an extra is missing."""
-    return CachedEmbedder(_embedder(section), size=section.cache)
+    try:
+        embedder = _embedder(section)
+    except ImportError as error:
+        raise SettingsError(f"embedder: {error}", param="embedder.kind") from error
+    return CachedEmbedder(embedder, most=section.cache) if section.cache else embedder
 
 
-def _embedder(section: configured.Embedder) -> Embedder:
-    if isinstance(section, configured.HashingEmbedder):
+def _embedder(section: sections.Embedder) -> Embedder:
+    if isinstance(section, sections.HashingEmbedder):
         return HashingEmbedder(section.dim)
-    if isinstance(section, configured.StaticEmbedder):
-        from backends.embedders.static import StaticEmbedder  # noqa: PLC0415  (an extra)
-
+    if isinstance(section, sections.StaticEmbedder):
         return StaticEmbedder(section.model)
-    if isinstance(section, configured.SentenceEmbedder):
-        from backends.embedders.sentence import SentenceEmbedder  # noqa: PLC0415  (an extra)
-
+    if isinstance(section, sections.SentenceEmbedder):
         return SentenceEmbedder(section.model)
-    from backends.embedders.openai import OpenAIEmbedder  # noqa: PLC0415
+    if section.dim is None:
+        raise SettingsError("embedder.dim: an openai embedder needs its number of dimensions", param="embedder.dim")
+    return OpenAIEmbedder(
+        str(section.url),
+        model=section.model,
+        dim=section.dim,
+        api_key=section.api_key.get_secret_value() if section.api_key else None,
+        window_s=section.wait_ms / 1000,
+        batch=section.batch,
+    )
 
-    return OpenAIEmbedder(section)
 
-
-def build_policies(section: configured.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
+def build_policies(section: sections.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
     """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
     names = dict.fromkeys([section.name, *section.options])
     try:
-        return {name: named.build(name, arms, section.options_of(name)) for name in names}
+        return {name: build_policy(name, section.options_of(name), arms) for name in names}
     except ValueError as error:
         raise SettingsError(f"policy: {error}", param="policy.options") from error
+
+
+def build_policy(name: str, options: Mapping[str, object], arms: Sequence[Arm]) -> StoredPolicy:
+    """A named policy. Raises: ValueError naming what there is."""
+    policy: StoredPolicy = named.build(name, arms, options)
+    return policy
 
 
 class StaticKeys:

@@ -1,24 +1,99 @@
-"""Which models may be chosen from: those in the settings and those the backends tell of themselves."""
+"""Which models may be chosen from: those the settings list and those the backends tell of themselves.
+
+A backend that does not answer at the start only lacks what it would have told; it is asked again and again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from backends.discovery import Found
 from backends.replicas import Replicas
 from router.building import build_backend
 from router.gateway.nouns import Catalogue
 from router.settings import Settings
+from router.settings.sections import EmbeddedBackend, VllmBackend
+from router.types import NANO_PER_USD, Model, NanoUsd, Price
 
 
-async def catalogue_of(settings: Settings, running: Mapping[str, Replicas], *, old: Settings | None = None) -> Catalogue:
-    """The catalogue of these settings; a backend whose section did not change goes on running as it is.
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Every backend that is running."""
+
+    settings: Settings
+    backends: Mapping[str, Replicas]
+
+    async def refresh(self) -> None:
+        """Ask every backend how it is. Never raises."""
+        await asyncio.gather(*(backend.refresh() for backend in self.backends.values()))
+
+    def down(self) -> set[str]:
+        """Names of backends that do not answer."""
+        return {name for name, backend in self.backends.items() if not backend.is_up}
+
+    def catalogue(self) -> Catalogue:
+        """Every candidate there is now, cheapest first. Raises: SettingsError where nothing prices one."""
+        models = {model.name: model for model in self.settings.candidates()}
+        for name, section in self.settings.backends.items():
+            if isinstance(section, EmbeddedBackend) and section.discover:
+                models = {**{m.name: m for m in self._embedded(name, section)}, **models}
+            elif isinstance(section, VllmBackend) and section.discover:
+                models = {**{m.name: m for m in self._told(name)}, **models}
+        ordered = sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name))
+        return Catalogue(tuple(ordered), self.backends)
+
+    def _told(self, backend: str) -> Iterable[Model]:
+        for found in self.backends[backend].models:
+            yield self.settings.discovered(backend, _upstream(found), **_facts(found))
+
+    def _embedded(self, backend: str, section: EmbeddedBackend) -> Iterable[Model]:
+        from backends.family.catalogue import CATALOGUE  # noqa: PLC0415  (known where the family is configured)
+
+        for candidate in () if section.stores else CATALOGUE:
+            yield self.settings.discovered(
+                backend,
+                candidate.name,
+                price=Price(_nano(candidate.prompt_usd), _nano(candidate.completion_usd)),
+                context_tokens=candidate.context_tokens,
+                parent=candidate.parent,
+                bits=candidate.bits,
+                parameters=candidate.parameters,
+                bytes_per_token=1.0,
+            )
+
+
+async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
+    """The backends of these settings; one whose section did not change goes on running as it is.
 
     Raises: SettingsError.
     """
-    backends = {
-        name: running[name]
-        if old is not None and name in running and old.backends.get(name) == section
-        else build_backend(name, section)
+    kept = {
+        name: old.backends[name]
         for name, section in settings.backends.items()
+        if old is not None and old.settings.backends.get(name) == section
     }
-    return Catalogue(settings.candidates(), backends)
+    backends = {name: kept.get(name) or build_backend(name, section) for name, section in settings.backends.items()}
+    fleet = Fleet(settings, backends)
+    await fleet.refresh()
+    return fleet
+
+
+def _upstream(found: Found) -> str:
+    """The name the engine is asked for: a width is asked for by its parent's."""
+    return found.parent if found.bits is not None and found.parent else found.name
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": found.name, "parent": found.parent, "bits": found.bits}
+    if found.context_tokens is not None:
+        facts["context_tokens"] = found.context_tokens
+    if found.bits is not None:
+        facts["extra_body"] = {"vllm_xargs": {"anyprec_bits": found.bits}}
+    return facts
+
+
+def _nano(usd: float) -> NanoUsd:
+    return NanoUsd(round(usd * NANO_PER_USD))

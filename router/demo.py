@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from backends.family.skills import Item, grade, sample
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from backends.family.skills import Item, grade, sample
 from router.errors import PointsmanError
 
 LANES = 4  # requests under way at once: enough to fill a batch, few enough that feedback arrives while it matters

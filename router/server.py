@@ -38,7 +38,9 @@ def make_app(path: Path | None) -> App:
     return App(partial(open_runtime, load(path), path))
 
 
-def serve(path: Path | None, *, host: str | None, port: int | None, workers: int | None, say: Callable[[str], None]) -> int:
+def serve(
+    path: Path | None, *, host: str | None, port: int | None, workers: int | None, say: Callable[[str], None]
+) -> int:
     """Serve until told to stop; returns the exit code. Raises: SettingsError."""
     settings = load(path)
     server = settings.server
@@ -61,13 +63,15 @@ def serve(path: Path | None, *, host: str | None, port: int | None, workers: int
     )
     listening = _bind(config)
     key = asyncio.run(prepare(settings))
+    for note in settings.notes:
+        say(f"note: {note}")
     url = "http://{}:{}".format(*listening.getsockname()[:2])
     announce = partial(say, welcome(url, key, settings))
     if config.workers == 1:
         _Announced(config, announce).run(sockets=[listening])
     else:
         announce()
-        Multiprocess(config, target=uvicorn.Server(config).run, sockets=[listening]).run()
+        Multiprocess(config, sockets=[listening]).run()
     return 0
 
 
@@ -87,7 +91,7 @@ def _bind(config: uvicorn.Config) -> socket.socket:
 
 def welcome(url: str, key: str | None, settings: Settings) -> str:
     """What a newcomer needs: the URL, the models, a request to paste."""
-    names = ", ".join(model.name for model in settings.models_for_gateway())
+    names = ", ".join(model.name for model in settings.candidates())
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
     return f"""
 Pointsman is up at {url}

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from router.errors import PointsmanError
-from router.settings import first_key_path, load
+from router.places import first_key_path
+from router.settings import load
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 START_LIMIT_S = 120.0

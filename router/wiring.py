@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,8 @@ import numpy as np
 
 from backends.replicas import Replicas
 from backends.types import Embedder
-from policies import named
-from router.building import StaticKeys, build_backend, build_embedder, build_policies
-from router.catalogue import catalogue_of
+from router.building import StaticKeys, build_embedder, build_policies, build_policy
+from router.catalogue import Fleet, fleet_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.nouns import Catalogue, Options
@@ -30,8 +29,9 @@ from router.gateway.serving import Gateway
 from router.index import FaissIndex
 from router.learning import Learning
 from router.metrics import PrometheusMeter
+from router.places import first_key_path, snapshot_path, store_url
 from router.ports import Keys
-from router.settings import Settings, diff, first_key_path, load
+from router.settings import Settings, diff, load
 from router.stores.keys import CachedKeys
 from router.stores.open import Stores, open_stores
 from router.types import Principal
@@ -45,6 +45,7 @@ class Runtime:
     """A gateway that is open, and what its routes need beside it."""
 
     settings: Settings
+    fleet: Fleet
     gateway: Gateway
     stores: Stores
     keys: Keys | None
@@ -60,8 +61,9 @@ class Runtime:
             await self.stores.ledger.balances([], now_ms())
         except PointsmanError as error:
             missing["store"] = error.message
-        if not any(backend.is_up for backend in self.gateway.decider.catalogue.backends.values()):
-            missing["backends"] = "none answers"
+        down = self.fleet.down()
+        if len(down) == len(self.fleet.backends):
+            missing["backends"] = f"none answers: {', '.join(sorted(down))}"
         return missing
 
 
@@ -75,7 +77,7 @@ async def prepare(settings: Settings) -> str | None:
 
     Where keys are required and none exist yet, a first one is made and kept in a file only its owner may read.
     """
-    async with open_stores(settings.store_url(), clock=now_ms) as stores:
+    async with _open(settings) as stores:
         if not settings.auth.required:
             return None
         path = first_key_path(settings)
@@ -84,19 +86,28 @@ async def prepare(settings: Settings) -> str | None:
         if settings.static_keys():
             return None
         _, secret = await stores.keys.create(settings.auth.tenant, name="first key")
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(secret)
         return secret
+
+
+def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
+    """Raises: SettingsError where the state folder cannot be made."""
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"state_dir: {settings.state_dir} cannot be made: {error.strerror}"
+        raise SettingsError(message, param="state_dir") from None
+    return open_stores(store_url(settings), clock=now_ms)
 
 
 @asynccontextmanager
 async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[Runtime]:
     """Everything a serving process needs. `path` is watched for changes. Raises: PointsmanError."""
     async with AsyncExitStack() as stack:
-        stores = await stack.enter_async_context(open_stores(settings.store_url(), clock=now_ms))
-        catalogue = await catalogue_of(settings, {})
-        stack.push_async_callback(_close_backends, lambda: gateway.decider.catalogue)
+        stores = await stack.enter_async_context(_open(settings))
+        fleet = await fleet_of(settings)
+        catalogue = fleet.catalogue()
         embedder = build_embedder(settings.embedder)
         meter = PrometheusMeter()
         learning = _learning(settings, stores, catalogue, embedder)
@@ -104,6 +115,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         await _catch_up(learning)
         runtime = Runtime(
             settings=settings,
+            fleet=fleet,
             gateway=gateway,
             stores=stores,
             keys=_keys(settings, stores),
@@ -112,6 +124,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             clock=time.time,
             version=version("pointsman"),
         )
+        stack.push_async_callback(_close, runtime)
         for loop in (
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
@@ -129,9 +142,9 @@ def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder
         log=stores.log,
         index=index,
         policies=build_policies(settings.policy, catalogue.arms()),
-        build=lambda name: named.build(name, catalogue.arms(), {}),
+        build=lambda name: build_policy(name, {}, catalogue.arms()),
         arms=catalogue.arms,
-        folder=settings.snapshot_path(),
+        folder=snapshot_path(settings, 0),
     )
 
 
@@ -169,12 +182,12 @@ def options_of(settings: Settings) -> Options:
     """How this gateway decides."""
     return Options(
         policy=settings.policy.name,
-        preference=settings.preference,
-        reference_usd=settings.reference_usd,
+        preference=settings.preference.default,
+        reference_usd=settings.preference.reference_usd,
         k=settings.index.k,
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
+        longest_ms=int(settings.server.longest_s * 1000),
         keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
-        remember=settings.log.enabled,
     )
 
 
@@ -190,12 +203,12 @@ def _keys(settings: Settings, stores: Stores) -> Keys | None:
 
 async def _refresh(runtime: Runtime) -> None:
     """Look at every backend: whether it is up, and how loaded."""
-    decider = runtime.gateway.decider
-    backends = decider.catalogue.backends
-    await asyncio.gather(*(backend.refresh() for backend in backends.values()))
-    decider.down = {name for name, backend in backends.items() if not backend.is_up}
-    for name, backend in backends.items():
-        runtime.meter.backend(name, up=backend.is_up)
+    fleet, decider = runtime.fleet, runtime.gateway.decider
+    await fleet.refresh()
+    decider.down = fleet.down()
+    decider.catalogue = fleet.catalogue()
+    for name in fleet.backends:
+        runtime.meter.backend(name, up=name not in decider.down)
 
 
 async def _reloads(runtime: Runtime, path: Path | None) -> None:
@@ -224,14 +237,15 @@ async def reload(runtime: Runtime, path: Path) -> None:
     try:
         fresh = load(path)
         changes = diff(runtime.settings, fresh)
-        catalogue = await catalogue_of(fresh, runtime.gateway.decider.catalogue.backends, old=runtime.settings)
+        fleet = await fleet_of(fresh, runtime.fleet)
+        catalogue = fleet.catalogue()
     except (SettingsError, OSError) as error:
         LOG.error("%s is not taken in, the old settings stay: %s", path, error)
         return
-    decider, old = runtime.gateway.decider, runtime.gateway.decider.catalogue
-    decider.catalogue, decider.options, runtime.settings = catalogue, options_of(fresh), fresh
+    old, decider = runtime.fleet, runtime.gateway.decider
+    decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options_of(fresh), fresh, fleet
     LOG.warning("settings reloaded: %s", changes)
-    gone = [backend for name, backend in old.backends.items() if catalogue.backends.get(name) is not backend]
+    gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:
         asyncio.get_running_loop().create_task(_retire(backend, fresh.server.drain_s))
 
@@ -243,8 +257,8 @@ async def _retire(backend: Replicas, drain_s: float) -> None:
     await backend.aclose()
 
 
-async def _close_backends(catalogue: Callable[[], Catalogue]) -> None:
-    for backend in catalogue().backends.values():
+async def _close(runtime: Runtime) -> None:
+    for backend in runtime.fleet.backends.values():
         await backend.aclose()
 
 

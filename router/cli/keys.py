@@ -54,11 +54,12 @@ def _add(parser: argparse.ArgumentParser, work: Work) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from router.settings import load  # noqa: PLC0415  (each verb imports what it needs)
+    from router.places import store_url  # noqa: PLC0415  (each verb imports what it needs)
+    from router.settings import load  # noqa: PLC0415
     from router.stores.open import open_stores  # noqa: PLC0415
 
     async def work() -> None:
-        async with open_stores(load(arguments.config).store_url(), clock=_now_ms) as stores:
+        async with open_stores(store_url(load(arguments.config)), clock=_now_ms) as stores:
             await arguments.work(arguments, stores.keys)
 
     asyncio.run(work())

@@ -1,0 +1,24 @@
+"""Where a gateway keeps things: its store, the first key, its snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from router.settings import Settings
+
+
+def store_url(settings: Settings) -> str:
+    """What open_stores() opens."""
+    if settings.store.redis is not None:
+        return settings.store.redis.get_secret_value()
+    return f"sqlite:///{settings.store.sqlite_path(settings.state_dir)}"
+
+
+def first_key_path(settings: Settings) -> Path:
+    """The file that holds the key made at the first start, readable by its owner only."""
+    return settings.state_dir / "first-key"
+
+
+def snapshot_path(settings: Settings, process: int) -> Path:
+    """The folder of one process's snapshot: replicas on one machine do not share theirs."""
+    return settings.state_dir / f"views-{process}"
