@@ -1,0 +1,60 @@
+# Pointsman. Needs python3 >= 3.11, make and git; uses uv where it works, else pip. Everything lands in .venv.
+#   make serve   the gateway on 127.0.0.1:8080 with the embedded model family     (ARGS="--port 9000 --config FILE")
+#   make demo    graded prompts through the gateway, with a table at the end
+#   make test    the test suite           make check   ruff, mypy --strict, import-linter
+#   make bench   what a request costs     make test-vllm, make test-faults   the long suites
+
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+SECONDS_OF_FAULTS ?= 120
+BIN := $(VENV)/bin
+JOBS ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: serve demo test check bench test-vllm test-faults clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '2,5s/^#   //p' Makefile
+
+serve: $(VENV)/.base
+	@$(BIN)/pointsman serve $(ARGS)
+
+demo: $(VENV)/.demo
+	@$(BIN)/pointsman demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+test-vllm: $(VENV)/.test
+	tests/vllm/run $(ARGS)
+
+test-faults: $(VENV)/.test
+	$(BIN)/python -m benchmarks.money faults --seconds $(SECONDS_OF_FAULTS) $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is as new as the pyproject.toml it was installed from, so that a rerun costs nothing.
+$(VENV)/.base: pyproject.toml .ci/install
+	@.ci/install $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml .ci/install
+	@.ci/install $(PYTHON) $(VENV) demo
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.test: pyproject.toml .ci/install
+	@.ci/install $(PYTHON) $(VENV) test
+	@touch $@ $(VENV)/.base $(VENV)/.demo
