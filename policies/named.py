@@ -21,32 +21,32 @@ from policies.pacers.budgets import Budgets
 from policies.pacers.exact import Resolved
 from policies.pacers.flat import Flat
 from policies.pacers.port import OneShot
-from policies.types import Arm, Explorer, Policy
+from policies.types import Arm, Explorer, StoredPolicy
 
 Arms = tuple[Arm, ...]
 
 _NO_BUDGETS: Mapping[str, float] = MappingProxyType({})
 
 
-def _random(arms: Arms, /) -> Policy:
+def _random(arms: Arms, /) -> StoredPolicy:
     return Composed(Means(), Flat(), Uniform())
 
 
-def _fixed(arms: Arms, /, *, arm: str = "") -> Policy:
+def _fixed(arms: Arms, /, *, arm: str = "") -> StoredPolicy:
     if not arm:
         raise ValueError("policy fixed needs the option arm, the name of a model")
     return Composed(Means(), Flat(), Fixed(arm))
 
 
-def _cheapest(arms: Arms, /) -> Policy:
+def _cheapest(arms: Arms, /) -> StoredPolicy:
     return Composed(Means(), Flat(), Cheapest())
 
 
-def _best(arms: Arms, /) -> Policy:
+def _best(arms: Arms, /) -> StoredPolicy:
     return Composed(Means(), Flat(), Best())
 
 
-def _neighbours(arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0) -> Policy:
+def _neighbours(arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0) -> StoredPolicy:
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), _explorer(explore))
 
 
@@ -64,7 +64,7 @@ def _port(
     k: int = 5,
     alpha: float = 1e-4,
     explore: float = 0.025,
-) -> Policy:
+) -> StoredPolicy:
     estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9)
     pacer = OneShot(Budgets(horizon, budget, budgets), explore=explore, alpha=alpha)
     return Composed(estimator, pacer, Phased(pacer), mask=False)
@@ -81,7 +81,7 @@ def _port_exact(
     shrinkage: float = 10.0,
     sample: int = 800,
     resolve: float = 0.05,
-) -> Policy:
+) -> StoredPolicy:
     expect = partial(leave_one_out, k=k, shrinkage=shrinkage)
     pacer = Resolved(Budgets(horizon, budget, budgets), expect, sample=sample, resolve=resolve)
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
@@ -100,7 +100,7 @@ def _linucb(
     ridge: float = 8.0,
     discount: float = 0.9995,
     k: int = 40,
-) -> Policy:
+) -> StoredPolicy:
     return Composed(_linear(k, rank, ridge, discount), Flat(), Ucb(width))
 
 
@@ -113,15 +113,15 @@ def _thompson(
     ridge: float = 8.0,
     discount: float = 0.9995,
     k: int = 40,
-) -> Policy:
+) -> StoredPolicy:
     return Composed(_linear(k, rank, ridge, discount), Flat(), Thompson(width))
 
 
-def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0) -> Policy:
+def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0) -> StoredPolicy:
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), Epsilon(share))
 
 
-_BUILDERS: dict[str, Callable[..., Policy]] = {
+_BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "paced": _paced,
     "random": _random,
     "fixed": _fixed,
@@ -146,7 +146,7 @@ def options_of(name: str) -> Mapping[str, object]:
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
-def build(name: str, arms: Sequence[Arm], options: Mapping[str, object] | None = None) -> Policy:
+def build(name: str, arms: Sequence[Arm], options: Mapping[str, object] | None = None) -> StoredPolicy:
     """The policy of that name over these arms; arms that appear later are met with their prior.
 
     Raises: ValueError for an unknown name, an unknown option or a value out of range, naming it and what exists.
