@@ -1,0 +1,40 @@
+"""The operator in torch's own operations: what a CPU runs, and what the Triton kernels must agree with."""
+
+from __future__ import annotations
+
+import torch
+
+PADDING = 0
+
+
+def offsets(bits: list[int]) -> dict[int, int]:
+    """Where each width's table begins in a joined table row."""
+    found, at = {}, 0
+    for k in bits:
+        found[k], at = at, at + 2**k
+    return found
+
+
+def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: list[int]) -> torch.Tensor:
+    """Codes uint8 (N, K) at their widest to weights (N, K) at `width`."""
+    group = codes.shape[0] // tables.shape[0]
+    first = offsets(bits)[width]
+    table = tables[:, first : first + 2**width]
+    row = torch.arange(codes.shape[0], dtype=torch.int32, device=codes.device) // group * 2**width
+    index = (codes >> (max(bits) - width)).to(torch.int32) + row[:, None]
+    return table.reshape(-1).index_select(0, index.view(-1)).view(codes.shape)
+
+
+def linear(
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+) -> torch.Tensor:
+    """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once."""
+    asked = widths[: x.shape[0]]
+    out = x.new_zeros(x.shape[0], codes.shape[0])
+    for width in asked.unique().tolist():
+        if width == PADDING:
+            continue
+        rows = (asked == width).nonzero().view(-1)
+        weights = dequantize(codes, tables, width=width, bits=bits)
+        out[rows] = torch.nn.functional.linear(x[rows], weights)
+    return out

@@ -1,0 +1,81 @@
+"""What vLLM needs to know of a store: its widths, how its layers are loaded and how they multiply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+
+from backends.anyprec.plugin.admission import guard_admission
+from backends.anyprec.plugin.linear import AnyprecLinearMethod
+from backends.anyprec.plugin.runners import follow_batches
+from backends.anyprec.plugin.widths import RowWidths
+
+STORE_VERSION = 1
+
+
+class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untyped here
+    """`quantization_config` of a store's config.json."""
+
+    def __init__(self, *, bits: list[int], rows_per_table: int, in_features: dict[str, int]) -> None:
+        super().__init__()
+        self.bits = tuple(sorted(bits))
+        self.rows_per_table = rows_per_table
+        self.in_features = in_features
+        self.rows: RowWidths | None = None  # made with the first layer, in the worker
+
+    @classmethod
+    def get_name(cls) -> str:
+        """The quant_method."""
+        return "anyprec"
+
+    @classmethod
+    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
+        """Activations the kernels take; float32 on a CPU only."""
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Tensor cores with bfloat16."""
+        return 80
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        """Everything is in config.json."""
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AnyprecConfig:
+        """Raises: ValueError for a store of another version."""
+        if config.get("version") != STORE_VERSION:
+            raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
+        guard_admission(cls)
+        return cls(
+            bits=config["bits"],
+            rows_per_table=config.get("rows_per_table", 1),
+            in_features=config.get("in_features", {}),
+        )
+
+    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        """Linear layers of the decoder are quantized; embeddings and the head are not."""
+        if not isinstance(layer, LinearBase):
+            return None
+        if not prefix.startswith("model.layers."):
+            return UnquantizedLinearMethod()
+        return AnyprecLinearMethod(self)
+
+    def row_widths(self, device: torch.device) -> RowWidths:
+        """The buffer all layers of this engine share; the first call also hooks the worker's model runner."""
+        if self.rows is None:
+            engine = get_current_vllm_config()
+            self.rows = RowWidths(self.bits, rows=_most_rows(engine), device=device)
+            follow_batches(self.rows)
+        return self.rows
+
+
+def _most_rows(engine: VllmConfig) -> int:
+    captured = engine.compilation_config.max_cudagraph_capture_size or 0
+    return max(int(engine.scheduler_config.max_num_batched_tokens), int(captured))

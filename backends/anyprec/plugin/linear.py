@@ -1,0 +1,67 @@
+"""A linear layer read at another width for every row of its input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Parameter
+from vllm.model_executor.layers.linear import LinearMethodBase
+from vllm.model_executor.utils import set_weight_attrs
+
+from backends.anyprec import kernels
+
+if TYPE_CHECKING:
+    from backends.anyprec.plugin.config import AnyprecConfig
+
+WORD_BITS = 32
+
+
+class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is untyped here
+    """Loads planes and tables as the store holds them, then lays them out for the device."""
+
+    def __init__(self, config: AnyprecConfig) -> None:
+        self.config = config
+
+    def create_weights(
+        self,
+        layer: torch.nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        """Parameters named as in the store: planes (P, N, ceil(K/32)) and one table (N/g, 2^k) for each width.
+
+        Raises: ValueError when the inputs are split between workers inside a word of 32 columns.
+        """
+        if input_size_per_partition != input_size and input_size_per_partition % WORD_BITS:
+            raise ValueError(f"{input_size_per_partition} inputs a worker: tensor parallelism splits words of {WORD_BITS}")
+        bits, group, rows = self.config.bits, self.config.rows_per_table, sum(output_partition_sizes)
+        words = -(-input_size_per_partition // WORD_BITS)
+        planes = Parameter(torch.empty(max(bits), rows, words, dtype=torch.uint32), requires_grad=False)
+        set_weight_attrs(planes, {"input_dim": 2, "output_dim": 1, **extra_weight_attrs})
+        layer.register_parameter("planes", planes)
+        for k in bits:
+            table = Parameter(torch.empty(rows // group, 2**k, dtype=torch.float16), requires_grad=False)
+            set_weight_attrs(table, {"output_dim": 0, "packed_dim": 0, "packed_factor": group, **extra_weight_attrs})
+            layer.register_parameter(f"lut{k}", table)
+        layer.anyprec_columns = input_size_per_partition
+        layer.anyprec_dtype = params_dtype
+        layer.anyprec_rows = self.config.row_widths(planes.device)
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Replace planes and tables by the device's own layout of the same bits."""
+        tables = {k: getattr(layer, f"lut{k}").data for k in self.config.bits}
+        laid = kernels.lay_out(layer.planes.data, tables, columns=layer.anyprec_columns, dtype=layer.anyprec_dtype)
+        for name in ("planes", *(f"lut{k}" for k in self.config.bits)):
+            delattr(layer, name)
+        layer.register_parameter("qweight", Parameter(laid.codes, requires_grad=False))  # a name LoRA layers look for
+        layer.register_parameter("tables", Parameter(laid.tables, requires_grad=False))
+
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """x (rows, K) to (rows, N), row t at the width announced for it."""
+        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self.config.bits))
+        return out if bias is None else out + bias

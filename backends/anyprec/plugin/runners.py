@@ -1,0 +1,90 @@
+"""Tells the layers which width each row of the coming batch has, from inside vLLM's model runners.
+
+vLLM has two runners. The newer one asks a "model state" for its inputs before every forward pass and every graph
+replay; the older one calls `_model_forward`. Both are followed from the moment the first layer is made, in the worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from backends.anyprec.plugin.widths import RowWidths, served_width
+
+OLDER = "vllm.v1.worker.gpu_model_runner"
+NEWER = "vllm.v1.worker.gpu.model_runner"
+
+
+def follow_batches(rows: RowWidths) -> None:
+    """Hook whichever runners this worker has imported."""
+    if OLDER in sys.modules:
+        _follow_older(sys.modules[OLDER].GPUModelRunner, rows)
+    if NEWER in sys.modules:
+        _follow_newer(sys.modules[NEWER], rows)
+
+
+def _follow_older(runner_class: Any, rows: RowWidths) -> None:
+    forward = getattr(runner_class._model_forward, "__wrapped__", runner_class._model_forward)
+
+    @functools.wraps(forward)
+    def with_widths(
+        self: Any, input_ids: Any = None, positions: Any = None, intermediate: Any = None, embeds: Any = None, **more: Any
+    ) -> Any:
+        embeds = more.pop("inputs_embeds", embeds)
+        intermediate = more.pop("intermediate_tensors", intermediate)
+        count = self.input_batch.num_reqs
+        widths = [
+            served_width(self.requests[request].sampling_params and self.requests[request].sampling_params.extra_args, rows.bits)
+            for request in self.input_batch.req_ids[:count]
+        ]
+        starts = self.query_start_loc.np[: count + 1]
+        padded = (embeds if input_ids is None else input_ids).shape[0]
+        rows.announce(widths, starts[1:] - starts[:-1], padded=padded)
+        return forward(
+            self,
+            input_ids=input_ids,
+            positions=positions,
+            intermediate_tensors=intermediate,
+            inputs_embeds=embeds,
+            **more,
+        )
+
+    runner_class._model_forward = with_widths
+
+
+def _follow_newer(runner_module: Any, rows: RowWidths) -> None:
+    init = getattr(runner_module.init_model_state, "__wrapped__", runner_module.init_model_state)
+
+    @functools.wraps(init)
+    def init_model_state(*args: Any, **kwargs: Any) -> Any:
+        state = init(*args, **kwargs)
+        state.__class__ = _with_widths(type(state), rows)
+        return state
+
+    runner_module.init_model_state = init_model_state
+
+
+def _with_widths(state_class: Any, rows: RowWidths) -> Any:
+    """A model state that also announces widths."""
+    widths: dict[str, int] = {}
+
+    class WidthsState(state_class):  # type: ignore[misc]
+        """Adds the width of each request to what the state remembers."""
+
+        def add_request(self, req_index: int, new_req_data: Any) -> None:
+            params = new_req_data.sampling_params
+            widths[new_req_data.req_id] = served_width(params and params.extra_args, rows.bits)
+            super().add_request(req_index, new_req_data)
+
+        def remove_request(self, req_id: str) -> None:
+            widths.pop(req_id, None)
+            super().remove_request(req_id)
+
+        def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
+            starts = input_batch.query_start_loc_np[: input_batch.num_reqs + 1]
+            batch = [widths.get(request, max(rows.bits)) for request in input_batch.req_ids[: input_batch.num_reqs]]
+            rows.announce(batch, starts[1:] - starts[:-1], padded=input_batch.num_tokens_after_padding)
+            return super().prepare_inputs(input_batch, req_states)
+
+    return WidthsState

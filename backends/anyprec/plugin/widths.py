@@ -1,0 +1,53 @@
+"""The width of every row of the running batch, in a buffer on the device that all layers share.
+
+A step of the engine is one flat matrix of tokens; row t belongs to one request and is multiplied at that request's
+width. The buffer keeps its address, so a CUDA graph replays with new widths. Width 0 marks a padding row: no plane is
+read for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ARGUMENT = "anyprec_bits"  # the key in a request's vllm_xargs
+PADDING = 0
+
+
+class InvalidWidth(ValueError):
+    """A request asked for a width that the store does not have."""
+
+
+def asked_width(extra: Mapping[str, Any] | None, bits: Sequence[int]) -> int:
+    """The width a request's extra arguments name, the widest without one. Raises: InvalidWidth."""
+    asked = (extra or {}).get(ARGUMENT, max(bits))
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked not in bits:
+        raise InvalidWidth(f"{ARGUMENT} is {asked!r}; this model has the widths {', '.join(map(str, sorted(bits)))}")
+    return asked
+
+
+def served_width(extra: Mapping[str, Any] | None, bits: Sequence[int]) -> int:
+    """As `asked_width`, but a width that slipped past admission becomes the widest instead of an error."""
+    try:
+        return asked_width(extra, bits)
+    except InvalidWidth:
+        return max(bits)
+
+
+class RowWidths:
+    """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is announced."""
+
+    def __init__(self, bits: Sequence[int], *, rows: int, device: torch.device) -> None:
+        self.bits = tuple(bits)
+        self.buffer = torch.full((rows,), max(bits), dtype=torch.int32, device=device)  # (rows,), a width or PADDING
+
+    def announce(self, widths: Iterable[int], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
+        """The coming batch: request i has counts[i] rows of width widths[i]; rows up to `padded` are padding."""
+        rows = np.repeat(np.fromiter(widths, np.int32), counts)
+        full = np.full(max(padded, len(rows)), PADDING, np.int32)
+        full[: len(rows)] = rows
+        self.buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
