@@ -63,7 +63,12 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
     inference = Inference(runtime.gateway, authentication, max_body_bytes=runtime.settings.server.max_body_bytes)
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url="/docs", redoc_url=None)
     rest.include_router(
-        surface.routes(runtime.gateway, authentication, ready=runtime.missing, metrics=runtime.meter.text)
+        surface.routes(
+            runtime.gateway,
+            authentication,
+            ready=runtime.missing,
+            metrics=runtime.meter.text,
+        )
     )
     rest.include_router(decisions.routes(runtime.gateway, runtime.stores.log, authentication))
     _shape_errors(rest)

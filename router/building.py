@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backends.breaker import BreakerRule
 from backends.embedders.cache import CachedEmbedder
@@ -27,7 +30,7 @@ from policies import named
 from policies.types import Arm, StoredPolicy
 from router.errors import SettingsError
 from router.ports import Keys
-from router.settings import sections
+from router.settings import Settings, sections
 from router.types import Principal
 
 
@@ -113,6 +116,11 @@ def _embedder(section: sections.Embedder) -> Embedder:
         window_s=section.wait_ms / 1000,
         batch=section.batch,
     )
+
+
+def features_of(settings: Settings) -> Callable[[str], NDArray[np.float32]] | None:
+    """What computes a query's surface features, where the default policy makes use of them."""
+    return HashingEmbedder(16).features if settings.policy.name == "paced" else None
 
 
 def build_policies(section: sections.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:

@@ -8,16 +8,11 @@ from typing import Any, Final
 import msgspec
 
 from router.eligibility import Needs
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, NotFound
 from router.gateway.nouns import Call
 from router.types import NANO_PER_USD, NanoUsd
 
-ALIASES: Final[Mapping[str, float | None]] = {
-    "auto": None,
-    "auto:cheap": 0.15,
-    "auto:balanced": 0.5,
-    "auto:best": 0.95,
-}
+ALIASES: Final[Mapping[str, float]] = {"cheap": 0.0, "balanced": 0.5, "best": 1.0}  # of auto:NAME, by default
 
 PATHS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
@@ -105,14 +100,23 @@ _RESPONSES = msgspec.json.Decoder(_Responses)
 _MESSAGES = msgspec.json.Decoder(_Messages)
 _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
 _EMPTY = (b"[]", b"null")
+_NO_MODEL = "model_not_found"
 MOST_CHOICES = 128
 _IMAGES = ("image_url", "image", "input_image")
 
 
-def parse(path: str, body: bytes, headers: Mapping[str, str], *, preference: float | None = None) -> Call:
-    """A client's request as the gateway needs it. `preference` is the header's, the body's own comes first.
+def parse(
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    preference: float | None = None,
+    aliases: Mapping[str, float] = ALIASES,
+) -> Call:
+    """A client's request as the gateway needs it.
 
-    Raises: InvalidRequest naming the parameter at fault.
+    The body's own preference comes first, then the alias's, then `preference`, the header's.
+    Raises: InvalidRequest naming the parameter at fault; NotFound for an unknown alias.
     """
     try:
         fields = _FIELDS.decode(body)
@@ -125,12 +129,19 @@ def parse(path: str, body: bytes, headers: Mapping[str, str], *, preference: flo
     call.headers = headers
     fields.pop("routing", None)
     if call.preference is None:
-        call.preference = preference
+        call.preference = preference if call.alias is None else _preference_of(call.alias, aliases)
     if call.preference is not None and not 0.0 <= call.preference <= 1.0:
         raise InvalidRequest(
             f"preference is {call.preference}, expected 0 (cheapest) … 1 (best)", param="routing.preference"
         )
     return call
+
+
+def _preference_of(alias: str, aliases: Mapping[str, float]) -> float:
+    if alias not in aliases:
+        names = ", ".join(f"auto:{name}" for name in aliases)
+        raise NotFound(f"there is no alias 'auto:{alias}'; there are auto, {names}", param="model", code=_NO_MODEL)
+    return aliases[alias]
 
 
 def _invalid(message: str) -> InvalidRequest:
@@ -256,7 +267,7 @@ def _call(
     messages: int = 1,
 ) -> Call:
     routing = common.routing or _NO_ROUTING
-    pinned, preference = _named(common.model)
+    pinned, alias = _named(common.model)
     if choices is None:
         choices = _at_least(common.n, 1, "n") or 1
     if choices > MOST_CHOICES:
@@ -280,7 +291,8 @@ def _call(
         needs=needs,
         stream=bool(common.stream),
         wants_usage=common.stream_options is not None and common.stream_options.include_usage,
-        preference=routing.preference if routing.preference is not None else preference,
+        preference=routing.preference,
+        alias=alias,
         policy=routing.policy,
         session=common.user,
     )
@@ -289,10 +301,12 @@ def _call(
 _NO_ROUTING = Routing()
 
 
-def _named(model: str) -> tuple[str | None, float | None]:
-    """(pinned model, preference) that the body's `model` stands for."""
-    if model in ALIASES:
-        return None, ALIASES[model]
+def _named(model: str) -> tuple[str | None, str | None]:
+    """(pinned model, alias) that the body's `model` stands for."""
+    if model == "auto":
+        return None, None
+    if model.startswith("auto:"):
+        return None, model[5:]
     if not model:
         raise InvalidRequest("model is empty; ask for 'auto' or for a name of GET /v1/models", param="model")
     return model, None

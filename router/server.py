@@ -92,10 +92,11 @@ def _bind(config: uvicorn.Config) -> socket.socket:
 def welcome(url: str, key: str | None, settings: Settings) -> str:
     """What a newcomer needs: the URL, the models, a request to paste."""
     names = ", ".join(model.name for model in settings.candidates())
+    aliases = ", ".join(f"auto:{name}" for name in settings.aliases)
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
     return f"""
 Pointsman is up at {url}
-  models   auto, auto:cheap, auto:balanced, auto:best, {names}
+  models   auto, {aliases}, {names}
   key      {key or "none needed"}
   docs     {url}/docs
 

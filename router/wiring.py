@@ -20,7 +20,7 @@ import numpy as np
 
 from backends.replicas import Replicas
 from backends.types import Embedder
-from router.building import StaticKeys, build_embedder, build_policies, build_policy
+from router.building import StaticKeys, build_embedder, build_policies, build_policy, features_of
 from router.catalogue import Fleet, fleet_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
@@ -167,6 +167,7 @@ def _gateway(
         catalogue=catalogue,
         ledger=stores.ledger,
         embedder=embedder,
+        features=features_of(settings),
         index=learning.index,
         learning=learning,
         options=options_of(settings),
@@ -183,6 +184,7 @@ def options_of(settings: Settings) -> Options:
     return Options(
         policy=settings.policy.name,
         preference=settings.preference.default,
+        aliases=settings.aliases,
         reference_usd=settings.preference.reference_usd,
         k=settings.index.k,
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),

@@ -24,6 +24,7 @@ from router.gateway.nouns import (
     Options,
     Stages,
     arm_of,
+    capacity_budgets,
     generic_tokens,
 )
 from router.learning import Learning
@@ -31,6 +32,7 @@ from router.ports import Ledger, NeighbourIndex
 from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
 
 _NO_PURSE = Purse()
+MOST_BALANCES = 10_000  # kept at once
 
 
 class Decider:
@@ -42,6 +44,7 @@ class Decider:
         catalogue: Catalogue,
         ledger: Ledger,
         embedder: Embedder,
+        features: Callable[[str], Float32] | None = None,
         index: NeighbourIndex,
         learning: Learning,
         options: Options,
@@ -54,6 +57,7 @@ class Decider:
         self._learning = learning
         self._ledger = ledger
         self._embedder = embedder
+        self._features = features
         self._index = index
         self._generator = generator
         self._clock = clock
@@ -77,7 +81,23 @@ class Decider:
         stages.mark("neighbours")
         name, policy = self._policy(principal, call)
         price = self._preference(principal, call)
-        context = self._context(call, principal, models, embedding, rows, similarity, purse, price)
+        features = None if self._features is None else self._features(call.text)
+        names = [model.name for model in models]
+        context = RouteContext(
+            request_id=call.request_id,
+            tenant=principal.tenant,
+            preference=price,
+            embedding=embedding,
+            neighbours=self._learning.table.neighbours(rows, similarity, names),
+            arms=tuple([arm_of(model) for model in models]),
+            prompt_tokens=generic_tokens(call),
+            prompt_characters=len(call.text),
+            max_completion_tokens=call.needs.completion_tokens or max(m.max_output_tokens for m in models),
+            now=self._clock(),
+            purse=purse,
+            capacity=await self._capacity(models),
+            features=features,
+        )
         proposal = policy.propose(context)
         decision = Decision(
             decision_id=new_id(),
@@ -91,6 +111,7 @@ class Decider:
             neighbour_rows=rows,
             similarity=similarity,
             purse=purse,
+            features=features,
         )
         stages.mark("propose")
         return decision
@@ -152,14 +173,7 @@ class Decider:
         """The budget with the smallest share left, read at most every `balance_ttl_s`."""
         if not principal.budgets:
             return _NO_PURSE
-        now = self._clock()
-        known = self._balances.get(principal.budgets)
-        if known is None or now - known[0] > self.options.balance_ttl_s:
-            if len(self._balances) > 10_000:
-                self._balances.clear()
-            known = now, await self._ledger.balances(principal.budgets, int(now * 1000))
-            self._balances[principal.budgets] = known
-        hard = [b for b in known[1] if b.budget.hard]
+        hard = [balance for balance in await self._read(principal.budgets) if balance.budget.hard]
         if not hard:
             return _NO_PURSE
         tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
@@ -169,6 +183,25 @@ class Decider:
             reset_s=tight.reset_ms / 1000,
             name=f"{tight.budget.scope}/{tight.budget.period_s}",
         )
+
+    async def _capacity(self, models: tuple[Model, ...]) -> NDArray[np.float64] | None:
+        """(n,) USD left of each model's own budget, inf where it has none; None where none has one."""
+        budgets = tuple([budget for model in models for budget in capacity_budgets(model)])
+        if not budgets:
+            return None
+        left = {each.budget.scope: each.remaining / NANO_PER_USD for each in await self._read(budgets)}
+        return np.array([left.get(f"model:{model.name}", np.inf) for model in models])
+
+    async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
+        """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""
+        now = self._clock()
+        known = self._balances.get(budgets)
+        if known is None or now - known[0] > self.options.balance_ttl_s:
+            if len(self._balances) > MOST_BALANCES:
+                self._balances.clear()
+            known = now, await self._ledger.balances(budgets, int(now * 1000))
+            self._balances[budgets] = known
+        return known[1]
 
     def _policy(self, principal: Principal, call: Call) -> tuple[str, Policy]:
         name = call.policy or principal.policy or self.options.policy
@@ -180,32 +213,6 @@ class Decider:
     def _preference(self, principal: Principal, call: Call) -> float:
         knob = call.preference if call.preference is not None else principal.preference
         return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
-
-    def _context(
-        self,
-        call: Call,
-        principal: Principal,
-        models: tuple[Model, ...],
-        embedding: Float32,
-        rows: NDArray[np.int64],
-        similarity: Float32,
-        purse: Purse,
-        price: float,
-    ) -> RouteContext:
-        names = [model.name for model in models]
-        return RouteContext(
-            request_id=call.request_id,
-            tenant=principal.tenant,
-            preference=price,
-            embedding=embedding,
-            neighbours=self._learning.table.neighbours(rows, similarity, names),
-            arms=tuple([arm_of(model) for model in models]),
-            prompt_tokens=generic_tokens(call),
-            prompt_characters=len(call.text),
-            max_completion_tokens=call.needs.completion_tokens or max(m.max_output_tokens for m in models),
-            now=self._clock(),
-            purse=purse,
-        )
 
 
 @lru_cache(maxsize=4096)

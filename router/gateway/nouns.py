@@ -15,7 +15,7 @@ from backends.errors import BackendError
 from backends.types import Backend
 from policies.types import Arm, Proposal, Purse
 from router.eligibility import Needs
-from router.types import NANO_PER_USD, Hold, Model, NanoUsd, Principal, Spend
+from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
 
 Float32 = NDArray[np.float32]
 GENERIC_BYTES_PER_TOKEN = 4.0
@@ -32,6 +32,7 @@ class Call:
     stream: bool = False
     wants_usage: bool = True
     preference: float | None = None
+    alias: str | None = None  # NAME of auto:NAME
     policy: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
@@ -82,6 +83,13 @@ def arm_of(model: Model) -> Arm:
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 
+def capacity_budgets(model: Model) -> tuple[Budget, ...]:
+    """The model's own budget, as the ledger knows it; () where it has none."""
+    if model.capacity is None:
+        return ()
+    return (Budget(f"model:{model.name}", model.capacity, model.capacity_period_s),)
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """One past query near the present one, as evidence."""
@@ -106,12 +114,15 @@ class Decision:
     neighbour_rows: NDArray[np.int64]
     similarity: Float32
     purse: Purse
-    embedded_ms: float = 0.0
+    features: Float32 | None = None  # (f,)
+    drawn: int = -1  # what was drawn, where a budget forced another choice
 
     @property
     def propensity(self) -> float:
-        """Probability with which the choice was drawn."""
-        return float(self.proposal.probabilities[self.choice])
+        """Probability with which the choice was made: its own, and that of what was drawn and did not fit."""
+        probabilities = self.proposal.probabilities
+        own = float(probabilities[self.choice])
+        return own if self.drawn < 0 else own + float(probabilities[self.drawn])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,7 @@ class Options:
     keep_characters: int = 0  # of the query's text, in the log
     remember: bool = True  # False: nothing is embedded, logged or learned
     balance_ttl_s: float = 0.25
+    aliases: Mapping[str, float] = field(default_factory=dict)  # preference by NAME of auto:NAME
 
 
 class Stages:

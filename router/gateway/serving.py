@@ -19,11 +19,10 @@ from router.eligibility import Needs, worst_tokens
 from router.errors import NoCandidate
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
-from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, generic_tokens
+from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, capacity_budgets, generic_tokens
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
 from router.ports import Leases, Ledger, OutcomeLog
 from router.types import (
-    Budget,
     DecisionRecord,
     Hold,
     Model,
@@ -106,15 +105,13 @@ class Gateway:
         drawn = decision.models[decision.choice]
         if hold.model == drawn.name:
             return hold, drawn
+        decision.drawn = decision.choice
         decision.choice = next(i for i, model in enumerate(decision.models) if model.name == hold.model)
         return hold, decision.models[decision.choice]
 
     def _offer(self, model: Model, needs: Needs) -> Offer:
         prompt, completion = worst_tokens(model, needs)
-        budgets: tuple[Budget, ...] = ()
-        if model.capacity is not None:
-            budgets = (Budget(f"model:{model.name}", model.capacity, model.capacity_period_s),)
-        return Offer(model.name, model.price.of(prompt, completion), prompt + completion, budgets)
+        return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
 
     async def _remember(self, opened: Opened) -> None:
         if self.decider.options.remember:
@@ -142,7 +139,9 @@ class Gateway:
             text=call.text[: self.decider.options.keep_characters],
             prompt_tokens=generic_tokens(call),
             prompt_characters=len(call.text),
+            features=b"" if decision.features is None else decision.features.astype("<f4").tobytes(),
             purse=decision.purse.name,
+            metadata={} if decision.drawn < 0 else {"drawn": decision.models[decision.drawn].name},
         )
 
     async def _send(self, opened: Opened) -> Reply:

@@ -56,7 +56,13 @@ def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) ->
         principal = await authentication.of(request.scope["headers"])
         header = request.headers.get("x-pointsman-preference")
         knob = preference_of(header.encode() if header is not None else None)
-        call = parse("/v1/chat/completions", await request.body(), {}, preference=knob)
+        call = parse(
+            "/v1/chat/completions",
+            await request.body(),
+            {},
+            preference=knob,
+            aliases=gateway.decider.options.aliases,
+        )
         decision = await gateway.decider.decide(principal, call, Stages(), without=frozenset())
         return Response(msgspec.json.encode(explain(gateway, call, decision)), media_type="application/json")
 

@@ -98,7 +98,13 @@ class Inference:
     def _call(self, path: str, body: bytes, headers: dict[bytes, bytes], request_id: bytes) -> Call:
         passed = {name: headers[key].decode("latin-1") for key, name in _PASSED_ON.items() if key in headers}
         passed["x-request-id"] = request_id.decode("latin-1")
-        call = parse(path, body, passed, preference=preference_of(headers.get(b"x-pointsman-preference")))
+        call = parse(
+            path,
+            body,
+            passed,
+            preference=preference_of(headers.get(b"x-pointsman-preference")),
+            aliases=self._gateway.decider.options.aliases,
+        )
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]
         return call

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter, Request, Response
 
 from router.errors import NotFound
 from router.gateway.serving import Gateway
 from router.routes.authentication import Authentication
-from router.schemas import ALIASES
 from router.types import Model
 
 Ready = Callable[[], Awaitable[dict[str, str]]]
@@ -27,14 +26,14 @@ def routes(
         principal = await authentication.of(request.scope["headers"])
         allowed = principal.allowed_models
         mine = [m for m in gateway.decider.catalogue.models if allowed is None or m.name in allowed]
-        aliases = [{"id": name, "object": "model", "created": 0, "owned_by": "pointsman"} for name in ALIASES]
-        return {"object": "list", "data": aliases + [describe(model) for model in mine]}
+        named = [alias(name) for name in alias_names(gateway.decider.options.aliases)]
+        return {"object": "list", "data": named + [describe(model) for model in mine]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, object]:
         await authentication.of(request.scope["headers"])
-        if name in ALIASES:
-            return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
+        if name in alias_names(gateway.decider.options.aliases):
+            return alias(name)
         for each in gateway.decider.catalogue.models:
             if each.name == name:
                 return describe(each)
@@ -60,6 +59,16 @@ def routes(
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
+
+
+def alias_names(aliases: Mapping[str, float]) -> list[str]:
+    """What a client may ask for instead of a model."""
+    return ["auto", *(f"auto:{name}" for name in aliases)]
+
+
+def alias(name: str) -> dict[str, object]:
+    """An alias in OpenAI's shape of a model."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
 
 
 def describe(model: Model) -> dict[str, object]:
