@@ -65,13 +65,14 @@ def look_up(codes: NDArray[np.uint8], table: NDArray[np.float32]) -> NDArray[np.
     """Weights (N, K) of codes (N, K) in tables (N/g, 2^k)."""
     rows, width = codes.shape[0], table.shape[1]
     first = np.arange(rows, dtype=np.intp) // (rows // table.shape[0]) * width
-    return np.take(table.reshape(-1), codes + first[:, None], mode="clip")
+    weights: NDArray[np.float32] = np.take(table.reshape(-1), codes + first[:, None], mode="clip")
+    return weights
 
 
 def layer_bytes(rows: int, columns: int, *, bits: Sequence[int], rows_per_table: int = 1) -> int:
     """Bytes of one layer's planes and tables: P/8 a (padded) weight, and 2·Σ2^k for each table row."""
     codes = max(bits) * rows * words(columns) * 4
-    tables = rows // rows_per_table * sum(2 * 2**k for k in bits)
+    tables = rows // rows_per_table * sum(2 << k for k in bits)
     return codes + tables
 
 

@@ -97,9 +97,9 @@ class TensorFolder:
             raise Corrupt(f"{entry.file}: {name} has dtype {entry.dtype}, which is not understood")
         return np.memmap(entry.file, _DTYPES[entry.dtype], "r", entry.offset, entry.shape)
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """A float tensor as float32, of its own shape."""
-        raw = self.mapped(name)
+    def read(self, name: str, *, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """A float tensor, or some of its rows, as float32."""
+        raw = self.mapped(name)[rows]
         if self.entry(name).dtype == "BF16":
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
