@@ -65,8 +65,8 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(64, 160, 2, 4, 2, 261, context=512),
-    "tiny2": Shape(128, 352, 2, 4, 2, 261, context=512),
+    "tiny": Shape(128, 352, 2, 4, 2, 261, context=512),
+    "tiny2": Shape(256, 720, 2, 8, 4, 261, context=512),
     "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 151936, architecture="Qwen2ForCausalLM", bias=True),
 }
 

@@ -1,43 +1,60 @@
 """Checks a request's width in vLLM's front end, before the engine sees it, and keeps widths apart in the prefix cache.
 
-A width the store does not have raises vLLM's validation error, which its server answers with a 400. The keys and
-values of a prompt depend on the width, but vLLM's block hashes do not know it: the width is added to the request's
-cache salt, which they do know.
+A width the store does not have raises vLLM's validation error, which its server answers with a 400: when the request's
+sampling parameters are made, so that a stream is refused before its first byte, and again where the engine is known.
+The keys and values of a prompt depend on the width, but vLLM's block hashes do not know it: the width is added to the
+request's cache salt, which they do know.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
 
 from backends.anyprec.plugin.widths import ARGUMENT, InvalidWidth, asked_width
 
+_known_bits: set[int] = set()  # of every store this process fronts: one, unless a program opens several engines
 
-def guard_admission(config_class: type) -> None:
-    """Wrap vLLM's input processor and its sampling parameters, once for a process."""
+
+def guard_admission(config_class: type, bits: Collection[int]) -> None:
+    """Wrap vLLM's sampling parameters and its input processor, once for a process; remember the store's widths."""
     from vllm.v1.engine.input_processor import InputProcessor  # noqa: PLC0415  not yet importable at registration
 
-    if getattr(InputProcessor.process_inputs, "knows_widths", False):
-        return
-    process = InputProcessor.process_inputs
+    _known_bits.update(bits)
+    if not hasattr(InputProcessor.process_inputs, "__wrapped__"):
+        InputProcessor.process_inputs = _with_width_in_salt(InputProcessor.process_inputs, config_class)
+        SamplingParams._verify_args = _with_width_checked(SamplingParams._verify_args)
 
+
+def _with_width_checked(verify: Any) -> Any:
+    @functools.wraps(verify)
+    def verify_args(self: Any) -> None:
+        verify(self)
+        if ARGUMENT in (self.extra_args or {}):
+            _admit(self.extra_args, _known_bits)
+
+    return verify_args
+
+
+def _with_width_in_salt(process: Any, config_class: type) -> Any:
     @functools.wraps(process)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        config = self.vllm_config.quant_config
+        config: Any = self.vllm_config.quant_config
         if not isinstance(config, config_class):
             return process(self, request_id, prompt, params, *args, **kwargs)
-        width = _admit(getattr(params, "extra_args", None), config.bits)  # type: ignore[attr-defined]
+        width = _admit(getattr(params, "extra_args", None), config.bits)
         request = process(self, request_id, prompt, params, *args, **kwargs)
         request.cache_salt = f"{ARGUMENT}={width};{request.cache_salt or ''}"
         return request
 
-    process_inputs.knows_widths = True  # type: ignore[attr-defined]
-    InputProcessor.process_inputs = process_inputs
+    return process_inputs
 
 
-def _admit(extra: dict[str, Any] | None, bits: tuple[int, ...]) -> int:
+def _admit(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     try:
         return asked_width(extra, bits)
     except InvalidWidth as error:

@@ -52,7 +52,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         """Raises: ValueError for a store of another version."""
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
-        guard_admission(cls)
+        guard_admission(cls, config["bits"])
         return cls(
             bits=config["bits"],
             rows_per_table=config.get("rows_per_table", 1),

@@ -7,7 +7,7 @@ read for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class InvalidWidth(ValueError):
     """A request asked for a width that the store does not have."""
 
 
-def asked_width(extra: Mapping[str, Any] | None, bits: Sequence[int]) -> int:
+def asked_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     """The width a request's extra arguments name, the widest without one. Raises: InvalidWidth."""
     asked = (extra or {}).get(ARGUMENT, max(bits))
     if isinstance(asked, bool) or not isinstance(asked, int) or asked not in bits:
@@ -30,7 +30,7 @@ def asked_width(extra: Mapping[str, Any] | None, bits: Sequence[int]) -> int:
     return asked
 
 
-def served_width(extra: Mapping[str, Any] | None, bits: Sequence[int]) -> int:
+def served_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     """As `asked_width`, but a width that slipped past admission becomes the widest instead of an error."""
     try:
         return asked_width(extra, bits)
