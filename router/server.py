@@ -6,7 +6,10 @@ A port that is taken or settings that cannot run stop the start with one line.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -70,9 +73,15 @@ def serve(
     if config.workers == 1:
         _Announced(config, announce).run(sockets=[listening])
     else:
-        announce()
+        listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
+        threading.Thread(target=_announce_when_up, args=(url, announce), daemon=True).start()
         Multiprocess(config, sockets=[listening]).run()
     return 0
+
+
+def _announce_when_up(url: str, announce: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=120):
+        announce()
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:

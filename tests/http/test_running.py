@@ -1,0 +1,203 @@
+"""A gateway over its life: it reloads, scales to processes, lets go of engines and stops without dropping streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.http.conftest import Running, chat, engine, serving, settings_for, until
+
+pytestmark = pytest.mark.anyio
+
+
+async def spent(gateway: Running, client: httpx.AsyncClient) -> float:
+    """USD counted by /metrics, over all models."""
+    text = (await client.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("pointsman_cost_usd_total{")]
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+async def test_a_model_joins_and_another_is_repriced_while_a_stream_goes_on(tmp_path: Path) -> None:
+    async with engine(text="word " * 40, piece_delay_s=0.02) as slow, engine(text="quick") as quick:
+        before = settings_for(tmp_path, {"slow": slow})
+        async with serving(tmp_path, before) as gateway, gateway.client() as client:
+            async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as stream:
+                events = stream.aiter_lines()
+                await anext(events)
+                gateway.rewrite(settings_for(tmp_path, {"quick": quick, "slow": slow}))
+                await until(lambda: listed(client, "quick"))
+                rest = [line async for line in events]
+            assert rest[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in rest
+            answer = await client.post("/v1/chat/completions", json=chat())
+            assert answer.headers["x-pointsman-model"] == "quick"
+
+
+async def listed(client: httpx.AsyncClient, name: str) -> bool:
+    return name in [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+
+
+async def test_sighup_takes_in_the_settings_even_where_the_file_is_not_watched(tmp_path: Path) -> None:
+    async with engine() as one, engine() as two:
+        quiet = {"reload": {"watch": False, "every_s": 0.1}}
+        async with (
+            serving(tmp_path, settings_for(tmp_path, {"one": one}, **quiet)) as gateway,
+            gateway.client() as client,
+        ):
+            gateway.rewrite(settings_for(tmp_path, {"one": one, "two": two}, **quiet))
+            gateway.signal(signal.SIGHUP)
+            await until(lambda: listed(client, "two"))
+
+
+async def test_a_settings_file_that_breaks_while_running_changes_nothing(tmp_path: Path) -> None:
+    async with engine() as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            gateway.rewrite(settings_for(tmp_path, {"one": one}, polcy={"name": "best"}))
+            await until(lambda: "polcy" in gateway.log.read_text())
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
+async def test_a_client_that_hangs_up_stops_the_engine_and_is_charged_for_what_came(tmp_path: Path) -> None:
+    async with engine(text="word " * 500, piece_delay_s=0.02) as slow:
+        async with serving(tmp_path, settings_for(tmp_path, {"slow": slow})) as gateway, gateway.client() as client:
+            async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as stream:
+                await anext(stream.aiter_lines())
+            await asyncio.wait_for(slow.hung_up.wait(), 10)
+            await until(lambda: charged(gateway, client))
+
+
+async def charged(gateway: Running, client: httpx.AsyncClient) -> bool:
+    return await spent(gateway, client) > 0
+
+
+async def test_a_client_that_hangs_up_while_waiting_stops_the_engine(tmp_path: Path) -> None:
+    async with engine(text="late", delay_s=30) as slow:
+        async with serving(tmp_path, settings_for(tmp_path, {"slow": slow})) as gateway, gateway.client() as client:
+            asking = asyncio.ensure_future(client.post("/v1/chat/completions", json=chat()))
+            await asyncio.wait_for(slow.hearing.wait(), 10)
+            asking.cancel()
+            await asyncio.wait_for(slow.hung_up.wait(), 10)
+
+
+async def test_several_processes_share_keys_budgets_and_what_is_learned(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        settings = settings_for(tmp_path, {"one": one}, policy={"name": "neighbours"}, log={"keep_text": True})
+        async with serving(tmp_path, settings, "--workers", "2") as gateway:
+
+            async def ask(i: int) -> None:
+                async with gateway.client() as client:  # a connection of its own, so that both processes answer
+                    answer = await client.post("/v1/chat/completions", json=chat(f"question {i}"))
+                    judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": 1.0}
+                    assert (await client.post("/v1/feedback", json=judged)).json()["recorded"]
+
+            await asyncio.gather(*(ask(i) for i in range(40)))
+
+            async def everybody_knows() -> bool:
+                found = []
+                for _ in range(8):
+                    async with gateway.client() as client:
+                        found.append(
+                            len((await client.post("/v1/route", json=chat("question 3"))).json()["neighbours"])
+                        )
+                return min(found) == 5
+
+            await until(everybody_knows)
+
+
+async def test_a_stop_lets_open_streams_end(tmp_path: Path) -> None:
+    async with engine(text="word " * 30, piece_delay_s=0.03) as slow:
+        async with serving(tmp_path, settings_for(tmp_path, {"slow": slow})) as gateway, gateway.client() as client:
+            async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as stream:
+                events = stream.aiter_lines()
+                await anext(events)
+                gateway.signal(signal.SIGTERM)
+                assert "data: [DONE]" in [line async for line in events]
+
+
+async def test_what_was_spent_and_learned_survives_kill_9(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        settings = settings_for(tmp_path, {"one": one}, log={"keep_text": True})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            answer = await client.post("/v1/chat/completions", json=chat("remember me"))
+            judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": 0.25}
+            await client.post("/v1/feedback", json=judged)
+            gateway.process.kill()
+            gateway.process.wait()
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            again = (await client.post("/v1/route", json=chat("remember me"))).json()
+            assert again["neighbours"][0]["text"] == "remember me"
+            assert again["neighbours"][0]["scores"] == {"one": 0.25}
+            assert (await client.post("/v1/feedback", json=judged)).json()["recorded"] is False
+
+
+async def test_feedback_is_idempotent_and_a_contradiction_needs_replace(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            answer = await client.post("/v1/chat/completions", json=chat())
+            judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "thumbs": "up"}
+            first, second = [(await client.post("/v1/feedback", json=judged)).json() for _ in range(2)]
+            assert (first["recorded"], second["recorded"]) == (True, False)
+            contradicted = await client.post("/v1/feedback", json=judged | {"thumbs": "down"})
+            assert (contradicted.status_code, contradicted.json()["error"]["code"]) == (409, "conflict")
+            replaced = await client.post("/v1/feedback", json=judged | {"thumbs": "down", "replace": True})
+            assert replaced.json()["recorded"] is True
+            by_response = {"response_id": answer.json()["id"], "score": 0.0}
+            assert (await client.post("/v1/feedback", json=by_response)).json()["recorded"] is False
+            unknown = await client.post("/v1/feedback", json={"decision_id": "dec-none", "score": 1})
+            assert unknown.status_code == 404
+
+
+async def test_usage_and_vendor_fields_come_through_as_the_engine_sent_them(tmp_path: Path) -> None:
+    async with engine(text="fine", fields={"vendor": {"deep": [1, 2.50]}}) as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            answer = await client.post("/v1/chat/completions", json=chat(top_k=7, vendor_in={"x": 1}))
+            assert answer.json()["vendor"] == {"deep": [1, 2.50]}
+            sent = one.heard[-1].json()
+            assert (sent["top_k"], sent["vendor_in"]) == (7, {"x": 1})
+
+
+async def test_an_engine_that_comes_back_is_used_again(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            await one.stop()
+            broken = await client.post("/v1/chat/completions", json=chat())
+            assert broken.status_code in (502, 503)
+            await until(lambda: answers(client, "/ready", 503))
+            await one.start()
+            await until(lambda: answers(client, "/ready", 200))
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
+async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
+    return (await client.get(path)).status_code == status
+
+
+async def test_a_key_limited_to_some_models_sees_and_gets_only_those(tmp_path: Path) -> None:
+    async with engine(text="small") as small, engine(text="large") as large:
+        key = {"secret": "sk-test-large-only", "allowed_models": ["large"]}
+        settings = settings_for(tmp_path, {"small": small, "large": large}, tenants={"acme": {"keys": [key]}})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            client.headers["Authorization"] = "Bearer sk-test-large-only"
+            answer = await client.post("/v1/chat/completions", json=chat())
+            assert answer.headers["x-pointsman-model"] == "large"
+            refused = await client.post("/v1/chat/completions", json=chat() | {"model": "small"})
+            assert refused.status_code == 400
+            assert "key does not allow" in refused.json()["error"]["message"]
+            assert not await listed(client, "small")
+
+
+async def test_a_broken_stream_ends_with_an_error_event(tmp_path: Path) -> None:
+    async with (
+        engine(text="one two three four", trouble="reset", trouble_after=2) as bad,
+        engine(text="never") as other,
+    ):
+        settings = settings_for(tmp_path, {"bad": bad, "other": other})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            answer = await client.post("/v1/chat/completions", json=chat(stream=True))
+            events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+            assert json.loads(events[-1])["error"]["code"] == "stream_broken"
+            assert not other.heard
