@@ -136,6 +136,7 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
+BLIND: frozenset[str] = frozenset({"random", "fixed", "cheapest", "best"})  # they ignore the price of quality
 
 
 def options_of(name: str) -> Mapping[str, object]:

@@ -1,4 +1,4 @@
-"""Traces on which every model's score and cost are known, read from files; fails with SettingsError where one is unfit."""
+"""Traces with every model's score and cost on every query, read from files; an unfit file is a SettingsError."""
 
 from __future__ import annotations
 

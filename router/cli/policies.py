@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 Verbs = Any  # argparse gives its subparsers no public type
@@ -9,3 +11,71 @@ Verbs = Any  # argparse gives its subparsers no public type
 
 def add_verbs(verbs: Verbs) -> None:
     """Add replay, tune, onboard and admit."""
+    replay = verbs.add_parser("replay", help="compare policies on a trace where every model's answer is known")
+    replay.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
+    replay.add_argument("--policy", action="append", help="a name or a YAML file; may be repeated (default: paced)")
+    replay.add_argument("--seeds", type=int, default=3, help="how many random splits (default 3)")
+    replay.add_argument("--stream", type=int, help="queries routed; the rest is history (default 40 %%, at most 5000)")
+    replay.add_argument("--split", default="weighted", help="weighted, cost, perf, uniform, extreme1-5, random, global")
+    replay.add_argument("--factor", type=float, default=1.0, help="budget, times the cheapest model's cost (default 1)")
+    replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures")
+    replay.set_defaults(run=_replay)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from router.figures import write_report  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from router.replay import Setting, contender, default_stream, replay, stages  # noqa: PLC0415
+    from router.traces import read_trace  # noqa: PLC0415
+
+    trace = read_trace(arguments.trace)
+    setting = Setting(
+        contenders=tuple(contender(each) for each in arguments.policy or ["paced"]),
+        stream=arguments.stream or default_stream(len(trace)),
+        seeds=tuple(range(arguments.seeds)),
+        split=arguments.split,
+        factor=arguments.factor,
+    )
+    with _Bar(stages(setting)) as told:
+        report = replay(trace, setting, told=told)
+    _print_report(report)
+    for path in write_report(report, arguments.out):
+        print(path)
+    return 0
+
+
+class _Bar:
+    """A progress bar over a known number of parts."""
+
+    def __init__(self, parts: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        self._progress = Progress(TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
+        self._task = self._progress.add_task("reading", total=parts)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return lambda what: self._progress.update(self._task, advance=1, description=what)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _print_report(report: Any) -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from router.replay import rows_of  # noqa: PLC0415
+
+    setting = report.setting
+    title = f"{report.trace}: {setting.stream} queries, {setting.split} budgets × {setting.factor:g}, 95 % intervals"
+    shown = ("performance", "cost_usd", "performance_per_usd", "throughput", "of_approx_opt", "of_true_opt")
+    for name, measured, columns in (
+        (f"{title} over {len(setting.seeds)} seeds", report.budget, shown),
+        ("preference mode", report.preference, ("aiq", "apgr", "cpt_50", "cpt_80")),
+    ):
+        table = Table("", *columns, title=name, title_justify="left", box=box.SIMPLE_HEAD)
+        for cells in rows_of(measured, columns):
+            table.add_row(*cells)
+        console = Console()
+        console.print(table, width=max(console.width, 140))

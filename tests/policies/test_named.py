@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
-from policies.named import NAMES, build, options_of
+from policies.named import BLIND, NAMES, build, options_of
 from policies.types import Arm, Policy
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -17,11 +19,18 @@ HISTORY = make_history(ARMS)
 NEWCOMER = Arm("newcomer", 1e-7, 2e-7, parent="model-3", bits=4, parameters=8e9)
 OPTIONS: dict[str, dict[str, object]] = {"fixed": {"arm": "model-2"}}
 IGNORE_CAPACITY = {"port"}  # the paper's rule: a query whose arm is spent is lost
-IGNORE_PREFERENCE = {"random", "fixed", "cheapest", "best"}
+IGNORE_PREFERENCE = BLIND
 
 
 def make(name: str) -> Policy:
     return build(name, ARMS, OPTIONS.get(name))
+
+
+@cache
+def fitted(name: str) -> Policy:
+    policy = make(name)
+    policy.refit(HISTORY)
+    return policy
 
 
 @pytest.fixture(params=NAMES)
@@ -31,9 +40,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def policy(name: str) -> Policy:
-    fresh = make(name)
-    fresh.refit(HISTORY)
-    return fresh
+    return deepcopy(fitted(name))
 
 
 def taught(policy: Policy, rounds: int = 30) -> Policy:

@@ -1,0 +1,131 @@
+"""`pointsman replay` on small traces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from router.cli import main
+from router.errors import SettingsError
+from router.replay import BASELINES, OPTIMA, Setting, contender, replay
+from router.traces import read_trace
+
+WORDS = ("river", "matrix", "poem", "budget", "proof", "recipe", "python", "law")
+
+
+def make_table(rows: int = 160) -> pd.DataFrame:
+    """Two subjects; the small model is good at one of them, the large one at both."""
+    rng = np.random.default_rng(5)
+    hard = rng.random(rows) < 0.5
+    prompts = [
+        f"{'prove that' if each else 'translate'} {' '.join(rng.choice(WORDS, 6))} number {i}"
+        for i, each in enumerate(hard)
+    ]
+    return pd.DataFrame(
+        {
+            "prompt": prompts,
+            "task": np.where(hard, "proofs", "words"),
+            "score:small": (rng.random(rows) < np.where(hard, 0.2, 0.85)).astype(float),
+            "score:large": (rng.random(rows) < 0.9).astype(float),
+            "cost:small": rng.uniform(0.8e-5, 1.2e-5, rows),
+            "cost:large": rng.uniform(0.8e-4, 1.2e-4, rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("traces") / "toy.parquet"
+    make_table().to_parquet(path)
+    return path
+
+
+def test_the_three_formats_are_read_alike(parquet: Path, tmp_path: Path) -> None:
+    table = make_table()
+    table.to_csv(tmp_path / "toy.csv", index=False)
+    bench = table.rename(columns={"score:small": "small", "score:large": "large", "task": "eval_name"})
+    bench.columns = [f"{c[5:]}|total_cost" if c.startswith("cost:") else c for c in bench.columns]
+    bench.to_pickle(tmp_path / "toy.pkl")
+    first = read_trace(parquet)
+    for other in (read_trace(tmp_path / "toy.csv"), read_trace(tmp_path / "toy.pkl")):
+        assert other.models == first.models == ("small", "large")
+        assert other.prompts == first.prompts
+        np.testing.assert_allclose(other.scores, first.scores)
+        np.testing.assert_allclose(other.costs, first.costs)
+        assert list(other.tasks) == list(first.tasks)
+
+
+def test_a_trace_without_a_cost_is_refused_by_its_column(tmp_path: Path) -> None:
+    make_table().drop(columns="cost:large").to_csv(tmp_path / "toy.csv")
+    with pytest.raises(SettingsError, match="lacks the columns cost:large"):
+        read_trace(tmp_path / "toy.csv")
+
+
+def test_a_missing_trace_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"there is no trace .*nothing\.csv"):
+        read_trace(tmp_path / "nothing.csv")
+
+
+def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
+    told: list[str] = []
+    setting = Setting((contender("neighbours"), contender("port-exact")), stream=60, seeds=(0, 1))
+    report = replay(read_trace(parquet), setting, told=told.append)
+    assert set(report.budget) == {*BASELINES, *OPTIMA, "neighbours", "port-exact"}
+    assert report.budget["true-opt"]["of_true_opt"].mean == pytest.approx(1.0)
+    assert all(metrics["performance"].seeds == 2 for metrics in report.budget.values())
+
+
+def test_nobody_earns_more_than_the_optimum_on_the_truth(parquet: Path) -> None:
+    setting = Setting((contender("neighbours"),), stream=60, seeds=(0,))
+    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    best = report.budget["true-opt"]["performance"].mean
+    assert all(metrics["performance"].mean <= best + 1.0 for metrics in report.budget.values())
+
+
+def test_two_models_are_also_judged_by_the_gap_recovered(parquet: Path) -> None:
+    setting = Setting((contender("neighbours"),), stream=60, seeds=(0,))
+    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    assert report.preference["neighbours"]["apgr"].mean > 0.5
+    assert report.preference["single models"]["aiq"].mean < report.preference["oracle"]["aiq"].mean
+
+
+def test_one_budget_for_all_models_is_never_overspent(parquet: Path) -> None:
+    setting = Setting((contender("neighbours"),), stream=60, seeds=(0,), split="global")
+    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    assert report.budget["neighbours"]["cost_usd"].mean <= report.spending.budget
+
+
+def test_the_command_writes_json_and_figures(parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "mine.yaml"
+    written.write_text("policy: neighbours\noptions: {k: 20}\n")
+    arguments = ["replay", str(parquet), "--policy", str(written), "--seeds", "1", "--stream", "50"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert {"report.json", "frontier.png", "frontier.svg", "spend.png", "spend.svg"} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["budget"]["mine"]["performance"]["mean"] > 0
+    assert "mine" in capsys.readouterr().out
+
+
+def test_an_unknown_policy_is_refused_with_the_names_there_are(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(parquet), "--policy", "oracle"]) == 2
+    assert "'oracle' is neither a file nor one of" in capsys.readouterr().err
+
+
+def test_a_stream_as_long_as_the_trace_is_refused(parquet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(parquet), "--stream", "160"]) == 2
+    assert "does not leave history" in capsys.readouterr().err
+
+
+def test_paretobandit_plays_beside_ours(parquet: Path) -> None:
+    pytest.importorskip("pareto_bandit")
+    setting = Setting((contender("paretobandit"),), stream=40, seeds=(0,), split="global")
+    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    assert report.budget["paretobandit"]["throughput"].mean > 0
