@@ -1,0 +1,205 @@
+"""What the gateway costs: CPU, latency and memory under load, beside the mock alone and beside peers.
+
+    python -m benchmarks.gateway                 the table of docs/performance.md
+    python -m benchmarks.gateway --only full     one part: mock, pass, full, streams, open, vectors, tenants, peers
+
+Peers are measured where they are installed: python -m venv .venv-peers && .venv-peers/bin/pip install vllm-router
+'litellm[proxy]'. CPU is that of the gateway's process tree, a figure that survives a noisy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.rig import HEAD, Run, Tree, free_port, load, needs, nginx, prompts, running, write_script
+from benchmarks.seeding import seed_keys, seed_snapshot
+
+PEERS = Path(".venv-peers/bin")
+KEY = "sk-bench-0000000000000001"
+
+
+def full_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
+    """Everything on: keys, budgets of tenant and key, rate limits, three candidates, neighbours, the log."""
+    budget = "100000 USD per day"
+    return {
+        **_server(folder, port),
+        "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
+        "models": [_model("small", 0.05, 0.2), _model("medium", 0.2, 0.8), _model("large", 0.6, 2.4)],
+        "policy": {"name": "neighbours"},
+        "tenants": {"bench": {"budgets": [budget], "keys": [{"secret": KEY, "budgets": [budget]}]}},
+    }
+
+
+def pass_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
+    """A pass-through: one model, no keys, no budgets, nothing remembered."""
+    return {
+        **_server(folder, port),
+        "auth": {"required": False},
+        "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
+        "models": [_model("mock", 0.0, 0.0)],
+        "policy": {"name": "fixed", "options": {"fixed": {"arm": "mock"}}},
+    }
+
+
+def _server(folder: Path, port: int) -> dict[str, object]:
+    return {"server": {"port": port}, "state_dir": str(folder / "state")}
+
+
+def _model(name: str, prompt: float, completion: float) -> dict[str, object]:
+    price = {"prompt": prompt, "completion": completion}
+    return {"name": name, "backend": "mock", "upstream": "mock", "price": price, "max_output_tokens": 512}
+
+
+@contextmanager
+def gateway(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, Tree]]:
+    """`pointsman serve` with these settings: its URL and process tree."""
+    config = folder / "pointsman.yaml"
+    config.write_text(yaml.safe_dump(dict(settings)))
+    url = f"http://127.0.0.1:{settings['server']['port']}"
+    command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config)]
+    with running(command, ready=f"{url}/health", log=folder / "pointsman.log", wait_s=900) as tree:
+        yield url, tree
+
+
+class Bench:
+    """The parts of the table, measured one after another against one mock."""
+
+    def __init__(self, mock: str, mock_tree: Tree, folder: Path, *, seconds: float, connections: Sequence[int]) -> None:
+        self._mock = mock
+        self._mock_tree = mock_tree
+        self._folder = folder
+        self._seconds = seconds
+        self._connections = connections
+        self._script = write_script(_made(folder / "script"), prompts(400), [KEY])
+
+    def mock(self) -> None:
+        """nginx alone: what wrk and the machine can do."""
+        self._measure("nginx mock alone", self._mock, self._mock_tree)
+
+    def passes(self) -> None:
+        """The gateway as a pass-through."""
+        folder = _made(self._folder / "pass")
+        with gateway(folder, pass_settings(self._mock, folder, free_port())) as (url, tree):
+            self._measure("pointsman, pass-through", url, tree)
+
+    def full(self) -> None:
+        """Everything on, with 10,000 vectors; then the same without a prompt twice."""
+        with self._seeded("full", vectors=10_000) as (url, tree):
+            self._measure("pointsman, everything on", url, tree)
+            fresh = write_script(_made(self._folder / "fresh"), prompts(200_000, seed=11), [KEY])
+            self._measure("  … and no prompt twice", url, tree, script=fresh, connections=self._connections[1:2])
+
+    def vectors(self) -> None:
+        """The same with a hundred times the vectors."""
+        count = int(os.environ.get("BENCH_VECTORS", "1000000"))
+        with self._seeded("vectors", vectors=count) as (url, tree):
+            self._measure(f"  … with {count:,} vectors", url, tree, connections=self._connections[1:2])
+
+    def tenants(self) -> None:
+        """The same with ten and with a hundred thousand tenants, each with a key and a budget of its own."""
+        for count in (10, 100_000):
+            folder = _made(self._folder / f"tenants-{count}")
+            settings = full_settings(self._mock, folder, free_port())
+            seed_snapshot(settings, vectors=10_000)
+            keys = asyncio.run(seed_keys(settings, count))
+            script = write_script(folder, prompts(400), keys)
+            with gateway(folder, settings) as (url, tree):
+                self._measure(
+                    f"  … with {count:,} tenants", url, tree, script=script, connections=self._connections[1:2]
+                )
+
+    def peers(self) -> None:
+        """Other gateways in front of the same mock."""
+        self._vllm_router()
+        self._litellm()
+
+    def _vllm_router(self) -> None:
+        program = PEERS / "vllm-router"
+        if not program.exists():
+            print("vllm-router is not installed in .venv-peers")
+            return
+        port, other = free_port(), free_port()
+        command = [str(program), "--worker-urls", self._mock, "--port", str(port), "--policy", "round_robin"]
+        command += ["--log-level", "error", "--prometheus-port", str(other)]
+        script = write_script(_made(self._folder / "peer"), [{**b, "model": "mock"} for b in prompts(400)], [KEY])
+        url = f"http://127.0.0.1:{port}"
+        with running(command, ready=f"{url}/health", log=self._folder / "vllm-router.log") as tree:
+            self._measure("vllm-router (Rust)", url, tree, script=script)
+
+    def _litellm(self) -> None:
+        program = PEERS / "litellm"
+        if not program.exists():
+            print("litellm is not installed in .venv-peers")
+            return
+        port = free_port()
+        params = {"model": "openai/mock", "api_base": f"{self._mock}/v1", "api_key": "sk-mock"}
+        config = self._folder / "litellm.yaml"
+        config.write_text(yaml.safe_dump({"model_list": [{"model_name": "auto", "litellm_params": params}]}))
+        command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+        url = f"http://127.0.0.1:{port}"
+        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        with running(command, ready=f"{url}/health/liveliness", log=self._folder / "litellm.log", env=env) as tree:
+            self._measure("LiteLLM proxy", url, tree)
+
+    @contextmanager
+    def _seeded(self, name: str, *, vectors: int) -> Iterator[tuple[str, Tree]]:
+        folder = _made(self._folder / name)
+        settings = full_settings(self._mock, folder, free_port())
+        seed_snapshot(settings, vectors=vectors)
+        with gateway(folder, settings) as running_gateway:
+            yield running_gateway
+
+    def _measure(
+        self, name: str, url: str, tree: Tree, *, script: Path | None = None, connections: Sequence[int] | None = None
+    ) -> list[Run]:
+        runs = []
+        for count in connections or self._connections:
+            run = load(name, url, script or self._script, tree, connections=count, seconds=self._seconds)
+            print(run.row(), flush=True)
+            runs.append(run)
+        return runs
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("mock", "pass", "full", "tenants", "vectors", "streams", "open", "peers")
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
+    arguments = parser.parse_args()
+    needs("nginx", "wrk")
+    with tempfile.TemporaryDirectory() as made, nginx(_made(Path(made) / "nginx")) as (mock, tree):
+        folder = Path(made)
+        bench = Bench(mock, tree, folder, seconds=arguments.seconds, connections=arguments.connections)
+        measure: dict[str, Callable[[], None]] = {
+            "mock": bench.mock,
+            "pass": bench.passes,
+            "full": bench.full,
+            "tenants": bench.tenants,
+            "vectors": bench.vectors,
+            "peers": bench.peers,
+        }
+        print(HEAD)
+        for part in arguments.only:
+            if part in measure:
+                measure[part]()
+
+
+if __name__ == "__main__":
+    main()

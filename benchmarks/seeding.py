@@ -1,0 +1,97 @@
+"""A past for the gateway under load: judged queries in its snapshot, and keys with budgets in its store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from backends.embedders.hashing import HashingEmbedder
+from backends.embedders.unit import unit_rows
+from benchmarks.rig import prompts
+from policies import named
+from router.building import build_policies
+from router.gateway.nouns import arm_of
+from router.index import FaissIndex
+from router.learning import Learning, OutcomeTable
+from router.places import snapshot_path, store_url
+from router.settings import Settings, load
+from router.stores.keys import Registry, Terms
+from router.stores.open import open_stores
+from router.types import NANO_PER_USD, Budget, DecisionRecord, NanoUsd
+
+_BATCH = 10_000
+
+
+def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -> None:
+    """Write a snapshot with `vectors` judged queries: hashed prompts, beyond 20,000 the same with noise."""
+    loaded = _loaded(settings)
+    models = loaded.candidates()
+    rng = np.random.default_rng(seed)
+    index = FaissIndex(256, graph_from=loaded.index.graph_from, ef_search=loaded.index.ef_search)
+    learning = Learning(
+        log=_Empty(),
+        index=index,
+        policies=build_policies(loaded.policy, [arm_of(model) for model in models]),
+        build=lambda name: named.build(name, [arm_of(model) for model in models], {}),
+        arms=lambda: [arm_of(model) for model in models],
+        folder=snapshot_path(loaded, 0),
+    )
+    for start in range(0, vectors, _BATCH):
+        rows = _embeddings(start, min(_BATCH, vectors - start), rng)
+        index.add(rows, np.arange(start, start + len(rows)))
+        _remember(learning.table, rows, [model.name for model in models], rng)
+    learning.learned = vectors
+    learning.save()
+
+
+class _Empty:
+    """A log with nothing in it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotImplementedError(name)
+
+
+def _embeddings(start: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(count, 256) unit rows."""
+    texts = [str(body["messages"]) for body in prompts(count, seed=1000 + start % 20_000)]
+    rows = unit_rows(HashingEmbedder(256).embed_now(texts))
+    return rows if start < 20_000 else unit_rows(rows + rng.normal(0, 0.02, rows.shape).astype(np.float32))
+
+
+def _remember(table: OutcomeTable, rows: Any, models: list[str], rng: np.random.Generator) -> None:
+    for row in rows:
+        record = DecisionRecord("", 0, "bench", "", "", "", 1.0, 0.0, (), (), (), (), (), (), b"", "", 60)
+        number = table.append(record, row)
+        model = models[int(rng.integers(len(models)))]
+        table.observe(number, model, score=float(rng.random()), cost=float(rng.random() * 1e-4))
+
+
+async def seed_keys(settings: Mapping[str, Any], tenants: int) -> list[str]:
+    """Make `tenants` tenants with a key and a budget each; returns the keys."""
+    made: list[str] = []
+
+    async def make(keys: Registry, first: int) -> None:
+        for number in range(first, tenants, 64):
+            budget = Budget(f"tenant:t{number}", NanoUsd(100 * NANO_PER_USD), 86_400)
+            _, secret = await keys.create(f"t{number}", terms=Terms(budgets=(budget,)))
+            made.append(secret)
+
+    async with open_stores(store_url(_loaded(settings)), clock=lambda: int(time.time() * 1000)) as stores:
+        await asyncio.gather(*(make(stores.keys, first) for first in range(64)))
+    random.Random(5).shuffle(made)
+    return made
+
+
+def _loaded(settings: Mapping[str, Any]) -> Settings:
+    state = Path(settings["state_dir"])
+    state.mkdir(parents=True, exist_ok=True)
+    path = state / "seed.yaml"
+    path.write_text(yaml.safe_dump(dict(settings)))
+    return load(path)
