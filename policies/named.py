@@ -66,7 +66,7 @@ def _port(
     explore: float = 0.025,
 ) -> StoredPolicy:
     estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9)
-    pacer = OneShot(Budgets(horizon, budget, budgets), explore=explore, alpha=alpha)
+    pacer = OneShot(Budgets(horizon, budget, dict(budgets)), explore=explore, alpha=alpha)
     return Composed(estimator, pacer, Phased(pacer), mask=False)
 
 
@@ -83,7 +83,7 @@ def _port_exact(
     resolve: float = 0.05,
 ) -> StoredPolicy:
     expect = partial(leave_one_out, k=k, shrinkage=shrinkage)
-    pacer = Resolved(Budgets(horizon, budget, budgets), expect, sample=sample, resolve=resolve)
+    pacer = Resolved(Budgets(horizon, budget, dict(budgets)), expect, sample=sample, resolve=resolve)
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
 
 
