@@ -18,6 +18,8 @@ from router.settings import Settings
 from router.settings.sections import EmbeddedBackend, VllmBackend
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
 
+FULL = 0.97  # of a KV cache
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -33,6 +35,14 @@ class Fleet:
     def down(self) -> set[str]:
         """Names of backends that do not answer."""
         return {name for name, backend in self.backends.items() if not backend.is_up}
+
+    def saturated(self) -> set[str]:
+        """Names of backends of which every engine has requests waiting and no room in its KV cache."""
+        return {
+            name
+            for name, backend in self.backends.items()
+            if all(each.watch.load.waiting > 0 and each.watch.load.kv_usage > FULL for each in backend.replicas)
+        }
 
     def catalogue(self) -> Catalogue:
         """Every candidate there is now, cheapest first. Raises: SettingsError where nothing prices one."""

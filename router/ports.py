@@ -46,7 +46,7 @@ class Leases(Protocol):
     """What a ledger must know of a hold whose answer has begun."""
 
     def mark(self, hold: Hold) -> None:
-        """The first byte of the answer was relayed: should the lease expire, charge the worst case instead of nothing."""
+        """The first byte was relayed: should the lease expire, charge the worst case instead of nothing."""
 
 
 class OutcomeLog(Protocol):
@@ -62,7 +62,7 @@ class OutcomeLog(Protocol):
         """
 
     def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
-        """Entries after a position ("" is the beginning) with their positions, oldest first; waits for more if `follow`."""
+        """Entries after a position ("" is the beginning), oldest first, each with its own; waits for more if `follow`."""
 
 
 class Keys(Protocol):

@@ -207,7 +207,7 @@ async def _refresh(runtime: Runtime) -> None:
     """Look at every backend: whether it is up, and how loaded."""
     fleet, decider = runtime.fleet, runtime.gateway.decider
     await fleet.refresh()
-    decider.down = fleet.down()
+    decider.down, decider.saturated = fleet.down(), fleet.saturated()
     decider.catalogue = fleet.catalogue()
     for name in fleet.backends:
         runtime.meter.backend(name, up=name not in decider.down)
@@ -220,15 +220,23 @@ async def _reloads(runtime: Runtime, path: Path | None) -> None:
     asked = asyncio.Event()
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = path.stat().st_mtime_ns
+    seen = _changed_at(path)
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asked.wait(), runtime.settings.reload.every_s)
-        changed = path.exists() and path.stat().st_mtime_ns != seen
-        if asked.is_set() or (changed and runtime.settings.reload.watch):
+        changed = runtime.settings.reload.watch and _changed_at(path) not in (seen, None)
+        if asked.is_set() or changed:
             asked.clear()
-            seen = path.stat().st_mtime_ns
+            seen = _changed_at(path)
             await reload(runtime, path)
+
+
+def _changed_at(path: Path) -> int | None:
+    """When the file was last written, in ns; None while there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 async def reload(runtime: Runtime, path: Path) -> None:
@@ -249,13 +257,13 @@ async def reload(runtime: Runtime, path: Path) -> None:
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:
-        asyncio.get_running_loop().create_task(_retire(backend, fresh.server.drain_s))
+        asyncio.ensure_future(_retire(backend))
 
 
-async def _retire(backend: Replicas, drain_s: float) -> None:
+async def _retire(backend: Replicas) -> None:
     """Close a backend once its last request has ended."""
     while backend.in_flight:
-        await asyncio.sleep(min(1.0, drain_s))
+        await asyncio.sleep(0.5)  # noqa: ASYNC110  (rare, and nobody waits for it)
     await backend.aclose()
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.discovery import Machine, roofline
 from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import Policy, Purse, RouteContext
@@ -33,6 +34,8 @@ from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
 
 _NO_PURSE = Purse()
 MOST_BALANCES = 10_000  # kept at once
+USUAL_MACHINE = Machine(flops=4e14, bandwidth=2e12)  # half of what an H100 may do
+LOCAL_MACHINE = Machine(flops=2e10, bandwidth=1e10)  # one core running the embedded family
 
 
 class Decider:
@@ -53,7 +56,8 @@ class Decider:
     ) -> None:
         self.catalogue = catalogue
         self.options = options
-        self.down: set[str] = set()  # names of backends that do not answer; kept by the health loop
+        self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
+        self.saturated: set[str] = set()  # … backends with no room in any engine: used only where nobody else is left
         self._learning = learning
         self._ledger = ledger
         self._embedder = embedder
@@ -69,6 +73,7 @@ class Decider:
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
         """
         models, refusals = self._eligible(principal, call, without)
+        models, refusals = self._with_room(models, refusals)
         if not models:
             raise self._nobody(call, refusals)
         embedding = await self._embed(call)
@@ -116,6 +121,14 @@ class Decider:
         stages.mark("propose")
         return decision
 
+    def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
+        """Seconds until the whole answer would be there, from what the engines say of their load and speed; before
+        anything is measured, from the roofline of a usual machine."""
+        machine = LOCAL_MACHINE if model.bytes_per_token == 1.0 else USUAL_MACHINE
+        prior = roofline(machine, parameters=model.parameters or 7e9, bits=model.bits or 16.0)
+        backend = self.catalogue.backends[model.backend]
+        return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
+
     def nearest(self, decision: Decision, limit: int = 5) -> list[Neighbour]:
         """The past queries a decision rests on, nearest first."""
         names = [model.name for model in decision.models]
@@ -144,6 +157,18 @@ class Decider:
             else:
                 refusals[model.name] = why
         return tuple(models), refusals
+
+    def _with_room(
+        self, models: tuple[Model, ...], refusals: dict[str, str]
+    ) -> tuple[tuple[Model, ...], dict[str, str]]:
+        """Without those whose engines have no room, unless there is no other."""
+        if not self.saturated:
+            return models, refusals
+        free = tuple([model for model in models if model.backend not in self.saturated])
+        if not free:
+            return models, refusals
+        full = {model.name: "its engines are full: requests wait and the KV cache has no room" for model in models}
+        return free, {**refusals, **{name: why for name, why in full.items() if name not in {m.name for m in free}}}
 
     def _is_up(self, backend: str) -> bool:
         return backend not in self.down

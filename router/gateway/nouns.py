@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import BackendError
-from backends.types import Backend
+from backends.replicas import Replicas
 from policies.types import Arm, Proposal, Purse
 from router.eligibility import Needs
 from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
@@ -44,7 +44,7 @@ class Catalogue:
     """What may be chosen from: replaced as a whole when settings are reloaded."""
 
     models: tuple[Model, ...]
-    backends: Mapping[str, Backend]
+    backends: Mapping[str, Replicas]
 
     def names(self) -> list[str]:
         """Every model a client may name."""

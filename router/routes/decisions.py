@@ -17,7 +17,9 @@ from router.ports import OutcomeLog
 from router.routes.authentication import Authentication
 from router.routes.inference import preference_of
 from router.schemas import parse
-from router.types import Feedback
+from router.types import Feedback, Model
+
+USUAL_COMPLETION_TOKENS = 256  # of an answer whose length the caller leaves open
 
 
 class FeedbackBody(BaseModel):
@@ -80,6 +82,12 @@ def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) ->
     return router
 
 
+def _delay_s(gateway: Gateway, call: Call, model: Model) -> float:
+    tokens = call.needs.completion_tokens or USUAL_COMPLETION_TOKENS
+    prompt = expected_prompt_tokens(model, call.needs)
+    return gateway.decider.delay_s(model, prompt_tokens=prompt, completion_tokens=min(tokens, model.max_output_tokens))
+
+
 def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD."""
     proposal, estimates = decision.proposal, decision.proposal.estimates
@@ -94,6 +102,7 @@ def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, objec
             "score": float(proposal.scores[i]),
             "probability": float(proposal.probabilities[i]),
             "prompt_tokens": expected_prompt_tokens(model, call.needs),
+            "delay_s": _delay_s(gateway, call, model),
             "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
         }
         for i, model in enumerate(decision.models)

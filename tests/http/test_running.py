@@ -201,3 +201,18 @@ async def test_a_broken_stream_ends_with_an_error_event(tmp_path: Path) -> None:
             events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
             assert json.loads(events[-1])["error"]["code"] == "stream_broken"
             assert not other.heard
+
+
+async def test_a_model_whose_engines_have_no_room_is_passed_over_while_another_is_free(tmp_path: Path) -> None:
+    async with engine(text="full") as full, engine(text="free") as free:
+        full.metrics = "vllm:num_requests_running 8\nvllm:num_requests_waiting 5\nvllm:kv_cache_usage_perc 0.99\n"
+        async with serving(tmp_path, settings_for(tmp_path, {"full": full, "free": free})) as gateway:
+            async with gateway.client() as client:
+
+                async def passed_over() -> bool:
+                    explained = (await client.post("/v1/route", json=chat())).json()
+                    return explained["model"] == "free" and "engines are full" in str(explained["candidates"])
+
+                await until(passed_over)
+                pinned = await client.post("/v1/chat/completions", json=chat() | {"model": "full"})
+                assert pinned.json()["choices"][0]["message"]["content"] == "full"
