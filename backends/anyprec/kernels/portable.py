@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from backends.anyprec.kernels.layout import offsets
+
 PADDING = 0
 
 
-def offsets(bits: list[int]) -> dict[int, int]:
-    """Where each width's table begins in a joined table row."""
-    found, at = {}, 0
-    for k in bits:
-        found[k], at = at, at + 2**k
-    return found
 
 
 def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: list[int]) -> torch.Tensor:

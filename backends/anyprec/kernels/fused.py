@@ -1,0 +1,322 @@
+"""Triton kernels that multiply by a layer straight from its bit planes, each row of the input at its own width.
+
+A batch of one row is a sum of products (`_vector`). Larger batches dequantize tile by tile and use the tensor cores
+(`_tile`), skipping every width that no row of the tile asks for. Weights of up to 4 bits are looked up by permuting
+bytes in registers, wider ones in memory (L1). The widths are read on the device, so the kernels replay in CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from backends.anyprec.kernels.layout import doubled_offset, offsets
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def _permute(a, b, selector):
+    """Byte i of the result is byte s of b:a, where s is nibble i of the selector (0 to 7): PTX prmt."""
+    if INTERPRETED:
+        result = (a + b + selector) * 0
+        for i in tl.static_range(4):
+            s = (selector >> (4 * i)) & 7
+            source = tl.where(s < 4, a, b)
+            result = result | (((source >> ((s & 3) * 8)) & 0xFF) << (8 * i))
+        return result
+    else:
+        return tl.inline_asm_elementwise(
+            "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, selector], dtype=tl.int32, is_pure=True, pack=1
+        )
+
+
+@triton.jit
+def _bit(plane, s: tl.constexpr, at: tl.constexpr):
+    """Bits s, s + 4, … of each word, moved to bit `at` of every nibble."""
+    mask: tl.constexpr = ((0x11111111 << at) + 2**31) % 2**32 - 2**31  # as a signed number
+    if s >= at:
+        return (plane >> (s - at)) & mask
+    else:
+        return (plane << (at - s)) & mask
+
+
+@triton.jit
+def _load_plane(planes, index: tl.constexpr, used: tl.constexpr, plane_stride, where, mask):
+    """Plane `index` at `where`, or plane 0 again where it is not used (and so never read)."""
+    if index < used:
+        return tl.load(planes + index * plane_stride + where, mask=mask, other=0)
+    else:
+        return tl.load(planes + where, mask=mask, other=0)
+
+
+@triton.jit
+def _upper(p0, p1, p2, p3, s: tl.constexpr, count: tl.constexpr):
+    """The code made of the first `count` planes (at most 4), one in each nibble."""
+    code = _bit(p0, s, count - 1)
+    if count > 1:
+        code = code | _bit(p1, s, count - 2)
+    if count > 2:
+        code = code | _bit(p2, s, count - 3)
+    if count > 3:
+        code = code | _bit(p3, s, count - 4)
+    return code
+
+
+@triton.jit
+def _split_table(table32, first: tl.constexpr):
+    """Entries first … first + 3 of a table of 16-bit entries: their low bytes and their high bytes, (rows, 1) each."""
+    w0 = tl.load(table32 + first // 2)
+    w1 = tl.load(table32 + first // 2 + 1)
+    return _permute(w0, w1, 0x6420), _permute(w0, w1, 0x7531)
+
+
+@triton.jit
+def _look_up_eight(selector, low0, low1, high0, high1):
+    """Low and high bytes of four entries of a table of eight, by the low four nibbles of the selector."""
+    return _permute(low0, low1, selector), _permute(high0, high1, selector)
+
+
+@triton.jit
+def _look_up_sixteen(selector, fourth, l0, l1, l2, l3, h0, h1, h2, h3):
+    """As above in a table of sixteen; `fourth` has 4 in each nibble whose code is 8 or more."""
+    mask = _permute(0, 0xFF, fourth)
+    low = (_permute(l0, l1, selector) & ~mask) | (_permute(l2, l3, selector) & mask)
+    high = (_permute(h0, h1, selector) & ~mask) | (_permute(h2, h3, selector) & mask)
+    return low, high
+
+
+@triton.jit
+def _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s: tl.constexpr, width: tl.constexpr):
+    """Codes of more than 4 bits, one a byte: those of even nibbles (e = 0) and those of odd ones (e = 1)."""
+    upper = _upper(p0, p1, p2, p3, s, 4)
+    lower = _upper(p4, p5, p6, p7, s, width - 4)
+    rest: tl.constexpr = width - 4
+    even = ((upper & 0x0F0F0F0F) << rest) | (lower & 0x0F0F0F0F)
+    odd = (((upper >> 4) & 0x0F0F0F0F) << rest) | ((lower >> 4) & 0x0F0F0F0F)
+    return even, odd
+
+
+@triton.jit
+def _tables(table32, width: tl.constexpr, first: tl.constexpr):
+    """Byte tables of a narrow width, eight of them; those a table of eight does not need repeat the first."""
+    l0, h0 = _split_table(table32, first)
+    l1, h1 = _split_table(table32, first + 4)
+    if width == 4:
+        l2, h2 = _split_table(table32, first + 8)
+        l3, h3 = _split_table(table32, first + 12)
+    else:
+        l2, h2, l3, h3 = l0, h0, l1, h1
+    return l0, l1, l2, l3, h0, h1, h2, h3
+
+
+@triton.jit
+def _looked_up(p0, p1, p2, p3, s: tl.constexpr, half: tl.constexpr, width: tl.constexpr, l0, l1, l2, l3, h0, h1, h2, h3):
+    """Low and high bytes of the four weights in half a word's nibbles, for widths up to 4."""
+    if width == 4:
+        selector = _upper(p1, p2, p3, p3, s, 3) >> (16 * half)
+        fourth = _bit(p0, s, 2) >> (16 * half)
+        return _look_up_sixteen(selector, fourth, l0, l1, l2, l3, h0, h1, h2, h3)
+    else:
+        selector = _upper(p0, p1, p2, p3, s, width) >> (16 * half)
+        return _look_up_eight(selector, l0, l1, h0, h1)
+
+
+@triton.jit
+def _vector_at(
+    x32, planes, tables, rows, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Products of one row of x with BN rows of the layer at one width: (BN,) float32."""
+    inside = rows < N
+    table = tables + (rows // GROUP)[:, None] * STRIDE
+    sums = tl.zeros((BN, BW), tl.float32)
+    if WIDTH <= 4:
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH, FIRST)
+    for start in tl.range(0, KW, BW):
+        words = start + tl.arange(0, BW)
+        where = rows[:, None] * KW + words[None, :]
+        mask = inside[:, None] & (words < KW)[None, :]
+        p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
+        p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
+        p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
+        p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
+        p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
+        p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
+        p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
+        p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
+        column = (words // 8) * 256 + (words % 8) * 2
+        for s in tl.static_range(4):
+            if WIDTH > 4:
+                even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
+            for half in tl.static_range(2):
+                if WIDTH <= 4:
+                    low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+                for q2 in tl.static_range(2):
+                    q: tl.constexpr = 2 * half + q2
+                    at = column + 16 * (4 * s + q)
+                    pair = tl.load(x32 + at // 2, mask=at < K, other=0)
+                    first = (pair << 16).to(tl.float32, bitcast=True)
+                    second = (pair & -65536).to(tl.float32, bitcast=True)
+                    if WIDTH <= 4:
+                        w0 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2)).to(tl.float32, bitcast=True)
+                        w1 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2 + 1)).to(tl.float32, bitcast=True)
+                    else:
+                        w0 = tl.load(table + FIRST + ((even >> (8 * q)) & 0xFF)).to(tl.float32)
+                        w1 = tl.load(table + FIRST + ((odd >> (8 * q)) & 0xFF)).to(tl.float32)
+                    sums += w0 * first[None, :] + w1 * second[None, :]
+    return tl.sum(sums, 1)
+
+
+@triton.jit
+def _vector(
+    x32, planes, tables, widths, out, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """One row of x (K,) bfloat16, read as pairs, to out (N,)."""
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    width = tl.load(widths)
+    sums = tl.zeros((BN,), tl.float32)
+    for i in tl.static_range(len(BITS)):
+        if width == BITS[i]:
+            sums = _vector_at(x32, planes, tables, rows, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i], BN, BW)
+    tl.store(out + rows, sums.to(out.dtype.element_ty), mask=rows < N)
+
+
+@triton.jit
+def _multiply(weights, part, sums):
+    """sums + weights @ part; the interpreter's own dot does not know bfloat16, whose values float32 holds exactly."""
+    if INTERPRETED:
+        return tl.dot(weights.to(tl.float32), part.to(tl.float32), sums)
+    else:
+        return tl.dot(weights, part, sums)
+
+
+@triton.jit
+def _value_pair(low, high, q2: tl.constexpr):
+    """Two neighbouring weights as bfloat16 out of looked-up bytes."""
+    pair = _permute(low, high, 0x5140 + 0x2222 * q2)
+    even = (pair & 0xFFFF).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    odd = (pair >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return even, odd
+
+
+@triton.jit
+def _tile_at(
+    sums, x, planes, tables, rows, tokens, taken, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
+    GROUP: tl.constexpr, STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Adds to sums (BN, BM) the products of the taken rows of x with BN rows of the layer at one width."""
+    inside = rows < N
+    table = tables + (rows // GROUP)[:, None] * STRIDE
+    if WIDTH <= 4:
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH, FIRST)
+    k = tl.arange(0, 2 * BW)
+    for start in tl.range(0, KW, BW, num_stages=STAGES):
+        words = start + tl.arange(0, BW)
+        where = rows[:, None] * KW + words[None, :]
+        mask = inside[:, None] & (words < KW)[None, :]
+        p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
+        p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
+        p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
+        p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
+        p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
+        p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
+        p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
+        p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
+        for s in tl.static_range(4):
+            if WIDTH > 4:
+                even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
+            for half in tl.static_range(2):
+                if WIDTH <= 4:
+                    low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+                for q2 in tl.static_range(2):
+                    q: tl.constexpr = 2 * half + q2
+                    column = start * 32 + (k // 16) * 256 + 16 * (4 * s + q) + k % 16
+                    part = tl.load(
+                        x + tokens[None, :] * K + column[:, None], mask=taken[None, :] & (column < K)[:, None], other=0.0
+                    )
+                    if WIDTH <= 4:
+                        w0, w1 = _value_pair(low, high, q2)
+                    else:
+                        w0 = tl.load(table + FIRST + ((even >> (8 * q)) & 0xFF))
+                        w1 = tl.load(table + FIRST + ((odd >> (8 * q)) & 0xFF))
+                    sums = _multiply(tl.join(w0, w1).reshape(BN, 2 * BW), part, sums)
+    return sums
+
+
+@triton.jit
+def _tile(
+    x, planes, tables, widths, out, M, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
+    BW: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """x (M, K) to out (M, N), a tile of BM rows of x and BN of the layer; widths absent from the tile cost nothing."""
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    tokens = tl.program_id(1) * BM + tl.arange(0, BM)
+    asked = tl.load(widths + tokens, mask=tokens < M, other=0)
+    sums = tl.zeros((BN, BM), tl.float32)
+    for i in tl.static_range(len(BITS)):
+        taken = asked == BITS[i]
+        if tl.max(taken.to(tl.int32), 0) > 0:
+            sums = _tile_at(
+                sums, x, planes, tables, rows, tokens, taken, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i],
+                BN, BM, BW, STAGES,
+            )  # fmt: skip
+    where = tokens[None, :] * N + rows[:, None]
+    tl.store(out + where, sums.to(out.dtype.element_ty), mask=(tokens < M)[None, :] & (rows < N)[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Sizes of one launch: BN rows of the layer, BM rows of x and BW words of 32 columns a program."""
+
+    bn: int
+    bm: int
+    bw: int
+    warps: int
+    stages: int = 1
+
+
+def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
+    """What was fastest on an H200 for this many rows of x; docs/gpu.md has the figures."""
+    wide = min(128, triton.next_power_of_2(words))
+    if rows == 1:
+        return Launch(8 if layer_rows >= 4096 else 4, 1, wide, 4)
+    bm = max(16, min(128, triton.next_power_of_2(rows)))
+    return Launch(64, bm, min(32, wide), 4, 2)
+
+
+def linear(
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+) -> torch.Tensor:
+    """x (m, K) bfloat16 to (m, N), row t at width widths[t]."""
+    return launch(x, codes, tables, widths, bits, choose(x.shape[0], layer_rows=codes.shape[1], words=codes.shape[2]))
+
+
+def launch(
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], how: Launch
+) -> torch.Tensor:
+    """As `linear`, with the launch's sizes given."""
+    (m, k), (_, n, kw), x = x.shape, codes.shape, x.contiguous()
+    out = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    layer = {"K": k, "KW": kw, "N": n, "GROUP": n // tables.shape[0], "STRIDE": tables.shape[1], "BITS": tuple(bits)}
+    sizes = {"BN": how.bn, "BW": how.bw, "num_warps": how.warps}
+    if how.bm == 1:
+        firsts = tuple(doubled_offset(bits, b) if b <= 4 else offsets(bits)[b] for b in bits)
+        _vector[(triton.cdiv(n, how.bn),)](
+            x.view(torch.int32), codes, tables, widths, out, FIRSTS=firsts, **layer, **sizes
+        )
+    else:
+        firsts = tuple(offsets(bits)[b] for b in bits)
+        grid = (triton.cdiv(n, how.bn), triton.cdiv(m, how.bm))
+        _tile[grid](
+            x, codes, tables, widths, out, m, FIRSTS=firsts, BM=how.bm, STAGES=how.stages, num_stages=how.stages,
+            **layer, **sizes,
+        )  # fmt: skip
+    return out
