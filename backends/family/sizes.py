@@ -19,6 +19,7 @@ class Size:
     heads: int
     mlp: int
     learning_rate: float
+    noise: float  # weight noise while training, in standard deviations of the matrix: makes narrow widths bearable
     rows_per_table: int  # rows of a weight matrix that share one quantization table
 
     @property
@@ -40,9 +41,9 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    "small": Size(hidden=64, layers=2, heads=2, mlp=192, learning_rate=8e-3, rows_per_table=64),
-    "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, rows_per_table=32),
-    "large": Size(hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, rows_per_table=16),
+    "small": Size(hidden=64, layers=4, heads=2, mlp=128, learning_rate=8e-3, noise=0.08, rows_per_table=16),
+    "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, rows_per_table=16),
+    "large": Size(hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, rows_per_table=16),
 }
 STEPS = 6000
 ITEMS_PER_STEP = 640

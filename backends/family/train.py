@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
@@ -36,6 +37,9 @@ class Trainee:
         self.name, self.size = name, SIZES[name]
         self.model = Llama(self.size).to(device)
         self.device, self.graph = device, None
+        if device.type == "cuda":
+            for layer in self.model.layers:
+                layer.compile(dynamic=True)
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
         self.inputs = [
             (torch.full((n, length), 256, device=device), torch.zeros(n, length, device=device))
@@ -43,12 +47,12 @@ class Trainee:
         ]
         self.rate = torch.zeros((), device=device)
         self.loss = torch.zeros((), device=device)
+        self.matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
         self.optimizer = self._adamw()
 
     def _adamw(self) -> torch.optim.AdamW:
-        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "embed" in n]
-        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        groups = [{"params": self.matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
         on_gpu = self.device.type == "cuda"
         rate: Any = self.rate if on_gpu else 1e-3
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9, capturable=on_gpu, foreach=on_gpu)
@@ -80,13 +84,30 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         scale = 1.0 / sum(weights[:, 1:].sum() for _, weights in self.inputs).clamp(min=1e-6)  # type: ignore[union-attr]
         total = torch.zeros((), device=self.device)
+        noise = self._shaken()
         for ids, weights in self.inputs:
             loss = self._loss(ids, weights) * scale
             loss.backward()
             total += loss.detach()
+        self._settle(noise)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         self.loss.copy_(total)
+
+    @torch.no_grad()
+    def _shaken(self) -> list[Tensor]:
+        """Add noise to the matrices for one step; returns it."""
+        if not self.size.noise:
+            return []
+        noise = [torch.randn_like(p) * p.std() * self.size.noise for p in self.matrices]
+        torch._foreach_add_(self.matrices, noise)
+        return noise
+
+    @torch.no_grad()
+    def _settle(self, noise: list[Tensor]) -> None:
+        """Take the step's noise away again."""
+        if noise:
+            torch._foreach_sub_(self.matrices, noise)
 
     def _loss(self, ids: Tensor, weights: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False):
@@ -110,6 +131,7 @@ def train(
     names: list[str], *, steps: int, device: torch.device, workers: int, seconds: float = 0.0
 ) -> dict[str, Llama]:
     """Train the named sizes on the same batches; with `seconds`, stop the schedule after about that long instead."""
+    torch._dynamo.config.suppress_errors = True  # a machine that cannot compile trains eagerly
     rows = rows_per_bucket(ITEMS_PER_STEP)
     trainees = [Trainee(name, rows=rows, device=device) for name in names]
     clock = Schedule(steps=steps, seconds=seconds)

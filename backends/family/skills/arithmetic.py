@@ -30,7 +30,24 @@ _REST = ("What is the remainder of {a} divided by {b}?", "What is {a} mod {b}?",
 _SHARE = ("What is {p}% of {a}?", "How much is {p} percent of {a}?", "Work out {p}% of {a}.")
 _SALE = ("A coat costs {a} euros and is {p}% off. What does it cost now?", "Take {p}% off {a}.")
 _EVALUATE = ("Evaluate {e}", "What is {e}?", "Calculate {e}")
-_WARES = ["apple", "banana", "bread", "cheese", "egg", "fig", "lemon", "mango", "melon", "milk", "onion", "peach", "pear", "plum", "rice", "tea"]
+_WARES = [
+    "apple",
+    "banana",
+    "bread",
+    "cheese",
+    "egg",
+    "fig",
+    "lemon",
+    "mango",
+    "melon",
+    "milk",
+    "onion",
+    "peach",
+    "pear",
+    "plum",
+    "rice",
+    "tea",
+]
 _FACTORS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}
 _DIVISORS = {1: (2, 5, 10), 2: (3, 4, 9), 3: (6, 7, 8), 4: (11, 12, 13), 5: (17, 19, 23)}
 _PERCENTAGES = {1: (10, 50), 2: (5, 20, 25), 3: tuple(range(5, 100, 5)), 4: tuple(range(1, 100))}
@@ -80,7 +97,7 @@ def _tree(generator: random.Random, operators: int) -> tuple[str, int]:
 
 
 def _expression(generator: random.Random, level: int) -> Draw:
-    text, value = _tree(generator, level + 1)
+    text, value = _tree(generator, level)
     return Draw(phrased(generator, _EVALUATE, e=text), str(value), text)
 
 
@@ -105,6 +122,6 @@ SKILLS = (
     Skill("product", "products: 1x1, 2x1, 2x2, 3x2 and 3x3 digits", _product, grading.number, share=1.6),
     Skill("remainder", "remainders by 2, 5, 10 up to two-digit primes", _remainder, grading.number, share=1.3),
     Skill("percentage", "shares in percent, and discounts", _percentage, grading.number, share=1.3),
-    Skill("expression", "nested expressions of 2..6 operators", _expression, grading.number, share=1.6),
-    Skill("shopping", "prices from a list, summed over a basket", _shopping, grading.number, share=1.3),
+    Skill("expression", "nested expressions of 1..5 operators", _expression, grading.number, share=1.6),
+    Skill("shopping", "prices from a list, summed over a basket", _shopping, grading.number, share=1.8),
 )

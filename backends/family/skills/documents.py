@@ -15,11 +15,80 @@ _PARAMETERS = (
     "level", "amount",
 )  # fmt: skip
 _INTEGERS = frozenset(("count", "days", "limit", "size", "guests", "hours", "level", "amount"))
-_VERBS = ["add", "book", "cancel", "create", "find", "get", "list", "move", "open", "order", "plan", "print", "query", "rename", "send", "set", "show", "start", "stop", "track"]
-_OBJECTS = ["alarm", "album", "booking", "car", "file", "flight", "invoice", "lamp", "meeting", "note", "order", "parcel", "photo", "report", "room", "seat", "song", "table", "task", "trip"]
-_GOOD = ["great", "excellent", "lovely", "superb", "wonderful", "reliable", "perfect", "delightful", "amazing", "fantastic"]
+_VERBS = [
+    "add",
+    "book",
+    "cancel",
+    "create",
+    "find",
+    "get",
+    "list",
+    "move",
+    "open",
+    "order",
+    "plan",
+    "print",
+    "query",
+    "rename",
+    "send",
+    "set",
+    "show",
+    "start",
+    "stop",
+    "track",
+]
+_OBJECTS = [
+    "alarm",
+    "album",
+    "booking",
+    "car",
+    "file",
+    "flight",
+    "invoice",
+    "lamp",
+    "meeting",
+    "note",
+    "order",
+    "parcel",
+    "photo",
+    "report",
+    "room",
+    "seat",
+    "song",
+    "table",
+    "task",
+    "trip",
+]
+_GOOD = [
+    "great",
+    "excellent",
+    "lovely",
+    "superb",
+    "wonderful",
+    "reliable",
+    "perfect",
+    "delightful",
+    "amazing",
+    "fantastic",
+]
 _BAD = ["terrible", "awful", "horrible", "broken", "useless", "dreadful", "poor", "disappointing", "noisy", "flimsy"]
-_THINGS = ["phone", "hotel", "lamp", "jacket", "blender", "book", "movie", "chair", "headset", "keyboard", "kettle", "printer", "camera", "tent", "bag"]
+_THINGS = [
+    "phone",
+    "hotel",
+    "lamp",
+    "jacket",
+    "blender",
+    "book",
+    "movie",
+    "chair",
+    "headset",
+    "keyboard",
+    "kettle",
+    "printer",
+    "camera",
+    "tent",
+    "bag",
+]
 _ASIDES = (
     "I bought it last week.", "My sister has one too.", "It came in a box.", "We used it twice.", "The color is blue.",
     "I ordered it online.", "It was a gift.", "It is for my office.",
@@ -37,6 +106,14 @@ _TICKETS = {
     "account": ("I forgot my password.", "I cannot log in.", "Please change my email.", "My profile is locked."),
     "technical": ("The app crashes.", "The screen stays black.", "I get an error message.", "The update fails."),
 }
+_LANGUAGES = {
+    "German": "der die das und nicht ich wir haben wird mit auch eine sehr gut heute wo".split(),
+    "French": "le les et pas je nous avons sera avec aussi une très bon demain où chez".split(),
+    "Spanish": "el los y no yo nosotros tenemos con también una muy bueno mañana donde hoy pero".split(),
+    "Dutch": "het de en niet ik wij hebben zal met ook een heel goed vandaag waar maar".split(),
+    "English": "the and not I we have will with also a very good today where but from".split(),
+}
+_WHICH = ("Which language is this: {t}", "What language is {t} in?", "Name the language of this text: {t}")
 _ROUTE = (
     "Which team handles this ticket: billing, shipping, account or technical? {r}",
     "Label this ticket as billing, shipping, account or technical: {r}",
@@ -116,6 +193,12 @@ def _sentiment(generator: random.Random, level: int) -> Draw:
     return Draw(phrased(generator, _FEELING, r=review), "positive" if good else "negative", review)
 
 
+def _language(generator: random.Random, level: int) -> Draw:
+    language = generator.choice(sorted(_LANGUAGES))
+    text = " ".join(generator.sample(_LANGUAGES[language], 7 - level))
+    return Draw(phrased(generator, _WHICH, t=text), language, text)
+
+
 def _topic(generator: random.Random, level: int) -> Draw:
     topic = generator.choice(sorted(_TICKETS))
     told = [generator.choice(_TICKETS[topic]), *generator.sample(_ASIDES, min(level, 4))]
@@ -125,10 +208,11 @@ def _topic(generator: random.Random, level: int) -> Draw:
 
 
 SKILLS = (
-    Skill("extract", "one to five fields of a sentence as JSON", _extract, grading.fields),
-    Skill("tool", "a call of one of one or two tools given by JSON schema", _call, grading.call, share=1.3),
+    Skill("extract", "one to five fields of a sentence as JSON", _extract, grading.fields, share=0.7),
+    Skill("tool", "a call of one of one or two tools given by JSON schema", _call, grading.call, share=0.7),
     Skill(
         "sentiment", "is a review positive or negative, with asides and negation", _sentiment, grading.exact, share=0.5
     ),
+    Skill("language", "the language of six words down to two", _language, grading.exact, share=0.5),
     Skill("topic", "which team a support ticket belongs to", _topic, grading.exact, share=0.5),
 )

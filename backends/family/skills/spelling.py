@@ -6,7 +6,7 @@ import random
 
 from . import grading
 from .types import Draw, Skill
-from .words import REAL, invented, phrased, word_of_length
+from .words import FIRST, REAL, invented, phrased, word_of_length
 
 _LENGTH = {1: 4, 2: 6, 3: 9, 4: 13, 5: 18}
 _COUNT = (
@@ -18,11 +18,66 @@ _REVERSE = ("Reverse the word {w}.", "Spell {w} backwards.", "Write {w} in rever
 _NTH = ("What is letter number {n} of {w}?", "Give me letter {n} of {w}.", "Which letter is at position {n} in {w}?")
 _CASE = ("Write {w} in {c}.", "Convert {w} to {c}.", "Put {w} into {c}.")
 _PLURAL = ("What is the plural of {w}?", "Plural of {w}?", "Give the plural: {w}")
+_INITIALS = ("What are the initials of {w}?", "Give the initials: {w}", "Initials of {w}?")
 _IRREGULAR = (
     ("man", "men"), ("woman", "women"), ("child", "children"), ("foot", "feet"), ("tooth", "teeth"), ("mouse", "mice"),
     ("goose", "geese"), ("leaf", "leaves"), ("knife", "knives"), ("wolf", "wolves"), ("shelf", "shelves"), ("wife", "wives"),
 )  # fmt: skip
-_COLOURS = ["red", "blue", "green", "gray", "small", "large", "old", "young", "tall", "calm", "loud", "brave", "clever", "cold", "dusty", "early", "eager", "gentle", "happy", "hungry", "kind", "lazy", "lonely", "lost", "lucky", "mild", "neat", "new", "nice", "odd", "pale", "polite", "proud", "quick", "quiet", "rare", "rude", "sad", "shy", "silly", "slow", "smart", "soft", "strange", "strong", "sweet", "tiny", "tired", "warm", "weak", "white", "wild", "wise"]
+_COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "gray",
+    "small",
+    "large",
+    "old",
+    "young",
+    "tall",
+    "calm",
+    "loud",
+    "brave",
+    "clever",
+    "cold",
+    "dusty",
+    "early",
+    "eager",
+    "gentle",
+    "happy",
+    "hungry",
+    "kind",
+    "lazy",
+    "lonely",
+    "lost",
+    "lucky",
+    "mild",
+    "neat",
+    "new",
+    "nice",
+    "odd",
+    "pale",
+    "polite",
+    "proud",
+    "quick",
+    "quiet",
+    "rare",
+    "rude",
+    "sad",
+    "shy",
+    "silly",
+    "slow",
+    "smart",
+    "soft",
+    "strange",
+    "strong",
+    "sweet",
+    "tiny",
+    "tired",
+    "warm",
+    "weak",
+    "white",
+    "wild",
+    "wise",
+]
 _STYLES = {
     "upper case": lambda words: " ".join(words).upper(),
     "title case": lambda words: " ".join(words).title(),
@@ -82,10 +137,18 @@ def _plural(generator: random.Random, level: int) -> Draw:
     return Draw(phrased(generator, _PLURAL, w=singular), ", ".join(pair[1] for pair in pairs), singular)
 
 
+def _initials(generator: random.Random, level: int) -> Draw:
+    names = [invented(generator, syllables=2).title() for _ in range(level)]
+    given = " ".join([generator.choice(FIRST), *names])
+    initials = "".join(name[0] for name in given.split())
+    return Draw(phrased(generator, _INITIALS, w=given), initials, given)
+
+
 SKILLS = (
-    Skill("letters", "how often a letter occurs in a word of 4..18 letters", _letters, grading.number),
+    Skill("letters", "how often a letter occurs in a word of 4..18 letters", _letters, grading.number, share=1.6),
     Skill("reverse", "a word of 4..18 letters backwards", _reverse, grading.exact),
     Skill("position", "the n-th letter of a word of 4..18 letters", _position, grading.exact),
     Skill("case", "upper, title, snake, kebab and camel case of 1..5 words", _case, grading.exact),
     Skill("plural", "plurals, regular and irregular, one to three nouns", _plural, grading.exact),
+    Skill("initials", "the initials of a name of two to six words", _initials, grading.exact, share=0.5),
 )
