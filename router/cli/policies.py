@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ Verbs = Any  # argparse gives its subparsers no public type
 def add_verbs(verbs: Verbs) -> None:
     """Add replay, tune, onboard and admit."""
     replay = verbs.add_parser("replay", help="compare policies on a trace where every model's answer is known")
-    replay.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
+    replay.add_argument("trace", help="a .parquet, .csv or RouterBench .pkl file, or the store of a gateway (a URL)")
     replay.add_argument("--policy", action="append", help="a name or a YAML file; may be repeated (default: paced)")
     replay.add_argument("--seeds", type=int, default=3, help="how many random splits (default 3)")
     replay.add_argument("--stream", type=int, help="queries routed; the rest is history (default 40 %%, at most 5000)")
@@ -23,11 +25,41 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    return _judge_log(arguments) if "://" in arguments.trace else _replay_trace(arguments)
+
+
+def _judge_log(arguments: argparse.Namespace) -> int:
+    """Off-policy evaluation from the propensities in a gateway's log."""
+    from policies.named import build  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from router.judgement import judge_policy, judged_answers, live_value  # noqa: PLC0415
+    from router.replay import contender  # noqa: PLC0415
+
+    wanted = [contender(each) for each in arguments.policy or ["paced"]]
+    answers = judged_answers(asyncio.run(_log_of(arguments.trace)))
+    judged = {each.label: judge_policy(build(each.policy, (), each.options), answers) for each in wanted}
+    print(f"{len(answers)} judged answers")
+    for label, judgement in {"live": live_value(answers), **judged}.items():
+        for metric, values in judgement.items():
+            for estimator, value in values.items():
+                text = value if isinstance(value, str) else f"{value.mean:.6g} [{value.low:.6g}, {value.high:.6g}]"
+                print(f"{label:16} {metric:9} {estimator:8} {text}")
+    return 0
+
+
+async def _log_of(url: str) -> list[Any]:
+    """Every entry of the store's log."""
+    from router.stores.open import open_stores  # noqa: PLC0415
+
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        return [entry async for _, entry in stores.log.tail("", follow=False)]
+
+
+def _replay_trace(arguments: argparse.Namespace) -> int:
     from router.figures import write_report  # noqa: PLC0415  # each verb imports what it needs when it runs
     from router.replay import Setting, contender, default_stream, replay, stages  # noqa: PLC0415
     from router.traces import read_trace  # noqa: PLC0415
 
-    trace = read_trace(arguments.trace)
+    trace = read_trace(Path(arguments.trace))
     setting = Setting(
         contenders=tuple(contender(each) for each in arguments.policy or ["paced"]),
         stream=arguments.stream or default_stream(len(trace)),
