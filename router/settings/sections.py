@@ -20,6 +20,7 @@ Usd = Annotated[NanoUsd, BeforeValidator(amounts.usd)]
 Bytes = Annotated[int, BeforeValidator(amounts.size)]
 Count = Annotated[float, BeforeValidator(amounts.count)]
 Period = Annotated[tuple[int, str | None], BeforeValidator(amounts.period)]
+Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
 Name = Annotated[str, Field(min_length=1, pattern=NAME)]
 Url = Annotated[str, Field(pattern=URL)]
 
@@ -282,10 +283,9 @@ class ModelSection(Section):
     max_output_tokens: Positive | None = Field(
         default=None, description="Longest answer; by default the whole context."
     )
-    capabilities: frozenset[str] | None = Field(
+    capabilities: frozenset[Capability] | None = Field(
         default=None,
-        description="Of chat, completions, embeddings, responses, messages, tools, vision, logprobs. By default what "
-        "the kind of backend can do, without vision and embeddings.",
+        description="What it can do. By default what the kind of backend can, without vision and embeddings.",
     )
     local: bool | None = Field(
         default=None, description="Served on machines of yours; by default the backend's `local`."
@@ -364,7 +364,9 @@ class Index(Section):
 class PolicySection(Section):
     """Who decides."""
 
-    name: str = Field(default="neighbours", description="Name of the default policy; `pointsman check` lists them.")
+    name: str = Field(
+        default="neighbours", description="Name of the default policy; a wrong one is answered with the list."
+    )
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
     )

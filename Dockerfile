@@ -1,0 +1,34 @@
+# syntax=docker/dockerfile:1
+# The gateway with the embedded model family: no GPU, no torch. `--build-arg EXTRAS=[providers]` adds litellm.
+
+FROM python:3.12-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/pointsman
+COPY pyproject.toml ./
+# The dependencies alone, so that a change of the code does not fetch them again.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > base.txt \
+    && /opt/pointsman/bin/pip install --requirement base.txt
+ARG EXTRAS=""
+COPY README.md LICENSE ./
+COPY policies policies
+COPY backends backends
+COPY router router
+RUN --mount=type=cache,target=/root/.cache/pip /opt/pointsman/bin/pip install ".${EXTRAS}"
+
+FROM python:3.12-slim-bookworm
+LABEL org.opencontainers.image.title="Pointsman" org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/pointsman --shell /usr/sbin/nologin pointsman
+COPY --from=build /opt/pointsman /opt/pointsman
+COPY deploy/settings/image.yaml /etc/pointsman/pointsman.yaml
+# Two cores are shared with the event loop: numeric libraries keep to one thread.
+ENV PATH=/opt/pointsman/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+USER 10001
+WORKDIR /var/lib/pointsman
+VOLUME /var/lib/pointsman
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health', timeout=2)"]
+ENTRYPOINT ["pointsman"]
+CMD ["serve", "--config", "/etc/pointsman/pointsman.yaml"]

@@ -1,0 +1,109 @@
+"""The kustomize base: every manifest against Kubernetes' schemas, every name it uses defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from router.settings import load
+from router.settings.sections import VllmBackend
+
+FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
+KUSTOMIZATIONS = sorted(FOLDER.glob("*/kustomization.yaml"))
+MANIFESTS = sorted(
+    path for path in FOLDER.glob("*/*.yaml") if path.name not in {"kustomization.yaml", "pointsman.yaml"}
+)
+ENV = {"REDIS_PASSWORD": "password", "POINTSMAN_ADMIN_KEY": "sk-administrator"}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    with path.open() as file:
+        return list(yaml.safe_load_all(file))
+
+
+def everything() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from documents(path)
+
+
+def workloads() -> list[dict[str, Any]]:
+    return [each for each in everything() if each["kind"] in {"Deployment", "StatefulSet"}]
+
+
+def named(kind: str) -> set[str]:
+    return {each["metadata"]["name"] for each in everything() if each["kind"] == kind}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_kubernetes_schemas_accept_every_manifest(path: Path) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    for document in documents(path):
+        validate.validate(document, validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
+def test_a_kustomization_names_only_files_that_are_there(path: Path) -> None:
+    (kustomization,) = documents(path)
+    files = [*kustomization["resources"], *(f for each in kustomization["configMapGenerator"] for f in each["files"])]
+    assert all((path.parent / each).exists() for each in files)
+
+
+def test_every_manifest_belongs_to_a_kustomization() -> None:
+    used = {path.parent / each for path in KUSTOMIZATIONS for each in documents(path)[0]["resources"]}
+    assert set(MANIFESTS) <= used
+
+
+@pytest.mark.parametrize("folder", ["base", "ray"])
+def test_the_gateway_calls_replicas_that_the_manifests_start(folder: str) -> None:
+    settings = load(FOLDER / folder / "pointsman.yaml", ENV)
+    sets = {each["metadata"]["name"]: each["spec"]["replicas"] for each in workloads()}
+    for backend in settings.backends.values():
+        assert isinstance(backend, VllmBackend)
+        for replica in backend.replicas:
+            host = (replica.url or "").removeprefix("http://").partition(":")[0]
+            pod, _, service = host.partition(".")
+            name, _, number = pod.rpartition("-")
+            assert name in named("StatefulSet")
+            assert service in named("Service")
+            assert int(number) < sets[name]
+
+
+def test_engines_serve_under_the_names_the_gateway_asks_for() -> None:
+    settings = load(FOLDER / "ray/pointsman.yaml", ENV)
+    text = " ".join(path.read_text() for path in MANIFESTS)
+    for model in settings.candidates():
+        assert f"--served-model-name, {model.upstream}" in text or f"--served-model-name {model.upstream} " in text
+
+
+def test_selectors_pick_the_pods_of_their_own_workload() -> None:
+    for each in workloads():
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_every_mount_has_its_volume() -> None:
+    for each in workloads():
+        pod = each["spec"]["template"]["spec"]
+        claims = {claim["metadata"]["name"] for claim in each["spec"].get("volumeClaimTemplates", [])}
+        volumes = claims | {volume["name"] for volume in pod.get("volumes", [])}
+        assert {mount["name"] for box in pod["containers"] for mount in box.get("volumeMounts", [])} <= volumes
+
+
+@pytest.mark.parametrize("name", ["gateway", "redis"])
+def test_gateway_and_redis_run_without_rights_they_do_not_need(name: str) -> None:
+    (workload,) = [each for each in workloads() if each["metadata"]["name"] == name]
+    pod = workload["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    for box in pod["containers"]:
+        assert box["securityContext"]["readOnlyRootFilesystem"]
+        assert box["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_open_answers_may_finish_before_a_gateway_is_killed() -> None:
+    (gateway,) = [each for each in workloads() if each["metadata"]["name"] == "gateway"]
+    settings = load(FOLDER / "base/pointsman.yaml", ENV)
+    assert gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > settings.server.drain_s

@@ -1,0 +1,158 @@
+"""What settings mean: candidates, keys, budgets, and what is discovered."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.errors import SettingsError
+from router.settings import describe
+from router.types import Budget, Price, RateLimit
+from tests.settings.conftest import Read
+
+ENGINE = """
+backends: {gpu: {kind: vllm, url: http://127.0.0.1:8000}}
+models: [{name: small, price: {prompt: 0.05, completion: "0.1"}, context_tokens: 4096}]
+"""
+
+
+def test_an_empty_file_runs_the_packaged_family_on_sqlite(read: Read) -> None:
+    settings = read("")
+    assert [backend.kind for backend in settings.backends.values()] == ["embedded"]
+    assert str(settings.store.sqlite_path(settings.state_dir)) == "var/pointsman.db"
+
+
+def test_a_model_becomes_a_candidate_with_exact_prices(read: Read) -> None:
+    (model,) = read(ENGINE).candidates()
+    assert (model.name, model.backend, model.upstream) == ("small", "gpu", "small")
+    assert model.price == Price(50_000_000, 100_000_000)  # type: ignore[arg-type]
+    assert (model.context_tokens, model.max_output_tokens) == (4096, 4096)
+
+
+def test_a_default_price_prices_what_has_none(read: Read) -> None:
+    settings = read("""
+backends: {gpu: {kind: vllm, url: http://127.0.0.1:8000}}
+models: [{name: a}]
+default_price: {prompt: 1, completion: 2}
+""")
+    assert settings.candidates()[0].price == Price(1_000_000_000, 2_000_000_000)  # type: ignore[arg-type]
+
+
+def test_a_provider_is_priced_by_its_list(read: Read) -> None:
+    text = "backends: {p: {kind: litellm}}\nmodels: [{name: a, upstream: acme/a}]"
+    listed = Price(3, 4)  # type: ignore[arg-type]
+    assert read(text, prices={"acme/a": listed}).candidates()[0].price == listed
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://10.1.2.3", True),
+        ("http://vllm:8000", True),
+        ("http://a.internal", True),
+        ("https://api.example.com", False),
+        ("http://8.8.8.8", False),
+    ],
+)
+def test_only_an_address_that_can_only_be_inside_is_local_by_itself(read: Read, address: str, local: bool) -> None:
+    text = ENGINE.replace("http://127.0.0.1:8000", address)
+    assert read(text).candidates()[0].local is local
+
+
+def test_one_public_replica_makes_a_backend_remote(read: Read) -> None:
+    settings = read(ENGINE.replace("url: http://127.0.0.1:8000", "urls: [http://gpu:80, https://api.example.com]"))
+    assert not settings.candidates()[0].local
+
+
+def test_replicas_take_the_backends_key_unless_they_have_their_own(read: Read) -> None:
+    text = ENGINE.replace(
+        "url: http://127.0.0.1:8000", "api_key: shared, urls: [http://a, {url: http://b, api_key: own}]"
+    )
+    backend = read(text).backends["gpu"]
+    assert backend.kind == "vllm"
+    assert [each.api_key and each.api_key.get_secret_value() for each in backend.replicas] == ["shared", "own"]
+
+
+def test_an_empty_secret_is_no_secret(read: Read) -> None:
+    assert read("auth: {admin_key: '${ADMIN:-}'}").auth.admin_key is None
+
+
+def test_a_static_key_carries_what_tenant_and_team_add(read: Read) -> None:
+    settings = read("""
+tenants:
+  acme:
+    budgets: [5 USD per day]
+    limits: {concurrent: 3}
+    local_only: true
+    preference: 0.7
+    teams: {lab: {budgets: [1 USD per 30s soft]}}
+    keys:
+    - secret: sk-12345678
+      name: app
+      team: lab
+      budgets: [2 USD per rolling day]
+      model_limits: {small: {requests_per_minute: 9}}
+""")
+    (key,) = settings.static_keys()
+    assert key.principal.budgets == (
+        Budget("tenant:acme", 5_000_000_000, 86_400, "calendar", True, "day"),  # type: ignore[arg-type]
+        Budget("team:lab", 1_000_000_000, 30, "rolling", False),  # type: ignore[arg-type]
+        Budget("key:app", 2_000_000_000, 86_400, "rolling", True),  # type: ignore[arg-type]
+    )
+    assert key.principal.limits == (RateLimit("tenant:acme", concurrent=3), RateLimit("key:app|model:small", 9))
+    assert key.principal.local_only
+    assert key.principal.preference == 0.7
+
+
+def test_a_key_may_only_narrow_the_models_of_its_tenant(read: Read) -> None:
+    settings = read("""
+tenants: {acme: {allowed_models: [a, b], keys: [{secret: sk-12345678, allowed_models: [b, c]}]}}
+""")
+    assert settings.static_keys()[0].principal.allowed_models == {"b"}
+
+
+def test_callers_without_a_key_are_a_tenant_where_keys_are_not_required(read: Read) -> None:
+    assert read("").anonymous() is None
+    anonymous = read(
+        "auth: {required: false, tenant: guests}\ntenants: {guests: {budgets: [1 USD per day]}}"
+    ).anonymous()
+    assert anonymous is not None
+    assert (anonymous.tenant, [each.scope for each in anonymous.budgets]) == ("guests", ["tenant:guests"])
+
+
+def test_what_the_file_says_of_a_discovered_model_wins(read: Read) -> None:
+    settings = read("""
+backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}
+models: [{name: quick, upstream: org/model, price: {prompt: 1, completion: 1}, context_tokens: 100}]
+""")
+    found = settings.discovered("gpu", "org/model", context_tokens=9_000, parent="org/base", bits=3)
+    assert (found.name, found.upstream, found.context_tokens) == ("quick", "org/model", 100)
+    assert (found.parent, found.bits, found.price.prompt) == ("org/base", 3, 1_000_000_000)
+
+
+def test_a_discovered_model_nothing_prices_is_refused(read: Read) -> None:
+    settings = read("backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}")
+    with pytest.raises(SettingsError, match=r"backends\.gpu\.discover: found m and nothing prices it"):
+        settings.discovered("gpu", "m")
+
+
+def test_a_description_shows_what_runs_and_no_secret(read: Read) -> None:
+    text = describe(
+        read("""
+store: {redis: "redis://:hunter2secret@redis:6379/1"}
+auth: {admin_key: adminsecret}
+backends:
+  gpu: {kind: vllm, url: "http://user:urlsecret@127.0.0.1:8000", api_key: enginesecret, headers: {x: headersecret}}
+models: [{name: small, price: {prompt: 0.05, completion: 0.1}}]
+tenants: {acme: {budgets: [5 USD per day], keys: [{secret: tenantsecret}]}}
+""")
+    )
+    assert "redis://redis:6379/1" in text
+    assert "small: small on gpu, 0.05 / 0.1 USD per million tokens" in text
+    assert "acme: 5 USD per day, 1 key" in text
+    assert "secret" not in text
+
+
+def test_no_secret_is_in_the_representation_of_settings(read: Read) -> None:
+    settings = read("auth: {admin_key: hushhush}\nstore: {redis: 'redis://:hushhush@r'}")
+    assert "hushhush" not in repr(settings) + str(settings.model_dump())

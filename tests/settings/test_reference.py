@@ -1,0 +1,47 @@
+"""docs/settings.md is the reference, and the examples run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from router.settings import build, load
+from router.settings.reference import rewritten
+from router.settings.source import parse
+from router.types import Price
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+FILES = sorted(
+    [*ROOT.glob("examples/*.yaml"), *ROOT.glob("deploy/settings/*.yaml"), *ROOT.glob("deploy/**/pointsman.yaml")]
+)
+
+
+def price(upstream: str) -> Price:
+    return Price(1, 1)  # type: ignore[arg-type]
+
+
+class Anything(dict[str, str]):
+    """An environment in which every variable is set."""
+
+    def __missing__(self, name: str) -> str:
+        return "a-value-long-enough"
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def test_the_page_lists_every_key_as_it_is() -> None:
+    assert rewritten(PAGE) == PAGE, "run: python -m router.settings.reference"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_example_is_valid(path: Path) -> None:
+    assert load(path, Anything(), list_price=price)
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_every_snippet_on_the_page_is_valid(text: str) -> None:
+    assert build(parse(text), Anything(), list_price=price)
