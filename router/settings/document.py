@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 from router.errors import SettingsError
 from router.settings import amounts
 from router.settings.sections import (
+    Admission,
     Auth,
     Backend,
     EmbeddedBackend,
@@ -78,6 +79,9 @@ class Settings(Section):
         default={"cheap": 0.0, "balanced": 0.5, "best": 1.0}, description="Preference of each `auto:NAME`."
     )
     tenants: dict[Name, TenantSection] = Field(default={}, description="Tenants that exist from the start.")
+    admission: Admission = Field(
+        default=Admission(), description="What a compressed variant must show before it serves."
+    )
     log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
     telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")

@@ -436,8 +436,24 @@ class TenantSection(Section):
 class Log(Section):
     """What the outcome log keeps of a query."""
 
+    enabled: bool = Field(
+        default=True, description="False embeds, remembers and learns nothing: the gateway only passes on and charges."
+    )
     keep_text: bool = Field(default=False, description="Whether the query's text is kept, for evidence and for refits.")
     text_characters: Positive = Field(default=2_000, description="How many characters of it, at most.")
+
+
+class Admission(Section):
+    """What a compressed variant must show, by `pointsman admit`, before it may receive traffic."""
+
+    required: bool = Field(default=True, description="False lets variants without a verdict serve.")
+    max_loss: Share = Field(
+        default=0.1,
+        description="Points of quality a variant may lose against its parent: lower end of the 95 % interval.",
+    )
+    max_slowdown: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.5, description="Latency of the variant over its parent's, at most."
+    )
 
 
 class Telemetry(Section):
