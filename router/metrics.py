@@ -1,76 +1,105 @@
-"""Prometheus: requests, tokens, cost, decisions, stage latencies, and what is down."""
+"""Prometheus: requests, tokens, cost, decisions, stage latencies, and what is down.
+
+A request touches plain dictionaries only; the metric families are made when somebody asks for the page.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from backends.errors import BackendError
 from router.gateway.nouns import Decision, Meter, Stages
 from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
+_Pair = tuple[str, str]
 
 
 class PrometheusMeter(Meter):
-    """Counts into one registry; children are looked up once and kept, since labels() costs more than inc()."""
+    """Counts into dictionaries by labels, and is its own collector."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        registry = self.registry
-        self._requests = Counter(
-            "pointsman_requests_total", "Answers by model", ["model", "outcome"], registry=registry
-        )
-        self._tokens = Counter("pointsman_tokens_total", "Tokens by model", ["model", "kind"], registry=registry)
-        self._cost = Counter(
-            "pointsman_cost_usd_total", "Money settled, in USD", ["model", "tenant"], registry=registry
-        )
-        self._decisions = Counter(
-            "pointsman_decisions_total", "Decisions drawn", ["model", "policy"], registry=registry
-        )
-        self._failures = Counter(
-            "pointsman_backend_failures_total", "Failed attempts", ["model", "error"], registry=registry
-        )
-        self._stages = Histogram(
-            "pointsman_stage_seconds", "Time in each stage", ["stage"], buckets=_SECONDS, registry=registry
-        )
-        self._holds = Gauge("pointsman_holds", "Requests with a hold taken and not settled", registry=registry)
-        self._backends = Gauge("pointsman_backend_up", "1 where the backend answers", ["backend"], registry=registry)
-        self._known: dict[tuple[str, ...], object] = {}
+        self._requests: Counter[_Pair] = Counter()  # model, outcome
+        self._tokens: Counter[_Pair] = Counter()  # model, kind
+        self._cost: Counter[_Pair] = Counter()  # model, tenant; nano-USD
+        self._decisions: Counter[_Pair] = Counter()  # model, policy
+        self._failures: Counter[_Pair] = Counter()  # model, error
+        self._stages: dict[str, list[float]] = {}  # a count for each bucket, one beyond the last, and the sum
+        self._holds = 0
+        self._backends: dict[str, bool] = {}
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Page(self))
 
     def decided(self, decision: Decision) -> None:
-        model = decision.models[decision.choice].name
-        self._counter(self._decisions, model, decision.policy).inc()
-        self._holds.inc()
+        self._decisions[decision.models[decision.choice].name, decision.policy] += 1
+        self._holds += 1
 
     def settled(self, model: str, tenant: str, spend: Spend, stages: Stages) -> None:
-        self._holds.dec()
-        self._counter(self._requests, model, "estimated" if spend.estimated else "settled").inc()
-        self._counter(self._tokens, model, "prompt").inc(spend.prompt_tokens)
-        self._counter(self._tokens, model, "completion").inc(spend.completion_tokens)
-        self._counter(self._cost, model, tenant).inc(spend.cost / NANO_PER_USD)
+        self._holds -= 1
+        self._requests[model, "estimated" if spend.estimated else "settled"] += 1
+        self._tokens[model, "prompt"] += spend.prompt_tokens
+        self._tokens[model, "completion"] += spend.completion_tokens
+        self._cost[model, tenant] += spend.cost
         for stage, seconds in stages.spent.items():
-            self._histogram(stage).observe(seconds)
+            counts = self._stages.get(stage)
+            if counts is None:
+                counts = self._stages[stage] = [0.0] * (len(_SECONDS) + 2)
+            counts[bisect_left(_SECONDS, seconds)] += 1
+            counts[-1] += seconds
 
     def failed(self, model: str, error: BackendError) -> None:
-        self._counter(self._failures, model, type(error).__name__).inc()
+        self._failures[model, type(error).__name__] += 1
 
     def backend(self, name: str, *, up: bool) -> None:
         """What the health loop saw."""
-        self._backends.labels(name).set(up)
+        self._backends[name] = up
 
     def text(self) -> bytes:
         """The exposition format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)
 
-    def _counter(self, family: Counter, *labels: str) -> Counter:
-        key = (family._name, *labels)
-        child = self._known.get(key)
-        if not isinstance(child, Counter):
-            child = self._known[key] = family.labels(*labels)
-        return child
+    def families(self) -> Iterator[Metric]:
+        """What was counted, as Prometheus wants it."""
+        yield _counter("pointsman_requests", "Answers by model", ("model", "outcome"), self._requests)
+        yield _counter("pointsman_tokens", "Tokens by model", ("model", "kind"), self._tokens)
+        usd = {labels: nano / NANO_PER_USD for labels, nano in self._cost.items()}
+        yield _counter("pointsman_cost_usd", "Money settled, in USD", ("model", "tenant"), usd)
+        yield _counter("pointsman_decisions", "Decisions drawn", ("model", "policy"), self._decisions)
+        yield _counter("pointsman_backend_failures", "Failed attempts", ("model", "error"), self._failures)
+        yield self._histogram()
+        yield GaugeMetricFamily("pointsman_holds", "Requests with a hold taken and not settled", value=self._holds)
+        up = GaugeMetricFamily("pointsman_backend_up", "1 where the backend answers", labels=["backend"])
+        for name, is_up in self._backends.items():
+            up.add_metric([name], float(is_up))
+        yield up
 
-    def _histogram(self, stage: str) -> Histogram:
-        child = self._known.get((stage,))
-        if not isinstance(child, Histogram):
-            child = self._known[(stage,)] = self._stages.labels(stage)
-        return child
+    def _histogram(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily("pointsman_stage_seconds", "Time in each stage", labels=["stage"])
+        for stage, counts in self._stages.items():
+            total, buckets = 0.0, []
+            for bound, count in zip((*map(str, _SECONDS), "+Inf"), counts, strict=False):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric([stage], buckets, sum_value=counts[-1])
+        return family
+
+
+class _Page(Collector):
+    def __init__(self, meter: PrometheusMeter) -> None:
+        self._meter = meter
+
+    def collect(self) -> Iterator[Metric]:
+        return self._meter.families()
+
+
+def _counter(name: str, text: str, labels: tuple[str, str], counts: Mapping[_Pair, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for pair, count in counts.items():
+        family.add_metric(pair, count)
+    return family
