@@ -1,48 +1,26 @@
-"""Routing quality of `paced` on the public traces: `python -m benchmarks.routing` prints every row beside its must and aim."""
+"""Routing quality of `paced` on the public traces: `python -m benchmarks.routing` prints it beside what it must reach."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.traces import STREAMS, Embedded, Trace, embed_trace, trace_split
+from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
 from policies.composed import Composed
 from policies.estimators.blend import Blend
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.watched import Watched
 from policies.explorers.greedy import Greedy
-from policies.pacers.remaining import Remaining
+from policies.pacers.remaining import Remaining, queries_left
 from policies.replay import LOST, Result, Rows, Till, judge, split_budget, split_weights, total_budget
-from policies.types import Estimates, Float, History, Neighbours, Outcome, Purse, RouteContext
+from policies.types import Estimates, Float, History, Neighbours, Outcome, Proposal, Purse, RouteContext
 
 TENANT = "benchmark"
 NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
-
-
-class Prepared:
-    """An estimator that looks up what was estimated beforehand; a request's id is its row."""
-
-    def __init__(self, estimates: Estimates) -> None:
-        self._estimates = estimates
-
-    def estimate(self, context: RouteContext) -> Estimates:
-        row, found = int(context.request_id), self._estimates
-        return Estimates(found.quality[row], found.sigma[row], found.cost[row])
-
-    def learn(self, outcome: Outcome) -> None:
-        """Nothing."""
-
-    def refit(self, history: History) -> None:
-        """Nothing."""
-
-    def state(self) -> Mapping[str, NDArray[np.generic]]:
-        return {}
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +46,48 @@ class Fitted:
         return self.trace.costs[self.stream]
 
 
+class Prepared:
+    """A fitted estimator that looks up what was expected beforehand; a request's id is its row in the stream."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+
+    @property
+    def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
+        return self._fitted.blend.rehearsal
+
+    @property
+    def charge_spread(self) -> Mapping[str, float]:
+        return self._fitted.blend.charge_spread
+
+    def estimate(self, context: RouteContext) -> Estimates:
+        row, found = int(context.request_id), self._fitted.expected
+        return Estimates(found.quality[row], found.sigma[row], found.cost[row])
+
+    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
+        row, column = int(outcome.request_id), self._fitted.trace.models.index(outcome.arm)
+        return float(self._fitted.expected.quality[row, column]), float(self._fitted.expected.cost[row, column])
+
+    def learn(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def refit(self, history: History) -> None:
+        """Nothing."""
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        return {}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Nothing."""
+
+
+def watched(fitted: Fitted) -> Watched:
+    """The live estimator of `paced` over prepared expectations."""
+    estimator = Watched(Prepared(fitted))
+    estimator.refit(fitted.embedded.history(fitted.history[:1]))
+    return estimator
+
+
 def fit(trace: Trace, seed: int) -> Fitted:
     """Embedder, estimators and expectations of one seed."""
     stream, history = trace_split(trace, seed)
@@ -88,8 +108,8 @@ def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Flo
 def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon: int | None = None) -> Result:
     """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
     order = np.arange(len(fitted.stream)) if order is None else order
-    pacer = Remaining(lambda: fitted.blend.rehearsal)
-    policy = Composed(Prepared(fitted.expected), pacer, Greedy())
+    estimator = watched(fitted)
+    policy = Composed(estimator, Remaining(lambda: estimator.rehearsal), Greedy())
     till = Till(len(budgets), budgets=budgets)
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
@@ -99,7 +119,7 @@ def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon:
         arm = int(np.argmax(proposal.probabilities))
         if proposal.scores[arm] >= 0.0:
             choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
-        policy.learn(_outcome(context, arm if served[at] else LOST, costs[at], scores[at]))
+        policy.learn(_outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at]))
     return judge(choices, served, scores=scores, costs=costs)
 
 
@@ -115,12 +135,12 @@ def _context(fitted: Fitted, row: int, at: int, till: Till, horizon: int) -> Rou
         prompt_characters=0,
         max_completion_tokens=4096,
         now=float(at),
-        purse=Purse(remaining=till.remaining(), reset_s=float(max(horizon - at, 1)), name=TENANT),
+        purse=Purse(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
         capacity=till.capacity(),
     )
 
 
-def _outcome(context: RouteContext, arm: int, costs: Float, scores: Float) -> Outcome:
+def _outcome(context: RouteContext, proposal: Proposal, arm: int, *, scores: Float, costs: Float) -> Outcome:
     return Outcome(
         request_id=context.request_id,
         tenant=TENANT,
@@ -134,4 +154,6 @@ def _outcome(context: RouteContext, arm: int, costs: Float, scores: Float) -> Ou
         prompt_characters=0,
         now=context.now,
         purse=TENANT,
+        candidates=tuple(each.name for each in context.arms),
+        expected=proposal.estimates,
     )

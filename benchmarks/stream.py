@@ -16,7 +16,9 @@ import pandas as pd
 
 from backends.embedders.hashing import HashingEmbedder
 from policies.named import NAMES, build, options_of
-from policies.types import Arm, History, Neighbours, Outcome, Policy, Purse, RouteContext
+from policies.pacers.remaining import queries_left
+from policies.play import draw
+from policies.types import Arm, History, Neighbours, Outcome, Policy, Proposal, Purse, RouteContext
 from router.index import FaissIndex
 
 NEIGHBOURS = 100
@@ -43,8 +45,10 @@ class Driver:
         self._index.add(self.history.embeddings, np.arange(len(table)))
         self._policy = self._build(policy)
         self._policy.refit(self.history)
-        self.open: dict[str, tuple[RouteContext, int]] = {}
+        self.open: dict[str, tuple[RouteContext, Proposal, int]] = {}
         self._arrived = 0
+        self._drops = policy != "port"  # the paper's own never drops a query
+        self._rng = np.random.default_rng(0)
 
     def _build(self, name: str) -> Policy:
         known = options_of(name)
@@ -72,25 +76,25 @@ class Driver:
         """The model for this prompt, or None where every answer costs more than it is worth."""
         context = self._context(query_id, prompt)
         proposal = self._policy.propose(context)
-        chosen = int(np.argmax(proposal.probabilities))
+        chosen = draw(proposal.probabilities, self._rng)
         self._arrived += 1
-        if self._paced and proposal.scores[chosen] < 0.0:
-            self._policy.learn(self._outcome(context, arm="", score=float("nan"), cost=float("nan")))
+        if self._drops and self._paced and proposal.scores[chosen] < 0.0:
+            self._policy.learn(self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan")))
             return None
-        self.open[query_id] = context, chosen
+        self.open[query_id] = context, proposal, chosen
         return self.models[chosen]
 
     def learn(self, query_id: str, *, admitted: bool, score: float | None, cost: float | None) -> None:
         """Take in what came of one choice."""
-        context, chosen = self.open.pop(query_id)
+        context, proposal, chosen = self.open.pop(query_id)
         if not admitted or cost is None:
-            self._policy.learn(self._outcome(context, arm="", score=float("nan"), cost=float("nan")))
+            self._policy.learn(self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan")))
             return
         if self._left is not None:
             self._left[chosen] -= cost
         self._total -= cost
         observed = float("nan") if score is None else score
-        self._policy.learn(self._outcome(context, arm=self.models[chosen], score=observed, cost=cost))
+        self._policy.learn(self._outcome(context, proposal, arm=self.models[chosen], score=observed, cost=cost))
 
     def _context(self, query_id: str, prompt: str) -> RouteContext:
         embedding = self._embedder.embed_one(prompt)
@@ -115,9 +119,11 @@ class Driver:
     def _purse(self) -> Purse:
         if not self._paced:
             return Purse()
-        return Purse(remaining=self._total, reset_s=float(max(self._horizon - self._arrived, 1)), name=TENANT)
+        return Purse(remaining=self._total, reset_s=queries_left(self._horizon, self._arrived), name=TENANT)
 
-    def _outcome(self, context: RouteContext, *, arm: str, score: float, cost: float) -> Outcome:
+    def _outcome(self, context: RouteContext, proposal: Proposal, *, arm: str, score: float, cost: float) -> Outcome:
+        chosen = self.models.index(arm) if arm else int(np.argmax(proposal.probabilities))
+        propensity = float(proposal.probabilities[chosen])
         return Outcome(
             request_id=context.request_id,
             tenant=TENANT,
@@ -125,13 +131,15 @@ class Driver:
             embedding=context.embedding,
             score=score,
             cost=cost,
-            propensity=1.0,
+            propensity=propensity,
             prompt_tokens=context.prompt_tokens,
             completion_tokens=0,
             prompt_characters=context.prompt_characters,
             now=context.now,
             features=context.features,
             purse=TENANT,
+            candidates=tuple(self.models),
+            expected=proposal.estimates,
         )
 
 

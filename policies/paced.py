@@ -8,6 +8,7 @@ from policies.composed import Composed
 from policies.estimators.blend import Blend
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.watched import Watched
 from policies.explorers.greedy import Epsilon, Greedy
 from policies.pacers.remaining import Remaining
 from policies.types import Arm
@@ -23,6 +24,6 @@ def build(arms: Sequence[Arm], *, explore: float = 0.0, resolve: int = 50, queri
         raise ValueError(f"resolve is {resolve} arrivals, expected ≥ 1")
     if not queries_per_s > 0:
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
-    estimator = Blend(NeighbourMeans(Means(), k=100))
+    estimator = Watched(Blend(NeighbourMeans(Means(), k=100)))
     pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
     return Composed(estimator, pacer, Epsilon(explore) if explore else Greedy())

@@ -43,6 +43,24 @@ class Blend:
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
+    @property
+    def charge_spread(self) -> Mapping[str, float]:
+        """Standard deviation of log(charge / expected) for each arm of the fit."""
+        stack = self._stack
+        return {} if stack is None else dict(zip(stack.arms, stack.charge_spread.tolist(), strict=True))
+
+    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
+        """(quality, USD) of the arm on the query of this outcome, without neighbours; None where it is not fitted."""
+        stack = self._stack
+        column = -1 if stack is None else _find(stack.arms, outcome.arm)
+        if stack is None or column < 0:
+            return None
+        tokens, characters = np.array([outcome.prompt_tokens]), np.array([outcome.prompt_characters])
+        features = None if outcome.features is None else outcome.features[None]
+        nothing = np.zeros((1, 0), np.float32), np.zeros((1, 0, len(stack.arms)))
+        found = stack.expect(Queries(outcome.embedding[None], surface(features, characters, tokens), tokens, *nothing))
+        return float(found.quality[0, column]), float(found.cost[0, column])
+
     def estimate_batch(self, queries: Queries) -> Estimates:
         """(m, M) each, over the arms of the last refit. Raises: ValueError before one."""
         if self._stack is None:

@@ -29,7 +29,10 @@ class Forest:
         self._values: Float32 = np.zeros((0, 0), np.float32)  # (nodes, M) what a leaf predicts
 
     def fit(self, inputs: Float32, targets: Float) -> None:
-        """inputs (n, p); targets (n, M), NaN where never observed: trees grow on filled rows, leaves count real ones."""
+        """inputs (n, p); targets (n, M), NaN where never observed.
+
+        Trees grow on rows whose gaps are filled; leaves count only what was observed.
+        """
         self._means = column_means(targets)
         model = ExtraTreesRegressor(random_state=0, n_jobs=1, **self._growth)
         self._flatten(model.fit(inputs, _filled(targets, self._means)))

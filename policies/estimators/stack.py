@@ -41,6 +41,7 @@ class Stack:
         self.means: Float = np.zeros(0)  # (M,)
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
+        self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
         self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
         self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
@@ -138,10 +139,13 @@ class Stack:
             self.charges.fit(arms, features[~held], tokens[~held], costs[~held])
             expected[held] = self.charges.predict(features[held], tokens[held])
         self.charges.fit(arms, features, tokens, costs)
+        seen = ~np.isnan(costs)
+        ratios = np.log(np.where(seen, np.maximum(costs, 1e-12), 1.0) / np.where(seen, expected, 1.0))
+        self.charge_spread = np.sqrt((ratios**2).sum(axis=0) / np.maximum(seen.sum(axis=0), 1))
         return expected
 
 
-STACK_STATE = ("means", "weights", "spread", "familiar", "centre", "scale")
+STACK_STATE = ("means", "weights", "spread", "charge_spread", "familiar", "centre", "scale")
 
 
 def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = 2.0) -> Float:

@@ -8,23 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.pacers.dual import smoothed_dual, spending_curve
+from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, RouteContext
 
 Rehearsal = Callable[[], tuple[tuple[str, ...], Estimates] | None]
 
 SAMPLE_ROWS = 3000  # of the rehearsal, for the dual of capacities
 CURVE_ROWS = 800  # of the rehearsal, for the price of a purse
+RECENT_ROWS = 1500  # of the queries that came since, pooled with the rehearsal
 CURVE_PRICES = 96
 FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
+
+
+HASTE = 1.05  # how much sooner than planned a horizon of unknown truth is taken to end
+RESERVE = 0.005  # of the planned queries' money, kept until they have all come
+OVERTIME = 0.3  # of the planned queries, expected once they have all come
+
+
+def queries_left(planned: int, arrived: int) -> float:
+    """Queries still to be paid for when `planned` is only a guess of how many come.
+
+    Money left over and money spent early both cost little while the guess is right, and much is lost without them
+    where it is wrong, since the first dollar of a query that nobody planned for buys the most.
+    """
+    if arrived >= planned:
+        return max(1.0, OVERTIME * planned)
+    return max(1.0, (planned - arrived) / HASTE + RESERVE * planned)
 
 
 class Remaining:
     """λ + μ + γ: the tenant's preference, one price for the purse, one for each arm's capacity.
 
     Both budgets are spread over the queries expected until the purse's reset: the observed rate of arrivals times the
-    seconds left. The queries to come are taken to look like the estimator's rehearsal. γ is solved again every
-    `resolve` arrivals; μ follows from a curve of spending against price at every proposal.
+    seconds left. The queries to come are taken to look like the estimator's rehearsal and the queries seen since, each
+    row of either counting the same. γ and the curve of spending against μ are solved again every `resolve` arrivals.
     """
 
     def __init__(self, rehearsal: Rehearsal, *, resolve: int = 50, queries_per_s: float = 1.0) -> None:
@@ -38,6 +56,7 @@ class Remaining:
         self._solved_for: tuple[str, ...] = ()
         self._gamma: Float = np.zeros(0)
         self._curves: dict[tuple[str, ...], tuple[Float, Float]] = {}
+        self._recent = QuerySample(RECENT_ROWS)
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Float:
         prices = np.full(len(context.arms), float(context.preference))
@@ -59,14 +78,20 @@ class Remaining:
             self._counted = self._counted * FORGET + 1.0
             self._elapsed_s = self._elapsed_s * FORGET + max(outcome.now - self._last_s, 0.0)
         self._last_s = outcome.now
+        if outcome.expected is not None:
+            self._recent.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
+        if self._arrivals % self._resolve == 0:
+            self._curves = {}
 
     def refit(self, history: History) -> None:
         """Prices follow the estimator's new rehearsal."""
         self._solved_at, self._solved_for, self._curves = -1, (), {}
+        self._recent = QuerySample(RECENT_ROWS)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         numbers = {name: np.array(getattr(self, f"_{name}")) for name in PACER_STATE}
-        return numbers | {"gamma": self._gamma.copy(), "solved_for": np.array(self._solved_for, np.str_)}
+        recent = {f"recent.{key}": value for key, value in self._recent.state().items()}
+        return numbers | recent | {"gamma": self._gamma.copy(), "solved_for": np.array(self._solved_for, np.str_)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._arrivals, self._solved_at = int(state["arrivals"]), int(state["solved_at"])
@@ -74,14 +99,15 @@ class Remaining:
         self._last_s = float(state["last_s"])
         self._gamma = np.array(state["gamma"])
         self._solved_for = tuple(str(name) for name in state["solved_for"])
+        self._recent.restore({key.removeprefix("recent."): state[key] for key in state if key.startswith("recent.")})
         self._curves = {}
 
     def _purse_price(self, names: tuple[str, ...], budget: float) -> float:
-        """μ, 1/USD: the least price at which the rehearsal spends no more than `budget` USD a query."""
+        """μ, 1/USD: the least price at which the queries to come spend no more than `budget` USD each."""
         if names not in self._curves:
-            quality, cost = self._sample(names, CURVE_ROWS)
+            quality, cost, weights = self._to_come(names, CURVE_ROWS)
             grid = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
-            self._curves[names] = grid, spending_curve(quality, cost, grid, weights=_even(len(cost)))
+            self._curves[names] = grid, spending_curve(quality, cost, grid, weights=weights)
         grid, spent = self._curves[names]
         return float(np.interp(-budget, -spent, grid))
 
@@ -89,29 +115,35 @@ class Remaining:
         """γ (n,), 1/USD; kept between solutions."""
         fresh = names == self._solved_for and self._arrivals - self._solved_at < self._resolve
         if not fresh or self._solved_at < 0:
-            quality, cost = self._sample(names, SAMPLE_ROWS)
+            quality, cost, weights = self._to_come(names, SAMPLE_ROWS)
             start = self._gamma if names == self._solved_for and len(self._gamma) == len(names) else None
-            self._gamma = smoothed_dual(quality, cost, budgets, weights=_even(len(cost)), start=start)
+            self._gamma = smoothed_dual(quality, cost, budgets, weights=weights, start=start)
             self._solved_for, self._solved_at = names, self._arrivals
         return self._gamma
 
-    def _sample(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float]:
-        """(r, n) quality and cost of evenly spread rows of the rehearsal; an unknown arm costs its column's mean."""
+    def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
+        """(r, n) quality, −inf where an arm was not there; (r, n) cost; (r,) weights that sum to one."""
         found = self._rehearsal()
         if found is None:
             raise ValueError("there is no rehearsal to price from")
         known, expected = found
-        at = [known.index(name) if name in known else -1 for name in names]
         chosen = np.unique(np.linspace(0, len(expected.cost) - 1, rows).astype(np.intp))
-        quality, cost = expected.quality[chosen][:, at], expected.cost[chosen][:, at]
-        unknown = np.array(at) < 0
-        quality[:, unknown] = -np.inf
-        return quality, cost
+        quality, cost = _columns(names, known, expected.quality[chosen], expected.cost[chosen])
+        weights = np.full(len(chosen), len(expected.cost) / len(chosen))
+        if len(self._recent):
+            recent = _columns(names, self._recent.names, self._recent.quality, self._recent.cost)
+            quality, cost = np.concatenate([quality, recent[0]]), np.concatenate([cost, recent[1]])
+            weights = np.concatenate([weights, np.full(len(self._recent), self._recent.added / len(self._recent))])
+        missing = np.isnan(quality) | np.isnan(cost)
+        usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
+        return np.where(missing, -np.inf, quality), np.where(missing, usual, cost), weights / weights.sum()
+
+
+def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cost: Float) -> tuple[Float, Float]:
+    """(r, n) of each, in the order of names; NaN where a name is not known."""
+    at = [known.index(name) if name in known else len(known) for name in names]
+    gap = np.full((len(quality), 1), np.nan)
+    return np.hstack([quality, gap])[:, at], np.hstack([cost, gap])[:, at]
 
 
 PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s", "solved_at")
-
-
-def _even(rows: int) -> Float:
-    """(rows,) equal weights that sum to one."""
-    return np.full(rows, 1.0 / rows)

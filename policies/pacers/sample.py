@@ -30,6 +30,11 @@ class QuerySample:
         return tuple(self._names)
 
     @property
+    def added(self) -> int:
+        """Queries ever added, those forgotten since included."""
+        return self._added
+
+    @property
     def quality(self) -> Float:
         """(S, M)."""
         return self._quality[: len(self)]

@@ -1,0 +1,191 @@
+"""What changed since the fit: each arm's health, each arm's charges, and where the fit has been wrong of late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Float, Float32
+
+State = Mapping[str, NDArray[np.generic]]
+
+HEALTH: Float = np.array([0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0])  # factors on quality an arm may suddenly have
+WELL = len(HEALTH) - 1
+FAILS = 1e-4  # chance that a healthy arm changes before its next answer
+RECOVERS = 1e-3  # chance, at every arrival, that an arm that changed is well again
+
+SLACK = 1.0  # standard deviations a charge may be off before it counts towards a change of price
+ALARM = 15.0  # standard deviations of accumulated excess that are a change
+LARGEST = 5.0  # standard deviations one charge can contribute
+USUAL_SPREAD = 0.25  # of log(charge / expected), where no fit says
+
+QUALITY, CHARGE = 0, 1  # channels of Residuals
+
+
+class Health:
+    """A filter over HEALTH for each arm: quality is factor · q̂, and the factor jumps now and then.
+
+    Scores in [0, 1] enter by the likelihood s log(fq̂) + (1 − s) log(1 − fq̂). A belief returns to health slowly
+    as queries pass, so that an arm that failed is tried again.
+    """
+
+    def __init__(self) -> None:
+        self.belief: Float = np.zeros((0, len(HEALTH)))  # (M, H)
+
+    def grow(self) -> None:
+        """One more arm, believed well."""
+        self.belief = np.concatenate([self.belief, np.eye(len(HEALTH))[None, WELL]])
+
+    def factors(self) -> Float:
+        """(M,) expected factor on quality."""
+        return np.asarray(self.belief @ HEALTH)
+
+    def observe(self, arm: int, score: float, expected: float, weight: float) -> None:
+        """One score against what was expected of it."""
+        belief = self.belief[arm].copy()
+        jumped = belief[WELL] * FAILS
+        belief[:WELL] += jumped / WELL
+        belief[WELL] -= jumped
+        likely = np.clip(HEALTH * np.clip(expected, 0.02, 0.98), 0.005, 0.98)
+        belief *= np.exp(weight * (score * np.log(likely) + (1.0 - score) * np.log1p(-likely)))
+        self.belief[arm] = belief / belief.sum()
+
+    def pass_time(self) -> None:
+        """One query arrived."""
+        ill = self.belief[:, :WELL] * RECOVERS
+        self.belief[:, :WELL] -= ill
+        self.belief[:, WELL] += ill.sum(axis=1)
+
+
+class Tariff:
+    """A two-sided CUSUM (Page 1954) on log(charge / expected) for each arm; after an alarm, the mean since it began."""
+
+    def __init__(self) -> None:
+        self.spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
+        self.level: Float = np.zeros(0)  # (M,) log of the factor in force
+        self.sums: Float = np.zeros((0, 2, 3))  # (M, up or down, [excess, total since it was zero, count])
+        self.since: Float = np.zeros((0, 2))  # (M, [total, count]) since the last alarm
+
+    def grow(self) -> None:
+        """One more arm, charged as expected."""
+        self.spread, self.level = np.append(self.spread, USUAL_SPREAD), np.append(self.level, 0.0)
+        self.sums = np.concatenate([self.sums, np.zeros((1, 2, 3))])
+        self.since = np.concatenate([self.since, np.zeros((1, 2))])
+
+    def observe(self, arm: int, log_ratio: float) -> None:
+        """One charge against what was expected of it."""
+        z = float(np.clip((log_ratio - self.level[arm]) / max(self.spread[arm], 0.05), -LARGEST, LARGEST))
+        for side, sign in enumerate((1.0, -1.0)):
+            excess, total, count = self.sums[arm, side]
+            excess = max(0.0, excess + sign * z - SLACK)
+            self.sums[arm, side] = (excess, total + log_ratio, count + 1.0) if excess > 0 else (0.0, 0.0, 0.0)
+            if excess > ALARM:
+                self.since[arm] = self.sums[arm, side, 1:]
+                self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
+                self.sums[arm] = 0.0
+                return
+        if self.since[arm, 1] > 0:
+            self.since[arm] += log_ratio, 1.0
+            self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
+
+
+class Residuals:
+    """The last answers and how far each was from what was expected: kernel means correct queries near them.
+
+    Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
+    harder or longer than thought), and an arm's own answers for itself; each is shrunk to zero by `doubt` answers.
+    """
+
+    def __init__(self, *, size: int = 1024, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
+        self.vectors: Float32 = np.zeros((size, 0), np.float32)  # unit rows
+        self.values: Float = np.zeros((size, 0, 2))  # weight · residual at the arm that answered, else zero
+        self.seen: Float = np.zeros((size, 0, 2))  # weight at the arm that answered, else zero
+        self.count = 0
+        self._sharpness = sharpness
+        self._doubt = np.array(doubt)
+
+    def grow(self) -> None:
+        """One more arm."""
+        blank = np.zeros((len(self.values), 1, 2))
+        self.values, self.seen = np.concatenate([self.values, blank], 1), np.concatenate([self.seen, blank], 1)
+
+    def clear(self) -> None:
+        """Forget all answers."""
+        self.values[:], self.seen[:], self.count = 0.0, 0.0, 0
+
+    def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
+        """One answer of one arm to a query (d,)."""
+        if self.vectors.shape[1] != len(vector):
+            self.vectors = np.zeros((len(self.vectors), len(vector)), np.float32)
+            self.clear()
+        row = self.count % len(self.vectors)
+        self.vectors[row], self.values[row], self.seen[row] = vector, 0.0, 0.0
+        self.values[row, arm, channel], self.seen[row, arm, channel] = weight * residual, weight
+        self.count += 1
+
+    def shifts(self, vector: Float32) -> tuple[Float, Float]:
+        """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,)."""
+        held = min(self.count, len(self.vectors))
+        if held == 0 or self.vectors.shape[1] != len(vector):
+            return np.zeros(self.values.shape[1:]), np.zeros(self.values.shape[1:])
+        near = np.exp(self._sharpness * (self.vectors[:held] @ vector - 1.0)).astype(np.float64)
+        arms = self.values.shape[1]
+        total = (near @ self.values[:held].reshape(held, -1)).reshape(arms, 2)
+        weight = (near @ self.seen[:held].reshape(held, -1)).reshape(arms, 2)
+        others = (total.sum(axis=0) - total) / (weight.sum(axis=0) - weight + self._doubt)
+        return others, (total - weight * others) / (weight + self._doubt)
+
+
+class Drift:
+    """Health, tariff and residuals of every arm by name."""
+
+    def __init__(self) -> None:
+        self.health, self.tariff, self.residuals = Health(), Tariff(), Residuals()
+        self._rows: dict[str, int] = {}
+
+    def row(self, name: str) -> int:
+        """The row of an arm, new arms last."""
+        if name not in self._rows:
+            self._rows[name] = len(self._rows)
+            for part in (self.health, self.tariff, self.residuals):
+                part.grow()
+        return self._rows[name]
+
+    def find(self, name: str) -> int:
+        """The row of an arm, or -1 where nothing was learned of it."""
+        return self._rows.get(name, -1)
+
+    def state(self) -> State:
+        """Everything, as arrays."""
+        arrays = {name: np.array(getattr(self._part(part), name)) for part, name in DRIFT_STATE}
+        return arrays | {"names": np.array(list(self._rows), np.str_)}
+
+    def restore(self, state: State) -> None:
+        """Inverse of state()."""
+        for part, name in DRIFT_STATE:
+            setattr(self._part(part), name, np.array(state[name]))
+        self.residuals.count = int(self.residuals.count)
+        self._rows = {str(name): row for row, name in enumerate(state["names"])}
+
+    def _part(self, name: str) -> Health | Tariff | Residuals:
+        parts: dict[str, Health | Tariff | Residuals] = {
+            "health": self.health,
+            "tariff": self.tariff,
+            "residuals": self.residuals,
+        }
+        return parts[name]
+
+
+DRIFT_STATE = (
+    ("health", "belief"),
+    ("tariff", "spread"),
+    ("tariff", "level"),
+    ("tariff", "sums"),
+    ("tariff", "since"),
+    ("residuals", "vectors"),
+    ("residuals", "values"),
+    ("residuals", "seen"),
+    ("residuals", "count"),
+)
