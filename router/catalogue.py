@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.discovery import Found
 from backends.replicas import Replicas
+from router.admission import Admissions
 from router.building import build_backend
 from router.gateway.nouns import Catalogue
+from router.places import admissions_path
 from router.settings import Settings
 from router.settings.sections import EmbeddedBackend, VllmBackend
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
@@ -45,15 +47,29 @@ class Fleet:
         }
 
     def catalogue(self) -> Catalogue:
-        """Every candidate there is now, cheapest first. Raises: SettingsError where nothing prices one."""
+        """Every candidate there is now, cheapest first; a variant nobody admitted says so.
+
+        Raises: SettingsError where nothing prices one.
+        """
+        admissions = Admissions(admissions_path(self.settings))
+        return Catalogue(tuple([self._gated(model, admissions) for model in self.every_model()]), self.backends)
+
+    def _gated(self, model: Model, admissions: Admissions) -> Model:
+        packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedBackend) and not section.stores
+        is_variant = model.bits is not None and model.parent is not None and not packaged
+        if not is_variant or not self.settings.admission.required or admissions.admits(model.name):
+            return model
+        return replace(model, admitted=False)
+
+    def every_model(self) -> tuple[Model, ...]:
+        """Every model there is, cheapest first, whether admitted or not. Raises: SettingsError."""
         models = {model.name: model for model in self.settings.candidates()}
         for name, section in self.settings.backends.items():
             if isinstance(section, EmbeddedBackend) and section.discover:
                 models = {**{m.name: m for m in self._embedded(name, section)}, **models}
             elif isinstance(section, VllmBackend) and section.discover:
                 models = {**{m.name: m for m in self._told(name)}, **models}
-        ordered = sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name))
-        return Catalogue(tuple(ordered), self.backends)
+        return tuple(sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
     def _told(self, backend: str) -> Iterable[Model]:
         for found in self.backends[backend].models:

@@ -79,4 +79,6 @@ def _not_able(model: Model, needs: Needs) -> str | None:
 def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:
     if model.draining:
         return "draining"
+    if not model.admitted:
+        return f"a variant not admitted yet: run `pointsman admit {model.name}`"
     return None if is_up(model.backend) else "its backend is down"

@@ -19,6 +19,11 @@ def first_key_path(settings: Settings) -> Path:
     return settings.state_dir / "first-key"
 
 
+def admissions_path(settings: Settings) -> Path:
+    """The folder of verdicts on compressed variants."""
+    return settings.state_dir / "admissions"
+
+
 def snapshot_path(settings: Settings, process: int) -> Path:
     """The folder of one process's snapshot: replicas on one machine do not share theirs."""
     return settings.state_dir / f"views-{process}"

@@ -62,7 +62,7 @@ class OutcomeLog(Protocol):
         """
 
     def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
-        """Entries after a position ("" is the beginning), oldest first, each with its own; waits for more if `follow`."""
+        """Entries after a position ("" is the beginning), oldest first, with theirs; waits for more if `follow`."""
 
 
 class Keys(Protocol):

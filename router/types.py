@@ -43,6 +43,7 @@ class Model:
     capacity: NanoUsd | None = None  # the model's own budget per capacity_period_s
     capacity_period_s: int = 3600
     draining: bool = False
+    admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
 
 

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,6 +53,7 @@ class Runtime:
     meter: PrometheusMeter
     clock: Callable[[], float]
     version: str
+    retiring: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def missing(self) -> dict[str, str]:
         """What keeps the gateway from serving, by part; empty when it is ready."""
@@ -257,13 +258,14 @@ async def reload(runtime: Runtime, path: Path) -> None:
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:
-        asyncio.ensure_future(_retire(backend))
+        runtime.retiring.add(task := asyncio.ensure_future(_retire(backend)))
+        task.add_done_callback(runtime.retiring.discard)
 
 
 async def _retire(backend: Replicas) -> None:
     """Close a backend once its last request has ended."""
-    while backend.in_flight:
-        await asyncio.sleep(0.5)  # noqa: ASYNC110  (rare, and nobody waits for it)
+    while backend.in_flight:  # noqa: ASYNC110  (rare, and nobody waits for it)
+        await asyncio.sleep(0.5)
     await backend.aclose()
 
 

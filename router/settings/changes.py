@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from router.settings.document import Settings
 from router.settings.sections import ModelSection
 
-LIVE = ("models", "default_price", "preference", "aliases", "tenants", "backends", "admission")
+LIVE = ("models", "admission", "default_price", "preference", "aliases", "tenants", "backends", "admission")
 """Taken up while running: new backends are opened, those no model needs any more are closed once drained."""
 
 

@@ -216,3 +216,22 @@ async def test_a_model_whose_engines_have_no_room_is_passed_over_while_another_i
                 await until(passed_over)
                 pinned = await client.post("/v1/chat/completions", json=chat() | {"model": "full"})
                 assert pinned.json()["choices"][0]["message"]["content"] == "full"
+
+
+async def test_a_width_nobody_admitted_gets_no_traffic_until_there_is_a_verdict(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        one.models = [{"id": "m", "object": "model", "anyprec_bits": [3]}]
+        settings = settings_for(tmp_path, {}, default_price={"prompt": 1, "completion": 1})
+        settings["backends"] = {"engine": {"kind": "vllm", "url": one.url, "discover": True}}
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            refused = await client.post("/v1/chat/completions", json=chat() | {"model": "m@3bit"})
+            assert "pointsman admit m@3bit" in refused.json()["error"]["message"]
+            verdicts = tmp_path / "state" / "admissions"
+            verdicts.mkdir()
+            (verdicts / "m@3bit.json").write_text('{"admitted": true}')
+            await until(lambda: serves(client, "m@3bit"))
+            assert one.heard[-1].json()["vllm_xargs"] == {"anyprec_bits": 3}
+
+
+async def serves(client: httpx.AsyncClient, name: str) -> bool:
+    return (await client.post("/v1/chat/completions", json=chat() | {"model": name})).status_code == 200
