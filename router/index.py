@@ -42,6 +42,53 @@ class BruteForceIndex:
         return len(self._ids)
 
 
+class Recall:
+    """The hits of the latest `most` queries, brought up to date by the vectors added since each was searched.
+
+    A query asked again costs a look-up; where up to `newest` vectors came in between, also one small product.
+    """
+
+    def __init__(self, dim: int, *, most: int = 2_048, newest: int = 512) -> None:
+        self._most = most
+        self._hits: dict[bytes, tuple[int, int, Ids, Vectors]] = {}  # query -> (added then, k, ids, similarity)
+        self._vectors = np.zeros((newest, dim), np.float32)  # a ring of the vectors added last
+        self._ids = np.zeros(newest, np.int64)
+        self.added = 0  # vectors since the beginning
+
+    def add(self, vectors: Vectors, ids: Ids) -> None:
+        """Vectors went into the index."""
+        size = len(self._ids)
+        places = np.arange(self.added, self.added + len(ids))[-size:] % size
+        self._vectors[places], self._ids[places] = vectors[-size:], ids[-size:]
+        self.added += len(ids)
+
+    def find(self, query: Vectors, k: int) -> tuple[Ids, Vectors] | None:
+        """Hits of a query (d,) as the index would give them now, or None where they are not known."""
+        key = query.tobytes()
+        known = self._hits.pop(key, None)
+        if known is None or known[1] != k or self.added - known[0] > len(self._ids):
+            return None
+        then, _, ids, similarity = known
+        if then < self.added:
+            ids, similarity = self._merged(query, k, then, ids, similarity)
+        self._hits[key] = (self.added, k, ids, similarity)
+        return ids, similarity
+
+    def keep(self, query: Vectors, k: int, then: int, ids: Ids, similarity: Vectors) -> None:
+        """Remember what the index answered when `then` vectors had been added."""
+        self._hits[query.tobytes()] = (then, k, ids, similarity)
+        if len(self._hits) > self._most:
+            del self._hits[next(iter(self._hits))]
+
+    def _merged(self, query: Vectors, k: int, then: int, ids: Ids, similarity: Vectors) -> tuple[Ids, Vectors]:
+        places = np.arange(then, self.added) % len(self._ids)
+        fresh = self._vectors[places] @ query
+        all_ids = np.concatenate([ids, self._ids[places]])
+        all_similarity = np.concatenate([similarity, fresh.astype(np.float32)])
+        order = np.argsort(-all_similarity, kind="stable")[:k]
+        return all_ids[order], all_similarity[order]
+
+
 class FaissIndex:
     """IndexFlatIP up to `graph_from` vectors, IndexHNSWFlat beyond (M = 32, ef_construction = 200).
 
@@ -56,6 +103,7 @@ class FaissIndex:
         self._index: faiss.Index = faiss.IndexFlatIP(dim)
         self._ids = np.empty(0, np.int64)  # by row; capacity grows by doubling
         self._lock = threading.Lock()
+        self._recall = Recall(dim)
 
     def add(self, vectors: Vectors, ids: Ids) -> None:
         """See NeighbourIndex.add."""
@@ -63,13 +111,26 @@ class FaissIndex:
             self._grow(self._index.ntotal + len(ids))
             self._ids[self._index.ntotal : self._index.ntotal + len(ids)] = ids
             self._index.add(np.ascontiguousarray(vectors, np.float32))
+            self._recall.add(vectors, ids)
         if not self.is_graph and self._index.ntotal > self._graph_from:
             graph = self._as_graph(self._index)
             with self._lock:
                 self._index = graph
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """See NeighbourIndex.search."""
+        """See NeighbourIndex.search. One query at a time is remembered."""
+        if len(queries) != 1:
+            return self._search(queries, k)
+        with self._lock:
+            found, then = self._recall.find(queries[0], k), self._recall.added
+        if found is not None:
+            return Hits([found[0]], [found[1]])
+        hits = self._search(queries, k)
+        with self._lock:
+            self._recall.keep(queries[0], k, then, hits.ids[0], hits.similarity[0])
+        return hits
+
+    def _search(self, queries: Vectors, k: int) -> Hits:
         with self._lock:
             k = min(k, self._index.ntotal)
             if k == 0:
@@ -103,6 +164,7 @@ class FaissIndex:
         with self._lock:
             self._index = index
             self._ids = np.load(folder / "ids.npy")
+            self._recall = Recall(self.dim)
             if self.is_graph:
                 self._index.hnsw.efSearch = self._ef_search
 

@@ -89,3 +89,19 @@ def test_an_index_of_another_dimension_is_refused(tmp_path: Path) -> None:
     FaissIndex(DIM).save(tmp_path)
     with pytest.raises(ValueError, match="32 dimensions, the embedder 16"):
         FaissIndex(16).load(tmp_path)
+
+
+def test_a_query_asked_again_finds_what_was_added_since() -> None:
+    rng = np.random.default_rng(5)
+    vectors = unit(rng, 3_000)
+    index, reference = FaissIndex(DIM, graph_from=10_000), BruteForceIndex(DIM)
+    queries = unit(rng, 4)
+    for start in range(0, 3_000, 700):  # more than are remembered singly, then fewer, then none
+        for step in (slice(start, start + 600), slice(start + 600, start + 700), slice(0, 0)):
+            ids = np.arange(3_000)[step]
+            index.add(vectors[step], ids)
+            reference.add(vectors[step], ids)
+            for query in queries:
+                found, expected = index.search(query[None, :], 20), reference.search(query[None, :], 20)
+                assert np.array_equal(found.ids[0], expected.ids[0])
+                assert np.allclose(found.similarity[0], expected.similarity[0], atol=1e-6)
