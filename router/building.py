@@ -9,11 +9,15 @@ import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.anyprec.engine.service import EmbeddedModel
+from backends.anyprec.errors import AnyprecError
 from backends.breaker import BreakerRule
+from backends.embedded import EmbeddedBackend
 from backends.embedders.cache import CachedEmbedder
 from backends.embedders.hashing import HashingEmbedder
 from backends.embedders.openai import OpenAIEmbedder
@@ -33,6 +37,9 @@ from router.ports import Keys
 from router.settings import Settings, sections
 from router.types import Principal
 
+if TYPE_CHECKING:
+    from backends.family.catalogue import Candidate
+
 
 def build_backend(name: str, section: sections.Backend) -> Replicas:
     """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
@@ -50,11 +57,29 @@ def _engines(name: str, section: sections.Backend) -> Sequence[tuple[str, Backen
     if isinstance(section, sections.LitellmBackend):
         return [(f"{name}/{i}", _named(_litellm(name, section, each), each)) for i, each in enumerate(section.replicas)]
     if isinstance(section, sections.EmbeddedBackend):
-        from backends.embedded import EmbeddedBackend  # noqa: PLC0415  (the engine is loaded where it is configured)
-        from backends.family.catalogue import WEIGHTS  # noqa: PLC0415
-
-        return [(name, EmbeddedBackend(section.stores or WEIGHTS, name=name, queue=section.queue))]
+        return [(name, _embedded(name, section))]
     return [(name, Scripted(always(Line(text=section.text)), name=name))]
+
+
+def _embedded(name: str, section: sections.EmbeddedBackend) -> EmbeddedBackend:
+    from backends.family.catalogue import WEIGHTS  # noqa: PLC0415  (the family is looked for where it is configured)
+
+    try:
+        return EmbeddedBackend(section.stores or WEIGHTS, name=name, queue=section.queue)
+    except AnyprecError as error:
+        raise SettingsError(f"backends.{name}.stores: {error}", param=f"backends.{name}.stores") from error
+
+
+def family() -> tuple[Candidate, ...]:
+    """The candidates of the packaged family, cheapest first."""
+    from backends.family.catalogue import CATALOGUE  # noqa: PLC0415
+
+    return CATALOGUE
+
+
+def models_of(engine: Backend) -> list[EmbeddedModel]:
+    """What an embedded engine offers; nothing where it is another kind of engine."""
+    return engine.models() if isinstance(engine, EmbeddedBackend) else []
 
 
 def _named(engine: Backend, replica: sections.Replica) -> Backend:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.discovery import Found
 from backends.replicas import Replicas
 from router.admission import Admissions
-from router.building import build_backend
+from router.building import build_backend, family, models_of
 from router.gateway.nouns import Catalogue
 from router.places import admissions_path
 from router.settings import Settings
 from router.settings.sections import EmbeddedBackend, VllmBackend
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
+
+if TYPE_CHECKING:
+    from backends.family.catalogue import Candidate
 
 FULL = 0.97  # of a KV cache
 
@@ -76,19 +79,33 @@ class Fleet:
             yield self.settings.discovered(backend, _upstream(found), **_facts(found))
 
     def _embedded(self, backend: str, section: EmbeddedBackend) -> Iterable[Model]:
-        from backends.family.catalogue import CATALOGUE  # noqa: PLC0415  (known where the family is configured)
-
-        for candidate in () if section.stores else CATALOGUE:
-            yield self.settings.discovered(
+        if not section.stores:
+            return [self._packaged(backend, candidate) for candidate in family()]
+        engine = self.backends[backend].replicas[0].backend
+        return [
+            self.settings.discovered(
                 backend,
-                candidate.name,
-                price=Price(_nano(candidate.prompt_usd), _nano(candidate.completion_usd)),
-                context_tokens=candidate.context_tokens,
-                parent=candidate.parent,
-                bits=candidate.bits,
-                parameters=candidate.parameters,
+                found.name,
+                context_tokens=found.context_tokens,
+                parent=found.parent,
+                bits=found.bits,
+                parameters=found.parameters,
                 bytes_per_token=1.0,
             )
+            for found in models_of(engine)
+        ]
+
+    def _packaged(self, backend: str, candidate: Candidate) -> Model:
+        return self.settings.discovered(
+            backend,
+            candidate.name,
+            price=Price(_nano(candidate.prompt_usd), _nano(candidate.completion_usd)),
+            context_tokens=candidate.context_tokens,
+            parent=candidate.parent,
+            bits=candidate.bits,
+            parameters=candidate.parameters,
+            bytes_per_token=1.0,
+        )
 
 
 async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
