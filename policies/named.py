@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 
 from policies.composed import Composed
+from policies.estimators.abilities import Abilities
 from policies.estimators.linear import Linear
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans, leave_one_out
@@ -121,6 +122,10 @@ def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: floa
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), Epsilon(share))
 
 
+def _preference(arms: Arms, /, *, rank: int = 6, explore: float = 0.02, k: int = 40) -> StoredPolicy:
+    return Composed(Abilities(NeighbourMeans(Means(), k=k), rank=rank), Flat(), _explorer(explore))
+
+
 _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "paced": _paced,
     "random": _random,
@@ -133,6 +138,7 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "linucb": _linucb,
     "thompson": _thompson,
     "epsilon": _epsilon,
+    "preference": _preference,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
