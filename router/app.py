@@ -89,9 +89,11 @@ def _shape_errors(rest: FastAPI) -> None:
 
     @rest.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        return await known(request, InvalidRequest(message, status=error.status_code, code=code))
+        wrong_method = request.url.path in PATHS  # a POST there never comes here
+        status, detail = (405, "this path takes POST") if wrong_method else (error.status_code, error.detail)
+        code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
+        message = f"{request.method} {request.url.path}: {detail}"
+        return await known(request, InvalidRequest(message, status=status, code=code))
 
     @rest.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
