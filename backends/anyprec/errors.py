@@ -1,9 +1,9 @@
 """What can go wrong with a store, its makers and its engine.
 
-    AnyprecError
-    ├── Corrupt       a file is missing, truncated or not the one that was written
-    ├── Unsupported   the checkpoint, width or architecture is not one this package can handle
-    └── NoRoom        the disk is too small for what would be written
+AnyprecError
+├── Corrupt       a file is missing, truncated or not the one that was written
+├── Unsupported   the checkpoint, width or architecture is not one this package can handle
+└── NoRoom        the disk is too small for what would be written
 """
 
 from __future__ import annotations

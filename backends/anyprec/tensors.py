@@ -41,7 +41,7 @@ class Entry:
     size_bytes: int
 
 
-def read_header(file: Path) -> tuple[dict[str, Any], int]:
+def _header(file: Path) -> tuple[dict[str, Any], int]:
     """The JSON header of a safetensors file and the byte at which its data begins. Raises: Corrupt."""
     try:
         with file.open("rb") as handle:
@@ -51,8 +51,21 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(handle.read(length))
     except (OSError, ValueError) as error:
         raise Corrupt(f"{file}: no readable safetensors header ({error})") from error
-    header.pop("__metadata__", None)
     return header, 8 + length
+
+
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The tensors a header lists, and the byte at which their data begins. Raises: Corrupt."""
+    header, start = _header(file)
+    header.pop("__metadata__", None)
+    return header, start
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The free-form strings in a safetensors header. Raises: Corrupt."""
+    header, _ = _header(file)
+    found: dict[str, str] = header.get("__metadata__", {})
+    return found
 
 
 def entries_of(file: Path) -> dict[str, Entry]:
