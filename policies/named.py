@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
+from policies.cascade import Cascade
 from policies.composed import Composed
 from policies.estimators.abilities import Abilities
 from policies.estimators.linear import Linear
@@ -98,7 +99,7 @@ def _linucb(
     *,
     width: float = 0.5,
     rank: int = 48,
-    ridge: float = 8.0,
+    ridge: float = 30.0,
     discount: float = 0.9995,
     k: int = 40,
 ) -> StoredPolicy:
@@ -111,7 +112,7 @@ def _thompson(
     *,
     width: float = 1.0,
     rank: int = 48,
-    ridge: float = 8.0,
+    ridge: float = 30.0,
     discount: float = 0.9995,
     k: int = 40,
 ) -> StoredPolicy:
@@ -122,8 +123,14 @@ def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: floa
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), Epsilon(share))
 
 
-def _preference(arms: Arms, /, *, rank: int = 6, explore: float = 0.02, k: int = 40) -> StoredPolicy:
+def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, k: int = 40) -> StoredPolicy:
     return Composed(Abilities(NeighbourMeans(Means(), k=k), rank=rank), Flat(), _explorer(explore))
+
+
+def _cascade(
+    arms: Arms, /, *, risk: float = 0.1, right_from: float = 0.5, k: int = 40, shrinkage: float = 10.0
+) -> StoredPolicy:
+    return Cascade(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), risk=risk, right_from=right_from)
 
 
 _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
@@ -139,6 +146,7 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "thompson": _thompson,
     "epsilon": _epsilon,
     "preference": _preference,
+    "cascade": _cascade,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

@@ -104,6 +104,7 @@ class Outcome:
     purse: str = ""  # Purse.name the money came from
     candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
     expected: Estimates | None = None  # what was expected of the candidates when it was decided
+    signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
 
     @property
     def is_judgement(self) -> bool:

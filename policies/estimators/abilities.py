@@ -47,7 +47,7 @@ class Fitted:
 class Abilities:
     """q̂ = I_m · [1, skills(x)] with its variance; before a first refit, and for cost, what `beside` says."""
 
-    def __init__(self, beside: Estimator, *, rank: int = 6, directions: int = 48, ridge: float = 8.0) -> None:
+    def __init__(self, beside: Estimator, *, rank: int = 4, directions: int = 48, ridge: float = 30.0) -> None:
         if rank < 1 or directions < 1:
             raise ValueError(f"rank is {rank} and directions {directions}, expected ≥ 1")
         if not ridge > 0:

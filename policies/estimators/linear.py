@@ -114,7 +114,7 @@ class Linear:
     """
 
     def __init__(
-        self, beside: Estimator, *, rank: int = 48, ridge: float = 8.0, discount: float = 1.0, block: int = 64
+        self, beside: Estimator, *, rank: int = 48, ridge: float = 30.0, discount: float = 1.0, block: int = 64
     ) -> None:
         if rank < 1 or block < 1:
             raise ValueError(f"rank is {rank} and block {block}, expected ≥ 1")
@@ -156,7 +156,9 @@ class Linear:
         age = np.arange(len(phi))[::-1]
         for column, arm in enumerate(history.arms):
             seen = ~np.isnan(history.scores[:, column])
-            fresh.add_many(arm.name, phi[seen], history.scores[seen, column], np.power(self._discount, age[seen], dtype=np.float64))
+            fresh.add_many(
+                arm.name, phi[seen], history.scores[seen, column], np.power(self._discount, age[seen], dtype=np.float64)
+            )
         fresh.solve()
         self._posterior = fresh
 

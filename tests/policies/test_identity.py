@@ -45,21 +45,21 @@ def newcomer_errors(history: History, means: np.ndarray, rows: np.ndarray) -> fl
     estimator.refit(without_newcomer(history, rows))
     found = [
         estimator.estimate(replace(make_context(ARMS, None, 1), embedding=vector)).quality[NEWCOMER]
-        for vector in history.embeddings[:300]
+        for vector in history.embeddings[:150]
     ]
-    return float(np.mean((np.array(found) - means[:300, NEWCOMER]) ** 2))
+    return float(np.mean((np.array(found) - means[:150, NEWCOMER]) ** 2))
 
 
 def test_a_newcomer_is_placed_from_thirty_prompts() -> None:
     history, means = make_world()
     rows = np.random.default_rng(3).choice(ROWS, 30, replace=False)
-    mean_alone = float(np.mean((history.scores[rows, NEWCOMER].mean() - means[:300, NEWCOMER]) ** 2))
+    mean_alone = float(np.mean((history.scores[rows, NEWCOMER].mean() - means[:150, NEWCOMER]) ** 2))
     assert newcomer_errors(history, means, rows) < 0.5 * mean_alone
 
 
 def test_prompts_chosen_for_information_place_a_newcomer_better_than_random_ones() -> None:
     chosen, random = [], []
-    for seed in range(4):
+    for seed in range(3):
         history, means = make_world(seed)
         estimator = Abilities(Means())
         estimator.refit(without_newcomer(history, np.array([], int)))

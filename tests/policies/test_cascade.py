@@ -1,0 +1,153 @@
+"""Signatures of answers, thresholds with a bounded risk, and escalation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policies.conformal import NEVER, possible_best, risk_threshold
+from policies.named import build
+from policies.signature import FEATURES, FLOOR, Head, chat_signature, signature
+from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
+
+ARMS = make_arms(3)
+
+
+def draw_answers(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Signatures (n, 12) and whether each answer is right: sure answers are right more often."""
+    sure = rng.random(count)
+    right = rng.random(count) < 0.2 + 0.75 * sure
+    signatures = rng.normal(size=(count, len(FEATURES)))
+    signatures[:, 0] = -2 + 2 * sure + 0.3 * rng.normal(size=count)
+    return signatures, right
+
+
+def test_a_hesitant_answer_has_more_entropy_and_less_margin() -> None:
+    sure = signature(np.full(10, -0.01), np.tile([-0.01, -5.0, -7.0], (10, 1)), finish_reason="stop")
+    torn = signature(np.full(10, -1.1), np.tile([-1.0, -1.1, -1.2], (10, 1)), finish_reason="stop")
+    at = {name: i for i, name in enumerate(FEATURES)}
+    assert torn[at["mean_entropy"]] > sure[at["mean_entropy"]]
+    assert torn[at["mean_margin"]] < sure[at["mean_margin"]]
+    assert (torn[at["share_not_first"]], sure[at["share_not_first"]]) == (1.0, 0.0)
+
+
+def test_an_empty_answer_still_has_its_ending() -> None:
+    found = signature(np.zeros(0), np.zeros((0, 1)), finish_reason="length")
+    assert found[FEATURES.index("cut_off")] == 1.0
+    assert found.sum() == 1.0
+
+
+def test_impossible_tokens_do_not_make_a_signature_infinite() -> None:
+    found = signature(np.array([-np.inf, -9999.0]), np.array([[-0.1], [-0.2]]), finish_reason="stop")
+    assert np.isfinite(found).all()
+    assert found[FEATURES.index("least_logprob")] == FLOOR
+
+
+def test_a_chat_completion_gives_the_same_signature_as_its_arrays() -> None:
+    token = {"token": "a", "logprob": -0.5, "top_logprobs": [{"logprob": -0.5}, {"logprob": -1.5}]}
+    choice = {"finish_reason": "stop", "logprobs": {"content": [token, token]}}
+    direct = signature(np.array([-0.5, -0.5]), np.array([[-0.5, -1.5]] * 2), finish_reason="stop")
+    np.testing.assert_array_equal(chat_signature(choice), direct)
+
+
+def test_a_chat_completion_without_logprobs_has_no_signature() -> None:
+    assert chat_signature({"finish_reason": "stop", "logprobs": None}) is None
+
+
+def test_malformed_logprobs_are_refused() -> None:
+    with pytest.raises(ValueError, match="malformed logprobs"):
+        chat_signature({"logprobs": {"content": [{"token": "a"}]}})
+
+
+def test_a_heads_confidence_is_calibrated_on_answers_it_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    signatures, right = draw_answers(rng, 2000)
+    head = Head()
+    head.fit(signatures, right, np.ones(2000))
+    fresh, truth = draw_answers(rng, 4000)
+    confidences = np.array([head.confidence(each) for each in fresh])
+    for low in (0.3, 0.5, 0.7):
+        bucket = (confidences >= low) & (confidences < low + 0.2)
+        assert abs(truth[bucket].mean() - confidences[bucket].mean()) < 0.08
+    assert head.reliability > 0.02
+
+
+def test_the_share_of_wrong_answers_returned_stays_below_the_risk() -> None:
+    risk, lost = 0.1, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        confidences = rng.random(300)
+        wrong = rng.random(300) > confidences
+        threshold = risk_threshold(confidences[:200], wrong[:200], risk=risk)
+        lost.append(np.mean(wrong[200:] & (confidences[200:] >= threshold)))
+    chance = 3 * np.std(lost) / np.sqrt(len(lost))
+    assert 0.6 * risk < np.mean(lost) <= risk + chance
+
+
+def test_a_weighted_log_is_repaired_by_inverse_propensities() -> None:
+    risk, lost = 0.1, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        confidences = rng.random(1200)
+        wrong = rng.random(1200) > confidences
+        propensities = 0.2 + 0.8 * confidences
+        logged = rng.random(1000) < propensities[:1000]
+        weights = 1 / propensities[:1000][logged]
+        threshold = risk_threshold(confidences[:1000][logged], wrong[:1000][logged], risk=risk, weights=weights)
+        lost.append(np.mean(wrong[1000:] & (confidences[1000:] >= threshold)))
+    chance = 3 * np.std(lost) / np.sqrt(len(lost))
+    assert np.mean(lost) <= risk + chance
+
+
+def test_too_few_answers_for_the_risk_return_nothing() -> None:
+    assert risk_threshold(np.ones(8), np.zeros(8, bool), risk=0.1) == NEVER
+
+
+def test_arms_whose_intervals_overlap_the_best_may_be_the_best() -> None:
+    found = possible_best(np.array([0.9, 0.85, 0.2]), np.array([0.05, 0.05, 0.05]), coverage=0.9)
+    assert found.tolist() == [True, True, False]
+
+
+def taught_cascade(seed: int = 0) -> object:
+    """A cascade whose smallest model was judged 600 times."""
+    rng = np.random.default_rng(seed)
+    policy = build("cascade", ARMS, {"risk": 0.15})
+    signatures, right = draw_answers(rng, 600)
+    for i in range(600):
+        outcome = make_outcome(make_context(ARMS, None, i), "model-0", score=float(right[i]))
+        policy.learn(replace(outcome, signature=signatures[i], propensity=1.0))
+    policy.refit(make_history(ARMS))
+    return policy
+
+
+def test_an_unsure_answer_escalates_and_a_sure_one_is_returned() -> None:
+    policy = taught_cascade()
+    sure, unsure = np.zeros(len(FEATURES)), np.zeros(len(FEATURES))
+    sure[0], unsure[0] = 0.3, -2.5
+    assert policy.returns("model-0", sure)
+    assert not policy.returns("model-0", unsure)
+
+
+def test_what_a_cascade_returns_is_wrong_no_more_often_than_the_risk() -> None:
+    lost = []
+    for seed in range(8):
+        policy = taught_cascade(seed)
+        signatures, right = draw_answers(np.random.default_rng(1000 + seed), 500)
+        returned = np.array([policy.returns("model-0", each) for each in signatures])
+        lost.append(np.mean(returned & ~right))
+    assert np.mean(lost) <= 0.15 + 0.02
+
+
+def test_answers_of_a_model_nobody_judged_are_returned_and_not_believed() -> None:
+    policy = build("cascade", ARMS)
+    assert policy.returns("model-1", np.zeros(len(FEATURES)))
+    assert policy.confidence("model-1", np.zeros(len(FEATURES))) == (0.5, 0.0)
+
+
+def test_being_able_to_escalate_makes_a_small_start_worth_more() -> None:
+    plain, taught = build("cascade", ARMS), taught_cascade()
+    plain.refit(make_history(ARMS))
+    context = make_context(ARMS, make_history(ARMS), preference=100.0)
+    assert taught.propose(context).scores[0] > plain.propose(context).scores[0]
