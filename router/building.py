@@ -9,6 +9,7 @@ import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,12 +63,16 @@ def _engines(name: str, section: sections.Backend) -> Sequence[tuple[str, Backen
 
 
 def _embedded(name: str, section: sections.EmbeddedBackend) -> EmbeddedBackend:
-    from backends.family.catalogue import WEIGHTS  # noqa: PLC0415  (the family is looked for where it is configured)
-
     try:
-        return EmbeddedBackend(section.stores or WEIGHTS, name=name, queue=section.queue)
+        return EmbeddedBackend(section.stores or _weights(), name=name, queue=section.queue)
     except AnyprecError as error:
         raise SettingsError(f"backends.{name}.stores: {error}", param=f"backends.{name}.stores") from error
+
+
+def _weights() -> Mapping[str, Path]:
+    from backends.family.catalogue import WEIGHTS  # noqa: PLC0415  (the family is looked for where it is configured)
+
+    return WEIGHTS
 
 
 def family() -> tuple[Candidate, ...]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 import socket
 import threading
+import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,26 +22,18 @@ from uvicorn.supervisors import Multiprocess
 
 from router.app import App
 from router.errors import SettingsError
-from router.settings import Settings, load
+from router.settings import load
 from router.wiring import open_runtime, prepare
 
-
-class _Announced(uvicorn.Server):
-    """Says that it is up once it listens."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
+START_LIMIT_S = 120.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def make_app(path: Path | None) -> App:
     """The application a worker process runs; each reads the settings file itself."""
-    return App(partial(open_runtime, load(path), path))
+    settings = load(path)
+    logging.basicConfig(level=settings.telemetry.level.upper(), format=LOG_FORMAT)
+    return App(partial(open_runtime, settings, path))
 
 
 def serve(
@@ -57,7 +52,7 @@ def serve(
         http="httptools",
         lifespan="on",
         log_level="warning",
-        access_log=False,
+        access_log=settings.telemetry.access_log,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(server.drain_s),
@@ -69,19 +64,27 @@ def serve(
     for note in settings.notes:
         say(f"note: {note}")
     url = "http://{}:{}".format(*listening.getsockname()[:2])
-    announce = partial(say, welcome(url, key, settings))
+    listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
+    threading.Thread(target=_announce, args=(url, key, say), daemon=True).start()
     if config.workers == 1:
-        _Announced(config, announce).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])
     else:
-        listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
-        threading.Thread(target=_announce_when_up, args=(url, announce), daemon=True).start()
         Multiprocess(config, sockets=[listening]).run()
     return 0
 
 
-def _announce_when_up(url: str, announce: Callable[[], None]) -> None:
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=120):
-        announce()
+def _announce(url: str, key: str | None, say: Callable[[str], None]) -> None:
+    """Say that the gateway is up once it answers; nothing is said of one that does not start."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"{url}/health", timeout=START_LIMIT_S).close()
+        request = urllib.request.Request(f"{url}/v1/models", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=START_LIMIT_S) as answer:
+                names = [model["id"] for model in json.load(answer)["data"]]
+        except urllib.error.HTTPError:  # keys are required and none was made here
+            names = ["auto"]
+        say(welcome(url, key, names))
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:
@@ -98,15 +101,13 @@ def _bind(config: uvicorn.Config) -> socket.socket:
     return listening
 
 
-def welcome(url: str, key: str | None, settings: Settings) -> str:
+def welcome(url: str, key: str | None, names: Sequence[str]) -> str:
     """What a newcomer needs: the URL, the models, a request to paste."""
-    names = ", ".join(model.name for model in settings.candidates())
-    aliases = ", ".join(f"auto:{name}" for name in settings.aliases)
     authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
     return f"""
 Pointsman is up at {url}
-  models   auto, {aliases}, {names}
-  key      {key or "none needed"}
+  models   {", ".join(names)}
+  key      {key or "one of your own"}
   docs     {url}/docs
 
   curl {url}/v1/chat/completions{authorization} \\

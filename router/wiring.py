@@ -186,6 +186,7 @@ def options_of(settings: Settings) -> Options:
         policy=settings.policy.name,
         preference=settings.preference.default,
         aliases=settings.aliases,
+        remember=settings.log.enabled,
         reference_usd=settings.preference.reference_usd,
         k=settings.index.k,
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),

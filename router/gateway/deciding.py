@@ -76,6 +76,8 @@ class Decider:
         models, refusals = self._with_room(models, refusals)
         if not models:
             raise self._nobody(call, refusals)
+        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(models) > 1:
+            raise _one_space(models)
         embedding = await self._embed(call)
         stages.mark("embed")
         purse = await self._purse(principal)
@@ -238,6 +240,12 @@ class Decider:
     def _preference(self, principal: Principal, call: Call) -> float:
         knob = call.preference if call.preference is not None else principal.preference
         return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
+
+
+def _one_space(models: tuple[Model, ...]) -> InvalidRequest:
+    """Vectors of different models do not compare, so embeddings are never routed."""
+    names = ", ".join(model.name for model in models)
+    return InvalidRequest(f"embeddings need a model's own name; there are {names}", param="model")
 
 
 @lru_cache(maxsize=4096)

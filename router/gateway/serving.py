@@ -148,7 +148,8 @@ class Gateway:
         call, model = opened.call, opened.model
         extra: dict[str, object] = dict(model.extra_body)
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
-            extra.setdefault("max_tokens", model.max_output_tokens)  # or the hold would not cover the answer
+            limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
+            extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         request = Request(
             path=call.path,
             fields=call.fields,
