@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.forest import Forest
+from policies.estimators.newcomers import newcomers
 from policies.types import Arm, Float, Float32
 
 
@@ -18,7 +19,7 @@ class Charges:
     without, the whole charge is predicted.
     """
 
-    def __init__(self, *, trees: int = 30, depth: int = 12, leaf: int = 5) -> None:
+    def __init__(self, *, trees: int = 30, depth: int = 10, leaf: int = 5) -> None:
         self._forest = Forest(trees=trees, depth=depth, leaf=leaf, inputs=0.5)
         self._centre: Float = np.zeros(0)  # (p,)
         self._slopes: Float = np.zeros((0, 0))  # (p, M)
@@ -28,7 +29,7 @@ class Charges:
     def fit(self, arms: tuple[Arm, ...], inputs: Float32, prompt_tokens: NDArray[np.int64], costs: Float) -> None:
         """inputs (n, p) surface features; prompt_tokens (n,); costs (n, M) USD, NaN where never observed."""
         self._prices = np.array([(arm.prompt_price, arm.completion_price) for arm in arms]).reshape(-1, 2)
-        logs = self._logs(prompt_tokens, costs)
+        logs = self._likened(self._logs(prompt_tokens, costs))
         self._centre = inputs.mean(axis=0, dtype=np.float64)
         self._regress(inputs - self._centre, logs)
         residuals = logs - self._linear(inputs)
@@ -59,6 +60,19 @@ class Charges:
         prompt, completion = self._prices.T
         tokens = (costs - np.outer(prompt_tokens, prompt)) / np.where(completion > 0, completion, 1.0)
         return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
+
+    def _likened(self, logs: Float) -> Float:
+        """(n, M) logs with a newcomer's gaps filled by the row's mean over like arms and the newcomer's distance to it."""
+        new, listed = newcomers(logs), self._prices[:, 1] > 0
+        filled = logs.copy()
+        for arm in np.flatnonzero(new):
+            like = ~new & (listed == listed[arm])
+            if like.any() and not np.isnan(logs[:, like]).all(axis=1).any():
+                usual = np.nanmean(logs[:, like], axis=1)
+                distance = (logs[:, arm] - usual)[~np.isnan(logs[:, arm])]
+                gap = np.isnan(logs[:, arm])
+                filled[gap, arm] = usual[gap] + (distance.mean() if len(distance) else 0.0)
+        return filled
 
     def _regress(self, centred: Float, logs: Float) -> None:
         self._slopes = np.zeros((centred.shape[1], logs.shape[1]))

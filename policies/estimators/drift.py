@@ -100,20 +100,18 @@ class Residuals:
 
     def __init__(self, *, size: int = 1024, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
         self.vectors: Float32 = np.zeros((size, 0), np.float32)  # unit rows
-        self.values: Float = np.zeros((size, 0, 2))  # weight · residual at the arm that answered, else zero
-        self.seen: Float = np.zeros((size, 0, 2))  # weight at the arm that answered, else zero
+        self.sums: Float32 = np.zeros((size, 2, 0, 2), np.float32)  # weight · residual, weight; arm; channel
         self.count = 0
         self._sharpness = sharpness
         self._doubt = np.array(doubt)
 
     def grow(self) -> None:
         """One more arm."""
-        blank = np.zeros((len(self.values), 1, 2))
-        self.values, self.seen = np.concatenate([self.values, blank], 1), np.concatenate([self.seen, blank], 1)
+        self.sums = np.concatenate([self.sums, np.zeros((len(self.sums), 2, 1, 2), np.float32)], axis=2)
 
     def clear(self) -> None:
         """Forget all answers."""
-        self.values[:], self.seen[:], self.count = 0.0, 0.0, 0
+        self.sums[:], self.count = 0.0, 0
 
     def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
         """One answer of one arm to a query (d,)."""
@@ -121,21 +119,28 @@ class Residuals:
             self.vectors = np.zeros((len(self.vectors), len(vector)), np.float32)
             self.clear()
         row = self.count % len(self.vectors)
-        self.vectors[row], self.values[row], self.seen[row] = vector, 0.0, 0.0
-        self.values[row, arm, channel], self.seen[row, arm, channel] = weight * residual, weight
+        self.vectors[row], self.sums[row] = vector, 0.0
+        self.sums[row, :, arm, channel] = weight * residual, weight
         self.count += 1
 
     def shifts(self, vector: Float32) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,)."""
         held = min(self.count, len(self.vectors))
         if held == 0 or self.vectors.shape[1] != len(vector):
-            return np.zeros(self.values.shape[1:]), np.zeros(self.values.shape[1:])
-        near = np.exp(self._sharpness * (self.vectors[:held] @ vector - 1.0)).astype(np.float64)
-        arms = self.values.shape[1]
-        total = (near @ self.values[:held].reshape(held, -1)).reshape(arms, 2)
-        weight = (near @ self.seen[:held].reshape(held, -1)).reshape(arms, 2)
+            nothing = np.zeros(self.sums.shape[2:])
+            return nothing, nothing
+        near = self.vectors[:held] @ vector
+        near -= 1.0
+        near *= self._sharpness
+        found = near_sums(np.exp(near, out=near), self.sums[:held])
+        total, weight = found.astype(np.float64)
         others = (total.sum(axis=0) - total) / (weight.sum(axis=0) - weight + self._doubt)
         return others, (total - weight * others) / (weight + self._doubt)
+
+
+def near_sums(near: Float32, sums: Float32) -> Float32:
+    """(2, M, 2) sums (h, 2, M, 2) weighted by nearness (h,)."""
+    return (near @ sums.reshape(len(near), -1)).reshape(sums.shape[1:])
 
 
 class Drift:
@@ -185,7 +190,6 @@ DRIFT_STATE = (
     ("tariff", "sums"),
     ("tariff", "since"),
     ("residuals", "vectors"),
-    ("residuals", "values"),
-    ("residuals", "seen"),
+    ("residuals", "sums"),
     ("residuals", "count"),
 )

@@ -75,11 +75,21 @@ class Forest:
 
     def _leaves(self, inputs: Float32) -> Nodes:
         """(m, T) the leaf each row of inputs (m, p) falls into."""
+        if len(inputs) == 1:
+            return self._leaves_of_one(inputs[0])[None]
         nodes = np.repeat(self._roots[None], len(inputs), axis=0)
         rows = np.arange(len(inputs))[:, None]
         for _ in range(int(self._growth["max_depth"])):
             right = inputs[rows, self._input[nodes]] > self._threshold[nodes]
             nodes = self._child[2 * nodes + right]
+        return nodes
+
+    def _leaves_of_one(self, row: Float32) -> Nodes:
+        """(T,) the same for one row (p,), in a quarter of the time."""
+        nodes = self._roots
+        for _ in range(int(self._growth["max_depth"])):
+            right = row.take(self._input.take(nodes)) > self._threshold.take(nodes)
+            nodes = self._child.take(2 * nodes + right)
         return nodes
 
     def _flatten(self, model: ExtraTreesRegressor) -> None:

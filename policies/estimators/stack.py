@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
+from policies.estimators.newcomers import fit_newcomer, newcomers
 from policies.types import Arm, Estimates, Float, Float32, History
 
 FOLDS = 5
@@ -39,6 +40,8 @@ class Stack:
         self.forest = Forest(trees=60, depth=12, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
+        self.kin: Float = np.zeros((0, 0))  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
+        self.level: Float = np.zeros(0)  # (M,) added to that mixture
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
@@ -48,7 +51,8 @@ class Stack:
 
     def fit(self, history: History, features: Float32) -> Estimates:
         """Fit on history (N rows) and return the rehearsal: what it would have expected of rows it had not seen."""
-        targets = history.scores
+        new = newcomers(history.scores)
+        targets = np.where(new, np.nan, history.scores)
         self.arms = tuple(arm.name for arm in history.arms)
         self.means = column_means(targets)
         self.centre, self.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
@@ -60,8 +64,10 @@ class Stack:
             self._neighbours_of_history(history),
         ]
         self.weights = stack_weights(members, targets, self.means)
-        quality = self._weigh(members)
-        self.spread = np.sqrt(np.nanmean((targets - quality) ** 2, axis=0, where=~np.isnan(targets)))
+        known = self._weigh(members)
+        self._relate(known, history.scores, new)
+        quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
+        self.spread = _spread(history.scores - quality)
         self.kernel.fit(smooth, targets)
         self.forest.fit(rough, targets)
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
@@ -77,9 +83,9 @@ class Stack:
             members.append(neighbour_means(queries.similarity, queries.neighbour_scores, self.means))
         else:
             weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
-        quality = self._weigh(members, weights)
         trust = self._trust(queries.similarity)
-        quality = np.clip(self.means + trust * (quality - self.means), 0.0, 1.0)
+        known = self.means + trust * (self._weigh(members, weights) - self.means)
+        quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
         sigma = self.spread * (2.0 - trust)
         return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
 
@@ -115,6 +121,13 @@ class Stack:
         near = similarity[:, :NEAREST].mean(axis=1, dtype=np.float64)
         return np.clip(near / self.familiar, 0.0, 1.0)[:, None]
 
+    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_]) -> None:
+        """Every established arm is itself, every newcomer a mixture of these."""
+        self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
+        for arm in np.flatnonzero(new):
+            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm])
+            self.kin[~new, arm], self.level[arm] = weights, level
+
     def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
         """(N, M) what the neighbours of each row say of it, the row itself left out."""
         rows, k = len(history.embeddings), min(k, len(history.embeddings) - 1)
@@ -145,7 +158,7 @@ class Stack:
         return expected
 
 
-STACK_STATE = ("means", "weights", "spread", "charge_spread", "familiar", "centre", "scale")
+STACK_STATE = ("means", "kin", "level", "weights", "spread", "charge_spread", "familiar", "centre", "scale")
 
 
 def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = 2.0) -> Float:
@@ -155,6 +168,14 @@ def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage:
     seen = ~np.isnan(scores)
     total = np.einsum("mk,mka->ma", weights, np.where(seen, scores, 0.0))
     return np.asarray((total + shrinkage * means) / (np.einsum("mk,mka->ma", weights, seen) + shrinkage))
+
+
+def _spread(residuals: Float) -> Float:
+    """(M,) root mean square of residuals (n, M); the mean of the others where an arm has none."""
+    seen = ~np.isnan(residuals)
+    squares = np.where(seen, residuals, 0.0) ** 2
+    overall = squares.sum() / max(int(seen.sum()), 1)
+    return np.sqrt((squares.sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0))
 
 
 def folds(rows: int) -> NDArray[np.int64]:

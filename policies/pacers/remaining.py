@@ -60,7 +60,7 @@ class Remaining:
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Float:
         prices = np.full(len(context.arms), float(context.preference))
-        if not np.isfinite(context.purse.reset_s) or self._rehearsal() is None:
+        if not np.isfinite(context.purse.reset_s):
             return prices
         names = tuple(arm.name for arm in context.arms)
         queries = max(context.purse.reset_s * self._counted / self._elapsed_s, self._resolve / 2)
@@ -106,6 +106,8 @@ class Remaining:
         """μ, 1/USD: the least price at which the queries to come spend no more than `budget` USD each."""
         if names not in self._curves:
             quality, cost, weights = self._to_come(names, CURVE_ROWS)
+            if not len(cost):
+                return 0.0
             grid = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
             self._curves[names] = grid, spending_curve(quality, cost, grid, weights=weights)
         grid, spent = self._curves[names]
@@ -116,27 +118,29 @@ class Remaining:
         fresh = names == self._solved_for and self._arrivals - self._solved_at < self._resolve
         if not fresh or self._solved_at < 0:
             quality, cost, weights = self._to_come(names, SAMPLE_ROWS)
+            if not len(cost):
+                return np.zeros(len(names))
             start = self._gamma if names == self._solved_for and len(self._gamma) == len(names) else None
             self._gamma = smoothed_dual(quality, cost, budgets, weights=weights, start=start)
             self._solved_for, self._solved_at = names, self._arrivals
         return self._gamma
 
     def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
-        """(r, n) quality, −inf where an arm was not there; (r, n) cost; (r,) weights that sum to one."""
-        found = self._rehearsal()
-        if found is None:
-            raise ValueError("there is no rehearsal to price from")
-        known, expected = found
-        chosen = np.unique(np.linspace(0, len(expected.cost) - 1, rows).astype(np.intp))
+        """(r, n) quality, −inf where an arm was not there; (r, n) cost; (r,) weights that sum to one. r is 0 at first."""
+        nothing = np.zeros((0, len(names)))
+        known, expected = self._rehearsal() or (names, Estimates(nothing, nothing, nothing))
+        chosen = np.unique(
+            np.linspace(0, max(len(expected.cost) - 1, 0), min(rows, len(expected.cost))).astype(np.intp)
+        )
         quality, cost = _columns(names, known, expected.quality[chosen], expected.cost[chosen])
-        weights = np.full(len(chosen), len(expected.cost) / len(chosen))
+        weights = np.full(len(chosen), len(expected.cost) / max(len(chosen), 1))
         if len(self._recent):
             recent = _columns(names, self._recent.names, self._recent.quality, self._recent.cost)
             quality, cost = np.concatenate([quality, recent[0]]), np.concatenate([cost, recent[1]])
             weights = np.concatenate([weights, np.full(len(self._recent), self._recent.added / len(self._recent))])
         missing = np.isnan(quality) | np.isnan(cost)
         usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
-        return np.where(missing, -np.inf, quality), np.where(missing, usual, cost), weights / weights.sum()
+        return np.where(missing, -np.inf, quality), np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
 
 
 def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cost: Float) -> tuple[Float, Float]:
