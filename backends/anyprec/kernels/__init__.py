@@ -37,9 +37,7 @@ _library.impl("linear", _on_gpu, "CUDA")
 torch.library.register_fake("anyprec::linear", _shape, lib=_library)
 
 
-def linear(
-    x: torch.Tensor, laid: Laid, widths: torch.Tensor, *, bits: list[int]
-) -> torch.Tensor:
+def linear(x: torch.Tensor, laid: Laid, widths: torch.Tensor, *, bits: list[int]) -> torch.Tensor:
     """x (m, K) to (m, N), row t at width widths[t] of `bits`; a row of width 0 gives zeros and reads nothing."""
     out: torch.Tensor = torch.ops.anyprec.linear(x, laid.codes, laid.tables, widths, bits)
     return out

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from backends.anyprec.kernels.layout import doubled_offset, offsets
+from backends.anyprec.kernels.layout import PERMUTED_BITS, doubled_offset, offsets
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
@@ -68,10 +68,10 @@ def _upper(p0, p1, p2, p3, s: tl.constexpr, count: tl.constexpr):
 
 
 @triton.jit
-def _split_table(table32, first: tl.constexpr):
-    """Entries first … first + 3 of a table of 16-bit entries: their low bytes and their high bytes, (rows, 1) each."""
-    w0 = tl.load(table32 + first // 2)
-    w1 = tl.load(table32 + first // 2 + 1)
+def _split_table(table32):
+    """The first four entries of tables of 16-bit entries: their low bytes and their high bytes, (rows, 1) each."""
+    w0 = tl.load(table32)
+    w1 = tl.load(table32 + 1)
     return _permute(w0, w1, 0x6420), _permute(w0, w1, 0x7531)
 
 
@@ -102,20 +102,22 @@ def _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s: tl.constexpr, width: tl.const
 
 
 @triton.jit
-def _tables(table32, width: tl.constexpr, first: tl.constexpr):
+def _tables(table32, width: tl.constexpr):
     """Byte tables of a narrow width, eight of them; those a table of eight does not need repeat the first."""
-    l0, h0 = _split_table(table32, first)
-    l1, h1 = _split_table(table32, first + 4)
+    l0, h0 = _split_table(table32 + 0)
+    l1, h1 = _split_table(table32 + 2)
     if width == 4:
-        l2, h2 = _split_table(table32, first + 8)
-        l3, h3 = _split_table(table32, first + 12)
+        l2, h2 = _split_table(table32 + 4)
+        l3, h3 = _split_table(table32 + 6)
     else:
         l2, h2, l3, h3 = l0, h0, l1, h1
     return l0, l1, l2, l3, h0, h1, h2, h3
 
 
 @triton.jit
-def _looked_up(p0, p1, p2, p3, s: tl.constexpr, half: tl.constexpr, width: tl.constexpr, l0, l1, l2, l3, h0, h1, h2, h3):
+def _looked_up(
+    p0, p1, p2, p3, s: tl.constexpr, half: tl.constexpr, width: tl.constexpr, l0, l1, l2, l3, h0, h1, h2, h3
+):
     """Low and high bytes of the four weights in half a word's nibbles, for widths up to 4."""
     if width == 4:
         selector = _upper(p1, p2, p3, p3, s, 3) >> (16 * half)
@@ -127,16 +129,32 @@ def _looked_up(p0, p1, p2, p3, s: tl.constexpr, half: tl.constexpr, width: tl.co
 
 
 @triton.jit
+def _entry(tables, index):
+    """The 16 bits of an entry, as an integer.
+
+    Written in PTX because Triton would give a gather lanes of its own and move every index and value through shared
+    memory.
+    """
+    if INTERPRETED:
+        return tl.load(tables.to(tl.pointer_type(tl.int16)) + index).to(tl.int32) & 0xFFFF
+    else:
+        return tl.inline_asm_elementwise(
+            "{ .reg .u64 at; mad.wide.u32 at, $2, 2, $1; ld.global.nc.u16 $0, [at]; }", "=r,l,r",
+            [tables.to(tl.int64), index], dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
 def _vector_at(
     x32, planes, tables, rows, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
     STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Products of one row of x with BN rows of the layer at one width: (BN,) float32."""
     inside = rows < N
-    table = tables + (rows // GROUP)[:, None] * STRIDE
+    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
     sums = tl.zeros((BN, BW), tl.float32)
     if WIDTH <= 4:
-        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH, FIRST)
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
     for start in tl.range(0, KW, BW):
         words = start + tl.arange(0, BW)
         where = rows[:, None] * KW + words[None, :]
@@ -149,7 +167,7 @@ def _vector_at(
         p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
         p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
         p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
-        column = (words // 8) * 256 + (words % 8) * 2
+        pairs = (words // 8) * 128 + words % 8
         for s in tl.static_range(4):
             if WIDTH > 4:
                 even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
@@ -157,18 +175,20 @@ def _vector_at(
                 if WIDTH <= 4:
                     low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
                 for q2 in tl.static_range(2):
-                    q: tl.constexpr = 2 * half + q2
-                    at = column + 16 * (4 * s + q)
-                    pair = tl.load(x32 + at // 2, mask=at < K, other=0)
+                    at = pairs + 8 * (4 * s + 2 * half + q2)
+                    pair = tl.load(x32 + at, mask=at < K // 2, other=0)
                     first = (pair << 16).to(tl.float32, bitcast=True)
                     second = (pair & -65536).to(tl.float32, bitcast=True)
                     if WIDTH <= 4:
                         w0 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2)).to(tl.float32, bitcast=True)
                         w1 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2 + 1)).to(tl.float32, bitcast=True)
                     else:
-                        w0 = tl.load(table + FIRST + ((even >> (8 * q)) & 0xFF)).to(tl.float32)
-                        w1 = tl.load(table + FIRST + ((odd >> (8 * q)) & 0xFF)).to(tl.float32)
-                    sums += w0 * first[None, :] + w1 * second[None, :]
+                        w0 = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF)) << 16
+                        w0 = w0.to(tl.float32, bitcast=True)
+                        w1 = _entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF)) << 16
+                        w1 = w1.to(tl.float32, bitcast=True)
+                    sums += w0 * first[None, :]
+                    sums += w1 * second[None, :]
     return tl.sum(sums, 1)
 
 
@@ -209,15 +229,15 @@ def _value_pair(low, high, q2: tl.constexpr):
 def _tile_at(
     sums, x, planes, tables, rows, tokens, taken, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
     GROUP: tl.constexpr, STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr,
-    BN: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr, begin, end,
 ):  # fmt: skip
-    """Adds to sums (BN, BM) the products of the taken rows of x with BN rows of the layer at one width."""
+    """Adds to sums (BN, BM) the products of the taken rows of x, words begin to end, with BN rows at one width."""
     inside = rows < N
-    table = tables + (rows // GROUP)[:, None] * STRIDE
+    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
     if WIDTH <= 4:
-        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH, FIRST)
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
     k = tl.arange(0, 2 * BW)
-    for start in tl.range(0, KW, BW, num_stages=STAGES):
+    for start in tl.range(begin, end, BW, num_stages=STAGES):
         words = start + tl.arange(0, BW)
         where = rows[:, None] * KW + words[None, :]
         mask = inside[:, None] & (words < KW)[None, :]
@@ -236,40 +256,108 @@ def _tile_at(
                 if WIDTH <= 4:
                     low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
                 for q2 in tl.static_range(2):
-                    q: tl.constexpr = 2 * half + q2
-                    column = start * 32 + (k // 16) * 256 + 16 * (4 * s + q) + k % 16
+                    column = start * 32 + (k // 16) * 256 + 16 * (4 * s + 2 * half + q2) + k % 16
                     part = tl.load(
-                        x + tokens[None, :] * K + column[:, None], mask=taken[None, :] & (column < K)[:, None], other=0.0
+                        x + tokens[None, :] * K + column[:, None],
+                        mask=taken[None, :] & (column < K)[:, None],
+                        other=0.0,
                     )
                     if WIDTH <= 4:
                         w0, w1 = _value_pair(low, high, q2)
                     else:
-                        w0 = tl.load(table + FIRST + ((even >> (8 * q)) & 0xFF))
-                        w1 = tl.load(table + FIRST + ((odd >> (8 * q)) & 0xFF))
+                        w0 = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF))
+                        w0 = w0.to(tl.int16).to(tl.bfloat16, bitcast=True)
+                        w1 = _entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF))
+                        w1 = w1.to(tl.int16).to(tl.bfloat16, bitcast=True)
                     sums = _multiply(tl.join(w0, w1).reshape(BN, 2 * BW), part, sums)
     return sums
 
 
 @triton.jit
+def _last_to_arrive(sums, scratch, arrived, SPLITS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr):
+    """Leaves this part of the sums (BN, BM) in scratch; the last program of a tile adds all parts, in order.
+
+    Returns the total and whether this program has it. The counter is left at 0 for the next launch.
+    """
+    tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    inner = tl.arange(0, BN)[:, None] * BM + tl.arange(0, BM)[None, :]
+    parts = scratch + tile * SPLITS * BN * BM + inner
+    tl.store(parts + tl.program_id(2) * BN * BM, sums)
+    tl.debug_barrier()
+    last = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
+    if last:
+        sums = tl.zeros((BN, BM), tl.float32)
+        for part in tl.static_range(SPLITS):
+            sums += tl.load(parts + part * BN * BM, cache_modifier=".cg")
+        tl.store(arrived + tile, 0)
+    return sums, last
+
+
+@triton.jit(do_not_specialize=["M"])
 def _tile(
-    x, planes, tables, widths, out, M, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
-    STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
-    BW: tl.constexpr, STAGES: tl.constexpr,
+    x, planes, tables, widths, out, scratch, arrived, M, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
+    GROUP: tl.constexpr, STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """x (M, K) to out (M, N), a tile of BM rows of x and BN of the layer; widths absent from the tile cost nothing."""
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     tokens = tl.program_id(1) * BM + tl.arange(0, BM)
     asked = tl.load(widths + tokens, mask=tokens < M, other=0)
+    share: tl.constexpr = (KW + SPLITS * BW - 1) // (SPLITS * BW) * BW
+    begin = tl.program_id(2) * share
+    end = tl.minimum(begin + share, KW)
     sums = tl.zeros((BN, BM), tl.float32)
     for i in tl.static_range(len(BITS)):
         taken = asked == BITS[i]
         if tl.max(taken.to(tl.int32), 0) > 0:
             sums = _tile_at(
                 sums, x, planes, tables, rows, tokens, taken, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i],
-                BN, BM, BW, STAGES,
+                BN, BM, BW, STAGES, begin, end,
             )  # fmt: skip
+    mine = True
+    if SPLITS > 1:
+        sums, mine = _last_to_arrive(sums, scratch, arrived, SPLITS, BN, BM)
     where = tokens[None, :] * N + rows[:, None]
-    tl.store(out + where, sums.to(out.dtype.element_ty), mask=(tokens < M)[None, :] & (rows < N)[:, None])
+    tl.store(out + where, sums.to(out.dtype.element_ty), mask=((tokens < M)[None, :] & (rows < N)[:, None]) & mine)
+
+
+@triton.jit
+def _dequantize(
+    planes, tables, out32, first_row, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Rows first_row … of the layer at one width as bfloat16 pairs (rows, K / 2), a tile of BN rows and BW words."""
+    local = tl.program_id(0) * BN + tl.arange(0, BN)
+    rows = first_row + local
+    words = tl.program_id(1) * BW + tl.arange(0, BW)
+    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
+    where = rows[:, None] * KW + words[None, :]
+    mask = (rows < N)[:, None] & (words < KW)[None, :]
+    if WIDTH <= 4:
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
+    p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
+    p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
+    p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
+    p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
+    p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
+    p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
+    p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
+    p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
+    pairs = (words // 8) * 128 + words % 8
+    for s in tl.static_range(4):
+        if WIDTH > 4:
+            even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
+        for half in tl.static_range(2):
+            if WIDTH <= 4:
+                low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+            for q2 in tl.static_range(2):
+                if WIDTH <= 4:
+                    pair = _permute(low, high, 0x5140 + 0x2222 * q2)
+                else:
+                    pair = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF))
+                    pair = pair | (_entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF)) << 16)
+                at = pairs + 8 * (4 * s + 2 * half + q2)
+                tl.store(out32 + local[:, None] * (K // 2) + at[None, :], pair, mask=mask & (at < K // 2)[None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +369,27 @@ class Launch:
     bw: int
     warps: int
     stages: int = 1
+    splits: int = 1  # programs that share one tile's columns
 
 
 def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     """What was fastest on an H200 for this many rows of x; docs/gpu.md has the figures."""
-    wide = min(128, triton.next_power_of_2(words))
     if rows == 1:
-        return Launch(8 if layer_rows >= 4096 else 4, 1, wide, 4)
+        return Launch(2, 1, 128, 1)
     bm = max(16, min(128, triton.next_power_of_2(rows)))
-    return Launch(64, bm, min(32, wide), 4, 2)
+    tiles = triton.cdiv(layer_rows, 64) * triton.cdiv(rows, bm)
+    splits = max(1, min(8, 256 // tiles, words // 32))
+    return Launch(64, bm, 16, 4, 2, splits)
+
+
+_arrived: dict[torch.device, torch.Tensor] = {}  # counters of the split tiles, all 0 between launches
+MOST_TILES = 65536
+
+
+def _counters(device: torch.device) -> torch.Tensor:
+    if device not in _arrived:
+        _arrived[device] = torch.zeros(MOST_TILES, dtype=torch.int32, device=device)
+    return _arrived[device]
 
 
 def linear(
@@ -299,24 +399,58 @@ def linear(
     return launch(x, codes, tables, widths, bits, choose(x.shape[0], layer_rows=codes.shape[1], words=codes.shape[2]))
 
 
+def _shape(x_columns: int, codes: torch.Tensor, tables: torch.Tensor) -> dict[str, int]:
+    rows, words = codes.shape[1:]
+    return {"K": x_columns, "KW": words, "N": rows, "GROUP": rows // tables.shape[0], "STRIDE": tables.shape[1]}
+
+
 def launch(
     x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], how: Launch
 ) -> torch.Tensor:
     """As `linear`, with the launch's sizes given."""
-    (m, k), (_, n, kw), x = x.shape, codes.shape, x.contiguous()
+    x, m, n = x.contiguous(), x.shape[0], codes.shape[1]
     out = torch.empty(m, n, dtype=x.dtype, device=x.device)
-    layer = {"K": k, "KW": kw, "N": n, "GROUP": n // tables.shape[0], "STRIDE": tables.shape[1], "BITS": tuple(bits)}
-    sizes = {"BN": how.bn, "BW": how.bw, "num_warps": how.warps}
+    layer = {**_shape(x.shape[1], codes, tables), "BITS": tuple(bits), "BN": how.bn, "BW": how.bw}
     if how.bm == 1:
-        firsts = tuple(doubled_offset(bits, b) if b <= 4 else offsets(bits)[b] for b in bits)
+        firsts = tuple(doubled_offset(bits, b) if b <= PERMUTED_BITS else offsets(bits)[b] for b in bits)
         _vector[(triton.cdiv(n, how.bn),)](
-            x.view(torch.int32), codes, tables, widths, out, FIRSTS=firsts, **layer, **sizes
+            x.view(torch.int32), codes, tables, widths, out, FIRSTS=firsts, num_warps=how.warps, **layer
         )
-    else:
-        firsts = tuple(offsets(bits)[b] for b in bits)
-        grid = (triton.cdiv(n, how.bn), triton.cdiv(m, how.bm))
-        _tile[grid](
-            x, codes, tables, widths, out, m, FIRSTS=firsts, BM=how.bm, STAGES=how.stages, num_stages=how.stages,
-            **layer, **sizes,
-        )  # fmt: skip
+        return out
+    firsts = tuple(offsets(bits)[b] for b in bits)
+    grid = (triton.cdiv(n, how.bn), triton.cdiv(m, how.bm), how.splits)
+    parts = grid[0] * grid[1] * how.splits * how.bn * how.bm if how.splits > 1 else 1
+    scratch = torch.empty(parts, dtype=torch.float32, device=x.device)
+    _tile[grid](
+        x, codes, tables, widths, out, scratch, _counters(x.device), m, FIRSTS=firsts, BM=how.bm, STAGES=how.stages,
+        SPLITS=how.splits, num_warps=how.warps, num_stages=how.stages, **layer,
+    )  # fmt: skip
+    return out
+
+
+def dequantize_rows(
+    codes: torch.Tensor, tables: torch.Tensor, bits: list[int], *, width: int, first: int, out: torch.Tensor
+) -> None:
+    """Rows first … first + len(out) of the layer at `width` into out (rows, K) bfloat16."""
+    bn, bw = 16, 32
+    grid = (triton.cdiv(out.shape[0], bn), triton.cdiv(codes.shape[2], bw))
+    _dequantize[grid](
+        codes, tables, out.view(torch.int32), first, **_shape(out.shape[1], codes, tables), FIRST=offsets(bits)[width],
+        WIDTH=width, BN=bn, BW=bw, num_warps=4,
+    )  # fmt: skip
+
+
+def by_chunks(
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, bits: list[int], *, width: int, chunk_rows: int
+) -> torch.Tensor:
+    """x (m, K) at one width: some rows of the layer at a time into a scratch buffer that stays in the cache."""
+    m, n = x.shape[0], codes.shape[1]
+    out = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    weights = torch.empty(min(chunk_rows, n), x.shape[1], dtype=x.dtype, device=x.device)
+    for first in range(0, n, chunk_rows):
+        part = weights[: min(chunk_rows, n - first)]
+        dequantize_rows(codes, tables, bits, width=width, first=first, out=part)
+        torch.matmul(x, part.t(), out=out[:, first : first + part.shape[0]]) if n <= chunk_rows else out[
+            :, first : first + part.shape[0]
+        ].copy_(x @ part.t())
     return out

@@ -9,8 +9,6 @@ from backends.anyprec.kernels.layout import offsets
 PADDING = 0
 
 
-
-
 def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: list[int]) -> torch.Tensor:
     """Codes uint8 (N, K) at their widest to weights (N, K) at `width`."""
     group = codes.shape[0] // tables.shape[0]

@@ -38,7 +38,9 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
         Raises: ValueError when the inputs are split between workers inside a word of 32 columns.
         """
         if input_size_per_partition != input_size and input_size_per_partition % WORD_BITS:
-            raise ValueError(f"{input_size_per_partition} inputs a worker: tensor parallelism splits words of {WORD_BITS}")
+            raise ValueError(
+                f"{input_size_per_partition} inputs a worker: tensor parallelism splits words of {WORD_BITS}"
+            )
         bits, group, rows = self.config.bits, self.config.rows_per_table, sum(output_partition_sizes)
         words = -(-input_size_per_partition // WORD_BITS)
         planes = Parameter(torch.empty(max(bits), rows, words, dtype=torch.uint32), requires_grad=False)
@@ -63,5 +65,7 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x (rows, K) to (rows, N), row t at the width announced for it."""
-        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self.config.bits))
+        out = torch.ops.anyprec.linear(
+            x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self.config.bits)
+        )
         return out if bias is None else out + bias

@@ -29,13 +29,20 @@ def _follow_older(runner_class: Any, rows: RowWidths) -> None:
 
     @functools.wraps(forward)
     def with_widths(
-        self: Any, input_ids: Any = None, positions: Any = None, intermediate: Any = None, embeds: Any = None, **more: Any
+        self: Any,
+        input_ids: Any = None,
+        positions: Any = None,
+        intermediate: Any = None,
+        embeds: Any = None,
+        **more: Any,
     ) -> Any:
         embeds = more.pop("inputs_embeds", embeds)
         intermediate = more.pop("intermediate_tensors", intermediate)
         count = self.input_batch.num_reqs
         widths = [
-            served_width(self.requests[request].sampling_params and self.requests[request].sampling_params.extra_args, rows.bits)
+            served_width(
+                self.requests[request].sampling_params and self.requests[request].sampling_params.extra_args, rows.bits
+            )
             for request in self.input_batch.req_ids[:count]
         ]
         starts = self.query_start_loc.np[: count + 1]
