@@ -48,6 +48,7 @@ def pass_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
         "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
         "models": [_model("mock", 0.0, 0.0)],
         "policy": {"name": "fixed", "options": {"fixed": {"arm": "mock"}}},
+        "log": {"enabled": False},
     }
 
 
@@ -147,7 +148,7 @@ class Bench:
         config.write_text(yaml.safe_dump({"model_list": [{"model_name": "auto", "litellm_params": params}]}))
         command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
         url = f"http://127.0.0.1:{port}"
-        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}
         with running(command, ready=f"{url}/health/liveliness", log=self._folder / "litellm.log", env=env) as tree:
             self._measure("LiteLLM proxy", url, tree)
 
