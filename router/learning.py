@@ -139,6 +139,7 @@ class _Open:
     record: DecisionRecord
     cost: float = float("nan")  # USD
     completion_tokens: int = 0
+    signature: bytes = b""
     row: int = -1  # in the table, once judged
 
 
@@ -225,6 +226,7 @@ class Learning:
         if known is None or entry.outcome != "settled":
             return
         known.cost, known.completion_tokens = entry.cost / NANO_PER_USD, entry.completion_tokens
+        known.signature = entry.signature
         self._teach(known, score=float("nan"), cost=known.cost, at_ms=entry.at_ms, weight=1.0)
 
     def _judged(self, entry: Feedback) -> None:
@@ -256,6 +258,7 @@ class Learning:
             weight=weight,
             features=np.frombuffer(record.features, "<f4") if record.features else None,
             purse=record.purse,
+            signature=np.frombuffer(known.signature, "<f4").astype(np.float64) if known.signature else None,
             candidates=record.candidates,
             expected=Estimates(np.array(record.quality), np.array(record.sigma), np.array(record.cost)),
         )

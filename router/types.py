@@ -203,6 +203,7 @@ class SettlementRecord:
     first_byte_ms: float
     response_id: str | None = None
     finish_reason: str | None = None
+    signature: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, where it was judged
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from backends.types import Reply, Usage
@@ -11,6 +12,8 @@ from router.gateway.nouns import Opened, usd
 from router.types import NanoUsd, Spend
 
 _DONE = b"data: [DONE]\n\n"
+_USAGE = re.compile(rb'"usage":\s*\{')  # an object: OpenAI sends `"usage": null` in every event before it
+_ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
 Settle = Callable[[Opened, Spend, Reply | None], Awaitable[None]]
 
 
@@ -21,20 +24,28 @@ class Answer:
         self.opened = opened
         self.reply = reply
         self.cost: NanoUsd | None = None  # known once settled
+        self.before = 0  # nano-USD of answers that were held back for this one
         self._charge = settle
         self._settling: asyncio.Task[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
-        annotated = not self.opened.call.stream
+        annotated = not self.opened.call.stream or self.opened.call.path not in _ONE_USAGE
         async for chunk in self.reply:
-            if not annotated and self.reply.usage is not None:
-                annotated = True
+            if not annotated and self.reply.usage is not None and _USAGE.search(chunk) is not None:
+                annotated = (
+                    True  # usage is known as soon as its event is read, which may be blocks before it is relayed
+                )
                 yield with_cost(chunk, self.spend().cost)
                 continue
             if chunk.endswith(_DONE):
                 await self.settle()
             yield chunk
+
+    @property
+    def total(self) -> NanoUsd:
+        """What the request costs with everything that was held back."""
+        return NanoUsd(self.before + self.spend().cost)
 
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
@@ -66,9 +77,9 @@ class Answer:
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:
     """The usage event of a stream with `"cost"` in USD put first into its usage object."""
-    head, usage, rest = event.partition(b'"usage":')
-    brace = rest.find(b"{")
-    if not usage or brace < 0:
+    found = _USAGE.search(event)
+    if found is None:
         return event
-    separator = b"" if rest[brace + 1 :].lstrip().startswith(b"}") else b","
-    return head + usage + rest[: brace + 1] + b'"cost":' + usd(cost).encode() + separator + rest[brace + 1 :]
+    head, rest = event[: found.end()], event[found.end() :]
+    separator = b"" if rest.lstrip().startswith(b"}") else b","
+    return head + b'"cost":' + usd(cost).encode() + separator + rest

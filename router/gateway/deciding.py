@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from policies.preference import preference_price
 from policies.types import Policy, Purse, RouteContext
 from router.eligibility import why_not
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.gateway.escalating import Escalating
 from router.gateway.nouns import (
     Call,
     Catalogue,
@@ -122,6 +124,12 @@ class Decider:
         )
         stages.mark("propose")
         return decision
+
+    def escalating(self, decision: Decision) -> Escalating | None:
+        """The policy that may hold answers to this decision back; None for every other policy."""
+        if decision.policy != "cascade":
+            return None
+        return cast(Escalating, self._learning.policy("cascade"))
 
     def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
         """Seconds until the whole answer would be there, from what the engines say of their load and speed; before

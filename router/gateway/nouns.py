@@ -180,6 +180,7 @@ class Opened:
     principal: Principal
     call: Call
     stages: Stages
+    signature: bytes = b""  # float32 (12,) of the answer, where it was judged
 
 
 def usd(cost: NanoUsd) -> str:

@@ -16,9 +16,10 @@ from backends.errors import BackendError, Refused, Unreachable
 from backends.types import Reply, Request
 from policies.types import Proposal
 from router.eligibility import Needs, worst_tokens
-from router.errors import NoCandidate
+from router.errors import BudgetExceeded, NoCandidate, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
+from router.gateway.escalating import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, capacity_budgets, generic_tokens
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
 from router.ports import Leases, Ledger, OutcomeLog
@@ -58,9 +59,28 @@ class Gateway:
     async def answer(self, principal: Principal, call: Call) -> Answer:
         """Decide, reserve, remember and send; returns when the first byte of an answer is there.
 
-        Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
+        An answer that its policy holds back is charged and the next dearer model asked; should that one fail, the
+        answer held back is returned after all. Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
         """
-        stages, without = Stages(), frozenset[str]()
+        stages, without, held_back = Stages(), frozenset[str](), None
+        while True:
+            try:
+                answer = await self._attempt(principal, call, stages, without)
+            except (NoCandidate, BudgetExceeded, UpstreamFailed):
+                if held_back is None:
+                    raise
+                return held_back
+            answer.before = held_back.total if held_back else 0
+            decision = answer.opened.decision
+            if not is_judged(call, decision, escalating=self.decider.escalating(decision)):
+                return answer
+            cheaper = await self._hold_back(answer)
+            if cheaper is None:
+                return answer
+            held_back, without = answer, without | cheaper
+
+    async def _attempt(self, principal: Principal, call: Call, stages: Stages, without: frozenset[str]) -> Answer:
+        """The first model that gives a first byte."""
         last: BackendError | None = None
         while True:
             try:
@@ -73,23 +93,45 @@ class Gateway:
             stages.mark("reserve")
             opened = Opened(decision, hold, model, principal, call, stages)
             try:
-                await self._remember(opened)
-                stages.mark("remember")
-                reply = await self._send(opened)
+                reply = await self._open(opened)
             except BackendError as error:
-                await self._release(opened)
                 if isinstance(error, Refused) and not too_long_for_this_one(error, call):
                     raise refusal(error) from error
                 self._note_failure(model, error)
                 last, without = error, without | {model.name}
-                continue
-            except BaseException:
-                await asyncio.shield(self._release(opened))
-                raise
-            self._leases.mark(hold)
-            stages.mark("first_byte")
-            self.meter.decided(decision)
-            return Answer(self.settle, opened, reply)
+            else:
+                return Answer(self.settle, opened, reply)
+
+    async def _open(self, opened: Opened) -> Reply:
+        """Remember and send; the hold is released where no first byte comes. Raises: BackendError."""
+        try:
+            await self._remember(opened)
+            opened.stages.mark("remember")
+            reply = await self._send(opened)
+        except BackendError:
+            await self._release(opened)
+            raise
+        except BaseException:
+            await asyncio.shield(self._release(opened))
+            raise
+        self._leases.mark(opened.hold)
+        opened.stages.mark("first_byte")
+        self.meter.decided(opened.decision)
+        return reply
+
+    async def _hold_back(self, answer: Answer) -> frozenset[str] | None:
+        """None where the answer may be returned; else the models that escalation passes over, the answer settled."""
+        opened = answer.opened
+        policy = self.decider.escalating(opened.decision)
+        answer.reply, found = await read(answer.reply, keep_logprobs=asked_for_logprobs(opened.call))
+        if found is None or policy is None:
+            return None
+        opened.signature = found.astype("<f4").tobytes()
+        cheaper = not_dearer(opened.model, opened.decision)
+        if policy.returns(opened.model.name, found) or len(cheaper) == len(opened.decision.models):
+            return None
+        await answer.close()
+        return cheaper
 
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
@@ -150,6 +192,8 @@ class Gateway:
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
+        if is_judged(call, opened.decision, escalating=self.decider.escalating(opened.decision)):
+            extra |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if not asked_for_logprobs(call) else {}
         request = Request(
             path=call.path,
             fields=call.fields,
@@ -194,6 +238,7 @@ class Gateway:
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=reply.response_id if reply else None,
             finish_reason=reply.finish_reason if reply else None,
+            signature=opened.signature,
         )
 
 

@@ -119,7 +119,7 @@ class Inference:
         headers += [
             (b"content-type", answer.reply.content_type.encode()),
             (b"content-length", str(len(body)).encode()),
-            (b"x-pointsman-cost-usd", usd(answer.spend().cost).encode()),
+            (b"x-pointsman-cost-usd", usd(answer.total).encode()),
             (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - started - upstream_s) * 1000)),
         ]
         await send({"type": "http.response.start", "status": answer.reply.status, "headers": headers})

@@ -43,7 +43,7 @@ def model(name: str, price: int, **more: object) -> Model:
         "context_tokens": 4096,
         "max_output_tokens": 4096,
         "local": True,
-        "capabilities": frozenset({"chat", "completions"}),
+        "capabilities": frozenset({"chat", "completions", "logprobs"}),
     }
     return Model(**(known | more))  # type: ignore[arg-type]
 
