@@ -23,6 +23,9 @@ PATHS: Final[Mapping[str, str]] = {
 }
 
 
+_ABSENT = msgspec.Raw()  # msgspec reads no `Raw | None`
+
+
 class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The body's own `routing` object. Unknown keys are an error: a typo must not cost money."""
 
@@ -63,8 +66,8 @@ class _Chat(_Common, kw_only=True):
     messages: list[_Message]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    tools: msgspec.Raw | None = None
-    functions: msgspec.Raw | None = None
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
     logprobs: bool | None = None
 
 
@@ -82,14 +85,14 @@ class _Responses(_Common, kw_only=True):
     input: str | list[Any]
     instructions: str | None = None
     max_output_tokens: int | None = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw = _ABSENT
 
 
 class _Messages(_Common, kw_only=True):
     messages: list[_Message]
     max_tokens: int
     system: str | list[_Part] | None = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw = _ABSENT
 
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -99,7 +102,7 @@ _EMBEDDING = msgspec.json.Decoder(_Embedding)
 _RESPONSES = msgspec.json.Decoder(_Responses)
 _MESSAGES = msgspec.json.Decoder(_Messages)
 _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
-_EMPTY = (b"[]", b"null")
+_EMPTY = (b"", b"[]", b"null")
 _NO_MODEL = "model_not_found"
 MOST_CHOICES = 128
 _IMAGES = ("image_url", "image", "input_image")
@@ -160,7 +163,7 @@ def _chat(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     chat = _CHAT.decode(body)
     images = _check(chat.messages)
     needs = {"chat"}
-    if (chat.tools is not None and bytes(chat.tools) not in _EMPTY) or chat.functions is not None:
+    if bytes(chat.tools) not in _EMPTY or bytes(chat.functions) not in _EMPTY:
         needs.add("tools")
     if images:
         needs.add("vision")
@@ -214,7 +217,7 @@ def _responses(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     response = _RESPONSES.decode(body)
     if response.input in ("", []):
         raise InvalidRequest("input is empty", param="input")
-    needs = {"responses"} if response.tools is None or bytes(response.tools) in _EMPTY else {"responses", "tools"}
+    needs = {"responses"} if bytes(response.tools) in _EMPTY else {"responses", "tools"}
     return _call(
         response,
         fields,
@@ -229,7 +232,7 @@ def _messages(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     messages = _MESSAGES.decode(body)
     images = _check(messages.messages)
     needs = {"messages"}
-    if messages.tools is not None and bytes(messages.tools) not in _EMPTY:
+    if bytes(messages.tools) not in _EMPTY:
         needs.add("tools")
     if images:
         needs.add("vision")
