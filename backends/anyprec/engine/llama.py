@@ -18,6 +18,8 @@ from backends.anyprec.checkpoint import Shape
 from backends.anyprec.engine.weights import Matrix, Variant, Weights
 from backends.anyprec.errors import Unsupported
 
+FEW_ROWS = 24  # up to here OpenBLAS is faster with the weights on the left
+
 
 class Cache:
     """Keys and values of one sequence, room for `length` positions, allocated once."""
@@ -75,6 +77,14 @@ def _softmax_rows(scores: Matrix) -> Matrix:
     return scores
 
 
+def _product(x: Matrix, weights: Matrix) -> Matrix:
+    """x (m, K) times weights (N, K) transposed; a few rows go three times as fast the other way round."""
+    if len(x) == 1 or len(x) > FEW_ROWS:
+        direct: Matrix = x @ weights.T
+        return direct
+    return np.ascontiguousarray((weights @ x.T).T)
+
+
 class Llama:
     """One model, every width. Not thread-safe."""
 
@@ -127,7 +137,7 @@ class Llama:
 
     def _linear(self, x: Matrix, layer: int, part: str, spans: Sequence[tuple[Variant, int, int]]) -> Matrix:
         """x (T, K) through a fused layer, rows of each span at that span's width: (T, N)."""
-        outputs = [x[first:end] @ self.weights.matrix(variant, layer, part).T for variant, first, end in spans]
+        outputs = [_product(x[first:end], self.weights.matrix(variant, layer, part)) for variant, first, end in spans]
         y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         bias = self._biases[layer][part]
         if bias is not None:

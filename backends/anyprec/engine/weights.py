@@ -1,9 +1,14 @@
-"""Float32 weights of a store at any width, fused for few matrix products and kept only within a bound of memory."""
+"""Float32 weights of a store at any width, fused for few matrix products and kept only within a bound of memory.
+
+Tables hold float16, so keeping rows as float16 loses nothing: where the rows of all widths in use do not fit as
+float32, some are kept at half the bytes and widened for every use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +56,23 @@ class Adapter:
         return product
 
 
+def _rounded(matrix: Matrix) -> Matrix:
+    """To what float16 holds, so that an answer does not depend on how its weights happen to be kept."""
+    narrow: Matrix = matrix.astype(np.float16).astype(np.float32)
+    return narrow
+
+
+Kept = NDArray[np.floating[Any]]
+Key = tuple[Variant, int, str]
+
+
 class Weights:
     """Hands out fused matrices (N, K). Not thread-safe: one worker owns it."""
 
     def __init__(self, store: Store, adapters: Sequence[Adapter] = ()) -> None:
         self.store = store
         self._adapters = {adapter.name: adapter for adapter in adapters}
-        self._kept: dict[tuple[Variant, int, str], Matrix] = {}
+        self._kept: dict[Key, Kept] = {}
         self._used: dict[Variant, int] = {}
         self._step = 0
         self.kept_bytes = 0
@@ -91,19 +106,38 @@ class Weights:
         """One fused matrix of a decoder layer at a width."""
         key = (variant, layer, part)
         kept = self._kept.get(key)
-        if kept is None:
-            kept = self._build(variant, layer, part)
-            if self.kept_bytes + kept.nbytes <= self.most_bytes:
-                self._kept[key] = kept
-                self.kept_bytes += kept.nbytes
-        return kept
+        if kept is not None and kept.dtype == np.float32:
+            return kept
+        wide = self._build(variant, layer, part) if kept is None else kept.astype(np.float32)
+        if self._room(wide.nbytes - (0 if kept is None else kept.nbytes)):
+            self._keep(key, wide)
+        elif kept is None and (self._room(wide.nbytes // 2) or self._narrow(wide.nbytes // 2)):
+            self._keep(key, wide.astype(np.float16))
+        return wide
+
+    def _room(self, more_bytes: int) -> bool:
+        return self.kept_bytes + more_bytes <= self.most_bytes
+
+    def _keep(self, key: Key, matrix: Kept) -> None:
+        old = self._kept.get(key)
+        self.kept_bytes += matrix.nbytes - (0 if old is None else old.nbytes)
+        self._kept[key] = matrix
+
+    def _narrow(self, wanted_bytes: int) -> bool:
+        """Make room by keeping float32 rows as float16; whether that was enough."""
+        for key, matrix in list(self._kept.items()):
+            if self._room(wanted_bytes):
+                break
+            if matrix.dtype == np.float32:
+                self._keep(key, matrix.astype(np.float16))
+        return self._room(wanted_bytes)
 
     def _build(self, variant: Variant, layer: int, part: str) -> Matrix:
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
         pieces = [self.store.dequantize(name, variant.bits) for name in names]
         if variant.adapter:
             adapter = self._adapters[variant.adapter]
-            pieces = [piece + adapter.delta(name) for piece, name in zip(pieces, names, strict=True)]
+            pieces = [_rounded(piece + adapter.delta(name)) for piece, name in zip(pieces, names, strict=True)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def bias(self, layer: int, part: str) -> Matrix | None:
