@@ -140,6 +140,7 @@ class _Open:
     cost: float = float("nan")  # USD
     completion_tokens: int = 0
     signature: bytes = b""
+    judged_by_user: bool = False
     row: int = -1  # in the table, once judged
 
 
@@ -233,6 +234,9 @@ class Learning:
         known = self._open.get(entry.decision_id)
         if known is None:
             return
+        if entry.source != "user" and known.judged_by_user:
+            return  # a person has the last word
+        known.judged_by_user |= entry.source == "user"
         self.learned += 1
         if known.row < 0:
             embedding = _unpack(known.record.embedding)

@@ -8,6 +8,7 @@ settlement is shielded from a client that hangs up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,10 +17,11 @@ from backends.errors import BackendError, Refused, Unreachable
 from backends.types import Reply, Request
 from policies.types import Proposal
 from router.eligibility import Needs, worst_tokens
-from router.errors import BudgetExceeded, NoCandidate, UpstreamFailed
+from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
 from router.gateway.escalating import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
+from router.gateway.grading import graded, has_rules
 from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, capacity_budgets, generic_tokens
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
 from router.ports import Leases, Ledger, OutcomeLog
@@ -211,6 +213,15 @@ class Gateway:
         self.meter.failed(model.name, error)
         if isinstance(error, Unreachable):
             self.decider.down.add(model.backend)
+
+    async def grade(self, opened: Opened, body: bytes) -> None:
+        """Log what the request's own rules say of a plain answer that has been sent."""
+        if not self.decider.options.remember or not has_rules(opened.call):
+            return
+        feedback = graded(opened, body, int(self._clock() * 1000))
+        if feedback is not None:
+            with contextlib.suppress(RequestRejected, StoreUnavailable):  # nobody waits for it: the next one may do
+                await self._log.judge(feedback)
 
     async def _release(self, opened: Opened) -> None:
         await self.settle(opened, Spend(NanoUsd(0), 0, 0, "released"), None)

@@ -124,6 +124,7 @@ class Inference:
         ]
         await send({"type": "http.response.start", "status": answer.reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        await self._gateway.grade(answer.opened, body)
 
     async def _stream(self, answer: Answer, call: Call, send: Send, started: float, request_id: bytes) -> None:
         overhead_s = time.perf_counter() - started - answer.opened.stages.spent["first_byte"]
