@@ -24,15 +24,17 @@ from policies.types import (
 
 def spent(context: RouteContext, estimates: Estimates) -> NDArray[np.bool_]:
     """(n,) whether an answer of this arm is expected to cost more than its capacity or the purse still holds."""
-    left = np.full(len(context.arms), context.purse.remaining)
-    if context.capacity is not None:
-        left = np.minimum(left, context.capacity)
-    return np.asarray((estimates.cost > left) | (left <= 0.0), dtype=np.bool_)
+    left = context.purse.remaining
+    if context.capacity is None:
+        return np.asarray(estimates.cost > left if left > 0.0 else np.ones(len(context.arms)), dtype=np.bool_)
+    left_each = np.minimum(left, context.capacity)
+    return np.asarray((estimates.cost > left_each) | (left_each <= 0.0), dtype=np.bool_)
 
 
 def masked(scores: Float, closed: NDArray[np.bool_]) -> Float:
     """Scores with −inf where closed; unchanged where everything is, for then somebody else must refuse."""
-    return scores if closed.all() else np.where(closed, -np.inf, scores)
+    count = np.count_nonzero(closed)
+    return scores if count in (0, len(closed)) else np.where(closed, -np.inf, scores)
 
 
 @dataclass(slots=True)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.tally import Tally
-from policies.priors import quality_priors
+from policies.priors import quality_prior
 from policies.types import Arm, Estimates, Float, History, Outcome, RouteContext
 
 PRIOR_WEIGHT = 4.0  # answers the prior is worth
 PRIOR_COMPLETION_TOKENS = 200.0
 JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS = range(10)
 LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What one arm's sums say, as plain floats: computed when a request needs it, forgotten when the arm learns."""
+
+    quality: float
+    sigma: float
+    tokens: float  # of a completion
+    line: tuple[float, float, float]  # mean cost, mean prompt tokens, slope: for arms without a list price
 
 
 class Means:
@@ -25,11 +37,14 @@ class Means:
             raise ValueError(f"prior_weight is {prior_weight}, expected > 0")
         self._tally = Tally(10)
         self._prior_weight = prior_weight
+        self._known: dict[str, tuple[Arm, _Known]] = {}
 
     def estimate(self, context: RouteContext) -> Estimates:
-        sums = self._tally.take(context.arms)
-        quality, sigma = self._quality(context.arms, sums)
-        return Estimates(quality, sigma, self._cost(context, sums))
+        known = [self._of(arm) for arm in context.arms]
+        costs = [self._cost(arm, each, context) for arm, each in zip(context.arms, known, strict=True)]
+        return Estimates(
+            np.array([each.quality for each in known]), np.array([each.sigma for each in known]), np.array(costs)
+        )
 
     def known(self) -> dict[str, float]:
         """Mean score of every arm that was ever judged."""
@@ -39,34 +54,61 @@ class Means:
             if sums[JUDGED] > 0
         }
 
-    def _quality(self, arms: tuple[Arm, ...], sums: Float) -> tuple[Float, Float]:
-        """Posterior mean and standard deviation of the mean."""
-        prior, prior_sigma = quality_priors(arms, self.known() if any(arm.parent for arm in arms) else None)
-        judged = sums[:, JUDGED]
-        weight = judged + self._prior_weight
-        mean = (sums[:, SCORE] + self._prior_weight * prior) / weight
-        spread = np.maximum(sums[:, SQUARE] / np.maximum(judged, 1.0) - mean**2, 0.01)
-        return mean, np.where(judged > 0, np.sqrt(spread / weight), prior_sigma)
+    def _of(self, arm: Arm) -> _Known:
+        cache = self._known
+        entry = cache.get(arm.name)
+        if entry is not None and entry[0] is arm:
+            return entry[1]
+        sums = self._sums(arm.name)
+        quality, sigma = self._quality(arm, sums)
+        tokens = (sums[TOKENS] + PRIOR_COMPLETION_TOKENS) / (sums[ANSWERS] + 1.0)
+        known = _Known(quality, sigma, tokens, _line(sums))
+        cache[arm.name] = arm, known
+        return known
 
-    def _cost(self, context: RouteContext, sums: Float) -> Float:
-        """(n,) USD: prompt tokens and the mean completion at list prices; what was observed without them."""
-        prices = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).reshape(-1, 2)
-        answers = sums[:, ANSWERS]
-        tokens = (sums[:, TOKENS] + PRIOR_COMPLETION_TOKENS) / (answers + 1.0)
-        tokens = np.minimum(tokens, context.max_completion_tokens)
-        listed = prices[:, 0] * context.prompt_tokens + prices[:, 1] * tokens
-        observed = _line(sums, float(context.prompt_tokens))
-        return np.asarray(np.where(prices.any(axis=1), listed, observed), dtype=np.float64)
+    def _sums(self, name: str) -> list[float]:
+        row = self._tally.find(name)
+        return [0.0] * 10 if row < 0 else [float(each) for each in self._tally.sums[row]]
+
+    def _quality(self, arm: Arm, sums: list[float]) -> tuple[float, float]:
+        """Posterior mean and standard deviation of the mean."""
+        prior, prior_sigma = quality_prior(arm, self.known() if arm.parent else None)
+        judged = sums[JUDGED]
+        weight = judged + self._prior_weight
+        mean = (sums[SCORE] + self._prior_weight * prior) / weight
+        if judged <= 0:
+            return mean, prior_sigma
+        return mean, math.sqrt(max(sums[SQUARE] / max(judged, 1.0) - mean**2, 0.01) / weight)
+
+    def _cost(self, arm: Arm, known: _Known, context: RouteContext) -> float:
+        """USD: prompt tokens and the mean completion at list prices; what was observed without them."""
+        if arm.prompt_price or arm.completion_price:
+            tokens = min(known.tokens, context.max_completion_tokens)
+            return arm.prompt_price * context.prompt_tokens + arm.completion_price * tokens
+        mean_cost, mean_length, slope = known.line
+        return max(mean_cost + slope * (context.prompt_tokens - mean_length), 0.1 * mean_cost)
 
     def learn(self, outcome: Outcome) -> None:
         if not outcome.arm:
             return
         sums = self._tally.at(outcome.arm)
-        if not np.isnan(outcome.score):
-            sums[[JUDGED, SCORE, SQUARE]] += outcome.weight * np.array([1.0, outcome.score, outcome.score**2])
-        if not np.isnan(outcome.cost):
-            sums[COSTED : LENGTH_COST + 1] += _line_sums(np.array([outcome.prompt_tokens]), np.array([outcome.cost]))
-            sums[[ANSWERS, TOKENS]] += (1.0, outcome.completion_tokens)
+        if not math.isnan(outcome.score):
+            sums[JUDGED] += outcome.weight
+            sums[SCORE] += outcome.weight * outcome.score
+            sums[SQUARE] += outcome.weight * outcome.score**2
+        if not math.isnan(outcome.cost):
+            length, cost = outcome.prompt_tokens, outcome.cost
+            sums[COSTED : LENGTH_COST + 1] += (1.0, cost, length, length**2, length * cost)
+            sums[ANSWERS] += 1.0
+            sums[TOKENS] += outcome.completion_tokens
+        self._forget(outcome.arm, judged=not math.isnan(outcome.score))
+
+    def _forget(self, name: str, *, judged: bool) -> None:
+        """What is known of an arm, and where it was judged also of the arms that take their prior from it."""
+        self._known.pop(name, None)
+        if judged:
+            for child in [arm.name for arm, _ in self._known.values() if arm.parent == name]:
+                self._known.pop(child, None)
 
     def refit(self, history: History) -> None:
         """Start again from history; requests meanwhile see the old sums."""
@@ -82,12 +124,14 @@ class Means:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
         self._tally = tally
+        self._known = {}
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return self._tally.state()
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._tally.restore(state)
+        self._known = {}
 
 
 def _line_sums(lengths: NDArray[np.int64], costs: Float) -> Float:
@@ -95,10 +139,10 @@ def _line_sums(lengths: NDArray[np.int64], costs: Float) -> Float:
     return np.array([len(costs), costs.sum(), lengths.sum(), (lengths**2).sum(), (lengths * costs).sum()], np.float64)
 
 
-def _line(sums: Float, length: float) -> Float:
-    """(n,) USD: least squares of cost over prompt tokens, never below zero; zero where nothing was paid yet."""
-    n = np.maximum(sums[:, COSTED], 1.0)
-    mean_cost, mean_length = sums[:, COST] / n, sums[:, LENGTH] / n
-    spread = sums[:, LENGTH_SQUARE] / n - mean_length**2 + LINE_PRIOR * sums[:, LENGTH_SQUARE] / n
-    slope = (sums[:, LENGTH_COST] / n - mean_length * mean_cost) / np.maximum(spread, 1e-9)
-    return np.maximum(mean_cost + np.maximum(slope, 0.0) * (length - mean_length), 0.1 * mean_cost)
+def _line(sums: list[float]) -> tuple[float, float, float]:
+    """Least squares of cost in USD over prompt tokens: mean cost, mean tokens and slope, never below zero."""
+    n = max(sums[COSTED], 1.0)
+    mean_cost, mean_length, squares = sums[COST] / n, sums[LENGTH] / n, sums[LENGTH_SQUARE] / n
+    spread = squares - mean_length**2 + LINE_PRIOR * squares
+    slope = (sums[LENGTH_COST] / n - mean_length * mean_cost) / max(spread, 1e-9)
+    return mean_cost, mean_length, max(slope, 0.0)

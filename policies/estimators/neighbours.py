@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.means import Means
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, Float, History, Neighbours, Outcome, RouteContext
 
 
 class NeighbourMeans:
@@ -33,24 +34,28 @@ class NeighbourMeans:
         near = context.neighbours
         if len(near.similarity) == 0:
             return base
-        trust = np.clip(near.similarity[: self._k] / self._trusted, 0.0, 1.0).astype(np.float64)
-        quality, weight, spread = self._shrunk(near.scores[: self._k], trust, base.quality)
-        sigma = np.sqrt((spread + self._shrinkage * base.sigma**2) / (weight + max(self._shrinkage, 1.0)))
-        sigma = np.where(weight > 0, np.maximum(sigma, 1e-3), base.sigma)
-        cost, _, _ = self._shrunk(near.costs[: self._k], trust, base.cost)
-        return Estimates(np.clip(quality, 0.0, 1.0), sigma, cost)
+        sums = self._sums(near)
+        shrinkage, n = self._shrinkage, len(context.arms)
+        quality, sigma, cost = np.empty(n), np.empty(n), np.empty(n)
+        rows = zip(*sums, base.quality.tolist(), base.sigma.tolist(), base.cost.tolist(), strict=True)
+        for arm, (weight, total, squares, paid, spent, prior, prior_sigma, prior_cost) in enumerate(rows):
+            mean = (total + shrinkage * prior) / (weight + shrinkage) if weight + shrinkage > 0 else prior
+            quality[arm] = min(1.0, max(0.0, mean))
+            spread = max(0.0, squares - 2.0 * mean * total + mean * mean * weight) / max(weight, 1.0)
+            wide = math.sqrt((spread + shrinkage * prior_sigma**2) / (weight + max(shrinkage, 1.0)))
+            sigma[arm] = max(wide, 1e-3) if weight > 0 else prior_sigma
+            cost[arm] = (spent + shrinkage * prior_cost) / (paid + shrinkage) if paid + shrinkage > 0 else prior_cost
+        return Estimates(quality, sigma, cost)
 
-    def _shrunk(self, values: Float, trust: Float, prior: Float) -> tuple[Float, Float, Float]:
-        """(mean (n,), weight of what was observed (n,), variance around the mean (n,)) of values (k, n)."""
-        seen = np.where(np.isnan(values), 0.0, trust[:, None])  # (k, n)
-        filled = np.where(np.isnan(values), 0.0, values)
-        weight = seen.sum(axis=0)
-        total = weight + self._shrinkage
-        mean = np.where(total > 0, (seen * filled).sum(axis=0) + self._shrinkage * prior, prior) / np.where(
-            total > 0, total, 1.0
-        )
-        spread = (seen * (filled - mean) ** 2).sum(axis=0) / np.maximum(weight, 1.0)
-        return mean, weight, spread
+    def _sums(self, near: Neighbours) -> list[list[float]]:
+        """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
+        trust = np.minimum(np.maximum(near.similarity[: self._k], 0.0) / self._trusted, 1.0).astype(np.float64)  # (k,)
+        scores, costs = near.scores[: self._k], near.costs[: self._k]
+        judged, paid = ~np.isnan(scores), ~np.isnan(costs)
+        score, cost = np.where(judged, scores, 0.0), np.where(paid, costs, 0.0)
+        table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (k, 5n)
+        sums: list[list[float]] = (trust @ table).reshape(5, -1).tolist()
+        return sums
 
     def learn(self, outcome: Outcome) -> None:
         self._means.learn(outcome)

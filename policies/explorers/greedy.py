@@ -17,8 +17,12 @@ def allowed(scores: Float) -> Float:
 
 def point(scores: Float, costs: Float) -> Float:
     """(n,) all weight on the highest score; ties go to the cheaper arm, then to the first."""
-    top = np.flatnonzero(scores == scores.max())
-    chosen = top[0] if len(top) == 1 else top[np.argmin(costs[top])]
+    values = scores.tolist()
+    best = max(values)
+    chosen = values.index(best)
+    if values.count(best) > 1:
+        top = np.flatnonzero(scores == best)
+        chosen = top[np.argmin(costs[top])]
     probabilities = np.zeros(len(scores))
     probabilities[chosen] = 1.0
     return probabilities
