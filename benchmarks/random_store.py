@@ -1,6 +1,6 @@
 """Writes a store of random weights in any model's shapes, so that serving can be tried without a trained model.
 
-    python -m benchmarks.random_store FOLDER --model qwen2.5-1.5b --bits 3 4 6 8
+python -m benchmarks.random_store FOLDER --model qwen2.5-1.5b --bits 3 4 6 8
 """
 
 from __future__ import annotations

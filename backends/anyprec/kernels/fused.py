@@ -376,10 +376,10 @@ def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     """What was fastest on an H200 for this many rows of x; docs/gpu.md has the figures."""
     if rows == 1:
         return Launch(2, 1, 128, 1)
-    bm = max(16, min(128, triton.next_power_of_2(rows)))
+    bm = max(16, min(64, triton.next_power_of_2(rows)))
     tiles = triton.cdiv(layer_rows, 64) * triton.cdiv(rows, bm)
     splits = max(1, min(8, 256 // tiles, words // 32))
-    return Launch(64, bm, 16, 4, 2, splits)
+    return Launch(64, bm, 16, 4, 2 if bm < 64 else 1, splits)
 
 
 _arrived: dict[torch.device, torch.Tensor] = {}  # counters of the split tiles, all 0 between launches
@@ -450,7 +450,5 @@ def by_chunks(
     for first in range(0, n, chunk_rows):
         part = weights[: min(chunk_rows, n - first)]
         dequantize_rows(codes, tables, bits, width=width, first=first, out=part)
-        torch.matmul(x, part.t(), out=out[:, first : first + part.shape[0]]) if n <= chunk_rows else out[
-            :, first : first + part.shape[0]
-        ].copy_(x @ part.t())
+        torch.mm(x, part.t(), out=out[:, first : first + part.shape[0]])
     return out

@@ -1,0 +1,305 @@
+"""Times the any-precision kernels on a GPU against torch's bfloat16 product, after checking them in float64.
+
+    python -m benchmarks.kernels --out kernels.json            the figures of docs/gpu.md
+    python -m benchmarks.kernels --out tune.json --tune         every candidate launch, on a few shapes
+
+Times are of CUDA graph replays over several copies of the layer, together larger than the cache. The floor of a time
+is the fewest bytes (planes of the width, its tables, x and the result) over the measured copy bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backends.anyprec.kernels import fused, portable
+from backends.anyprec.kernels.fused import Launch
+from backends.anyprec.kernels.layout import Laid, lay_out_for_gpu, widest_codes
+
+BITS = [3, 4, 6, 8]
+BATCHES = [1, 8, 64, 512]
+CACHE_BYTES = 256 << 20  # rotate over this much, several times the last-level cache
+SHAPES = {  # (N, K), as vLLM fuses them
+    "llama-3.1-8b": {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)},
+    "qwen2.5-1.5b": {"qkv": (2048, 1536), "o": (1536, 1536), "gate_up": (17920, 1536), "down": (1536, 8960)},
+}
+TUNED_ON = [(28672, 4096), (4096, 4096), (4096, 14336), (17920, 1536), (1536, 8960)]
+Run = Callable[[int], torch.Tensor]  # copy number -> result
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One product to time."""
+
+    rows: int  # N
+    columns: int  # K
+    batch: int
+    widths: tuple[int, ...]  # of the rows of x, in turn
+
+
+def random_layer(rows: int, columns: int, seed: int) -> tuple[Laid, torch.Tensor, dict[int, torch.Tensor]]:
+    """A layer on the GPU with its codes (N, K) and tables, for the reference."""
+    generator = torch.Generator("cuda").manual_seed(seed)
+    words = -(-columns // 32)
+    planes = torch.randint(-(2**31), 2**31, (max(BITS), rows, words), generator=generator, device="cuda")
+    planes = planes.to(torch.int32)
+    finest = torch.randn(rows, 2 ** max(BITS), generator=generator, device="cuda").sort(1).values * columns**-0.5
+    tables = {k: finest.view(rows, 2**k, -1).mean(2).to(torch.float16) for k in BITS}
+    return lay_out_for_gpu(planes.view(torch.uint32), tables), planes, tables
+
+
+def exact(x: torch.Tensor, planes: torch.Tensor, tables: dict[int, torch.Tensor], widths: torch.Tensor) -> torch.Tensor:
+    """The product in float64, from the store's own planes and float16 tables."""
+    codes = widest_codes(planes, columns=x.shape[1])
+    joined = torch.cat([tables[k] for k in BITS], dim=1).double()
+    return portable.linear(x.double(), codes, joined, widths, BITS)
+
+
+def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
+    """Frobenius norm of the difference over that of the reference; infinite if anything is NaN."""
+    error = float((out.double() - reference).norm() / reference.norm())
+    return float("inf") if math.isnan(error) else error
+
+
+def seconds_each(run: Run, copies: int) -> float:
+    """Median time of one call, replayed from a graph that makes a call on each copy."""
+    run(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [run(i) for i in range(copies)]
+    graph.replay()
+    times = []
+    for _ in range(7):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / 1000 / copies)
+    del kept
+    return sorted(times)[len(times) // 2]
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written a second by a large device-to-device copy."""
+    source = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds_each(lambda _: target.copy_(source), 3)
+
+
+def copies_for(bytes_each: float) -> int:
+    """How many copies to rotate over."""
+    return int(max(2, min(48, CACHE_BYTES // bytes_each + 1)))
+
+
+def floor_bytes(case: Case) -> float:
+    """Fewest bytes: the widest width's planes, tables of the widths present, x and the result."""
+    present = set(case.widths[: case.batch])
+    weights = max(present) / 8 * case.rows * case.columns + sum(2 * 2**k for k in present) * case.rows
+    return weights + 2 * case.batch * (case.rows + case.columns)
+
+
+class Bench:
+    """Layers of one shape on the GPU, timed at many batch sizes."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.shape = (rows, columns)
+        self.layers = [random_layer(rows, columns, 0)]
+        while len(self.layers) < copies_for(3 / 8 * rows * columns):
+            first = self.layers[0]
+            self.layers.append((Laid(first[0].codes.clone(), first[0].tables.clone()), *first[1:]))
+        plenty = copies_for(2 * rows * columns)
+        self.dense = [torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16) * 0.02 for _ in range(plenty)]
+
+    def inputs(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (batch, K) and widths (batch,)."""
+        x = torch.randn(case.batch, case.columns, device="cuda", dtype=torch.bfloat16)
+        widths = [case.widths[i % len(case.widths)] for i in range(case.batch)]
+        return x, torch.tensor(widths, dtype=torch.int32, device="cuda")
+
+    def dense_seconds(self, case: Case) -> float:
+        """torch's own bfloat16 product."""
+        x, _ = self.inputs(case)
+        return seconds_each(lambda i: torch.nn.functional.linear(x, self.dense[i]), len(self.dense))
+
+    def run(self, case: Case, multiply: Callable[..., torch.Tensor]) -> tuple[float, float]:
+        """Relative error and seconds of multiply(x, codes, tables, widths, bits)."""
+        x, widths = self.inputs(case)
+        laid, planes, tables = self.layers[0]
+        out = multiply(x, laid.codes, laid.tables, widths, BITS)
+        error = relative_error(out, exact(x, planes, tables, widths))
+        used = copies_for(max(case.widths) / 8 * case.rows * case.columns)
+        layers = self.layers[:used]
+        seconds = seconds_each(
+            lambda i: multiply(x, layers[i][0].codes, layers[i][0].tables, widths, BITS), len(layers)
+        )
+        return error, seconds
+
+
+def by_launch(how: Launch) -> Callable[..., torch.Tensor]:
+    """The fused kernels with the given sizes."""
+    return lambda *arguments: fused.launch(*arguments, how)
+
+
+def by_rows(chunk_rows: int, width: int) -> Callable[..., torch.Tensor]:
+    """Dequantize some rows, multiply, repeat; one width for the whole batch."""
+
+    def multiply(x: Any, codes: Any, tables: Any, widths: Any, bits: list[int]) -> torch.Tensor:
+        return fused.by_chunks(x, codes, tables, bits, width=width, chunk_rows=chunk_rows)
+
+    return multiply
+
+
+def candidates(batch: int, words: int, width: int) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
+    """Launches worth timing for a batch size, with their names."""
+    launches: list[Launch] = []
+    if batch == 1:
+        launches += [Launch(bn, 1, bw, 1) for bn, bw in ((2, 128), (4, 64), (1, 128), (2, 64), (4, 32), (2, 16))]
+        launches += [Launch(64, 16, 16, 4, 2, s) for s in (2, 4, 8)]
+    if batch == 8:
+        launches += [Launch(64, 16, 16, 4, 2, s) for s in (1, 2, 4, 8)]
+        launches += [Launch(64, 16, 16, 4, 1, s) for s in (2, 4)] + [Launch(32, 16, 16, 4, 2, s) for s in (1, 4)]
+    if batch == 64:
+        launches += [Launch(64, 64, 16, 4, 1, s) for s in (1, 2, 4)] + [Launch(64, 64, 8, 4, 2, s) for s in (1, 2, 4)]
+        launches += [Launch(128, 64, 16, 8, 1, 2)]
+    if batch == 512:
+        launches += [Launch(128, 128, 16, 8, 1), Launch(128, 128, 8, 8, 2), Launch(128, 256, 8, 8, 1)]
+        for rows in (2048, 4096, 8192, 32768):
+            yield f"rows {rows}", by_rows(rows, width)
+    for how in launches:
+        if how.splits * how.bw <= words:
+            yield f"{how.bn}x{how.bm}x{how.bw} w{how.warps} s{how.stages} k{how.splits}", by_launch(how)
+
+
+def compile_share(part: int, parts: int) -> None:
+    """Compile this process's share of the candidates into Triton's cache, by running each once."""
+    jobs = [(shape, batch, i) for shape in TUNED_ON for batch in BATCHES for i in range(16)]
+    for shape, batch, i in jobs[part::parts]:
+        laid, *_ = random_layer(*shape, 0)
+        several = list(candidates(batch, laid.codes.shape[2], 3))
+        if i >= len(several):
+            continue
+        x = torch.randn(batch, shape[1], device="cuda", dtype=torch.bfloat16)
+        widths = torch.full((batch,), 3, dtype=torch.int32, device="cuda")
+        try:
+            several[i][1](x, laid.codes, laid.tables, widths, BITS)
+        except Exception as error:  # a candidate that does not fit is no loss
+            print(f"{shape} {several[i][0]}: {str(error)[:90]}", file=sys.stderr)
+
+
+def compile_ahead(processes: int) -> None:
+    """Fill Triton's cache with all candidates, many processes at a time."""
+    command = [sys.executable, "-m", "benchmarks.kernels", "--compile"]
+    running = [subprocess.Popen([*command, f"{i}/{processes}"]) for i in range(processes)]
+    for process in running:
+        process.wait()
+
+
+def tune(limit_s: float) -> list[dict[str, Any]]:
+    """Every candidate on a few shapes, best first for each case."""
+    found, start = [], time.time()
+    for shape in TUNED_ON:
+        bench = Bench(*shape)
+        for batch in BATCHES:
+            dense = bench.dense_seconds(Case(*shape, batch, (16,)))
+            for widths in ((3,), (4,), (6,), (8,), (3, 4, 8)) if batch > 1 else ((3,), (4,), (6,), (8,)):
+                case = Case(*shape, batch, widths)
+                timed = []
+                for name, multiply in candidates(batch, -(-shape[1] // 256) * 8, widths[0]):
+                    if time.time() - start > limit_s or ("rows" in name and len(widths) > 1):
+                        continue
+                    try:
+                        error, seconds = bench.run(case, multiply)
+                        timed.append((round(seconds * 1e6, 1), name, round(error, 5)))
+                    except Exception as error:
+                        timed.append((1e9, f"{name}: {str(error)[:60]}", 1.0))
+                found.append({**asdict(case), "dense_us": round(dense * 1e6, 1), "timed": sorted(timed)})
+                show_tuned(found[-1])
+        del bench
+        torch.cuda.empty_cache()
+    return found
+
+
+def show_tuned(row: dict[str, Any]) -> None:
+    """The three best of one case on one line."""
+    best = "  ".join(f"{us:.1f} [{name}]" for us, name, error in row["timed"][:3])
+    worst = max((error for us, _, error in row["timed"] if us < 1e9), default=0)
+    name = f"{row['rows']}x{row['columns']} m{row['batch']} {row['widths']}"
+    print(f"{name} bf16 {row['dense_us']} | {best} | e{worst:.4f}", flush=True)
+
+
+def figures(bandwidth: float) -> list[dict[str, Any]]:
+    """Every shape, batch and width with the launch the plugin would choose."""
+    found = []
+    for model, layers in SHAPES.items():
+        for layer, shape in layers.items():
+            bench = Bench(*shape)
+            for batch in BATCHES:
+                dense = bench.dense_seconds(Case(*shape, batch, (16,)))
+                for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
+                    case = Case(*shape, batch, widths)
+                    error, seconds = bench.run(case, fused.linear)
+                    found.append({
+                        "model": model, "layer": layer, **asdict(case), "error": error, "us": seconds * 1e6,
+                        "dense_us": dense * 1e6, "of_bandwidth": floor_bytes(case) / seconds / bandwidth,
+                    })  # fmt: skip
+            del bench
+            torch.cuda.empty_cache()
+    return found
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """A table of one line per shape and batch, then one per model and batch with all layers of a block added up."""
+    print("µs, share of the copy bandwidth, times faster than bf16")
+    columns = [(k,) for k in BITS] + [tuple(BITS)]
+    for key in dict.fromkeys((row["model"], row["layer"], row["batch"]) for row in found):
+        rows = {row["widths"]: row for row in found if (row["model"], row["layer"], row["batch"]) == key}
+        cells = [
+            f"{r['us']:7.1f} {r['of_bandwidth']:4.0%} {r['dense_us'] / r['us']:4.2f}x"
+            for r in (rows.get(c) for c in columns)
+            if r
+        ]
+        dense = next(iter(rows.values()))["dense_us"]
+        print(f"{key[0]:13} {key[1]:8} m{key[2]:<4} bf16 {dense:7.1f} | " + " | ".join(cells))
+    print("largest relative error", max(row["error"] for row in found))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--limit-s", type=float, default=120, help="stop tuning after this long")
+    parser.add_argument("--processes", type=int, default=14, help="compilers at a time")
+    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.compile:
+        part, parts = map(int, arguments.compile.split("/"))
+        compile_share(part, parts)
+        return
+    start = time.time()
+    if arguments.tune:
+        compile_ahead(arguments.processes)
+    print(f"compiled in {time.time() - start:.0f} s", flush=True)
+    bandwidth = copy_bandwidth()
+    print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s")
+    found = tune(arguments.limit_s) if arguments.tune else figures(bandwidth)
+    if not arguments.tune:
+        show(found)
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"bandwidth": bandwidth, "rows": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
