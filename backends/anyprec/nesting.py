@@ -208,7 +208,8 @@ def width_weights(errors: Floats, bits: Sequence[int]) -> Floats:
     reached = errors[np.minimum(2**widths, len(errors)) - 1]
     for i in range(len(widths) - 2, -1, -1):
         reached[i] = max(reached[i], reached[i + 1] / LEAST_STEP)
-    weights: Floats = emphasis / np.maximum(reached, 1e-12 * max(float(errors[0]), 1e-300))
+    least = 1e-12 * float(errors[0]) or 1.0  # a row of one value has no error at any width
+    weights: Floats = emphasis / np.maximum(reached, least)
     return weights
 
 

@@ -1,0 +1,89 @@
+"""Nested codes: prefixes, and what nesting costs against k-means free of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from backends.anyprec import nesting
+
+BITS = (3, 4, 5, 6, 7, 8)
+ROWS = {"gaussian": lambda rng: rng.normal(size=8192), "student": lambda rng: rng.standard_t(5, size=8192)}
+
+
+def rebuilt(nested: nesting.Nested, k: int) -> np.ndarray:
+    return nested.tables[k][nested.codes >> (max(nested.tables) - k)]
+
+
+def squared_error(weights: np.ndarray, other: np.ndarray, sensitivity: np.ndarray) -> float:
+    return float((sensitivity * (weights - other) ** 2).sum())
+
+
+@pytest.mark.parametrize("draw", ROWS.values(), ids=ROWS.keys())
+def test_nesting_costs_at_most_a_fifth_more_than_free_k_means_at_every_width(draw) -> None:
+    rng = np.random.default_rng(11)
+    rows = [draw(rng) for _ in range(8)]
+    even = np.ones(8192)
+    nested = [nesting.nest(row, even, bits=BITS) for row in rows]
+    for k in BITS:
+        ours = sum(squared_error(row, rebuilt(each, k), even) for row, each in zip(rows, nested, strict=True))
+        free = sum(squared_error(row, nesting.unconstrained(row, even, cells=2**k), even) for row in rows)
+        assert ours <= 1.2 * free, k
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_cell_is_the_union_of_its_two_halves(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights, sensitivity = rng.normal(size=700), rng.chisquare(1, size=700)
+    nested = nesting.nest(weights, sensitivity, bits=BITS)
+    order = np.argsort(weights)
+    assert (np.diff(nested.codes[order].astype(int)) >= 0).all()  # cells are runs of the sorted row at every width
+    for k in BITS:
+        codes = nested.codes >> (8 - k)
+        for cell in np.unique(codes):
+            inside = codes == cell
+            mean = np.average(weights[inside], weights=sensitivity[inside])
+            assert nested.tables[k][cell] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 5, 40, 300, 2000])
+def test_both_implementations_choose_the_same_codes(size: int) -> None:
+    rng = np.random.default_rng(size)
+    weights, sensitivity = rng.standard_t(4, size=size), rng.chisquare(1, size=size)
+    all_codes = [nesting.nest(weights, sensitivity, bits=BITS, engine=name).codes for name in nesting.engines()]
+    for first, second in itertools.pairwise(all_codes):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", nesting.engines())
+def test_free_k_means_is_the_best_of_all_partitions(name: str) -> None:
+    rng = np.random.default_rng(5)
+    weights, sensitivity = np.sort(rng.normal(size=10)), rng.chisquare(1, size=10)
+    found = nesting.unconstrained(weights, sensitivity, cells=3, engine=name)
+
+    def error(cuts: tuple[int, ...]) -> float:
+        pieces = zip((0, *cuts), (*cuts, 10), strict=True)
+        means = [np.full(b - a, np.average(weights[a:b], weights=sensitivity[a:b])) for a, b in pieces]
+        return squared_error(weights, np.concatenate(means), sensitivity)
+
+    best = min(error(cuts) for cuts in itertools.combinations(range(1, 10), 2))
+    assert squared_error(weights, found, sensitivity) == pytest.approx(best)
+
+
+def test_more_bits_never_rebuild_a_row_worse() -> None:
+    rng = np.random.default_rng(3)
+    for size in (16, 100, 1000, 5000):
+        weights, sensitivity = rng.standard_t(3, size=size), rng.chisquare(1, size=size)
+        nested = nesting.nest(weights, sensitivity, bits=BITS)
+        errors = [squared_error(weights, rebuilt(nested, k), sensitivity) for k in BITS]
+        assert all(wide <= narrow * (1 + 1e-9) for narrow, wide in itertools.pairwise(errors))
+
+
+@pytest.mark.parametrize("weights", [np.zeros(50), np.ones(64) * 3.5, np.repeat([1.0, -1.0], 20)])
+def test_rows_with_few_values_are_rebuilt_exactly(weights: np.ndarray) -> None:
+    nested = nesting.nest(weights, np.zeros_like(weights), bits=BITS)
+    for k in BITS:
+        np.testing.assert_allclose(rebuilt(nested, k), weights, atol=1e-12)
+        assert np.isfinite(nested.tables[k]).all()

@@ -1,0 +1,173 @@
+"""From a checkpoint to a store: what is accepted, what is refused, and stopping half-way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from backends.anyprec.errors import Corrupt, NoRoom, Unsupported
+from backends.anyprec.quantize import parse_bits, quantize, run
+from backends.anyprec.store import Store
+from backends.anyprec.tensors import TensorFolder
+from tests.anyprec.llamas import config_of, write_llama
+
+
+class Stopped(Exception):
+    """Someone pulled the plug."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM"])
+def test_llama_qwen2_and_mistral_are_accepted(tmp_path: Path, architecture: str) -> None:
+    folder = write_llama(tmp_path / "in", architectures=[architecture], num_hidden_layers=1)
+    report = quantize(folder, tmp_path / "out", bits=(3, 4), rows_per_table=8)
+    store = Store.open(report.out)
+    assert len(store.layers) == 7
+    assert ("model.layers.0.self_attn.q_proj.bias" in store) == (architecture == "Qwen2ForCausalLM")
+
+
+def test_an_untied_head_is_kept_and_a_tied_one_is_not_repeated(tmp_path: Path) -> None:
+    untied = write_llama(tmp_path / "untied", tie_word_embeddings=False, num_hidden_layers=1)
+    quantize(untied, tmp_path / "a", bits=(3,), rows_per_table=8)
+    assert "lm_head.weight" in Store.open(tmp_path / "a")
+    tied = write_llama(tmp_path / "tied", num_hidden_layers=1)
+    quantize(tied, tmp_path / "b", bits=(3,), rows_per_table=8)
+    assert "lm_head.weight" not in Store.open(tmp_path / "b")
+
+
+def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in", architectures=["GPT2LMHeadModel"])
+    with pytest.raises(Unsupported, match="GPT2LMHeadModel"):
+        quantize(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(Unsupported, match="gptq"):
+        quantize(folder, tmp_path / "out")
+
+
+def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in")
+    config = config_of(num_hidden_layers=3)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Corrupt, match=r"layers\.2\."):
+        quantize(folder, tmp_path / "out")
+
+
+def test_rows_that_do_not_divide_into_tables_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="rows_per_table 7"):
+        quantize(checkpoint, tmp_path / "out", rows_per_table=7)
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoRoom, match="1,000 free"):
+        quantize(checkpoint, tmp_path / "out", free_bytes=lambda _: 1000)
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_stopped_run_continues_to_identical_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    def stop_in_the_second_layer(done: int, total: int, what: str) -> None:
+        if what.startswith("model.layers.1.mlp"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        quantize(checkpoint, tmp_path / "resumed", rows_per_table=8, progress=stop_in_the_second_layer)
+    with pytest.raises(Corrupt):
+        Store.open(tmp_path / "resumed")  # half a store is not a store
+    kept = (tmp_path / "resumed" / "model-00001-of-00003.safetensors").stat()
+    quantize(checkpoint, tmp_path / "resumed", rows_per_table=8)
+    quantize(checkpoint, tmp_path / "whole", rows_per_table=8)
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+    again = (tmp_path / "resumed" / "model-00001-of-00003.safetensors").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+
+
+def test_a_half_written_folder_is_not_continued_with_other_settings(checkpoint: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        quantize(checkpoint, tmp_path / "out", rows_per_table=8, progress=stop)
+    with pytest.raises(Unsupported, match="other settings"):
+        quantize(checkpoint, tmp_path / "out", rows_per_table=4)
+
+
+def test_a_folder_with_other_files_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(Unsupported, match="not empty"):
+        quantize(checkpoint, tmp_path)
+
+
+def test_progress_counts_every_weight(checkpoint: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    report = quantize(
+        checkpoint,
+        tmp_path / "out",
+        bits=(3,),
+        rows_per_table=8,
+        progress=lambda done, total, _: told.append((done, total)),
+    )
+    assert told[-1] == (report.weights, report.weights)
+    assert told == sorted(told)
+
+
+def test_tables_that_outweigh_the_codes_are_warned_about(checkpoint: Path, tmp_path: Path) -> None:
+    report = quantize(checkpoint, tmp_path / "heavy", bits=(3, 8), rows_per_table=1)
+    assert "outweigh" in report.warnings[0] or "bytes a weight" in report.warnings[0]
+    assert report.bytes_per_weight > 2
+    assert quantize(checkpoint, tmp_path / "light", bits=(3, 4), rows_per_table=8).warnings == ()
+
+
+def test_sensitive_weights_are_kept_closer(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in", num_hidden_layers=1)
+    original = TensorFolder(folder)
+    sensitivity = {}
+    for name in original.names:
+        if "proj.weight" in name:
+            sensitivity[name] = np.ones(original.entry(name).shape, np.float32)
+            sensitivity[name][:, :1] = 1000.0
+    save_file(sensitivity, tmp_path / "fisher.safetensors")
+    errors = []
+    for number, file in enumerate((None, tmp_path / "fisher.safetensors")):
+        quantize(folder, tmp_path / str(number), bits=(3,), rows_per_table=8, sensitivity=file)
+        store = Store.open(tmp_path / str(number))
+        exact = {layer: original.read(f"{layer}.weight") for layer in store.layers}
+        errors.append(sum(((store.dequantize(n, 3) - w)[:, :1] ** 2).sum() for n, w in exact.items()))
+    assert errors[1] < errors[0] / 2
+
+
+def test_bfloat16_checkpoints_are_read(tmp_path: Path) -> None:
+    values = np.array([[1.0, -2.5], [0.15625, 3e38]], np.float32)
+    data = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    np.testing.assert_allclose(TensorFolder(tmp_path).read("w"), values, rtol=0.01)
+    np.testing.assert_allclose(TensorFolder(tmp_path).read("w", rows=slice(1, 2)), values[1:], rtol=0.01)
+
+
+@pytest.mark.parametrize(("text", "bits"), [("3-8", (3, 4, 5, 6, 7, 8)), ("8,3,4", (3, 4, 8)), ("2", (2,))])
+def test_widths_are_read_from_ranges_and_lists(text: str, bits: tuple[int, ...]) -> None:
+    assert parse_bits(text) == bits
+
+
+@pytest.mark.parametrize("text", ["", "1-4", "3-9", "8-3", "three", "3,,4"])
+def test_impossible_widths_are_refused(text: str) -> None:
+    with pytest.raises(Unsupported, match="bits"):
+        parse_bits(text)
+
+
+def test_the_command_quantizes_under_a_progress_bar(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(checkpoint, out=tmp_path / "out", bits="3-4", rows_per_table=8)
+    assert Store.open(tmp_path / "out").bits == (3, 4)
+    assert "a quantized weight" in " ".join(capsys.readouterr().err.split())
