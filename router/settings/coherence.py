@@ -93,7 +93,14 @@ def _policies(settings: Settings) -> Iterator[Fault]:
 def _tenants(settings: Settings) -> Iterator[Fault]:
     secrets = Counter(key.secret.get_secret_value() for each in settings.tenants.values() for key in each.keys)
     names = Counter(key.name for each in settings.tenants.values() for key in each.keys if key.name)
+    teams = Counter(team for each in settings.tenants.values() for team in each.teams)
     for name, tenant in settings.tenants.items():
+        for team in tenant.teams:
+            if teams[team] > 1:
+                yield (
+                    f"tenants.{name}.teams.{team}",
+                    "another tenant has a team of this name, expected names that differ",
+                )
         yield from _unknown_models(settings, f"tenants.{name}.allowed_models", tenant.allowed_models)
         for number, key in enumerate(tenant.keys):
             path = f"tenants.{name}.keys[{number}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from router.settings.sections import (
     Server,
     Share,
     Store,
+    TeamSection,
     Telemetry,
     TenantSection,
 )
@@ -117,8 +118,8 @@ class Settings(Section):
         return self.default_price.price() if self.default_price else None
 
     def candidates(self) -> tuple[Model, ...]:
-        """The models this document lists. Raises: SettingsError for an unpriced one."""
-        return tuple(self._candidate(each) for each in self.models)
+        """The models this document lists, less those that only a backend that discovers them can price."""
+        return tuple(self._candidate(each) for each in self.models if self.price_of(each) is not None)
 
     def _candidate(self, section: ModelSection) -> Model:
         price = self.price_of(section)
@@ -178,8 +179,10 @@ class Settings(Section):
         return model if section is None else self._overridden(model, section)
 
     def _section(self, backend: str, upstream: str, name: str) -> ModelSection | None:
+        """By its name; by the engine's name for it only where that is its own: a width is asked for by its parent's."""
         for each in self.models:
-            if self.backend_of(each) == backend and (each.name == name or (each.upstream or each.name) == upstream):
+            same = each.name == name or (name == upstream == (each.upstream or each.name))
+            if same and self.backend_of(each) == backend:
                 return each
         return None
 
@@ -231,6 +234,31 @@ class Settings(Section):
             return None
         name = self.auth.tenant
         return _principal(name, self.tenants.get(name, TenantSection()), None)
+
+    def completed(self, principal: Principal) -> Principal:
+        """A principal from the key store with what this document says of its tenant and team added.
+
+        Budgets and limits add up, models can only be narrowed, and the principal's own preference and policy stay.
+        """
+        tenant = self.tenants.get(principal.tenant)
+        if tenant is None:
+            return principal
+        team = tenant.teams.get(principal.team or "", TeamSection())
+        scopes = ((f"tenant:{principal.tenant}", tenant), (f"team:{principal.team}", team))
+        allowed = [each for each in (tenant.allowed_models, principal.allowed_models) if each is not None]
+        return replace(
+            principal,
+            budgets=(*(b.budget(scope) for scope, part in scopes for b in part.budgets), *principal.budgets),
+            limits=(*(p.limits.limit(scope) for scope, p in scopes if p.limits is not None), *principal.limits),
+            allowed_models=frozenset.intersection(*allowed) if allowed else None,
+            local_only=tenant.local_only or principal.local_only,
+            preference=tenant.preference if principal.preference is None else principal.preference,
+            policy=principal.policy or tenant.policy,
+        )
+
+    def lists(self, backend: str, upstream: str) -> bool:
+        """Whether `models` has an entry for this model of a backend."""
+        return self._section(backend, upstream, upstream) is not None
 
 
 def _section_of(price: Price) -> PriceSection:

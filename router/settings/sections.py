@@ -145,9 +145,6 @@ class _Remote(_Backend):
     )
     api_key: Secret = Field(default=None, description="Key of every replica that names none of its own.")
     params: dict[str, Any] = Field(default={}, description="litellm only: parameters of every call, e.g. api_version.")
-    affinity: bool = Field(
-        default=True, description="Send a session to the replica that served it before (prefix cache)."
-    )
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -168,7 +165,6 @@ class VllmBackend(_Remote):
     discover: bool = Field(
         default=False, description="Add the models its /v1/models lists, adapters and widths included."
     )
-    poll_s: Seconds = Field(default=2.0, description="How often queue and cache load are read from /metrics.")
     headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request.")
 
     @property
@@ -339,10 +335,9 @@ class OpenAIEmbedder(_Embedder):
     url: Url = Field(description="Base address, with or without /v1.")
     model: str = Field(min_length=1, description="Name of the model there.")
     api_key: Secret = Field(default=None, description="Sent as a bearer token.")
-    dim: Positive | None = Field(default=None, description="Dimensions; by default asked of the endpoint at the start.")
+    dim: Positive = Field(description="Dimensions of its vectors.")
     batch: Positive = Field(default=32, description="Texts in one call, at most.")
     wait_ms: float = Field(default=2.0, ge=0, description="How long a text waits for company.")
-    timeout_s: Seconds = Field(default=5.0, description="How long a call may take.")
 
 
 Embedder = Annotated[
@@ -371,7 +366,6 @@ class PolicySection(Section):
         default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
     )
     seed: int = Field(default=0, ge=0, description="Of the generator that draws from the policy's distribution.")
-    refit_s: Seconds = Field(default=60.0, description="Least time between two refits in the background.")
 
     def options_of(self, name: str) -> dict[str, Any]:
         """Options of one policy; empty where none are given."""
@@ -461,7 +455,6 @@ class Telemetry(Section):
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Of the program's own log.")
     access_log: bool = Field(default=False, description="One line a request.")
-    metrics: bool = Field(default=True, description="Whether /metrics answers.")
 
 
 class Reload(Section):

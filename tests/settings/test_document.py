@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import describe
-from router.types import Budget, Price, RateLimit
+from router.types import Budget, Price, Principal, RateLimit
 from tests.settings.conftest import Read
 
 ENGINE = """
@@ -134,6 +134,37 @@ def test_a_discovered_model_nothing_prices_is_refused(read: Read) -> None:
     settings = read("backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}")
     with pytest.raises(SettingsError, match=r"backends\.gpu\.discover: found m and nothing prices it"):
         settings.discovered("gpu", "m")
+
+
+def test_a_width_of_a_listed_model_is_a_model_of_its_own(read: Read) -> None:
+    settings = read("""
+backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}
+models: [{name: quick, upstream: org/model, price: {prompt: 1, completion: 1}}]
+default_price: {prompt: 2, completion: 2}
+""")
+    width = settings.discovered("gpu", "org/model", name="org/model@3bit", parent="org/model", bits=3)
+    assert (width.name, width.price.prompt) == ("org/model@3bit", 2_000_000_000)
+
+
+def test_a_listed_model_only_its_backend_can_price_waits_for_it(read: Read) -> None:
+    settings = read("models: [{name: small@3bit, capacity: 1 USD per 1h}]")
+    assert settings.candidates() == ()
+    found = settings.discovered("family", "small@3bit", price=Price(5, 6))  # type: ignore[arg-type]
+    assert (found.price.prompt, found.capacity) == (5, 1_000_000_000)
+
+
+def test_a_stored_key_gets_what_the_document_says_of_its_tenant_and_team(read: Read) -> None:
+    settings = read("""
+tenants:
+  acme: {budgets: [5 USD per day], allowed_models: [a, b], preference: 0.2, teams: {lab: {limits: {concurrent: 2}}}}
+""")
+    own = Budget("key:k_1", 1, 30)  # type: ignore[arg-type]
+    stored = Principal("k_1", "acme", team="lab", allowed_models=frozenset({"b", "c"}), preference=0.9, budgets=(own,))
+    completed = settings.completed(stored)
+    assert [budget.scope for budget in completed.budgets] == ["tenant:acme", "key:k_1"]
+    assert completed.limits == (RateLimit("team:lab", concurrent=2),)
+    assert (completed.allowed_models, completed.preference) == ({"b"}, 0.9)
+    assert settings.completed(Principal("k_2", "other")) == Principal("k_2", "other")
 
 
 def test_a_description_shows_what_runs_and_no_secret(read: Read) -> None:
