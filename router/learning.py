@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,10 @@ class _Open:
     row: int = -1  # in the table, once judged
 
 
+Refit = Callable[[str, dict[str, NDArray[Any]], History], Awaitable[dict[str, NDArray[Any]]]]
+"""The state of a named policy after refit(history), from the state it has now."""
+
+
 class Learning:
     """Follows the log and keeps index, table and policies up to date.
 
@@ -157,6 +161,7 @@ class Learning:
         index: FaissIndex,
         policies: Mapping[str, StoredPolicy],
         build: Callable[[str], StoredPolicy],
+        refit: Refit,
         arms: Callable[[], Sequence[Arm]],
         folder: Path | None,
         refit_every: int = 200,
@@ -168,6 +173,8 @@ class Learning:
         self._log = log
         self._policies = dict(policies)
         self._build = build
+        self._refit = refit
+        self._meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
         self._arms = arms
         self._folder = folder
         self._refit_every = refit_every
@@ -188,12 +195,17 @@ class Learning:
         return policy
 
     async def run(self) -> None:
-        """Follow the log until cancelled; refits happen in a thread."""
-        async for position, entry in self._log.tail(self.position):
-            self.take(entry)
-            self.position = position
-            if self.learned >= self._next_refit:
-                await self.refit()
+        """Follow the log until cancelled, refitting beside it whenever enough was learned."""
+        refitting: asyncio.Future[None] | None = None
+        try:
+            async for position, entry in self._log.tail(self.position):
+                self.take(entry)
+                self.position = position
+                if self.learned >= self._next_refit and (refitting is None or refitting.done()):
+                    refitting = asyncio.ensure_future(self.refit())
+        finally:
+            if refitting is not None:
+                refitting.cancel()
 
     async def catch_up(self) -> None:
         """Take in everything already in the log."""
@@ -202,14 +214,24 @@ class Learning:
             self.position = position
 
     async def refit(self) -> None:
-        """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state."""
+        """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state.
+
+        What comes in meanwhile is learned twice: by the old state at once, and by the new one when it takes over; so
+        the result depends on the log alone and not on how long a refit takes.
+        """
         self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
         history = self.table.history(self._arms())
         for name, policy in list(self._policies.items()):
+            self._meanwhile[name] = []
             try:
-                await asyncio.to_thread(policy.refit, history)
+                state = await self._refit(name, dict(policy.state()), history)
+                policy.restore(state)
+                for outcome in self._meanwhile[name]:
+                    policy.learn(outcome)
             except Exception:
                 LOG.exception("policy %s could not be refitted on %d rows and keeps its state", name, len(self.table))
+            finally:
+                del self._meanwhile[name]
 
     def take(self, entry: LogEntry) -> None:
         """Take in one entry of the log."""
@@ -268,6 +290,8 @@ class Learning:
         )
         for policy in self._policies.values():
             policy.learn(outcome)
+        for outcomes in self._meanwhile.values():
+            outcomes.append(outcome)
 
     def save(self) -> None:
         """Write a snapshot beside the old one, then replace it. Raises: OSError."""

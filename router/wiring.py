@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +21,9 @@ import numpy as np
 
 from backends.replicas import Replicas
 from backends.types import Embedder
-from router.building import StaticKeys, build_embedder, build_policies, build_policy, features_of
+from policies.types import History
+from router.building import build_embedder, build_policies, build_policy, features_of
+from router.callers import Callers
 from router.catalogue import Fleet, fleet_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
@@ -30,14 +33,14 @@ from router.index import FaissIndex
 from router.learning import Learning
 from router.metrics import PrometheusMeter
 from router.places import first_key_path, snapshot_path, store_url
-from router.ports import Keys
+from router.refitting import State, refit_aside, refit_elsewhere
 from router.settings import Settings, diff, load
 from router.stores.keys import CachedKeys
 from router.stores.open import Stores, open_stores
-from router.types import Principal
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
+SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class Runtime:
     fleet: Fleet
     gateway: Gateway
     stores: Stores
-    keys: Keys | None
+    keys: Callers
     learning: Learning
     meter: PrometheusMeter
     clock: Callable[[], float]
@@ -119,7 +122,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             fleet=fleet,
             gateway=gateway,
             stores=stores,
-            keys=_keys(settings, stores),
+            keys=Callers(settings, CachedKeys(stores.keys)),
             learning=learning,
             meter=meter,
             clock=time.time,
@@ -144,16 +147,20 @@ def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder
         index=index,
         policies=build_policies(settings.policy, catalogue.arms()),
         build=lambda name: build_policy(name, {}, catalogue.arms()),
+        refit=partial(_refit, settings),
         arms=catalogue.arms,
         folder=snapshot_path(settings, 0),
     )
 
 
+async def _refit(settings: Settings, name: str, state: State, history: History) -> State:
+    refit = refit_elsewhere if name in SLOW_TO_REFIT else refit_aside
+    return await refit(name, settings.policy.options_of(name), state=state, history=history)
+
+
 async def _catch_up(learning: Learning) -> None:
     learning.load()
     await learning.catch_up()
-    if learning.learned:
-        await learning.refit()
 
 
 def _gateway(
@@ -193,16 +200,6 @@ def options_of(settings: Settings) -> Options:
         longest_ms=int(settings.server.longest_s * 1000),
         keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
     )
-
-
-def _keys(settings: Settings, stores: Stores) -> Keys | None:
-    if not settings.auth.required:
-        return None
-    static = {key.secret.get_secret_value(): key.principal for key in settings.static_keys()}
-    if settings.auth.admin_key is not None:
-        admin = Principal(key_id="admin", tenant=settings.auth.tenant, admin=True)
-        static[settings.auth.admin_key.get_secret_value()] = admin
-    return StaticKeys(static, CachedKeys(stores.keys))
 
 
 async def _refresh(runtime: Runtime) -> None:
@@ -256,6 +253,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
         return
     old, decider = runtime.fleet, runtime.gateway.decider
     decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options_of(fresh), fresh, fleet
+    runtime.keys.take(fresh)
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:

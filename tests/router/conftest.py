@@ -23,6 +23,7 @@ from router.gateway.nouns import Call, Catalogue, Meter, Options
 from router.gateway.serving import Gateway
 from router.index import FaissIndex
 from router.learning import Learning
+from router.refitting import refit_aside
 from router.schemas import parse
 from router.stores.open import Stores, open_stores
 from router.types import Budget, Model, NanoUsd, Price, Principal
@@ -109,6 +110,7 @@ async def open_house(
             index=index,
             policies=policies,
             build=lambda name: named.build(name, catalogue.arms(), {}),
+            refit=lambda name, state, history: refit_aside(name, {}, state=state, history=history),
             arms=catalogue.arms,
             folder=folder / "views",
         )

@@ -1,0 +1,90 @@
+"""A refit in a process of its own gives what a refit here gives, and loses nothing learned meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from policies import named
+from policies.types import Arm, History
+from router.learning import Refit
+from router.refitting import State, refit_aside, refit_elsewhere
+from router.types import Feedback
+from tests.router.conftest import House, now_ms, open_house
+
+pytestmark = pytest.mark.anyio
+
+
+def history(rows: int = 300) -> History:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(rows, 32)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    arms = (Arm("small", 1e-7, 1e-7), Arm("large", 1e-6, 1e-6))
+    return History(
+        embeddings=embeddings,
+        arms=arms,
+        scores=(rng.random((rows, 2)) < [0.5, 0.8]).astype(float),
+        costs=rng.lognormal(-10, 0.3, (rows, 2)),
+        prompt_tokens=rng.integers(5, 50, rows),
+        prompt_characters=rng.integers(20, 200, rows),
+    )
+
+
+def assert_same(found: np.ndarray, wanted: np.ndarray, what: str) -> None:
+    if found.dtype.kind == "f":
+        np.testing.assert_allclose(found, wanted, err_msg=what, rtol=1e-6, atol=1e-9)
+    else:
+        np.testing.assert_array_equal(found, wanted, err_msg=what)
+
+
+@pytest.mark.parametrize("name", ["paced", "linucb"])
+async def test_both_ways_give_the_same_state(name: str) -> None:
+    known = history()
+    state = dict(named.build(name, known.arms, {}).state())
+    here = await refit_aside(name, {}, state=state, history=known)
+    there = await refit_elsewhere(name, {}, state=state, history=known)
+    assert here.keys() == there.keys()
+    for key, value in here.items():
+        assert_same(value, there[key], key)
+
+
+async def test_a_refit_that_fails_says_what_the_process_said() -> None:
+    with pytest.raises(RuntimeError, match="no policy 'none'"):
+        await refit_elsewhere("none", {}, state={}, history=history())
+
+
+async def test_what_is_learned_during_a_refit_is_in_the_new_state_too(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="linucb") as house:
+        learning, gate = house.learning, asyncio.Event()
+        refit: Refit = learning._refit
+
+        async def slow(name: str, state: State, known: History) -> State:
+            fitted = await refit(name, state, known)
+            await gate.wait()
+            return fitted
+
+        learning._refit = slow
+        await teach(house, 0, 10)
+        refitting = asyncio.ensure_future(learning.refit())
+        await house.until(lambda: "linucb" in learning._meanwhile)
+        await teach(house, 10, 15)
+        gate.set()
+        await refitting
+        late = dict(learning.policy("linucb").state())
+    (tmp_path / "again").mkdir()
+    async with open_house(tmp_path / "again", policy="linucb") as house:
+        await teach(house, 0, 10)
+        await house.learning.refit()
+        await teach(house, 10, 15)
+        for key, value in house.learning.policy("linucb").state().items():
+            assert_same(value, late[key], key)
+
+
+async def teach(house: House, first: int, last: int) -> None:
+    for i in range(first, last):
+        answer, _ = await house.read(f"question {i}", model="small")
+        await house.stores.log.judge(Feedback(answer.opened.decision.decision_id, now_ms(), (i % 3) / 2))
+    await house.until(lambda: house.learning.learned == last)
