@@ -62,7 +62,7 @@ class Charges:
         return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
 
     def _likened(self, logs: Float) -> Float:
-        """(n, M) logs with a newcomer's gaps filled by the row's mean over like arms and the newcomer's distance to it."""
+        """(n, M) logs; a newcomer's gaps are filled by the row's mean over like arms and its own distance to that."""
         new, listed = newcomers(logs), self._prices[:, 1] > 0
         filled = logs.copy()
         for arm in np.flatnonzero(new):

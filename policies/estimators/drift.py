@@ -164,13 +164,13 @@ class Drift:
 
     def state(self) -> State:
         """Everything, as arrays."""
-        arrays = {name: np.array(getattr(self._part(part), name)) for part, name in DRIFT_STATE}
+        arrays = {f"{part}.{name}": np.array(getattr(self._part(part), name)) for part, name in DRIFT_STATE}
         return arrays | {"names": np.array(list(self._rows), np.str_)}
 
     def restore(self, state: State) -> None:
         """Inverse of state()."""
         for part, name in DRIFT_STATE:
-            setattr(self._part(part), name, np.array(state[name]))
+            setattr(self._part(part), name, np.array(state[f"{part}.{name}"]))
         self.residuals.count = int(self.residuals.count)
         self._rows = {str(name): row for row, name in enumerate(state["names"])}
 

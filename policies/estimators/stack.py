@@ -104,7 +104,7 @@ class Stack:
             getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
-        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0) * np.float32(0.1)
+        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0) * np.float32(0.2)
         return np.concatenate([embeddings, scaled], axis=1)
 
     def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
