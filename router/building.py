@@ -5,10 +5,8 @@ Heavy libraries are imported where a setting asks for them and nowhere else.
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +32,7 @@ from backends.vllm import OpenAIBackend
 from policies import named
 from policies.types import Arm, StoredPolicy
 from router.errors import SettingsError
-from router.ports import Keys
 from router.settings import Settings, sections
-from router.types import Principal
 
 if TYPE_CHECKING:
     from backends.family.catalogue import Candidate
@@ -136,8 +132,6 @@ def _embedder(section: sections.Embedder) -> Embedder:
         return StaticEmbedder(section.model)
     if isinstance(section, sections.SentenceEmbedder):
         return SentenceEmbedder(section.model)
-    if section.dim is None:
-        raise SettingsError("embedder.dim: an openai embedder needs its number of dimensions", param="embedder.dim")
     return OpenAIEmbedder(
         str(section.url),
         model=section.model,
@@ -166,19 +160,3 @@ def build_policy(name: str, options: Mapping[str, object], arms: Sequence[Arm]) 
     """A named policy. Raises: ValueError naming what there is."""
     policy: StoredPolicy = named.build(name, arms, options)
     return policy
-
-
-class StaticKeys:
-    """Keys written in the settings, and an admin key; anything else is asked of the key store."""
-
-    def __init__(self, static: Mapping[str, Principal], stored: Keys) -> None:
-        self._static = [(sha256(secret.encode()).digest(), principal) for secret, principal in static.items()]
-        self._stored = stored
-
-    async def find(self, secret: str, now_ms: int) -> Principal | None:
-        """See Keys.find."""
-        digest = sha256(secret.encode()).digest()
-        for known, principal in self._static:
-            if hmac.compare_digest(known, digest):
-                return principal
-        return await self._stored.find(secret, now_ms)

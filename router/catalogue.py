@@ -69,14 +69,16 @@ class Fleet:
         models = {model.name: model for model in self.settings.candidates()}
         for name, section in self.settings.backends.items():
             if isinstance(section, EmbeddedBackend) and section.discover:
-                models = {**{m.name: m for m in self._embedded(name, section)}, **models}
-            elif isinstance(section, VllmBackend) and section.discover:
-                models = {**{m.name: m for m in self._told(name)}, **models}
+                models |= {model.name: model for model in self._embedded(name, section)}
+            elif isinstance(section, VllmBackend):
+                models |= {model.name: model for model in self._told(name, section)}
         return tuple(sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
-    def _told(self, backend: str) -> Iterable[Model]:
+    def _told(self, backend: str, section: VllmBackend) -> Iterable[Model]:
+        """What the engines list; of engines that are not to be discovered only what the settings list too."""
         for found in self.backends[backend].models:
-            yield self.settings.discovered(backend, _upstream(found), **_facts(found))
+            if section.discover or self.settings.lists(backend, found.name):
+                yield self.settings.discovered(backend, _upstream(found), **_facts(found))
 
     def _embedded(self, backend: str, section: EmbeddedBackend) -> Iterable[Model]:
         if not section.stores:

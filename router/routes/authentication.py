@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from router.callers import Callers
 from router.errors import Forbidden, Unauthenticated
-from router.ports import Keys
 from router.types import Principal
 
-ANYONE = Principal(key_id="anonymous", tenant="default")
 _HINT = "send it as 'Authorization: Bearer sk-…' or 'x-api-key: sk-…'"
 
 
@@ -20,17 +19,17 @@ def secret_of(authorization: bytes | None, api_key: bytes | None) -> str | None:
 
 
 class Authentication:
-    """Turns a secret into a principal; without keys everybody is the default tenant."""
+    """Turns a secret into a principal."""
 
-    def __init__(self, keys: Keys | None, *, clock: Callable[[], float]) -> None:
+    def __init__(self, keys: Callers, *, clock: Callable[[], float]) -> None:
         self._keys = keys
         self._clock = clock
 
     async def principal(self, secret: str | None) -> Principal:
         """Raises: Unauthenticated, StoreUnavailable."""
-        if self._keys is None:
-            return ANYONE
         if secret is None:
+            if self._keys.anonymous is not None:
+                return self._keys.anonymous
             raise Unauthenticated(f"this gateway needs a key; {_HINT}")
         principal = await self._keys.find(secret, int(self._clock() * 1000))
         if principal is None:

@@ -56,6 +56,15 @@ class StaticKey:
     principal: Principal
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a provider's list says of a model."""
+
+    price: Price
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
 class Settings(Section):
     """Everything. An empty file means the packaged model family, SQLite and hashed embeddings."""
 
@@ -88,17 +97,17 @@ class Settings(Section):
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
 
     _notes: tuple[str, ...] = PrivateAttr(default=())
-    _list_prices: dict[str, Price] = PrivateAttr(default_factory=dict)
+    _listed: dict[str, Listed] = PrivateAttr(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was read and has no effect here, and what was assumed; to be shown at the start."""
         return self._notes
 
-    def annotate(self, notes: tuple[str, ...], list_prices: Mapping[str, Price]) -> Settings:
-        """The same settings with notes and with prices from a provider's list, by model name."""
+    def annotate(self, notes: tuple[str, ...], listed: Mapping[str, Listed]) -> Settings:
+        """The same settings with notes and with what a provider's list says, by model name."""
         self._notes = notes
-        self._list_prices = dict(list_prices)
+        self._listed = dict(listed)
         return self
 
     def backend_of(self, model: ModelSection) -> str:
@@ -113,8 +122,8 @@ class Settings(Section):
         """The model's price, its provider's list price or the default; None where there is none."""
         if model.price is not None:
             return model.price.price()
-        if model.name in self._list_prices:
-            return self._list_prices[model.name]
+        if model.name in self._listed:
+            return self._listed[model.name].price
         return self.default_price.price() if self.default_price else None
 
     def candidates(self) -> tuple[Model, ...]:
@@ -127,14 +136,16 @@ class Settings(Section):
             raise SettingsError(f"model {section.name}: no price, expected `price` here or `default_price`")
         backend = self.backend_of(section)
         kind = self.backends[backend].kind
-        context = section.context_tokens or CONTEXT_TOKENS
+        listed = self._listed.get(section.name) or Listed(price)
+        context = section.context_tokens or listed.context_tokens or CONTEXT_TOKENS
+        longest = section.max_output_tokens or listed.max_output_tokens or context
         return Model(
             name=section.name,
             backend=backend,
             upstream=section.upstream or section.name,
             price=price,
             context_tokens=context,
-            max_output_tokens=min(section.max_output_tokens or context, context),
+            max_output_tokens=min(longest, context),
             local=self.backends[backend].is_local if section.local is None else section.local,
             capabilities=CAPABILITIES[kind] if section.capabilities is None else section.capabilities,
             parent=section.parent,
