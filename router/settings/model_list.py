@@ -11,6 +11,7 @@ from typing import Any
 
 from router.errors import SettingsError
 from router.settings import amounts
+from router.types import NanoUsd
 
 Tree = dict[str, Any]
 DIRECT = {
@@ -146,21 +147,34 @@ def _waiting(params: list[Tree]) -> Tree:
 
 
 def _model(name: str, upstream: str, entries: list[Tree]) -> Tree:
-    params, info = entries[0]["litellm_params"], entries[0].get("model_info") or {}
+    """The model its replicas are of; where they differ in price the dearest counts, so that no budget leaks."""
+    said = [{**each["litellm_params"], **(each.get("model_info") or {})} for each in entries]
     model: Tree = {"name": name, "backend": name, "upstream": upstream}
-    costs = {key: info.get(key, params.get(key)) for key in _COSTS}
-    if costs["input_cost_per_token"] is not None:
-        path = f"{entries[0]['path']}.model_info"
-        model["price"] = {_COSTS[key]: _per_million(value or 0, f"{path}.{key}") for key, value in costs.items()}
-    if context := info.get("max_input_tokens") or info.get("max_tokens"):
+    if (price := _price(said, entries)) is not None:
+        model["price"] = price
+    info = {
+        key: value for each in reversed(said) for key, value in each.items() if value is not None
+    }  # the first rules
+    if context := info.get("max_input_tokens"):
         model["context_tokens"] = context
     if longest := info.get("max_output_tokens"):
         model["max_output_tokens"] = longest
-    if extra := params.get("extra_body"):
+    if extra := info.get("extra_body"):
         model["extra_body"] = extra
     if (found := _capabilities(info)) is not None:
         model["capabilities"] = found
     return model
+
+
+def _price(said: list[Tree], entries: list[Tree]) -> Tree | None:
+    costs: dict[str, list[NanoUsd]] = {
+        side: [_per_million(each[key], f"{entry['path']}.{key}") for each, entry in pairs if each.get(key) is not None]
+        for key, side in _COSTS.items()
+        for pairs in [list(zip(said, entries, strict=True))]
+    }
+    if not costs["prompt"]:
+        return None
+    return {side: amounts.show_usd(max(found, default=0)) for side, found in costs.items()}
 
 
 def _capabilities(info: Tree) -> list[str] | None:
@@ -173,9 +187,9 @@ def _capabilities(info: Tree) -> list[str] | None:
     return [*engine, *(["vision"] if info.get("supports_vision") else [])]
 
 
-def _per_million(value: object, path: str) -> str:
+def _per_million(value: object, path: str) -> NanoUsd:
     try:
-        return amounts.show_usd(amounts.per_million(float(str(value))))
+        return amounts.per_million(float(str(value)))
     except (ValueError, ArithmeticError):
         raise SettingsError(f"{path}: got {value!r}, expected USD per token such as 0.0000025", param=path) from None
 

@@ -8,8 +8,8 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import Settings, build
+from router.settings.document import Listed
 from router.settings.source import parse
-from router.types import Price
 
 Read = Callable[..., Settings]
 Complain = Callable[..., str]
@@ -18,8 +18,8 @@ NOTHING: Mapping[str, str] = {}
 
 @pytest.fixture
 def read() -> Read:
-    def read(text: str, *, env: Mapping[str, str] = NOTHING, prices: Mapping[str, Price] | None = None) -> Settings:
-        return build(parse(text), env, list_price=(prices or {}).get)
+    def read(text: str, *, env: Mapping[str, str] = NOTHING, listed: Mapping[str, Listed] | None = None) -> Settings:
+        return build(parse(text), env, listed=(listed or {}).get)
 
     return read
 

@@ -6,6 +6,7 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import describe
+from router.settings.document import Listed
 from router.types import Budget, Price, Principal, RateLimit
 from tests.settings.conftest import Read
 
@@ -39,8 +40,9 @@ default_price: {prompt: 1, completion: 2}
 
 def test_a_provider_is_priced_by_its_list(read: Read) -> None:
     text = "backends: {p: {kind: litellm}}\nmodels: [{name: a, upstream: acme/a}]"
-    listed = Price(3, 4)  # type: ignore[arg-type]
-    assert read(text, prices={"acme/a": listed}).candidates()[0].price == listed
+    listed = Listed(Price(3, 4), 200_000, 8_000)  # type: ignore[arg-type]
+    (model,) = read(text, listed={"acme/a": listed}).candidates()
+    assert (model.price, model.context_tokens, model.max_output_tokens) == (listed.price, 200_000, 8_000)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.settings import build, load
+from router.settings.document import Listed
 from router.settings.reference import rewritten
 from router.settings.source import parse
 from router.types import Price
@@ -19,8 +20,8 @@ FILES = sorted(
 )
 
 
-def price(upstream: str) -> Price:
-    return Price(1, 1)  # type: ignore[arg-type]
+def price(upstream: str) -> Listed:
+    return Listed(Price(1, 1))  # type: ignore[arg-type]
 
 
 class Anything(dict[str, str]):
@@ -39,9 +40,9 @@ def test_the_page_lists_every_key_as_it_is() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_example_is_valid(path: Path) -> None:
-    assert load(path, Anything(), list_price=price)
+    assert load(path, Anything(), listed=price)
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 def test_every_snippet_on_the_page_is_valid(text: str) -> None:
-    assert build(parse(text), Anything(), list_price=price)
+    assert build(parse(text), Anything(), listed=price)
