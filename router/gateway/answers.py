@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from backends.types import Reply, Usage
 from router.eligibility import expected_prompt_tokens
+from router.gateway.eager import begin
 from router.gateway.nouns import Opened, usd
 from router.types import NanoUsd, Spend
 
@@ -26,7 +27,7 @@ class Answer:
         self.cost: NanoUsd | None = None  # known once settled
         self.before = 0  # nano-USD of answers that were held back for this one
         self._charge = settle
-        self._settling: asyncio.Task[None] | None = None
+        self._settling: asyncio.Future[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
@@ -50,12 +51,12 @@ class Answer:
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
         if self._settling is None:
-            self._settling = asyncio.ensure_future(self._settle())
-        await asyncio.shield(self._settling)
+            self._settling = begin(self._settle())
+        await _finished(self._settling)
 
     async def close(self) -> None:
         """Cut the engine off if it is still generating, then settle. Idempotent. Raises: StoreUnavailable."""
-        await asyncio.shield(self.reply.aclose())
+        await _finished(begin(self.reply.aclose()))
         await self.settle()
 
     async def _settle(self) -> None:
@@ -73,6 +74,14 @@ class Answer:
         cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.opened.hold.amount)
         estimated = self.reply.usage is None
         return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
+
+
+async def _finished(work: asyncio.Future[None]) -> None:
+    """Wait for what must not be cut short."""
+    if work.done():
+        work.result()
+    else:
+        await asyncio.shield(work)
 
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:

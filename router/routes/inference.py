@@ -49,25 +49,25 @@ class Inference:
         request_id = headers.get(b"x-request-id") or b"req-" + os.urandom(12).hex().encode()
         path: str = scope["path"]
         answer: Answer | None = None
-        watcher: asyncio.Future[bool] | None = None
+        watch: HangUp | None = None
         try:
             principal = await self._authentication.principal(
                 secret_of(headers.get(b"authorization"), headers.get(b"x-api-key"))
             )
             body = await self._body(headers, receive)
             call = self._call(path, body, headers, request_id)
-            watcher = asyncio.ensure_future(_hang_up(receive, asyncio.current_task()))
+            watch = HangUp(receive, asyncio.current_task())
             answer = await self._gateway.answer(principal, call)
             relay = self._stream if call.stream and answer.reply.status == 200 else self._plain
             await relay(answer, call, send, started, request_id)
         except PointsmanError as error:
             await _fail(error, path, send, request_id)
         except asyncio.CancelledError:
-            if watcher is None or not _was_hung_up(watcher):
+            if watch is None or not watch.seen:
                 raise
         finally:
-            if watcher is not None:
-                watcher.cancel()
+            if watch is not None:
+                watch.stop()
             if answer is not None:
                 await answer.close()
 
@@ -186,17 +186,37 @@ async def _fail(error: PointsmanError, path: str, send: Send, request_id: bytes)
     await send({"type": "http.response.body", "body": body})
 
 
-async def _hang_up(receive: Receive, task: asyncio.Task[Any] | None) -> bool:
-    """Cancel the request's task when its client goes away; True once that happened."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if task is not None:
-        task.cancel()
-    return True
+class HangUp:
+    """Cancels a request's task when its client goes away; looks only at requests that take longer than PATIENCE_S.
 
+    Answers of a fast engine are done before, and a task for each of them would cost more than relaying it
+    does.
+    """
 
-def _was_hung_up(watcher: asyncio.Future[bool]) -> bool:
-    return watcher.done() and not watcher.cancelled() and watcher.exception() is None
+    PATIENCE_S = 0.02
+
+    def __init__(self, receive: Receive, task: asyncio.Task[Any] | None) -> None:
+        self.seen = False
+        self._receive = receive
+        self._task = task
+        self._watcher: asyncio.Task[None] | None = None
+        self._alarm = asyncio.get_running_loop().call_later(self.PATIENCE_S, self._look)
+
+    def stop(self) -> None:
+        """The request is over."""
+        self._alarm.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _look(self) -> None:
+        self._watcher = asyncio.ensure_future(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self.seen = True
+            self._task.cancel()
 
 
 __all__ = ["PATHS", "Inference", "preference_of"]
