@@ -135,7 +135,7 @@ class Llama:
         normal: Matrix = x / np.sqrt(mean_square + self._epsilon) * weight
         return normal
 
-    def _linear(self, x: Matrix, layer: int, part: str, spans: Sequence[tuple[Variant, int, int]]) -> Matrix:
+    def linear(self, x: Matrix, layer: int, part: str, spans: Sequence[tuple[Variant, int, int]]) -> Matrix:
         """x (T, K) through a fused layer, rows of each span at that span's width: (T, N)."""
         outputs = [_product(x[first:end], self.weights.matrix(variant, layer, part)) for variant, first, end in spans]
         y = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
@@ -154,7 +154,7 @@ class Llama:
         turn: tuple[Matrix, Matrix],
     ) -> Matrix:
         heads, kv, dim = self.shape.heads, self.shape.kv_heads, self.shape.head_dim
-        qkv = self._linear(x, layer, "qkv", spans).reshape(len(x), heads + 2 * kv, dim)
+        qkv = self.linear(x, layer, "qkv", spans).reshape(len(x), heads + 2 * kv, dim)
         turned, half = qkv[:, : heads + kv], dim // 2
         swapped = np.concatenate([turned[..., half:], turned[..., :half]], axis=-1)
         qkv[:, : heads + kv] = turned * turn[0] + swapped * turn[1]
@@ -163,7 +163,7 @@ class Llama:
         for run, end in zip(runs, ends, strict=True):
             mixed[first:end] = self._attend(layer, qkv[first:end], run.cache)
             first = end
-        return self._linear(mixed, layer, "o", spans)
+        return self.linear(mixed, layer, "o", spans)
 
     def _attend(self, layer: int, qkv: Matrix, cache: Cache) -> Matrix:
         """One sequence's new tokens (t, heads + 2 kv, dim) against its cache: (t, heads · dim)."""
@@ -185,11 +185,11 @@ class Llama:
         return flat
 
     def _mlp(self, layer: int, x: Matrix, spans: Sequence[tuple[Variant, int, int]]) -> Matrix:
-        both = self._linear(x, layer, "gate_up", spans)
+        both = self.linear(x, layer, "gate_up", spans)
         gate, up = both[:, : self.shape.intermediate], both[:, self.shape.intermediate :]
         with np.errstate(over="ignore"):  # exp(-gate) = inf gives the right 0
             activated = np.divide(gate, np.exp(-gate) + np.float32(1)) * up
-        return self._linear(activated, layer, "down", spans)
+        return self.linear(activated, layer, "down", spans)
 
     def log_probabilities(self, tokens: Sequence[int], variant: Variant) -> NDArray[np.float64]:
         """Of every token after the first, given those before it (T - 1,): what perplexity is made of."""

@@ -97,15 +97,17 @@ class Tokenizer:
         """Text without the special tokens; broken UTF-8 is replaced."""
         return b"".join(self.bytes_of(t) for t in tokens if t not in self.special_ids).decode(errors="replace")
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None) -> str:
-        """Messages through the chat template, up to where the answer begins. Raises: BadMessages."""
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Any] | None = None, answering: bool = True
+    ) -> str:
+        """Messages through the chat template; if `answering`, up to where the answer begins. Raises: BadMessages."""
         if self._template is None:
             raise BadMessages("this model has no chat template; use /v1/completions")
         try:
             prompt: str = self._template.render(
                 messages=[_flat(message) for message in messages],
                 tools=tools or None,
-                add_generation_prompt=True,
+                add_generation_prompt=answering,
                 bos_token=self._names["bos"] or "",
                 eos_token=self._names["eos"] or "",
                 pad_token=self._names["pad"] or "",
