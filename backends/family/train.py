@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import Tensor
 
+from .checkpoints import load, save
 from .feed import Batch, batches, rows_per_bucket
 from .model import Llama
-from .sizes import BUCKETS, CONTEXT_TOKENS, ITEMS_PER_STEP, SEED, SIZES, STEPS
-from .tokens import write_tokenizer
+from .sizes import BUCKETS, ITEMS_PER_STEP, SEED, SIZES, STEPS
 
 WARM_UP_STEPS = 200
 
@@ -32,10 +30,10 @@ WARM_UP_STEPS = 200
 class Trainee:
     """One model in training; on a GPU its whole step is one replayed graph."""
 
-    def __init__(self, name: str, *, rows: list[int], device: torch.device) -> None:
+    def __init__(self, name: str, *, rows: list[int], device: torch.device, start: Path | None) -> None:
         torch.manual_seed(SEED)
         self.name, self.size = name, SIZES[name]
-        self.model = Llama(self.size).to(device)
+        self.model = (load(start / name).train() if start else Llama(self.size)).to(device)
         self.device, self.graph = device, None
         if device.type == "cuda":
             for layer in self.model.layers:
@@ -116,24 +114,16 @@ class Trainee:
         return (losses * weights[:, 1:].flatten()).sum()
 
 
-def save(model: Llama, folder: Path) -> None:
-    """Write a Hugging Face checkpoint in fp16: weights, config, tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": weight.detach().half().cpu().contiguous() for name, weight in model.named_parameters()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(model.size.hf_config(), indent=1) + "\n")
-    generation = {"eos_token_id": 260, "pad_token_id": 256, "do_sample": False, "max_new_tokens": 160}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=1) + "\n")
-    write_tokenizer(folder, context_tokens=CONTEXT_TOKENS)
-
-
 def train(
-    names: list[str], *, steps: int, device: torch.device, workers: int, seconds: float = 0.0
+    names: list[str], *, steps: int, device: torch.device, workers: int, seconds: float = 0.0, start: Path | None = None
 ) -> dict[str, Llama]:
-    """Train the named sizes on the same batches; with `seconds`, stop the schedule after about that long instead."""
+    """Train the named sizes on the same batches, from the checkpoints in `start` if given.
+
+    With `seconds`, the schedule ends after about that long instead of after `steps`.
+    """
     torch._dynamo.config.suppress_errors = True  # a machine that cannot compile trains eagerly
     rows = rows_per_bucket(ITEMS_PER_STEP)
-    trainees = [Trainee(name, rows=rows, device=device) for name in names]
+    trainees = [Trainee(name, rows=rows, device=device, start=start) for name in names]
     clock = Schedule(steps=steps, seconds=seconds)
     stream = batches(10**6 if seconds else steps, rows, workers=workers)
     with _bar(steps) as bar, contextlib.closing(stream):
@@ -194,10 +184,18 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=0.0, help="train for about this long instead of --steps")
+    parser.add_argument("--start", type=Path, help="folder of checkpoints to go on from")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained = train(options.sizes, steps=options.steps, device=device, workers=options.workers, seconds=options.seconds)
+    trained = train(
+        options.sizes,
+        steps=options.steps,
+        device=device,
+        workers=options.workers,
+        seconds=options.seconds,
+        start=options.start,
+    )
     for name, model in trained.items():
         save(model, options.out / name)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from .checkpoints import load
 from .model import Llama
 from .sizes import SIZES
 from .skills import LEVELS, SKILLS, Item, grade
@@ -127,16 +127,6 @@ def show(result: dict[str, dict[str, list[float]]]) -> None:
         )
         print(f"{skill:12}" + "".join(f"{100 * np.mean(result[name][skill]):5.0f}" for name in names) + "   " + levels)
     print(f"{'mean':12}" + "".join(f"{100 * np.mean(list(result[name].values())):5.1f}" for name in names))
-
-
-def load(folder: Path) -> Llama:
-    """A checkpoint of the family, by its folder's name."""
-    model = Llama(SIZES[folder.name])
-    tensors = {
-        name.removeprefix("model."): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
-    }
-    model.load_state_dict(tensors)
-    return model.eval()
 
 
 def drawn(per_cell: int) -> list[Item]:
