@@ -33,6 +33,7 @@ from .packed import STORES, WIDTHS
 SCORES = Path(__file__).parent / "stores" / "ladder.json"
 PER_CELL = 10  # items for every skill and difficulty
 SEED = 7
+MARKS = "0123456789A"
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,19 @@ def measure(per_cell: int, *, names: Sequence[str]) -> Ladder:
 
 
 def save(ladder: Ladder, file: Path) -> None:
-    """Keep the scores; one string of tenths a candidate ("0" wrong … "9", "A" right), so that a diff stays readable."""
-    rows = {
-        name: "".join("0123456789A"[round(10 * score)] for score in row)
-        for name, row in zip(ladder.candidates, ladder.scores, strict=True)
-    }
+    """Keep the scores beside those of other stores on the same items.
+
+    A candidate's row is one string of tenths ("0" wrong … "9", "A" right), so that a diff stays readable.
+    """
     per_cell = len(ladder.skills) // (len(SKILLS) * len(LEVELS))
-    file.write_text(json.dumps({"seed": SEED, "per_cell": per_cell, "scores": rows}, indent=1) + "\n")
+    head = {"seed": SEED, "per_cell": per_cell}
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    rows = kept["scores"] if {key: kept.get(key) for key in head} == head else {}
+    for name, row in zip(ladder.candidates, ladder.scores, strict=True):
+        rows[name] = "".join(MARKS[round(10 * score)] for score in row)
+    order = [f"{name}@{bits}bit" for name in STORES for bits in WIDTHS]
+    scores = {name: rows[name] for name in sorted(rows, key=order.index)}
+    file.write_text(json.dumps({**head, "scores": scores}, indent=1) + "\n")
 
 
 def load(file: Path = SCORES) -> Ladder:
@@ -120,7 +127,7 @@ def load(file: Path = SCORES) -> Ladder:
         list(kept["scores"]),
         [item.skill for item in items],
         [item.difficulty for item in items],
-        np.array([["0123456789A".index(mark) / 10 for mark in row] for row in kept["scores"].values()]),
+        np.array([[MARKS.index(mark) / 10 for mark in row] for row in kept["scores"].values()]),
         np.array([len(encode_chat(item.prompt)) for item in items], float),
         np.array([len(encode_answer(item.answer)) for item in items], float),
     )
