@@ -46,6 +46,11 @@ class EmbeddedBackend:
             exchange.close()
             raise
 
+    @property
+    def busy(self) -> bool:
+        """Whether any answer is running or waiting."""
+        return any(load.running or load.waiting for load in self._service.loads().values())
+
     async def ping(self) -> bool:
         """Whether the worker runs."""
         return self._service.alive

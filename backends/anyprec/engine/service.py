@@ -148,12 +148,21 @@ class Service:
         prompts = _prompts(ask, loaded.tokenizer)
         prefix = "chatcmpl" if path == CHAT else "cmpl"
         head = Head(f"{prefix}-{request_id or f'{self._entropy(128):032x}'}", int(self._clock()), ask.model)
-        exchange = Exchange(head, _telling(ask, loaded.tokenizer), prompt_tokens=sum(len(each) for each in prompts))
+        exchange = Exchange(
+            head, self._telling(ask, loaded.tokenizer), prompt_tokens=sum(len(each) for each in prompts)
+        )
         exchange.wants_usage = ask.stream_options is not None and ask.stream_options.include_usage
         exchange.streams = bool(ask.stream)
         exchange.jobs = self._jobs(ask, prompts, loaded, variant, exchange)
         self._worker.submit(loaded.scheduler, exchange.jobs)
         return exchange
+
+    def _telling(self, ask: Common, tokenizer: Tokenizer) -> Telling:
+        if isinstance(ask, ChatAsk):
+            tools = (ask.tools or ()) if ask.tool_choice != "none" else ()
+            call_id = f"call_{self._entropy(64):016x}"
+            return ChatTelling(tokenizer, logprobs=bool(ask.logprobs), tools=tools, call_id=call_id)
+        return TextTelling(tokenizer, logprobs=ask.alternatives() is not None)
 
     def _jobs(
         self, ask: Common, prompts: Sequence[list[int]], loaded: Loaded, variant: Variant, exchange: Exchange
@@ -185,13 +194,6 @@ def _prompts(ask: Common, tokenizer: Tokenizer) -> list[list[int]]:
     if not listed or any(not each or not set(each) <= tokenizer.known for each in listed):
         raise Rejected("prompt is empty or holds a token id the model does not have", param="prompt")
     return listed
-
-
-def _telling(ask: Common, tokenizer: Tokenizer) -> Telling:
-    if isinstance(ask, ChatAsk):
-        tools = (ask.tools or ()) if ask.tool_choice != "none" else ()
-        return ChatTelling(tokenizer, logprobs=bool(ask.logprobs), tools=tools)
-    return TextTelling(tokenizer, logprobs=ask.alternatives() is not None)
 
 
 class Exchange:

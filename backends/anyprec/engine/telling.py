@@ -92,8 +92,10 @@ class ChatTelling:
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, *, logprobs: bool, tools: Sequence[dict[str, Any]] = ()) -> None:
-        self._tokenizer, self._logprobs = tokenizer, logprobs
+    def __init__(
+        self, tokenizer: Tokenizer, *, logprobs: bool, tools: Sequence[dict[str, Any]] = (), call_id: str = "call"
+    ) -> None:
+        self._tokenizer, self._logprobs, self._call_id = tokenizer, logprobs, call_id
         self._tools = {str(tool.get("function", {}).get("name")) for tool in tools}
         self._held: dict[int, list[Piece]] = {}  # with tools nothing is told before it is known to be no call
 
@@ -110,7 +112,7 @@ class ChatTelling:
             if piece.finish is None:
                 return []
             piece = _joined(held)
-            if (calls := self._calls(piece.text)) is not None:
+            if (calls := self._calls(index, piece.text)) is not None:
                 indexed = [{"index": i, **call} for i, call in enumerate(calls)]
                 return [self._delta(index, {"tool_calls": indexed}, piece, finish="tool_calls")]
         return [self._delta(index, {"content": piece.text}, piece, finish=piece.finish)]
@@ -122,7 +124,7 @@ class ChatTelling:
     def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """A message."""
         piece = _joined(pieces)
-        calls = self._calls(piece.text)
+        calls = self._calls(index, piece.text)
         message = {
             "role": "assistant",
             "content": piece.text if calls is None else None,
@@ -137,7 +139,7 @@ class ChatTelling:
         told = {"index": index, "message": message, "logprobs": self._told(piece), "finish_reason": finish}
         return told | {"stop_reason": piece.stop_reason, "token_ids": None}
 
-    def _calls(self, text: str) -> list[dict[str, Any]] | None:
+    def _calls(self, index: int, text: str) -> list[dict[str, Any]] | None:
         """The call an answer is, where it is JSON naming one of the tools; None where it is text."""
         if not self._tools:
             return None
@@ -149,7 +151,7 @@ class ChatTelling:
             return None
         arguments = found.get("arguments", {})
         function = {"name": found["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
-        return [{"id": f"call_{abs(hash(text)):016x}"[:21], "type": "function", "function": function}]
+        return [{"id": f"{self._call_id}-{index}", "type": "function", "function": function}]
 
     def _told(self, piece: Piece) -> dict[str, Any] | None:
         if not self._logprobs:
