@@ -86,7 +86,8 @@ class Stack:
         trust = self._trust(queries.similarity)
         known = self.means + trust * (self._weigh(members, weights) - self.means)
         quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
-        sigma = self.spread * (2.0 - trust)
+        apart = np.max(members, axis=0) - np.min(members, axis=0)  # where members disagree, nobody knows
+        sigma = np.sqrt((self.spread * (2.0 - trust)) ** 2 + apart**2)
         return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:

@@ -126,7 +126,7 @@ class Remaining:
         return self._gamma
 
     def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
-        """(r, n) quality, −inf where an arm was not there; (r, n) cost; (r,) weights that sum to one. r is 0 at first."""
+        """(r, n) quality, −inf where an arm was absent; (r, n) cost; (r,) weights that sum to one. r is 0 at first."""
         nothing = np.zeros((0, len(names)))
         known, expected = self._rehearsal() or (names, Estimates(nothing, nothing, nothing))
         chosen = np.unique(

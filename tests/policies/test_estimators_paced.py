@@ -1,0 +1,253 @@
+"""The estimators of `paced`: trees, kernels, charges, newcomers, the stack and what watches it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from policies.estimators.blend import Blend
+from policies.estimators.charges import Charges
+from policies.estimators.drift import Health, Residuals, Tariff
+from policies.estimators.forest import Forest
+from policies.estimators.kernel import KernelRidge
+from policies.estimators.means import Means
+from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.newcomers import fit_newcomer, newcomers
+from policies.estimators.stack import stack_weights
+from policies.estimators.watched import Watched
+from policies.types import Arm, History, Neighbours, RouteContext
+from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
+
+ARMS = make_arms(4)
+HISTORY = make_history(ARMS, rows=500)
+
+
+def small_forest() -> Forest:
+    return Forest(trees=12, depth=8, leaf=5, inputs=0.5)
+
+
+def make_watched(history: History = HISTORY) -> Watched:
+    estimator = Watched(Blend(NeighbourMeans(Means())))
+    estimator.refit(history)
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def fitted_state() -> dict[str, np.ndarray]:
+    return dict(make_watched().state())
+
+
+@pytest.fixture
+def watched(fitted_state: dict[str, np.ndarray]) -> Watched:
+    estimator = Watched(Blend(NeighbourMeans(Means())))
+    estimator.restore(fitted_state)
+    return estimator
+
+
+def query(seed: int = 1, **changes: object) -> RouteContext:
+    return make_context(ARMS, HISTORY, seed=seed, **changes)
+
+
+@pytest.mark.parametrize("member", [small_forest(), KernelRidge(width=1.0, penalty=1.0, landmarks=100)])
+class TestRegressor:
+    def test_one_row_is_predicted_as_in_a_batch(self, member: Forest | KernelRidge) -> None:
+        member.fit(HISTORY.embeddings, HISTORY.scores)
+        batch = member.predict(HISTORY.embeddings[:50])
+        single = np.concatenate([member.predict(row[None]) for row in HISTORY.embeddings[:50]])
+        np.testing.assert_allclose(single, batch, rtol=1e-4, atol=1e-5)
+
+    def test_it_beats_the_mean_on_rows_it_has_not_seen(self, member: Forest | KernelRidge) -> None:
+        member.fit(HISTORY.embeddings[:400], HISTORY.scores[:400])
+        errors = (member.predict(HISTORY.embeddings[400:]) - HISTORY.scores[400:]) ** 2
+        assert errors.mean() < 0.9 * HISTORY.scores[400:].var(axis=0).mean()
+
+    def test_gaps_are_not_taken_for_zeros(self, member: Forest | KernelRidge) -> None:
+        gappy = HISTORY.scores.copy()
+        gappy[np.random.default_rng(0).random(gappy.shape) < 0.6] = np.nan
+        member.fit(HISTORY.embeddings, gappy)
+        mean = member.predict(HISTORY.embeddings).mean(axis=0)
+        np.testing.assert_allclose(mean, HISTORY.scores.mean(axis=0), atol=0.06)
+
+    def test_fitting_twice_gives_the_same(self, member: Forest | KernelRidge) -> None:
+        member.fit(HISTORY.embeddings, HISTORY.scores)
+        first = member.predict(HISTORY.embeddings[:20])
+        member.fit(HISTORY.embeddings, HISTORY.scores)
+        np.testing.assert_array_equal(first, member.predict(HISTORY.embeddings[:20]))
+
+
+def test_a_leaf_moves_towards_what_it_learns() -> None:
+    forest = small_forest()
+    forest.fit(HISTORY.embeddings, HISTORY.scores)
+    row = HISTORY.embeddings[0]
+    before = forest.predict(row[None])[0]
+    for _ in range(200):
+        forest.learn(row, 1, 1.0, 1.0)
+    after = forest.predict(row[None])[0]
+    assert after[1] > max(before[1], 0.9)
+    np.testing.assert_array_equal(np.delete(after, 1), np.delete(before, 1))
+
+
+def test_leaves_learn_the_same_in_any_order() -> None:
+    forests = small_forest(), small_forest()
+    for forest, order in zip(forests, (range(64), reversed(range(64))), strict=True):
+        forest.fit(HISTORY.embeddings, HISTORY.scores)
+        for each in order:
+            forest.learn(HISTORY.embeddings[each], each % 4, (each % 2) * 1.0, 1.0)
+    first, second = (forest.predict(HISTORY.embeddings) for forest in forests)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+
+
+def test_a_listed_price_is_charged_by_the_token() -> None:
+    charges = Charges()
+    features = np.log1p(np.stack([HISTORY.prompt_tokens, HISTORY.prompt_characters], 1)).astype(np.float32)
+    charges.fit(ARMS, features, HISTORY.prompt_tokens, HISTORY.costs)
+    short, long = charges.predict(features[[0, 0]], np.array([100, 10_100]))
+    np.testing.assert_allclose(long - short, [10_000 * arm.prompt_price for arm in ARMS])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_expected_charges_are_right_in_the_mean(listed: bool) -> None:
+    arms = ARMS if listed else tuple(Arm(arm.name, 0.0, 0.0) for arm in ARMS)
+    charges = Charges()
+    features = np.log1p(np.stack([HISTORY.prompt_tokens, HISTORY.prompt_characters], 1)).astype(np.float32)
+    charges.fit(arms, features, HISTORY.prompt_tokens, HISTORY.costs)
+    expected = charges.predict(features, HISTORY.prompt_tokens)
+    np.testing.assert_allclose(expected.mean(axis=0), HISTORY.costs.mean(axis=0), rtol=0.03)
+
+
+def test_the_better_member_gets_the_weight() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((400, 3))
+    near, far = truth + 0.05 * rng.normal(size=truth.shape), truth + 0.8 * rng.normal(size=truth.shape)
+    weights = stack_weights([near, far], truth, truth.mean(axis=0))
+    assert weights[0] > 0.8 > 0.2 > weights[1] >= 0.0
+    assert weights.sum() <= 1.0
+
+
+def test_an_arm_with_few_labels_beside_well_known_ones_is_a_newcomer() -> None:
+    scores = HISTORY.scores.copy()
+    scores[30:, 2] = np.nan
+    assert newcomers(scores).tolist() == [False, False, True, False]
+    assert not newcomers(scores[:30]).any()
+
+
+def test_a_newcomer_is_held_below_its_labels_and_the_more_so_the_fewer_they_are() -> None:
+    rng = np.random.default_rng(0)
+    known = np.clip(rng.normal(0.5, 0.3, (1000, 3)) + np.array([-0.1, 0.0, 0.1]), 0.0, 1.0)
+    truth = np.clip(known.mean(axis=1) + 0.1 + 0.2 * rng.normal(size=1000), 0.0, 1.0)
+
+    def level(labels: int) -> float:
+        seen = np.where(np.arange(1000) < labels, truth, np.nan)
+        weights, offset = fit_newcomer(known, known, seen)
+        return float((known @ weights + offset).mean())
+
+    assert level(0) < level(20) < level(500) < truth.mean()
+
+
+def test_a_newcomer_joins_with_fifty_labels() -> None:
+    scores, costs = HISTORY.scores.copy(), HISTORY.costs.copy()
+    scores[50:, 3], costs[50:, 3] = np.nan, np.nan
+    estimates = make_watched(replace(HISTORY, scores=scores, costs=costs)).estimate(query())
+    assert 0.4 < estimates.quality[3] < 1.0
+    assert estimates.cost[3] == pytest.approx(make_watched().estimate(query()).cost[3], rel=0.5)
+
+
+def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(watched: Watched) -> None:
+    near = query()
+    similarity = np.full_like(near.neighbours.similarity, 1e-3)
+    far = replace(near, neighbours=replace(near.neighbours, similarity=similarity))
+    means = HISTORY.scores.mean(axis=0)
+    close, strange = watched.estimate(near), watched.estimate(far)
+    assert np.abs(strange.quality - means).max() < 0.1 * np.abs(close.quality - means).max()
+    assert (strange.sigma > close.sigma).all()
+
+
+def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: Watched) -> None:
+    context = query()
+    agreeing = replace(context.neighbours, scores=np.broadcast_to(watched.estimate(context).quality, (60, 4)))
+    contradicting = replace(agreeing, scores=1.0 - np.round(agreeing.scores))
+    sure, unsure = (watched.estimate(replace(context, neighbours=each)) for each in (agreeing, contradicting))
+    assert (unsure.sigma > sure.sigma).all()
+
+
+def test_estimates_follow_the_arms_of_the_context(watched: Watched) -> None:
+    context = query()
+    some = replace(
+        context,
+        arms=(ARMS[2], ARMS[0]),
+        neighbours=Neighbours(
+            context.neighbours.similarity, context.neighbours.scores[:, [2, 0]], context.neighbours.costs[:, [2, 0]]
+        ),
+    )
+    np.testing.assert_allclose(watched.estimate(some).cost, watched.estimate(context).cost[[2, 0]])
+
+
+def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(watched: Watched) -> None:
+    estimates = watched.estimate(make_context(make_arms(5), HISTORY))
+    assert np.isfinite(estimates.quality).all()
+    assert np.isfinite(estimates.cost).all()
+
+
+def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(watched: Watched) -> None:
+    before = watched.estimate(query()).quality[3]
+    for seed in range(12):
+        watched.learn(make_outcome(query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
+    assert watched.estimate(query()).quality[3] < 0.2 * before
+
+
+def test_an_arm_that_failed_is_tried_again_once_time_has_passed() -> None:
+    health = Health()
+    health.grow()
+    for _ in range(20):
+        health.observe(0, 0.0, 0.8, 1.0)
+    down = float(health.factors()[0])
+    for _ in range(3000):
+        health.pass_time()
+    assert down < 0.1
+    assert health.factors()[0] > 0.9
+
+
+def test_doubting_an_arm_that_is_as_good_as_expected_costs_less_than_a_hundredth() -> None:
+    rng, health = np.random.default_rng(0), Health()
+    health.grow()
+    factors = []
+    for _ in range(3000):
+        health.pass_time()
+        health.observe(0, float(rng.random() < 0.7), 0.7, 1.0)
+        factors.append(health.factors()[0])
+    assert np.mean(factors) > 0.99
+
+
+def test_a_higher_tariff_is_noticed_within_ten_charges_and_believed_exactly() -> None:
+    rng, tariff = np.random.default_rng(0), Tariff()
+    tariff.grow()
+    for _ in range(500):
+        tariff.observe(0, 0.2 * rng.normal())
+    assert tariff.level[0] == 0.0
+    for _ in range(10):
+        tariff.observe(0, np.log(3.0) + 0.2 * rng.normal())
+    assert np.exp(tariff.level[0]) == pytest.approx(3.0, rel=0.2)
+
+
+def test_residuals_correct_near_queries_and_leave_far_ones() -> None:
+    residuals = Residuals()
+    residuals.grow()
+    here, there = np.eye(8, dtype=np.float32)[:2]
+    for _ in range(50):
+        residuals.add(here, 0, 0, -0.3, 1.0)
+    near, far = (sum(residuals.shifts(vector))[0, 0] for vector in (here, there))
+    assert near < -0.2
+    assert abs(far) < 0.01
+
+
+def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(watched: Watched) -> None:
+    for seed in range(30):
+        watched.learn(make_outcome(query(seed), ARMS[seed % 4].name, score=0.3, cost=3e-5))
+    other = Watched(Blend(NeighbourMeans(Means())))
+    other.restore(watched.state())
+    for seed in range(20):
+        ours, theirs = watched.estimate(query(seed)), other.estimate(query(seed))
+        for part in ("quality", "sigma", "cost"):
+            np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))

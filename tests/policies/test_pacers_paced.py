@@ -1,0 +1,130 @@
+"""The prices of `paced`: what a budget does to them, and what they do to spending."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from policies.pacers.dual import smoothed_dual, spending_curve
+from policies.pacers.remaining import Remaining, queries_left
+from policies.types import Estimates, Float, Outcome, Purse
+from tests.policies.worlds import make_arms, make_context
+
+ARMS = make_arms(3)
+NAMES = tuple(arm.name for arm in ARMS)
+
+
+def make_rehearsal(rows: int = 400) -> Estimates:
+    """Dearer arms are better; every query has its own length."""
+    rng = np.random.default_rng(0)
+    quality = np.clip(np.array([0.4, 0.55, 0.7]) + 0.15 * rng.normal(size=(rows, 3)), 0.0, 1.0)
+    cost = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(sigma=0.5, size=(rows, 1))
+    return Estimates(quality, np.full_like(quality, 0.2), cost)
+
+
+REHEARSAL = make_rehearsal()
+EVEN = np.full(len(REHEARSAL.cost), 1.0 / len(REHEARSAL.cost))
+
+
+def make_pacer() -> Remaining:
+    return Remaining(lambda: (NAMES, REHEARSAL))
+
+
+def price_of(pacer: Remaining, *, remaining: float, reset_s: float = 1000.0, capacity: Float | None = None) -> Float:
+    purse = Purse(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
+    context = make_context(ARMS, preference=0.0, purse=purse, capacity=capacity)
+    return pacer.prices(context, REHEARSAL)
+
+
+def arrival(second: float, arm: str = "", cost: float = float("nan")) -> Outcome:
+    vector = np.zeros(4, np.float32)
+    return Outcome("r", "acme", arm, vector, float("nan"), cost, 1.0, 100, 10, 400, second)
+
+
+def test_the_price_of_a_purse_rises_as_it_empties() -> None:
+    prices = [price_of(make_pacer(), remaining=left)[0] for left in (0.2, 0.1, 0.05, 0.02)]
+    assert prices == sorted(prices)
+    assert prices[0] < prices[-1]
+
+
+def test_a_full_purse_has_no_price() -> None:
+    assert price_of(make_pacer(), remaining=1e6).max() == 0.0
+
+
+def test_without_a_budget_only_the_preference_is_charged() -> None:
+    context = make_context(ARMS, preference=7.0)
+    np.testing.assert_array_equal(make_pacer().prices(context, REHEARSAL), np.full(3, 7.0))
+
+
+def test_twice_the_traffic_halves_what_one_query_may_spend() -> None:
+    busy, quiet = make_pacer(), make_pacer()
+    for each in range(1, 4001):
+        busy.learn(arrival(each / 2.0))
+        quiet.learn(arrival(float(each)))
+    same = price_of(busy, remaining=0.1)[0]
+    assert same > price_of(quiet, remaining=0.1)[0]
+    assert same == pytest.approx(price_of(quiet, remaining=0.05)[0], rel=0.05)
+
+
+def test_an_answer_counts_once_though_it_is_settled_and_judged() -> None:
+    pacer = make_pacer()
+    pacer.learn(arrival(1.0, "model-0", cost=1e-5))
+    counted = pacer.state()["arrivals"]
+    pacer.learn(arrival(2.0, "model-0"))
+    assert pacer.state()["arrivals"] == counted
+
+
+def test_a_smaller_capacity_makes_an_arm_dearer_and_no_other_free_one() -> None:
+    wide = price_of(make_pacer(), remaining=np.inf, capacity=np.array([np.inf, np.inf, 0.05]))
+    narrow = price_of(make_pacer(), remaining=np.inf, capacity=np.array([np.inf, np.inf, 0.005]))
+    assert narrow[2] > wide[2] > 0.0
+    assert narrow[:2].max() == 0.0
+
+
+def test_prices_of_capacities_keep_the_rehearsal_inside_its_budgets() -> None:
+    budgets = np.array([2e-6, 8e-6, 2e-5])
+    gamma = smoothed_dual(REHEARSAL.quality, REHEARSAL.cost, budgets, weights=EVEN)
+    scores = REHEARSAL.quality - gamma * REHEARSAL.cost
+    chosen = np.where(scores.max(axis=1) > 0, scores.argmax(axis=1), -1)
+    spent = [REHEARSAL.cost[chosen == arm, arm].sum() / len(EVEN) for arm in range(3)]
+    np.testing.assert_array_less(spent, budgets * 1.1)
+    assert sum(spent) > 0.9 * budgets.sum()
+
+
+def test_a_rehearsal_twice_over_has_the_same_prices() -> None:
+    budgets = np.array([2e-6, 8e-6, 2e-5])
+    once = smoothed_dual(REHEARSAL.quality, REHEARSAL.cost, budgets, weights=EVEN)
+    doubled = [np.concatenate([each, each]) for each in (REHEARSAL.quality, REHEARSAL.cost, EVEN / 2)]
+    twice = smoothed_dual(doubled[0], doubled[1], budgets, weights=doubled[2])
+    np.testing.assert_allclose(once, twice, rtol=1e-6)
+
+
+def test_spending_falls_with_the_price() -> None:
+    spent = spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.geomspace(1, 1e6, 20), weights=EVEN)
+    assert (np.diff(spent) <= 1e-12).all()
+
+
+def test_queries_are_still_expected_once_the_planned_ones_have_come() -> None:
+    left = [queries_left(1000, arrived) for arrived in range(0, 1000, 100)]
+    assert left == sorted(left, reverse=True)
+    assert queries_left(1000, 1500) > queries_left(1000, 999)
+
+
+def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
+    arms = (*ARMS, *make_arms(5)[4:])
+    purse = Purse(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
+    context = make_context(arms, preference=0.0, purse=purse, capacity=np.full(4, 0.01))
+    prices = make_pacer().prices(context, REHEARSAL)
+    assert np.isfinite(prices).all()
+    assert (prices >= 0).all()
+
+
+def test_a_restored_pacer_asks_the_same_prices() -> None:
+    first, second = make_pacer(), make_pacer()
+    for each in range(120):
+        first.learn(arrival(each * 0.7))
+    price_of(first, remaining=0.1, capacity=np.full(3, 0.02))
+    second.restore(first.state())
+    for capacity in (None, np.full(3, 0.02)):
+        ours = price_of(first, remaining=0.1, capacity=capacity)
+        np.testing.assert_array_equal(ours, price_of(second, remaining=0.1, capacity=capacity))
