@@ -8,13 +8,15 @@ frequencies and a truncated singular value decomposition of the texts it was fit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-Codes = NDArray[np.uint64]
+Integer = TypeVar("Integer", np.int32, np.int64)
+Codes = NDArray[np.uint32]
 Indices = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
@@ -24,14 +26,15 @@ CJK_BITS = 16
 CHARACTERS_AT = 1 << WORD_BITS
 CJK_AT = CHARACTERS_AT + (1 << CHARACTER_BITS)
 BUCKETS = CJK_AT + (1 << CJK_BITS)
+MAX_CHARACTERS = 8192  # a longer text is embedded by its two ends of half this length
 
 SPACE, PUNCTUATION, LETTER, CJK = range(4)
 CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
 
-# Odd 64-bit multipliers of multilinear hashes; the top bits of the products are the buckets.
-MULTIPLIERS = np.random.default_rng(20250917).integers(1 << 62, 1 << 63, size=12, dtype=np.uint64) | np.uint64(1)
+# Odd multipliers of multilinear hashes modulo 2³²; the top bits of the products are the buckets.
+MULTIPLIERS = np.random.default_rng(20250917).integers(1 << 30, 1 << 32, size=12, dtype=np.uint32) | np.uint32(1)
 BASE = int(MULTIPLIERS[0])
-INVERSE_BASE = pow(BASE, -1, 1 << 64)
+INVERSE_BASE = pow(BASE, -1, 1 << 32)
 
 FEATURE_NAMES = (
     "log_characters", "log_plain_characters", "log_cjk_characters", "log_words", "log_lines", "cjk_share",
@@ -39,11 +42,13 @@ FEATURE_NAMES = (
     "question_marks", "money_and_percent", "equals", "brackets", "braces", "underscores", "backslashes", "commas",
     "quotes", "arithmetic", "colons", "choices", "ends_with_answer", "starts_with_question", "code",
 )  # fmt: skip
+DIGITS, CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+GROUPS = ("\n", DIGITS, "?", "$%", "=", "()[]", "{}", "_", "\\", ",", "\"'`", "+-*/^<>", ":;", CAPITALS)
 
 
 def _classes() -> NDArray[np.uint8]:
-    """(65536,) the class of each code point of the basic plane; the last entry stands for everything above it."""
-    classes = np.full(1 << 16, LETTER, dtype=np.uint8)
+    """(0x110000,) the class of each code point; those above the basic plane count as letters."""
+    classes = np.full(0x110000, LETTER, dtype=np.uint8)
     for code in range(1 << 16):
         character = chr(code)
         if character.isspace():
@@ -55,18 +60,29 @@ def _classes() -> NDArray[np.uint8]:
     return classes
 
 
+def _groups() -> Matrix:
+    """(groups + 2, 129) which of the first 128 code points belong to each of GROUPS, to punctuation and to space."""
+    members = np.zeros((len(GROUPS) + 2, 129), np.float32)
+    for row, characters in enumerate(GROUPS):
+        members[row, [ord(character) for character in characters]] = 1.0
+    members[-2, :128], members[-1, :128] = CLASSES[:128] == PUNCTUATION, CLASSES[:128] == SPACE
+    return members
+
+
 def _powers(base: int, count: int) -> Codes:
-    """(count,) base⁰, base¹, … modulo 2⁶⁴."""
-    return np.concatenate([np.ones(1, np.uint64), np.full(count - 1, base, np.uint64)]).cumprod(dtype=np.uint64)
+    """(count,) base⁰, base¹, … modulo 2³²."""
+    factors = np.full(count, base, np.uint32)
+    factors[0] = 1
+    return np.asarray(factors.cumprod(dtype=np.uint32))
 
 
 CLASSES = _classes()
-MAX_CHARACTERS = 1 << 16  # a longer text is embedded by its first and last halves of this length
+MEMBERS = _groups()
 POWERS = _powers(BASE, MAX_CHARACTERS + 2)
 INVERSE_POWERS = _powers(INVERSE_BASE, MAX_CHARACTERS + 2)
 
 
-def _codes(text: str) -> NDArray[np.uint32]:
+def _codes(text: str) -> Codes:
     """(n,) code points."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
@@ -79,27 +95,23 @@ def _clip(text: str) -> str:
 
 
 def _word_hashes(codes: Codes, letters: NDArray[np.bool_]) -> Codes:
-    """(w,) polynomial hashes of the runs of letters, in order, from one running sum."""
-    edges = np.flatnonzero(letters[1:] != letters[:-1])  # letters is padded with False at both ends
+    """(w,) polynomial hashes of the runs of letters, in order, from one running sum; no letter at either end."""
+    edges = np.flatnonzero(letters[1:] != letters[:-1]) + 1
     starts, ends = edges[0::2], edges[1::2]
-    sums = np.zeros(codes.size + 1, np.uint64)
-    np.cumsum(codes * POWERS[: codes.size], out=sums[1:])
-    hashes = (sums[ends] - sums[starts]) * INVERSE_POWERS[starts]
-    hashes = (hashes ^ (hashes >> np.uint64(29))) * MULTIPLIERS[1]
-    return hashes ^ (hashes >> np.uint64(32))
+    sums = (codes * POWERS[: codes.size]).cumsum(dtype=np.uint32)
+    hashes = (sums[ends - 1] - sums[starts - 1]) * INVERSE_POWERS[starts]
+    hashes = (hashes ^ (hashes >> np.uint32(15))) * MULTIPLIERS[1]
+    return np.asarray(hashes ^ (hashes >> np.uint32(16)))
 
 
 def _hashes(text: str) -> tuple[Indices, Codes]:
     """(m,) buckets below BUCKETS of every n-gram of a text, repeats included, and the hashes they come from."""
-    codes = np.empty(len(text) + 2, np.uint64)
-    codes[0] = codes[-1] = 32
-    codes[1:-1] = _codes(text)
-    classes = CLASSES[np.minimum(codes, 0xFFFF).astype(np.uint16)]
-    padded = np.zeros(codes.size + 2, np.bool_)
-    padded[1:-1] = classes == LETTER
-    words = _word_hashes(codes, padded)
+    codes = _codes(f" {text} ")
+    classes = CLASSES.take(codes)
+    letters = classes == LETTER
+    words = _word_hashes(codes, letters)
     pairs = words[:-1] * MULTIPLIERS[2] + words[1:] * MULTIPLIERS[3]
-    inner = (classes == LETTER) | (classes == PUNCTUATION)
+    inner = letters | (classes == PUNCTUATION)
     threes = codes[:-2] * MULTIPLIERS[4] + codes[1:-1] * MULTIPLIERS[5] + codes[2:] * MULTIPLIERS[6]
     fours = threes[:-1] + codes[3:] * MULTIPLIERS[7]
     threes, fours = threes[inner[1:-1]], fours[inner[1:-2] & inner[2:-1]]
@@ -107,23 +119,25 @@ def _hashes(text: str) -> tuple[Indices, Codes]:
         (np.concatenate([words * MULTIPLIERS[8], pairs]), WORD_BITS, 0),
         (np.concatenate([threes, fours]), CHARACTER_BITS, CHARACTERS_AT),
     ]
-    cjk = classes == CJK
-    if cjk.any():
+    if not text.isascii():
+        cjk = classes == CJK
         singles = codes * MULTIPLIERS[9]
         doubles = (singles[:-1] + codes[1:] * MULTIPLIERS[10])[cjk[:-1] & cjk[1:]]
         parts.append((np.concatenate([singles[cjk], doubles]), CJK_BITS, CJK_AT))
-    buckets = [(hashes >> np.uint64(64 - bits)).astype(np.int64) + offset for hashes, bits, offset in parts]
+    buckets = [(hashes >> np.uint32(32 - bits)).astype(np.int64) + offset for hashes, bits, offset in parts]
     return np.concatenate(buckets), np.concatenate([hashes for hashes, _, _ in parts])
 
 
-def _counts(sorted_values: Indices) -> tuple[Indices, Matrix]:
+def _counts(sorted_values: NDArray[Integer]) -> tuple[NDArray[Integer], Matrix]:
     """(u,) distinct values of a sorted array and (u,) log(1 + how often each occurs)."""
     first = np.empty(sorted_values.size, np.bool_)
     first[:1] = True
     np.not_equal(sorted_values[1:], sorted_values[:-1], out=first[1:])
     at = np.flatnonzero(first)
-    times = np.diff(at, append=sorted_values.size)
-    return sorted_values[at], np.log1p(times, dtype=np.float32)
+    times = np.empty(at.size, np.float32)
+    np.subtract(at[1:], at[:-1], out=times[:-1], casting="unsafe")
+    times[-1:] = sorted_values.size - at[-1:]
+    return sorted_values[at], np.log1p(times, out=times)
 
 
 def _unit(vector: Matrix) -> Matrix:
@@ -139,7 +153,8 @@ class HashingEmbedder:
         self._dim = dim
         self._signs = np.array([-1.0, 1.0], np.float32)
         self._rows: NDArray[np.int32] | None = None  # (BUCKETS,) row of the projection, the last row for none
-        self._projection: Matrix = np.zeros((0, dim), np.float32)  # (v + 1, dim), idf folded in, last row zero
+        self._projection: NDArray[np.int8] = np.zeros((0, dim), np.int8)  # (v + 1, dim), the last row zero
+        self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
 
     @property
     def dim(self) -> int:
@@ -186,33 +201,40 @@ class HashingEmbedder:
         _, _, axes = randomized_svd(unit, rank, n_iter=4, random_state=0)
         self._rows = np.full(BUCKETS, kept.size, np.int32)
         self._rows[kept] = np.arange(kept.size, dtype=np.int32)
-        self._projection = np.zeros((kept.size + 1, self._dim), np.float32)
-        self._projection[:-1, :rank] = axes.T * idf[:, None]
+        self._projection = np.zeros((kept.size + 1, self._dim), np.int8)
+        self._scales = np.append(np.abs(axes).max(axis=0) / 127.0, 0.0).astype(np.float32)
+        self._projection[:-1, :rank] = np.rint(axes.T / np.maximum(self._scales[:-1, None], 1e-30))
+        self._scales[:-1] *= idf
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         """What fit() learned; empty before it."""
-        return {} if self._rows is None else {"rows": self._rows, "projection": self._projection}
+        if self._rows is None:
+            return {}
+        return {"rows": self._rows, "projection": self._projection, "scales": self._scales}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Inverse of state(). Raises: ValueError where the state has another dimension."""
         if not state:
-            self._rows, self._projection = None, np.zeros((0, self._dim), np.float32)
+            self._rows = None
             return
-        projection = np.asarray(state["projection"], np.float32)
+        projection = np.asarray(state["projection"], np.int8)
         if projection.shape[1:] != (self._dim,) or state["rows"].shape != (BUCKETS,):
             raise ValueError(f"a state of {projection.shape[1:]} dimensions does not fit {self._dim}")
         self._rows, self._projection = np.asarray(state["rows"], np.int32), projection
+        self._scales = np.asarray(state["scales"], np.float32)
 
     def _project(self, rows: NDArray[np.int32], buckets: Indices) -> Matrix:
-        at, weights = _counts(np.sort(rows[buckets]).astype(np.int64))
-        return weights @ self._projection[at]
+        found = rows.take(buckets)
+        found.sort()
+        at, weights = _counts(found)
+        weights *= self._scales.take(at)
+        return weights @ self._projection.take(at, axis=0).astype(np.float32)
 
     def _sketch(self, hashes: Codes) -> Matrix:
-        ordered = np.sort(hashes)
-        at, weights = _counts(ordered.view(np.int64))
-        mixed = at.view(np.uint64) * MULTIPLIERS[11]
-        signs = self._signs[(mixed & np.uint64(1 << 40)) >> np.uint64(40)]
-        places = ((mixed >> np.uint64(41)) % np.uint64(self._dim)).astype(np.int64)
+        at, weights = _counts(np.sort(hashes).astype(np.int64))
+        mixed = at.astype(np.uint32) * MULTIPLIERS[11]
+        signs = self._signs.take(mixed & np.uint32(1))
+        places = ((mixed >> np.uint32(1)) % np.uint32(self._dim)).astype(np.int64)
         return np.bincount(places, weights * signs, minlength=self._dim).astype(np.float32)
 
 
@@ -228,35 +250,22 @@ def count_matrix(texts: Sequence[str]) -> sp.csr_array:
 
 def surface_features(text: str) -> Matrix:
     """(f,) what a glance at the form of a text says, named by FEATURE_NAMES. All finite; an empty text is all zero."""
-    codes = _codes(text[:MAX_CHARACTERS])
-    total = codes.size
-    if total == 0:
+    if not text:
         return np.zeros(len(FEATURE_NAMES), np.float32)
-    ascii_counts = np.bincount(np.minimum(codes, 128), minlength=129)
-    classes = CLASSES[np.minimum(codes, 0xFFFF).astype(np.uint16)]
-    by_class = np.bincount(classes, minlength=4)
-    letters = classes == LETTER
-    words = int(np.count_nonzero(letters[1:] > letters[:-1])) + int(letters[0])
-    return _surface(text, total, ascii_counts, by_class, words)
+    codes = _codes(text)
+    counts = MEMBERS @ np.bincount(np.minimum(codes, 128), minlength=129).astype(np.float32)
+    lines, digits, *marks, capitals, punctuation, space = counts.tolist()
+    cjk = 0 if text.isascii() else int(np.count_nonzero(CLASSES.take(codes) == CJK))
+    total, words = len(text), len(text.split())
+    logs = np.log1p(np.array([total, total - cjk, cjk, words, lines, digits, *marks], np.float32))
+    letters = min((total - cjk - space - punctuation) / max(words, 1), 20.0)
+    shares = [cjk / total, digits / total, capitals / total, punctuation / total, space / total, letters]
+    return np.concatenate([logs[:5], shares, logs[5:], _forms(text)], dtype=np.float32)
 
 
-def _surface(text: str, total: int, counts: Indices, by_class: Indices, words: int) -> Matrix:
-    def marks(characters: str) -> int:
-        return int(counts[[ord(character) for character in characters]].sum())
-
-    cjk, digits = int(by_class[CJK]), int(counts[48:58].sum())
-    tail, head = text[-12:].strip().lower(), text[:12].strip().lower()
-    logs = np.log1p(
-        np.array([total, total - cjk, cjk, words, counts[10], digits, marks("?"), marks("$%"), marks("="), marks("()[]"),
-                  marks("{}"), counts[95], counts[92], marks(","), marks("\"'`"), marks("+-*/^<>"), marks(":;")], float)
-    )  # fmt: skip
-    choices = float("\nA" in text) + float("\nB" in text) + float("\nD" in text)
-    ends = float(tail.endswith(("answer:", "答案：", "答案:")))
-    code = float("def " in text) + float("python" in text) + float("function" in text) + float("assert" in text)
-    return np.concatenate([
-        logs[:5],
-        [cjk / total, digits / total, counts[65:91].sum() / total, by_class[PUNCTUATION] / total,
-         by_class[SPACE] / total, min(by_class[LETTER] / max(words, 1), 20.0)],
-        logs[5:],
-        [choices, ends, float(head.startswith("question")), code],
-    ]).astype(np.float32)  # fmt: skip
+def _forms(text: str) -> list[float]:
+    """Lettered choices, an ending that asks for the answer, a beginning that says question, signs of code."""
+    choices = ("\nA" in text) + ("\nB" in text) + ("\nD" in text)
+    ends = text[-12:].strip().lower().endswith(("answer:", "答案：", "答案:"))
+    code = ("def " in text) + ("python" in text) + ("function" in text) + ("assert" in text)
+    return [float(choices), float(ends), float(text[:12].strip().lower().startswith("question")), float(code)]
