@@ -11,7 +11,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router.stores.meters import Charge, Gauge, Meter, Plan, PlanCache, Ticket, charges_in, need_of, wait_ms
+from router.stores.meters import (
+    Charge,
+    Gauge,
+    Meter,
+    Plan,
+    PlanCache,
+    Ticket,
+    charges_in,
+    day_of,
+    need_of,
+    plan_of,
+    wait_ms,
+)
 from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
@@ -110,13 +122,7 @@ class Note:
 class Book:
     """State after a prefix of the journal. `load` and `load_line` fetch stored pieces, or None where there is none."""
 
-    def __init__(
-        self,
-        *,
-        load: Callable[[str], Account | None],
-        load_line: Callable[[LineKey], Line | None],
-        day: Callable[[int], str],
-    ) -> None:
+    def __init__(self, *, load: Callable[[str], Account | None], load_line: Callable[[LineKey], Line | None]) -> None:
         self.position = 0
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
@@ -126,8 +132,8 @@ class Book:
         self.dirty_accounts: dict[str, int] = {}  # name -> first position not yet stored, ascending
         self.dirty_lines: dict[LineKey, int] = {}
         self.notes: list[Note] = []
-        self._load, self._load_line, self._day = load, load_line, day
-        self._plans = PlanCache()
+        self._load, self._load_line = load, load_line
+        self._plans = PlanCache(plan_of)
 
     # reading
 
@@ -316,7 +322,7 @@ class Book:
         return meter
 
     def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
-        key = (self._day(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)
+        key = (day_of(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)
         line = self.line(key)
         if seq <= line.seq:
             return

@@ -8,10 +8,10 @@ late. A calendar period is one slot that nothing outlives.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from router.types import Budget, Offer, Principal, RateLimit
 
 Kind = Literal["budget", "requests", "tokens", "concurrent"]
 
+P = TypeVar("P")
 SLOTS = 60  # of one rolling period
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
@@ -70,6 +71,22 @@ def _calendar_start_ms(calendar: str, slot: int) -> int:
         return (slot * 7 - 3) * DAY_MS
     date = dt.date(slot, 1, 1) if calendar == "year" else dt.date(slot // 12, slot % 12 + 1, 1)
     return (date - dt.date(1970, 1, 1)).days * DAY_MS
+
+
+def calendar_bounds(calendar: str, at_ms: int) -> tuple[int, int, int]:
+    """(slot, start, end) of the calendar period that contains a moment; times in milliseconds."""
+    slot = _calendar_slot(calendar, at_ms // DAY_MS)
+    return slot, _calendar_start_ms(calendar, slot), _calendar_start_ms(calendar, slot + 1)
+
+
+def day_of(at_ms: int) -> str:
+    """The UTC day of a moment, e.g. 2026-11-23."""
+    return _day(at_ms // DAY_MS)
+
+
+@lru_cache(maxsize=1024)
+def _day(day: int) -> str:
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
 class Meter:
@@ -240,22 +257,22 @@ def charges_in(charges: bytes) -> tuple[Charge, ...]:
     return _decode_charges(charges)
 
 
-class PlanCache:
+class PlanCache(Generic[P]):
     """Plans of principals and offers, made once while the same objects come back. Bounded."""
 
-    def __init__(self, size: int = 20_000) -> None:
-        self._size = size
-        self._known: dict[tuple[str, str], tuple[Principal, Offer, Plan]] = {}
+    def __init__(self, make: Callable[[Principal, Offer], P], *, size: int = 20_000) -> None:
+        self._make, self._size = make, size
+        self._known: dict[tuple[str, str], tuple[Principal, Offer, P]] = {}
 
-    def of(self, principal: Principal, offer: Offer) -> Plan:
-        """As `plan_of`."""
+    def of(self, principal: Principal, offer: Offer) -> P:
+        """The plan of a request of this principal to this offer."""
         key = (principal.key_id, offer.model)
         known = self._known.get(key)
         if known is not None and known[0] is principal and _same(known[1], offer):
             return known[2]
         if len(self._known) >= self._size:
             self._known.clear()
-        plan = plan_of(principal, offer)
+        plan = self._make(principal, offer)
         self._known[key] = (principal, offer, plan)
         return plan
 

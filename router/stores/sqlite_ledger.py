@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -48,11 +47,6 @@ _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_account = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
-
-
-def day_of(at_ms: int) -> str:
-    """The UTC day of a moment, e.g. 2026-11-23."""
-    return dt.date.fromordinal(719_163 + at_ms // 86_400_000).isoformat()
 
 
 class SqliteLedger:
@@ -222,7 +216,7 @@ class SqliteLedger:
     # storing the book piece by piece
 
     def _load_book(self) -> Book:
-        book = Book(load=self._load_account, load_line=self._load_line, day=day_of)
+        book = Book(load=self._load_account, load_line=self._load_line)
         book.position = self._fact("stored")
         self._stored_at = book.position
         self._to_store, self._lines_to_store = [], []
