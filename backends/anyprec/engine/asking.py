@@ -199,8 +199,8 @@ def sampling_of(ask: Common, *, defaults: Mapping[str, Any], prompt_tokens: int,
             code="context_length_exceeded",
         )
     return Sampling(
-        max_tokens=asked or room,
-        temperature=_first(ask.temperature, defaults.get("temperature"), 1.0),
+        max_tokens=asked or min(room, int(defaults.get("max_new_tokens") or room)),
+        temperature=_first(ask.temperature, _temperature(defaults)),
         top_p=_first(ask.top_p, defaults.get("top_p"), 1.0),
         top_k=max(0, int(_first(ask.top_k, defaults.get("top_k"), 0))),
         min_p=_first(ask.min_p, defaults.get("min_p"), 0.0),
@@ -214,6 +214,11 @@ def sampling_of(ask: Common, *, defaults: Mapping[str, Any], prompt_tokens: int,
         min_tokens=ask.min_tokens,
         logprobs=ask.alternatives(),
     )
+
+
+def _temperature(defaults: Mapping[str, Any]) -> float:
+    """What generation_config.json means: greedy where it says not to sample."""
+    return 0.0 if defaults.get("do_sample") is False else float(defaults.get("temperature") or 1.0)
 
 
 def _first(*values: float | None) -> float:
