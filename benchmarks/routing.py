@@ -1,159 +1,311 @@
-"""Routing quality of `paced` on the public traces: `python -m benchmarks.routing` prints it beside what it must reach."""
+"""Routing quality of `paced` on the public traces, beside what it must reach and what it aims at.
+
+`python -m benchmarks.routing [--seeds N] [--only TABLE …]` prints one table after the other. With all seeds it takes
+about a quarter of an hour on two cores, nearly all of it in fitting.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import argparse
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
-from policies.composed import Composed
-from policies.estimators.blend import Blend
-from policies.estimators.means import Means
-from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.watched import Watched
-from policies.explorers.greedy import Greedy
-from policies.pacers.remaining import Remaining, queries_left
-from policies.replay import LOST, Result, Rows, Till, judge, split_budget, split_weights, total_budget
-from policies.types import Estimates, Float, History, Neighbours, Outcome, Proposal, Purse, RouteContext
+from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
+from benchmarks.traces import SEEDS, Trace, load_trace
+from policies.baselines import neighbour_means, optimum
+from policies.estimators.newcomers import fit_newcomer
+from policies.paced import build
+from policies.replay import Till, admitted, aiq, apgr, judge, sweep
+from policies.types import Arm, Float, History, Neighbours, Outcome, Purse, RouteContext
 
-TENANT = "benchmark"
-NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """`paced` fitted on the history of one seed, and what it expects of the stream."""
-
-    embedded: Embedded
-    stream: Rows  # (n,) rows of the trace, in order
-    history: Rows
-    blend: Blend
-    expected: Estimates  # (n, M) each
-
-    @property
-    def trace(self) -> Trace:
-        return self.embedded.trace
-
-    @property
-    def scores(self) -> Float:
-        return self.trace.scores[self.stream]
-
-    @property
-    def costs(self) -> Float:
-        return self.trace.costs[self.stream]
+SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
+SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
+GOALS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # must, aim; by trace or for all
+    "performance": ((185, 2480, 2620), (194, 2565, 2665)),
+    "six": ((105, 113, 116), (110, 116, 118)),
+    "aiq": ((0.870, 0.538, 0.779), (0.880, 0.545, 0.783)),
+}
 
 
-class Prepared:
-    """A fitted estimator that looks up what was expected beforehand; a request's id is its row in the stream."""
-
-    def __init__(self, fitted: Fitted) -> None:
-        self._fitted = fitted
-
-    @property
-    def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
-        return self._fitted.blend.rehearsal
-
-    @property
-    def charge_spread(self) -> Mapping[str, float]:
-        return self._fitted.blend.charge_spread
-
-    def estimate(self, context: RouteContext) -> Estimates:
-        row, found = int(context.request_id), self._fitted.expected
-        return Estimates(found.quality[row], found.sigma[row], found.cost[row])
-
-    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
-        row, column = int(outcome.request_id), self._fitted.trace.models.index(outcome.arm)
-        return float(self._fitted.expected.quality[row, column]), float(self._fitted.expected.cost[row, column])
-
-    def learn(self, outcome: Outcome) -> None:
-        """Nothing."""
-
-    def refit(self, history: History) -> None:
-        """Nothing."""
-
-    def state(self) -> Mapping[str, NDArray[np.generic]]:
-        return {}
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Nothing."""
+@cache
+def trace(name: str) -> Trace:
+    return load_trace(name)
 
 
-def watched(fitted: Fitted) -> Watched:
-    """The live estimator of `paced` over prepared expectations."""
-    estimator = Watched(Prepared(fitted))
-    estimator.refit(fitted.embedded.history(fitted.history[:1]))
-    return estimator
+@cache
+def fitted(name: str, seed: int) -> Fitted:
+    return fit(trace(name), seed)
 
 
-def fit(trace: Trace, seed: int) -> Fitted:
-    """Embedder, estimators and expectations of one seed."""
-    stream, history = trace_split(trace, seed)
-    embedded = embed_trace(trace, history)
-    blend = Blend(NeighbourMeans(Means()))
-    past = embedded.history(history)
-    blend.refit(past)
-    return Fitted(embedded, stream, history, blend, blend.estimate_batch(embedded.queries(stream, past)))
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=10, help="at most so many of each trace's seeds")
+    parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES))
+    arguments = parser.parse_args()
+    for table in arguments.only:
+        started = time.perf_counter()
+        print(f"\n{(TABLES[table].__doc__ or table).splitlines()[0]}")
+        for line in TABLES[table](arguments.seeds):
+            print(f"  {line}", flush=True)
+        print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
-def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:
-    """(M,) USD of one split."""
-    past_scores, past_costs = fitted.trace.scores[fitted.history], fitted.trace.costs[fitted.history]
-    weights = split_weights(rule, past_scores.mean(axis=0), past_costs.mean(axis=0), seed=seed)
-    return split_budget(total_budget(fitted.costs, factor), weights)
+def _seeds(name: str, most: int) -> range:
+    return range(min(SEEDS[name], most))
 
 
-def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon: int | None = None) -> Result:
-    """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
-    order = np.arange(len(fitted.stream)) if order is None else order
-    estimator = watched(fitted)
-    policy = Composed(estimator, Remaining(lambda: estimator.rehearsal), Greedy())
-    till = Till(len(budgets), budgets=budgets)
-    choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
-    scores, costs = fitted.scores[order], fitted.costs[order]
-    for at, row in enumerate(order):
-        context = _context(fitted, int(row), at, till, len(order) if horizon is None else horizon)
+def _goal(table: str, name: str) -> str:
+    must, aim = (goals[list(SHORT).index(name)] for goals in GOALS[table])
+    return f"must {must:g}, aim {aim:g}"
+
+
+def _approximate(run: Fitted, budgets: Float) -> float:
+    """ApproxOpt: the LP on the means of the five nearest history rows, rounded, with true admission."""
+    similarity = run.embedded.vectors[run.stream] @ run.embedded.vectors[run.history].T
+    past = run.trace.scores[run.history], run.trace.costs[run.history]
+    quality, cost = (neighbour_means(similarity, each, k=5) for each in past)
+    return _performance(optimum(quality, cost, budgets=budgets), run, budgets)
+
+
+def _performance(choices: np.ndarray, run: Fitted, budgets: Float) -> float:
+    served = admitted(choices, run.costs, Till(len(budgets), budgets=budgets))
+    return judge(choices, served, scores=run.scores, costs=run.costs).performance
+
+
+def performance(seeds: int) -> Iterable[str]:
+    """Performance, weighted split, factor 1 (mean ± std over seeds)"""
+    for name in SHORT:
+        rows = []
+        for seed in _seeds(name, seeds):
+            run = fitted(name, seed)
+            budgets = budgets_of(run, "weighted", seed)
+            result = route(run, budgets)
+            true = _performance(optimum(run.scores, run.costs, budgets=budgets), run, budgets)
+            per_usd, share = result.performance_per_usd, 100 * result.performance / true
+            rows.append((result.performance, result.cost, per_usd, result.throughput, share))
+        mean, std = np.mean(rows, axis=0), np.std(rows, axis=0)
+        yield (
+            f"{SHORT[name]:12} {mean[0]:8.1f} ± {std[0]:.1f}   ({_goal('performance', name)})   cost {mean[1]:.4f} USD, "
+            f"{mean[2]:.0f} per USD, served {mean[3]:.0f}, {mean[4]:.1f}% of TrueOpt"
+        )
+
+
+def six(seeds: int) -> Iterable[str]:
+    """Six splits, % of ApproxOpt (extreme is the mean over its k)"""
+    for name in SHORT:
+        shares: dict[str, list[float]] = {}
+        for seed in _seeds(name, min(seeds, 5)):
+            run = fitted(name, seed)
+            for rule in _rules(len(run.trace.models)):
+                budgets = budgets_of(run, rule, seed)
+                share = 100 * route(run, budgets).performance / _approximate(run, budgets)
+                shares.setdefault(rule[:7] if rule.startswith("extreme") else rule, []).append(share)
+        means = {rule: float(np.mean(shares[rule])) for rule in SIX}
+        detail = "  ".join(f"{rule} {value:.1f}" for rule, value in means.items())
+        yield f"{SHORT[name]:12} {np.mean(list(means.values())):6.1f}   ({_goal('six', name)})   {detail}"
+
+
+def _rules(arms: int) -> list[str]:
+    return [*SIX[:-1], *(f"extreme{k}" for k in range(1, 6) if k < arms)]
+
+
+def preference(seeds: int) -> Iterable[str]:
+    """Preference mode: AIQ on all traces, APGR on the two-model one"""
+    for name in SHORT:
+        values, gaps = [], {"mmlu": [], "gsm8k": []}
+        for seed in _seeds(name, seeds):
+            run = fitted(name, seed)
+            quality, cost = run.expected.quality, run.expected.cost
+            values.append(aiq(sweep(quality, cost, scores=run.scores, costs=run.costs), run.costs))
+            for task in gaps if len(run.trace.models) == 2 else ():
+                rows = np.char.startswith(run.trace.tasks[run.stream], task)
+                weak, strong = run.scores[rows].T
+                gaps[task].append(apgr((quality[:, 1] - quality[:, 0])[rows], weak=weak, strong=strong))
+        yield f"{SHORT[name]:12} AIQ {np.mean(values):.4f}   ({_goal('aiq', name)})"
+    yield f"APGR on MMLU, all labels {np.mean(gaps['mmlu']):.3f} (must 0.65, aim 0.68)"
+    yield f"APGR on GSM8K, all labels {np.mean(gaps['gsm8k']):.3f} (must 0.62, aim 0.68)"
+
+
+def orders(seeds: int) -> Iterable[str]:
+    """Task-blocked order and a wrong horizon, % of the own result in random order with N known"""
+    for name in SHORT:
+        rows = []
+        for seed in _seeds(name, min(seeds, 5)):
+            run = fitted(name, seed)
+            budgets = budgets_of(run, "weighted", seed)
+            own = route(run, budgets).performance
+            blocked = [route(run, budgets, order=_blocked(run, each)).performance for each in range(3)]
+            wrong = [route(run, budgets, horizon=int(len(run.stream) * part)).performance for part in (0.7, 1.4)]
+            rows.append(100 * np.array([np.mean(blocked), np.min(blocked), *wrong]) / own)
+        blocked_mean, worst, short, long = np.mean(rows, axis=0)
+        yield (
+            f"{SHORT[name]:12} blocked {blocked_mean:.1f}, worst of three {worst:.1f} (must 95, aim 98)   "
+            f"N×0.7 {short:.1f}, N×1.4 {long:.1f} (must 85, aim 95)"
+        )
+
+
+def _blocked(run: Fitted, seed: int) -> np.ndarray:
+    """Stream rows task by task, tasks in random order."""
+    tasks, numbers = np.unique(run.trace.tasks[run.stream], return_inverse=True)
+    return np.argsort(np.random.default_rng(seed).permutation(len(tasks))[numbers], kind="stable")
+
+
+def unseen(seeds: int) -> Iterable[str]:
+    """A task the history never saw, % of the own full-history result (tasks of at least 5% of the rows, seed 0)"""
+    shares = []
+    for name in SHORT:
+        tasks, counts = np.unique(trace(name).tasks, return_counts=True)
+        full = fitted(name, 0)
+        budgets = budgets_of(full, "weighted", 0)
+        own = route(full, budgets).performance
+        for task in tasks[counts >= 0.05 * counts.sum()]:
+            shares.append(100 * route(fit(trace(name), 0, unseen=str(task)), budgets).performance / own)
+            yield f"{SHORT[name]:12} without {task}: {shares[-1]:.1f}"
+    yield f"mean {np.mean(shares):.1f}, worst {np.min(shares):.1f} (must 91, aim 95)"
+
+
+def changes(seeds: int) -> Iterable[str]:
+    """Mid-stream changes in preference mode: % of (informed − static) recovered, and what adapting costs without any"""
+    for name in SHORT:
+        sums: dict[str, Float] = {}
+        for seed in _seeds(name, min(seeds, 3)):
+            run = fitted(name, seed)
+            for part in (0.05, 0.1, 0.3):
+                for kind, values in _changed(run, part / run.expected.cost.mean()).items():
+                    sums[kind] = sums.get(kind, np.zeros(3)) + values
+        shares = {kind: 100 * (ours - static) / (informed - static) for kind, (static, ours, informed) in sums.items()}
+        steady, _, _ = sums["stationary"]
+        loss = 100 * (sums["stationary"][0] - sums["stationary"][1]) / abs(steady)
+        yield (
+            f"{SHORT[name]:12} ×0.3 {shares['degraded']:.1f} (must 90, aim 96)   out {shares['out']:.1f} (must 80, aim 92)   "
+            f"price ×5 {shares['dearer']:.1f} (must 95, aim 99)   stationary loss {loss:.2f}% (must 1, aim 0.3)"
+        )
+
+
+def _changed(run: Fitted, price: float) -> dict[str, Float]:
+    """(static, ours, informed) utility of the second half of the stream for each kind of change."""
+    quality, cost, half = run.expected.quality, run.expected.cost, len(run.stream) // 2
+    top = int(np.bincount(np.argmax(quality - price * cost, axis=1)).argmax())
+
+    def after(values: Float, factor: float) -> Float:
+        changed = values.copy()
+        changed[half:, top] *= factor
+        return changed
+
+    def utility(scores: Float, costs: Float, known: tuple[Float, Float]) -> Float:
+        rows = np.arange(len(scores))
+        static, informed = (np.argmax(q - price * c, axis=1) for q, c in ((quality, cost), known))
+        worth = scores - price * costs
+        ours = prefer(run, price, scores=scores, costs=costs)[half:].sum()
+        return np.array([worth[rows, static][half:].sum(), ours, worth[rows, informed][half:].sum()])
+
+    return {
+        "degraded": utility(after(run.scores, 0.3), run.costs, (after(quality, 0.3), cost)),
+        "out": utility(after(run.scores, 0.0), run.costs, (after(quality, 0.0), cost)),
+        "dearer": utility(run.scores, after(run.costs, 5.0), (quality, after(cost, 5.0))),
+        "stationary": utility(run.scores, run.costs, (quality, cost)),
+    }
+
+
+def newcomer(seeds: int) -> Iterable[str]:
+    """A new model with few labelled prompts: share of its routing value (all models in turn, eight draws)"""
+    for name in SHORT:
+        parts = {20: np.zeros(2), 50: np.zeros(2)}
+        for seed in _seeds(name, min(seeds, 3)):
+            for arm in range(len(trace(name).models)):
+                for labels, total in parts.items():
+                    total += _joined(fitted(name, seed), arm, labels)
+        shares = {labels: 100 * gained / value for labels, (gained, value) in parts.items()}
+        yield f"{SHORT[name]:12} 50 labels {shares[50]:.0f}% (must 33 / 50, aim 60)   20 labels {shares[20]:.0f}% (never below 0)"
+
+
+def _joined(run: Fitted, arm: int, labels: int, draws: int = 8) -> Float:
+    """(utility gained by joining with few labels, with all), summed over draws, averaged over a sweep of λ."""
+    others = [each for each in range(len(run.trace.models)) if each != arm]
+    prices = np.geomspace(0.003, 1.0, 25) / run.expected.cost.mean()
+    _, rehearsal = Prepared(run).rehearsal or ((), run.expected)
+    past = run.trace.scores[run.history]
+    without = _utility(run, run.expected.quality, prices, others)
+    gained = np.zeros(2)
+    for draw in range(draws):
+        chosen = np.random.default_rng(draw).choice(len(past), labels, replace=False)
+        seen = np.full(len(past), np.nan)
+        seen[chosen] = past[chosen, arm]
+        weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen)
+        quality = run.expected.quality.copy()
+        quality[:, arm] = np.clip(quality[:, others] @ weights + level, 0.0, 1.0)
+        full = _utility(run, run.expected.quality, prices, [*others, arm])
+        gained += (_utility(run, quality, prices, [*others, arm]) - without, full - without)
+    return gained
+
+
+def _utility(run: Fitted, quality: Float, prices: Float, arms: list[int]) -> float:
+    """Mean score − λ · cost of argmax q̂ − λĉ among these arms, averaged over prices."""
+    rows, total = np.arange(len(quality)), 0.0
+    for price in prices:
+        chosen = np.array(arms)[np.argmax((quality - price * run.expected.cost)[:, arms], axis=1)]
+        total += float((run.scores - price * run.costs)[rows, chosen].mean())
+    return total / len(prices)
+
+
+def speed(seeds: int) -> Iterable[str]:
+    """One decision of a fitted policy: 16 models, 384 dimensions, 100 neighbours, beyond the index search"""
+    rng = np.random.default_rng(0)
+    history, contexts = _world(rng, rows=6000, arms=16, dim=384)
+    policy = build(history.arms)
+    policy.refit(history)
+    taken = []
+    for context in contexts:
+        started = time.perf_counter()
         proposal = policy.propose(context)
+        taken.append(time.perf_counter() - started)
         arm = int(np.argmax(proposal.probabilities))
-        if proposal.scores[arm] >= 0.0:
-            choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
-        policy.learn(_outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at]))
-    return judge(choices, served, scores=scores, costs=costs)
+        policy.learn(_answer(context, context.arms[arm].name))
+    p50, p99 = 1e6 * np.quantile(taken[1000:], [0.5, 0.99])
+    yield f"p50 {p50:.0f} µs, p99 {p99:.0f} µs (must 2000, aim 500)"
 
 
-def _context(fitted: Fitted, row: int, at: int, till: Till, horizon: int) -> RouteContext:
-    return RouteContext(
-        request_id=str(row),
-        tenant=TENANT,
-        preference=0.0,
-        embedding=fitted.embedded.vectors[fitted.stream[row]],
-        neighbours=NOTHING_NEAR,
-        arms=fitted.trace.arms,
-        prompt_tokens=0,
-        prompt_characters=0,
-        max_completion_tokens=4096,
-        now=float(at),
-        purse=Purse(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
-        capacity=till.capacity(),
-    )
+def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple[History, list[RouteContext]]:
+    vectors = rng.normal(size=(rows, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    models = tuple(Arm(f"model-{each}", 1e-7 * (each + 1), 2e-7 * (each + 1)) for each in range(arms))
+    tokens, features = rng.integers(10, 1000, rows), rng.random((rows, 27)).astype(np.float32)
+    scores = rng.random((rows, arms))
+    costs = np.outer(tokens, [arm.prompt_price for arm in models]) + rng.random((rows, arms)) * 1e-4
+    history = History(vectors, models, scores, costs, tokens, 4 * tokens, features)
+
+    def context(row: int) -> RouteContext:
+        near = rng.integers(0, rows, 100)
+        similarity = -np.sort(-rng.random(100).astype(np.float32))
+        return RouteContext(
+            str(row), "tenant", 5.0, vectors[row], Neighbours(similarity, scores[near], costs[near]), models,
+            int(tokens[row]), int(4 * tokens[row]), 1024, float(row), Purse(1.0, 2.0, 1000.0, "purse"), None, features[row],
+        )  # fmt: skip
+
+    return history, [context(row) for row in range(2000)]
 
 
-def _outcome(context: RouteContext, proposal: Proposal, arm: int, *, scores: Float, costs: Float) -> Outcome:
+def _answer(context: RouteContext, arm: str) -> Outcome:
     return Outcome(
-        request_id=context.request_id,
-        tenant=TENANT,
-        arm="" if arm == LOST else context.arms[arm].name,
-        embedding=context.embedding,
-        score=float("nan") if arm == LOST else float(scores[arm]),
-        cost=float("nan") if arm == LOST else float(costs[arm]),
-        propensity=1.0,
-        prompt_tokens=0,
-        completion_tokens=0,
-        prompt_characters=0,
-        now=context.now,
-        purse=TENANT,
-        candidates=tuple(each.name for each in context.arms),
-        expected=proposal.estimates,
-    )
+        context.request_id, context.tenant, arm, context.embedding, 0.5, 1e-5, 1.0, context.prompt_tokens, 10,
+        context.prompt_characters, context.now, features=context.features, purse="purse",
+    )  # fmt: skip
+
+
+TABLES: dict[str, Callable[[int], Iterable[str]]] = {
+    "performance": performance,
+    "six": six,
+    "preference": preference,
+    "orders": orders,
+    "changes": changes,
+    "newcomer": newcomer,
+    "unseen": unseen,
+    "speed": speed,
+}
+
+if __name__ == "__main__":
+    main()

@@ -53,6 +53,8 @@ class Driver:
     def _build(self, name: str) -> Policy:
         known = options_of(name)
         offered: dict[str, object] = {"horizon": self._horizon}
+        if name == "paced":
+            offered["explore"] = 0.0  # every arm is labelled in the history, there is nothing to find out
         if self._paced and self._left is not None:
             offered["budgets"] = dict(zip(self.models, self._left.tolist(), strict=True))
         if self._paced and np.isfinite(self._total):

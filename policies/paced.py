@@ -9,14 +9,14 @@ from policies.estimators.blend import Blend
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.watched import Watched
-from policies.explorers.greedy import Epsilon, Greedy
+from policies.explorers.frugal import Frugal
 from policies.pacers.remaining import Remaining
 from policies.types import Arm
 
 
-def build(arms: Sequence[Arm], *, explore: float = 0.0, resolve: int = 50, queries_per_s: float = 1.0) -> Composed:
-    """`paced`. Options: the share of traffic spread evenly for exploring, the arrivals between two solutions of the
-    capacity prices, and the arrival rate believed before any was seen.
+def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, queries_per_s: float = 1.0) -> Composed:
+    """`paced`. Options: the share of traffic that explores, spread so that each arm gets the same money; the arrivals
+    between two solutions of the prices; the arrival rate believed before any was seen.
 
     Raises: ValueError where an option is out of range.
     """
@@ -26,4 +26,4 @@ def build(arms: Sequence[Arm], *, explore: float = 0.0, resolve: int = 50, queri
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
     estimator = Watched(Blend(NeighbourMeans(Means(), k=100)))
     pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
-    return Composed(estimator, pacer, Epsilon(explore) if explore else Greedy())
+    return Composed(estimator, pacer, Frugal(explore))

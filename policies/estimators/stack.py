@@ -15,7 +15,7 @@ from policies.estimators.kernel import KernelRidge
 from policies.estimators.newcomers import fit_newcomer, newcomers
 from policies.types import Arm, Estimates, Float, Float32, History
 
-FOLDS = 5
+FOLDS = 4
 NEAREST = 10  # neighbours whose mean similarity says how familiar a query is
 REHEARSAL_ROWS = 20_000
 

@@ -21,7 +21,6 @@ FORGET = 0.999  # a query's weight in the arrival rate, for each query that came
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
 
-HASTE = 1.05  # how much sooner than planned a horizon of unknown truth is taken to end
 RESERVE = 0.005  # of the planned queries' money, kept until they have all come
 OVERTIME = 0.3  # of the planned queries, expected once they have all come
 
@@ -29,12 +28,12 @@ OVERTIME = 0.3  # of the planned queries, expected once they have all come
 def queries_left(planned: int, arrived: int) -> float:
     """Queries still to be paid for when `planned` is only a guess of how many come.
 
-    Money left over and money spent early both cost little while the guess is right, and much is lost without them
-    where it is wrong, since the first dollar of a query that nobody planned for buys the most.
+    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
+    where the guess is right and earns much where it is low, since a query's first dollar buys the most.
     """
     if arrived >= planned:
         return max(1.0, OVERTIME * planned)
-    return max(1.0, (planned - arrived) / HASTE + RESERVE * planned)
+    return max(1.0, (planned - arrived) + RESERVE * planned)
 
 
 class Remaining:

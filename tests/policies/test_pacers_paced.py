@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from policies.explorers.frugal import Frugal
 from policies.pacers.dual import smoothed_dual, spending_curve
 from policies.pacers.remaining import Remaining, queries_left
 from policies.types import Estimates, Float, Outcome, Purse
@@ -128,3 +129,18 @@ def test_a_restored_pacer_asks_the_same_prices() -> None:
     for capacity in (None, np.full(3, 0.02)):
         ours = price_of(first, remaining=0.1, capacity=capacity)
         np.testing.assert_array_equal(ours, price_of(second, remaining=0.1, capacity=capacity))
+
+
+def test_exploring_gives_every_arm_the_same_money_and_stays_cheap() -> None:
+    estimates = Estimates(np.array([0.4, 0.6, 0.8]), np.full(3, 0.1), np.array([1e-5, 1e-4, 1.8e-4]))
+    probabilities, _ = Frugal(0.03).probabilities(make_context(ARMS), estimates, np.array([0.4, 0.6, 0.3]))
+    explored = (probabilities - np.array([0.0, 0.97, 0.0])) * estimates.cost
+    np.testing.assert_allclose(explored, explored[0])
+    assert explored.sum() <= 0.03 * 3 * estimates.cost.min()
+    assert probabilities.sum() == pytest.approx(1.0)
+
+
+def test_exploring_never_takes_an_arm_that_is_spent() -> None:
+    estimates = Estimates(np.full(3, 0.5), np.full(3, 0.1), np.full(3, 1e-5))
+    probabilities, _ = Frugal(0.1).probabilities(make_context(ARMS), estimates, np.array([0.4, -np.inf, 0.3]))
+    assert probabilities[1] == 0.0

@@ -1,0 +1,180 @@
+"""`paced` on a trace with prepared estimates: the live pacer, explorer and corrections, the fit done once for each seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
+from policies.composed import Composed
+from policies.estimators.blend import Blend
+from policies.estimators.means import Means
+from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.watched import Watched
+from policies.explorers.greedy import Greedy
+from policies.pacers.flat import Flat
+from policies.pacers.remaining import Remaining, queries_left
+from policies.replay import LOST, Result, Rows, Till, judge, split_budget, split_weights, total_budget
+from policies.types import Estimates, Float, History, Neighbours, Outcome, Proposal, Purse, RouteContext
+
+TENANT = "benchmark"
+NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`paced` fitted on the history of one seed, and what it expects of the stream."""
+
+    embedded: Embedded
+    stream: Rows  # (n,) rows of the trace, in order
+    history: Rows
+    blend: Blend
+    expected: Estimates  # (n, M) each
+
+    @property
+    def trace(self) -> Trace:
+        return self.embedded.trace
+
+    @property
+    def scores(self) -> Float:
+        return self.trace.scores[self.stream]
+
+    @property
+    def costs(self) -> Float:
+        return self.trace.costs[self.stream]
+
+
+class Prepared:
+    """A fitted estimator that looks up what was expected beforehand; a request's id is its row in the stream."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+
+    @property
+    def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
+        return self._fitted.blend.rehearsal
+
+    @property
+    def charge_spread(self) -> Mapping[str, float]:
+        return self._fitted.blend.charge_spread
+
+    def estimate(self, context: RouteContext) -> Estimates:
+        row, found = int(context.request_id), self._fitted.expected
+        return Estimates(found.quality[row], found.sigma[row], found.cost[row])
+
+    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
+        row, column = int(outcome.request_id), self._fitted.trace.models.index(outcome.arm)
+        return float(self._fitted.expected.quality[row, column]), float(self._fitted.expected.cost[row, column])
+
+    def learn(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def refit(self, history: History) -> None:
+        """Nothing."""
+
+    def state(self) -> Mapping[str, NDArray[np.generic]]:
+        return {}
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """Nothing."""
+
+
+def watched(fitted: Fitted) -> Watched:
+    """The live estimator of `paced` over prepared expectations."""
+    estimator = Watched(Prepared(fitted))
+    estimator.refit(fitted.embedded.history(fitted.history[:1]))
+    return estimator
+
+
+def fit(trace: Trace, seed: int, *, unseen: str = "") -> Fitted:
+    """Embedder, estimators and expectations of one seed; `unseen` names a task kept out of history."""
+    stream, history = trace_split(trace, seed)
+    history = history[trace.tasks[history] != unseen]
+    embedded = embed_trace(trace, history)
+    blend = Blend(NeighbourMeans(Means()))
+    past = embedded.history(history)
+    blend.refit(past)
+    return Fitted(embedded, stream, history, blend, blend.estimate_batch(embedded.queries(stream, past)))
+
+
+def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:
+    """(M,) USD of one split."""
+    past_scores, past_costs = fitted.trace.scores[fitted.history], fitted.trace.costs[fitted.history]
+    weights = split_weights(rule, past_scores.mean(axis=0), past_costs.mean(axis=0), seed=seed)
+    return split_budget(total_budget(fitted.costs, factor), weights)
+
+
+def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon: int | None = None) -> Result:
+    """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
+    order = np.arange(len(fitted.stream)) if order is None else order
+    estimator = watched(fitted)
+    policy = Composed(estimator, Remaining(lambda: estimator.rehearsal), Greedy())
+    till = Till(len(budgets), budgets=budgets)
+    choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
+    scores, costs = fitted.scores[order], fitted.costs[order]
+    for at, row in enumerate(order):
+        context = _context(fitted, int(row), at, till, len(order) if horizon is None else horizon)
+        proposal = policy.propose(context)
+        arm = int(np.argmax(proposal.probabilities))
+        if proposal.scores[arm] >= 0.0:
+            choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
+        policy.learn(_outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at]))
+    return judge(choices, served, scores=scores, costs=costs)
+
+
+def prefer(
+    fitted: Fitted, price: float, *, scores: Float | None = None, costs: Float | None = None, adaptive: bool = True
+) -> Float:
+    """(n,) score − λ · cost of every query of the stream in preference mode, on this truth (n, M)."""
+    scores = fitted.scores if scores is None else scores
+    costs = fitted.costs if costs is None else costs
+    estimator = watched(fitted)
+    policy = Composed(estimator, Flat(), Greedy())
+    till, earned = Till(scores.shape[1]), np.zeros(len(scores))
+    for row in range(len(scores)):
+        context = _context(fitted, row, row, till, len(scores), price)
+        proposal = policy.propose(context)
+        arm = int(np.argmax(proposal.probabilities))
+        earned[row] = scores[row, arm] - price * costs[row, arm]
+        if adaptive:
+            policy.learn(_outcome(context, proposal, arm, scores=scores[row], costs=costs[row]))
+    return earned
+
+
+def _context(fitted: Fitted, row: int, at: int, till: Till, horizon: int, preference: float = 0.0) -> RouteContext:
+    return RouteContext(
+        request_id=str(row),
+        tenant=TENANT,
+        preference=preference,
+        embedding=fitted.embedded.vectors[fitted.stream[row]],
+        neighbours=NOTHING_NEAR,
+        arms=fitted.trace.arms,
+        prompt_tokens=0,
+        prompt_characters=0,
+        max_completion_tokens=4096,
+        now=float(at),
+        purse=Purse(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
+        capacity=till.capacity(),
+    )
+
+
+def _outcome(context: RouteContext, proposal: Proposal, arm: int, *, scores: Float, costs: Float) -> Outcome:
+    return Outcome(
+        request_id=context.request_id,
+        tenant=TENANT,
+        arm="" if arm == LOST else context.arms[arm].name,
+        embedding=context.embedding,
+        score=float("nan") if arm == LOST else float(scores[arm]),
+        cost=float("nan") if arm == LOST else float(costs[arm]),
+        propensity=1.0,
+        prompt_tokens=0,
+        completion_tokens=0,
+        prompt_characters=0,
+        now=context.now,
+        purse=TENANT,
+        candidates=tuple(each.name for each in context.arms),
+        expected=proposal.estimates,
+    )
