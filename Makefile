@@ -37,7 +37,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 test-vllm: $(VENV)/.test
-	tests/vllm/run $(ARGS)
+	tests/vllm/install.sh
+	$(BIN)/python -m pytest tests/vllm -m vllm --timeout 900 $(ARGS)
 
 test-faults: $(VENV)/.test
 	$(BIN)/python -m benchmarks.money faults --seconds $(SECONDS_OF_FAULTS) $(ARGS)
