@@ -40,6 +40,7 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         index=index,
         policies=build_policies(loaded.policy, [arm_of(model) for model in models]),
         build=lambda name: named.build(name, [arm_of(model) for model in models], {}),
+        refit=_never,
         arms=lambda: [arm_of(model) for model in models],
         folder=snapshot_path(loaded, 0),
     )
@@ -49,6 +50,10 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         _remember(learning.table, rows, [model.name for model in models], rng)
     learning.learned = vectors
     learning.save()
+
+
+async def _never(*_: object) -> Any:
+    raise NotImplementedError
 
 
 class _Empty:

@@ -53,6 +53,7 @@ def serve(
         lifespan="on",
         log_level="warning",
         access_log=settings.telemetry.access_log,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(server.drain_s),

@@ -37,6 +37,7 @@ from router.refitting import State, refit_aside, refit_elsewhere
 from router.settings import Settings, diff, load
 from router.stores.keys import CachedKeys
 from router.stores.open import Stores, open_stores
+from router.stores.unmetered import Unmetered
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
@@ -182,9 +183,8 @@ def _gateway(
         generator=np.random.default_rng(settings.policy.seed),
         clock=time.time,
     )
-    return Gateway(
-        decider=decider, ledger=stores.ledger, leases=stores.ledger, log=stores.log, meter=meter, clock=time.time
-    )
+    ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
+    return Gateway(decider=decider, ledger=ledger, leases=ledger, log=stores.log, meter=meter, clock=time.time)
 
 
 def options_of(settings: Settings) -> Options:
