@@ -30,4 +30,5 @@ def load(folder: Path) -> Llama:
         name.removeprefix("model."): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
     }
     model.load_state_dict(tensors)
-    return model.eval()
+    model.eval()
+    return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.pool import AsyncResult
@@ -63,7 +63,7 @@ def _stacked(items: list[tuple[list[int], list[float]]], length: int) -> Batch:
     return ids, weights
 
 
-def batches(steps: int, rows: list[int], *, workers: int, steps_per_shard: int = 20) -> Iterator[list[Batch]]:
+def batches(steps: int, rows: list[int], *, workers: int, steps_per_shard: int = 20) -> Generator[list[Batch]]:
     """Yield `steps` steps in order, the same whatever the number of workers; a few shards are made ahead."""
     numbers = iter(range(-(-steps // steps_per_shard)))
     done = 0

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  # its usual name
 from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,8 +34,8 @@ def sensitivities(model: Llama, *, items: int = CALIBRATION_ITEMS) -> dict[str, 
     sums = {name: torch.zeros_like(weight) for name, weight in matrices.items()}
     for _ in track(range(items), description="sensitivities"):
         gradients = torch.autograd.grad(_answer_loss(model, generator), list(matrices.values()))
-        for total, gradient in zip(sums.values(), gradients, strict=True):
-            total += gradient**2
+        for name, gradient in zip(sums, gradients, strict=True):
+            sums[name] += gradient**2
     return {f"model.{name}": total / items + FLOOR * total.mean() / items for name, total in sums.items()}
 
 

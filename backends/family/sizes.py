@@ -34,7 +34,8 @@ class Size:
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY,
             "hidden_size": self.hidden, "intermediate_size": self.mlp, "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads, "num_key_value_heads": self.heads, "head_dim": HEAD_DIM,
-            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": False, "mlp_bias": False,
+            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "attention_bias": False, "mlp_bias": False,
             "max_position_embeddings": CONTEXT_TOKENS, "tie_word_embeddings": True, "torch_dtype": "float16",
             "bos_token_id": None, "eos_token_id": 260, "pad_token_id": 256, "use_cache": True,
         }  # fmt: skip
@@ -45,7 +46,7 @@ SIZES: dict[str, Size] = {
     "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, rows_per_table=16),
     "large": Size(hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, rows_per_table=16),
 }
-STEPS = 6000
+STEPS = 15650
 ITEMS_PER_STEP = 640
 BUCKETS = (56, 80, 128, 224, 432)  # padded lengths; an item goes into the first it fits
 PROMPT_WEIGHT = 0.02  # of a prompt token's loss, beside an answer token's length ** -0.5

@@ -66,9 +66,10 @@ def tokenizer_json() -> dict[str, object]:
         }
         for text, i in SPECIALS.items()
     ]
-    model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-        "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "merges": [],
+    model: dict[str, object] = {
+        "type": "BPE", "dropout": None, "unk_token": None,
+        "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+        "byte_fallback": False, "ignore_merges": False, "merges": [],
         "vocab": {symbol: byte for byte, symbol in enumerate(byte_symbols())} | SPECIALS,
     }  # fmt: skip
     return {

@@ -2,6 +2,7 @@
 
 All sizes see the same batches, each on a stream of its own, so that small models fill the gaps the large one leaves.
 """
+# mypy: allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812  # its usual name
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -80,7 +81,7 @@ class Trainee:
 
     def _learn(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        scale = 1.0 / sum(weights[:, 1:].sum() for _, weights in self.inputs).clamp(min=1e-6)  # type: ignore[union-attr]
+        scale = 1.0 / sum(weights[:, 1:].sum() for _, weights in self.inputs).clamp(min=1e-6)
         total = torch.zeros((), device=self.device)
         noise = self._shaken()
         for ids, weights in self.inputs:

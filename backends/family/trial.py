@@ -3,6 +3,7 @@
 The linear weights are replaced by nested tables (3 bits seeded by k-means, each cluster split in two per further bit),
 the same scheme as the store's, computed quickly and without sensitivities.
 """
+# mypy: allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from .checkpoints import load
 from .model import Llama
 from .sizes import SIZES
-from .skills import LEVELS, SKILLS, Item, grade
+from .skills import LEVELS, SKILLS, Item, grade, sample
 from .tokens import END, PAD, decode, encode_answer, encode_chat
 
 WIDTHS = (3, 4, 5, 6, 8)
@@ -131,8 +132,6 @@ def show(result: dict[str, dict[str, list[float]]]) -> None:
 
 def drawn(per_cell: int) -> list[Item]:
     """The test items: the same number for every skill and difficulty, the same every time."""
-    from .skills import sample
-
     return sample(per_cell * len(SKILLS) * len(LEVELS), rng=np.random.default_rng(7), split="test")
 
 

@@ -1,4 +1,5 @@
 """Reckoning: sums, products, percentages, remainders, nested expressions and change at the till."""
+# ruff: noqa: SIM905  # lists of words read better as text
 
 from __future__ import annotations
 
@@ -30,41 +31,31 @@ _REST = ("What is the remainder of {a} divided by {b}?", "What is {a} mod {b}?",
 _SHARE = ("What is {p}% of {a}?", "How much is {p} percent of {a}?", "Work out {p}% of {a}.")
 _SALE = ("A coat costs {a} euros and is {p}% off. What does it cost now?", "Take {p}% off {a}.")
 _EVALUATE = ("Evaluate {e}", "What is {e}?", "Calculate {e}")
-_WARES = [
-    "apple",
-    "banana",
-    "bread",
-    "cheese",
-    "egg",
-    "fig",
-    "lemon",
-    "mango",
-    "melon",
-    "milk",
-    "onion",
-    "peach",
-    "pear",
-    "plum",
-    "rice",
-    "tea",
-]
-_FACTORS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}
+_WARES = ("apple banana bread cheese egg fig lemon mango melon milk onion peach pear plum rice tea").split()
+_FACTORS = {1: (2, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}
 _DIVISORS = {1: (2, 5, 10), 2: (3, 4, 9), 3: (6, 7, 8), 4: (11, 12, 13), 5: (17, 19, 23)}
 _PERCENTAGES = {1: (10, 50), 2: (5, 20, 25), 3: tuple(range(5, 100, 5)), 4: tuple(range(1, 100))}
 
 
+def _operands(generator: random.Random, level: int) -> tuple[int, int]:
+    """Two numbers, the first of `level` digits; of two at level 1, since expressions hold the sums of single digits."""
+    return digits(generator, max(level, 2)), digits(generator, generator.randint(1, level))
+
+
 def _addition(generator: random.Random, level: int) -> Draw:
-    a, b = digits(generator, level), digits(generator, generator.randint(1, level))
+    a, b = _operands(generator, level)
     return Draw(phrased(generator, _PLUS, a=a, b=b), str(a + b), f"{min(a, b)}+{max(a, b)}")
 
 
 def _subtraction(generator: random.Random, level: int) -> Draw:
-    b, a = sorted((digits(generator, level), digits(generator, generator.randint(1, level))))
+    b, a = sorted(_operands(generator, level))
     return Draw(phrased(generator, _MINUS, a=a, b=b), str(a - b), f"{a}-{b}")
 
 
 def _product(generator: random.Random, level: int) -> Draw:
     a, b = (digits(generator, count) for count in _FACTORS[level])
+    if level == 1:  # the easier half of level 2: single digits are in expressions
+        a = generator.randint(10, 19)
     if generator.random() < 0.5:
         a, b = b, a
     return Draw(phrased(generator, _TIMES, a=a, b=b), str(a * b), f"{min(a, b)}*{max(a, b)}")
@@ -83,21 +74,22 @@ def _percentage(generator: random.Random, level: int) -> Draw:
     return Draw(prompt, f"{part / 100:.2f}".rstrip("0").rstrip("."), f"{p}%{a}")
 
 
-def _tree(generator: random.Random, operators: int) -> tuple[str, int]:
-    """A random expression of single digits with that many operators, and its value."""
+def _tree(generator: random.Random, operators: int, *, signs: str = "+-*") -> tuple[str, int]:
+    """A random expression of single digits with that many of the operators, and its value."""
     if operators == 0:
         value = generator.randint(1, 9)
         return str(value), value
     left_size = generator.randrange(operators)
-    (a, x), (b, y) = _tree(generator, left_size), _tree(generator, operators - 1 - left_size)
-    operator = generator.choice("+-*" if operators > 1 else "+-+-*")
+    a, x = _tree(generator, left_size, signs=signs)
+    b, y = _tree(generator, operators - 1 - left_size, signs=signs)
+    operator = generator.choice(signs)
     left = f"({a})" if left_size else a
     right = f"({b})" if operators - 1 - left_size else b
     return f"{left} {operator} {right}", x + y if operator == "+" else x - y if operator == "-" else x * y
 
 
 def _expression(generator: random.Random, level: int) -> Draw:
-    text, value = _tree(generator, level)
+    text, value = _tree(generator, max(level, 2), signs="+-*" if level > 1 else "+-")
     return Draw(phrased(generator, _EVALUATE, e=text), str(value), text)
 
 
@@ -117,11 +109,13 @@ def _shopping(generator: random.Random, level: int) -> Draw:
 
 
 SKILLS = (
-    Skill("addition", "sums of two numbers of up to 1..5 digits", _addition, grading.number),
-    Skill("subtraction", "differences of two numbers of up to 1..5 digits", _subtraction, grading.number),
-    Skill("product", "products: 1x1, 2x1, 2x2, 3x2 and 3x3 digits", _product, grading.number, share=1.6),
+    Skill("addition", "sums of two numbers of up to 2..5 digits", _addition, grading.number),
+    Skill("subtraction", "differences of two numbers of up to 2..5 digits", _subtraction, grading.number),
+    Skill(
+        "product", "products: below 20 times a digit, 2x1, 2x2, 3x2 and 3x3 digits", _product, grading.number, share=1.6
+    ),
     Skill("remainder", "remainders by 2, 5, 10 up to two-digit primes", _remainder, grading.number, share=1.3),
     Skill("percentage", "shares in percent, and discounts", _percentage, grading.number, share=1.3),
-    Skill("expression", "nested expressions of 1..5 operators", _expression, grading.number, share=1.6),
+    Skill("expression", "nested expressions of 2..5 operators", _expression, grading.number, share=1.6),
     Skill("shopping", "prices from a list, summed over a basket", _shopping, grading.number, share=1.8),
 )

@@ -7,6 +7,7 @@ the test split holds out the phrasing of each (opening, wording) pair for a fact
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 
 from . import grading
@@ -38,7 +39,7 @@ def table(name: str, level: int) -> tuple[tuple[str, str], ...]:
     return tuple(entries.items())
 
 
-_ENTRIES = {
+_ENTRIES: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "extension": lambda dice: (
         f"{dice.choice(FIRST)} {invented(dice, syllables=2).title()}",
         str(dice.randint(1000, 9999)),

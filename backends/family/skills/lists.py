@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from . import grading
@@ -49,7 +50,7 @@ def _chain(generator: random.Random, level: int) -> Draw:
     """Who is at the end of a chain of `(level + 1) // 2` bosses, among other people's bosses."""
     hops = (level + 1) // 2
     names = generator.sample(FIRST, hops + 1 + level // 2 + 2)
-    pairs = list(zip(names[:hops], names[1 : hops + 1], strict=True))
+    pairs = list(itertools.pairwise(names[: hops + 1]))
     others = names[hops + 1 :]
     pairs += [(other, generator.choice(names[: hops + 1])) for other in others]
     generator.shuffle(pairs)

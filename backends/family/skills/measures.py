@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+from collections.abc import Callable
 
 from . import grading
 from .types import Draw, Skill
@@ -11,7 +12,8 @@ from .words import phrased
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+    "November", "December",
 )  # fmt: skip
 _LATER = ("What day is {n} days after {d}?", "Today is {d}. What day is it in {n} days?")
 _EARLIER = ("What day is {n} days before {d}?", "Today is {d}. What day was it {n} days ago?")
@@ -62,7 +64,7 @@ def _spelled(day: datetime.date) -> str:
 
 def _clock(generator: random.Random, level: int) -> Draw:
     start = generator.randrange(1440)
-    spans = {
+    spans: dict[int, Callable[[], int]] = {
         1: lambda: 60 * generator.randint(1, 5),
         2: lambda: generator.choice((15, 30, 45, 60, 90)),
         3: lambda: generator.randint(2, 59),

@@ -9,7 +9,8 @@ from .types import Draw, Skill
 from .words import digits, phrased
 
 _ROMAN = (
-    (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X"), (9, "IX"),
+    (1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10,
+    "X"), (9, "IX"),
     (5, "V"), (4, "IV"), (1, "I"),
 )  # fmt: skip
 _LARGEST = ("Which is larger, {x}?", "Which number is larger: {x}?", "Larger: {x}?")

@@ -1,8 +1,10 @@
 """Letters and words: counting, reversing, picking letters, case and plural forms."""
+# ruff: noqa: SIM905  # lists of words read better as text
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from . import grading
 from .types import Draw, Skill
@@ -21,64 +23,15 @@ _PLURAL = ("What is the plural of {w}?", "Plural of {w}?", "Give the plural: {w}
 _INITIALS = ("What are the initials of {w}?", "Give the initials: {w}", "Initials of {w}?")
 _IRREGULAR = (
     ("man", "men"), ("woman", "women"), ("child", "children"), ("foot", "feet"), ("tooth", "teeth"), ("mouse", "mice"),
-    ("goose", "geese"), ("leaf", "leaves"), ("knife", "knives"), ("wolf", "wolves"), ("shelf", "shelves"), ("wife", "wives"),
+    ("goose", "geese"), ("leaf", "leaves"), ("knife", "knives"), ("wolf", "wolves"), ("shelf", "shelves"),
+    ("wife", "wives"),
 )  # fmt: skip
-_COLOURS = [
-    "red",
-    "blue",
-    "green",
-    "gray",
-    "small",
-    "large",
-    "old",
-    "young",
-    "tall",
-    "calm",
-    "loud",
-    "brave",
-    "clever",
-    "cold",
-    "dusty",
-    "early",
-    "eager",
-    "gentle",
-    "happy",
-    "hungry",
-    "kind",
-    "lazy",
-    "lonely",
-    "lost",
-    "lucky",
-    "mild",
-    "neat",
-    "new",
-    "nice",
-    "odd",
-    "pale",
-    "polite",
-    "proud",
-    "quick",
-    "quiet",
-    "rare",
-    "rude",
-    "sad",
-    "shy",
-    "silly",
-    "slow",
-    "smart",
-    "soft",
-    "strange",
-    "strong",
-    "sweet",
-    "tiny",
-    "tired",
-    "warm",
-    "weak",
-    "white",
-    "wild",
-    "wise",
-]
-_STYLES = {
+_COLOURS = (
+    "red blue green gray small large old young tall calm loud brave clever cold dusty early eager gentle happy "
+    "hungry kind lazy lonely lost lucky mild neat new nice odd pale polite proud quick quiet rare rude sad shy "
+    "silly slow smart soft strange strong sweet tiny tired warm weak white wild wise"
+).split()
+_STYLES: dict[str, Callable[[list[str]], str]] = {
     "upper case": lambda words: " ".join(words).upper(),
     "title case": lambda words: " ".join(words).title(),
     "snake case": "_".join,
@@ -118,7 +71,7 @@ def _noun(generator: random.Random, kind: int) -> tuple[str, str]:
     if kind == 3:
         adjective, (noun, plural) = generator.choice(_COLOURS), generator.choice(_IRREGULAR)
         return f"{adjective} {noun}", f"{adjective} {plural}"
-    stem = "".join(generator.choice(("bl", "tr", "gr", "p", "m", "d", "f", "st")) for _ in range(1))
+    stem = generator.choice(("bl", "tr", "gr", "p", "m", "d", "f", "st"))
     stem += invented(generator, syllables=generator.randint(1, 2)).rstrip("sx").removesuffix("th")
     if kind == 1:
         stem += generator.choice(("sh", "ch", "x", "ss"))

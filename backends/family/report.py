@@ -1,0 +1,143 @@
+"""Tells what was measured: the ladder's tables in Markdown, what routing can save, and a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from .catalogue import CATALOGUE, DECODE_TOKENS_PER_S, PROMPT_TOKENS_PER_S, price_usd
+from .ladder import Ladder
+from .skills import LEVELS, SKILLS
+
+NEAR = 0.01  # a score this close to the best counts as as good
+
+
+def prices(ladder: Ladder) -> NDArray[np.float64]:
+    """USD of every item at every candidate (candidates, m): its prompt, and an answer as long as the right one."""
+    prompt, decode = [], []
+    for name in ladder.candidates:
+        parent, bits = name.removesuffix("bit").split("@")
+        prompt.append(price_usd(PROMPT_TOKENS_PER_S[parent], int(bits)))
+        decode.append(price_usd(DECODE_TOKENS_PER_S[parent], int(bits)))
+    usd: NDArray[np.float64] = (np.outer(prompt, ladder.prompt_tokens) + np.outer(decode, ladder.answer_tokens)) / 1e6
+    return usd
+
+
+def cells(ladder: Ladder) -> NDArray[np.intp]:
+    """The (skill, difficulty) of every item as one number (m,)."""
+    names = list(SKILLS)
+    pairs = zip(ladder.skills, ladder.difficulties, strict=True)
+    return np.array([names.index(skill) * len(LEVELS) + level - 1 for skill, level in pairs], np.intp)
+
+
+def offered(ladder: Ladder) -> Ladder:
+    """Only the candidates of the catalogue."""
+    kept = [i for i, name in enumerate(ladder.candidates) if name in {each.name for each in CATALOGUE}]
+    return Ladder(
+        [ladder.candidates[i] for i in kept],
+        ladder.skills,
+        ladder.difficulties,
+        ladder.scores[kept],
+        ladder.prompt_tokens,
+        ladder.answer_tokens,
+    )
+
+
+def oracle(ladder: Ladder) -> NDArray[np.intp]:
+    """For every item the cheapest candidate of those with its best score (m,): what a clairvoyant would choose."""
+    usd = prices(ladder)
+    good = ladder.scores >= ladder.scores.max(axis=0) - 1e-9
+    chosen: NDArray[np.intp] = np.where(good, usd, np.inf).argmin(axis=0)
+    return chosen
+
+
+def by_cell(ladder: Ladder) -> NDArray[np.intp]:
+    """For every item the cheapest candidate within NEAR of the best on its skill and difficulty (m,)."""
+    cell, usd = cells(ladder), prices(ladder)
+    chosen = np.empty(len(cell), np.intp)
+    for number in np.unique(cell):
+        here = cell == number
+        mean = ladder.scores[:, here].mean(axis=1)
+        cost = usd[:, here].mean(axis=1)
+        chosen[here] = np.where(mean >= mean.max() - NEAR, cost, np.inf).argmin()
+    return chosen
+
+
+def outcome(ladder: Ladder, chosen: NDArray[np.intp]) -> tuple[float, float]:
+    """Mean score in percent, and USD per thousand requests, of a choice for every item."""
+    at = (chosen, np.arange(len(chosen)))
+    return 100 * float(ladder.scores[at].mean()), 1000 * float(prices(ladder)[at].mean())
+
+
+def easy_skills(ladder: Ladder) -> list[str]:
+    """Skills the cheapest size does at some width within two points of the dearest candidate."""
+    small = [i for i, name in enumerate(ladder.candidates) if name.startswith("small")]
+    return [s for s in SKILLS if (means := ladder.by_skill(s))[small].max() >= means[-1] - 0.02]
+
+
+def show(ladder: Ladder, *, console: Console) -> None:
+    """Print everything docs/family.md holds."""
+    for line in (*accuracy(ladder), "", *routing(offered(ladder))):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def accuracy(ladder: Ladder) -> list[str]:
+    """The accuracy table, with the mean and the price below."""
+    heads = [name.replace("@", " ").replace("bit", "") for name in ladder.candidates]
+    lines = [_row("skill", heads), _row("---", ["---:"] * len(heads))]
+    lines += [_row(skill, [f"{100 * x:.0f}" for x in ladder.by_skill(skill)]) for skill in SKILLS]
+    lines.append(_row("**mean**", [f"**{100 * x:.1f}**" for x in ladder.means()]))
+    lines.append(_row("USD per 1,000 requests", [f"{1000 * x:.4f}" for x in prices(ladder).mean(axis=1)]))
+    return [*lines, "", f"Skills on which the small model keeps up: {', '.join(easy_skills(ladder))}."]
+
+
+def routing(ladder: Ladder) -> list[str]:
+    """What single candidates and two kinds of oracle earn and cost."""
+    rows = [(f"always {name}", np.full(len(ladder.skills), i, np.intp)) for i, name in enumerate(ladder.candidates)]
+    rows += [("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))]
+    dearest = outcome(ladder, rows[len(ladder.candidates) - 1][1])
+    lines = [_row("routing", ["score", "USD per 1,000", "saved"]), _row("---", ["---:"] * 3)]
+    for name, chosen in rows:
+        score, usd = outcome(ladder, chosen)
+        lines.append(_row(name, [f"{score:.1f}", f"{usd:.4f}", f"{100 * (1 - usd / dearest[1]):.0f} %"]))
+    counts = Counter(ladder.candidates[i] for i in by_cell(ladder)[np.unique(cells(ladder), return_index=True)[1]])
+    told = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
+    return [
+        *lines,
+        "",
+        f"Cheapest of the best, by number of skills and difficulties (of {sum(counts.values())}): {told}.",
+    ]
+
+
+def _row(head: str, fields: list[str]) -> str:
+    return f"| {head} | {' | '.join(fields)} |"
+
+
+def draw(ladder: Ladder, file: Path | None) -> None:
+    """Draw score against price, one line a size, to `file` (docs/family.svg by default). Needs matplotlib."""
+    from matplotlib import pyplot  # noqa: PLC0415  # an extra
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    usd, means = 1000 * prices(ladder).mean(axis=1), 100 * ladder.means()
+    for parent in dict.fromkeys(name.split("@")[0] for name in ladder.candidates):
+        here = [i for i, name in enumerate(ladder.candidates) if name.startswith(parent)]
+        axes.plot(usd[here], means[here], marker="o", label=parent)
+        for i in here:
+            axes.annotate(
+                ladder.candidates[i].split("@")[1].removesuffix("bit"),
+                (usd[i], means[i]),
+                (3, -11),
+                textcoords="offset points",
+            )
+    for name, chosen in (("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))):
+        score, cost = outcome(ladder, chosen)
+        axes.plot([cost], [score], marker="*", markersize=12, linestyle="", label=name)
+    axes.set(xscale="log", xlabel="USD per 1,000 requests", ylabel="score, %", title="The family: numbers are bits")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(file or Path("docs/family.svg"))
