@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.anyprec.checkpoint import Shape
+from backends.anyprec.engine import pages
 from backends.anyprec.engine.weights import Matrix, Variant, Weights
 from backends.anyprec.errors import Unsupported
 
@@ -26,8 +27,8 @@ class Cache:
 
     def __init__(self, shape: Shape, length: int) -> None:
         size = (shape.layers, shape.kv_heads, length, shape.head_dim)
-        self.keys = np.empty(size, np.float32)
-        self.values = np.empty(size, np.float32)
+        self.keys = pages.empty(size, np.float32)
+        self.values = pages.empty(size, np.float32)
         self.filled = 0  # positions
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.anyprec.engine import pages
 from backends.anyprec.errors import Unsupported
 from backends.anyprec.store import Store
 
@@ -24,7 +25,7 @@ PARTS = {
     "down": ("mlp.down_proj",),
 }  # linear layers that read the same input are one matrix
 PARENT_SHARE = 0.3  # of the store's bytes, and
-SPARE_BYTES = (
+SPARE_BYTES = 36_000_000  # together what dequantized rows may take; the promise is 1.3 x the store + 60 MB for all
     36_000_000  # together what dequantized rows may take; the promise is 1.3 x the store + 60 MB for everything
 )
 IDLE_STEPS = 64  # a width unused for so long gives up its rows
@@ -110,9 +111,9 @@ class Weights:
             return kept
         wide = self._build(variant, layer, part) if kept is None else kept.astype(np.float32)
         if self._room(wide.nbytes - (0 if kept is None else kept.nbytes)):
-            self._keep(key, wide)
+            self._keep(key, pages.copied(wide, np.float32))
         elif kept is None and (self._room(wide.nbytes // 2) or self._narrow(wide.nbytes // 2)):
-            self._keep(key, wide.astype(np.float16))
+            self._keep(key, pages.copied(wide, np.float16))
         return wide
 
     def _room(self, more_bytes: int) -> bool:
@@ -129,7 +130,7 @@ class Weights:
             if self._room(wanted_bytes):
                 break
             if matrix.dtype == np.float32:
-                self._keep(key, matrix.astype(np.float16))
+                self._keep(key, pages.copied(matrix, np.float16))
         return self._room(wanted_bytes)
 
     def _build(self, variant: Variant, layer: int, part: str) -> Matrix:
