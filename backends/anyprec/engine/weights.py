@@ -26,8 +26,6 @@ PARTS = {
 }  # linear layers that read the same input are one matrix
 PARENT_SHARE = 0.3  # of the store's bytes, and
 SPARE_BYTES = 36_000_000  # together what dequantized rows may take; the promise is 1.3 x the store + 60 MB for all
-    36_000_000  # together what dequantized rows may take; the promise is 1.3 x the store + 60 MB for everything
-)
 IDLE_STEPS = 64  # a width unused for so long gives up its rows
 
 
