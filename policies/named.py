@@ -14,6 +14,7 @@ from policies.estimators.abilities import Abilities
 from policies.estimators.linear import Linear
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans, leave_one_out
+from policies.estimators.repriced import Repriced
 from policies.explorers.greedy import Best, Cheapest, Epsilon, Fixed, Greedy, Uniform
 from policies.explorers.phased import Phased
 from policies.explorers.thompson import Thompson
@@ -89,42 +90,28 @@ def _port_exact(
     return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
 
 
-def _linear(k: int, rank: int, ridge: float, discount: float) -> Linear:
-    return Linear(NeighbourMeans(Means(), k=k), rank=rank, ridge=ridge, discount=discount)
+def _linear(rank: int, ridge: float, discount: float) -> Linear:
+    return Linear(Repriced(NeighbourMeans(Means())), rank=rank, ridge=ridge, discount=discount)
 
 
 def _linucb(
-    arms: Arms,
-    /,
-    *,
-    width: float = 0.5,
-    rank: int = 48,
-    ridge: float = 30.0,
-    discount: float = 0.9995,
-    k: int = 40,
+    arms: Arms, /, *, width: float = 0.5, rank: int = 48, ridge: float = 30.0, discount: float = 0.9995
 ) -> StoredPolicy:
-    return Composed(_linear(k, rank, ridge, discount), Flat(), Ucb(width))
+    return Composed(_linear(rank, ridge, discount), Flat(), Ucb(width))
 
 
 def _thompson(
-    arms: Arms,
-    /,
-    *,
-    width: float = 1.0,
-    rank: int = 48,
-    ridge: float = 30.0,
-    discount: float = 0.9995,
-    k: int = 40,
+    arms: Arms, /, *, width: float = 1.0, rank: int = 48, ridge: float = 30.0, discount: float = 0.9995
 ) -> StoredPolicy:
-    return Composed(_linear(k, rank, ridge, discount), Flat(), Thompson(width))
+    return Composed(_linear(rank, ridge, discount), Flat(), Thompson(width))
 
 
 def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0) -> StoredPolicy:
-    return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), Epsilon(share))
+    return Composed(Repriced(NeighbourMeans(Means(), k=k, shrinkage=shrinkage)), Flat(), Epsilon(share))
 
 
-def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, k: int = 40) -> StoredPolicy:
-    return Composed(Abilities(NeighbourMeans(Means(), k=k), rank=rank), Flat(), _explorer(explore))
+def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02) -> StoredPolicy:
+    return Composed(Abilities(Repriced(NeighbourMeans(Means())), rank=rank), Flat(), _explorer(explore))
 
 
 def _cascade(

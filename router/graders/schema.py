@@ -140,7 +140,7 @@ def _is_of_type(value: Any, wanted: Any) -> bool:
     if isinstance(value, bool):
         return wanted == "boolean"
     if wanted == "integer" and isinstance(value, float):
-        return value.is_integer()
+        return bool(value.is_integer())
     return any(isinstance(value, kind) for kind in TYPES[wanted])
 
 
