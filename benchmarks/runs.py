@@ -1,4 +1,4 @@
-"""`paced` on a trace with prepared estimates: the live pacer, explorer and corrections, the fit done once for each seed."""
+"""`paced` on a trace: fitted once for each seed, then run with its live pacer, explorer and corrections."""
 
 from __future__ import annotations
 
