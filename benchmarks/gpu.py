@@ -32,7 +32,7 @@ from benchmarks.random_store import SHAPES, Shape, write_store, write_tokenizer
 PORT = 8131
 BASE = f"http://127.0.0.1:{PORT}"
 BITS = [3, 4, 6, 8]
-GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,32,48,64]}'
+GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,64]}'
 
 
 def write_plain(folder: Path, shape: Shape, *, seed: int = 0) -> None:
@@ -72,7 +72,7 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
 def served(model: Path, log: Path, *options: str, limit_s: float = 200) -> Iterator[float]:
     """A running `vllm serve`; yields the seconds it took to come up. Raises: RuntimeError when it does not."""
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--served-model-name", "m"]
-    command += ["--port", str(PORT), "--host", "127.0.0.1", "--max-model-len", "1024", "--max-num-seqs", "64"]
+    command += ["--port", str(PORT), "--host", "127.0.0.1", "--max-model-len", "512", "--max-num-seqs", "64"]
     command += ["--gpu-memory-utilization", "0.3", "--dtype", "bfloat16", "--max-num-batched-tokens", "2048", *options]
     start = time.time()
     with log.open("w") as out:
@@ -135,9 +135,9 @@ def _first_steps(i: int, width: int) -> tuple[list[str], list[float]]:
     return found["tokens"], found["token_logprobs"]
 
 
-def mixed_against_solo() -> dict[str, Any]:
+def mixed_against_solo(bits: list[int]) -> dict[str, Any]:
     """48 requests at mixed widths against the same alone: equal texts, and the largest gap while they agree."""
-    jobs = [(i, BITS[i % len(BITS)]) for i in range(48)]
+    jobs = [(i, bits[i % len(bits)]) for i in range(48)]
     with ThreadPoolExecutor(48) as pool:
         crowd = list(pool.map(lambda job: _first_steps(*job), jobs))
     solo = [_first_steps(*job) for job in jobs]
@@ -170,9 +170,9 @@ def measure(name: str, model: Path, out: Path, widths: list[int], *options: str)
             found["crowd"] = {str(k): round(crowd_tokens_per_s([k])) for k in each}
             if widths:
                 found["crowd"]["mixed"] = round(crowd_tokens_per_s(each))
-                found["mixed_against_solo"] = mixed_against_solo()
+                found["mixed_against_solo"] = mixed_against_solo(widths)
                 found["bad_width"] = complete(0, 4, 9)
-                found["after_bad_width"] = complete(0, 4, 3)["choices"][0]["text"]
+                found["after_bad_width"] = complete(0, 4, widths[0])["choices"][0]["text"]
     except Exception as error:
         found["failed"] = repr(error)[:300]
         lines = log.read_text().splitlines() if log.exists() else []
@@ -202,11 +202,12 @@ def main() -> None:
         write_store(store, SHAPES[arguments.model], bits=BITS)
     if arguments.prepare:
         return
+    bits = json.loads((store / "config.json").read_text())["quantization_config"]["bits"]
     more = [f"--{option}" for option in arguments.options]
     runs = {
         "plain": (plain, [], "--compilation-config", GRAPHS),
-        "eager": (store, BITS, "--enforce-eager"),
-        "graphs": (store, BITS, "--compilation-config", GRAPHS),
+        "eager": (store, bits, "--enforce-eager"),
+        "graphs": (store, bits, "--compilation-config", GRAPHS),
     }
     found = []
     for name in arguments.only:

@@ -33,7 +33,7 @@ SHAPES = {  # (N, K), as vLLM fuses them
     "llama-3.1-8b": {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)},
     "qwen2.5-1.5b": {"qkv": (2048, 1536), "o": (1536, 1536), "gate_up": (17920, 1536), "down": (1536, 8960)},
 }
-TUNED_ON = [(28672, 4096), (4096, 4096), (4096, 14336), (17920, 1536), (1536, 8960)]
+TUNED_ON = [shape for layers in SHAPES.values() for shape in layers.values()]
 Run = Callable[[int], torch.Tensor]  # copy number -> result
 
 
@@ -93,9 +93,11 @@ def seconds_each(run: Run, copies: int) -> float:
 
 def copy_bandwidth() -> float:
     """Bytes read and written a second by a large device-to-device copy."""
-    source = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device="cuda")
+    source = torch.randn(1 << 30, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / seconds_each(lambda _: target.copy_(source), 3)
+    ways = (lambda _: target.copy_(source), lambda _: torch.neg(source, out=target))  # the copy engine, a kernel
+    fastest = min(seconds_each(way, 3) for way in ways)
+    return 2 * source.numel() * source.element_size() / fastest
 
 
 def copies_for(bytes_each: float) -> int:
@@ -152,50 +154,44 @@ def by_launch(how: Launch) -> Callable[..., torch.Tensor]:
     return lambda *arguments: fused.launch(*arguments, how)
 
 
-def by_rows(chunk_rows: int, width: int) -> Callable[..., torch.Tensor]:
-    """Dequantize some rows, multiply, repeat; one width for the whole batch."""
-
-    def multiply(x: Any, codes: Any, tables: Any, widths: Any, bits: list[int]) -> torch.Tensor:
-        return fused.by_chunks(x, codes, tables, bits, width=width, chunk_rows=chunk_rows)
-
-    return multiply
+def by_width(present: tuple[int, ...]) -> Callable[..., torch.Tensor]:
+    """Dequantize some rows, multiply, repeat, for each width in turn."""
+    return lambda *arguments: fused.large(*arguments, present)
 
 
-def candidates(batch: int, words: int, width: int) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
+def candidates(batch: int, words: int, present: tuple[int, ...]) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
     """Launches worth timing for a batch size, with their names."""
     launches: list[Launch] = []
     if batch == 1:
-        launches += [Launch(bn, 1, bw, 1) for bn, bw in ((2, 128), (4, 64), (1, 128), (2, 64), (4, 32), (2, 16))]
-        launches += [Launch(64, 16, 16, 4, 2, s) for s in (2, 4, 8)]
+        launches += [Launch(bn, 1, bw, 1) for bn, bw in ((2, 128), (4, 64), (4, 32), (2, 64))]
+        launches += [Launch(4, 1, 32, 1, registers=80), Launch(2, 1, 128, 1, registers=104)]
     if batch == 8:
-        launches += [Launch(64, 16, 16, 4, 2, s) for s in (1, 2, 4, 8)]
-        launches += [Launch(64, 16, 16, 4, 1, s) for s in (2, 4)] + [Launch(32, 16, 16, 4, 2, s) for s in (1, 4)]
+        launches += [Launch(64, 16, bw, 4, 2, s) for bw, s in ((16, 1), (16, 4), (8, 1), (8, 4))]
     if batch == 64:
-        launches += [Launch(64, 64, 16, 4, 1, s) for s in (1, 2, 4)] + [Launch(64, 64, 8, 4, 2, s) for s in (1, 2, 4)]
-        launches += [Launch(128, 64, 16, 8, 1, 2)]
-    if batch == 512:
-        launches += [Launch(128, 128, 16, 8, 1), Launch(128, 128, 8, 8, 2), Launch(128, 256, 8, 8, 1)]
-        for rows in (2048, 4096, 8192, 32768):
-            yield f"rows {rows}", by_rows(rows, width)
+        launches += [Launch(64, 64, 8, 4, 2, s) for s in (1, 4)] + [Launch(64, 64, 16, 4, 1, 4)]
+    if batch >= 64:
+        yield "in turn", by_width(present)
     for how in launches:
         if how.splits * how.bw <= words:
-            yield f"{how.bn}x{how.bm}x{how.bw} w{how.warps} s{how.stages} k{how.splits}", by_launch(how)
+            yield f"{how.bn}x{how.bm}x{how.bw} s{how.stages} k{how.splits} r{how.registers}", by_launch(how)
+    yield "chosen", fused.linear
 
 
 def compile_share(part: int, parts: int) -> None:
     """Compile this process's share of the candidates into Triton's cache, by running each once."""
-    jobs = [(shape, batch, i) for shape in TUNED_ON for batch in BATCHES for i in range(16)]
+    jobs = [(shape, batch, i) for shape in TUNED_ON for batch in BATCHES for i in range(8)]
     for shape, batch, i in jobs[part::parts]:
         laid, *_ = random_layer(*shape, 0)
-        several = list(candidates(batch, laid.codes.shape[2], 3))
+        several = list(candidates(batch, laid.codes.shape[2], tuple(BITS)))
         if i >= len(several):
             continue
         x = torch.randn(batch, shape[1], device="cuda", dtype=torch.bfloat16)
         widths = torch.full((batch,), 3, dtype=torch.int32, device="cuda")
+        name, multiply = several[i]
         try:
-            several[i][1](x, laid.codes, laid.tables, widths, BITS)
+            multiply(x, laid.codes, laid.tables, widths, BITS)
         except Exception as error:  # a candidate that does not fit is no loss
-            print(f"{shape} {several[i][0]}: {str(error)[:90]}", file=sys.stderr)
+            print(f"{shape} {name}: {str(error)[:90]}", file=sys.stderr)
 
 
 def compile_ahead(processes: int) -> None:
@@ -213,11 +209,11 @@ def tune(limit_s: float) -> list[dict[str, Any]]:
         bench = Bench(*shape)
         for batch in BATCHES:
             dense = bench.dense_seconds(Case(*shape, batch, (16,)))
-            for widths in ((3,), (4,), (6,), (8,), (3, 4, 8)) if batch > 1 else ((3,), (4,), (6,), (8,)):
+            for widths in ((3,), (4,), (6,), (8,), tuple(BITS)) if batch > 1 else ((3,), (4,), (6,), (8,)):
                 case = Case(*shape, batch, widths)
                 timed = []
-                for name, multiply in candidates(batch, -(-shape[1] // 256) * 8, widths[0]):
-                    if time.time() - start > limit_s or ("rows" in name and len(widths) > 1):
+                for name, multiply in candidates(batch, -(-shape[1] // 256) * 8, widths):
+                    if time.time() - start > limit_s:
                         continue
                     try:
                         error, seconds = bench.run(case, multiply)

@@ -11,7 +11,7 @@ import torch
 from backends.anyprec.kernels import portable
 from backends.anyprec.kernels.layout import Laid, lay_out
 
-__all__ = ["Laid", "lay_out", "linear"]
+__all__ = ["Laid", "announce", "lay_out", "linear"]
 
 _library = torch.library.Library("anyprec", "DEF")
 _library.define("linear(Tensor x, Tensor codes, Tensor tables, Tensor widths, int[] bits) -> Tensor")
@@ -41,3 +41,11 @@ def linear(x: torch.Tensor, laid: Laid, widths: torch.Tensor, *, bits: list[int]
     """x (m, K) to (m, N), row t at width widths[t] of `bits`; a row of width 0 gives zeros and reads nothing."""
     out: torch.Tensor = torch.ops.anyprec.linear(x, laid.codes, laid.tables, widths, bits)
     return out
+
+
+def announce(widths: torch.Tensor, present: tuple[int, ...]) -> None:
+    """Tell the operator which widths the host has just written into `widths`."""
+    if widths.device.type == "cuda":
+        from backends.anyprec.kernels import fused  # noqa: PLC0415  Triton is there only where a GPU is
+
+        fused.announce(widths, present)

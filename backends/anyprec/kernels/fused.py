@@ -46,15 +46,6 @@ def _bit(plane, s: tl.constexpr, at: tl.constexpr):
 
 
 @triton.jit
-def _load_plane(planes, index: tl.constexpr, used: tl.constexpr, plane_stride, where, mask):
-    """Plane `index` at `where`, or plane 0 again where it is not used (and so never read)."""
-    if index < used:
-        return tl.load(planes + index * plane_stride + where, mask=mask, other=0)
-    else:
-        return tl.load(planes + where, mask=mask, other=0)
-
-
-@triton.jit
 def _upper(p0, p1, p2, p3, s: tl.constexpr, count: tl.constexpr):
     """The code made of the first `count` planes (at most 4), one in each nibble."""
     code = _bit(p0, s, count - 1)
@@ -129,72 +120,134 @@ def _looked_up(
 
 
 @triton.jit
-def _entry(tables, index):
-    """The 16 bits of an entry, as an integer.
+def _entry(table, code):
+    """The 16 bits of an entry of each row's table (rows, 1), as an integer.
 
     Written in PTX because Triton would give a gather lanes of its own and move every index and value through shared
     memory.
     """
     if INTERPRETED:
-        return tl.load(tables.to(tl.pointer_type(tl.int16)) + index).to(tl.int32) & 0xFFFF
+        return tl.load(table.to(tl.pointer_type(tl.int16)) + code).to(tl.int32) & 0xFFFF
     else:
         return tl.inline_asm_elementwise(
             "{ .reg .u64 at; mad.wide.u32 at, $2, 2, $1; ld.global.nc.u16 $0, [at]; }", "=r,l,r",
-            [tables.to(tl.int64), index], dtype=tl.int32, is_pure=True, pack=1,
+            [table.to(tl.int64), code], dtype=tl.int32, is_pure=True, pack=1,
         )  # fmt: skip
 
 
 @triton.jit
-def _vector_at(
-    x32, planes, tables, rows, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
-    STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
-):  # fmt: skip
-    """Products of one row of x with BN rows of the layer at one width: (BN,) float32."""
-    inside = rows < N
-    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
-    sums = tl.zeros((BN, BW), tl.float32)
-    if WIDTH <= 4:
-        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
-    for start in tl.range(0, KW, BW):
-        words = start + tl.arange(0, BW)
-        where = rows[:, None] * KW + words[None, :]
-        mask = inside[:, None] & (words < KW)[None, :]
-        p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
-        p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
-        p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
-        p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
-        p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
-        p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
-        p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
-        p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
-        pairs = (words // 8) * 128 + words % 8
-        for s in tl.static_range(4):
-            if WIDTH > 4:
-                even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
-            for half in tl.static_range(2):
-                if WIDTH <= 4:
-                    low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
-                for q2 in tl.static_range(2):
-                    at = pairs + 8 * (4 * s + 2 * half + q2)
-                    pair = tl.load(x32 + at, mask=at < K // 2, other=0)
-                    first = (pair << 16).to(tl.float32, bitcast=True)
-                    second = (pair & -65536).to(tl.float32, bitcast=True)
-                    if WIDTH <= 4:
-                        w0 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2)).to(tl.float32, bitcast=True)
-                        w1 = _permute(low, high, 0x4040 + 0x1111 * (2 * q2 + 1)).to(tl.float32, bitcast=True)
-                    else:
-                        w0 = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF)) << 16
-                        w0 = w0.to(tl.float32, bitcast=True)
-                        w1 = _entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF)) << 16
-                        w1 = w1.to(tl.float32, bitcast=True)
-                    sums += w0 * first[None, :]
-                    sums += w1 * second[None, :]
-    return tl.sum(sums, 1)
+def _planes_at(planes, where, mask, stride: tl.constexpr, WIDTH: tl.constexpr):
+    """The first WIDTH planes' words at `where`; the rest repeat plane 0 and are not used."""
+    p0 = tl.load(planes + where, mask=mask, other=0)
+    p1, p2, p3, p4, p5, p6, p7 = p0, p0, p0, p0, p0, p0, p0
+    if WIDTH > 1:
+        p1 = tl.load(planes + stride + where, mask=mask, other=0)
+    if WIDTH > 2:
+        p2 = tl.load(planes + 2 * stride + where, mask=mask, other=0)
+    if WIDTH > 3:
+        p3 = tl.load(planes + 3 * stride + where, mask=mask, other=0)
+    if WIDTH > 4:
+        p4 = tl.load(planes + 4 * stride + where, mask=mask, other=0)
+    if WIDTH > 5:
+        p5 = tl.load(planes + 5 * stride + where, mask=mask, other=0)
+    if WIDTH > 6:
+        p6 = tl.load(planes + 6 * stride + where, mask=mask, other=0)
+    if WIDTH > 7:
+        p7 = tl.load(planes + 7 * stride + where, mask=mask, other=0)
+    return p0, p1, p2, p3, p4, p5, p6, p7
 
 
 @triton.jit
+def _pairs(
+    p0, p1, p2, p3, p4, p5, p6, p7, s: tl.constexpr, WIDTH: tl.constexpr, table,
+    l0, l1, l2, l3, h0, h1, h2, h3,
+):  # fmt: skip
+    """The eight weights of step s in each word, as four words of two bfloat16 (q = 0 … 3)."""
+    if WIDTH <= 4:
+        low, high = _looked_up(p0, p1, p2, p3, s, 0, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+        pair0 = _permute(low, high, 0x5140)
+        pair1 = _permute(low, high, 0x7362)
+        low, high = _looked_up(p0, p1, p2, p3, s, 1, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+        pair2 = _permute(low, high, 0x5140)
+        pair3 = _permute(low, high, 0x7362)
+    else:
+        even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
+        pair0 = _entry(table, even & 0xFF) | (_entry(table, odd & 0xFF) << 16)
+        pair1 = _entry(table, (even >> 8) & 0xFF) | (_entry(table, (odd >> 8) & 0xFF) << 16)
+        pair2 = _entry(table, (even >> 16) & 0xFF) | (_entry(table, (odd >> 16) & 0xFF) << 16)
+        pair3 = _entry(table, (even >> 24) & 0xFF) | (_entry(table, (odd >> 24) & 0xFF) << 16)
+    return pair0, pair1, pair2, pair3
+
+
+@triton.jit
+def _first(pair):
+    """The first bfloat16 of a pair, as float32."""
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _second(pair):
+    """The second bfloat16 of a pair, as float32."""
+    return (pair & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _four_products(sums, low, high, x0, x1):
+    """Adds four weights, looked up as bytes of doubled patterns, times two pairs of x."""
+    sums += _permute(low, high, 0x4040).to(tl.float32, bitcast=True) * _first(x0)[None, :]
+    sums += _permute(low, high, 0x5151).to(tl.float32, bitcast=True) * _second(x0)[None, :]
+    sums += _permute(low, high, 0x6262).to(tl.float32, bitcast=True) * _first(x1)[None, :]
+    sums += _permute(low, high, 0x7373).to(tl.float32, bitcast=True) * _second(x1)[None, :]
+    return sums
+
+
+@triton.jit
+def _two_products(sums, table, even, odd, x):
+    """Adds two weights, looked up in memory, times one pair of x."""
+    sums += _first(_entry(table, even & 0xFF)) * _first(x)[None, :]
+    sums += _first(_entry(table, odd & 0xFF)) * _second(x)[None, :]
+    return sums
+
+
+@triton.jit
+def _vector_at(
+    x32, planes, tables, rows, zero, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """Products of one row of x with BN rows of the layer at one width: (BN,) float32."""
+    table = tables + tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
+    sums = tl.zeros((BN, BW), tl.float32)
+    if WIDTH <= 4:
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH)
+    for start in tl.range(0, KW, BW):
+        words = start + tl.arange(0, BW)
+        # `zero` hides the alignment: with one word a lane, words and x lie in the same lanes and nothing moves.
+        where = rows[:, None] * KW + words[None, :] + zero
+        mask = (rows < N)[:, None] & (words < KW)[None, :]
+        p0, p1, p2, p3, p4, p5, p6, p7 = _planes_at(planes, where, mask, N * KW, WIDTH)
+        pair = ((words // 8) * 128 + (words % 8) * 4)[:, None] + tl.arange(0, 4)[None, :]
+        for s in tl.static_range(4):
+            x = tl.load(x32 + pair + 32 * s, mask=pair + 32 * s < K // 2, other=0)
+            x02, x13 = tl.split(x.reshape(BW, 2, 2))
+            x0, x2 = tl.split(x02)
+            x1, x3 = tl.split(x13)
+            if WIDTH <= 4:
+                low, high = _looked_up(p0, p1, p2, p3, s, 0, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+                sums = _four_products(sums, low, high, x0, x1)
+                low, high = _looked_up(p0, p1, p2, p3, s, 1, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
+                sums = _four_products(sums, low, high, x2, x3)
+            else:
+                even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
+                sums = _two_products(sums, table, even, odd, x0)
+                sums = _two_products(sums, table, even >> 8, odd >> 8, x1)
+                sums = _two_products(sums, table, even >> 16, odd >> 16, x2)
+                sums = _two_products(sums, table, even >> 24, odd >> 24, x3)
+    return tl.sum(sums, 1)
+
+
+@triton.jit(do_not_specialize=["zero"])
 def _vector(
-    x32, planes, tables, widths, out, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    x32, planes, tables, widths, out, zero, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
     STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """One row of x (K,) bfloat16, read as pairs, to out (N,)."""
@@ -203,7 +256,7 @@ def _vector(
     sums = tl.zeros((BN,), tl.float32)
     for i in tl.static_range(len(BITS)):
         if width == BITS[i]:
-            sums = _vector_at(x32, planes, tables, rows, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i], BN, BW)
+            sums = _vector_at(x32, planes, tables, rows, zero, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i], BN, BW)
     tl.store(out + rows, sums.to(out.dtype.element_ty), mask=rows < N)
 
 
@@ -217,59 +270,42 @@ def _multiply(weights, part, sums):
 
 
 @triton.jit
-def _value_pair(low, high, q2: tl.constexpr):
-    """Two neighbouring weights as bfloat16 out of looked-up bytes."""
-    pair = _permute(low, high, 0x5140 + 0x2222 * q2)
-    even = (pair & 0xFFFF).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    odd = (pair >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return even, odd
+def _joined(pair0, pair1, pair2, pair3):
+    """Four words (BN, BW) of two 16-bit values each to (BN, 8 BW) bfloat16, the eight of a word side by side."""
+    e0 = tl.join(tl.join(pair0, pair2), tl.join(pair1, pair3))
+    both = tl.join(e0 & 0xFFFF, e0 >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return both.reshape(pair0.shape[0], 8 * pair0.shape[1])
 
 
 @triton.jit
 def _tile_at(
-    sums, x, planes, tables, rows, tokens, taken, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
+    sums, x, planes, tables, rows, tokens, taken, zero, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
     GROUP: tl.constexpr, STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr,
     BN: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr, begin, end,
 ):  # fmt: skip
     """Adds to sums (BN, BM) the products of the taken rows of x, words begin to end, with BN rows at one width."""
-    inside = rows < N
-    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
+    table = tables + tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
     if WIDTH <= 4:
-        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
-    k = tl.arange(0, 2 * BW)
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH)
+    else:
+        l0, l1, l2, l3, h0, h1, h2, h3 = 0, 0, 0, 0, 0, 0, 0, 0
+    k = tl.arange(0, 8 * BW)
     for start in tl.range(begin, end, BW, num_stages=STAGES):
         words = start + tl.arange(0, BW)
         where = rows[:, None] * KW + words[None, :]
-        mask = inside[:, None] & (words < KW)[None, :]
-        p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
-        p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
-        p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
-        p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
-        p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
-        p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
-        p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
-        p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
+        if WIDTH > 4:
+            where += zero  # one word a lane: a warp then looks up in few rows' tables at a time
+        mask = (rows < N)[:, None] & (words < KW)[None, :]
+        p0, p1, p2, p3, p4, p5, p6, p7 = _planes_at(planes, where, mask, N * KW, WIDTH)
         for s in tl.static_range(4):
-            if WIDTH > 4:
-                even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
-            for half in tl.static_range(2):
-                if WIDTH <= 4:
-                    low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
-                for q2 in tl.static_range(2):
-                    column = start * 32 + (k // 16) * 256 + 16 * (4 * s + 2 * half + q2) + k % 16
-                    part = tl.load(
-                        x + tokens[None, :] * K + column[:, None],
-                        mask=taken[None, :] & (column < K)[:, None],
-                        other=0.0,
-                    )
-                    if WIDTH <= 4:
-                        w0, w1 = _value_pair(low, high, q2)
-                    else:
-                        w0 = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF))
-                        w0 = w0.to(tl.int16).to(tl.bfloat16, bitcast=True)
-                        w1 = _entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF))
-                        w1 = w1.to(tl.int16).to(tl.bfloat16, bitcast=True)
-                    sums = _multiply(tl.join(w0, w1).reshape(BN, 2 * BW), part, sums)
+            column = start * 32 + (k // 64) * 256 + 64 * s + k % 64
+            part = tl.load(
+                x + tokens[None, :] * K + column[:, None], mask=taken[None, :] & (column < K)[:, None], other=0.0
+            )
+            pair0, pair1, pair2, pair3 = _pairs(
+                p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH, table, l0, l1, l2, l3, h0, h1, h2, h3
+            )
+            sums = _multiply(_joined(pair0, pair1, pair2, pair3), part, sums)
     return sums
 
 
@@ -293,9 +329,9 @@ def _last_to_arrive(sums, scratch, arrived, SPLITS: tl.constexpr, BN: tl.constex
     return sums, last
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "zero"])
 def _tile(
-    x, planes, tables, widths, out, scratch, arrived, M, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
+    x, planes, tables, widths, out, scratch, arrived, M, zero, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr,
     GROUP: tl.constexpr, STRIDE: tl.constexpr, BITS: tl.constexpr, FIRSTS: tl.constexpr, BN: tl.constexpr,
     BM: tl.constexpr, BW: tl.constexpr, STAGES: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
@@ -311,7 +347,7 @@ def _tile(
         taken = asked == BITS[i]
         if tl.max(taken.to(tl.int32), 0) > 0:
             sums = _tile_at(
-                sums, x, planes, tables, rows, tokens, taken, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i],
+                sums, x, planes, tables, rows, tokens, taken, zero, K, KW, N, GROUP, STRIDE, FIRSTS[i], BITS[i],
                 BN, BM, BW, STAGES, begin, end,
             )  # fmt: skip
     mine = True
@@ -321,43 +357,32 @@ def _tile(
     tl.store(out + where, sums.to(out.dtype.element_ty), mask=((tokens < M)[None, :] & (rows < N)[:, None]) & mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row", "zero"])
 def _dequantize(
-    planes, tables, out32, first_row, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
+    planes, tables, out32, first_row, zero, K: tl.constexpr, KW: tl.constexpr, N: tl.constexpr, GROUP: tl.constexpr,
     STRIDE: tl.constexpr, FIRST: tl.constexpr, WIDTH: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """Rows first_row … of the layer at one width as bfloat16 pairs (rows, K / 2), a tile of BN rows and BW words."""
     local = tl.program_id(0) * BN + tl.arange(0, BN)
     rows = first_row + local
     words = tl.program_id(1) * BW + tl.arange(0, BW)
-    entry = tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
-    where = rows[:, None] * KW + words[None, :]
+    table = tables + tl.minimum(rows, N - 1)[:, None] // GROUP * STRIDE + FIRST
     mask = (rows < N)[:, None] & (words < KW)[None, :]
     if WIDTH <= 4:
-        l0, l1, l2, l3, h0, h1, h2, h3 = _tables((tables + entry).to(tl.pointer_type(tl.int32)), WIDTH)
-    p0 = _load_plane(planes, 0, WIDTH, N * KW, where, mask)
-    p1 = _load_plane(planes, 1, WIDTH, N * KW, where, mask)
-    p2 = _load_plane(planes, 2, WIDTH, N * KW, where, mask)
-    p3 = _load_plane(planes, 3, WIDTH, N * KW, where, mask)
-    p4 = _load_plane(planes, 4, WIDTH, N * KW, where, mask)
-    p5 = _load_plane(planes, 5, WIDTH, N * KW, where, mask)
-    p6 = _load_plane(planes, 6, WIDTH, N * KW, where, mask)
-    p7 = _load_plane(planes, 7, WIDTH, N * KW, where, mask)
-    pairs = (words // 8) * 128 + words % 8
+        l0, l1, l2, l3, h0, h1, h2, h3 = _tables(table.to(tl.pointer_type(tl.int32)), WIDTH)
+    else:
+        l0, l1, l2, l3, h0, h1, h2, h3 = 0, 0, 0, 0, 0, 0, 0, 0
+    where = rows[:, None] * KW + words[None, :] + zero
+    p0, p1, p2, p3, p4, p5, p6, p7 = _planes_at(planes, where, mask, N * KW, WIDTH)
+    inner = tl.arange(0, 4 * BW)
     for s in tl.static_range(4):
-        if WIDTH > 4:
-            even, odd = _code_bytes(p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH)
-        for half in tl.static_range(2):
-            if WIDTH <= 4:
-                low, high = _looked_up(p0, p1, p2, p3, s, half, WIDTH, l0, l1, l2, l3, h0, h1, h2, h3)
-            for q2 in tl.static_range(2):
-                if WIDTH <= 4:
-                    pair = _permute(low, high, 0x5140 + 0x2222 * q2)
-                else:
-                    pair = _entry(tables, entry + ((even >> (16 * half + 8 * q2)) & 0xFF))
-                    pair = pair | (_entry(tables, entry + ((odd >> (16 * half + 8 * q2)) & 0xFF)) << 16)
-                at = pairs + 8 * (4 * s + 2 * half + q2)
-                tl.store(out32 + local[:, None] * (K // 2) + at[None, :], pair, mask=mask & (at < K // 2)[None, :])
+        pair0, pair1, pair2, pair3 = _pairs(
+            p0, p1, p2, p3, p4, p5, p6, p7, s, WIDTH, table, l0, l1, l2, l3, h0, h1, h2, h3
+        )
+        pairs = tl.join(tl.join(pair0, pair2), tl.join(pair1, pair3)).reshape(BN, 4 * BW)
+        at = (tl.program_id(1) * (BW // 8) + inner // 32) * 128 + 32 * s + inner % 32
+        inside = (rows < N)[:, None] & (at < K // 2)[None, :]
+        tl.store(out32 + local[:, None] * (K // 2) + at[None, :], pairs, mask=inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,16 +395,16 @@ class Launch:
     warps: int
     stages: int = 1
     splits: int = 1  # programs that share one tile's columns
+    registers: int | None = None  # at most, a thread
 
 
 def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     """What was fastest on an H200 for this many rows of x; docs/gpu.md has the figures."""
     if rows == 1:
         return Launch(2, 1, 128, 1)
-    bm = max(16, min(64, triton.next_power_of_2(rows)))
-    tiles = triton.cdiv(layer_rows, 64) * triton.cdiv(rows, bm)
+    tiles = triton.cdiv(layer_rows, 64)
     splits = max(1, min(8, 256 // tiles, words // 32))
-    return Launch(64, bm, 16, 4, 2 if bm < 64 else 1, splits)
+    return Launch(64, 16 if rows <= 16 else 64, 8, 4, 2, splits)
 
 
 _arrived: dict[torch.device, torch.Tensor] = {}  # counters of the split tiles, all 0 between launches
@@ -392,11 +417,38 @@ def _counters(device: torch.device) -> torch.Tensor:
     return _arrived[device]
 
 
+_present: dict[int, tuple[int, ...]] = {}  # by the address of a widths buffer: the widths the host wrote there
+LARGE = 65  # rows of x from which dequantizing some rows at a time and cuBLAS is faster than the fused tiles
+CHUNK_ROWS = 8192
+
+
+def announce(widths: torch.Tensor, present: tuple[int, ...]) -> None:
+    """Tell which widths this buffer now holds, so that a large batch outside a graph need not ask the device."""
+    _present[widths.data_ptr()] = present
+
+
 def linear(
     x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
 ) -> torch.Tensor:
     """x (m, K) bfloat16 to (m, N), row t at width widths[t]."""
+    present = _present.get(widths.data_ptr())
+    if x.shape[0] >= LARGE and present is not None and not torch.cuda.is_current_stream_capturing():
+        return large(x, codes, tables, widths, bits, present)
     return launch(x, codes, tables, widths, bits, choose(x.shape[0], layer_rows=codes.shape[1], words=codes.shape[2]))
+
+
+def large(
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int],
+    present: tuple[int, ...],
+) -> torch.Tensor:  # fmt: skip
+    """One product for each width present, over the rows that ask for it and zeros in place of the others."""
+    if len(present) == 1:
+        return by_chunks(x, codes, tables, bits, width=present[0], chunk_rows=CHUNK_ROWS)
+    asked = widths[: x.shape[0], None]
+    out = x.new_zeros(x.shape[0], codes.shape[1])
+    for width in present:
+        out += by_chunks(torch.where(asked == width, x, 0), codes, tables, bits, width=width, chunk_rows=CHUNK_ROWS)
+    return out
 
 
 def _shape(x_columns: int, codes: torch.Tensor, tables: torch.Tensor) -> dict[str, int]:
@@ -414,7 +466,16 @@ def launch(
     if how.bm == 1:
         firsts = tuple(doubled_offset(bits, b) if b <= PERMUTED_BITS else offsets(bits)[b] for b in bits)
         _vector[(triton.cdiv(n, how.bn),)](
-            x.view(torch.int32), codes, tables, widths, out, FIRSTS=firsts, num_warps=how.warps, **layer
+            x.view(torch.int32),
+            codes,
+            tables,
+            widths,
+            out,
+            0,
+            FIRSTS=firsts,
+            num_warps=how.warps,
+            maxnreg=how.registers,
+            **layer,
         )
         return out
     firsts = tuple(offsets(bits)[b] for b in bits)
@@ -422,7 +483,7 @@ def launch(
     parts = grid[0] * grid[1] * how.splits * how.bn * how.bm if how.splits > 1 else 1
     scratch = torch.empty(parts, dtype=torch.float32, device=x.device)
     _tile[grid](
-        x, codes, tables, widths, out, scratch, _counters(x.device), m, FIRSTS=firsts, BM=how.bm, STAGES=how.stages,
+        x, codes, tables, widths, out, scratch, _counters(x.device), m, 0, FIRSTS=firsts, BM=how.bm, STAGES=how.stages,
         SPLITS=how.splits, num_warps=how.warps, num_stages=how.stages, **layer,
     )  # fmt: skip
     return out
@@ -432,11 +493,11 @@ def dequantize_rows(
     codes: torch.Tensor, tables: torch.Tensor, bits: list[int], *, width: int, first: int, out: torch.Tensor
 ) -> None:
     """Rows first … first + len(out) of the layer at `width` into out (rows, K) bfloat16."""
-    bn, bw = 16, 32
+    bn, bw = 4, 32
     grid = (triton.cdiv(out.shape[0], bn), triton.cdiv(codes.shape[2], bw))
     _dequantize[grid](
-        codes, tables, out.view(torch.int32), first, **_shape(out.shape[1], codes, tables), FIRST=offsets(bits)[width],
-        WIDTH=width, BN=bn, BW=bw, num_warps=4,
+        codes, tables, out.view(torch.int32), first, 0, **_shape(out.shape[1], codes, tables), FIRST=offsets(bits)[width],
+        WIDTH=width, BN=bn, BW=bw, num_warps=1,
     )  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 On a CPU: one byte a weight, its widest code, because a CPU has no cheap way to gather single bits.
 
 On a GPU: planes still, so that a narrow width reads only its own, but in blocks of 256 columns, which are 8 words.
-Column 256 B + 16 j + 2 l + e lies in word 8 B + l, at bit j // 4 + 8 (j % 4) + 4 e. So one shift and one mask give the
-bits of eight columns, one in each nibble, where a byte permutation can use them as indices; and the two columns e = 0, 1
-of one slot j, over all words of a block, are 16 neighbours of x.
+Column 256 B + 64 s + 8 l + 2 q + e lies in word 8 B + l, at bit s + 8 q + 4 e. So one shift by s and one mask give the
+bits of eight neighbouring columns, one in each nibble, where a byte permutation can use them as indices; and the eight
+words of a block hold 64 neighbouring columns for one s.
 """
 
 from __future__ import annotations
@@ -85,10 +85,8 @@ def permute_planes(planes: torch.Tensor) -> torch.Tensor:
     missing = -planes.shape[2] % BLOCK_WORDS
     source = torch.nn.functional.pad(planes, (0, missing)).unflatten(2, (-1, BLOCK_WORDS))
     permuted = torch.zeros_like(source)
-    for slot in range(16):
-        for word in range(BLOCK_WORDS):
-            for even_odd in range(2):
-                column = 16 * slot + 2 * word + even_odd
-                bit = (source[..., column // WORD_BITS] >> (column % WORD_BITS)) & 1
-                permuted[..., word] |= bit << (slot // 4 + 8 * (slot % 4) + 4 * even_odd)
+    for word in range(BLOCK_WORDS):
+        for bit in range(WORD_BITS):
+            column = 64 * (bit % 4) + 8 * word + 2 * (bit // 8) + bit // 4 % 2
+            permuted[..., word] |= ((source[..., column // WORD_BITS] >> (column % WORD_BITS)) & 1) << bit
     return permuted.flatten(2)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backends.anyprec import kernels
+
 ARGUMENT = "anyprec_bits"  # the key in a request's vllm_xargs
 PADDING = 0
 
@@ -43,7 +45,8 @@ class RowWidths:
 
     def __init__(self, bits: Sequence[int], *, rows: int, device: torch.device) -> None:
         self.bits = tuple(bits)
-        self.buffer = torch.full((rows,), max(bits), dtype=torch.int32, device=device)  # (rows,), a width or PADDING
+        self.buffer = torch.full((rows,), max(bits), dtype=torch.int32, device=device)  # a width or PADDING each
+        kernels.announce(self.buffer, (max(bits),))
 
     def announce(self, widths: Iterable[int], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
         """The coming batch: request i has counts[i] rows of width widths[i]; rows up to `padded` are padding."""
@@ -51,3 +54,4 @@ class RowWidths:
         full = np.full(max(padded, len(rows)), PADDING, np.int32)
         full[: len(rows)] = rows
         self.buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
+        kernels.announce(self.buffer, tuple(sorted({int(width) for width in rows})))
