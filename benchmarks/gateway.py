@@ -21,7 +21,19 @@ from typing import Any
 
 import yaml
 
-from benchmarks.rig import HEAD, Run, Tree, free_port, load, needs, nginx, prompts, running, write_script
+from benchmarks.rig import (
+    HEAD,
+    Run,
+    Tree,
+    free_port,
+    load,
+    needs,
+    nginx,
+    prompts,
+    running,
+    stream_load,
+    write_script,
+)
 from benchmarks.seeding import seed_keys, seed_snapshot
 
 PEERS = Path(".venv-peers/bin")
@@ -119,6 +131,25 @@ class Bench:
                     f"  … with {count:,} tenants", url, tree, script=script, connections=self._connections[1:2]
                 )
 
+    def streams(self) -> None:
+        """CPU of each relayed chunk: 32 streams of 200 chunks, 5 ms apart, each chunk in a read of its own."""
+        self._stream("pointsman, 32 streams", connections=32, chunks=200, gap_ms=5)
+
+    def open(self) -> None:
+        """Two thousand streams open at once, a chunk a second in each."""
+        self._stream("pointsman, 2,000 open streams", connections=2_000, chunks=20, gap_ms=1_000)
+
+    def _stream(self, name: str, *, connections: int, chunks: int, gap_ms: int) -> None:
+        folder = _made(self._folder / f"stream-{connections}")
+        port = free_port()
+        engine = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "benchmarks.streaming", str(port), str(chunks), str(gap_ms)]
+        settings = full_settings(engine, folder, free_port())
+        seed_snapshot(settings, vectors=10_000)
+        script = write_script(folder, [{**body, "stream": True} for body in prompts(400)], [KEY])
+        with running(command, ready=engine, log=folder / "engine.log"), gateway(folder, settings) as (url, tree):
+            stream_load(name, url, engine, script, tree, connections=connections, seconds=self._seconds * 2)
+
     def peers(self) -> None:
         """Other gateways in front of the same mock."""
         self._vllm_router()
@@ -194,12 +225,13 @@ def main() -> None:
             "full": bench.full,
             "tenants": bench.tenants,
             "vectors": bench.vectors,
+            "streams": bench.streams,
+            "open": bench.open,
             "peers": bench.peers,
         }
         print(HEAD)
         for part in arguments.only:
-            if part in measure:
-                measure[part]()
+            measure[part]()
 
 
 if __name__ == "__main__":

@@ -221,6 +221,43 @@ def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, sec
     return Run(name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us, tree.rss_mb())
 
 
+def stream_load(
+    name: str, url: str, engine: str, script: Path, tree: Tree, *, connections: int, seconds: float
+) -> None:
+    """Open streams by wrk and print the gateway's CPU for each chunk that the engine sent meanwhile."""
+    program = find("wrk")
+    assert program is not None
+    command = [
+        program,
+        "-t1",
+        f"-c{connections}",
+        f"-d{round(seconds + 6)}s",
+        "--timeout",
+        "60s",
+        "-s",
+        str(script),
+        url,
+    ]
+    wrk = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    time.sleep(4.0)  # all are open
+    cpu_s, sent, began = tree.cpu_s(), _count(engine), time.monotonic()
+    time.sleep(seconds)
+    chunks, took_s = _count(engine) - sent, time.monotonic() - began
+    cpu_us = (tree.cpu_s() - cpu_s) * 1e6 / max(1, chunks)
+    print(
+        f"{name:<34}{connections:>6}{chunks / took_s:>10,.0f} chunks/s, CPU {cpu_us:.1f} µs a chunk, "
+        f"RSS {tree.rss_mb():.0f} MB",
+        flush=True,
+    )
+    wrk.terminate()
+    wrk.wait()
+
+
+def _count(engine: str) -> int:
+    with urllib.request.urlopen(f"{engine}/count", timeout=10) as answer:
+        return int(answer.read())
+
+
 def _wrk(url: str, script: Path, connections: int, seconds: float) -> tuple[int, float, float, float, int]:
     program = find("wrk")
     assert program is not None
