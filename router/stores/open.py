@@ -11,6 +11,10 @@ from typing import Protocol
 from router.errors import SettingsError
 from router.ports import Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
+from router.stores.redis_ledger import RedisLedger
+from router.stores.redis_link import Link, connect
+from router.stores.redis_log import RedisLog
+from router.stores.redis_records import RedisAudit, RedisShelf, RedisSpending
 from router.stores.reports import Audit, Spending
 from router.stores.sqlite import Database
 from router.stores.sqlite_ledger import SqliteLedger
@@ -20,6 +24,9 @@ from router.stores.sqlite_records import SqliteAudit, SqliteShelf, SqliteSpendin
 
 class LeasingLedger(Ledger, Leases, Protocol):
     """What every ledger here is."""
+
+    async def tend(self) -> None:
+        """Renew and expire leases and settle what was kept; it does so by itself every half second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,9 @@ async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[St
     if scheme == "sqlite":
         async with _sqlite(Path(rest.removeprefix("/")), clock) as stores:
             yield stores
+    elif scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
+        async with _redis(url, clock) as stores:
+            yield stores
     else:
         raise SettingsError(f"cannot open a store at {url!r}: sqlite:///PATH or a redis URL is expected", param="store")
 
@@ -63,3 +73,20 @@ async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]
             await ledger.aclose()
     finally:
         await database.aclose()
+
+
+@asynccontextmanager
+async def _redis(url: str, clock: Callable[[], int]) -> AsyncIterator[Stores]:
+    client, prefix = connect(url)
+    link = Link(client, prefix=prefix)
+    ledger, log = RedisLedger(link, clock=clock), RedisLog(link)
+    try:
+        await ledger.open()
+        try:
+            audit = RedisAudit(link, clock=clock)
+            yield Stores(ledger, log, Registry(RedisShelf(link), clock=clock), audit, RedisSpending(link))
+        finally:
+            await ledger.aclose()
+            await log.aclose()
+    finally:
+        await link.aclose()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from router.errors import BudgetExceeded, RateLimited
-from router.stores.book import Found, Refusal
+from router.stores.book import Refusal
 from router.stores.meters import MINUTE_MS, Gauge
 from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
 
@@ -26,26 +30,29 @@ def refuse(refusal: Refusal) -> BudgetExceeded | RateLimited:
     )
 
 
-def hold_of(found: Found) -> Hold:
-    """The hold of a ticket just opened, with the tightest allowances and the soft budgets that are nearly used up."""
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """An offer that fits, as a ledger found it."""
+
+    decision_id: str
+    model: str
+    amount: int
+    expires_ms: int
+    gauges: Sequence[Gauge]
+    used: Sequence[int]  # of each gauge, this request included
+
+
+def hold_of(answer: Answer, ticket: object) -> Hold:
+    """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
     left: dict[str, Allowance] = {}
     warnings: list[str] = []
-    ticket = found.ticket
-    for gauge, used in zip(found.plan.gauges, found.used, strict=True):
+    for gauge, used in zip(answer.gauges, answer.used, strict=True):
         if gauge.kind in ("requests", "tokens"):
             _tighten(left, gauge, used)
         elif not gauge.hard:
             warnings.extend(warning(gauge, used))
-    return Hold(
-        ticket.decision_id,
-        ticket.model,
-        NanoUsd(ticket.amount),
-        ticket.expires_ms,
-        left.get("requests"),
-        left.get("tokens"),
-        tuple(warnings),
-        ticket,
-    )
+    requests, tokens = left.get("requests"), left.get("tokens")
+    amount, warned = NanoUsd(answer.amount), tuple(warnings)
+    return Hold(answer.decision_id, answer.model, amount, answer.expires_ms, requests, tokens, warned, ticket)
 
 
 def _tighten(left: dict[str, Allowance], gauge: Gauge, used: int) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from router.errors import StoreUnavailable
+from router.errors import Conflict, StoreUnavailable
 from router.stores.book import (
     Account,
     Book,
@@ -32,7 +32,7 @@ from router.stores.book import (
     Settled,
 )
 from router.stores.meters import Gauge, Ticket, meter_of, of_budget, wait_ms
-from router.stores.refusals import hold_of, refuse
+from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
@@ -84,22 +84,27 @@ class SqliteLedger:
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
         """
 
-        def work() -> Hold | Refusal:
+        def work() -> Hold | Refusal | Conflict:
             book = self._caught_up()
             if reservation.now_ms >= book.earliest_ms:
                 self._expire(book, reservation.now_ms)
+            if reservation.decision_id in book.holds:
+                return Conflict(f"Decision {reservation.decision_id} has a hold already.")
             found = book.consider(reservation)
             if isinstance(found, Refusal):
                 return found
             self._append(book, Opened(found.ticket))
-            return hold_of(found)
+            t = found.ticket
+            return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
 
         hold = await self._db.transact(work)
         if isinstance(hold, Refusal):
             raise refuse(hold)
+        if isinstance(hold, Conflict):
+            raise hold
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
         return hold
@@ -129,6 +134,13 @@ class SqliteLedger:
         """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
         self._marked.append(hold.decision_id)
         self._db.soon()
+
+    async def tend(self) -> None:
+        """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
+        await self._settle_kept()
+        now_ms = self._clock()
+        if self._needs_care(now_ms):
+            await self._db.transact(lambda: self._renew(now_ms))
 
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
@@ -315,10 +327,7 @@ class SqliteLedger:
         while True:
             await asyncio.sleep(TICK_S)
             with contextlib.suppress(StoreUnavailable):
-                await self._settle_kept()
-                now_ms = self._clock()
-                if self._needs_care(now_ms):
-                    await self._db.transact(lambda now=now_ms: self._renew(now))  # type: ignore[misc]
+                await self.tend()
 
     def _needs_care(self, now_ms: int) -> bool:
         book = self._book

@@ -1,0 +1,234 @@
+"""The ledger in Redis: one script reserves, one settles, whatever they touch; exact over any number of hosts.
+
+Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. A settlement that cannot be written is
+kept and written as soon as Redis is back. After a restart of Redis, which may have lost its last second, every gateway
+puts its own holds and last settlements back while reservations wait for GRACE_MS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+
+import msgspec
+
+from router.errors import Conflict, StoreUnavailable
+from router.stores.book import Refusal
+from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
+from router.stores.redis_link import Argument, Link, calendar
+from router.stores.refusals import Answer, hold_of, refuse
+from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
+
+TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
+MARK_S = 0.01  # how long a mark may wait for company
+GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
+REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
+
+
+class WirePlan(msgspec.Struct, frozen=True, gc=False):
+    """The gauges of one principal and offer, and the same as the scripts read them."""
+
+    gauges: tuple[Gauge, ...]
+    text: bytes
+
+
+class Lease(msgspec.Struct, gc=False):
+    """A hold of this process."""
+
+    decision_id: str
+    who: str
+    amount: int
+    tokens: int
+    at_ms: int
+    expires_ms: int
+    ends_ms: int
+    lease_ms: int
+    sent: bool
+    plan: bytes
+
+
+def wire(gauges: Sequence[Gauge]) -> bytes:
+    """Gauges as the scripts read them."""
+    return msgspec.json.encode(
+        [(f"{g.scope}#{g.meter}", g.kind, g.limit, int(g.hard), g.width_ms, g.keep, g.calendar or "") for g in gauges]
+    )
+
+
+def _plan(principal: Principal, offer: Offer) -> WirePlan:
+    gauges = gauges_of(principal, offer)
+    return WirePlan(gauges, wire(gauges))
+
+
+class RedisLedger:
+    """A Ledger and its Leases on one Redis."""
+
+    def __init__(self, link: Link, *, clock: Callable[[], int]) -> None:
+        self._link, self._clock = link, clock
+        self._plans: PlanCache[WirePlan] = PlanCache(_plan)
+        self._mine: dict[str, Lease] = {}
+        self._marks: dict[str, None] = {}
+        self._settled: deque[tuple[float, tuple[Argument, ...]]] = deque()
+        self._unsettled: list[tuple[Argument, ...]] = []
+        self._run: bytes | None = None
+        self._marking: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tending = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Ask Redis once, and begin to look after leases. Raises: StoreUnavailable."""
+        await self.tend()
+        self._start(self._tick())
+
+    async def aclose(self) -> None:
+        """Settle what still waits."""
+        if self._marking is not None:
+            self._marking.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):
+            await self.tend()
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """Take a hold on the first offer that fits every budget and limit, atomically.
+
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
+        """
+        r, who = reservation, reservation.principal
+        plans = [self._plans.of(who, offer) for offer in r.offers]
+        name = f"{who.tenant}\x1f{who.team or ''}\x1f{who.key_id}"
+        expires = r.now_ms + r.ttl_ms
+        words: list[Argument] = [r.decision_id, r.now_ms, *calendar(r.now_ms), expires, GRACE_MS, name]
+        for offer, plan in zip(r.offers, plans, strict=True):
+            words += (offer.model, offer.worst, offer.tokens, plan.text)
+        answer = await self._link.call("reserve", *words)
+        chosen = answer[0]
+        if chosen <= 0:
+            raise self._refusal(answer, plans, r)
+        offer, plan = r.offers[chosen - 1], plans[chosen - 1]
+        ends = max(expires, r.now_ms + r.longest_ms)
+        owner = f"{name}\x1f{offer.model}"
+        size = (offer.worst, offer.tokens)
+        lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, False, plan.text)
+        self._mine[r.decision_id] = lease
+        return hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[1:]), lease)
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """End a hold. Settling twice changes nothing. Where Redis is away the settlement is kept for later."""
+        lease = hold.ticket
+        if not isinstance(lease, Lease):
+            raise TypeError("settle the hold that reserve returned, not a copy")
+        self._marks.pop(hold.decision_id, None)
+        now_ms = self._clock()
+        tokens = (spend.prompt_tokens, spend.completion_tokens)
+        words: tuple[Argument, ...] = (hold.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome)
+        words += (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
+        self._remember_settled(words)
+        try:
+            await self._link.call("settle", *words)
+        except StoreUnavailable:
+            self._unsettled.append(words)
+        self._mine.pop(hold.decision_id, None)
+
+    async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
+        """What is left of each budget. Raises: StoreUnavailable."""
+        text = wire([of_budget(b) for b in budgets])
+        found: list[int] = await self._link.call("balance", now_ms, *calendar(now_ms), text)
+        return [
+            Balance(budget, NanoUsd(found[3 * i]), NanoUsd(found[3 * i + 1]), found[3 * i + 2])
+            for i, budget in enumerate(budgets)
+        ]
+
+    def mark(self, hold: Hold) -> None:
+        """The first byte was relayed. Told to Redis 10 ms later at most, unless the hold is settled by then."""
+        lease = self._mine.get(hold.decision_id)
+        if lease is None:
+            return
+        lease.sent = True
+        self._marks[hold.decision_id] = None
+        if self._marking is None:
+            self._marking = asyncio.get_running_loop().call_later(MARK_S, self._mark_now)
+
+    async def tend(self) -> None:
+        """Mark, renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
+        async with self._tending:
+            now_ms = self._clock()
+            marks = list(self._marks)
+            renewed = self._renewals(now_ms)
+            pairs = [word for i, expires in renewed.items() for word in (i, expires)]
+            run, _, *missing = await self._link.call("tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs)
+            for decision_id in marks:
+                self._marks.pop(decision_id, None)
+            for decision_id, expires in renewed.items():
+                if decision_id in self._mine:
+                    self._mine[decision_id].expires_ms = expires
+            if self._run not in (None, run):
+                await self._restore(now_ms)
+                missing = []
+            self._run = run
+            for decision_id in missing:
+                self._mine.pop(decision_id.decode(), None)
+            await self._settle_kept()
+
+    def _renewals(self, now_ms: int) -> dict[str, int]:
+        """Leases with less than two thirds left, and when they shall end."""
+        renewed = {}
+        for decision_id, lease in self._mine.items():
+            expires = min(now_ms + lease.lease_ms, lease.ends_ms)
+            if lease.expires_ms - now_ms < lease.lease_ms * 2 // 3 and expires > lease.expires_ms:
+                renewed[decision_id] = expires
+        return renewed
+
+    async def _restore(self, now_ms: int) -> None:
+        """Redis has restarted and may have lost its last second: say again what this process said in it."""
+        holds = [
+            (i, now_ms, calendar(now_ms)[0], x.expires_ms, x.who, x.amount, x.tokens, x.at_ms, int(x.sent), x.plan)
+            for i, x in self._mine.items()
+        ]
+        self._marks.update((i, None) for i, lease in self._mine.items() if lease.sent)
+        calls = [self._link.call("restore", *words) for words in holds]
+        self._forget_settled()
+        calls += [self._link.call("settle", *words) for _, words in self._settled]
+        await asyncio.gather(*calls)
+
+    async def _settle_kept(self) -> None:
+        while self._unsettled:
+            await self._link.call("settle", *self._unsettled[0])
+            del self._unsettled[0]
+
+    def _remember_settled(self, words: tuple[Argument, ...]) -> None:
+        self._settled.append((asyncio.get_running_loop().time(), words))
+        self._forget_settled()
+
+    def _forget_settled(self) -> None:
+        oldest = asyncio.get_running_loop().time() - REPEATED_S
+        while self._settled and self._settled[0][0] < oldest:
+            self._settled.popleft()
+
+    def _refusal(self, answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:
+        if answer[0] == -2:
+            return Conflict(f"Decision {r.decision_id} has a hold already.")
+        if answer[0] == -1:
+            return StoreUnavailable("Redis has restarted and holds are being restored.", retry_after_s=answer[1] / 1000)
+        _, offer, gauge, used, need, wait_ms = answer
+        return refuse(Refusal(plans[offer - 1].gauges[gauge - 1], used, need, wait_ms))
+
+    def _mark_now(self) -> None:
+        self._marking = None
+        self._start(self._tend_quietly())
+
+    async def _tend_quietly(self) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self.tend()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self._tend_quietly()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

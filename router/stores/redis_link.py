@@ -1,0 +1,158 @@
+"""The way to Redis: versioned scripts by digest, pipelined by the turn of the event loop. Fails closed.
+
+Everything called within one turn of the loop travels in one pipeline. A Redis that does not answer within the timeout,
+is loading or has lost its master is StoreUnavailable; nothing is tried twice here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import msgspec
+from redis import asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from router.errors import SettingsError, StoreUnavailable
+from router.stores.meters import DAY_MS, calendar_bounds, day_of
+
+TIMEOUT_S = 2.0
+CONNECTIONS = 64
+PREFIX = "{pointsman}"
+NAMES = ("reserve", "settle", "restore", "tend", "balance", "log", "judge")
+VERSION = "v1"
+
+Argument = bytes | str | int
+
+
+def script(name: str) -> str:
+    """The text of a script, with what all scripts of its version begin with."""
+    folder = files("router.stores") / "lua"
+    return "\n".join((folder / f"{part}_{VERSION}.lua").read_text() for part in ("prelude", name))
+
+
+class Link:
+    """One Redis and the scripts in it. `prefix` is the hash tag that keeps every key in one slot."""
+
+    def __init__(self, client: Any, *, prefix: str = PREFIX) -> None:
+        self.client, self.prefix = client, prefix
+        self._scripts = {name: script(name) for name in NAMES}
+        self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
+        self._waiting: list[tuple[str, tuple[Argument, ...], asyncio.Future[Any]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def call(self, name: str, *arguments: Argument) -> Any:
+        """What a script returns. Raises: StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append((name, arguments, future))
+        return await future
+
+    async def command(self, *words: Argument) -> Any:
+        """What a command returns. Raises: StoreUnavailable."""
+        try:
+            return await self.client.execute_command(*words)
+        except (RedisError, OSError) as error:
+            raise away(error) from error
+
+    async def aclose(self) -> None:
+        """Let what is under way end, and close the connections."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.client.aclose()
+
+    def _send(self) -> None:
+        batch, self._waiting = self._waiting, []
+        task = asyncio.get_running_loop().create_task(self._deliver(batch))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _deliver(self, batch: list[tuple[str, tuple[Argument, ...], asyncio.Future[Any]]]) -> None:
+        answers = await self._answers([self._words(name, arguments) for name, arguments, _ in batch])
+        for (name, arguments, future), answer in zip(batch, answers, strict=True):
+            found = answer
+            if isinstance(found, NoScriptError):  # it never ran: Redis is new or has restarted
+                found = (await self._answers([self._words(name, arguments, text=True)]))[0]
+            if future.done():
+                continue
+            if isinstance(found, Exception):
+                future.set_exception(away(found))
+            else:
+                future.set_result(found)
+
+    async def _answers(self, calls: list[tuple[Argument, ...]]) -> Sequence[object]:
+        try:
+            if len(calls) == 1:
+                return [await self.client.execute_command(*calls[0])]
+            pipeline = self.client.pipeline(transaction=False)
+            for words in calls:
+                pipeline.execute_command(*words)
+            return cast(Sequence[object], await pipeline.execute(raise_on_error=False))
+        except (RedisError, OSError) as error:
+            return [error] * len(calls)
+
+    def _words(self, name: str, arguments: tuple[Argument, ...], *, text: bool = False) -> tuple[Argument, ...]:
+        if text:
+            return ("EVAL", self._scripts[name], 1, self.prefix, *arguments)
+        return ("EVALSHA", self._digests[name], 1, self.prefix, *arguments)
+
+
+def away(error: Exception) -> StoreUnavailable:
+    """The same, in the gateway's terms."""
+    return StoreUnavailable(f"Redis is away: {type(error).__name__}: {error}")
+
+
+@lru_cache(maxsize=4)
+def _calendar(day: int) -> tuple[bytes, str]:
+    at_ms = day * DAY_MS
+    bounds = {name: calendar_bounds(name, at_ms) for name in ("day", "week", "month", "year")}
+    return msgspec.json.encode(bounds), day_of(at_ms)
+
+
+def calendar(now_ms: int) -> tuple[bytes, str]:
+    """The calendar argument of the scripts, and the day."""
+    return _calendar(now_ms // DAY_MS)
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """A client and its prefix for redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
+
+    The query may set `prefix`, `pool` (connections) and `timeout_s`. Raises: SettingsError.
+    """
+    parts = urlsplit(url)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    prefix = query.pop("prefix", PREFIX)
+    if not (prefix.startswith("{") and "}" in prefix):
+        raise SettingsError(f"prefix is {prefix!r}; it must begin with a hash tag like {PREFIX}", param="store.prefix")
+    pool, timeout_s = int(query.pop("pool", CONNECTIONS)), float(query.pop("timeout_s", TIMEOUT_S))
+    options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    if parts.scheme == "redis+sentinel":
+        return _sentinel(url, options, pool), prefix
+    plain = urlunsplit(parts._replace(query="&".join(f"{k}={v}" for k, v in query.items())))
+    if parts.scheme == "redis+cluster":
+        cluster = plain.replace("redis+cluster://", "redis://", 1)
+        return aioredis.RedisCluster.from_url(cluster, max_connections=pool, **options), prefix
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise SettingsError(f"cannot open a store at {url!r}", param="store.url")
+    options["retry"] = Retry(NoBackoff(), 0)
+    connections = aioredis.BlockingConnectionPool.from_url(plain, max_connections=pool, timeout=timeout_s, **options)
+    return aioredis.Redis.from_pool(connections), prefix
+
+
+def _sentinel(url: str, options: dict[str, Any], pool: int) -> Any:
+    parts = urlsplit(url)
+    hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
+    master = parts.path.strip("/")
+    if not master:
+        raise SettingsError(f"{url!r} names no master: redis+sentinel://HOST:PORT,…/MASTER", param="store.url")
+    addresses = [(host, int(port or 26379)) for host, _, port in hosts]
+    sentinel = aioredis.Sentinel(addresses, **options)  # type: ignore[no-untyped-call]  # redis-py types it later
+    return sentinel.master_for(master, max_connections=pool, retry=Retry(NoBackoff(), 0), **options)

@@ -1,0 +1,352 @@
+"""What every ledger promises of one gateway or many, on SQLite and Redis alike."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.errors import BudgetExceeded, Conflict, RateLimited
+from router.stores.open import Stores, open_stores
+from router.types import Budget, NanoUsd, RateLimit, Spend
+from tests.stores.conftest import Clock, replicas
+from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_hold_counts_until_it_is_settled_and_the_spend_afterwards(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(300), now_ms=clock()))
+    assert await spent_and_held(stores, b, clock()) == (0, 300)
+    await stores.ledger.settle(hold, spend(120))
+    assert await spent_and_held(stores, b, clock()) == (120, 0)
+
+
+async def test_settling_twice_changes_nothing(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(300), now_ms=clock()))
+    for cost in (120, 120, 299):
+        await stores.ledger.settle(hold, spend(cost))
+    assert await spent_and_held(stores, b, clock()) == (120, 0)
+
+
+async def test_an_id_that_is_held_cannot_be_reserved_again(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    asked = reservation(principal(b), offer(300), now_ms=clock(), id="same")
+    await stores.ledger.reserve(asked)
+    with pytest.raises(Conflict):
+        await stores.ledger.reserve(asked)
+    assert await spent_and_held(stores, b, clock()) == (0, 300)
+
+
+async def test_a_released_id_may_be_reserved_and_settled_again(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    asked = reservation(principal(b), offer(300), now_ms=clock(), id="again")
+    await stores.ledger.settle(await stores.ledger.reserve(asked), RELEASED)
+    await stores.ledger.settle(await stores.ledger.reserve(asked), spend(50))
+    assert await spent_and_held(stores, b, clock()) == (50, 0)
+
+
+async def test_the_first_offer_that_fits_is_taken(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    offers = (offer(2000, model="large"), offer(800, model="medium"), offer(10, model="small"))
+    hold = await stores.ledger.reserve(reservation(principal(b), *offers, now_ms=clock()))
+    assert (hold.model, hold.amount) == ("medium", 800)
+
+
+async def test_a_model_without_capacity_is_passed_over(stores: Stores, clock: Clock) -> None:
+    full = offer(100, model="large", budgets=(budget(50, scope="model:large"),))
+    hold = await stores.ledger.reserve(reservation(principal(budget(1000)), full, offer(100), now_ms=clock()))
+    assert hold.model == "small"
+
+
+async def test_a_refusal_says_when_the_rolling_window_makes_room(stores: Stores, clock: Clock) -> None:
+    who = principal(budget(100, period_s=60))
+    await buy(stores, who, 60, now_ms=clock())
+    clock.pass_s(20)
+    with pytest.raises(BudgetExceeded) as refused:
+        await stores.ledger.reserve(reservation(who, offer(50), now_ms=clock()))
+    assert refused.value.retry_after_s is not None
+    assert 40 <= refused.value.retry_after_s <= 41
+    clock.pass_s(refused.value.retry_after_s)
+    assert (await stores.ledger.reserve(reservation(who, offer(50), now_ms=clock()))).amount == 50
+
+
+async def test_no_rolling_window_ever_holds_more_than_the_limit(stores: Stores, clock: Clock) -> None:
+    who, bought = principal(budget(100, period_s=30)), []
+    for _ in range(200):
+        clock.pass_s(0.7)
+        try:
+            await buy(stores, who, 7, now_ms=clock())
+        except BudgetExceeded:
+            continue
+        bought.append(clock())
+    assert max(sum(7 for other in bought if at <= other < at + 30_000) for at in bought) <= 100
+    assert len(bought) * 7 > 100 * 140 / 30 * 0.8  # and the budget is used
+
+
+@pytest.mark.parametrize(("calendar", "seconds"), [("day", 43_200), ("week", 86_400), ("month", 15 * 86_400)])
+async def test_a_calendar_budget_starts_again_with_its_period(
+    stores: Stores, clock: Clock, calendar: str, seconds: int
+) -> None:
+    clock.now_ms = 1_798_761_600_000 - seconds * 1000  # before Friday, 1 January 2027, 00:00 UTC
+    who = principal(budget(100, calendar=calendar, period_s=86_400))
+    await buy(stores, who, 100, now_ms=clock())
+    with pytest.raises(BudgetExceeded) as refused:
+        await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+    assert refused.value.retry_after_s is not None
+    clock.pass_s(refused.value.retry_after_s)
+    assert (await stores.ledger.reserve(reservation(who, offer(100), now_ms=clock()))).amount == 100
+
+
+@pytest.mark.parametrize("period_s", [30, 3600, 86_400, 366 * 86_400])
+async def test_a_hold_outlives_the_window_it_was_taken_in(stores: Stores, clock: Clock, period_s: int) -> None:
+    b = budget(100, period_s=period_s)
+    long = period_s * 2000
+    asked = reservation(principal(b), offer(80), now_ms=clock(), ttl_ms=long)
+    await stores.ledger.reserve(asked)
+    clock.pass_s(period_s * 1.5)
+    assert await spent_and_held(stores, b, clock()) == (0, 80)
+
+
+async def test_every_scope_must_have_room(stores: Stores, clock: Clock) -> None:
+    scopes = ("tenant:acme", "team:research", "key:k_acme")
+    for tight in scopes:
+        who = principal(*(budget(50 if scope == tight else 1000, scope=f"{scope}{tight}") for scope in scopes))
+        with pytest.raises(BudgetExceeded, match=tight):
+            await stores.ledger.reserve(reservation(who, offer(60), now_ms=clock()))
+
+
+async def test_a_limit_for_one_model_holds_for_that_model_only(stores: Stores, clock: Clock) -> None:
+    who = principal(RateLimit("key:k_acme|model:large", requests_per_minute=0))
+    hold = await stores.ledger.reserve(
+        reservation(who, offer(1, model="large"), offer(1, model="small"), now_ms=clock())
+    )
+    assert hold.model == "small"
+
+
+async def test_requests_a_minute_are_counted_from_their_start(stores: Stores, clock: Clock) -> None:
+    who = principal(RateLimit("key:k", requests_per_minute=2))
+    for _ in range(2):
+        await buy(stores, who, 1, now_ms=clock())
+    clock.pass_s(30)
+    with pytest.raises(RateLimited) as refused:
+        await buy(stores, who, 1, now_ms=clock())
+    assert refused.value.retry_after_s == pytest.approx(31, abs=1)
+    clock.pass_s(refused.value.retry_after_s or 0)
+    await buy(stores, who, 1, now_ms=clock())
+
+
+async def test_tokens_a_minute_are_reserved_at_their_most_and_corrected(stores: Stores, clock: Clock) -> None:
+    who = principal(RateLimit("key:k", tokens_per_minute=100))
+    hold = await stores.ledger.reserve(reservation(who, offer(1, tokens=90), now_ms=clock()))
+    with pytest.raises(RateLimited):
+        await stores.ledger.reserve(reservation(who, offer(1, tokens=20), now_ms=clock()))
+    clock.pass_s(5)
+    await stores.ledger.settle(hold, spend(1, prompt=10, completion=20))
+    again = await stores.ledger.reserve(reservation(who, offer(1, tokens=70), now_ms=clock()))
+    assert again.tokens is not None
+    assert (again.tokens.limit, again.tokens.remaining) == (100, 0)
+
+
+async def test_requests_at_once_are_counted_until_they_end(stores: Stores, clock: Clock) -> None:
+    who = principal(RateLimit("key:k", concurrent=1))
+    hold = await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+    with pytest.raises(RateLimited):
+        await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+    await stores.ledger.settle(hold, RELEASED)
+    await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+
+
+async def test_a_release_gives_everything_back(stores: Stores, clock: Clock) -> None:
+    b, limit = budget(100), RateLimit("key:k", requests_per_minute=1, tokens_per_minute=10, concurrent=1)
+    who = principal(b, limit)
+    for _ in range(3):
+        hold = await stores.ledger.reserve(reservation(who, offer(100, tokens=10), now_ms=clock()))
+        clock.pass_s(2)
+        await stores.ledger.settle(hold, RELEASED)
+    assert await spent_and_held(stores, b, clock()) == (0, 0)
+
+
+async def test_what_is_left_of_a_rate_limit_comes_with_the_hold(stores: Stores, clock: Clock) -> None:
+    who = principal(RateLimit("key:k", requests_per_minute=5), RateLimit("tenant:acme", requests_per_minute=3))
+    hold = await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+    assert hold.requests is not None
+    assert (hold.requests.limit, hold.requests.remaining) == (3, 2)
+    assert hold.tokens is None
+
+
+async def test_a_soft_budget_warns_and_does_not_refuse(stores: Stores, clock: Clock) -> None:
+    who = principal(budget(100, hard=False))
+    warnings = []
+    for _ in range(4):
+        hold = await stores.ledger.reserve(reservation(who, offer(40), now_ms=clock()))
+        await stores.ledger.settle(hold, spend(40))
+        warnings.append(hold.warnings)
+    assert warnings == [(), ("tenant:acme 80%",), ("tenant:acme 100%",), ("tenant:acme 100%",)]
+    kinds = [entry.kind for entry in await stores.audit.read()]
+    assert kinds == ["budget.80%", "budget.100%"]
+
+
+async def test_an_expired_hold_of_which_nothing_was_sent_is_released(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    await stores.ledger.reserve(reservation(principal(b), offer(100), now_ms=clock(), ttl_ms=5000, id="lost"))
+    clock.pass_s(5)
+    assert (await stores.ledger.reserve(reservation(principal(b), offer(100), now_ms=clock()))).amount == 100
+    entry = (await stores.audit.read())[0]
+    assert (entry.kind, entry.subject, entry.detail["charged"]) == ("hold.released", "lost", 0)
+
+
+async def test_an_expired_hold_of_which_bytes_were_sent_is_charged_at_its_worst(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(70), now_ms=clock(), ttl_ms=5000))
+    stores.ledger.mark(hold)
+    await asyncio.sleep(0.05)  # marks travel together after 10 ms
+    clock.pass_s(6)
+    assert await spent_and_held(stores, b, clock()) == (70, 0)
+    assert (await stores.audit.read())[0].kind == "hold.expired"
+
+
+async def test_a_late_settlement_corrects_what_the_expiry_charged(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(70), now_ms=clock(), ttl_ms=5000))
+    stores.ledger.mark(hold)
+    await asyncio.sleep(0.05)
+    clock.pass_s(6)
+    assert await spent_and_held(stores, b, clock()) == (70, 0)
+    for _ in range(2):
+        await stores.ledger.settle(hold, spend(20))
+    assert await spent_and_held(stores, b, clock()) == (20, 0)
+    assert [entry.kind for entry in await stores.audit.read()] == ["hold.expired", "hold.late"]
+
+
+async def test_a_late_settlement_of_a_released_hold_is_charged(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(70), now_ms=clock(), ttl_ms=5000))
+    clock.pass_s(6)
+    assert await spent_and_held(stores, b, clock()) == (0, 0)
+    for _ in range(2):
+        await stores.ledger.settle(hold, spend(20))
+    assert await spent_and_held(stores, b, clock()) == (20, 0)
+
+
+async def test_an_answer_dearer_than_its_worst_case_is_charged_and_shown(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock()))
+    await stores.ledger.settle(hold, spend(15))
+    assert await spent_and_held(stores, b, clock()) == (15, 0)
+    assert [entry.kind for entry in await stores.audit.read()] == ["hold.over"]
+
+
+async def test_sums_of_large_budgets_stay_exact(stores: Stores, clock: Clock) -> None:
+    b = budget(2**53)
+    odd = 1_234_567_890_123_457
+    for _ in range(3):
+        await buy(stores, principal(b), odd, now_ms=clock())
+    assert await spent_and_held(stores, b, clock()) == (3 * odd, 0)
+
+
+async def test_two_hundred_tasks_on_two_gateways_spend_exactly_the_budget(url: str, clock: Clock) -> None:
+    b, served = budget(100), 0
+    async with replicas(url, clock) as gateways:
+
+        async def one(i: int) -> bool:
+            try:
+                await buy(gateways[i % 2], principal(b), 1, now_ms=clock())
+            except BudgetExceeded:
+                return False
+            return True
+
+        served = sum(await asyncio.gather(*(one(i) for i in range(200))))
+        seen = [await spent_and_held(gateway, b, clock()) for gateway in gateways]
+    assert served == 100
+    assert seen == [(100, 0), (100, 0)]
+
+
+async def test_two_hundred_tasks_never_exceed_what_runs_at_once(url: str, clock: Clock) -> None:
+    who, running, most = principal(RateLimit("key:k", concurrent=7)), 0, 0
+    async with replicas(url, clock) as gateways:
+
+        async def one(i: int) -> None:
+            nonlocal running, most
+            gateway = gateways[i % 2]
+            try:
+                hold = await gateway.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+            except RateLimited:
+                return
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+            await gateway.ledger.settle(hold, spend(1))
+
+        await asyncio.gather(*(one(i) for i in range(200)))
+    assert most <= 7
+
+
+async def test_a_restart_loses_nothing(url: str, clock: Clock) -> None:
+    budgets = (budget(1000), Budget("key:k_acme", NanoUsd(500), 86_400, "calendar", True, "day"))
+    who = principal(*budgets)
+    async with open_stores(url, clock=clock) as before:
+        await buy(before, who, 30, now_ms=clock())
+        await before.ledger.reserve(reservation(who, offer(7), now_ms=clock()))
+        await before.ledger.settle(await before.ledger.reserve(reservation(who, offer(5), now_ms=clock())), RELEASED)
+    async with open_stores(url, clock=clock) as after:
+        assert [await spent_and_held(after, b, clock()) for b in budgets] == [(30, 7), (30, 7)]
+
+
+async def test_another_gateway_ends_the_holds_of_one_that_died(url: str, clock: Clock) -> None:
+    b = budget(100)
+    async with replicas(url, clock) as (dead, alive):
+        await dead.ledger.reserve(reservation(principal(b), offer(100), now_ms=clock(), ttl_ms=1000))
+        with pytest.raises(BudgetExceeded):
+            await buy(alive, principal(b), 1, now_ms=clock())
+        clock.pass_s(1)
+        await buy(alive, principal(b), 100, now_ms=clock())
+        assert await spent_and_held(dead, b, clock()) == (100, 0)
+
+
+async def test_the_lease_of_a_long_answer_is_renewed_until_its_end(stores: Stores, clock: Clock) -> None:
+    b = budget(100)
+    asked = reservation(principal(b), offer(100), now_ms=clock(), ttl_ms=1000, longest_ms=10_000)
+    await stores.ledger.reserve(asked)
+    clock.pass_s(0.9)
+    held = [await _held_after_a_tick(stores, b, clock)]
+    clock.pass_s(0.9)
+    held.append(await _held_after_a_tick(stores, b, clock))
+    clock.pass_s(9)
+    held.append(await _held_after_a_tick(stores, b, clock))
+    assert held == [100, 100, 0]
+
+
+async def _held_after_a_tick(stores: Stores, b: Budget, clock: Clock) -> int:
+    await stores.ledger.tend()
+    return (await spent_and_held(stores, b, clock()))[1]
+
+
+async def test_spend_is_reported_by_day_tenant_key_and_model(stores: Stores, clock: Clock) -> None:
+    for tenant, cost in (("acme", 5), ("acme", 6), ("bolt", 7)):
+        await buy(stores, principal(budget(100, scope=f"tenant:{tenant}"), tenant=tenant), cost, now_ms=clock())
+    clock.pass_s(86_400)
+    await buy(stores, principal(tenant="acme", team="research"), 8, now_ms=clock())
+    lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
+    found = {(line.day, line.tenant, line.team, line.model): (line.requests, line.cost_nanousd) for line in lines}
+    assert found == {
+        ("2027-01-15", "acme", "", "small"): (2, 11),
+        ("2027-01-15", "bolt", "", "small"): (1, 7),
+        ("2027-01-16", "acme", "research", "small"): (1, 8),
+    }
+
+
+async def test_a_hold_must_be_settled_as_it_was_given(stores: Stores, clock: Clock) -> None:
+    hold = await stores.ledger.reserve(reservation(principal(), offer(1), now_ms=clock()))
+    with pytest.raises(TypeError):
+        await stores.ledger.settle(type(hold)(hold.decision_id, hold.model, hold.amount, hold.expires_at_ms), RELEASED)
+
+
+async def test_spend_of_a_free_model_still_ends_the_hold(stores: Stores, clock: Clock) -> None:
+    b = budget(10)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock()))
+    await stores.ledger.settle(hold, Spend(NanoUsd(0), 5, 5, "settled"))
+    assert await spent_and_held(stores, b, clock()) == (0, 0)
