@@ -35,7 +35,7 @@ from router.metrics import PrometheusMeter
 from router.places import first_key_path, snapshot_path, store_url
 from router.refitting import State, refit_aside, refit_elsewhere
 from router.settings import Settings, diff, load
-from router.stores.keys import CachedKeys
+from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
 from router.stores.unmetered import Unmetered
 
@@ -86,9 +86,9 @@ async def prepare(settings: Settings) -> str | None:
         if not settings.auth.required:
             return None
         path = first_key_path(settings)
-        if path.exists():
-            return path.read_text().strip()
-        if settings.static_keys():
+        if path.exists() and await stores.keys.find(secret := path.read_text().strip(), now_ms()) is not None:
+            return secret
+        if settings.static_keys() or [key async for key in stores.keys.all(Key)]:
             return None
         _, secret = await stores.keys.create(settings.auth.tenant, name="first key")
         path.touch(mode=0o600)
@@ -99,7 +99,7 @@ async def prepare(settings: Settings) -> str | None:
 def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
     """Raises: SettingsError where the state folder cannot be made."""
     try:
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         message = f"state_dir: {settings.state_dir} cannot be made: {error.strerror}"
         raise SettingsError(message, param="state_dir") from None
@@ -194,7 +194,7 @@ def options_of(settings: Settings) -> Options:
         preference=settings.preference.default,
         aliases=settings.aliases,
         remember=settings.log.enabled,
-        reference_usd=settings.preference.reference_usd,
+        reference_usd=settings.worth_usd(),
         k=settings.index.k,
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
         longest_ms=int(settings.server.longest_s * 1000),

@@ -38,6 +38,8 @@ from router.settings.sections import (
 )
 from router.types import Budget, Model, Price, Principal, RateLimit
 
+USUAL_WORTH_USD = 0.001  # of a point of quality on one request of a few hundred tokens
+FAMILY_WORTH_USD = 0.000_003  # … on one of the packaged family, a few dozen bytes
 CONTEXT_TOKENS = 8_192  # where neither the file nor the engine says
 _ENGINE = frozenset({"chat", "completions", "tools", "logprobs", "responses", "messages"})
 CAPABILITIES: Mapping[str, frozenset[str]] = {
@@ -238,6 +240,13 @@ class Settings(Section):
             for name, tenant in self.tenants.items()
             for key in tenant.keys
         )
+
+    def worth_usd(self) -> float:
+        """What a full point of quality on one request is worth at preference 0.5, in USD."""
+        if self.preference.reference_usd is not None:
+            return self.preference.reference_usd
+        packaged = all(isinstance(each, EmbeddedBackend) and not each.stores for each in self.backends.values())
+        return FAMILY_WORTH_USD if packaged else USUAL_WORTH_USD
 
     def anonymous(self) -> Principal | None:
         """Who a caller without a key is; None where keys are required."""

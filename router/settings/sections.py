@@ -376,8 +376,10 @@ class Preference(Section):
     """Quality against money; a plain number stands for `default`."""
 
     default: Share = Field(default=0.5, description="0 is the cheapest answer, 1 the best, for whoever sets none.")
-    reference_usd: Annotated[float, Field(gt=0)] = Field(
-        default=0.001, description="What a full point of quality on one request is worth at 0.5, in USD."
+    reference_usd: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="What a full point of quality on one request is worth at 0.5, in USD: by default 0.001, and "
+        "0.000003 where only the packaged family is served, whose answers cost about a millionth of a dollar.",
     )
 
     @model_validator(mode="before")
