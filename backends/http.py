@@ -49,7 +49,9 @@ class Response:
         self._reusable = False
         self._framed = False  # a length or chunks say where the body ends; else the close does
         self._problem: str | None = None
-        self._waiter: asyncio.Future[bool] | None = None
+        self._waiter: asyncio.Future[bool] | None = None  # of the read under way
+        self._due = 0.0  # when that read has waited too long
+        self._alarm: asyncio.TimerHandle | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.decode("latin-1").lower()
@@ -86,6 +88,7 @@ class Response:
     def lost(self, problem: Exception | None) -> None:
         """The connection is gone."""
         self._connection = None
+        self._rest()
         if self.status and not self._framed and problem is None:
             self._ended = True
         elif not self._ended:
@@ -126,6 +129,7 @@ class Response:
 
     def close(self) -> None:
         """Stop at once; a connection in the middle of an answer is cut. Idempotent."""
+        self._rest()
         connection, self._connection = self._connection, None
         if connection is not None:
             self._problem = self._problem or "was closed by the gateway"
@@ -133,6 +137,7 @@ class Response:
             self._wake()
 
     def _release(self) -> None:
+        self._rest()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.finished(reusable=self._reusable)
@@ -147,15 +152,29 @@ class Response:
             self.close()
             raise Unreachable(self._problem, backend=self._backend)
         loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        alarm = loop.call_later(limit_s, self._wake, False)
-        try:
-            arrived = await self._waiter
-        finally:
-            alarm.cancel()
-        if not arrived:
+        self._waiter = waiter = loop.create_future()
+        self._due = loop.time() + limit_s
+        if self._alarm is None or self._alarm.when() > self._due:
+            self._rest()
+            self._alarm = loop.call_at(self._due, self._ring, loop)
+        if not await waiter:
             self.close()
             raise TimedOut(f"sent nothing for {limit_s:g} s", backend=self._backend)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One alarm serves many reads: it is moved when it rings too early, not when a read begins or ends."""
+        self._alarm = None
+        if self._waiter is None:
+            return
+        if loop.time() < self._due:
+            self._alarm = loop.call_at(self._due, self._ring, loop)
+        else:
+            self._wake(False)
+
+    def _rest(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()
 
 
 class _Connection(asyncio.Protocol):

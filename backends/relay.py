@@ -24,7 +24,11 @@ _TEXT = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|thinking|partial_json)": ?"((?:[^"\\]|\\.)*)"'
 )
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"(?:error"|type": ?"error"|object": ?"error")')
-_ENDS = (b"data: [DONE]", b'"type":"message_stop"', b'"type": "message_stop"', b"event: response.completed")
+_DONE = b"data: [DONE]
+"
+_LAST = re.compile(rb"(?:^|
+)event: (?:message_stop|response\.(?:completed|incomplete|failed))
+")
 
 
 class _Details(msgspec.Struct):
@@ -238,7 +242,7 @@ class StreamReply:
             self.failure, self._over = f"broke off with an error: {_shown(block[error.start() :])}", True
             before, gap, _ = block[: error.start() + 1].rpartition(b"\n\n")
             block = before + gap
-        elif any(end in block for end in _ENDS):
+        elif _DONE in block or (b"event: " in block and _LAST.search(block) is not None):
             self._complete = True
         if self._rename is not None:
             block = block.replace(*self._rename)
