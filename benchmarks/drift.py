@@ -167,10 +167,10 @@ def report(title: str, worlds: list[tuple[World, float, int]], names: tuple[str,
     """Print one table over seeds."""
     references = [told_rewards(world, price=price) for world, price, _ in worlds]
     after = [slice(world.change, None) for world, _, _ in worlds]
-    gap = np.array([(informed[part] - static[part]).sum() for (informed, static), part in zip(references, after, strict=True)])
-    print(
-        f"\n{title}: informed − static = {gap.mean():.1f} over {len(worlds[0][0].stream) - worlds[0][0].change} queries"
-    )
+    pairs = list(zip(references, after, strict=True))
+    gap = np.array([(informed[part] - static[part]).sum() for (informed, static), part in pairs])
+    queries = len(worlds[0][0].stream) - worlds[0][0].change
+    print(f"\n{title}: informed − static = {gap.mean():.1f} over {queries} queries")
     print(f"{'policy':12} {'lost':>8} {'recovered':>10} {'queries until recovered':>24} {'lost before':>12}")
     for name in names:
         ours = [rewards(world, name, price=price, seed=seed) for world, price, seed in worlds]

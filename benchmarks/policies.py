@@ -1,4 +1,4 @@
-"""What a decision costs: `python -m benchmarks.policies` prints microseconds a proposal for every named policy, or those named."""
+"""What a decision costs: `python -m benchmarks.policies` prints microseconds for every policy, or those named."""
 
 from __future__ import annotations
 

@@ -109,6 +109,13 @@ def embed_split(trace: Trace, rows: Rows, past: Rows) -> Sample:
     return Sample(_stream(trace, rows, embedder), _history(trace, past, embedder), rows)
 
 
+def embed_whole(trace: Trace) -> History:
+    """Every row, shuffled by a fixed seed, embedded by what was fitted on all of them: for tuning, not judging."""
+    embedder = HashingEmbedder()
+    embedder.fit(trace.prompts)
+    return _history(trace, np.random.default_rng(0).permutation(len(trace)), embedder)
+
+
 def _stream(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> Stream:
     texts = [trace.prompts[row] for row in rows]
     tokens, characters = _lengths(texts)

@@ -22,6 +22,10 @@ def add_verbs(verbs: Verbs) -> None:
     replay.add_argument("--factor", type=float, default=1.0, help="budget, times the cheapest model's cost (default 1)")
     replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures")
     replay.set_defaults(run=_replay)
+    tune = verbs.add_parser("tune", help="propose settings of `neighbours` for a trace and a budget; prints YAML")
+    tune.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
+    tune.add_argument("--budget", type=float, required=True, help="USD for all queries of the trace")
+    tune.set_defaults(run=_tune)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -75,13 +79,33 @@ def _replay_trace(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(arguments: argparse.Namespace) -> int:
+    from policies.tune import parts, tune  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from router.errors import SettingsError  # noqa: PLC0415
+    from router.traces import embed_whole, read_trace  # noqa: PLC0415
+
+    trace = read_trace(arguments.trace)
+    with _Bar(parts()) as told:
+        try:
+            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), told=told)
+        except ValueError as error:
+            raise SettingsError(str(error), param="budget") from error
+    print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
+    print("policy: neighbours")
+    print(f"options: {{k: {found.k}, shrinkage: {found.shrinkage}, explore: {found.explore}}}")
+    return 0
+
+
 class _Bar:
     """A progress bar over a known number of parts."""
 
     def __init__(self, parts: int) -> None:
+        from rich.console import Console  # noqa: PLC0415
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-        self._progress = Progress(TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn())
+        self._progress = Progress(
+            TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+        )
         self._task = self._progress.add_task("reading", total=parts)
 
     def __enter__(self) -> Any:

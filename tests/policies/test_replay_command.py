@@ -129,3 +129,21 @@ def test_paretobandit_plays_beside_ours(parquet: Path) -> None:
     setting = Setting((contender("paretobandit"),), stream=40, seeds=(0,), split="global")
     report = replay(read_trace(parquet), setting, told=lambda _: None)
     assert report.budget["paretobandit"]["throughput"].mean > 0
+
+
+def test_tuning_proposes_settings_that_replay_understands(
+    parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(parquet), "--budget", "0.01"]) == 0
+    written = tmp_path / "tuned.yaml"
+    written.write_text(capsys.readouterr().out)
+    found = contender(str(written))
+    assert found.policy == "neighbours"
+    assert set(found.options) == {"k", "shrinkage", "explore"}
+
+
+def test_tuning_for_less_than_the_cheapest_model_costs_is_refused(
+    parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", str(parquet), "--budget", "0.0001"]) == 2
+    assert "less than the cheapest model costs" in capsys.readouterr().err
