@@ -331,7 +331,7 @@ class SqliteLedger:
 
     def _needs_care(self, now_ms: int) -> bool:
         book = self._book
-        return book is None or bool(self._mine) or now_ms >= book.earliest_ms or self._behind(book)
+        return book is None or bool(self._mine or self._marked) or now_ms >= book.earliest_ms or self._behind(book)
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:
