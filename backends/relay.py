@@ -24,11 +24,8 @@ _TEXT = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|thinking|partial_json)": ?"((?:[^"\\]|\\.)*)"'
 )
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"(?:error"|type": ?"error"|object": ?"error")')
-_DONE = b"data: [DONE]
-"
-_LAST = re.compile(rb"(?:^|
-)event: (?:message_stop|response\.(?:completed|incomplete|failed))
-")
+_DONE = b"data: [DONE]\n"
+_LAST = re.compile(rb"(?:^|\n)event: (?:message_stop|response\.(?:completed|incomplete|failed))\n")
 
 
 class _Details(msgspec.Struct):
