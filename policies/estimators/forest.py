@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from policies.types import Float, Float32
 
-Nodes = NDArray[np.int32]
+Nodes = NDArray[np.int64]
 
 
 class Forest:
@@ -19,10 +19,10 @@ class Forest:
     def __init__(self, *, trees: int, depth: int, leaf: int, inputs: float, shrinkage: float = 1.0) -> None:
         self._growth = {"n_estimators": trees, "max_depth": depth, "min_samples_leaf": leaf, "max_features": inputs}
         self._shrinkage = shrinkage
-        self._roots: Nodes = np.zeros(0, np.int32)  # (T,)
-        self._input: Nodes = np.zeros(0, np.int32)  # (nodes,)
+        self._roots: Nodes = np.zeros(0, np.int64)  # (T,)
+        self._input: Nodes = np.zeros(0, np.int64)  # (nodes,)
         self._threshold: Float32 = np.zeros(0, np.float32)  # (nodes,), +inf at a leaf
-        self._child: Nodes = np.zeros(0, np.int32)  # (2 · nodes,), left then right; a leaf is its own child
+        self._child: Nodes = np.zeros(0, np.int64)  # (2 · nodes,), left then right; a leaf is its own child
         self._sums: Float = np.zeros((0, 0))  # (nodes, M) sums of observed targets, zero above the leaves
         self._counts: Float = np.zeros((0, 0))  # (nodes, M)
         self._means: Float = np.zeros(0)  # (M,)
@@ -75,34 +75,33 @@ class Forest:
 
     def _leaves(self, inputs: Float32) -> Nodes:
         """(m, T) the leaf each row of inputs (m, p) falls into."""
+        values = np.ascontiguousarray(inputs).ravel()
         if len(inputs) == 1:
-            return self._leaves_of_one(inputs[0])[None]
-        nodes = np.repeat(self._roots[None], len(inputs), axis=0)
-        rows = np.arange(len(inputs))[:, None]
-        for _ in range(int(self._growth["max_depth"])):
-            right = inputs[rows, self._input[nodes]] > self._threshold[nodes]
-            nodes = self._child[2 * nodes + right]
-        return nodes
+            return self._descend(self._roots, values, np.int64(0))[None]
+        offsets = np.arange(len(inputs)) * inputs.shape[1]
+        leaves = np.empty((len(inputs), len(self._roots)), np.int64)
+        for column, root in enumerate(self._roots):
+            leaves[:, column] = self._descend(np.full(len(inputs), root, np.int64), values, offsets)
+        return leaves
 
-    def _leaves_of_one(self, row: Float32) -> Nodes:
-        """(T,) the same for one row (p,), in a quarter of the time."""
-        nodes = self._roots
+    def _descend(self, nodes: Nodes, values: Float32, offsets: NDArray[np.int64] | np.int64) -> Nodes:
+        """(k,) leaves below nodes (k,), each reading its row of values from its offset."""
         for _ in range(int(self._growth["max_depth"])):
-            right = row.take(self._input.take(nodes)) > self._threshold.take(nodes)
+            right = values.take(self._input.take(nodes) + offsets) > self._threshold.take(nodes)
             nodes = self._child.take(2 * nodes + right)
         return nodes
 
     def _flatten(self, model: ExtraTreesRegressor) -> None:
         trees = [estimator.tree_ for estimator in model.estimators_]
         sizes = np.array([tree.node_count for tree in trees])
-        self._roots = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int32)
+        self._roots = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int64)
         leaf = np.concatenate([tree.children_left for tree in trees]) < 0
         own = np.arange(sizes.sum())
         offset = np.repeat(self._roots, sizes)
         left = np.where(leaf, own, np.concatenate([tree.children_left for tree in trees]) + offset)
         right = np.where(leaf, own, np.concatenate([tree.children_right for tree in trees]) + offset)
-        self._child = np.stack([left, right], axis=1).ravel().astype(np.int32)
-        self._input = np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.int32)
+        self._child = np.stack([left, right], axis=1).ravel().astype(np.int64)
+        self._input = np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.int64)
         thresholds = np.concatenate([tree.threshold for tree in trees])
         self._threshold = np.where(leaf, np.inf, thresholds).astype(np.float32)
 

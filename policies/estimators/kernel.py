@@ -20,7 +20,7 @@ class KernelRidge:
         self._count = landmarks
         self._landmarks: Float32 = np.zeros((0, 0), np.float32)  # (L, p)
         self._squares: Float32 = np.zeros(0, np.float32)  # (L,)
-        self._weights: Float = np.zeros((0, 0))  # (L, M)
+        self._weights: Float32 = np.zeros((0, 0), np.float32)  # (L, M)
         self._offset: Float = np.zeros(0)  # (M,) prediction where the kernel is zero
 
     def fit(self, inputs: Float32, targets: Float) -> None:
@@ -30,14 +30,14 @@ class KernelRidge:
         self._squares = (self._landmarks**2).sum(axis=1)
         kernel = self._kernel(inputs).astype(np.float64)
         between = self._kernel(self._landmarks).astype(np.float64)
-        self._weights = np.zeros((len(chosen), targets.shape[1]))
+        self._weights = np.zeros((len(chosen), targets.shape[1]), np.float32)
         self._offset = np.zeros(targets.shape[1])
         for columns, seen in _patterns(targets):
             self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
 
     def predict(self, inputs: Float32) -> Float:
         """(m, M) for inputs (m, p)."""
-        return self._kernel(inputs) @ self._weights + self._offset
+        return np.asarray(self._kernel(inputs) @ self._weights + self._offset)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in KERNEL_STATE}
@@ -62,7 +62,7 @@ class KernelRidge:
         gram[np.diag_indices_from(gram)] += 1e-6 * max(len(kernel), 1)
         weights = cho_solve(cho_factor(gram, overwrite_a=True), centred.T @ (targets - mean))
         self._weights[:, columns] = weights
-        self._offset[columns] = mean - centre @ weights
+        self._offset[columns] = mean - centre @ self._weights[:, columns]
 
 
 KERNEL_STATE = ("landmarks", "squares", "weights", "offset")
