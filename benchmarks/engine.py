@@ -1,4 +1,4 @@
-"""An engine that only streams: `python -m benchmarks.engine PORT CHUNKS GAP_MS`; GET /count tells the chunks sent.
+"""How fast the numpy engine is and what memory it takes: `python -m benchmarks.engine` on one core.
 
 Tokens per second of every store of the family (or of the folders given): one answer at a time at each width, eight
 answers at one width, eight answers at three widths in one batch, each by the clock and by the processor's time (they
