@@ -24,6 +24,8 @@ def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, quer
         raise ValueError(f"resolve is {resolve} arrivals, expected ≥ 1")
     if not queries_per_s > 0:
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
+    if not 0.0 <= explore <= 1.0:
+        raise ValueError(f"explore is {explore}, expected 0 … 1")
     estimator = Watched(Blend(NeighbourMeans(Means(), k=100)))
     pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
     return Composed(estimator, pacer, Frugal(explore))
