@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 from router.settings import Settings
 
 
 def store_url(settings: Settings) -> str:
     """What open_stores() opens."""
-    if settings.store.redis is not None:
-        return settings.store.redis.get_secret_value()
+    store = settings.store
+    if store.redis is not None:
+        url = store.redis.get_secret_value()
+        how = urlencode({"prefix": f"{{{store.prefix}}}", "pool": store.pool, "timeout_s": store.timeout_s})
+        return f"{url}{'&' if '?' in url else '?'}{how}"
     return f"sqlite:///{settings.store.sqlite_path(settings.state_dir)}"
 
 

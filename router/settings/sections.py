@@ -57,10 +57,12 @@ class Store(Section):
         default=None,
         description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address, password included.",
     )
-    prefix: Name = Field(default="pointsman", description="First part of every Redis key.")
+    prefix: Name = Field(
+        default="pointsman", description="First part of every Redis key, and its hash tag: one slot of a cluster."
+    )
     pool: Positive = Field(default=64, description="Redis connections of one worker, at most.")
     timeout_s: Seconds = Field(
-        default=5.0, description="How long the store may take before requests are refused with 503."
+        default=2.0, description="How long the store may take before requests are refused with 503."
     )
     hold_ttl_s: Seconds = Field(default=30.0, description="Lease of a hold; renewed while the request lives.")
 

@@ -65,6 +65,23 @@ async def test_the_context_of_a_listed_model_is_asked_of_its_engine(tmp_path: Pa
     assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+async def test_a_first_key_is_made_once_for_a_store_and_shown_again(tmp_path: Path) -> None:
+    async with engine() as one:
+        async with serving(tmp_path, settings(tmp_path, one)) as gateway:
+            first = gateway.key
+        moved = settings(tmp_path, one, store={"sqlite": str(tmp_path / "state/pointsman.db")})
+        async with serving(tmp_path, moved) as gateway:
+            assert gateway.key == first
+        elsewhere = {**moved, "state_dir": str(tmp_path / "elsewhere")}
+        async with serving(tmp_path, elsewhere) as gateway:
+            assert gateway.key == ""  # the store has a key already: a new replica makes no other
+            assert (await ask(gateway, first)).status_code == 200
+        fresh = {**moved, "store": {"sqlite": str(tmp_path / "fresh.db")}}
+        async with serving(tmp_path, fresh) as gateway:
+            assert gateway.key != first
+            assert (await ask(gateway, gateway.key)).status_code == 200
+
+
 async def test_no_secret_of_the_settings_reaches_the_log(tmp_path: Path) -> None:
     async with engine() as one:
         secretive = settings(
