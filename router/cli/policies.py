@@ -26,6 +26,15 @@ def add_verbs(verbs: Verbs) -> None:
     tune.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
     tune.add_argument("--budget", type=float, required=True, help="USD for all queries of the trace")
     tune.set_defaults(run=_tune)
+    onboard = verbs.add_parser("onboard", help="let a new model answer a few informative prompts and learn from them")
+    onboard.add_argument("model", help="a model the gateway serves")
+    onboard.add_argument("--prompts", type=int, default=30, help="how many to ask (default 30)")
+    onboard.add_argument(
+        "--from", dest="file", type=Path, help='JSON lines: "prompt" and "answer", "regex" or "schema"'
+    )
+    onboard.add_argument("--url", help="a running gateway (default: http://127.0.0.1:8080, or a fresh one)")
+    onboard.add_argument("--key", help="a key of that gateway")
+    onboard.set_defaults(run=_onboard)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -93,6 +102,28 @@ def _tune(arguments: argparse.Namespace) -> int:
     print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
     print("policy: neighbours")
     print(f"options: {{k: {found.k}, shrinkage: {found.shrinkage}, explore: {found.explore}}}")
+    return 0
+
+
+def _onboard(arguments: argparse.Namespace) -> int:
+    from router.cli.serving import post  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from router.onboard import family_prompts, onboard, read_prompts  # noqa: PLC0415
+    from router.target import running_gateway  # noqa: PLC0415
+
+    prompts = read_prompts(arguments.file) if arguments.file else family_prompts(10 * arguments.prompts)
+    bar = _Bar(len(prompts) + arguments.prompts)
+    with running_gateway(arguments.url, arguments.key, say=print) as (url, key), bar as told:
+        found = onboard(
+            arguments.model,
+            prompts,
+            count=arguments.prompts,
+            post=lambda path, body: post(f"{url}{path}", key, dict(body)),
+            told=told,
+        )
+    print(f"{arguments.model}: {found.asked} prompts of {len(prompts)}, mean grade {found.mean_score:.3f}")
+    print(f"expected over all of them: {found.level:.3f} ± {found.sigma:.3f}")
+    for name, quality in sorted(found.rivals.items(), key=lambda each: -each[1]):
+        print(f"  beside {name}: {quality:.3f}")
     return 0
 
 
