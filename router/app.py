@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from router.errors import InvalidRequest, PointsmanError
-from router.routes import decisions, surface
+from router.routes import admin, decisions, surface
 from router.routes.authentication import Authentication
 from router.routes.errors import error_body, error_headers
 from router.routes.inference import Inference, Receive, Scope, Send
@@ -71,6 +71,7 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
         )
     )
     rest.include_router(decisions.routes(runtime.gateway, runtime.stores.log, authentication))
+    rest.include_router(admin.routes(runtime.stores, authentication))
     _shape_errors(rest)
     return inference, rest
 

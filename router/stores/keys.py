@@ -180,9 +180,8 @@ class Registry:
             raise NotFound(f"There is no {_KIND[cls]} {name!r}.")
         return found
 
-    async def all(self, cls: type[Thing]) -> AsyncIterator[Thing]:
-        """Every tenant, team or key, in the order of their names."""
-        after = ""
+    async def all(self, cls: type[Thing], *, after: str = "") -> AsyncIterator[Thing]:
+        """Every tenant, team or key, in the order of their names, after one of them."""
         while page := await self._shelf.page(_KIND[cls], after, PAGE):
             for name, body in page:
                 after = name

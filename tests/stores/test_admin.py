@@ -1,0 +1,98 @@
+"""The admin API over real stores."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from router.callers import Callers
+from router.errors import PointsmanError
+from router.routes import admin
+from router.routes.authentication import Authentication
+from router.settings import load
+from router.stores.keys import CachedKeys
+from router.stores.open import Stores
+from tests.stores.conftest import Clock
+from tests.stores.making import buy, principal
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def api(stores: Stores, clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
+    callers = Callers(load(None), CachedKeys(stores.keys))
+    authentication = Authentication(callers, clock=lambda: clock() / 1000)
+    app = FastAPI()
+    app.include_router(admin.routes(stores, authentication))
+
+    @app.exception_handler(PointsmanError)
+    async def known(request: Request, error: PointsmanError) -> Response:
+        return Response(error.message, error.status)
+
+    _, secret = await stores.keys.create("operators", admin=True)
+    headers = {"Authorization": f"Bearer {secret}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway/admin/v1", headers=headers) as client:
+        yield client
+
+
+async def test_only_an_admin_key_gets_in(api: httpx.AsyncClient, stores: Stores) -> None:
+    _, secret = await stores.keys.create("acme")
+    assert (await api.get("/keys", headers={"Authorization": f"Bearer {secret}"})).status_code == 403
+    assert (await api.get("/keys", headers={"Authorization": "Bearer sk-no"})).status_code == 401
+
+
+async def test_a_key_is_made_shown_once_rotated_and_disabled(
+    api: httpx.AsyncClient, stores: Stores, clock: Clock
+) -> None:
+    body = {"tenant": "acme", "name": "app", "budgets": [{"limit_usd": 5, "calendar": "month"}], "preference": 0.3}
+    made = (await api.post("/keys", json=body)).raise_for_status().json()
+    found = await stores.keys.find(made["secret"], clock())
+    assert found is not None
+    assert found.budgets[0].limit == 5_000_000_000
+    shown = (await api.get(f"/keys/{made['id']}")).json()
+    assert "secret" not in shown
+    assert "digest" not in shown
+    rotated = (await api.post(f"/keys/{made['id']}/rotate", json={})).json()
+    assert await stores.keys.find(made["secret"], clock()) is None
+    assert await stores.keys.find(rotated["secret"], clock()) is not None
+    await api.post(f"/keys/{made['id']}/disable")
+    assert await stores.keys.find(rotated["secret"], clock()) is None
+    kinds = [entry["kind"] for entry in (await api.get("/audit")).json()["data"]]
+    assert kinds == ["key.created", "key.rotated", "key.disabled"]
+
+
+async def test_tenants_and_teams_are_put_and_listed(api: httpx.AsyncClient) -> None:
+    await api.put("/tenants/acme", json={"budgets": [{"limit_usd": 1, "period_s": 60, "model": "large"}]})
+    await api.put("/teams/lab", json={"tenant": "acme", "limits": [{"requests_per_minute": 9}]})
+    assert (await api.get("/tenants/acme")).json()["terms"]["budgets"][0]["scope"] == "tenant:acme|model:large"
+    assert [t["name"] for t in (await api.get("/teams")).json()["data"]] == ["lab"]
+    assert (await api.get("/tenants/nobody")).status_code == 404
+
+
+async def test_an_unknown_field_or_a_bad_budget_is_refused(api: httpx.AsyncClient) -> None:
+    assert (await api.put("/tenants/acme", json={"budget": 3})).status_code == 422
+    both = {"budgets": [{"limit_usd": 1, "period_s": 60, "calendar": "day"}]}
+    assert (await api.put("/tenants/acme", json=both)).status_code == 400
+
+
+async def test_spend_is_reported_as_json_and_csv(api: httpx.AsyncClient, stores: Stores, clock: Clock) -> None:
+    for tenant in ("acme", "acme", "bolt"):
+        await buy(stores, principal(tenant=tenant), 1_500_000, now_ms=clock())
+    span = {"since": "2027-01-01", "until": "2027-02-01"}
+    data = (await api.get("/spend", params={**span, "by": "tenant"})).json()["data"]
+    assert [(d["tenant"], d["requests"], d["cost_usd"]) for d in data] == [("acme", 2, 0.003), ("bolt", 1, 0.0015)]
+    text = (await api.get("/spend", params={**span, "by": "day", "tenant": "acme", "format": "csv"})).text
+    header, line = text.splitlines()
+    assert header.startswith("day,tenant")
+    assert line.startswith("2027-01-15,")
+    assert (await api.get("/spend", params={**span, "by": "colour"})).status_code == 400
+
+
+async def test_balances_of_a_tenant_are_shown(api: httpx.AsyncClient) -> None:
+    await api.put("/tenants/acme", json={"budgets": [{"limit_usd": 2, "period_s": 3600}]})
+    data = (await api.get("/budgets", params={"tenant": "acme"})).json()["data"]
+    assert (data[0]["remaining_usd"], data[0]["held_usd"]) == (2, 0)

@@ -1,0 +1,164 @@
+"""Keys, teams and tenants, in both stores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.errors import Conflict, InvalidRequest, NotFound
+from router.stores.keys import CachedKeys, Key, Team, Tenant, Terms
+from router.stores.open import Stores
+from router.types import Principal, RateLimit
+from tests.stores.conftest import Clock
+from tests.stores.making import budget
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_new_key_is_found_by_its_secret_and_by_nothing_else(stores: Stores, clock: Clock) -> None:
+    key, secret = await stores.keys.create("acme")
+    assert secret.startswith(key.prefix)
+    assert secret.startswith("sk-")
+    found = await stores.keys.find(secret, clock())
+    assert found is not None
+    assert (found.key_id, found.tenant) == (key.id, "acme")
+    assert await stores.keys.find(secret[:-1] + "?", clock()) is None
+
+
+async def test_the_secret_is_kept_nowhere(stores: Stores) -> None:
+    key, secret = await stores.keys.create("acme")
+    kept = [repr(thing) async for thing in stores.keys.all(Key)]
+    assert kept
+    assert not any(secret in text for text in kept)
+    assert len(key.digest) == 32
+
+
+async def test_a_rotated_key_takes_the_old_secret_until_its_grace_ends(stores: Stores, clock: Clock) -> None:
+    key, old = await stores.keys.create("acme")
+    _, new = await stores.keys.rotate(key.id, grace_s=10)
+    assert await stores.keys.find(old, clock()) is not None
+    clock.pass_s(10)
+    assert await stores.keys.find(old, clock()) is None
+    assert await stores.keys.find(new, clock()) is not None
+
+
+async def test_a_disabled_or_expired_key_is_nobody(stores: Stores, clock: Clock) -> None:
+    key, secret = await stores.keys.create("acme")
+    await stores.keys.disable(key.id)
+    assert await stores.keys.find(secret, clock()) is None
+    await stores.keys.disable(key.id, disabled=False)
+    assert await stores.keys.find(secret, clock()) is not None
+    _, brief = await stores.keys.create("acme", expires_ms=clock() + 1000)
+    clock.pass_s(1)
+    assert await stores.keys.find(brief, clock()) is None
+
+
+async def test_a_disabled_tenant_disables_its_keys(stores: Stores, clock: Clock) -> None:
+    _, secret = await stores.keys.create("acme")
+    await stores.keys.put(Tenant("acme", Terms(disabled=True)))
+    assert await stores.keys.find(secret, clock()) is None
+
+
+async def test_budgets_of_key_team_parent_and_tenant_all_hold(stores: Stores, clock: Clock) -> None:
+    terms = Terms(budgets=(budget(5, scope=""),))
+    await stores.keys.put(Tenant("acme", replace(terms, local_only=True, preference=0.2)))
+    await stores.keys.put(Team("lab", "acme", terms=terms))
+    await stores.keys.put(Team("vision", "acme", parent="lab", terms=replace(terms, preference=0.9)))
+    key, secret = await stores.keys.create(
+        "acme", team="vision", terms=Terms(limits=(RateLimit("|model:large", requests_per_minute=3),))
+    )
+    found = await stores.keys.find(secret, clock())
+    assert found is not None
+    assert [b.scope for b in found.budgets] == ["team:vision", "team:lab", "tenant:acme"]
+    assert [limit.scope for limit in found.limits] == [f"key:{key.id}|model:large"]
+    assert (found.local_only, found.preference) == (True, 0.9)
+
+
+async def test_models_must_be_allowed_at_every_level(stores: Stores, clock: Clock) -> None:
+    await stores.keys.put(Tenant("acme", Terms(allowed_models=frozenset({"small", "large"}))))
+    _, secret = await stores.keys.create("acme", terms=Terms(allowed_models=frozenset({"small", "huge"})))
+    found = await stores.keys.find(secret, clock())
+    assert found is not None
+    assert found.allowed_models == {"small"}
+
+
+async def test_a_team_cannot_be_its_own_ancestor(stores: Stores) -> None:
+    await stores.keys.put(Tenant("acme"))
+    await stores.keys.put(Team("a", "acme"))
+    await stores.keys.put(Team("b", "acme", parent="a"))
+    with pytest.raises(Conflict):
+        await stores.keys.put(Team("a", "acme", parent="b"))
+
+
+async def test_what_is_not_there_is_not_found(stores: Stores) -> None:
+    with pytest.raises(NotFound):
+        await stores.keys.rotate("k_none")
+    with pytest.raises(NotFound):
+        await stores.keys.create("acme", team="nobody")
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(budgets=(budget(-1),)),
+        Terms(budgets=(budget(2**53 + 1),)),
+        Terms(budgets=(budget(1, period_s=29),)),
+        Terms(budgets=(budget(1, period_s=367 * 86_400),)),
+        Terms(limits=(RateLimit("", requests_per_minute=-1),)),
+        Terms(preference=1.5),
+    ],
+)
+async def test_terms_that_cannot_be_enforced_are_rejected(stores: Stores, terms: Terms) -> None:
+    with pytest.raises(InvalidRequest):
+        await stores.keys.put(Tenant("acme", terms))
+
+
+async def test_names_that_would_blur_scopes_are_rejected(stores: Stores) -> None:
+    for name in ("", "a|b", "a#b", "x" * 129, "a\nb"):
+        with pytest.raises(InvalidRequest):
+            await stores.keys.put(Tenant(name))
+
+
+async def test_everything_is_listed_page_by_page_in_order(stores: Stores) -> None:
+    for i in range(30):
+        await stores.keys.put(Tenant(f"t{i:02d}"))
+    assert [t.name async for t in stores.keys.all(Tenant)] == [f"t{i:02d}" for i in range(30)]
+    assert [t.name async for t in stores.keys.all(Tenant, after="t27")] == ["t28", "t29"]
+
+
+class Counted:
+    """Keys that count how often they are asked."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.asked, self._keys = 0, stores.keys
+
+    async def find(self, secret: str, now_ms: int) -> Principal | None:
+        self.asked += 1
+        return await self._keys.find(secret, now_ms)
+
+
+async def test_cached_keys_ask_the_store_once_in_a_while(stores: Stores, clock: Clock) -> None:
+    key, secret = await stores.keys.create("acme")
+    counted = Counted(stores)
+    cached = CachedKeys(counted, ttl_ms=1000)
+    first = await cached.find(secret, clock())
+    assert await cached.find(secret, clock()) is first
+    assert counted.asked == 1
+    clock.pass_s(1)
+    assert await cached.find(secret, clock()) is first
+    await stores.keys.disable(key.id)
+    cached.forget()
+    assert await cached.find(secret, clock()) is None
+
+
+async def test_unknown_secrets_do_not_push_known_ones_out(stores: Stores, clock: Clock) -> None:
+    _, secret = await stores.keys.create("acme")
+    counted = Counted(stores)
+    cached = CachedKeys(counted, ttl_ms=1000, size=4)
+    await cached.find(secret, clock())
+    for i in range(20):
+        await cached.find(f"sk-wrong-{i}", clock())
+    asked = counted.asked
+    await cached.find(secret, clock())
+    assert counted.asked == asked

@@ -1,0 +1,107 @@
+"""The outcome log, in both stores."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from router.errors import Conflict, NotFound
+from router.stores.open import Stores
+from router.types import DecisionRecord, Feedback, NanoUsd, SettlementRecord
+from tests.stores.conftest import Clock, replicas
+
+pytestmark = pytest.mark.anyio
+
+
+def decision(name: str) -> DecisionRecord:
+    return DecisionRecord(
+        decision_id=name,
+        at_ms=1,
+        tenant="acme",
+        key_id="k",
+        policy="port",
+        model="small",
+        propensity=0.25,
+        preference=3.0,
+        candidates=("small", "large"),
+        probabilities=(0.25, 0.75),
+        quality=(0.5, 0.7),
+        cost=(1e-6, 2e-5),
+        sigma=(0.1, 0.2),
+        prices=(3.0, 3.5),
+        embedding=b"\x00<" * 4,
+        text="why?",
+        prompt_tokens=7,
+        metadata={"session": "s1"},
+    )
+
+
+def settlement(name: str, response_id: str | None = None) -> SettlementRecord:
+    return SettlementRecord(name, 2, "small", NanoUsd(5), 7, 3, "settled", 12.5, 1.5, response_id, "stop")
+
+
+async def entries(stores: Stores, after: str = "") -> list[object]:
+    return [entry async for _, entry in stores.log.tail(after, follow=False)]
+
+
+async def test_what_is_remembered_comes_back_whole_and_in_order(stores: Stores) -> None:
+    given = [decision("a"), settlement("a", "chatcmpl-1"), decision("b"), settlement("b")]
+    for record in given:
+        await stores.log.remember(record)
+    judged = Feedback("a", 9, 0.75, comment="good")
+    assert await stores.log.judge(judged)
+    assert await entries(stores) == [*given, judged]
+
+
+async def test_a_reader_goes_on_where_it_stopped(stores: Stores) -> None:
+    for name in "abc":
+        await stores.log.remember(decision(name))
+    positions = [position async for position, _ in stores.log.tail("", follow=False)]
+    assert await entries(stores, positions[1]) == [decision("c")]
+
+
+async def test_a_follower_hears_what_another_gateway_says(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        heard: asyncio.Queue[object] = asyncio.Queue()
+
+        async def follow() -> None:
+            async for _, entry in there.log.tail(""):
+                heard.put_nowait(entry)
+
+        task = asyncio.create_task(follow())
+        await here.log.remember(decision("a"))
+        first = await asyncio.wait_for(heard.get(), 10)
+        await here.log.judge(Feedback("a", 3, 1.0))
+        second = await asyncio.wait_for(heard.get(), 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert [first, second] == [decision("a"), Feedback("a", 3, 1.0)]
+
+
+async def test_feedback_may_name_the_response(stores: Stores) -> None:
+    await stores.log.remember(decision("a"))
+    await stores.log.remember(settlement("a", "chatcmpl-1"))
+    await stores.log.judge(Feedback("chatcmpl-1", 3, 1.0))
+    assert (await entries(stores))[-1] == Feedback("a", 3, 1.0)
+
+
+async def test_the_same_feedback_again_changes_nothing(stores: Stores) -> None:
+    await stores.log.remember(decision("a"))
+    assert await stores.log.judge(Feedback("a", 3, 1.0))
+    assert not await stores.log.judge(Feedback("a", 4, 1.0))
+    assert len(await entries(stores)) == 2
+
+
+async def test_contradicting_feedback_is_a_conflict_unless_it_replaces(stores: Stores) -> None:
+    await stores.log.remember(decision("a"))
+    await stores.log.judge(Feedback("a", 3, 1.0))
+    with pytest.raises(Conflict):
+        await stores.log.judge(Feedback("a", 4, 0.0))
+    assert await stores.log.judge(Feedback("a", 4, 0.0, replace=True))
+    assert await stores.log.judge(Feedback("a", 5, 0.5, source="validator:json"))
+
+
+async def test_feedback_on_an_unknown_decision_is_not_found(stores: Stores) -> None:
+    with pytest.raises(NotFound):
+        await stores.log.judge(Feedback("nobody", 3, 1.0))
