@@ -10,9 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
 
 from policies.types import Float
 
@@ -93,6 +90,10 @@ class Head:
             raise ValueError("a head needs right and wrong answers")
         self._centre, self._scale = signatures.mean(axis=0), signatures.std(axis=0) + 1e-6
         inputs = (signatures - self._centre) / self._scale
+        from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+        from sklearn.model_selection import cross_val_predict  # noqa: PLC0415
+
         model = LogisticRegression(C=0.3, max_iter=500)
         folds = min(FOLDS, int(right.sum()), int((~right).sum()))
         if folds > 1:

@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 Integer = TypeVar("Integer", np.int32, np.int64)
 Codes = NDArray[np.uint32]
@@ -198,6 +197,8 @@ class HashingEmbedder:
         weighted = counts[:, kept] @ sp.diags_array(idf)
         lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
         unit = sp.diags_array((1.0 / np.maximum(lengths, 1e-12)).astype(np.float32)) @ weighted
+        from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
+
         _, _, axes = randomized_svd(unit, rank, n_iter=4, random_state=0)
         self._rows = np.full(BUCKETS, kept.size, np.int32)
         self._rows[kept] = np.arange(kept.size, dtype=np.int32)

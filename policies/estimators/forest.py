@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
 
 from policies.types import Float, Float32
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesRegressor
 
 Nodes = NDArray[np.int64]
 
@@ -34,6 +37,8 @@ class Forest:
         Trees grow on rows whose gaps are filled; leaves count only what was observed.
         """
         self._means = column_means(targets)
+        from sklearn.ensemble import ExtraTreesRegressor  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
+
         model = ExtraTreesRegressor(random_state=0, n_jobs=1, **self._growth)
         self._flatten(model.fit(inputs, _filled(targets, self._means)))
         self._sums = np.zeros((self._input.size, targets.shape[1]))
