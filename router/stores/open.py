@@ -12,7 +12,7 @@ from router.errors import SettingsError
 from router.ports import Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
 from router.stores.redis_ledger import RedisLedger
-from router.stores.redis_link import Link, connect
+from router.stores.redis_link import connect
 from router.stores.redis_log import RedisLog
 from router.stores.redis_records import RedisAudit, RedisShelf, RedisSpending
 from router.stores.reports import Audit, Spending
@@ -77,8 +77,7 @@ async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]
 
 @asynccontextmanager
 async def _redis(url: str, clock: Callable[[], int]) -> AsyncIterator[Stores]:
-    client, prefix = connect(url)
-    link = Link(client, prefix=prefix)
+    link = connect(url)
     ledger, log = RedisLedger(link, clock=clock), RedisLog(link)
     try:
         await ledger.open()

@@ -41,8 +41,9 @@ def script(name: str) -> str:
 class Link:
     """One Redis and the scripts in it. `prefix` is the hash tag that keeps every key in one slot."""
 
-    def __init__(self, client: Any, *, prefix: str = PREFIX) -> None:
+    def __init__(self, client: Any, *, prefix: str = PREFIX, watchers: Sequence[Any] = ()) -> None:
         self.client, self.prefix = client, prefix
+        self._watchers = watchers  # sentinels
         self._scripts = {name: script(name) for name in NAMES}
         self._digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
         self._waiting: list[tuple[str, tuple[Argument, ...], asyncio.Future[Any]]] = []
@@ -67,7 +68,8 @@ class Link:
     async def aclose(self) -> None:
         """Let what is under way end, and close the connections."""
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self.client.aclose()
+        for client in (self.client, *self._watchers):
+            await client.aclose()
 
     def _send(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -122,8 +124,8 @@ def calendar(now_ms: int) -> tuple[bytes, str]:
     return _calendar(now_ms // DAY_MS)
 
 
-def connect(url: str) -> tuple[Any, str]:
-    """A client and its prefix for redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
+def connect(url: str) -> Link:
+    """The way to redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
 
     The query may set `prefix`, `pool` (connections) and `timeout_s`. Raises: SettingsError.
     """
@@ -135,19 +137,19 @@ def connect(url: str) -> tuple[Any, str]:
     pool, timeout_s = int(query.pop("pool", CONNECTIONS)), float(query.pop("timeout_s", TIMEOUT_S))
     options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     if parts.scheme == "redis+sentinel":
-        return _sentinel(url, options, pool), prefix
+        return _by_sentinel(url, options, pool=pool, prefix=prefix)
     plain = urlunsplit(parts._replace(query="&".join(f"{k}={v}" for k, v in query.items())))
     if parts.scheme == "redis+cluster":
         cluster = plain.replace("redis+cluster://", "redis://", 1)
-        return aioredis.RedisCluster.from_url(cluster, max_connections=pool, **options), prefix
+        return Link(aioredis.RedisCluster.from_url(cluster, max_connections=pool, **options), prefix=prefix)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise SettingsError(f"cannot open a store at {url!r}", param="store.url")
     options["retry"] = Retry(NoBackoff(), 0)
     connections = aioredis.BlockingConnectionPool.from_url(plain, max_connections=pool, timeout=timeout_s, **options)
-    return aioredis.Redis.from_pool(connections), prefix
+    return Link(aioredis.Redis.from_pool(connections), prefix=prefix)
 
 
-def _sentinel(url: str, options: dict[str, Any], pool: int) -> Any:
+def _by_sentinel(url: str, options: dict[str, Any], *, pool: int, prefix: str) -> Link:
     parts = urlsplit(url)
     hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
     master = parts.path.strip("/")
@@ -155,4 +157,5 @@ def _sentinel(url: str, options: dict[str, Any], pool: int) -> Any:
         raise SettingsError(f"{url!r} names no master: redis+sentinel://HOST:PORT,…/MASTER", param="store.url")
     addresses = [(host, int(port or 26379)) for host, _, port in hosts]
     sentinel = aioredis.Sentinel(addresses, **options)  # type: ignore[no-untyped-call]  # redis-py types it later
-    return sentinel.master_for(master, max_connections=pool, retry=Retry(NoBackoff(), 0), **options)
+    client = sentinel.master_for(master, max_connections=pool, retry=Retry(NoBackoff(), 0), **options)
+    return Link(client, prefix=prefix, watchers=sentinel.sentinels)

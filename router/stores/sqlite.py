@@ -61,7 +61,10 @@ class Database:
         self.path = path
         self.riders: list[Rider] = []
         self.on_failure: list[Callable[[], None]] = []
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=256)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=256)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"cannot open {path}: {error}") from error
         self.execute: Execute = self._connection.execute
         self._scheduled: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None

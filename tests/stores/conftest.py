@@ -43,10 +43,12 @@ def redis_binary() -> str:
 class RedisProcess:
     """A redis-server on a socket of its own, which can be killed and started again."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, sentinel: Path | None = None) -> None:
         self.socket = folder / "redis.sock"
-        self._command = [redis_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder)]
-        self._command += ["--save", "", *options]
+        start = ["--save", ""] if sentinel is None else [str(sentinel), "--sentinel"]
+        self._command = [redis_binary(), *(start if sentinel is not None else []), "--port", "0"]
+        self._command += ["--unixsocket", str(self.socket), "--dir", str(folder)]
+        self._command += [*(start if sentinel is None else []), *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +58,7 @@ class RedisProcess:
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(500):
-            if self._answers():
+            if self.ask("PING").startswith(b"+PONG"):
                 return
             time.sleep(0.01)
         raise RuntimeError("redis-server does not answer")
@@ -67,15 +69,23 @@ class RedisProcess:
             self._process.wait()
             self._process = None
 
-    def _answers(self) -> bool:
+    def ask(self, line: str) -> bytes:
+        """The answer to a command; nothing while it is away."""
         with socket.socket(socket.AF_UNIX) as s:
             try:
                 s.settimeout(1)
                 s.connect(str(self.socket))
-                s.sendall(b"PING\r\n")
-                return s.recv(64).startswith(b"+PONG")
+                s.sendall(line.encode() + b"\r\n")
+                return s.recv(4096)
             except OSError:
-                return False
+                return b""
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

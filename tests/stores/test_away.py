@@ -1,0 +1,175 @@
+"""A store that is away, and what a restart of Redis may lose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router.errors import BudgetExceeded, StoreUnavailable
+from router.stores.open import Stores, open_stores
+from router.types import Budget, Hold
+from tests.stores.conftest import Clock, RedisProcess, free_port
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    process = RedisProcess(tmp_path, "--appendonly", "yes", "--appendfsync", "everysec")
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A Redis that loses everything when it is killed: worse than everysec."""
+    process = RedisProcess(tmp_path)
+    process.start()
+    yield process
+    process.kill()
+
+
+async def reserved(stores: Stores, b: Budget, worst: int, clock: Clock) -> Hold:
+    """A hold, as soon as the store takes reservations again."""
+    while True:
+        try:
+            return await stores.ledger.reserve(reservation(principal(b), offer(worst), now_ms=clock()))
+        except StoreUnavailable:
+            clock.pass_s(0.1)
+            await stores.ledger.tend()
+
+
+async def back(stores: Stores) -> None:
+    """Redis answers again."""
+    while True:
+        try:
+            return await stores.ledger.tend()
+        except StoreUnavailable:
+            await asyncio.sleep(0.01)
+
+
+async def test_redis_away_means_unavailable_and_soon(redis: RedisProcess, clock: Clock) -> None:
+    async with open_stores(redis.url, clock=clock) as stores:
+        redis.kill()
+        with pytest.raises(StoreUnavailable):
+            await stores.ledger.reserve(reservation(principal(budget(9)), offer(1), now_ms=clock()))
+        with pytest.raises(StoreUnavailable):
+            await stores.keys.find("sk-any", clock())
+        with pytest.raises(StoreUnavailable):
+            await stores.ledger.balances([budget(9)], clock())
+
+
+async def test_a_store_that_cannot_be_reached_stops_the_start(tmp_path: Path, clock: Clock) -> None:
+    for url in (f"unix://{tmp_path}/none.sock", f"sqlite:///{tmp_path}/none/there.db"):
+        with pytest.raises(StoreUnavailable):
+            async with open_stores(url, clock=clock):
+                pass
+
+
+async def test_a_settlement_while_redis_is_away_is_written_when_it_is_back(redis: RedisProcess, clock: Clock) -> None:
+    b = budget(100)
+    async with open_stores(redis.url, clock=clock) as stores:
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(50), now_ms=clock()))
+        redis.kill()
+        await stores.ledger.settle(hold, spend(20))
+        redis.start()
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (20, 0)
+
+
+async def test_holds_and_settlements_that_redis_lost_are_put_back(forgetful: RedisProcess, clock: Clock) -> None:
+    b = budget(100)
+    async with open_stores(forgetful.url, clock=clock) as stores:
+        await buy(stores, principal(b), 30, now_ms=clock())
+        running = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock()))
+        forgetful.kill()
+        forgetful.start()
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (30, 60)
+        await stores.ledger.settle(running, spend(55))
+        assert await spent_and_held(stores, b, clock()) == (85, 0)
+        with pytest.raises(BudgetExceeded):
+            await reserved(stores, b, 20, clock)
+
+
+async def test_reservations_wait_after_a_restart_until_holds_are_back(redis: RedisProcess, clock: Clock) -> None:
+    b = budget(100)
+    async with open_stores(redis.url, clock=clock) as here, open_stores(redis.url, clock=clock) as there:
+        await here.ledger.reserve(reservation(principal(b), offer(80), now_ms=clock()))
+        redis.kill()
+        redis.start()
+        with pytest.raises(StoreUnavailable):
+            await there.ledger.reserve(reservation(principal(b), offer(80), now_ms=clock()))
+        await back(here)
+        with pytest.raises(BudgetExceeded):
+            await reserved(there, b, 80, clock)
+
+
+async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: Clock) -> None:
+    b = budget(100)
+    async with open_stores(forgetful.url, clock=clock) as stores:
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock(), ttl_ms=5000))
+        stores.ledger.mark(hold)
+        await stores.ledger.tend()
+        forgetful.kill()
+        forgetful.start()
+        await back(stores)
+        clock.pass_s(6)
+        assert await spent_and_held(stores, b, clock()) == (60, 0)
+
+
+async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock: Clock) -> None:
+    b = budget(1000)
+    async with open_stores(redis.url, clock=clock) as stores:
+        for _ in range(20):
+            await buy(stores, principal(b), 7, now_ms=clock())
+        redis.kill()
+        redis.start()
+        await back(stores)
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (140, 0)
+        lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
+        assert sum(line.cost_nanousd for line in lines) == 140
+
+
+async def test_one_node_of_a_cluster_serves_every_script(tmp_path: Path, clock: Clock) -> None:
+    port = free_port()
+    process = RedisProcess(tmp_path, "--port", str(port), "--cluster-enabled", "yes")
+    process.start()
+    try:
+        for first in range(0, 16_384, 1024):
+            assert process.ask(f"CLUSTER ADDSLOTS {' '.join(map(str, range(first, first + 1024)))}") == b"+OK\r\n"
+        while b"cluster_state:ok" not in process.ask("CLUSTER INFO"):
+            await asyncio.sleep(0.01)
+        b = budget(100)
+        async with open_stores(f"redis+cluster://127.0.0.1:{port}", clock=clock) as stores:
+            await buy(stores, principal(b), 40, now_ms=clock())
+            assert await spent_and_held(stores, b, clock()) == (40, 0)
+            _, secret = await stores.keys.create("acme")
+            assert await stores.keys.find(secret, clock()) is not None
+    finally:
+        process.kill()
+
+
+async def test_the_master_of_a_sentinel_is_found(tmp_path: Path, clock: Clock) -> None:
+    port, watch = free_port(), free_port()
+    (tmp_path / "sentinel").mkdir()
+    conf = tmp_path / "sentinel" / "sentinel.conf"
+    conf.write_text(f"sentinel monitor money 127.0.0.1 {port} 1\n")
+    master = RedisProcess(tmp_path, "--port", str(port))
+    sentinel = RedisProcess(tmp_path / "sentinel", "--port", str(watch), sentinel=conf)
+    master.start()
+    sentinel.start()
+    try:
+        b = budget(100)
+        async with open_stores(f"redis+sentinel://127.0.0.1:{watch}/money", clock=clock) as stores:
+            await buy(stores, principal(b), 40, now_ms=clock())
+            assert await spent_and_held(stores, b, clock()) == (40, 0)
+    finally:
+        sentinel.kill()
+        master.kill()
