@@ -7,11 +7,14 @@ import time
 
 import numpy as np
 
+from policies.batch import choose_batch
+from policies.estimators.means import Means
+from policies.estimators.neighbours import NeighbourMeans
 from policies.named import NAMES, build
 from policies.types import Arm, History, Neighbours, Outcome, RouteContext, StoredPolicy
 
 ARMS, DIMENSIONS, NEIGHBOURS, ROWS = 16, 384, 100, 5_000
-PROPOSALS = 2_000
+PROPOSALS, BATCH = 2_000, 50_000
 
 
 def make_history(rng: np.random.Generator) -> History:
@@ -77,6 +80,19 @@ def timings_us(policy: StoredPolicy, contexts: list[RouteContext]) -> tuple[np.n
     return proposing / 1e3, learning / 1e3
 
 
+def batched_per_s(rng: np.random.Generator, history: History) -> float:
+    """Decisions a second of `neighbours` on a batch whose neighbours are already found."""
+    estimator = NeighbourMeans(Means())
+    estimator.refit(history)
+    near = rng.integers(0, ROWS, (BATCH, NEIGHBOURS))
+    similarity = np.sort(rng.random((BATCH, NEIGHBOURS)).astype(np.float32), axis=1)[:, ::-1]
+    tokens = rng.integers(10, 500, BATCH)
+    start = time.perf_counter()
+    found = estimator.estimate_batch(history, near, similarity, tokens=tokens, max_completion_tokens=512)
+    choose_batch(found, np.array(100.0))
+    return BATCH / (time.perf_counter() - start)
+
+
 def main() -> None:
     """Print a table."""
     rng = np.random.default_rng(0)
@@ -90,6 +106,7 @@ def main() -> None:
         proposing, learning = timings_us(policy, contexts)
         cells = (*np.percentile(proposing, (50, 99)), *np.percentile(learning, (50, 99)))
         print(f"{name:12} {cells[0]:12.0f} {cells[1]:8.0f} {cells[2]:10.0f} {cells[3]:8.0f}", flush=True)
+    print(f"neighbours in a batch of {BATCH}: {batched_per_s(rng, history):,.0f} decisions/s")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.tally import Tally
-from policies.priors import quality_prior
+from policies.priors import QUALITY_SIGMA, quality_prior
 from policies.types import Arm, Estimates, Float, History, Outcome, RouteContext
 
 PRIOR_WEIGHT = 4.0  # answers the prior is worth
 PRIOR_COMPLETION_TOKENS = 200.0
 JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS = range(10)
+EVERY = 64  # outcomes between two looks at what arms have in common; before that many, every one
 LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator
 
 
@@ -29,6 +30,14 @@ class _Known:
     line: tuple[float, float, float]  # mean cost, mean prompt tokens, slope: for arms without a list price
 
 
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What is known of arms in general."""
+
+    tokens: float  # of a completion
+    surplus: float  # by how much judged arms are better than their priors
+
+
 class Means:
     """Running means for each arm, shrunk to its prior."""
 
@@ -38,6 +47,8 @@ class Means:
         self._tally = Tally(10)
         self._prior_weight = prior_weight
         self._known: dict[str, tuple[Arm, _Known]] = {}
+        self._common = _Common(PRIOR_COMPLETION_TOKENS, 0.0)
+        self._events = 0
 
     def estimate(self, context: RouteContext) -> Estimates:
         known = [self._of(arm) for arm in context.arms]
@@ -45,6 +56,15 @@ class Means:
         return Estimates(
             np.array([each.quality for each in known]), np.array([each.sigma for each in known]), np.array(costs)
         )
+
+    def estimate_batch(self, arms: Sequence[Arm], tokens: NDArray[np.int64], max_completion_tokens: int) -> Estimates:
+        """(m, n) each, for queries of these prompt tokens (m,)."""
+        known = [self._of(arm) for arm in arms]
+        quality = np.array([each.quality for each in known])
+        sigma = np.array([each.sigma for each in known])
+        columns = [_batch_cost(arm, each, tokens, max_completion_tokens) for arm, each in zip(arms, known, strict=True)]
+        shape = (len(tokens), len(known))
+        return Estimates(np.broadcast_to(quality, shape), np.broadcast_to(sigma, shape), np.stack(columns, axis=1))
 
     def known(self) -> dict[str, float]:
         """Mean score of every arm that was ever judged."""
@@ -61,7 +81,7 @@ class Means:
             return entry[1]
         sums = self._sums(arm.name)
         quality, sigma = self._quality(arm, sums)
-        tokens = (sums[TOKENS] + PRIOR_COMPLETION_TOKENS) / (sums[ANSWERS] + 1.0)
+        tokens = (sums[TOKENS] + self._common.tokens) / (sums[ANSWERS] + 1.0)
         known = _Known(quality, sigma, tokens, _line(sums))
         cache[arm.name] = arm, known
         return known
@@ -73,6 +93,8 @@ class Means:
     def _quality(self, arm: Arm, sums: list[float]) -> tuple[float, float]:
         """Posterior mean and standard deviation of the mean."""
         prior, prior_sigma = quality_prior(arm, self.known() if arm.parent else None)
+        if prior_sigma == QUALITY_SIGMA:  # neither it nor its parent was measured: as the others are, but for its size
+            prior = min(1.0, max(0.0, prior + self._common.surplus))
         judged = sums[JUDGED]
         weight = judged + self._prior_weight
         mean = (sums[SCORE] + self._prior_weight * prior) / weight
@@ -101,7 +123,21 @@ class Means:
             sums[COSTED : LENGTH_COST + 1] += (1.0, cost, length, length**2, length * cost)
             sums[ANSWERS] += 1.0
             sums[TOKENS] += outcome.completion_tokens
+        self._events += 1
+        if self._events < EVERY or self._events % EVERY == 0:
+            self._pool()
         self._forget(outcome.arm, judged=not math.isnan(outcome.score))
+
+    def _pool(self) -> None:
+        """What all arms have in common, as the prior of those nobody tried."""
+        sums = self._tally.sums
+        priors = {name: quality_prior(arm)[0] for name, (arm, _) in self._known.items()}
+        judged = [(known - priors[name]) for name, known in self.known().items() if name in priors]
+        self._common = _Common(
+            tokens=float(sums[:, TOKENS].sum() + PRIOR_COMPLETION_TOKENS) / float(sums[:, ANSWERS].sum() + 1.0),
+            surplus=sum(judged) / len(judged) if judged else 0.0,
+        )
+        self._known = {}
 
     def _forget(self, name: str, *, judged: bool) -> None:
         """What is known of an arm, and where it was judged also of the arms that take their prior from it."""
@@ -124,13 +160,16 @@ class Means:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
         self._tally = tally
-        self._known = {}
+        self._pool()
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
-        return self._tally.state()
+        common = np.array([self._common.tokens, self._common.surplus])
+        return {**self._tally.state(), "common": common, "events": np.array(self._events)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self._tally.restore(state)
+        self._tally.restore({key: value for key, value in state.items() if key not in {"common", "events"}})
+        self._common = _Common(*np.array(state["common"], np.float64).tolist())
+        self._events = int(state["events"])
         self._known = {}
 
 
@@ -146,3 +185,12 @@ def _line(sums: list[float]) -> tuple[float, float, float]:
     spread = squares - mean_length**2 + LINE_PRIOR * squares
     slope = (sums[LENGTH_COST] / n - mean_length * mean_cost) / max(spread, 1e-9)
     return mean_cost, mean_length, max(slope, 0.0)
+
+
+def _batch_cost(arm: Arm, known: _Known, tokens: NDArray[np.int64], max_completion_tokens: int) -> Float:
+    """(m,) USD, as Means._cost for each query."""
+    if arm.prompt_price or arm.completion_price:
+        completion = arm.completion_price * min(known.tokens, max_completion_tokens)
+        return np.asarray(arm.prompt_price * tokens + completion, dtype=np.float64)
+    mean_cost, mean_length, slope = known.line
+    return np.maximum(mean_cost + slope * (tokens - mean_length), 0.1 * mean_cost)

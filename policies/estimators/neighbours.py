@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from policies.estimators.means import Means
-from policies.types import Estimates, Float, History, Neighbours, Outcome, RouteContext
+from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
 
 
 class NeighbourMeans:
@@ -46,6 +47,37 @@ class NeighbourMeans:
             sigma[arm] = max(wide, 1e-3) if weight > 0 else prior_sigma
             cost[arm] = (spent + shrinkage * prior_cost) / (paid + shrinkage) if paid + shrinkage > 0 else prior_cost
         return Estimates(quality, sigma, cost)
+
+    def estimate_batch(
+        self,
+        history: History,
+        near: NDArray[np.intp],
+        similarity: Float32,
+        *,
+        tokens: NDArray[np.int64],
+        max_completion_tokens: int,
+    ) -> Estimates:
+        """(m, M) each, for queries whose neighbours are rows `near` (m, k) of history; agrees with estimate()."""
+        base = self._means.estimate_batch(history.arms, tokens, max_completion_tokens)
+        weight, total, squares, paid, spent = self._batch_sums(history, near[:, : self._k], similarity[:, : self._k])
+        shrinkage = self._shrinkage
+        some = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
+        mean = np.where(np.isnan(some), base.quality, (total + shrinkage * base.quality) / some)
+        spread = np.maximum(squares - 2.0 * mean * total + mean * mean * weight, 0.0) / np.maximum(weight, 1.0)
+        wide = np.sqrt((spread + shrinkage * base.sigma**2) / (weight + max(shrinkage, 1.0)))
+        charged = np.where(paid + shrinkage > 0, paid + shrinkage, np.nan)
+        cost = np.where(np.isnan(charged), base.cost, (spent + shrinkage * base.cost) / charged)
+        return Estimates(np.clip(mean, 0.0, 1.0), np.where(weight > 0, np.maximum(wide, 1e-3), base.sigma), cost)
+
+    def _batch_sums(self, history: History, near: NDArray[np.intp], similarity: Float32) -> list[Float]:
+        """Five arrays (m, M), as _sums, by one sparse product."""
+        trust = np.clip(similarity / self._trusted, 0.0, 1.0).astype(np.float64)
+        ends = np.arange(0, near.size + 1, near.shape[1])
+        chosen = csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
+        judged, paid = ~np.isnan(history.scores), ~np.isnan(history.costs)
+        score, cost = np.where(judged, history.scores, 0.0), np.where(paid, history.costs, 0.0)
+        table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (N, 5M)
+        return np.split(np.asarray(chosen @ table, dtype=np.float64), 5, axis=1)
 
     def _sums(self, near: Neighbours) -> list[list[float]]:
         """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
