@@ -57,6 +57,7 @@ class Runtime:
     meter: PrometheusMeter
     clock: Callable[[], float]
     version: str
+    unpriced: str = ""  # why what the engines list was last not taken in
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def missing(self) -> dict[str, str]:
@@ -207,7 +208,12 @@ async def _refresh(runtime: Runtime) -> None:
     fleet, decider = runtime.fleet, runtime.gateway.decider
     await fleet.refresh()
     decider.down, decider.saturated = fleet.down(), fleet.saturated()
-    decider.catalogue = fleet.catalogue()
+    try:
+        decider.catalogue, runtime.unpriced = fleet.catalogue(), ""
+    except SettingsError as error:  # an engine lists something new: the candidates stay as they were
+        if error.message != runtime.unpriced:
+            LOG.error("the candidates stay as they were: %s", error.message)
+        runtime.unpriced = error.message
     for name in fleet.backends:
         runtime.meter.backend(name, up=name not in decider.down)
 

@@ -173,10 +173,12 @@ class Settings(Section):
     ) -> Model:
         """A model a backend found, as a candidate; what the document says of it wins over what was found.
 
+        A variant nothing else prices costs what its parent does.
+
         `facts` are further fields of Model: capabilities, parent, bits, parameters, extra_body, bytes_per_token.
         Raises: SettingsError where nothing prices it.
         """
-        found = self._found_price(backend, upstream, name or upstream, price)
+        found = price or self._found_price(backend, upstream, name or upstream, facts.get("parent"))
         facts.setdefault("capabilities", CAPABILITIES[self.backends[backend].kind])
         model = Model(
             name=name or upstream,
@@ -199,18 +201,19 @@ class Settings(Section):
                 return each
         return None
 
-    def _found_price(self, backend: str, upstream: str, name: str, price: Price | None) -> Price:
-        section = self._section(backend, upstream, name)
-        if section is not None and section.price is not None:
-            return section.price.price()
-        price = price or (self.default_price.price() if self.default_price else None)
-        if price is None:
+    def _found_price(self, backend: str, upstream: str, name: str, parent: str | None) -> Price:
+        """What the document says of the model, of its parent (an adapter costs what its base does), or the default."""
+        for found, known_as in ((upstream, name), (parent, parent)):
+            section = self._section(backend, found, known_as) if found and known_as else None
+            if section is not None and section.price is not None:
+                return section.price.price()
+        if self.default_price is None:
             raise SettingsError(
-                f"backends.{backend}.discover: found {upstream} and nothing prices it, "
+                f"backends.{backend}.discover: found {name} and nothing prices it, "
                 f"expected an entry in models with a price, or default_price",
                 param=f"backends.{backend}.discover",
             )
-        return price
+        return self.default_price.price()
 
     def _overridden(self, found: Model, section: ModelSection) -> Model:
         """The found model with every field the document sets."""

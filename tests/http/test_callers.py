@@ -96,3 +96,20 @@ async def test_no_secret_of_the_settings_reaches_the_log(tmp_path: Path) -> None
             await until(lambda: "api_key" in gateway.log.read_text())
             assert one.heard[0].headers["authorization"] == "Bearer hushhush-engine"
             assert "hushhush" not in gateway.log.read_text()
+
+
+async def test_an_engine_that_lists_what_nothing_prices_keeps_its_other_models(tmp_path: Path) -> None:
+    async with engine() as one:
+        one.models = [{"id": "one", "object": "model"}]
+        found = settings(tmp_path, one)
+        found["backends"]["one"]["discover"] = True
+        async with serving(tmp_path, found) as gateway, gateway.client() as client:
+            one.models += [{"id": "stranger", "object": "model"}, {"id": "sql", "object": "model", "parent": "one"}]
+            await until(lambda: "found stranger and nothing prices it" in gateway.log.read_text())
+            assert (await client.post(CHAT, json=chat())).status_code == 200
+            one.models = [each for each in one.models if each["id"] != "stranger"]
+            await until(lambda: listed(client, "sql"))
+
+
+async def listed(client: httpx.AsyncClient, name: str) -> bool:
+    return name in [model["id"] for model in (await client.get("/v1/models")).json()["data"]]

@@ -132,6 +132,15 @@ models: [{name: quick, upstream: org/model, price: {prompt: 1, completion: 1}, c
     assert (found.parent, found.bits, found.price.prompt) == ("org/base", 3, 1_000_000_000)
 
 
+def test_an_adapter_costs_what_its_base_does_unless_it_has_a_price(read: Read) -> None:
+    settings = read("""
+backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}
+models: [{name: quick, upstream: org/model, price: {prompt: 3, completion: 4}}]
+""")
+    adapter = settings.discovered("gpu", "sql-adapter", parent="org/model")
+    assert adapter.price == Price(3_000_000_000, 4_000_000_000)  # type: ignore[arg-type]
+
+
 def test_a_discovered_model_nothing_prices_is_refused(read: Read) -> None:
     settings = read("backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}")
     with pytest.raises(SettingsError, match=r"backends\.gpu\.discover: found m and nothing prices it"):
@@ -141,11 +150,16 @@ def test_a_discovered_model_nothing_prices_is_refused(read: Read) -> None:
 def test_a_width_of_a_listed_model_is_a_model_of_its_own(read: Read) -> None:
     settings = read("""
 backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}
-models: [{name: quick, upstream: org/model, price: {prompt: 1, completion: 1}}]
-default_price: {prompt: 2, completion: 2}
+models:
+- {name: quick, upstream: org/model, price: {prompt: 2, completion: 2}}
+- {name: org/model@4bit, price: {prompt: 1, completion: 1}}
 """)
-    width = settings.discovered("gpu", "org/model", name="org/model@3bit", parent="org/model", bits=3)
-    assert (width.name, width.price.prompt) == ("org/model@3bit", 2_000_000_000)
+    three, four = (
+        settings.discovered("gpu", "org/model", name=f"org/model@{bits}bit", parent="org/model", bits=bits)
+        for bits in (3, 4)
+    )
+    assert (three.name, three.price.prompt) == ("org/model@3bit", 2_000_000_000)
+    assert (four.name, four.price.prompt) == ("org/model@4bit", 1_000_000_000)
 
 
 def test_a_listed_model_only_its_backend_can_price_waits_for_it(read: Read) -> None:

@@ -15,6 +15,7 @@ from router.types import Price
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = sorted(
     [*ROOT.glob("examples/*.yaml"), *ROOT.glob("deploy/settings/*.yaml"), *ROOT.glob("deploy/**/pointsman.yaml")]
 )
@@ -43,6 +44,6 @@ def test_every_example_is_valid(path: Path) -> None:
     assert load(path, Anything(), listed=price)
 
 
-@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
-def test_every_snippet_on_the_page_is_valid(text: str) -> None:
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", PAGE + README, re.DOTALL))
+def test_every_snippet_on_the_page_and_in_the_readme_is_valid(text: str) -> None:
     assert build(parse(text), Anything(), listed=price)
