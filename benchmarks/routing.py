@@ -277,7 +277,7 @@ def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple
     vectors = rng.normal(size=(rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     models = tuple(Arm(f"model-{each}", 1e-7 * (each + 1), 2e-7 * (each + 1)) for each in range(arms))
-    tokens, features = rng.integers(10, 1000, rows), rng.random((rows, 27)).astype(np.float32)
+    tokens, features = rng.integers(10, 1000, rows), rng.random((rows, 49)).astype(np.float32)
     scores = rng.random((rows, arms))
     costs = np.outer(tokens, [arm.prompt_price for arm in models]) + rng.random((rows, arms)) * 1e-4
     history = History(vectors, models, scores, costs, tokens, 4 * tokens, features)

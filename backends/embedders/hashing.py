@@ -7,6 +7,7 @@ frequencies and a truncated singular value decomposition of the texts it was fit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ CJK_AT = CHARACTERS_AT + (1 << CHARACTER_BITS)
 BUCKETS = CJK_AT + (1 << CJK_BITS)
 MAX_CHARACTERS = 8192  # a longer text is embedded by its two ends of half this length
 
+STEM_CHARACTERS = 2000  # of a question and of its options, looked at for their form
+
 SPACE, PUNCTUATION, LETTER, CJK = range(4)
 CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
 
@@ -40,6 +43,10 @@ FEATURE_NAMES = (
     "digit_share", "capital_share", "punctuation_share", "space_share", "letters_per_word", "log_digits",
     "question_marks", "money_and_percent", "equals", "brackets", "braces", "underscores", "backslashes", "commas",
     "quotes", "arithmetic", "colons", "choices", "ends_with_answer", "starts_with_question", "code",
+    "log_stem", "stem_ends_asking", "stem_ends_closed", "stem_sentences", "stem_copulas", "stem_capitalised_share",
+    "stem_distinct_share", "stem_word_length", "stem_longest_word", "negation", "following", "statement", "blank",
+    "all_of_the_above", "options", "log_option", "log_longest_option", "log_shortest_option", "option_spread",
+    "longest_option_at", "shortest_option_at", "options_with_digits",
 )  # fmt: skip
 DIGITS, CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 GROUPS = ("\n", DIGITS, "?", "$%", "=", "()[]", "{}", "_", "\\", ",", "\"'`", "+-*/^<>", ":;", CAPITALS)
@@ -60,11 +67,10 @@ def _classes() -> NDArray[np.uint8]:
 
 
 def _groups() -> Matrix:
-    """(groups + 2, 129) which of the first 128 code points belong to each of GROUPS, to punctuation and to space."""
-    members = np.zeros((len(GROUPS) + 2, 129), np.float32)
+    """(groups, 129) which of the first 128 code points belong to each of GROUPS."""
+    members = np.zeros((len(GROUPS), 129), np.float32)
     for row, characters in enumerate(GROUPS):
         members[row, [ord(character) for character in characters]] = 1.0
-    members[-2, :128], members[-1, :128] = CLASSES[:128] == PUNCTUATION, CLASSES[:128] == SPACE
     return members
 
 
@@ -253,15 +259,19 @@ def surface_features(text: str) -> Matrix:
     """(f,) what a glance at the form of a text says, named by FEATURE_NAMES. All finite; an empty text is all zero."""
     if not text:
         return np.zeros(len(FEATURE_NAMES), np.float32)
-    codes = _codes(text)
+    head = text[:MAX_CHARACTERS]
+    codes = _codes(head)
     counts = MEMBERS @ np.bincount(np.minimum(codes, 128), minlength=129).astype(np.float32)
-    lines, digits, *marks, capitals, punctuation, space = counts.tolist()
-    cjk = 0 if text.isascii() else int(np.count_nonzero(CLASSES.take(codes) == CJK))
-    total, words = len(text), len(text.split())
-    logs = np.log1p(np.array([total, total - cjk, cjk, words, lines, digits, *marks], np.float32))
-    letters = min((total - cjk - space - punctuation) / max(words, 1), 20.0)
-    shares = [cjk / total, digits / total, capitals / total, punctuation / total, space / total, letters]
-    return np.concatenate([logs[:5], shares, logs[5:], _forms(text)], dtype=np.float32)
+    lines, digits, *marks, capitals = counts.tolist()
+    classes = CLASSES.take(codes)
+    space, punctuation, letters, cjk = np.bincount(classes, minlength=4).tolist()
+    runs = classes == LETTER
+    words = int(np.count_nonzero(runs[1:] > runs[:-1])) + int(runs[0])
+    total = len(head)
+    logs = np.log1p(np.array([len(text), len(text) - cjk, cjk, words, lines, digits, *marks], np.float32))
+    shares = [cjk / total, digits / total, capitals / total, punctuation / total, space / total]
+    shares.append(min(letters / max(words, 1), 20.0))
+    return np.concatenate([logs[:5], shares, logs[5:], _forms(text), _question(head)], dtype=np.float32)
 
 
 def _forms(text: str) -> list[float]:
@@ -270,3 +280,45 @@ def _forms(text: str) -> list[float]:
     ends = text[-12:].strip().lower().endswith(("answer:", "答案：", "答案:"))
     code = ("def " in text) + ("python" in text) + ("function" in text) + ("assert" in text)
     return [float(choices), float(ends), float(text[:12].strip().lower().startswith("question")), float(code)]
+
+
+def _question(text: str) -> list[float]:
+    """The form of what comes before lettered options, and of the options."""
+    at = text.find("\nA")
+    stem = (text if at < 0 else text[:at])[:STEM_CHARACTERS].rstrip()
+    low, words = stem.lower(), stem.split()
+    lengths = [len(word) for word in words] or [0]
+    named = sum(word[0].isupper() for word in words[1:])
+    count = len(lengths)
+    return [
+        math.log1p(len(stem)),
+        float(stem.endswith("?")),
+        float(stem.endswith(".")),
+        float(stem.count(".")),
+        float(low.count(" is ") + low.count(" are ")),
+        named / count,
+        len(set(words)) / count,
+        sum(lengths) / count,
+        float(max(lengths)),
+        float(" not " in low or "except" in low),
+        float("following" in low),
+        float("statement" in low),
+        float("____" in text),
+        float("the above" in text.lower()),
+        *_options("" if at < 0 else text[at + 1 :]),
+    ]
+
+
+def _options(text: str) -> list[float]:
+    """How many lettered options, how long, which are longest and shortest, and how many hold digits."""
+    lines = text[:STEM_CHARACTERS].split("\n")[:8]
+    options = [line[2:].strip() for line in lines if len(line) > 2 and line[0] in "ABCDE"][:5]
+    if not options:
+        return [0.0] * 8
+    lengths = [len(option) for option in options]
+    mean, longest, shortest = sum(lengths) / len(lengths), max(lengths), min(lengths)
+    spread = math.sqrt(sum((length - mean) ** 2 for length in lengths) / len(lengths)) / (mean + 1.0)
+    digits = sum(any(character in DIGITS for character in option) for option in options)
+    logs = [math.log1p(mean), math.log1p(longest), math.log1p(shortest)]
+    places = [float(lengths.index(longest)), float(lengths.index(shortest)), float(digits)]
+    return [float(len(options)), *logs, spread, *places]
