@@ -290,7 +290,8 @@ def _tile_at(
     else:
         l0, l1, l2, l3, h0, h1, h2, h3 = 0, 0, 0, 0, 0, 0, 0, 0
     k = tl.arange(0, 8 * BW)
-    for start in tl.range(begin, end, BW, num_stages=STAGES):
+    stages: tl.constexpr = STAGES if WIDTH <= 4 else 1  # look-ups in memory wait for themselves, not for planes
+    for start in tl.range(begin, end, BW, num_stages=stages):
         words = start + tl.arange(0, BW)
         where = rows[:, None] * KW + words[None, :]
         if WIDTH > 4:
@@ -401,9 +402,9 @@ class Launch:
 def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     """What was fastest on an H200 for this many rows of x; docs/gpu.md has the figures."""
     if rows == 1:
-        return Launch(2, 1, 128, 1)
-    tiles = triton.cdiv(layer_rows, 64)
-    splits = max(1, min(8, 256 // tiles, words // 32))
+        tall = layer_rows > 4096 and words <= 128
+        return Launch(4, 1, 32, 1, registers=80) if tall else Launch(2, 1, 64, 1)
+    splits = max(1, min(4 if layer_rows <= 8192 else 1, words // 32))
     return Launch(64, 16 if rows <= 16 else 64, 8, 4, 2, splits)
 
 
