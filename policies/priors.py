@@ -9,6 +9,7 @@ import numpy as np
 from policies.types import Arm, Float
 
 QUALITY_SIGMA = 0.2  # nobody measured it: Sloth's errors (0.04–0.10) hold within known families and benchmarks only
+MEASURED_SIGMA = 0.1  # measured, but on other queries
 WIDTH_SIGMA = 0.1  # the parent was measured, the width was not
 UNKNOWN = 0.5
 SLOPE = 0.25  # logit of quality per doubling of weights, a cautious reading of size laws
@@ -31,6 +32,8 @@ def size_quality(parameters: float | None) -> float:
 
 def quality_prior(arm: Arm, known: Mapping[str, float] | None = None) -> tuple[float, float]:
     """(mean, standard deviation) of an arm's quality; `known` holds measured means by name, for its parent."""
+    if arm.quality is not None:
+        return arm.quality, MEASURED_SIGMA
     parent = (known or {}).get(arm.parent or "")
     if parent is not None:
         return max(0.0, parent - width_offset(arm.bits)), WIDTH_SIGMA

@@ -25,6 +25,7 @@ class Arm:
     parent: str | None = None  # the full-width model this is a variant of
     bits: int | None = None
     parameters: float | None = None  # number of weights
+    quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where learning starts
 
 
 @dataclass(frozen=True, slots=True)

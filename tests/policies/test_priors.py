@@ -50,3 +50,9 @@ def test_a_larger_batch_makes_a_token_cheaper() -> None:
 def test_the_roofline_of_an_unknown_size_is_refused() -> None:
     with pytest.raises(ValueError, match="m: the roofline needs the number of weights"):
         decode_ms(Arm("m", 0, 0), bandwidth_gbs=1000)
+
+
+def test_a_quality_measured_elsewhere_is_where_learning_starts() -> None:
+    mean, sigma = quality_prior(Arm("m", 0, 0, parameters=5e6, quality=0.71))
+    assert mean == 0.71
+    assert sigma < quality_prior(Arm("m", 0, 0, parameters=5e6))[1]
