@@ -9,7 +9,6 @@ picture    the same as a drawing (needs matplotlib)
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -78,6 +77,11 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
+def candidates(names: Sequence[str]) -> list[tuple[str, int]]:
+    """The measured widths of the named stores."""
+    return [(name, bits) for name in names for bits in WIDTHS[name]]
+
+
 def drawn(per_cell: int) -> list[Item]:
     """The held-out items of the ladder: the same number for every skill and difficulty, the same every time."""
     return sample(per_cell * len(SKILLS) * len(LEVELS), rng=np.random.default_rng(SEED), split="test")
@@ -86,7 +90,7 @@ def drawn(per_cell: int) -> list[Item]:
 def measure(per_cell: int, *, names: Sequence[str]) -> Ladder:
     """Let every width of the named stores answer the same items."""
     items = drawn(per_cell)
-    widths = [(name, bits) for name in names for bits in WIDTHS]
+    widths = candidates(names)
     scores = []
     with Progress() as bar:
         for name, bits in bar.track(widths, description="answering"):
@@ -114,7 +118,7 @@ def save(ladder: Ladder, file: Path) -> None:
     rows = kept["scores"] if {key: kept.get(key) for key in head} == head else {}
     for name, row in zip(ladder.candidates, ladder.scores, strict=True):
         rows[name] = "".join(MARKS[round(10 * score)] for score in row)
-    order = [f"{name}@{bits}bit" for name in STORES for bits in WIDTHS]
+    order = [f"{name}@{bits}bit" for name, bits in candidates(list(STORES))]
     scores = {name: rows[name] for name in sorted(rows, key=order.index)}
     file.write_text(json.dumps({**head, "scores": scores}, indent=1) + "\n")
 
@@ -144,7 +148,7 @@ class Speed:
 
 def speeds(names: Sequence[str], *, tokens: int = 200, rounds: int = 5) -> Iterator[Speed]:
     """Median speed of every width, from 200-token prompts and 200-token answers."""
-    for name, bits in itertools.product(names, WIDTHS):
+    for name, bits in candidates(names):
         loaded = Loaded(name, STORES[name])
         prompt = ([*encode_chat("How many s's are in processes? " * 8)] * 2)[:tokens]
         read = [_seconds(loaded, prompt, bits=bits, tokens=1) for _ in range(rounds + 1)][1:]

@@ -59,14 +59,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoints", type=Path, help="what backends.family.train wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "stores")
-    parser.add_argument("--bits", default="3-8")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     options = parser.parse_args()
     for name in options.sizes:
         pack(
             options.checkpoints / name,
             options.out / name,
-            bits=parse_bits(options.bits),
+            bits=parse_bits(SIZES[name].bits),
             rows_per_table=SIZES[name].rows_per_table,
         )
 

@@ -20,6 +20,7 @@ class Size:
     mlp: int
     learning_rate: float
     noise: float  # weight noise while training, in standard deviations of the matrix: makes narrow widths bearable
+    bits: str  # widths packed
     rows_per_table: int  # rows of a weight matrix that share one quantization table
 
     @property
@@ -42,9 +43,13 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    "small": Size(hidden=64, layers=4, heads=2, mlp=128, learning_rate=8e-3, noise=0.08, rows_per_table=16),
-    "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, rows_per_table=16),
-    "large": Size(hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, rows_per_table=16),
+    "small": Size(hidden=64, layers=4, heads=2, mlp=128, learning_rate=8e-3, noise=0.08, bits="3-6", rows_per_table=1),
+    "medium": Size(
+        hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, bits="3-8", rows_per_table=16
+    ),
+    "large": Size(
+        hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, bits="3-8", rows_per_table=16
+    ),
 }
 STEPS = 15650
 ITEMS_PER_STEP = 640
