@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stack import Queries, Stack
 from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
 
-MIN_ROWS = 60  # fewer are left to the neighbours
+MIN_ROWS = 60  # judged answers of an arm; one with fewer is left to the neighbours
 
 
 class Blend:
@@ -43,6 +44,10 @@ class Blend:
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
+    def knows(self, context: RouteContext) -> bool:
+        """Whether every arm of this query is fitted."""
+        return self._stack is not None and all(_find(self._stack.arms, arm.name) >= 0 for arm in context.arms)
+
     @property
     def charge_spread(self) -> Mapping[str, float]:
         """Standard deviation of log(charge / expected) for each arm of the fit."""
@@ -72,8 +77,15 @@ class Blend:
 
     def refit(self, history: History) -> None:
         self._fallback.refit(history)
-        if len(history.embeddings) < MIN_ROWS:
+        judged = np.flatnonzero((~np.isnan(history.scores)).sum(axis=0) >= MIN_ROWS)
+        if len(judged) < 2:
             return
+        history = replace(
+            history,
+            arms=tuple(history.arms[column] for column in judged),
+            scores=history.scores[:, judged],
+            costs=history.costs[:, judged],
+        )
         stack = Stack()
         rehearsal = stack.fit(history, surface(history.features, history.prompt_characters, history.prompt_tokens))
         self._stack, self._rehearsal = stack, rehearsal

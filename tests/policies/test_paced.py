@@ -114,11 +114,20 @@ def test_replicas_that_learn_the_same_outcomes_agree_to_the_last_bit(
         np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
 
 
-def test_the_share_that_explores_is_in_the_probabilities() -> None:
+def test_the_share_that_explores_is_in_the_probabilities(fitted_state: dict[str, np.ndarray]) -> None:
     curious = build(ARMS, explore=0.05)
+    curious.restore(fitted_state)
     proposal = curious.propose(make_context(ARMS, make_past()))
     assert (proposal.probabilities > 0).all()
     assert proposal.probabilities.max() > 0.95
+
+
+def test_it_looks_around_until_its_arms_are_known(policy: Composed) -> None:
+    context = make_context(ARMS, make_past())
+    unknown = build(ARMS, explore=0.0).propose(context).probabilities
+    known = policy.propose(context).probabilities
+    assert (unknown > 0).sum() > 1
+    assert known.max() == 1.0
 
 
 @pytest.mark.parametrize("options", [{"resolve": 0}, {"queries_per_s": 0.0}, {"explore": 1.5}])
