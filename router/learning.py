@@ -68,8 +68,10 @@ class OutcomeTable:
     def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]) -> Neighbours:
         """What `models` (n,) earned and cost on `rows` (k,)."""
         columns = [self._column(model) for model in models]
-        cells = rows[:, None], columns
-        return Neighbours(similarity, self._scores[cells].astype(np.float64), self._costs[cells].astype(np.float64))
+        scores, costs = self._scores.take(rows, axis=0), self._costs.take(rows, axis=0)  # whole rows: half the price
+        if columns != list(range(scores.shape[1])):
+            scores, costs = scores[:, columns], costs[:, columns]
+        return Neighbours(similarity, scores.astype(np.float64), costs.astype(np.float64))
 
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit. Copies, so that a thread may read it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.discovery import Machine, roofline
 from backends.types import Embedder
 from policies.preference import preference_price
-from policies.types import Policy, Purse, RouteContext
+from policies.types import Estimates, Policy, Proposal, Purse, RouteContext
 from router.eligibility import why_not
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.escalating import Escalating
@@ -35,6 +35,9 @@ from router.ports import Ledger, NeighbourIndex
 from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
 
 _NO_PURSE = Purse()
+_NOTHING = np.empty(0, np.float32)
+_NO_ROWS = np.empty(0, np.int64)
+_CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
 USUAL_MACHINE = Machine(flops=4e14, bandwidth=2e12)  # half of what an H100 may do
 LOCAL_MACHINE = Machine(flops=2e10, bandwidth=1e10)  # one core running the embedded family
@@ -80,6 +83,8 @@ class Decider:
             raise self._nobody(call, refusals)
         if call.path == "/v1/embeddings" and call.needs.pinned is None and len(models) > 1:
             raise _one_space(models)
+        if len(models) == 1 and not self.options.remember:
+            return self._only(principal, call, models, refusals)
         embedding = await self._embed(call)
         stages.mark("embed")
         purse = await self._purse(principal)
@@ -124,6 +129,22 @@ class Decider:
         )
         stages.mark("propose")
         return decision
+
+    def _only(self, principal: Principal, call: Call, models: tuple[Model, ...], refusals: dict[str, str]) -> Decision:
+        """Nothing to weigh and nothing to learn from: a pass-through."""
+        return Decision(
+            decision_id=new_id(),
+            policy=self._policy(principal, call)[0] if call.needs.pinned is None else "pinned",
+            preference=self._preference(principal, call),
+            models=models,
+            refusals=refusals,
+            proposal=_CERTAIN,
+            choice=0,
+            embedding=_NOTHING,
+            neighbour_rows=_NO_ROWS,
+            similarity=_NOTHING,
+            purse=_NO_PURSE,
+        )
 
     def escalating(self, decision: Decision) -> Escalating | None:
         """The policy that may hold answers to this decision back; None for every other policy."""
