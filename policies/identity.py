@@ -77,7 +77,7 @@ def width_offsets(arms: Sequence[Arm], levels: Mapping[str, float]) -> dict[int,
     """Bits -> mean quality lost against the parent, over the arms whose own and whose parent's level are known."""
     lost: dict[int, list[float]] = {}
     for arm in arms:
-        if arm.bits is not None and arm.parent in levels and arm.name in levels:
+        if arm.bits is not None and arm.parent is not None and arm.parent in levels and arm.name in levels:
             lost.setdefault(arm.bits, []).append(levels[arm.parent] - levels[arm.name])
     return {bits: float(np.mean(values)) for bits, values in lost.items()}
 

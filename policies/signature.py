@@ -106,7 +106,7 @@ class Head:
         self._steps = np.stack([isotonic.X_thresholds_, isotonic.y_thresholds_]).astype(np.float64)
         model.fit(inputs, right, weights)
         self._weights = np.append(model.coef_[0], model.intercept_[0]).astype(np.float64)
-        confidences = np.interp(raw, *self._steps)
+        confidences = np.asarray(np.interp(raw, *self._steps), dtype=np.float64)
         base = np.average((right - np.average(right, weights=weights)) ** 2, weights=weights)
         self.reliability = float(np.clip(1 - np.average((right - confidences) ** 2, weights=weights) / base, 0, 1))
         return confidences

@@ -193,4 +193,4 @@ def _batch_cost(arm: Arm, known: _Known, tokens: NDArray[np.int64], max_completi
         completion = arm.completion_price * min(known.tokens, max_completion_tokens)
         return np.asarray(arm.prompt_price * tokens + completion, dtype=np.float64)
     mean_cost, mean_length, slope = known.line
-    return np.maximum(mean_cost + slope * (tokens - mean_length), 0.1 * mean_cost)
+    return np.asarray(np.maximum(mean_cost + slope * (tokens - mean_length), 0.1 * mean_cost), dtype=np.float64)
