@@ -28,6 +28,7 @@ from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
 EXPIRED_REMEMBERED = 10_000
+BOUND = 16_384  # charges whose meters are known
 
 
 class Opened(msgspec.Struct, array_like=True, tag="o"):
@@ -134,6 +135,8 @@ class Book:
         self.notes: list[Note] = []
         self._load, self._load_line = load, load_line
         self._plans = PlanCache(plan_of)
+        self._bound: dict[bytes, tuple[tuple[Charge, Meter], ...]] = {}
+        self._generation = object()
 
     # reading
 
@@ -157,10 +160,30 @@ class Book:
     def rolled(self, gauge: Gauge, now_ms: int) -> Meter:
         """The gauge's meter as of now."""
         meter = self.meter(gauge.scope, gauge.meter)
-        slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
-        if slot > meter.slot:
-            meter.roll(slot, gauge.keep)
+        meter.roll(gauge.slot(now_ms), gauge.keep)
         return meter
+
+    def shrink(self) -> None:
+        """Keep only what is not stored yet; the rest is fetched again when it is asked for."""
+        self.accounts = {scope: account for scope, account in self.accounts.items() if scope in self.dirty_accounts}
+        self.lines = {key: line for key, line in self.lines.items() if key in self.dirty_lines}
+        self._bound.clear()
+        self._generation = object()
+
+    def _meters_of(self, plan: Plan) -> tuple[Meter, ...]:
+        if plan.owner is not self._generation:
+            plan.owner = self._generation
+            plan.meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
+        return plan.meters
+
+    def _charged(self, charges: bytes) -> tuple[tuple[Charge, Meter], ...]:
+        bound = self._bound.get(charges)
+        if bound is None:
+            if len(self._bound) >= BOUND:
+                self._bound.clear()
+            bound = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charges_in(charges)])
+            self._bound[charges] = bound
+        return bound
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -191,8 +214,10 @@ class Book:
         """How much of each gauge would be used with this offer, or the gauge that stands in the way longest."""
         refusal: Refusal | None = None
         after = []
-        for gauge in plan.gauges:
-            meter = self.rolled(gauge, now_ms)
+        for gauge, meter in zip(plan.gauges, self._meters_of(plan), strict=True):
+            slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
+            if slot > meter.slot:
+                meter.roll(slot, gauge.keep)
             need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
             used = meter.total + meter.held + need
             if used > gauge.limit and gauge.hard:
@@ -228,9 +253,8 @@ class Book:
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        for charge in charges_in(ticket.charges):
-            meter = self._changed(seq, charge)
-            if meter is None:
+        for charge, meter in self._charged(ticket.charges):
+            if not self._changes(seq, charge, meter):
                 continue
             if charge.kind == "budget":
                 meter.held += ticket.amount
@@ -257,12 +281,12 @@ class Book:
         while len(self.expired) >= EXPIRED_REMEMBERED:
             self.expired.pop(next(iter(self.expired)))
         self.expired[ticket.decision_id] = (ticket, event.at_ms, cost)
-        self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out")
+        overdue = event.at_ms - ticket.expires_ms
+        self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        for charge in charges_in(ticket.charges):
-            meter = self._changed(seq, charge)
-            if meter is not None:
+        for charge, meter in self._charged(ticket.charges):
+            if self._changes(seq, charge, meter):
                 self._close_on(meter, charge, ticket, end)
         if end.outcome != "released":
             self._add_to_line(seq, ticket, end, requests=1, cost=end.cost)
@@ -299,9 +323,8 @@ class Book:
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge in charges_in(event.ticket.charges):
-            meter = self._changed(seq, charge) if charge.kind == "budget" else None
-            if meter is None:
+        for charge, meter in self._charged(event.ticket.charges):
+            if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:
                 meter.correct(charge.slot(event.expired_ms), delta)
@@ -310,16 +333,14 @@ class Book:
         self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
-    def _changed(self, seq: int, charge: Charge) -> Meter | None:
-        """The charge's meter, if it does not know this entry yet."""
-        scope = charge.scope
-        meter = self.meter(scope, charge.meter)
+    def _changes(self, seq: int, charge: Charge, meter: Meter) -> bool:
+        """Whether the meter does not know this entry yet; now it does."""
         if seq <= meter.seq:
-            return None
+            return False
         meter.seq = seq
-        if scope not in self.dirty_accounts:
-            self.dirty_accounts[scope] = seq
-        return meter
+        if charge.scope not in self.dirty_accounts:
+            self.dirty_accounts[charge.scope] = seq
+        return True
 
     def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
         key = (day_of(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)

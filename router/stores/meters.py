@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Literal, TypeVar
 
@@ -228,12 +227,13 @@ class Ticket(msgspec.Struct, array_like=True, gc=False):
     seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it will count."""
 
     gauges: tuple[Gauge, ...]
     charges: bytes
+    meters: tuple[Meter, ...] = ()  # of the gauges, as `owner` found them last
+    owner: object = None
 
 
 def plan_of(principal: Principal, offer: Offer) -> Plan:

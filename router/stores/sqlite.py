@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from router.errors import StoreUnavailable
 
@@ -65,9 +65,12 @@ class Database:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=256)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
-        self.execute: Execute = self._connection.execute
+        self.execute: Execute = self._connection.cursor().execute
         self._scheduled: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
+        self._grouping: asyncio.Task[None] | None = None
+        self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._busy = False  # a transaction has run in this turn of the loop
         self._stop = threading.Event()
         self._checkpointer = threading.Thread(target=self._checkpoint, name="wal-checkpoint", daemon=True)
 
@@ -100,7 +103,10 @@ class Database:
 
         Raises: StoreUnavailable.
         """
-        await self._begin()
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            await self._wait_to_begin(error)
         try:
             for rider in self.riders:
                 rider.board(self.execute, due=due)
@@ -116,6 +122,46 @@ class Database:
             rider.arrive()
         return result
 
+    async def together(self, work: Callable[[], T]) -> T:
+        """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""
+        loop = asyncio.get_running_loop()
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._turn)
+            return await self.transact(work)
+        future: asyncio.Future[T] = loop.create_future()
+        self._group.append((work, future))
+        return await future
+
+    def _turn(self) -> None:
+        group, self._group = self._group, []
+        self._busy = bool(group)
+        if group:
+            loop = asyncio.get_running_loop()
+            self._grouping = loop.create_task(self._transact_group(group))
+            loop.call_soon(self._turn)
+
+    async def _transact_group(self, group: list[tuple[Callable[[], Any], asyncio.Future[Any]]]) -> None:
+        try:
+            results = await self.transact(lambda: [work() for work, _ in group])
+        except Exception:  # each for itself, so that one cannot spoil the others
+            for work, future in group:
+                await self._transact_one(work, future)
+            return
+        for (_, future), result in zip(group, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+    async def _transact_one(self, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        try:
+            result = await self.transact(work)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(result)
+
     def soon(self) -> None:
         """See to it that riders need not wait longer than FLUSH_S."""
         if self._scheduled is None:
@@ -127,12 +173,6 @@ class Database:
             return self.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot read {self.path}: {error}") from error
-
-    async def _begin(self) -> None:
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            await self._wait_to_begin(error)
 
     async def _wait_to_begin(self, error: sqlite3.Error) -> None:
         pause, waited = 0.0, 0.0

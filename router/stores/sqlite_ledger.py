@@ -100,7 +100,7 @@ class SqliteLedger:
             t = found.ticket
             return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
 
-        hold = await self._db.transact(work)
+        hold = await self._db.together(work)
         if isinstance(hold, Refusal):
             raise refuse(hold)
         if isinstance(hold, Conflict):
@@ -119,7 +119,7 @@ class SqliteLedger:
             hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
         )
         try:
-            await self._db.transact(lambda: self._settle(ticket, end))
+            await self._db.together(lambda: self._settle(ticket, end))
         except StoreUnavailable:
             self._unsettled.append((ticket, end))
 
@@ -279,8 +279,7 @@ class SqliteLedger:
 
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
-            book.accounts = {n: a for n, a in book.accounts.items() if n in book.dirty_accounts}
-            book.lines = {k: v for k, v in book.lines.items() if k in book.dirty_lines}
+            book.shrink()
 
     def _advance(self, book: Book, stored: int) -> None:
         oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]

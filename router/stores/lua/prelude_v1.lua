@@ -117,8 +117,9 @@ end
 
 -- End the holds whose lease has run out: the worst case is charged if bytes had been sent, nothing otherwise.
 local function sweep(now, days, day)
-  local due = redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', int(now), 'LIMIT', 0, 500)
-  for _, id in ipairs(due) do
+  local due = redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', int(now), 'WITHSCORES', 'LIMIT', 0, 500)
+  for i = 1, #due, 2 do
+    local id, overdue = due[i], now - tonumber(due[i + 1])
     local h = read_hold(id)
     drop(id)
     if h then
@@ -126,10 +127,11 @@ local function sweep(now, days, day)
       local outcome = h.sent and 'expired' or 'released'
       close(id, h, cjson.decode(h.plan), now, days, day, cost, 0, 0, outcome, true)
       redis.call('SET', P .. ':gone:' .. id, int(now) .. ' ' .. int(cost), 'PX', 3600000)
-      note('hold.' .. outcome, now, id, {who = h.who, held = h.amount, charged = cost, reason = 'the lease ran out'})
+      note('hold.' .. outcome, now, id, {who = h.who, held = h.amount, charged = cost, overdue_ms = overdue,
+        reason = 'the lease ran out'})
     end
   end
-  return #due
+  return #due / 2
 end
 
 local function run_id()
