@@ -39,6 +39,7 @@ class Model:
     parent: str | None = None  # the full-width model this is a variant of
     bits: int | None = None
     parameters: float | None = None  # number of weights
+    quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where estimates start
     extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs
     capacity: NanoUsd | None = None  # the model's own budget per capacity_period_s
     capacity_period_s: int = 3600

@@ -62,7 +62,7 @@ def generic_tokens(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
-    parent, bits, parameters = lineage
+    parent, bits, parameters, quality = lineage
     per_token = 1e6 * NANO_PER_USD
     return Arm(
         name=name,
@@ -72,6 +72,7 @@ def _arm(name: str, prompt: int, completion: int, scale: float, context: int, li
         parent=parent if isinstance(parent, str) else None,
         bits=bits if isinstance(bits, int) else None,
         parameters=parameters if isinstance(parameters, float) else None,
+        quality=quality if isinstance(quality, float) else None,
     )
 
 
@@ -79,7 +80,7 @@ def arm_of(model: Model) -> Arm:
     """The model as a policy sees it. Its prompt price is per generic token of four bytes, so that models of different
     tokenizers compare on one prompt length."""
     scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
-    lineage = (model.parent, model.bits, model.parameters)
+    lineage = (model.parent, model.bits, model.parameters, model.quality)
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 

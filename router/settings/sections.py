@@ -362,7 +362,7 @@ class PolicySection(Section):
     """Who decides."""
 
     name: str = Field(
-        default="neighbours", description="Name of the default policy; a wrong one is answered with the list."
+        default="paced", description="Name of the default policy; a wrong one is answered with the list."
     )
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
