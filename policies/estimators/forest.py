@@ -1,4 +1,4 @@
-"""Extremely randomised trees, flattened to arrays so that one row takes microseconds and leaves keep learning."""
+"""Extremely randomised trees, flattened to arrays so that one row takes microseconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Nodes = NDArray[np.int64]
 
 
 class Forest:
-    """Multi-output trees whose leaves hold sums of what was observed, shrunk to each output's mean."""
+    """Multi-output trees; a leaf predicts the mean of what was observed in it, shrunk to each output's mean."""
 
     def __init__(self, *, trees: int, depth: int, leaf: int, inputs: float, shrinkage: float = 1.0) -> None:
         self._growth = {"n_estimators": trees, "max_depth": depth, "min_samples_leaf": leaf, "max_features": inputs}
@@ -26,9 +26,6 @@ class Forest:
         self._input: Nodes = np.zeros(0, np.int64)  # (nodes,)
         self._threshold: Float32 = np.zeros(0, np.float32)  # (nodes,), +inf at a leaf
         self._child: Nodes = np.zeros(0, np.int64)  # (2 · nodes,), left then right; a leaf is its own child
-        self._sums: Float = np.zeros((0, 0))  # (nodes, M) sums of observed targets, zero above the leaves
-        self._counts: Float = np.zeros((0, 0))  # (nodes, M)
-        self._means: Float = np.zeros(0)  # (M,)
         self._values: Float32 = np.zeros((0, 0), np.float32)  # (nodes, M) what a leaf predicts
 
     def fit(self, inputs: Float32, targets: Float) -> None:
@@ -36,19 +33,17 @@ class Forest:
 
         Trees grow on rows whose gaps are filled; leaves count only what was observed.
         """
-        self._means = column_means(targets)
-        from sklearn.ensemble import ExtraTreesRegressor  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
-
+        means = column_means(targets)
         model = ExtraTreesRegressor(random_state=0, n_jobs=1, **self._growth)
-        self._flatten(model.fit(inputs, _filled(targets, self._means)))
-        self._sums = np.zeros((self._input.size, targets.shape[1]))
-        self._counts = np.zeros_like(self._sums)
+        self._flatten(model.fit(inputs, _filled(targets, means)))
+        sums = np.zeros((self._input.size, targets.shape[1]))
+        counts = np.zeros_like(sums)
         seen = ~np.isnan(targets)
         values = np.where(seen, targets, 0.0)
         for leaves in self._leaves(inputs).T:
-            np.add.at(self._sums, leaves, values)
-            np.add.at(self._counts, leaves, seen)
-        self._values = self._shrunk(self._sums, self._counts)
+            np.add.at(sums, leaves, values)
+            np.add.at(counts, leaves, seen)
+        self._values = ((sums + self._shrinkage * means) / (counts + self._shrinkage)).astype(np.float32)
 
     def predict(self, inputs: Float32) -> Float:
         """(m, M) means over the trees for inputs (m, p)."""
@@ -60,23 +55,12 @@ class Forest:
             total += self._values[column]
         return total / max(leaves.shape[1], 1)
 
-    def learn(self, row: Float32, column: int, target: float, weight: float) -> None:
-        """Add one observation (p,) of one output to its leaf in every tree."""
-        leaves = self._leaves(row[None])[0]
-        self._sums[leaves, column] += weight * target
-        self._counts[leaves, column] += weight
-        self._values[leaves] = self._shrunk(self._sums[leaves], self._counts[leaves])
-
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in FOREST_STATE}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         for name in FOREST_STATE:
             setattr(self, f"_{name}", np.array(state[name]))
-        self._values = self._shrunk(self._sums, self._counts)
-
-    def _shrunk(self, sums: Float, counts: Float) -> Float32:
-        return ((sums + self._shrinkage * self._means) / (counts + self._shrinkage)).astype(np.float32)
 
     def _leaves(self, inputs: Float32) -> Nodes:
         """(m, T) the leaf each row of inputs (m, p) falls into."""
@@ -111,7 +95,7 @@ class Forest:
         self._threshold = np.where(leaf, np.inf, thresholds).astype(np.float32)
 
 
-FOREST_STATE = ("roots", "input", "threshold", "child", "sums", "counts", "means")
+FOREST_STATE = ("roots", "input", "threshold", "child", "values")
 
 
 def column_means(targets: Float) -> Float:

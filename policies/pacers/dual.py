@@ -7,6 +7,8 @@ from scipy.optimize import minimize
 
 from policies.types import Float
 
+COOLING = ((0.03, 60), (0.01, 60), (0.003, 60))  # temperatures, in quality, and iterations at each
+WARM = ((0.003, 20),)  # the same from an earlier answer
 PRICE_CAP = 50.0  # in units of quality per mean cost of an arm: beyond it nothing is worth its price
 
 
@@ -19,26 +21,35 @@ def smoothed_dual(quality: Float, cost: Float, budgets: Float, *, weights: Float
     an earlier answer to begin from.
     """
     scale = weights @ cost
-    unit_cost = cost / scale
-    bound = np.isfinite(budgets)
+    unit_cost, bound = cost / scale, np.isfinite(budgets)
     limits = np.where(bound, budgets, 0.0) / scale
     prices = np.where(bound, 0.3, 0.0) if start is None else np.where(bound, start * scale, 0.0)
     bounds = [(0.0, PRICE_CAP if each else 0.0) for each in bound]
-    steps = ((0.03, 60), (0.01, 60), (0.003, 60)) if start is None else ((0.003, 20),)
-    for temperature, iterations in steps:
-
-        def objective(prices: Float, temperature: float = temperature) -> tuple[float, Float]:
-            scores = (quality - prices * unit_cost) / temperature
-            top = np.maximum(scores.max(axis=1), 0.0)
-            shares = np.exp(scores - top[:, None])
-            total = shares.sum(axis=1) + np.exp(-top)
-            shares *= (weights / total)[:, None]
-            value = prices @ limits + temperature * (weights @ (top + np.log(total)))
-            return float(value), limits - np.einsum("ij,ij->j", shares, unit_cost)
-
-        options = {"maxiter": iterations}
-        prices = minimize(objective, prices, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    for temperature, iterations in COOLING if start is None else WARM:
+        solved = minimize(
+            _objective,
+            prices,
+            args=(quality, unit_cost, limits, weights, temperature),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": iterations},
+        )
+        prices = solved.x
     return np.asarray(prices / scale)
+
+
+def _objective(
+    prices: Float, quality: Float, cost: Float, limits: Float, weights: Float, temperature: float
+) -> tuple[float, Float]:
+    """The smoothed dual and its gradient (M,) at prices (M,)."""
+    scores = (quality - prices * cost) / temperature
+    top = np.maximum(scores.max(axis=1), 0.0)
+    shares = np.exp(scores - top[:, None])
+    total = shares.sum(axis=1) + np.exp(-top)
+    shares *= (weights / total)[:, None]
+    value = prices @ limits + temperature * (weights @ (top + np.log(total)))
+    return float(value), limits - np.einsum("ij,ij->j", shares, cost)
 
 
 def spending_curve(quality: Float, cost: Float, prices: Float, *, weights: Float) -> Float:

@@ -77,28 +77,6 @@ class TestRegressor:
         np.testing.assert_array_equal(first, member.predict(HISTORY.embeddings[:20]))
 
 
-def test_a_leaf_moves_towards_what_it_learns() -> None:
-    forest = small_forest()
-    forest.fit(HISTORY.embeddings, HISTORY.scores)
-    row = HISTORY.embeddings[0]
-    before = forest.predict(row[None])[0]
-    for _ in range(200):
-        forest.learn(row, 1, 1.0, 1.0)
-    after = forest.predict(row[None])[0]
-    assert after[1] > max(before[1], 0.9)
-    np.testing.assert_array_equal(np.delete(after, 1), np.delete(before, 1))
-
-
-def test_leaves_learn_the_same_in_any_order() -> None:
-    forests = small_forest(), small_forest()
-    for forest, order in zip(forests, (range(64), reversed(range(64))), strict=True):
-        forest.fit(HISTORY.embeddings, HISTORY.scores)
-        for each in order:
-            forest.learn(HISTORY.embeddings[each], each % 4, (each % 2) * 1.0, 1.0)
-    first, second = (forest.predict(HISTORY.embeddings) for forest in forests)
-    np.testing.assert_allclose(first, second, rtol=1e-6)
-
-
 def test_a_listed_price_is_charged_by_the_token() -> None:
     charges = Charges()
     features = np.log1p(np.stack([HISTORY.prompt_tokens, HISTORY.prompt_characters], 1)).astype(np.float32)
