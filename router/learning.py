@@ -319,17 +319,25 @@ class Learning:
             table = OutcomeTable(self.index.dim)
             table.load(self._folder)
             self.index.load(self._folder)
-            for name, policy in list(self._policies.items()):
-                stored = self._folder / f"policy-{name}.npz"
-                if stored.exists():
-                    with np.load(stored) as state:
-                        policy.restore({key: state[key] for key in state.files})
             at = json.loads((self._folder / "position.json").read_text())
         except (OSError, ValueError, KeyError) as error:
             LOG.warning("the snapshot in %s is not usable (%s); the log is replayed", self._folder, error)
             return False
         self.table, self.position, self.learned = table, at["position"], at["learned"]
+        for name, policy in list(self._policies.items()):
+            self._restore(policy, self._folder / f"policy-{name}.npz")
         return True
+
+    def _restore(self, policy: StoredPolicy, stored: Path) -> None:
+        """A state that an older version wrote and this one cannot read costs a refit, not the index."""
+        if not stored.exists():
+            return
+        try:
+            with np.load(stored) as state:
+                policy.restore({key: state[key] for key in state.files})
+        except (OSError, ValueError, KeyError) as error:
+            LOG.warning("%s does not fit this version (%s); the policy is refitted on the table", stored, error)
+            self._next_refit = 0
 
 
 def _unpack(embedding: bytes) -> NDArray[np.float32]:
