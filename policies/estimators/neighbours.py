@@ -16,8 +16,10 @@ from policies.types import Estimates, Float, Float32, History, Neighbours, Outco
 class NeighbourMeans:
     """Mean over the k nearest rows of what was observed, plus `shrinkage` rows of the arm's mean.
 
-    Far neighbours count less: a row whose similarity is below `trusted` is weighted by similarity / trusted, so a query
-    unlike anything seen falls back to the arms' means with a wide standard deviation.
+    The guard: where the k nearest are on average less similar than `trusted` the query is strange. All neighbours that
+    were found are then used, each row below `trusted` weighted by similarity / trusted, so that little is left but the
+    arms' means; and quality is held down by up to one standard deviation, which favours the arm that is surely good
+    over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
     """
 
     def __init__(self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3) -> None:
@@ -35,16 +37,17 @@ class NeighbourMeans:
         near = context.neighbours
         if len(near.similarity) == 0:
             return base
-        sums = self._sums(near)
+        strangeness = self._strangeness(near.similarity)
+        sums = self._sums(near, self._k if strangeness == 0.0 else len(near.similarity))
         shrinkage, n = self._shrinkage, len(context.arms)
         quality, sigma, cost = np.empty(n), np.empty(n), np.empty(n)
         rows = zip(*sums, base.quality.tolist(), base.sigma.tolist(), base.cost.tolist(), strict=True)
         for arm, (weight, total, squares, paid, spent, prior, prior_sigma, prior_cost) in enumerate(rows):
             mean = (total + shrinkage * prior) / (weight + shrinkage) if weight + shrinkage > 0 else prior
-            quality[arm] = min(1.0, max(0.0, mean))
             spread = max(0.0, squares - 2.0 * mean * total + mean * mean * weight) / max(weight, 1.0)
             wide = math.sqrt((spread + shrinkage * prior_sigma**2) / (weight + max(shrinkage, 1.0)))
             sigma[arm] = max(wide, 1e-3) if weight > 0 else prior_sigma
+            quality[arm] = min(1.0, max(0.0, mean - strangeness * sigma[arm]))
             cost[arm] = (spent + shrinkage * prior_cost) / (paid + shrinkage) if paid + shrinkage > 0 else prior_cost
         return Estimates(quality, sigma, cost)
 
@@ -59,7 +62,8 @@ class NeighbourMeans:
     ) -> Estimates:
         """(m, M) each, for queries whose neighbours are rows `near` (m, k) of history; agrees with estimate()."""
         base = self._means.estimate_batch(history.arms, tokens, max_completion_tokens)
-        weight, total, squares, paid, spent = self._batch_sums(history, near[:, : self._k], similarity[:, : self._k])
+        strangeness = np.clip(1.0 - similarity[:, : self._k].mean(axis=1) / self._trusted, 0.0, 1.0)[:, None]
+        weight, total, squares, paid, spent = self._batch_sums(history, near, similarity, strangeness > 0.0)
         shrinkage = self._shrinkage
         some = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
         mean = np.where(np.isnan(some), base.quality, (total + shrinkage * base.quality) / some)
@@ -67,11 +71,17 @@ class NeighbourMeans:
         wide = np.sqrt((spread + shrinkage * base.sigma**2) / (weight + max(shrinkage, 1.0)))
         charged = np.where(paid + shrinkage > 0, paid + shrinkage, np.nan)
         cost = np.where(np.isnan(charged), base.cost, (spent + shrinkage * base.cost) / charged)
-        return Estimates(np.clip(mean, 0.0, 1.0), np.where(weight > 0, np.maximum(wide, 1e-3), base.sigma), cost)
+        sigma = np.where(weight > 0, np.maximum(wide, 1e-3), base.sigma)
+        return Estimates(np.clip(mean - strangeness * sigma, 0.0, 1.0), sigma, cost)
 
-    def _batch_sums(self, history: History, near: NDArray[np.intp], similarity: Float32) -> list[Float]:
-        """Five arrays (m, M), as _sums, by one sparse product."""
-        trust = np.clip(similarity / self._trusted, 0.0, 1.0).astype(np.float64)
+    def _batch_sums(
+        self, history: History, near: NDArray[np.intp], similarity: Float32, strange: NDArray[np.bool_]
+    ) -> list[Float]:
+        """Five arrays (m, M), as _sums, by one sparse product; strange (m, 1) queries use all their neighbours."""
+        if not strange.any():
+            near, similarity = near[:, : self._k], similarity[:, : self._k]
+        used = strange | (np.arange(near.shape[1]) < self._k)
+        trust = np.where(used, np.clip(similarity / self._trusted, 0.0, 1.0), 0.0).astype(np.float64)
         ends = np.arange(0, near.size + 1, near.shape[1])
         chosen = csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
         judged, paid = ~np.isnan(history.scores), ~np.isnan(history.costs)
@@ -79,10 +89,14 @@ class NeighbourMeans:
         table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (N, 5M)
         return np.split(np.asarray(chosen @ table, dtype=np.float64), 5, axis=1)
 
-    def _sums(self, near: Neighbours) -> list[list[float]]:
+    def _strangeness(self, similarity: Float32) -> float:
+        """In [0, 1]: 0 where the k nearest are on average as similar as is trusted, 1 where nothing is alike."""
+        return min(1.0, max(0.0, 1.0 - float(similarity[: self._k].mean()) / self._trusted))
+
+    def _sums(self, near: Neighbours, k: int) -> list[list[float]]:
         """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
-        trust = np.minimum(np.maximum(near.similarity[: self._k], 0.0) / self._trusted, 1.0).astype(np.float64)  # (k,)
-        scores, costs = near.scores[: self._k], near.costs[: self._k]
+        trust = np.minimum(np.maximum(near.similarity[:k], 0.0) / self._trusted, 1.0).astype(np.float64)  # (k,)
+        scores, costs = near.scores[:k], near.costs[:k]
         judged, paid = ~np.isnan(scores), ~np.isnan(costs)
         score, cost = np.where(judged, scores, 0.0), np.where(paid, costs, 0.0)
         table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (k, 5n)

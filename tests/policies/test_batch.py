@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,8 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
 from policies.play import Fixed, Stream, contexts, nearest
-from policies.types import Arm, History
-from tests.policies.worlds import make_arms, make_history
+from policies.types import Arm, History, Neighbours
+from tests.policies.worlds import make_arms, make_context, make_history
 
 UNPRICED = tuple(Arm(f"model-{i}", 0.0, 0.0) for i in range(4))
 
@@ -40,3 +42,33 @@ def test_a_batch_decides_as_one_query_after_the_other(arms: tuple[Arm, ...], shr
     np.testing.assert_allclose(found.cost, [each.estimates.cost for each in proposals], rtol=1e-12)
     single = [int(np.argmax(each.probabilities)) for each in proposals]
     assert choose_batch(found, np.array(500.0)).tolist() == single
+
+
+def neighbours_at(similarity: float, scores: list[float], rows: int = 60) -> Neighbours:
+    """Rows alike, of two arms."""
+    return Neighbours(
+        np.full(rows, similarity, np.float32), np.tile(np.array(scores), (rows, 1)), np.full((rows, 2), 1e-5)
+    )
+
+
+def test_a_query_unlike_anything_seen_falls_back_to_the_means() -> None:
+    history = make_history(UNPRICED[:2])
+    estimator = NeighbourMeans(Means(), k=20)
+    estimator.refit(history)
+    context = make_context(UNPRICED[:2], None)
+    near = estimator.estimate(replace(context, neighbours=neighbours_at(0.9, [0.05, 0.95])))
+    far = estimator.estimate(replace(context, neighbours=neighbours_at(0.0, [0.05, 0.95])))
+    means = Means()
+    means.refit(history)
+    assert near.quality[1] - near.quality[0] > 0.6
+    np.testing.assert_allclose(far.quality, means.estimate(context).quality, atol=0.1)
+
+
+def test_a_strange_query_goes_to_the_arm_that_is_surely_good() -> None:
+    scores = np.stack([np.full(60, 0.6), np.tile([1.0, 1.0, 0.0], 20)], axis=1)
+    estimator, context = NeighbourMeans(Means(), k=20, shrinkage=0.0), make_context(UNPRICED[:2], None)
+    chosen = []
+    for similarity in (0.9, 0.1):
+        near = Neighbours(np.full(60, similarity, np.float32), scores, np.full((60, 2), 1e-5))
+        chosen.append(int(np.argmax(estimator.estimate(replace(context, neighbours=near)).quality)))
+    assert chosen == [1, 0]
