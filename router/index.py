@@ -166,7 +166,7 @@ class FaissIndex:
             self._ids = np.load(folder / "ids.npy")
             self._recall = Recall(self.dim)
             if self.is_graph:
-                self._index.hnsw.efSearch = self._ef_search
+                faiss.ParameterSpace().set_index_parameter(self._index, "efSearch", self._ef_search)
 
     def _grow(self, rows: int) -> None:
         if rows > len(self._ids):

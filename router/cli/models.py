@@ -33,12 +33,12 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _add_compensate(verbs: Verbs) -> None:
     compensate = verbs.add_parser("compensate", help="write a LoRA adapter that wins back what a width lost")
-    compensate.add_argument("checkpoint", type=Path, help="the full-precision folder")
-    compensate.add_argument("store", type=Path, help="the folder quantize wrote")
+    compensate.add_argument("store", type=Path, help="the folder quantize wrote; the adapter goes into its adapters/")
+    compensate.add_argument("--checkpoint", type=Path, required=True, help="the full-precision folder")
+    compensate.add_argument("--text", type=Path, required=True, help="calibration text, one sample a line")
     compensate.add_argument("--bits", type=int, required=True, help="the width to compensate")
     compensate.add_argument("--rank", type=int, default=16, help="rank of the adapter (default 16)")
-    compensate.add_argument("--calibration", type=Path, required=True, help="text, one sample a line")
-    compensate.add_argument("--out", type=Path, required=True, help="the folder to write")
+    compensate.add_argument("--name", default="eora", help="of the adapter: MODEL@WIDTH+NAME (default eora)")
     compensate.set_defaults(run=_compensate)
 
 
@@ -76,17 +76,16 @@ def _quantize(arguments: argparse.Namespace) -> int:
 
 def _compensate(arguments: argparse.Namespace) -> int:
     from backends.anyprec.compensate import run  # noqa: PLC0415
-
     from backends.anyprec.errors import AnyprecError  # noqa: PLC0415
 
     try:
         run(
-            arguments.checkpoint,
             arguments.store,
+            checkpoint=arguments.checkpoint,
+            text=arguments.text,
             bits=arguments.bits,
             rank=arguments.rank,
-            calibration=arguments.calibration,
-            out=arguments.out,
+            name=arguments.name,
         )
     except AnyprecError as error:
         raise PointsmanError(str(error)) from None
@@ -94,9 +93,8 @@ def _compensate(arguments: argparse.Namespace) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from backends.anyprec.server import serve  # noqa: PLC0415
-
     from backends.anyprec.errors import AnyprecError  # noqa: PLC0415
+    from backends.anyprec.server import serve  # noqa: PLC0415
 
     try:
         serve(arguments.store, host=arguments.host, port=arguments.port)

@@ -138,7 +138,7 @@ def _is_of_type(value: Any, wanted: Any) -> bool:
     if wanted not in TYPES:
         return True
     if isinstance(value, bool):
-        return wanted == "boolean"
+        return bool(wanted == "boolean")
     if wanted == "integer" and isinstance(value, float):
         return bool(value.is_integer())
     return any(isinstance(value, kind) for kind in TYPES[wanted])
