@@ -10,6 +10,7 @@ from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMetho
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 
 from backends.anyprec.plugin.admission import guard_admission
+from backends.anyprec.plugin.cards import show_widths
 from backends.anyprec.plugin.linear import AnyprecLinearMethod
 from backends.anyprec.plugin.runners import follow_batches
 from backends.anyprec.plugin.widths import RowWidths
@@ -53,6 +54,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
         guard_admission(cls, config["bits"])
+        show_widths(config["bits"])
         return cls(
             bits=config["bits"],
             rows_per_table=config.get("rows_per_table", 1),

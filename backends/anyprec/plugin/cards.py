@@ -1,0 +1,30 @@
+"""Lists a store's widths on its card in /v1/models, where a gateway finds them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from backends.anyprec.plugin.widths import ARGUMENT
+
+SERVER = "vllm.entrypoints.openai.models.serving"
+
+
+def show_widths(bits: Collection[int]) -> None:
+    """Add `anyprec_bits` to the cards of base models; nothing where no OpenAI server runs in this process."""
+    if SERVER not in sys.modules:
+        return
+    served: Any = sys.modules[SERVER].OpenAIServingModels  # type: ignore[attr-defined]
+    show = getattr(served.show_available_models, "__wrapped__", served.show_available_models)
+
+    @functools.wraps(show)
+    async def show_available_models(self: Any) -> Any:
+        listed = await show(self)
+        for card in listed.data:
+            if card.parent is None:
+                setattr(card, ARGUMENT, sorted(bits))
+        return listed
+
+    served.show_available_models = show_available_models

@@ -1,0 +1,22 @@
+"""The Triton kernels against the numpy reference, in Triton's interpreter, on inputs drawn afresh for every run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vllm.engines import ROOT, VENV
+
+CHECK = Path(__file__).with_name("interpret.py")
+
+
+@pytest.mark.parametrize("what", ["vector", "tile", "split", "dequantize", "large", "portable"])
+def test_a_kernel_agrees_with_numpy_in_float64(what: str) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    variables = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{VENV / 'triton'}:{ROOT}"}
+    command = [VENV / "bin" / "python", "-W", "ignore", CHECK, what, str(seed)]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"seed {seed}: {done.stdout}\n{done.stderr}"
