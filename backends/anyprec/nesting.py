@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]  # cuts (cells + 1,): cell c holds sorted positions cut
 MIN_SENSITIVITY = 1e-6  # of the row's mean, so that a weight no gradient reached still has a place
 GRID_CELLS = 512  # places to cut that are considered: twice the cells of 8 bits
 LAST_EMPHASIS = (2.0, 3.0)  # ω of the last two widths, whose nesting costs most; 1 for the others
+MOST_ROUNDS, GOOD_RATIO, REWEIGHING = 4, 1.1, 3.0  # when a row is done again, and how weights follow errors
 LEAST_STEP = 5.0  # a bit divides Ê by this at most (4 in theory): a row shorter than 2^k must not rule all widths
 
 
@@ -111,7 +112,7 @@ def free_cuts_slow(sums: Sums, cells: int) -> Ints:
     return _walk_back(starts, len(ends) - 1)
 
 
-def _split(sums: Sums, a: int, b: int) -> tuple[float, int]:
+def best_split(sums: Sums, a: int, b: int) -> tuple[float, int]:
     """The gain and place of the best cut of a … b-1; gain -1 where there is nothing to cut."""
     if b - a < 2:
         return -1.0, b
@@ -127,7 +128,7 @@ def grid_slow(sums: Sums, most: int) -> tuple[Ints, Floats]:
     Returns the cuts (≤ most + 1,) and the error after every number of cells (≤ most,).
     """
     size = len(sums.h) - 1
-    cells, found = [(0, size)], [_split(sums, 0, size)]
+    cells, found = [(0, size)], [best_split(sums, 0, size)]
     errors = [float(costs(sums, np.array([0]), np.array([size]))[0])]
     while len(cells) < most:
         i = int(np.argmax([gain for gain, _ in found]))
@@ -137,8 +138,8 @@ def grid_slow(sums: Sums, most: int) -> tuple[Ints, Floats]:
         errors.append(errors[-1] - gain)
         (a, b), cells[i] = cells[i], (cells[i][0], at)
         cells.append((at, b))
-        found[i] = _split(sums, a, at)
-        found.append(_split(sums, at, b))
+        found[i] = best_split(sums, a, at)
+        found.append(best_split(sums, at, b))
     return np.array([*sorted(a for a, _ in cells), size]), np.array(errors)
 
 
@@ -199,33 +200,56 @@ def seed_cuts(F: Floats, cells: int) -> Ints:
     return _walk_back(starts, len(F) - 1)
 
 
-def width_weights(errors: Floats, bits: Sequence[int]) -> Floats:
-    """ω_k / Ê_k for every width from max(bits) down to min(bits) (d,), Ê read off the grid's errors."""
+def reachable_errors(errors: Floats, bits: Sequence[int]) -> Floats:
+    """Ê_k for every width from max(bits) down to min(bits) (d,), read off the grid's errors."""
     widths = np.arange(max(bits), min(bits) - 1, -1)
-    emphasis = np.ones(len(widths))
-    last = LAST_EMPHASIS[::-1][: len(widths)] if len(widths) > 1 else ()
-    emphasis[: len(last)] = last
-    reached = errors[np.minimum(2**widths, len(errors)) - 1]
+    reached: Floats = errors[np.minimum(2**widths, len(errors)) - 1]
     for i in range(len(widths) - 2, -1, -1):
         reached[i] = max(reached[i], reached[i + 1] / LEAST_STEP)
     least = 1e-12 * float(errors[0]) or 1.0  # a row of one value has no error at any width
-    weights: Floats = emphasis / np.maximum(reached, least)
+    return np.maximum(reached, least)
+
+
+def emphasis(widths: int) -> Floats:
+    """ω of so many widths, the finest first."""
+    weights = np.ones(widths)
+    last = LAST_EMPHASIS[::-1][: widths if widths > 1 else 0]
+    weights[: len(last)] = last
     return weights
 
 
+def _tree_cuts(spans: Floats, weights: Floats, engine: Engine, *, seed: int) -> list[Ints]:
+    """Places in the grid at every width, the coarsest first, that minimise the weighted sum of errors."""
+    F, A = engine.tree(spans, weights)
+    found = [seed_cuts(F, seed)]
+    for depth in range(len(weights) - 1, 0, -1):
+        cuts = found[-1]
+        finer = np.empty(2 * len(cuts) - 1, np.int64)
+        finer[::2], finer[1::2] = cuts, A[depth, cuts[:-1], cuts[1:]]
+        found.append(finer)
+    return found
+
+
 def nested_cuts(sums: Sums, *, bits: Sequence[int], engine: Engine) -> dict[int, Ints]:
-    """Cuts (2^k + 1,) for every width k from min(bits) to max(bits); each width's cuts are among the next one's."""
+    """Cuts (2^k + 1,) for every width k from min(bits) to max(bits); each width's cuts are among the next one's.
+
+    Where some width stays far above Ê, it gets more weight and the row is done again; the best worst width wins.
+    """
     places, errors = engine.grid(sums, GRID_CELLS)
     a, b = np.meshgrid(places, places, indexing="ij")
     spans = np.where(b > a, costs(sums, a, np.maximum(a, b)), 0.0)
-    F, A = engine.tree(spans, width_weights(errors, bits))
-    cuts = seed_cuts(F, 2 ** min(bits))
-    found = {min(bits): places[cuts]}
-    for k in range(min(bits) + 1, max(bits) + 1):
-        finer = np.empty(2 * len(cuts) - 1, np.int64)
-        finer[::2], finer[1::2] = cuts, A[max(bits) - k + 1, cuts[:-1], cuts[1:]]
-        cuts, found[k] = finer, places[finer]
-    return found
+    reached = reachable_errors(errors, bits)
+    weights, least = emphasis(len(reached)) / reached, np.inf
+    best: list[Ints] = []
+    for _ in range(MOST_ROUNDS):
+        found = _tree_cuts(spans, weights, engine, seed=2 ** min(bits))
+        ratios = np.array([spans[cuts[:-1], cuts[1:]].sum() for cuts in reversed(found)]) / reached
+        if not best or ratios.max() < least:
+            best, least = found, ratios.max()
+        if least <= GOOD_RATIO:
+            break
+        weights = weights * (ratios / ratios.mean()) ** REWEIGHING
+    return {min(bits) + i: places[cuts] for i, cuts in enumerate(best)}
 
 
 def centroids(sums: Sums, cuts: Ints, parent: Floats) -> Floats:
