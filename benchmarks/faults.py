@@ -77,9 +77,12 @@ class Child:
             self.process.wait()
             self.process = None
 
-    async def listening(self, *, within_s: float = 90) -> None:
+    async def listening(self, *, within_s: float = 120, again: bool = False) -> None:
+        """Wait until it accepts connections; started `again` when it has stopped by itself."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
+            if again and self.process is not None and self.process.poll() is not None:
+                self.start()
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.close()
@@ -319,7 +322,7 @@ class Run:
         self._down.add(child.name)
         await asyncio.sleep(self.random.uniform(0, 1))
         child.start()
-        await child.listening()
+        await child.listening(again=True)  # a gateway whose store is away stops; what supervises it starts it again
         self._down.discard(child.name)
 
 

@@ -14,7 +14,7 @@ Verbs = Any  # argparse gives its subparsers no public type
 def add_verbs(verbs: Verbs) -> None:
     """Add replay, tune, onboard and admit."""
     replay = verbs.add_parser("replay", help="compare policies on a trace where every model's answer is known")
-    replay.add_argument("trace", help="a .parquet, .csv or RouterBench .pkl file, or the store of a gateway (a URL)")
+    replay.add_argument("trace", help="a .parquet, .csv or RouterBench .pkl file, a gateway's store (a URL) or export")
     replay.add_argument("--policy", action="append", help="a name or a YAML file; may be repeated (default: paced)")
     replay.add_argument("--seeds", type=int, default=3, help="how many random splits (default 3)")
     replay.add_argument("--stream", type=int, help="queries routed; the rest is history (default 40 %%, at most 5000)")
@@ -22,6 +22,10 @@ def add_verbs(verbs: Verbs) -> None:
     replay.add_argument("--factor", type=float, default=1.0, help="budget, times the cheapest model's cost (default 1)")
     replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures")
     replay.set_defaults(run=_replay)
+    exported = verbs.add_parser("export", help="write a gateway's outcome log as parquet, which replay reads")
+    exported.add_argument("store", help="sqlite:///PATH or a Redis URL")
+    exported.add_argument("out", type=Path, help="the .parquet file to write")
+    exported.set_defaults(run=_export)
     tune = verbs.add_parser("tune", help="propose settings of `neighbours` for a trace and a budget; prints YAML")
     tune.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
     tune.add_argument("--budget", type=float, required=True, help="USD for all queries of the trace")
@@ -38,7 +42,23 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    return _judge_log(arguments) if "://" in arguments.trace else _replay_trace(arguments)
+    from router.stores.export import is_export  # noqa: PLC0415  # each verb imports what it needs when it runs
+
+    a_log = "://" in arguments.trace or is_export(Path(arguments.trace))
+    return _judge_log(arguments) if a_log else _replay_trace(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write the log of a store as parquet."""
+    from router.stores.export import export  # noqa: PLC0415
+    from router.stores.open import open_stores  # noqa: PLC0415
+
+    async def work() -> int:
+        async with open_stores(arguments.store, clock=lambda: time.time_ns() // 1_000_000) as stores:
+            return await export(stores.log.tail("", follow=False), arguments.out)
+
+    print(f"{asyncio.run(work())} decisions in {arguments.out}")
+    return 0
 
 
 def _judge_log(arguments: argparse.Namespace) -> int:
@@ -63,6 +83,10 @@ async def _log_of(url: str) -> list[Any]:
     """Every entry of the store's log."""
     from router.stores.open import open_stores  # noqa: PLC0415
 
+    if "://" not in url:
+        from router.stores.export import imported  # noqa: PLC0415
+
+        return list(imported(Path(url)))
     async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
         return [entry async for _, entry in stores.log.tail("", follow=False)]
 

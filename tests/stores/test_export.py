@@ -1,0 +1,50 @@
+"""The outcome log as parquet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from router.errors import SettingsError
+from router.judgement import judged_answers
+from router.stores.export import export, imported, is_export
+from router.stores.open import Stores
+from router.types import Feedback
+from tests.stores.test_log import decision, entries, settlement
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_export_has_the_columns_of_a_trace_and_the_propensities(stores: Stores, tmp_path: Path) -> None:
+    await stores.log.remember(decision("a"))
+    await stores.log.remember(settlement("a"))
+    await stores.log.judge(Feedback("a", 9, 0.75))
+    assert await export(stores.log.tail("", follow=False), tmp_path / "log.parquet") == 1
+    row = pd.read_parquet(tmp_path / "log.parquet").iloc[0]
+    assert (row["prompt"], row["model"], row["propensity"]) == ("why?", "small", 0.25)
+    assert (row["score:small"], row["cost:small"], row["probability:large"]) == (0.75, 5e-9, 0.75)
+
+
+async def test_what_was_exported_is_judged_like_the_log(stores: Stores, tmp_path: Path) -> None:
+    other = replace(decision("b"), candidates=("small", "tiny"))
+    for record in (decision("a"), settlement("a"), other, settlement("b"), decision("c")):
+        await stores.log.remember(record)
+    for name, score in (("a", 0.0), ("b", 1.0)):
+        await stores.log.judge(Feedback(name, 9, score))
+    await export(stores.log.tail("", follow=False), tmp_path / "log.parquet")
+    back = judged_answers(imported(tmp_path / "log.parquet"))
+    there = judged_answers(await entries(stores))  # type: ignore[arg-type]
+    assert [(a.record.decision_id, a.record.candidates, a.score, a.cost) for a in back] == [
+        (a.record.decision_id, a.record.candidates, a.score, a.cost) for a in there
+    ]
+    assert back[0].record.embedding == there[0].record.embedding
+
+
+async def test_a_trace_is_no_export(tmp_path: Path) -> None:
+    pd.DataFrame({"prompt": ["x"], "score:a": [1.0]}).to_parquet(tmp_path / "trace.parquet")
+    assert not is_export(tmp_path / "trace.parquet")
+    with pytest.raises(SettingsError):
+        imported(tmp_path / "trace.parquet")
