@@ -94,9 +94,10 @@ def _bind(config: uvicorn.Config) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listening.close()
-        message = f"cannot listen on {config.host}:{config.port}: {error.strerror}; choose another with --port"
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        message = f"cannot listen on {config.host}:{config.port}: {why}; choose another with --port"
         raise SettingsError(message, param="server.port") from None
     listening.set_inheritable(True)
     return listening

@@ -85,11 +85,11 @@ async def _create(arguments: argparse.Namespace, registry: Registry) -> None:
 
 async def _list(arguments: argparse.Namespace, registry: Registry) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
     from router.stores.keys import Key  # noqa: PLC0415
 
-    table = Table("id", "begins with", "tenant", "team", "name", "state", "models")
+    table = Table(Column("id", no_wrap=True, overflow="fold"), "begins with", "tenant", "team", "name", "state", "models")
     async for key in registry.all(Key):
         models = ", ".join(sorted(key.terms.allowed_models)) if key.terms.allowed_models else "all"
         table.add_row(key.id, f"{key.prefix}…", key.tenant, key.team or "", key.name, _state(key), models)
@@ -137,7 +137,7 @@ def _budget(text: str) -> Any:
     try:
         return TypeAdapter(BudgetSection).validate_python(text).budget("key:")
     except ValidationError as error:
-        raise InvalidRequest(f"--budget {text!r}: {error.errors()[0]['msg']}") from None
+        raise InvalidRequest(f"--budget {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 def _seconds(text: str, option: str) -> int:
