@@ -21,7 +21,17 @@ OF_A_CANDIDATE = {  # column -> field of DecisionRecord
     "sigma": "sigma",
     "price": "prices",
 }
-PLAIN = ("decision_id", "at_ms", "tenant", "key_id", "policy", "model", "propensity", "preference", "embedding")
+PLAIN: tuple[str, ...] = (
+    "decision_id",
+    "at_ms",
+    "tenant",
+    "key_id",
+    "policy",
+    "model",
+    "propensity",
+    "preference",
+    "embedding",
+)
 PLAIN += ("prompt_tokens", "prompt_characters", "features", "purse")
 SETTLED = ("completion_tokens", "latency_ms", "first_byte_ms", "outcome")
 

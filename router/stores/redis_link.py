@@ -29,6 +29,8 @@ PREFIX = "{pointsman}"
 NAMES = ("reserve", "settle", "restore", "tend", "balance", "log", "judge")
 VERSION = "v1"
 
+AWAY = (RedisError, OSError, RuntimeError)  # uvloop says RuntimeError of a connection that closed under a write
+
 Argument = bytes | str | int
 
 
@@ -62,7 +64,7 @@ class Link:
         """What a command returns. Raises: StoreUnavailable."""
         try:
             return await self.client.execute_command(*words)
-        except (RedisError, OSError) as error:
+        except AWAY as error:
             raise away(error) from error
 
     async def aclose(self) -> None:
@@ -98,7 +100,7 @@ class Link:
             for words in calls:
                 pipeline.execute_command(*words)
             return cast(Sequence[object], await pipeline.execute(raise_on_error=False))
-        except (RedisError, OSError) as error:
+        except AWAY as error:
             return [error] * len(calls)
 
     def _words(self, name: str, arguments: tuple[Argument, ...], *, text: bool = False) -> tuple[Argument, ...]:
