@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .packed import STORES
+from .packed import STORES, mean_scores
 from .sizes import CONTEXT_TOKENS, SIZES
 
 MACHINE_USD_PER_HOUR = 0.072
@@ -25,6 +25,9 @@ TYPICAL_USE = {
 }
 
 
+_QUALITY = mean_scores()
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One model at one width. Prices are USD per million tokens."""
@@ -36,6 +39,7 @@ class Candidate:
     context_tokens: int
     prompt_usd: float
     completion_usd: float
+    quality: float  # mean held-out score by the numpy engine, in [0, 1]
     typical_use: str
 
 
@@ -54,6 +58,7 @@ def _candidate(parent: str, bits: int) -> Candidate:
         context_tokens=CONTEXT_TOKENS,
         prompt_usd=price_usd(PROMPT_TOKENS_PER_S[parent], bits),
         completion_usd=price_usd(DECODE_TOKENS_PER_S[parent], bits),
+        quality=_QUALITY[f"{parent}@{bits}bit"],
         typical_use=TYPICAL_USE[parent],
     )
 

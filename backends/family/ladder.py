@@ -25,14 +25,12 @@ from backends.anyprec.engine.scheduler import Job, complete
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.weights import Variant
 
-from .packed import STORES, WIDTHS
+from .packed import MARKS, SCORES, STORES, WIDTHS
 from .skills import LEVELS, SKILLS, Item, grade, sample
 from .tokens import encode_answer, encode_chat
 
-SCORES = Path(__file__).parent / "stores" / "ladder.json"
 PER_CELL = 10  # items for every skill and difficulty
 SEED = 7
-MARKS = "0123456789A"
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,11 @@ def outcome(ladder: Ladder, chosen: NDArray[np.intp]) -> tuple[float, float]:
     return 100 * float(ladder.scores[at].mean()), 1000 * float(prices(ladder)[at].mean())
 
 
-def easy_skills(ladder: Ladder) -> list[str]:
-    """Skills the cheapest size does at some width within two points of the dearest candidate."""
-    small = [i for i, name in enumerate(ladder.candidates) if name.startswith("small")]
-    return [s for s in SKILLS if (means := ladder.by_skill(s))[small].max() >= means[-1] - 0.02]
+def easy_skills(ladder: Ladder, *, among: str) -> list[str]:
+    """Skills the dearest candidate masters and the best candidate `among` (a prefix) does within two points as well."""
+    rivals = [i for i, name in enumerate(ladder.candidates) if name.startswith(among)]
+    means = {skill: ladder.by_skill(skill) for skill in SKILLS}
+    return [s for s in SKILLS if means[s][-1] >= 0.9 and means[s][rivals].max() >= means[s][-1] - 0.02]
 
 
 def show(ladder: Ladder, *, console: Console) -> None:
@@ -92,7 +93,9 @@ def accuracy(ladder: Ladder) -> list[str]:
     lines += [_row(skill, [f"{100 * x:.0f}" for x in ladder.by_skill(skill)]) for skill in SKILLS]
     lines.append(_row("**mean**", [f"**{100 * x:.1f}**" for x in ladder.means()]))
     lines.append(_row("USD per 1,000 requests", [f"{1000 * x:.4f}" for x in prices(ladder).mean(axis=1)]))
-    return [*lines, "", f"Skills on which the small model keeps up: {', '.join(easy_skills(ladder))}."]
+    kept = {among: ", ".join(easy_skills(ladder, among=among)) for among in (ladder.candidates[0], "small", "medium")}
+    told = [f"Within two points of the dearest candidate, {among}: {skills}." for among, skills in kept.items()]
+    return [*lines, "", *told]
 
 
 def routing(ladder: Ladder) -> list[str]:
