@@ -89,7 +89,8 @@ async def _list(arguments: argparse.Namespace, registry: Registry) -> None:
 
     from router.stores.keys import Key  # noqa: PLC0415
 
-    table = Table(Column("id", no_wrap=True, overflow="fold"), "begins with", "tenant", "team", "name", "state", "models")
+    whole = Column("id", no_wrap=True, overflow="fold")
+    table = Table(whole, "begins with", "tenant", "team", "name", "state", "models")
     async for key in registry.all(Key):
         models = ", ".join(sorted(key.terms.allowed_models)) if key.terms.allowed_models else "all"
         table.add_row(key.id, f"{key.prefix}…", key.tenant, key.team or "", key.name, _state(key), models)

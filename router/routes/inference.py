@@ -65,6 +65,9 @@ class Inference:
         except asyncio.CancelledError:
             if watch is None or not watch.seen:
                 raise
+        except Exception:  # a bug: the caller still gets an error in its API's shape
+            LOG.exception("POST %s failed", path)
+            await _fail(PointsmanError("the gateway failed on this request; its log says why"), path, send, request_id)
         finally:
             if watch is not None:
                 watch.stop()
