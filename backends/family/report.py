@@ -68,9 +68,9 @@ def by_cell(ladder: Ladder) -> NDArray[np.intp]:
 
 
 def outcome(ladder: Ladder, chosen: NDArray[np.intp]) -> tuple[float, float]:
-    """Mean score in percent, and USD per thousand requests, of a choice for every item."""
+    """Mean score in percent, and USD per million requests, of a choice for every item."""
     at = (chosen, np.arange(len(chosen)))
-    return 100 * float(ladder.scores[at].mean()), 1000 * float(prices(ladder)[at].mean())
+    return 100 * float(ladder.scores[at].mean()), 1e6 * float(prices(ladder)[at].mean())
 
 
 def easy_skills(ladder: Ladder, *, among: str) -> list[str]:
@@ -92,7 +92,7 @@ def accuracy(ladder: Ladder) -> list[str]:
     lines = [_row("skill", heads), _row("---", ["---:"] * len(heads))]
     lines += [_row(skill, [f"{100 * x:.0f}" for x in ladder.by_skill(skill)]) for skill in SKILLS]
     lines.append(_row("**mean**", [f"**{100 * x:.1f}**" for x in ladder.means()]))
-    lines.append(_row("USD per 1,000 requests", [f"{1000 * x:.4f}" for x in prices(ladder).mean(axis=1)]))
+    lines.append(_row("USD per million requests", [f"{1e6 * x:.2f}" for x in prices(ladder).mean(axis=1)]))
     kept = {among: ", ".join(easy_skills(ladder, among=among)) for among in (ladder.candidates[0], "small", "medium")}
     told = [f"Within two points of the dearest candidate, {among}: {skills}." for among, skills in kept.items()]
     return [*lines, "", *told]
@@ -103,10 +103,10 @@ def routing(ladder: Ladder) -> list[str]:
     rows = [(f"always {name}", np.full(len(ladder.skills), i, np.intp)) for i, name in enumerate(ladder.candidates)]
     rows += [("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))]
     dearest = outcome(ladder, rows[len(ladder.candidates) - 1][1])
-    lines = [_row("routing", ["score", "USD per 1,000", "saved"]), _row("---", ["---:"] * 3)]
+    lines = [_row("routing", ["score", "USD per million", "saved"]), _row("---", ["---:"] * 3)]
     for name, chosen in rows:
         score, usd = outcome(ladder, chosen)
-        lines.append(_row(name, [f"{score:.1f}", f"{usd:.4f}", f"{100 * (1 - usd / dearest[1]):.0f} %"]))
+        lines.append(_row(name, [f"{score:.1f}", f"{usd:.2f}", f"{100 * (1 - usd / dearest[1]):.0f} %"]))
     counts = Counter(ladder.candidates[i] for i in by_cell(ladder)[np.unique(cells(ladder), return_index=True)[1]])
     told = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
     return [
@@ -125,7 +125,7 @@ def draw(ladder: Ladder, file: Path | None) -> None:
     from matplotlib import pyplot  # noqa: PLC0415  # an extra
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    usd, means = 1000 * prices(ladder).mean(axis=1), 100 * ladder.means()
+    usd, means = 1e6 * prices(ladder).mean(axis=1), 100 * ladder.means()
     for parent in dict.fromkeys(name.split("@")[0] for name in ladder.candidates):
         here = [i for i, name in enumerate(ladder.candidates) if name.startswith(parent)]
         axes.plot(usd[here], means[here], marker="o", label=parent)
@@ -139,7 +139,7 @@ def draw(ladder: Ladder, file: Path | None) -> None:
     for name, chosen in (("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))):
         score, cost = outcome(ladder, chosen)
         axes.plot([cost], [score], marker="*", markersize=12, linestyle="", label=name)
-    axes.set(xscale="log", xlabel="USD per 1,000 requests", ylabel="score, %", title="The family: numbers are bits")
+    axes.set(xscale="log", xlabel="USD per million requests", ylabel="score, %", title="The family: numbers are bits")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.tight_layout()
