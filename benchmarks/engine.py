@@ -77,9 +77,9 @@ def main() -> None:
         return
     stores = options.stores
     if not stores:
-        from backends.family.catalogue import WEIGHTS  # noqa: PLC0415
+        from backends.family.packed import STORES  # noqa: PLC0415
 
-        stores = list(WEIGHTS.values())
+        stores = list(STORES.values())
     for store in stores:
         command = [sys.executable, "-m", "benchmarks.engine", "--here", str(store)]
         subprocess.run(command, env={**os.environ, **ONE_THREAD}, check=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from backends.anyprec.quantize import quantize
 from tests.anyprec.llamas import write_llama
+
+threadpool_limits(limits=1, user_api="blas")  # as the engine does when it loads a store
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from backends.anyprec.checkpoint import read_json
 from backends.anyprec.engine.adapters import adapters_of
 from backends.anyprec.engine.answer import Piece
@@ -61,7 +63,12 @@ class Loaded:
     """One open store with what serves it."""
 
     def __init__(self, name: str, path: Path) -> None:
-        """Raises: AnyprecError for a store that cannot be served."""
+        """Raises: AnyprecError for a store that cannot be served.
+
+        numpy's products run on one thread from here on: for matrices this small, threads wait more than they work,
+        and the other cores belong to the event loop.
+        """
+        threadpool_limits(limits=1, user_api="blas")
         store = Store.open(path)
         self.name, self.path = name, path
         self.tokenizer = Tokenizer(path)
