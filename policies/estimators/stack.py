@@ -105,7 +105,8 @@ class Stack:
             getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
-        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0) * np.float32(0.2)
+        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0)
+        scaled *= np.float32(1.0 / np.sqrt(max(features.shape[1], 1)))  # all of them weigh what the unit embedding does
         return np.concatenate([embeddings, scaled], axis=1)
 
     def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
@@ -120,7 +121,8 @@ class Stack:
         if similarity.shape[1] == 0 or self.familiar <= 0.0:
             return np.ones((len(similarity), 1))
         near = similarity[:, :NEAREST].mean(axis=1, dtype=np.float64)
-        return np.clip(near / self.familiar, 0.0, 1.0)[:, None]
+        trust: Float = np.clip(near / self.familiar, 0.0, 1.0)[:, None]
+        return trust
 
     def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_]) -> None:
         """Every established arm is itself, every newcomer a mixture of these."""
@@ -176,7 +178,8 @@ def _spread(residuals: Float) -> Float:
     seen = ~np.isnan(residuals)
     squares = np.where(seen, residuals, 0.0) ** 2
     overall = squares.sum() / max(int(seen.sum()), 1)
-    return np.sqrt((squares.sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0))
+    spread: Float = np.sqrt((squares.sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0))
+    return spread
 
 
 def folds(rows: int) -> NDArray[np.int64]:
