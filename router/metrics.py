@@ -18,6 +18,7 @@ from router.gateway.nouns import Decision, Meter, Stages
 from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
+_STATES = ("closed", "half-open", "open")
 _Pair = tuple[str, str]
 
 
@@ -33,6 +34,7 @@ class PrometheusMeter(Meter):
         self._stages: dict[str, list[float]] = {}  # a count for each bucket, one beyond the last, and the sum
         self._holds = 0
         self._backends: dict[str, bool] = {}
+        self._breakers: dict[_Pair, str] = {}  # backend, engine -> state
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Page(self))
 
@@ -56,9 +58,11 @@ class PrometheusMeter(Meter):
     def failed(self, model: str, error: BackendError) -> None:
         self._failures[model, type(error).__name__] += 1
 
-    def backend(self, name: str, *, up: bool) -> None:
-        """What the health loop saw."""
+    def backend(self, name: str, *, up: bool, breakers: Mapping[str, str] | None = None) -> None:
+        """What the health loop saw: whether a backend answers, and the state of each of its engines' breakers."""
         self._backends[name] = up
+        others = {pair: state for pair, state in self._breakers.items() if pair[0] != name}
+        self._breakers = others | {(name, engine): state for engine, state in (breakers or {}).items()}
 
     def text(self) -> bytes:
         """The exposition format."""
@@ -78,6 +82,11 @@ class PrometheusMeter(Meter):
         for name, is_up in self._backends.items():
             up.add_metric([name], float(is_up))
         yield up
+        closed = "Breakers: 0 closed, 1 half-open, 2 open"
+        breakers = GaugeMetricFamily("pointsman_breaker_state", closed, labels=["backend", "engine"])
+        for pair, state in self._breakers.items():
+            breakers.add_metric(pair, float(_STATES.index(state)))
+        yield breakers
 
     def _histogram(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily("pointsman_stage_seconds", "Time in each stage", labels=["stage"])

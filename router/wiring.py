@@ -214,8 +214,8 @@ async def _refresh(runtime: Runtime) -> None:
         if error.message != runtime.unpriced:
             LOG.error("the candidates stay as they were: %s", error.message)
         runtime.unpriced = error.message
-    for name in fleet.backends:
-        runtime.meter.backend(name, up=name not in decider.down)
+    for name, backend in fleet.backends.items():
+        runtime.meter.backend(name, up=name not in decider.down, breakers=backend.states())
 
 
 async def _reloads(runtime: Runtime, path: Path | None) -> None:
