@@ -105,8 +105,8 @@ class Blend:
             return
         stack = Stack()
         stack.restore(fitted)
-        quality = np.array(state["rehearsal.quality"])
-        self._rehearsal = Estimates(quality, np.broadcast_to(stack.spread, quality.shape), state["rehearsal.cost"])
+        quality, cost = (np.array(state[f"rehearsal.{key}"], np.float64) for key in ("quality", "cost"))
+        self._rehearsal = Estimates(quality, np.broadcast_to(stack.spread, quality.shape), cost)
         self._stack = stack
 
     def _expect(self, stack: Stack, context: RouteContext, at: NDArray[np.int_]) -> Estimates:

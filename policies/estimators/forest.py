@@ -51,11 +51,13 @@ class Forest:
         """(m, M) means over the trees for inputs (m, p)."""
         leaves = self._leaves(inputs)
         if len(leaves) == 1:
-            return self._values[leaves[0]].mean(axis=0, dtype=np.float64)[None]
+            only: Float = self._values[leaves[0]].mean(axis=0, dtype=np.float64)[None]
+            return only
         total = np.zeros((len(inputs), self._values.shape[1]))
         for column in leaves.T:
             total += self._values[column]
-        return total / max(leaves.shape[1], 1)
+        means: Float = total / max(leaves.shape[1], 1)
+        return means
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in FOREST_STATE}

@@ -53,7 +53,8 @@ class KernelRidge:
         distances += self._squares
         distances += np.einsum("ij,ij->i", inputs, inputs)[:, None]
         distances *= -self._width
-        return np.exp(distances, out=distances)
+        near: Float32 = np.exp(distances, out=distances)
+        return near
 
     def _solve(self, kernel: Float, between: Float, targets: Float, columns: NDArray[np.intp]) -> None:
         centre, mean = kernel.mean(axis=0), targets.mean(axis=0)

@@ -361,9 +361,7 @@ class Index(Section):
 class PolicySection(Section):
     """Who decides."""
 
-    name: str = Field(
-        default="paced", description="Name of the default policy; a wrong one is answered with the list."
-    )
+    name: str = Field(default="paced", description="Name of the default policy; a wrong one is answered with the list.")
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
     )

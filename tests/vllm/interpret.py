@@ -1,6 +1,6 @@
 """Runs one kernel in Triton's interpreter and compares it with numpy in float64; exits with 1 where they differ.
 
-    TRITON_INTERPRET=1 python tests/vllm/interpret.py vector SEED
+TRITON_INTERPRET=1 python tests/vllm/interpret.py vector SEED
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Layer:
         return store.look_up(codes, self.tables[width].astype(np.float32)).astype(np.float64)
 
     def product(self, x: NDArray[np.float64], widths: Sequence[int]) -> NDArray[np.float64]:
-        rows = [self.weights(width) @ row if width else np.zeros(len(self.codes)) for row, width in zip(x, widths)]
+        rows = [
+            self.weights(width) @ row if width else np.zeros(len(self.codes))
+            for row, width in zip(x, widths, strict=True)
+        ]
         return np.stack(rows)
 
     def laid(self, *, gpu: bool, dtype: torch.dtype = torch.bfloat16) -> Laid:

@@ -404,7 +404,9 @@ def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     if rows == 1:
         tall = layer_rows > 4096 and words <= 128
         return Launch(4, 1, 32, 1, registers=80) if tall else Launch(2, 1, 64, 1)
-    splits = max(1, min(4 if layer_rows <= 8192 else 1, words // 32))
+    few = 4 if layer_rows <= 8192 else 1
+    wanted = few if rows <= 16 else 256 // triton.cdiv(layer_rows, 64)
+    splits = max(1, min(4, wanted, words // 32))
     return Launch(64, 16 if rows <= 16 else 64, 8, 4, 2, splits)
 
 
@@ -497,8 +499,8 @@ def dequantize_rows(
     bn, bw = 4, 32
     grid = (triton.cdiv(out.shape[0], bn), triton.cdiv(codes.shape[2], bw))
     _dequantize[grid](
-        codes, tables, out.view(torch.int32), first, 0, **_shape(out.shape[1], codes, tables), FIRST=offsets(bits)[width],
-        WIDTH=width, BN=bn, BW=bw, num_warps=1,
+        codes, tables, out.view(torch.int32), first, 0, **_shape(out.shape[1], codes, tables),
+        FIRST=offsets(bits)[width], WIDTH=width, BN=bn, BW=bw, num_warps=1,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def offsets(bits: Sequence[int]) -> dict[int, int]:
 
 def doubled_offset(bits: Sequence[int], width: int) -> int:
     """Where the doubled table of a narrow width begins in a joined table row on a GPU."""
-    return sum(2**k for k in bits) + sum(2**k for k in bits if k < width)
+    return sum(1 << k for k in bits) + sum(1 << k for k in bits if k < width)
 
 
 def doubled(table: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ def _with_width_checked(verify: Any) -> Any:
     return verify_args
 
 
-def _with_width_in_salt(process: Any, config_class: type) -> Any:
+def _with_width_in_salt(process: Any, config_class: Any) -> Any:
     @functools.wraps(process)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         config: Any = self.vllm_config.quant_config

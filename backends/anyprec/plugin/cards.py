@@ -16,7 +16,7 @@ def show_widths(bits: Collection[int]) -> None:
     """Add `anyprec_bits` to the cards of base models; nothing where no OpenAI server runs in this process."""
     if SERVER not in sys.modules:
         return
-    served: Any = sys.modules[SERVER].OpenAIServingModels  # type: ignore[attr-defined]
+    served: Any = sys.modules[SERVER].OpenAIServingModels
     show = getattr(served.show_available_models, "__wrapped__", served.show_available_models)
 
     @functools.wraps(show)
