@@ -1,0 +1,217 @@
+"""The gateway's HTTP promises in front of two real vLLM servers and the embedded engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from backends.anyprec.store import Store
+from tests.http.conftest import Running, serving
+from tests.vllm.engines import STORES, Engine
+from tests.vllm.test_plugin import write_adapter
+
+PRICES = {"small": 1.0, "medium": 2.0, "large": 4.0}  # USD per million tokens, prompt and completion alike
+ASKED = [{"role": "user", "content": "What is 17 + 25?"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Kyiv", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def gateway(engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("gateway")
+    backends = {name: {"kind": "vllm", "url": engine.url, "discover": True} for name, engine in engines.items()}
+    backends["inside"] = {"kind": "embedded", "stores": {"medium": str(STORES / "medium")}, "discover": True}
+    homes = {"small": "small", "medium": "inside", "large": "large"}
+    models = [
+        {"name": name, "backend": homes[name], "price": {"prompt": price, "completion": price}}
+        for name, price in PRICES.items()
+    ]
+    settings = {
+        "state_dir": str(folder / "state"), "policy": {"name": "cheapest"}, "backends": backends, "models": models,
+        "reload": {"every_s": 0.5},
+    }  # fmt: skip
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(folder, settings)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(gateway: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=120) as made:
+        yield made
+
+
+def chat(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": ASKED, "max_tokens": 24, "temperature": 0, **more}
+
+
+def until(is_so: Callable[[], bool], *, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def events_of(answer: httpx.Response) -> list[Any]:
+    """The JSON of each SSE event; "[DONE]" as it is."""
+    lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def text_of(events: list[Any]) -> str:
+    chunks = [event for event in events if isinstance(event, dict) and event.get("choices")]
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+@pytest.mark.parametrize("model", PRICES)
+def test_a_pinned_request_is_answered_by_that_engine_and_priced_from_its_usage(
+    client: httpx.Client, model: str
+) -> None:
+    answer = client.post("/v1/chat/completions", json=chat(model))
+    assert answer.status_code == 200, answer.text
+    usage = answer.json()["usage"]
+    tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+    assert answer.json()["model"] == answer.headers["x-pointsman-model"] == model
+    assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(tokens * PRICES[model] / 1e6, rel=1e-6)
+
+
+def spent_usd(client: httpx.Client) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("pointsman_cost_usd_total{"))
+
+
+def test_a_budget_is_settled_from_the_engines_usage(client: httpx.Client) -> None:
+    before = spent_usd(client)
+    answer = client.post("/v1/chat/completions", json=chat("large"))
+    cost = float(answer.headers["x-pointsman-cost-usd"])
+    until(lambda: spent_usd(client) - before == pytest.approx(cost, rel=1e-6))
+
+
+@pytest.mark.parametrize("model", ["small", "large"])
+def test_a_stream_carries_the_plain_answers_text_and_ends_with_its_usage(client: httpx.Client, model: str) -> None:
+    plain = client.post("/v1/chat/completions", json=chat(model)).json()
+    asked = chat(model, stream=True, stream_options={"include_usage": True})
+    with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        events = events_of(answer)
+    assert text_of(events) == plain["choices"][0]["message"]["content"]
+    assert events[-1] == "[DONE]"
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"]["completion_tokens"] == plain["usage"]["completion_tokens"]
+
+
+def test_a_stream_that_did_not_ask_for_usage_gets_none(client: httpx.Client) -> None:
+    with client.stream("POST", "/v1/chat/completions", json=chat("small", stream=True)) as answer:
+        events = events_of(answer)
+    assert all(not event.get("usage") for event in events if isinstance(event, dict))
+
+
+def test_logprobs_n_and_stop_reach_the_engine(client: httpx.Client) -> None:
+    asked = chat("large", logprobs=True, top_logprobs=2, n=2, temperature=1.0)
+    choices = client.post("/v1/chat/completions", json=asked).json()["choices"]
+    assert len(choices) == 2
+    assert len(choices[0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+    whole = client.post("/v1/chat/completions", json=chat("large")).json()["choices"][0]["message"]["content"]
+    cut = client.post("/v1/chat/completions", json=chat("large", stop=[whole[1]])).json()["choices"][0]
+    assert cut["message"]["content"] == whole[: whole.index(whole[1])]
+
+
+def test_a_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
+    asked = chat("large", temperature=1.5, seed=7)
+    said = [client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"] for _ in range(2)]
+    assert said[0]["content"] == said[1]["content"]
+
+
+def test_a_tool_call_comes_back_as_the_engine_made_it(client: httpx.Client) -> None:
+    chosen = {"type": "function", "function": {"name": "weather"}}
+    asked = chat("large", tools=[TOOL], tool_choice=chosen, max_tokens=64)
+    answer = client.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 200, answer.text
+    call = answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "weather"
+    assert json.loads(call["arguments"])["city"] in ("Kyiv", "Rome")
+
+
+def test_auto_is_answered_by_one_of_the_candidates(client: httpx.Client) -> None:
+    answer = client.post("/v1/chat/completions", json=chat("auto"))
+    assert answer.status_code == 200
+    assert answer.headers["x-pointsman-model"] in names(client)
+
+
+def names(client: httpx.Client) -> list[str]:
+    return [card["id"] for card in client.get("/v1/models").json()["data"]]
+
+
+def test_the_widths_of_a_store_are_candidates_and_reach_the_engine(client: httpx.Client, large: Engine) -> None:
+    until(lambda: {"large@3bit", "large@8bit", "small@3bit"} <= set(names(client)))
+    through = client.post("/v1/chat/completions", json=chat("large@3bit", logprobs=True)).json()["choices"][0]
+    direct = large.post("/v1/chat/completions", chat("large", logprobs=True, vllm_xargs={"anyprec_bits": 3}))
+    assert through["logprobs"] == direct.json()["choices"][0]["logprobs"]
+
+
+def test_an_adapter_loaded_at_run_time_becomes_a_candidate(client: httpx.Client, large: Engine, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "tuned", Store.open(large.store), bits=8)
+    large.post("/v1/load_lora_adapter", {"lora_name": "tuned", "lora_path": str(tmp_path / "tuned")})
+    until(lambda: "tuned" in names(client))
+    answer = client.post("/v1/chat/completions", json=chat("tuned"))
+    assert (answer.status_code, answer.json()["model"]) == (200, "tuned")
+    large.post("/v1/unload_lora_adapter", {"lora_name": "tuned"})
+
+
+def test_a_width_out_of_range_is_the_clients_error_and_names_it(client: httpx.Client) -> None:
+    answer = client.post("/v1/chat/completions", json=chat("large", vllm_xargs={"anyprec_bits": 11}))
+    assert answer.status_code == 400
+    assert "anyprec_bits" in answer.json()["error"]["message"]
+
+
+def test_responses_and_messages_are_forwarded(client: httpx.Client) -> None:
+    said = client.post("/v1/responses", json={"model": "large", "input": "What is 2 + 3?", "max_output_tokens": 16})
+    assert said.status_code == 200, said.text
+    assert said.json()["usage"]["output_tokens"] > 0
+    told = client.post("/v1/messages", json={"model": "large", "messages": ASKED, "max_tokens": 16})
+    assert told.status_code == 200, told.text
+    assert told.json()["type"] == "message"
+
+
+def test_hanging_up_frees_the_engines_slot(client: httpx.Client, large: Engine) -> None:
+    made = large.metric("vllm:generation_tokens_total")
+    asked = chat("large", stream=True, max_tokens=400, ignore_eos=True)
+    with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        next(answer.iter_lines())
+        until(lambda: large.metric("vllm:num_requests_running") == 1)
+    until(lambda: large.metric("vllm:num_requests_running") == 0, within_s=10)
+    assert large.metric("vllm:generation_tokens_total") - made < 400
+
+
+def test_an_engine_killed_mid_stream_costs_one_stream_and_comes_back(client: httpx.Client, small: Engine) -> None:
+    asked = chat("small", max_tokens=300, ignore_eos=True)
+    whole = client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+    seen = []
+    with client.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                seen.append(line.removeprefix("data: "))
+            if len(seen) == 5 and small.process is not None:
+                small.kill()
+    events = [event if event == "[DONE]" else json.loads(event) for event in seen]
+    assert whole.startswith(text_of(events))
+    assert "error" in [event for event in events if event != "[DONE]"][-1]
+    assert client.post("/v1/chat/completions", json=chat("auto")).status_code == 200
+    small.start()
+    small.wait()
+    until(lambda: client.post("/v1/chat/completions", json=chat("small")).status_code == 200)

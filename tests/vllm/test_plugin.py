@@ -1,0 +1,141 @@
+"""One engine, one copy of the weights, each request its own width: what the plugin promises, on real vLLM."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from backends.anyprec.engine.adapters import read_adapter
+from backends.anyprec.engine.llama import Llama
+from backends.anyprec.engine.weights import Variant, Weights
+from backends.anyprec.store import Store
+from tests.vllm.engines import Engine, bits_of
+
+PROMPTS = ("<|user|>What is 17 + 25?<|end|><|assistant|>", "<|user|>Sort: pear, apple, fig<|end|><|assistant|>")
+TEXT = list(b"The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and the list [3, 1, 2] sorted is [1, 2, 3].")
+Steps = tuple[list[str], list[float]]
+
+
+def steps(engine: Engine, prompt: str | Sequence[int], bits: int, **more: Any) -> Steps:
+    """Greedy tokens and their log-probabilities."""
+    body = {"prompt": prompt, "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0, **more}
+    answer = engine.post("/v1/completions", {**body, "vllm_xargs": {"anyprec_bits": bits}})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["choices"][0]["logprobs"]
+    return found["tokens"], found["token_logprobs"]
+
+
+def of_prompt(engine: Engine, tokens: Sequence[int], bits: int) -> list[float]:
+    """Log-probability of every token after the first."""
+    body = {"prompt": list(tokens), "max_tokens": 1, "prompt_logprobs": 0, "vllm_xargs": {"anyprec_bits": bits}}
+    listed = engine.post("/v1/completions", body).json()["choices"][0]["prompt_logprobs"][1:]
+    return [entry[str(token)]["logprob"] for entry, token in zip(listed, tokens[1:], strict=True)]
+
+
+def test_48_requests_at_three_widths_in_one_batch_give_exactly_the_solo_runs_log_probabilities(large: Engine) -> None:
+    generator = random.Random()
+    letters = "abcdefgh ijklmnop"
+    jobs = [("".join(generator.choices(letters, k=10 + i)), (3, 4, 8)[i % 3]) for i in range(48)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        crowd = list(pool.map(lambda job: steps(large, *job, cache_salt="crowd"), jobs))
+    solo = [steps(large, *job, cache_salt="solo") for job in jobs]
+    assert crowd == solo
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 6])
+def test_perplexity_of_a_width_equals_the_numpy_engines(small: Engine, bits: int) -> None:
+    model = Llama(Weights(Store.open(small.store)))
+    ours = model.log_probabilities(TEXT, Variant(bits)).mean()
+    assert np.mean(of_prompt(small, TEXT, bits)) == pytest.approx(ours, abs=2e-3)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("bits", [3, 6])
+def test_an_answer_is_as_likely_to_the_numpy_engine_as_to_vllm(small: Engine, bits: int, prompt: str) -> None:
+    tokens = small.post("/tokenize", {"prompt": prompt, "add_special_tokens": False}).json()["tokens"]
+    body = {"prompt": tokens, "max_tokens": 12, "temperature": 0, "logprobs": 0, "return_token_ids": True}
+    answer = small.post("/v1/completions", {**body, "vllm_xargs": {"anyprec_bits": bits}}).json()["choices"][0]
+    whole = tokens + answer["token_ids"]
+    ours = Llama(Weights(Store.open(small.store))).log_probabilities(whole, Variant(bits))[len(tokens) - 1 :]
+    assert answer["logprobs"]["token_logprobs"] == pytest.approx(ours.tolist(), abs=5e-3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("bits", [2, 9, 0, -3, "3", 3.5])
+def test_a_width_out_of_range_is_a_400_before_the_first_byte(large: Engine, bits: object, stream: bool) -> None:
+    said = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "stream": stream}
+    answer = large.post("/v1/chat/completions", {**said, "vllm_xargs": {"anyprec_bits": bits}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "anyprec_bits"
+
+
+def test_the_engine_still_serves_after_bad_widths(large: Engine) -> None:
+    before = steps(large, "abc", 4)
+    for bits in (9, 1, 100):
+        large.post("/v1/completions", {"prompt": "abc", "vllm_xargs": {"anyprec_bits": bits}})
+    assert steps(large, "abc", 4) == before
+
+
+def test_without_a_width_a_request_gets_the_widest(large: Engine) -> None:
+    body = {"prompt": "abc", "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    found = large.post("/v1/completions", body).json()["choices"][0]["logprobs"]
+    assert (found["tokens"], found["token_logprobs"]) == steps(large, "abc", max(bits_of(large.store)))
+
+
+def test_widths_never_share_cached_prefixes(large: Engine) -> None:
+    prompt = "".join(random.Random().choices("abcdefgh ", k=400))
+    hits = lambda: large.metric("vllm:prefix_cache_hits_total")  # noqa: E731  # one expression, used three times
+    steps(large, prompt, 3)
+    before = hits()
+    after_three = steps(large, prompt, 8)
+    assert hits() == before
+    steps(large, prompt, 3)
+    assert hits() > before
+    assert after_three == steps(large, prompt, 8, cache_salt="never seen before")
+
+
+def test_widths_are_listed_on_the_models_card(large: Engine) -> None:
+    cards = httpx.get(f"{large.url}/v1/models").json()["data"]
+    assert {card["id"]: card.get("anyprec_bits") for card in cards}["large"] == bits_of(large.store)
+
+
+def write_adapter(folder: Path, store: Store, *, bits: int, rank: int = 4) -> None:
+    """A random low-rank adapter of every linear layer, in PEFT's format."""
+    folder.mkdir(parents=True)
+    rng, tensors = np.random.default_rng(), {}
+    for layer in store.layers:
+        rows, columns = store.shape(layer)
+        for name, shape in (("A", (rank, columns)), ("B", (rows, rank))):
+            factor = rng.standard_normal(shape, np.float32) * 0.5 * shape[1] ** -0.5 / rank**0.25
+            tensors[f"base_model.model.{layer}.lora_{name}.weight"] = factor.astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt", "anyprec_bits": str(bits)})
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "bias": "none", "task_type": "CAUSAL_LM"}
+    config["target_modules"] = sorted({layer.rpartition(".")[2] for layer in store.layers})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def test_an_adapter_composes_with_a_width(large: Engine, tmp_path: Path) -> None:
+    store = Store.open(large.store)
+    write_adapter(tmp_path / "mended", store, bits=3)
+    loaded = large.post("/v1/load_lora_adapter", {"lora_name": "mended", "lora_path": str(tmp_path / "mended")})
+    assert loaded.status_code == 200, loaded.text
+    body = {"prompt": TEXT[:40], "max_tokens": 12, "temperature": 0, "logprobs": 0, "return_token_ids": True}
+    body |= {"ignore_eos": True, "vllm_xargs": {"anyprec_bits": 3}}
+    answer = large.post("/v1/completions", {**body, "model": "mended"}).json()["choices"][0]
+    whole = TEXT[:40] + answer["token_ids"]
+    model = Llama(Weights(store, [read_adapter(tmp_path / "mended", store)]))
+    mended = model.log_probabilities(whole, Variant(3, "mended"))[39:]
+    bare = model.log_probabilities(whole, Variant(3))[39:]
+    gap = np.abs(np.array(answer["logprobs"]["token_logprobs"]) - mended).mean()
+    assert gap < 0.05  # bfloat16 against float32
+    assert np.abs(bare - mended).mean() > 5 * gap
+    large.post("/v1/unload_lora_adapter", {"lora_name": "mended"})
