@@ -8,10 +8,11 @@ from router.types import NanoUsd, Spend
 
 
 def samples(meter: PrometheusMeter) -> dict[tuple[str, ...], float]:
+    """Value by name and label values, these in alphabetical order."""
     found = {}
     for family in text_string_to_metric_families(meter.text().decode()):
         for sample in family.samples:
-            found[sample.name, *sample.labels.values()] = sample.value
+            found[sample.name, *sorted(sample.labels.values())] = sample.value
     return found
 
 
@@ -20,10 +21,10 @@ def test_an_answer_is_counted_with_its_tokens_and_its_money() -> None:
     for _ in range(3):
         meter.settled("small", "acme", Spend(NanoUsd(2_000), 10, 5, "settled"), Stages())
     found = samples(meter)
-    assert found["pointsman_requests_total", "small", "settled"] == 3
-    assert found["pointsman_tokens_total", "small", "prompt"] == 30
-    assert found["pointsman_tokens_total", "small", "completion"] == 15
-    assert found["pointsman_cost_usd_total", "small", "acme"] == 6e-6
+    assert found["pointsman_requests_total", "settled", "small"] == 3
+    assert found["pointsman_tokens_total", "prompt", "small"] == 30
+    assert found["pointsman_tokens_total", "completion", "small"] == 15
+    assert found["pointsman_cost_usd_total", "acme", "small"] == 6e-6
 
 
 def test_a_stage_falls_into_every_bucket_it_fits_in() -> None:
@@ -32,8 +33,8 @@ def test_a_stage_falls_into_every_bucket_it_fits_in() -> None:
     meter.settled("small", "acme", Spend(NanoUsd(0), 0, 0, "settled"), stages)
     found = samples(meter)
     bucket = "pointsman_stage_seconds_bucket"
-    assert [found[bucket, "embed", bound] for bound in ("0.00025", "0.0005", "120", "+Inf")] == [0, 1, 1, 1]
-    assert [found[bucket, "relay", bound] for bound in ("120", "+Inf")] == [0, 1]
+    assert [found[bucket, *sorted(["embed", bound])] for bound in ("0.00025", "0.0005", "120", "+Inf")] == [0, 1, 1, 1]
+    assert [found[bucket, *sorted(["relay", bound])] for bound in ("120", "+Inf")] == [0, 1]
     assert found["pointsman_stage_seconds_sum", "relay"] == 500.0
 
 
@@ -41,9 +42,9 @@ def test_breakers_are_told_by_engine_and_forgotten_with_it() -> None:
     meter = PrometheusMeter()
     meter.backend("vllm", up=True, breakers={"http://a": "open", "http://b": "closed"})
     found = samples(meter)
-    assert found["pointsman_breaker_state", "vllm", "http://a"] == 2
-    assert found["pointsman_breaker_state", "vllm", "http://b"] == 0
+    assert found["pointsman_breaker_state", "http://a", "vllm"] == 2
+    assert found["pointsman_breaker_state", "http://b", "vllm"] == 0
     meter.backend("vllm", up=True, breakers={"http://b": "half-open"})
     found = samples(meter)
-    assert ("pointsman_breaker_state", "vllm", "http://a") not in found
-    assert found["pointsman_breaker_state", "vllm", "http://b"] == 1
+    assert ("pointsman_breaker_state", "http://a", "vllm") not in found
+    assert found["pointsman_breaker_state", "http://b", "vllm"] == 1
