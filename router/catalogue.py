@@ -106,6 +106,7 @@ class Fleet:
             parent=candidate.parent,
             bits=candidate.bits,
             parameters=candidate.parameters,
+            quality=candidate.quality,
             bytes_per_token=1.0,
         )
 
