@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +26,10 @@ from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 LOG = logging.getLogger("pointsman.learning")
-OPEN_DECISIONS = 200_000  # decisions that may still be judged; the oldest is forgotten first
+OPEN_DECISIONS = 30_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(DecisionRecord).decode
 
 
 class OutcomeTable:
@@ -136,14 +140,22 @@ class OutcomeTable:
 
 @dataclass(slots=True)
 class _Open:
-    """A decision that may still be settled or judged."""
+    """A decision that may still be settled or judged; once settled it is kept packed, in a third of the memory."""
 
-    record: DecisionRecord
+    _record: DecisionRecord | bytes
     cost: float = float("nan")  # USD
     completion_tokens: int = 0
     signature: bytes = b""
     judged_by_user: bool = False
     row: int = -1  # in the table, once judged
+
+    @property
+    def record(self) -> DecisionRecord:
+        return _decode(self._record) if isinstance(self._record, bytes) else self._record
+
+    def pack(self) -> None:
+        if not isinstance(self._record, bytes):
+            self._record = _encode(self._record)
 
 
 Refit = Callable[[str, dict[str, NDArray[Any]], History], Awaitable[dict[str, NDArray[Any]]]]
@@ -253,6 +265,7 @@ class Learning:
         known.cost, known.completion_tokens = entry.cost / NANO_PER_USD, entry.completion_tokens
         known.signature = entry.signature
         self._teach(known, score=float("nan"), cost=known.cost, at_ms=entry.at_ms, weight=1.0)
+        known.pack()
 
     def _judged(self, entry: Feedback) -> None:
         known = self._open.get(entry.decision_id)
@@ -262,11 +275,12 @@ class Learning:
             return  # a person has the last word
         known.judged_by_user |= entry.source == "user"
         self.learned += 1
+        record = known.record
         if known.row < 0:
-            embedding = _unpack(known.record.embedding)
-            known.row = self.table.append(known.record, embedding)
+            embedding = _unpack(record.embedding)
+            known.row = self.table.append(record, embedding)
             self.index.add(embedding[None, :], np.array([known.row]))
-        self.table.observe(known.row, known.record.model, score=entry.score, cost=known.cost)
+        self.table.observe(known.row, record.model, score=entry.score, cost=known.cost)
         self._teach(known, score=entry.score, cost=float("nan"), at_ms=entry.at_ms, weight=entry.reliability)
 
     def _teach(self, known: _Open, *, score: float, cost: float, at_ms: int, weight: float) -> None:
