@@ -11,6 +11,7 @@ O(B²) for B places to cut. numba makes this fast; numpy gives the same cuts mor
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,11 +51,12 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One implementation of the three searches."""
+    """One implementation of the searches."""
 
     free_cuts: Callable[[Sums, int], Ints]
     grid: Callable[[Sums, int], tuple[Ints, Floats]]
     tree: Callable[[Floats, Floats], tuple[Floats, NDArray[np.int32]]]
+    split: Callable[[Sums, int, int], tuple[float, int]]
 
 
 def costs(sums: Sums, a: Ints, b: Ints) -> Floats:
@@ -173,13 +175,14 @@ def tree_slow(spans: Floats, weights: Floats) -> tuple[Floats, NDArray[np.int32]
 
 def engines() -> dict[str, Engine]:
     """The implementations that can run here, fastest first."""
-    slow = {"numpy": Engine(free_cuts_slow, grid_slow, tree_slow)}
+    slow = {"numpy": Engine(free_cuts_slow, grid_slow, tree_slow, best_split)}
     if loops is None:
         return slow
     fast = Engine(
         lambda sums, cells: loops.free_cuts(sums.h, sums.hw, sums.hww, cells),
         lambda sums, most: loops.grid(sums.h, sums.hw, sums.hww, most),
         loops.tree,
+        lambda sums, a, b: loops.split(sums.h, sums.hw, sums.hww, a, b),
     )
     return {"numba": fast, **slow}
 
@@ -249,7 +252,17 @@ def nested_cuts(sums: Sums, *, bits: Sequence[int], engine: Engine) -> dict[int,
         if least <= GOOD_RATIO:
             break
         weights = weights * (ratios / ratios.mean()) ** REWEIGHING
-    return {min(bits) + i: places[cuts] for i, cuts in enumerate(best)}
+    nested = {min(bits) + i: places[cuts] for i, cuts in enumerate(best)}
+    if len(nested) > 1:
+        nested[max(bits)] = _split_every(sums, nested[max(bits) - 1], engine)
+    return nested
+
+
+def _split_every(sums: Sums, cuts: Ints, engine: Engine) -> Ints:
+    """The last width's cuts again, from all places and not only the grid's."""
+    finer = np.repeat(cuts, 2)[:-1]
+    finer[1::2] = [engine.split(sums, int(a), int(b))[1] for a, b in itertools.pairwise(cuts)]
+    return finer
 
 
 def centroids(sums: Sums, cuts: Ints, parent: Floats) -> Floats:
