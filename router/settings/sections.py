@@ -113,7 +113,6 @@ class Replica(Section):
 class _Backend(Section):
     """What every kind of backend has."""
 
-    timeouts: Timeouts = Field(default=Timeouts(), description="How long it may take.")
     breaker: Breaker = Field(default=Breaker(), description="When it is left alone.")
     max_concurrency: Positive | None = Field(
         default=None, description="Requests at once to one replica; null is no cap."
@@ -141,6 +140,7 @@ class _Backend(Section):
 class _Remote(_Backend):
     """What backends behind the network have."""
 
+    timeouts: Timeouts = Field(default=Timeouts(), description="How long it may take.")
     url: Url | None = Field(default=None, description="Base address of the only replica.")
     urls: tuple[Replica, ...] = Field(
         default=(), description="Several replicas of the same models: addresses or mappings."
