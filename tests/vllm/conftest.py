@@ -10,6 +10,7 @@ import pytest
 from tests.vllm.engines import STORES, VENV, Engine
 
 LORA = ("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2")
+TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +25,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engi
     if not (VENV / ".complete").exists():
         pytest.fail("run tests/vllm/install.sh first, or `make test-vllm`")
     folder = tmp_path_factory.mktemp("engines")
-    small = Engine("small", STORES / "small", folder / "small.log", ("--dtype", "float32"))
+    small = Engine("small", STORES / "small", folder / "small.log", ("--dtype", "float32", *TOOLS))
     large = Engine("large", STORES / "large", folder / "large.log", ("--dtype", "bfloat16", *LORA))
     for engine in (small, large):
         engine.start()
