@@ -51,7 +51,7 @@ SIZES: dict[str, Size] = {
         hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, bits="3-8", rows_per_table=16
     ),
 }
-STEPS = 15650
+STEPS = 15600
 ITEMS_PER_STEP = 640
 BUCKETS = (56, 80, 128, 224, 432)  # padded lengths; an item goes into the first it fits
 PROMPT_WEIGHT = 0.02  # of a prompt token's loss, beside an answer token's length ** -0.5
