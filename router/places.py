@@ -13,9 +13,21 @@ def store_url(settings: Settings) -> str:
     store = settings.store
     if store.redis is not None:
         url = store.redis.get_secret_value()
-        how = urlencode({"prefix": f"{{{store.prefix}}}", "pool": store.pool, "timeout_s": store.timeout_s})
+        how = urlencode(
+            {
+                "prefix": f"{{{store.prefix}}}",
+                "pool": store.pool,
+                "timeout_s": store.timeout_s,
+                "journal": owed_path(settings),
+            }
+        )
         return f"{url}{'&' if '?' in url else '?'}{how}"
     return f"sqlite:///{settings.store.sqlite_path(settings.state_dir)}"
+
+
+def owed_path(settings: Settings) -> Path:
+    """The folder of settlements that Redis does not have yet; replicas on one machine may share it."""
+    return settings.state_dir / "owed"
 
 
 def first_key_path(settings: Settings) -> Path:

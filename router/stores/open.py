@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from router.errors import SettingsError
 from router.ports import Leases, Ledger, OutcomeLog
+from router.stores.journal import Journal
 from router.stores.keys import Registry
 from router.stores.redis_ledger import RedisLedger
 from router.stores.redis_link import connect
@@ -78,7 +80,9 @@ async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]
 @asynccontextmanager
 async def _redis(url: str, clock: Callable[[], int]) -> AsyncIterator[Stores]:
     link = connect(url)
-    ledger, log = RedisLedger(link, clock=clock), RedisLog(link)
+    folder = parse_qs(urlsplit(url).query).get("journal")
+    journal = Journal(Path(folder[-1])) if folder else None
+    ledger, log = RedisLedger(link, clock=clock, journal=journal), RedisLog(link)
     try:
         await ledger.open()
         try:

@@ -2,7 +2,8 @@
 
 Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. A settlement that cannot be written is
 kept and written as soon as Redis is back. After a restart of Redis, which may have lost its last second, every gateway
-puts its own holds and last settlements back while reservations wait for GRACE_MS.
+puts its own holds and last settlements back while reservations wait for GRACE_MS. With a journal, what a killed gateway
+had sent or settled is taken over from its disk.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
+from router.stores.journal import Journal
 from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
 from router.stores.redis_link import Argument, Link, calendar
 from router.stores.refusals import Answer, hold_of, refuse
@@ -24,6 +26,7 @@ from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reser
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 MARK_S = 0.01  # how long a mark may wait for company
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
+DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
 REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
 
 
@@ -64,8 +67,8 @@ def _plan(principal: Principal, offer: Offer) -> WirePlan:
 class RedisLedger:
     """A Ledger and its Leases on one Redis."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], int]) -> None:
-        self._link, self._clock = link, clock
+    def __init__(self, link: Link, *, clock: Callable[[], int], journal: Journal | None = None) -> None:
+        self._link, self._clock, self._journal = link, clock, journal
         self._plans: PlanCache[WirePlan] = PlanCache(_plan)
         self._mine: dict[str, Lease] = {}
         self._marks: dict[str, None] = {}
@@ -90,6 +93,8 @@ class RedisLedger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self.tend()
+        if self._journal is not None:
+            self._journal.close()
 
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
@@ -121,15 +126,15 @@ class RedisLedger:
         if not isinstance(lease, Lease):
             raise TypeError("settle the hold that reserve returned, not a copy")
         self._marks.pop(hold.decision_id, None)
-        now_ms = self._clock()
-        tokens = (spend.prompt_tokens, spend.completion_tokens)
-        words: tuple[Argument, ...] = (hold.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome)
-        words += (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
+        words = _settlement(lease, self._clock(), spend)
         self._remember_settled(words)
+        self._owe(hold.decision_id, words)
         try:
             await self._link.call("settle", *words)
         except StoreUnavailable:
             self._unsettled.append(words)
+        else:
+            self._paid(hold.decision_id)
         self._mine.pop(hold.decision_id, None)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -147,6 +152,7 @@ class RedisLedger:
         if lease is None:
             return
         lease.sent = True
+        self._owe(hold.decision_id, _settlement(lease, self._clock(), Spend(hold.amount, 0, 0, "expired")))
         self._marks[hold.decision_id] = None
         if self._marking is None:
             self._marking = asyncio.get_running_loop().call_later(MARK_S, self._mark_now)
@@ -171,6 +177,7 @@ class RedisLedger:
             for decision_id in missing:
                 self._mine.pop(decision_id.decode(), None)
             await self._settle_kept()
+            await self._take_over(now_ms)
 
     def _renewals(self, now_ms: int) -> dict[str, int]:
         """Leases with less than two thirds left, and when they shall end."""
@@ -195,8 +202,24 @@ class RedisLedger:
 
     async def _settle_kept(self) -> None:
         while self._unsettled:
-            await self._link.call("settle", *self._unsettled[0])
+            words = self._unsettled[0]
+            await self._link.call("settle", *words)
+            self._paid(str(words[0]))
             del self._unsettled[0]
+
+    async def _take_over(self, now_ms: int) -> None:
+        """Settle what dead processes of this machine owed: their last word, or the worst case of what they had sent."""
+        for _, owed in self._journal.orphans() if self._journal is not None else ():
+            calls = [_as_heir(words, now_ms) for words in owed.values()]
+            await asyncio.gather(*(self._link.call("settle", *words) for words in calls))
+
+    def _owe(self, decision_id: str, words: tuple[Argument, ...]) -> None:
+        if self._journal is not None:
+            self._journal.owe(decision_id, words)
+
+    def _paid(self, decision_id: str) -> None:
+        if self._journal is not None:
+            self._journal.paid(decision_id)
 
     def _remember_settled(self, words: tuple[Argument, ...]) -> None:
         self._settled.append((asyncio.get_running_loop().time(), words))
@@ -232,3 +255,16 @@ class RedisLedger:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _settlement(lease: Lease, now_ms: int, spend: Spend) -> tuple[Argument, ...]:
+    """The arguments of the settle script."""
+    tokens = (spend.prompt_tokens, spend.completion_tokens)
+    held = (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
+    return (lease.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome, *held, 1)
+
+
+def _as_heir(words: tuple[Argument, ...], now_ms: int) -> tuple[Argument, ...]:
+    """The same settlement now; so old that Redis may have forgotten it was done, it only ends a hold that is known."""
+    known_only = now_ms - int(words[1]) > DONE_MS // 2
+    return (words[0], now_ms, *calendar(now_ms), *words[4:-1], 0 if known_only else 1)

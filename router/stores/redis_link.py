@@ -100,7 +100,7 @@ class Link:
             for words in calls:
                 pipeline.execute_command(*words)
             return cast(Sequence[object], await pipeline.execute(raise_on_error=False))
-        except AWAY as error:
+        except Exception as error:  # whatever it is, nobody may wait for ever
             return [error] * len(calls)
 
     def _words(self, name: str, arguments: tuple[Argument, ...], *, text: bool = False) -> tuple[Argument, ...]:
@@ -129,10 +129,11 @@ def calendar(now_ms: int) -> tuple[bytes, str]:
 def connect(url: str) -> Link:
     """The way to redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
 
-    The query may set `prefix`, `pool` (connections) and `timeout_s`. Raises: SettingsError.
+    The query may set `prefix`, `pool` (connections), `timeout_s` and `journal` (a folder). Raises: SettingsError.
     """
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query.pop("journal", None)
     prefix = query.pop("prefix", PREFIX)
     if not (prefix.startswith("{") and "}" in prefix):
         raise SettingsError(f"prefix is {prefix!r}; it must begin with a hash tag like {PREFIX}", param="store.prefix")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +138,31 @@ async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock:
         assert await spent_and_held(stores, b, clock()) == (140, 0)
         lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
         assert sum(line.cost_nanousd for line in lines) == 140
+
+
+@pytest.mark.parametrize(("dies", "charged"), [("settles", 20), ("sends", 60)])
+async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
+    redis: RedisProcess, clock: Clock, tmp_path: Path, dies: str, charged: int
+) -> None:
+    """Redis was away when the answer was sent and settled, and the gateway died before Redis came back."""
+    b = budget(100)
+    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+    command = [sys.executable, "-m", "tests.stores.dying", url, dies]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == b"held\n"
+        redis.kill()
+        dying.stdin.write(b"go on\n")
+        dying.stdin.flush()
+        assert dying.wait() == -signal.SIGKILL
+    redis.start()
+    async with open_stores(url, clock=clock) as heir:
+        await back(heir)
+        assert await spent_and_held(heir, b, clock()) == (charged, 0)
+        clock.pass_s(60)
+        assert await spent_and_held(heir, b, clock()) == (charged, 0)
+    assert not list((tmp_path / "owed").iterdir())
 
 
 async def test_one_node_of_a_cluster_serves_every_script(tmp_path: Path, clock: Clock) -> None:

@@ -3,6 +3,7 @@
 -- ARGV  1 decision id  2 now ms  3 calendar (as in reserve)  4 day as text  5 cost nano-USD  6 prompt tokens
 --       7 completion tokens  8 outcome ("settled", "released", "expired")
 --       9 who (tenant, team, key, model, joined by \31)  10 held nano-USD  11 tokens held  12 reserved at ms  13 plan
+--       14 1: charge even a hold that is not known   0: only one that is, or whose lease has run out
 -- Returns  1 ended   0 was ended before   2 the lease had run out, the charge is now the real one
 --          3 Redis had lost the hold, the cost is charged nevertheless
 local id, now, days, day = ARGV[1], tonumber(ARGV[2]), cjson.decode(ARGV[3]), ARGV[4]
@@ -17,10 +18,11 @@ if h then
   done()
   return 1
 end
-if redis.call('EXISTS', P .. ':done:' .. id) == 1 or outcome ~= 'settled' then return 0 end
+if redis.call('EXISTS', P .. ':done:' .. id) == 1 or outcome == 'released' then return 0 end
 
 local who, plan = ARGV[9], cjson.decode(ARGV[13])
 local gone = redis.call('GET', P .. ':gone:' .. id)
+if not gone and ARGV[14] == '0' then return 0 end
 done()
 if gone then
   local at, charged = string.match(gone, '(%d+) (%d+)')
