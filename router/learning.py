@@ -26,7 +26,7 @@ from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 LOG = logging.getLogger("pointsman.learning")
-OPEN_DECISIONS = 30_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
+OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(DecisionRecord).decode
