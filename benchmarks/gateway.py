@@ -210,7 +210,7 @@ def _made(folder: Path) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("mock", "pass", "full", "tenants", "vectors", "streams", "open", "peers")
+    parts = ("mock", "pass", "full", "peers", "streams", "open", "tenants", "vectors")  # the slowest last
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
