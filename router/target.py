@@ -37,7 +37,7 @@ def running_gateway(url: str | None, key: str | None, *, say: Callable[[str], No
 @contextmanager
 def _fresh(folder: Path) -> Iterator[tuple[str, str]]:
     config = folder / "pointsman.yaml"
-    config.write_text(f"state: {folder / 'state'}\nlog: {{keep_characters: 200}}\n")
+    config.write_text(f"state_dir: {folder / 'state'}\nlog: {{keep_text: true, text_characters: 200}}\n")
     command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config), "--port", "0"]
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
