@@ -215,11 +215,13 @@ class RedisLedger:
 
     def _owe(self, decision_id: str, words: tuple[Argument, ...]) -> None:
         if self._journal is not None:
-            self._journal.owe(decision_id, words)
+            with contextlib.suppress(StoreUnavailable):  # a full disk must not keep Redis from hearing of it
+                self._journal.owe(decision_id, words)
 
     def _paid(self, decision_id: str) -> None:
         if self._journal is not None:
-            self._journal.paid(decision_id)
+            with contextlib.suppress(StoreUnavailable):
+                self._journal.paid(decision_id)
 
     def _remember_settled(self, words: tuple[Argument, ...]) -> None:
         self._settled.append((asyncio.get_running_loop().time(), words))
