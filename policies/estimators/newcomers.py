@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from policies.types import Float
 
 ESTABLISHED = 200  # labelled rows from which an arm is fitted on its own
-KINSHIP = 2.0  # labelled rows that the belief in an average mixture of the known arms is worth, for each arm
+KINSHIP = 4.0  # labelled rows that the belief in an average mixture of the known arms is worth, for each arm
 CAUTION = 1.0  # standard deviations of a newcomer's level it is held below what is expected
 USUAL_SPREAD = 0.1  # standard deviation of arms' mean scores, where one known arm shows none
 

@@ -14,9 +14,10 @@ from policies.types import Estimates, Float, History, Outcome, RouteContext
 Rehearsal = Callable[[], tuple[tuple[str, ...], Estimates] | None]
 
 SAMPLE_ROWS = 3000  # of the rehearsal, for the dual of capacities
-CURVE_ROWS = 800  # of the rehearsal, for the price of a purse
+CURVE_ROWS = 600  # of the rehearsal, for the price of a purse
+MOST_CURVES = 8  # sets of eligible arms whose curves are kept
 RECENT_ROWS = 1500  # of the queries that came since, pooled with the rehearsal
-CURVE_PRICES = 96
+CURVE_PRICES = 64
 FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
@@ -41,7 +42,8 @@ class Remaining:
 
     Both budgets are spread over the queries expected until the purse's reset: the observed rate of arrivals times the
     seconds left. The queries to come are taken to look like the estimator's rehearsal and the queries seen since, each
-    row of either counting the same. γ and the curve of spending against μ are solved again every `resolve` arrivals.
+    row of either counting the same. γ and the curve of spending against μ are solved again every `resolve` arrivals, in
+    learn(), off the path of a request; prices() solves only where nothing was solved before.
     """
 
     def __init__(self, rehearsal: Rehearsal, *, resolve: int = 50, queries_per_s: float = 1.0) -> None:
@@ -51,9 +53,9 @@ class Remaining:
         self._counted = PRIOR_QUERIES
         self._elapsed_s = PRIOR_QUERIES / queries_per_s
         self._last_s = np.nan
-        self._solved_at = -1  # arrivals when γ was last solved
         self._solved_for: tuple[str, ...] = ()
         self._gamma: Float = np.zeros(0)
+        self._budgets: Float = np.zeros(0)  # USD a query that each arm of _solved_for had left when last asked
         self._curves: dict[tuple[str, ...], tuple[Float, Float]] = {}
         self._recent = QuerySample(RECENT_ROWS)
 
@@ -80,49 +82,65 @@ class Remaining:
         if outcome.expected is not None:
             self._recent.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
         if self._arrivals % self._resolve == 0:
-            self._curves = {}
+            self._curves = {names: self._curve(names) for names in list(self._curves)[-MOST_CURVES:]}
+            if self._solved_for:
+                self._gamma = self._dual(self._solved_for, self._budgets, self._gamma)
 
     def refit(self, history: History) -> None:
         """Prices follow the estimator's new rehearsal."""
-        self._solved_at, self._solved_for, self._curves = -1, (), {}
+        self._solved_for, self._curves = (), {}
         self._recent = QuerySample(RECENT_ROWS)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         numbers = {name: np.array(getattr(self, f"_{name}")) for name in PACER_STATE}
         recent = {f"recent.{key}": value for key, value in self._recent.state().items()}
-        return numbers | recent | {"gamma": self._gamma.copy(), "solved_for": np.array(self._solved_for, np.str_)}
+        solved = {"gamma": self._gamma.copy(), "budgets": self._budgets.copy()}
+        solved |= {"curve_names": np.array([SEPARATOR.join(names) for names in self._curves], np.str_)}
+        for row, (grid, spent) in enumerate(self._curves.values()):
+            solved |= {f"curve{row}.grid": grid.copy(), f"curve{row}.spent": spent.copy()}
+        return numbers | recent | solved | {"solved_for": np.array(self._solved_for, np.str_)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self._arrivals, self._solved_at = int(state["arrivals"]), int(state["solved_at"])
+        self._arrivals = int(state["arrivals"])
         self._counted, self._elapsed_s = float(state["counted"]), float(state["elapsed_s"])
         self._last_s = float(state["last_s"])
-        self._gamma = np.array(state["gamma"])
+        self._gamma, self._budgets = np.array(state["gamma"]), np.array(state["budgets"])
         self._solved_for = tuple(str(name) for name in state["solved_for"])
+        names = [tuple(str(joined).split(SEPARATOR)) for joined in state["curve_names"]]
+        curves = [(state[f"curve{row}.grid"], state[f"curve{row}.spent"]) for row in range(len(names))]
+        self._curves = {
+            each: (np.array(grid), np.array(spent)) for each, (grid, spent) in zip(names, curves, strict=True)
+        }
         self._recent.restore({key.removeprefix("recent."): state[key] for key in state if key.startswith("recent.")})
-        self._curves = {}
 
     def _purse_price(self, names: tuple[str, ...], budget: float) -> float:
         """μ, 1/USD: the least price at which the queries to come spend no more than `budget` USD each."""
         if names not in self._curves:
-            quality, cost, weights = self._to_come(names, CURVE_ROWS)
-            if not len(cost):
-                return 0.0
-            grid = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
-            self._curves[names] = grid, spending_curve(quality, cost, grid, weights=weights)
+            self._curves[names] = self._curve(names)
         grid, spent = self._curves[names]
-        return float(np.interp(-budget, -spent, grid))
+        return float(np.interp(-budget, -spent, grid)) if len(grid) else 0.0
+
+    def _curve(self, names: tuple[str, ...]) -> tuple[Float, Float]:
+        """Prices (P,) and USD a query spent at each (P,); empty while nothing is known of the queries to come."""
+        quality, cost, weights = self._to_come(names, CURVE_ROWS)
+        if not len(cost):
+            return np.zeros(0), np.zeros(0)
+        grid = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
+        return grid, spending_curve(quality, cost, grid, weights=weights)
 
     def _capacity_prices(self, names: tuple[str, ...], budgets: Float) -> Float:
-        """γ (n,), 1/USD; kept between solutions."""
-        fresh = names == self._solved_for and self._arrivals - self._solved_at < self._resolve
-        if not fresh or self._solved_at < 0:
-            quality, cost, weights = self._to_come(names, SAMPLE_ROWS)
-            if not len(cost):
-                return np.zeros(len(names))
-            start = self._gamma if names == self._solved_for and len(self._gamma) == len(names) else None
-            self._gamma = smoothed_dual(quality, cost, budgets, weights=weights, start=start)
-            self._solved_for, self._solved_at = names, self._arrivals
+        """γ (n,), 1/USD, as last solved; the budgets are kept for the next solution."""
+        if names != self._solved_for:
+            self._gamma, self._solved_for = self._dual(names, budgets, None), names
+        self._budgets = budgets
         return self._gamma
+
+    def _dual(self, names: tuple[str, ...], budgets: Float, start: Float | None) -> Float:
+        """γ (n,), 1/USD, for these budgets of one query."""
+        quality, cost, weights = self._to_come(names, SAMPLE_ROWS)
+        if not len(cost):
+            return np.zeros(len(names))
+        return smoothed_dual(quality, cost, budgets, weights=weights, start=start)
 
     def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
         """(r, n) quality, −inf where an arm was absent; (r, n) cost; (r,) weights that sum to one. r is 0 at first."""
@@ -134,9 +152,11 @@ class Remaining:
         quality, cost = _columns(names, known, expected.quality[chosen], expected.cost[chosen])
         weights = np.full(len(chosen), len(expected.cost) / max(len(chosen), 1))
         if len(self._recent):
-            recent = _columns(names, self._recent.names, self._recent.quality, self._recent.cost)
+            some = slice(None, None, -(-len(self._recent) // rows))
+            sample = self._recent.quality[some], self._recent.cost[some]
+            recent = _columns(names, self._recent.names, *sample)
             quality, cost = np.concatenate([quality, recent[0]]), np.concatenate([cost, recent[1]])
-            weights = np.concatenate([weights, np.full(len(self._recent), self._recent.added / len(self._recent))])
+            weights = np.concatenate([weights, np.full(len(recent[0]), self._recent.added / len(recent[0]))])
         missing = np.isnan(quality) | np.isnan(cost)
         usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
         return np.where(missing, -np.inf, quality), np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
@@ -149,4 +169,5 @@ def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cos
     return np.hstack([quality, gap])[:, at], np.hstack([cost, gap])[:, at]
 
 
-PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s", "solved_at")
+SEPARATOR = "\x1f"  # between the names of one curve
+PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s")

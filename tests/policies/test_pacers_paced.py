@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -122,9 +124,12 @@ def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
 
 def test_a_restored_pacer_asks_the_same_prices() -> None:
     first, second = make_pacer(), make_pacer()
+    rng = np.random.default_rng(0)
     for each in range(120):
-        first.learn(arrival(each * 0.7))
-    price_of(first, remaining=0.1, capacity=np.full(3, 0.02))
+        price_of(first, remaining=0.1, capacity=np.full(3, 0.02))
+        quality, cost = rng.random(3), rng.random(3) * 1e-4
+        seen = replace(arrival(each * 0.7), candidates=NAMES, expected=Estimates(quality, np.ones(3), cost))
+        first.learn(seen)
     second.restore(first.state())
     for capacity in (None, np.full(3, 0.02)):
         ours = price_of(first, remaining=0.1, capacity=capacity)
