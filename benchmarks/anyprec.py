@@ -146,9 +146,8 @@ def widths_table(name: str, *, items: int) -> None:
 
 
 def _show(what: str, found: Scores) -> None:
-    print(
-        f"  {what:16} loss {found.loss:.4f}  perplexity {np.exp(found.loss):.4f}  {found.accuracy:5.1f} %", flush=True
-    )
+    perplexities = f"{np.exp(found.text):.4f} of the text, {np.exp(found.loss):.4f} of the answers"
+    print(f"  {what:16} perplexity {perplexities}; {found.accuracy:5.1f} % right", flush=True)
 
 
 def calibration(count: int) -> list[list[int]]:
