@@ -1,0 +1,47 @@
+"""The pages: every link leads somewhere, every verb and target they name exists."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from router.cli import parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+BY_NAME = {"ids": lambda path: str(path.relative_to(ROOT))}
+
+
+def verbs() -> set[str]:
+    (choices,) = [each.choices for each in parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    return set(choices or ())
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_every_verb_it_names_exists(page: Path) -> None:
+    named = re.findall(r"(?:`|^    |\| `)pointsman ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) - verbs() == set()
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_every_make_target_it_names_exists(page: Path) -> None:
+    named = re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    assert set(named) - targets == set()
+
+
+@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+def test_every_module_it_runs_exists(page: Path) -> None:
+    named = re.findall(r"python -m ((?:benchmarks|router|backends)[a-z_.]*[a-z])", page.read_text(encoding="utf-8"))
+    missing = [name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]
+    assert [name for name in missing if not (ROOT / name.replace(".", "/") / "__main__.py").exists()] == []
