@@ -21,6 +21,9 @@ from rich.table import Table
 from backends.family.skills import Item, grade, sample
 from router.errors import PointsmanError
 
+WORKLOAD = ("plural", "tool", "sorting", "extension", "sentiment", "partcode", "gap", "topic")
+"""Eight kinds of request, as one application would send them: some that the smallest model does, some that none but the
+largest does. With all thirty-four kinds a few hundred prompts are too few of each to learn from."""
 LANES = 4  # requests under way at once: enough to fill a batch, few enough that feedback arrives while it matters
 
 
@@ -66,10 +69,12 @@ class Client:
         return Result(raw.headers["x-pointsman-model"], score, float(raw.headers["x-pointsman-cost-usd"]), latency_ms)
 
 
-def run(url: str, key: str, *, prompts: int, preference: float, seed: int, console: Console) -> None:
-    """Send `prompts` graded prompts through the gateway and print the tables."""
+def run(
+    url: str, key: str, *, prompts: int, preference: float, seed: int, console: Console, skills: Sequence[str] | None
+) -> None:
+    """Send `prompts` graded prompts of these skills (None: all) through the gateway and print the tables."""
     client = Client(url, key)
-    items = sample(prompts, rng=np.random.default_rng(seed), split="test")
+    items = sample(prompts, rng=np.random.default_rng(seed), split="test", skills=skills)
     models = client.models()
     largest, smallest = _ends(models)
     generator = np.random.default_rng(seed + 1)

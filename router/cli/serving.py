@@ -27,6 +27,7 @@ def add_verbs(verbs: Verbs) -> None:
     _add_target(demo)
     demo.add_argument("--prompts", type=int, default=400, help="how many (default 400)")
     demo.add_argument("--preference", type=float, default=0.5, help="0 cheapest … 1 best (default 0.5)")
+    demo.add_argument("--all-skills", action="store_true", help="all kinds of request instead of eight")
     demo.add_argument("--seed", type=int, default=0, help="which prompts (default 0)")
     demo.set_defaults(run=_demo)
     route = verbs.add_parser("route", help="print one decision with its evidence, without calling a model")
@@ -60,7 +61,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
-    from router.demo import run  # noqa: PLC0415
+    from router.demo import WORKLOAD, run  # noqa: PLC0415
     from router.target import running_gateway  # noqa: PLC0415
 
     console = Console()
@@ -72,6 +73,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             preference=arguments.preference,
             seed=arguments.seed,
             console=console,
+            skills=None if arguments.all_skills else WORKLOAD,
         )
     return 0
 

@@ -132,6 +132,7 @@ async def open_house(
             yield House(gateway, stores, learning, scripts)
         finally:
             following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             for backend in backends.values():
                 await backend.aclose()
 
