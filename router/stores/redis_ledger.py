@@ -108,7 +108,11 @@ class RedisLedger:
         words: list[Argument] = [r.decision_id, r.now_ms, *calendar(r.now_ms), expires, GRACE_MS, name]
         for offer, plan in zip(r.offers, plans, strict=True):
             words += (offer.model, offer.worst, offer.tokens, plan.text)
-        answer = await self._link.call("reserve", *words)
+        try:
+            answer = await self._link.call("reserve", *words)
+        except asyncio.CancelledError:  # the client has gone: give back what may have been taken
+            self._unsettled.append(_release(r, name))
+            raise
         chosen = answer[0]
         if chosen <= 0:
             raise self._refusal(answer, plans, r)
@@ -264,6 +268,11 @@ def _settlement(lease: Lease, now_ms: int, spend: Spend) -> tuple[Argument, ...]
     tokens = (spend.prompt_tokens, spend.completion_tokens)
     held = (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
     return (lease.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome, *held, 1)
+
+
+def _release(r: Reservation, name: str) -> tuple[Argument, ...]:
+    """The arguments of the settle script for a hold that may exist, of which nothing was sent."""
+    return (r.decision_id, r.now_ms, *calendar(r.now_ms), 0, 0, 0, "released", name, 0, 0, r.now_ms, b"[]", 0)
 
 
 def _as_heir(words: tuple[Argument, ...], now_ms: int) -> tuple[Argument, ...]:

@@ -87,7 +87,9 @@ class SqliteLedger:
         Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
         """
 
-        def work() -> Hold | Refusal | Conflict:
+        def work() -> Hold | Refusal | Conflict | None:
+            if left:
+                return None
             book = self._caught_up()
             if reservation.now_ms >= book.earliest_ms:
                 self._expire(book, reservation.now_ms)
@@ -98,13 +100,22 @@ class SqliteLedger:
                 return found
             self._append(book, Opened(found.ticket))
             t = found.ticket
+            taken.append(t)
             return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
 
-        hold = await self._db.together(work)
+        left = False
+        taken: list[Ticket] = []
+        try:
+            hold = await self._db.together(work)
+        except asyncio.CancelledError:  # the client has gone: nothing was sent
+            left = True
+            self._unsettled += [(t, Settled(t.decision_id, self._clock(), 0, 0, 0, "released")) for t in taken]
+            raise
         if isinstance(hold, Refusal):
             raise refuse(hold)
         if isinstance(hold, Conflict):
             raise hold
+        assert hold is not None
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
         return hold

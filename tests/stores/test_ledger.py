@@ -350,3 +350,19 @@ async def test_spend_of_a_free_model_still_ends_the_hold(stores: Stores, clock: 
     hold = await stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock()))
     await stores.ledger.settle(hold, Spend(NanoUsd(0), 5, 5, "settled"))
     assert await spent_and_held(stores, b, clock()) == (0, 0)
+
+
+async def test_a_client_that_leaves_while_reserving_leaves_no_hold(stores: Stores, clock: Clock) -> None:
+    b = budget(10_000)
+    for turns in range(4):
+        asked = [reservation(principal(b), offer(10), now_ms=clock()) for _ in range(5)]
+        tasks = [asyncio.create_task(stores.ledger.reserve(each)) for each in asked]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        for task in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(task, BaseException):
+                await stores.ledger.settle(task, RELEASED)
+    await stores.ledger.tend()
+    assert await spent_and_held(stores, b, clock()) == (0, 0)
