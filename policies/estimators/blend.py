@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,8 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stack import Queries, Stack
 from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
 
-MIN_ROWS = 60  # judged answers of an arm; one with fewer is left to the neighbours
+MIN_ROWS = 60  # judged answers that two arms must have before anything is fitted
+FIRST_LABELS = 20  # judged answers that every arm should have before the first fit
 
 
 class Blend:
@@ -45,8 +45,8 @@ class Blend:
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
     def knows(self, context: RouteContext) -> bool:
-        """Whether every arm of this query is fitted."""
-        return self._stack is not None and all(_find(self._stack.arms, arm.name) >= 0 for arm in context.arms)
+        """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""
+        return self._stack is not None
 
     @property
     def charge_spread(self) -> Mapping[str, float]:
@@ -77,18 +77,16 @@ class Blend:
 
     def refit(self, history: History) -> None:
         self._fallback.refit(history)
-        judged = np.flatnonzero((~np.isnan(history.scores)).sum(axis=0) >= MIN_ROWS)
-        if len(judged) < 2:
+        if not self._ready((~np.isnan(history.scores)).sum(axis=0), len(history.scores)):
             return
-        history = replace(
-            history,
-            arms=tuple(history.arms[column] for column in judged),
-            scores=history.scores[:, judged],
-            costs=history.costs[:, judged],
-        )
         stack = Stack()
         rehearsal = stack.fit(history, surface(history.features, history.prompt_characters, history.prompt_tokens))
         self._stack, self._rehearsal = stack, rehearsal
+
+    def _ready(self, labels: NDArray[np.int_], rows: int) -> bool:
+        """Whether there is enough to fit from labels (M,); an arm with few joins those known well as a newcomer."""
+        looked_around = bool((labels >= FIRST_LABELS).all()) or rows >= MIN_ROWS * len(labels)
+        return int((labels >= MIN_ROWS).sum()) >= 2 and (looked_around or self._stack is not None)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         state = {f"fallback.{key}": value for key, value in self._fallback.state().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,14 @@ def test_a_trace_is_routed_through_json_lines_within_its_budgets(tmp_path: Path)
         say({"type": "end"})
         assert process.wait(timeout=30) == 0
     assert served >= 18
+
+
+def test_one_new_arm_does_not_make_a_fitted_fleet_look_around_again() -> None:
+    fleet, past = make_arms(4), make_history(make_arms(4), rows=500)
+    scores, costs = past.scores.copy(), past.costs.copy()
+    scores[10:, 3], costs[10:, 3] = np.nan, np.nan
+    settled = build(fleet, explore=0.01)
+    settled.refit(replace(past, scores=scores, costs=costs))
+    for seed in range(20):
+        proposal = settled.propose(make_context(fleet, past, seed=seed))
+        assert proposal.probabilities.max() >= 0.99
