@@ -92,5 +92,5 @@ def write_llama(folder: Path, *, seed: int = 0, scale: float = 0.15, shards: int
     where = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(tensors)}
     for file in set(where.values()):
         save_file({name: tensors[name] for name in tensors if where[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     return folder
