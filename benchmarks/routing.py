@@ -214,7 +214,7 @@ def _changed(run: Fitted, price: float) -> dict[str, Float]:
 
 
 def newcomer(seeds: int) -> Iterable[str]:
-    """A new model with few labelled prompts: share of its routing value (all models in turn, eight draws, two seeds at most)"""
+    """A new model with few labels: share of its routing value (each model in turn, eight draws, at most two seeds)"""
     for name, label in SHORT.items():
         parts = {20: np.zeros(2), 50: np.zeros(2)}
         for seed in _seeds(name, min(seeds, 2)):
