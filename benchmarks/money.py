@@ -56,8 +56,11 @@ async def measure(url: str, *, tenants: int, requests: int, together: int, rate:
             began, spent = time.perf_counter(), time.process_time()
             for i in range(0, requests, together):
                 first = batch * requests + i
-                asked = [people[(first + j) * STEP % tenants] for j in range(together)]
-                await asyncio.gather(*(one(stores, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)))
+                if together == 1:
+                    await one(stores, people[first * STEP % tenants], offers, f"{first:08d}")
+                else:
+                    asked = [people[(first + j) * STEP % tenants] for j in range(together)]
+                    await asyncio.gather(*(one(stores, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)))
                 if rate is not None and (early := began + i / rate - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
             found.append((time.process_time() - spent) / requests * 1e6)
