@@ -44,7 +44,8 @@ async def export(entries: AsyncIterable[tuple[str, LogEntry]], path: Path) -> in
             rows[entry.decision_id] = _decided(entry)
         elif (row := rows.get(entry.decision_id)) is not None:
             row.update(_settled(entry) if isinstance(entry, SettlementRecord) else _judged(entry, row["model"]))
-    _pandas().DataFrame(list(rows.values())).to_parquet(path, index=False)
+    columns = None if rows else ["prompt", *PLAIN]
+    _pandas().DataFrame(list(rows.values()), columns=columns).to_parquet(path, index=False)
     return len(rows)
 
 
