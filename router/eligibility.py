@@ -25,12 +25,18 @@ class Needs:
 
 
 TEMPLATE_TOKENS = 16  # a message's share of a chat template, generously
+MESSAGE_JSON_BYTES = 30  # {"role":"user","content":""} and a comma
 IMAGE_TOKENS = 4096  # the most one image takes in the engines served here, generously
+
+
+def text_bytes(needs: Needs) -> int:
+    """Bytes of the prompt's own text: what was sent, without the JSON around each message."""
+    return max(1, needs.prompt_bytes - MESSAGE_JSON_BYTES * needs.messages)
 
 
 def expected_prompt_tokens(model: Model, needs: Needs) -> int:
     """Prompt tokens of this request in the model's own tokenizer, as a mean."""
-    return int(needs.prompt_bytes / model.bytes_per_token) + 4 * needs.messages + needs.images * IMAGE_TOKENS // 4
+    return int(text_bytes(needs) / model.bytes_per_token) + 4 * needs.messages + needs.images * IMAGE_TOKENS // 4
 
 
 def worst_tokens(model: Model, needs: Needs) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.errors import BackendError
 from backends.replicas import Replicas
 from policies.types import Arm, Proposal, Purse
-from router.eligibility import Needs
+from router.eligibility import Needs, text_bytes
 from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
 
 Float32 = NDArray[np.float32]
@@ -57,7 +57,7 @@ class Catalogue:
 
 def generic_tokens(call: Call) -> int:
     """Prompt tokens of four bytes each, for comparing models of different tokenizers."""
-    return int(call.needs.prompt_bytes / GENERIC_BYTES_PER_TOKEN) + 1
+    return int(text_bytes(call.needs) / GENERIC_BYTES_PER_TOKEN) + 1
 
 
 @lru_cache(maxsize=4096)

@@ -39,7 +39,7 @@ from router.settings.sections import (
 from router.types import Budget, Model, Price, Principal, RateLimit
 
 USUAL_WORTH_USD = 0.001  # of a point of quality on one request of a few hundred tokens
-FAMILY_WORTH_USD = 0.000_003  # … on one of the packaged family, a few dozen bytes
+FAMILY_WORTH_USD = 0.000_01  # … on one of the packaged family, a few dozen bytes
 CONTEXT_TOKENS = 8_192  # where neither the file nor the engine says
 _ENGINE = frozenset({"chat", "completions", "tools", "logprobs", "responses", "messages"})
 CAPABILITIES: Mapping[str, frozenset[str]] = {

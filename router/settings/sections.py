@@ -379,7 +379,7 @@ class Preference(Section):
     reference_usd: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="What a full point of quality on one request is worth at 0.5, in USD: by default 0.001, and "
-        "0.000003 where only the packaged family is served, whose answers cost about a millionth of a dollar.",
+        "0.00001 where only the packaged family is served, whose answers cost about a millionth of a dollar.",
     )
 
     @model_validator(mode="before")
