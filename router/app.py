@@ -71,7 +71,7 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
         )
     )
     rest.include_router(decisions.routes(runtime.gateway, runtime.stores.log, authentication))
-    rest.include_router(admin.routes(runtime.stores, authentication))
+    rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
     _shape_errors(rest)
     return inference, rest
 

@@ -3,7 +3,7 @@ where keys are not required. Fails as the key store does: with StoreUnavailable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 
@@ -17,8 +17,9 @@ MOST_COMPLETED = 20_000
 class Callers:
     """Keys of a gateway. Replaced settings are taken in between two requests."""
 
-    def __init__(self, settings: Settings, stored: Keys) -> None:
+    def __init__(self, settings: Settings, stored: Keys, *, forget: Callable[[], None] = lambda: None) -> None:
         self._stored = stored
+        self.forget = forget  # what `stored` remembers, when keys were changed here
         self.take(settings)
 
     def take(self, settings: Settings) -> None:

@@ -116,6 +116,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         catalogue = fleet.catalogue()
         embedder = build_embedder(settings.embedder)
         meter = PrometheusMeter()
+        cached = CachedKeys(stores.keys)
         learning = _learning(settings, stores, catalogue, embedder)
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter)
         await _catch_up(learning)
@@ -124,7 +125,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             fleet=fleet,
             gateway=gateway,
             stores=stores,
-            keys=Callers(settings, CachedKeys(stores.keys)),
+            keys=Callers(settings, cached, forget=cached.forget),
             learning=learning,
             meter=meter,
             clock=time.time,

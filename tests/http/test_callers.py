@@ -113,3 +113,15 @@ async def test_an_engine_that_lists_what_nothing_prices_keeps_its_other_models(t
 
 async def listed(client: httpx.AsyncClient, name: str) -> bool:
     return name in [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+
+
+async def test_a_key_that_is_disabled_through_the_admin_api_is_refused_at_once(tmp_path: Path) -> None:
+    async with engine(text="fine") as one:
+        settings = settings_for(tmp_path, {"one": one}, auth={"admin_key": "sk-admin-of-this-test"})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as admin, gateway.client() as client:
+            admin.headers["Authorization"] = "Bearer sk-admin-of-this-test"
+            made = (await admin.post("/admin/v1/keys", json={"tenant": "acme"})).json()
+            client.headers["Authorization"] = f"Bearer {made['secret']}"
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+            await admin.post(f"/admin/v1/keys/{made['id']}/disable")
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 401
