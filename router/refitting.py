@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from policies import named
 from policies.types import Arm, History
@@ -48,13 +49,16 @@ async def refit_elsewhere(name: str, options: Mapping[str, object], *, state: St
 async def refit_aside(name: str, options: Mapping[str, object], *, state: State, history: History) -> State:
     """The same in a thread of this process, for policies whose refit takes milliseconds."""
 
-    def work() -> State:
-        policy = named.build(name, history.arms, options)
-        policy.restore(state)
-        policy.refit(history)
-        return dict(policy.state())
+    return await asyncio.to_thread(_refitted, name, options, state, history)
 
-    return await asyncio.to_thread(work)
+
+def _refitted(name: str, options: Mapping[str, object], state: State, history: History) -> State:
+    """On one thread of BLAS: the event loop needs the other core, and sums come out the same wherever this runs."""
+    policy = named.build(name, history.arms, options)
+    policy.restore(state)
+    with threadpool_limits(1):
+        policy.refit(history)
+    return dict(policy.state())
 
 
 def _write(folder: Path, name: str, options: Mapping[str, object], state: State, history: History) -> None:
@@ -84,10 +88,9 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[0])
     job = json.loads((folder / "job.json").read_text())
     arms = tuple(Arm(**arm) for arm in job["arms"])
-    policy = named.build(job["name"], arms, job["options"])
-    policy.restore(_load(folder / "state.npz"))
-    policy.refit(History(arms=arms, **_load(folder / "history.npz")))
-    np.savez(folder / "refitted.npz", allow_pickle=False, **dict(policy.state()))
+    history = History(arms=arms, **_load(folder / "history.npz"))
+    state = _refitted(job["name"], job["options"], _load(folder / "state.npz"), history)
+    np.savez(folder / "refitted.npz", allow_pickle=False, **state)
 
 
 if __name__ == "__main__":
