@@ -57,7 +57,7 @@ class RedisProcess:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(500):
+        for _ in range(3000):
             if self.ask("PING").startswith(b"+PONG"):
                 return
             time.sleep(0.01)
