@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,21 @@ def _add_admit(verbs: Verbs) -> None:
     admit.set_defaults(run=_admit)
 
 
-def _quantize(arguments: argparse.Namespace) -> int:
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What the store or the engine refuses, as one line. Raises: PointsmanError."""
     from backends.anyprec.errors import AnyprecError  # noqa: PLC0415  (each verb imports what it needs)
-    from backends.anyprec.quantize import run  # noqa: PLC0415
 
     try:
+        yield
+    except AnyprecError as error:
+        raise PointsmanError(str(error)) from None
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from backends.anyprec.quantize import run  # noqa: PLC0415
+
+    with _plainly():
         run(
             arguments.checkpoint,
             out=arguments.out,
@@ -69,16 +81,13 @@ def _quantize(arguments: argparse.Namespace) -> int:
             sensitivity=arguments.sensitivity,
             calibration=arguments.calibration,
         )
-    except AnyprecError as error:
-        raise PointsmanError(str(error)) from None
     return 0
 
 
 def _compensate(arguments: argparse.Namespace) -> int:
     from backends.anyprec.compensate import run  # noqa: PLC0415
-    from backends.anyprec.errors import AnyprecError  # noqa: PLC0415
 
-    try:
+    with _plainly():
         run(
             arguments.store,
             checkpoint=arguments.checkpoint,
@@ -87,19 +96,14 @@ def _compensate(arguments: argparse.Namespace) -> int:
             rank=arguments.rank,
             name=arguments.name,
         )
-    except AnyprecError as error:
-        raise PointsmanError(str(error)) from None
     return 0
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from backends.anyprec.errors import AnyprecError  # noqa: PLC0415
     from backends.anyprec.server import serve  # noqa: PLC0415
 
-    try:
+    with _plainly():
         serve(arguments.store, host=arguments.host, port=arguments.port)
-    except AnyprecError as error:
-        raise PointsmanError(str(error)) from None
     return 0
 
 
