@@ -35,10 +35,7 @@ def history(rows: int = 300) -> History:
 
 
 def assert_same(found: np.ndarray, wanted: np.ndarray, what: str) -> None:
-    if found.dtype.kind == "f":
-        np.testing.assert_allclose(found, wanted, err_msg=what, rtol=1e-6, atol=1e-9)
-    else:
-        np.testing.assert_array_equal(found, wanted, err_msg=what)
+    np.testing.assert_array_equal(found, wanted, err_msg=what)
 
 
 @pytest.mark.parametrize("name", ["paced", "linucb"])
