@@ -34,89 +34,79 @@ class Limits:
 
 
 class Response:
-    """One answer while it comes in: httptools calls the `on_` methods, the caller awaits `start` and `read`."""
+    """One answer while it comes in: a connection puts in what its parser finds, the caller awaits `start` and `read`."""
 
     def __init__(self, connection: _Connection, backend: str) -> None:
         self.status = 0
-        self.headers: dict[str, str] = {}
         self.touched = False  # a byte came: a living server has taken the request
+        self.blocks: list[bytes] = []
+        self.buffered = 0
+        self.ended = False
+        self.problem: str | None = None
+        self.due = 0.0  # when the read under way has waited too long
+        self.waiter: asyncio.Future[bool] | None = None  # of that read
+        self._headers: dict[bytes, bytes] = {}
         self._backend = backend
         self._connection: _Connection | None = connection
-        self._parser = httptools.HttpResponseParser(self)
-        self._blocks: list[bytes] = []
-        self._buffered = 0
-        self._ended = False
-        self._reusable = False
-        self._framed = False  # a length or chunks say where the body ends; else the close does
-        self._problem: str | None = None
-        self._waiter: asyncio.Future[bool] | None = None  # of the read under way
-        self._due = 0.0  # when that read has waited too long
-        self._alarm: asyncio.TimerHandle | None = None
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        key = name.decode("latin-1").lower()
-        self.headers[key] = value.decode("latin-1")
-        self._framed = self._framed or key in {"content-length", "transfer-encoding"}
+    def header(self, name: bytes) -> str:
+        """The value of a header, given in lower case; "" where there is none."""
+        value = self._headers.get(name)
+        if value is None:
+            value = next((v for key, v in self._headers.items() if key.lower() == name), b"")
+        return value.decode("latin-1")
 
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
+    def begin(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Status and headers are there."""
+        self.status, self._headers = status, headers
 
-    def on_body(self, body: bytes) -> None:
-        self._blocks.append(body)
-        self._buffered += len(body)
-
-    def on_message_complete(self) -> None:
-        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
-            self.status, self.headers, self._framed = 0, {}, False
-        else:
-            self._ended = True
-            self._reusable = self._parser.should_keep_alive()  # llhttp forgets after this call
-
-    def feed(self, data: bytes) -> None:
-        """Take what the socket read."""
-        self.touched = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as problem:
-            self._problem = f"sent something that is not HTTP ({problem})"
-        if self._ended:
-            self._release()
-        elif self._buffered > _HIGH_WATER_BYTES and self._connection is not None:
-            self._connection.pause()
-        self._wake()
-
-    def lost(self, problem: Exception | None) -> None:
-        """The connection is gone."""
+    def finish(self) -> None:
+        """The body is there: the connection is no longer this answer's."""
+        self.ended = True
         self._connection = None
-        self._rest()
-        if self.status and not self._framed and problem is None:
-            self._ended = True
-        elif not self._ended:
-            self._problem = self._problem or f"closed the connection ({problem or 'end of stream'})"
-        self._wake()
+
+    def fail(self, problem: str) -> None:
+        """Nothing more will come."""
+        self._connection = None
+        self.problem = self.problem or problem
+        self.wake()
+
+    def wake(self, arrived: bool = True) -> None:
+        """Let the read under way go on: something arrived, or it has waited too long."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(arrived)
 
     async def start(self, limit_s: float) -> None:
-        """Wait for status and headers. Raises: TimedOut, Unreachable."""
-        while not self.status:
-            await self._more(limit_s)
+        """Wait for status and headers; the answer is closed where none come. Raises: TimedOut, Unreachable."""
+        try:
+            while not self.status:
+                if not await self._more(limit_s):
+                    raise self._late(limit_s)
+        except BaseException:
+            self.close()
+            raise
 
     async def read(self, limit_s: float) -> bytes:
         """What has come since the last read; b"" at the end. Raises: TimedOut, Unreachable."""
-        while not self._blocks:
-            if self._ended:
+        while not self.blocks:
+            if self.ended:
                 return b""
-            await self._more(limit_s)
-        blocks = self._blocks
+            if not await self._more(limit_s):
+                raise self._late(limit_s)
+        blocks = self.blocks
         data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
         blocks.clear()
-        if self._buffered > _HIGH_WATER_BYTES and self._connection is not None:
+        if self.buffered > _HIGH_WATER_BYTES and self._connection is not None:
             self._connection.resume()
-        self._buffered = 0
+        self.buffered = 0
         return data
 
     async def body(self, limits: Limits) -> bytes:
         """The whole body. Raises: TimedOut, Unreachable, Failed where it is longer than `limits.body_bytes`."""
         data = await self.read(limits.first_byte_s)
+        if self.ended and not self.blocks and len(data) <= limits.body_bytes:
+            return data
         parts, length = [data], len(data)
         while data and length <= limits.body_bytes:
             data = await self.read(limits.idle_s)
@@ -129,60 +119,37 @@ class Response:
 
     def close(self) -> None:
         """Stop at once; a connection in the middle of an answer is cut. Idempotent."""
-        self._rest()
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._problem = self._problem or "was closed by the gateway"
+            self.problem = self.problem or "was closed by the gateway"
             connection.abort()
-            self._wake()
+            self.wake()
 
-    def _release(self) -> None:
-        self._rest()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.finished(reusable=self._reusable)
-
-    def _wake(self, arrived: bool = True) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(arrived)
-
-    async def _more(self, limit_s: float) -> None:
-        if self._problem is not None:
+    def _more(self, limit_s: float) -> asyncio.Future[bool]:
+        """What a read waits for. Raises: Unreachable where nothing more can come."""
+        if self.problem is not None or self._connection is None:
             self.close()
-            raise Unreachable(self._problem, backend=self._backend)
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        self._due = loop.time() + limit_s
-        if self._alarm is None or self._alarm.when() > self._due:
-            self._rest()
-            self._alarm = loop.call_at(self._due, self._ring, loop)
-        if not await waiter:
-            self.close()
-            raise TimedOut(f"sent nothing for {limit_s:g} s", backend=self._backend)
+            raise Unreachable(self.problem or "closed the connection", backend=self._backend)
+        self.waiter = waiter = self._connection.watched(self, limit_s)
+        return waiter
 
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One alarm serves many reads: it is moved when it rings too early, not when a read begins or ends."""
-        self._alarm = None
-        if self._waiter is None:
-            return
-        if loop.time() < self._due:
-            self._alarm = loop.call_at(self._due, self._ring, loop)
-        else:
-            self._wake(False)
-
-    def _rest(self) -> None:
-        alarm, self._alarm = self._alarm, None
-        if alarm is not None:
-            alarm.cancel()
+    def _late(self, limit_s: float) -> TimedOut:
+        self.close()
+        return TimedOut(f"sent nothing for {limit_s:g} s", backend=self._backend)
 
 
 class _Connection(asyncio.Protocol):
-    """One socket: idle in the pool, or carrying one answer."""
+    """One socket: idle in the pool, or carrying one answer. httptools calls the `on_` methods."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._transport: asyncio.Transport | None = None
+        self.loop = asyncio.get_running_loop()
+        self._headers: dict[bytes, bytes] = {}
+        self.on_header = self._headers.__setitem__  # no frame of Python for each header
+        self._parser = httptools.HttpResponseParser(self)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._reusable = False
         self.response: Response | None = None
         self.idle_since = 0.0
 
@@ -194,31 +161,71 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.response is None:
+        response = self.response
+        if response is None:
             self.abort()  # nobody asked
-        else:
-            self.response.feed(data)
+            return
+        response.touched = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as problem:
+            response.fail(f"sent something that is not HTTP ({problem})")
+            self.abort()
+            return
+        if response.ended:
+            self._finished()
+        elif response.buffered > _HIGH_WATER_BYTES:
+            self.pause()
+        response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._rest()
         self._client.forget(self)
         response, self.response = self.response, None
-        if response is not None:
-            response.lost(exc)
+        if response is None:
+            return
+        if response.status and exc is None and not self._is_framed():
+            response.finish()
+            response.wake()
+        elif not response.ended:
+            response.fail(f"closed the connection ({exc or 'end of stream'})")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200 and self.response is not None and not self.response.ended:
+            self.response.begin(status, self._headers.copy())
+
+    def on_body(self, body: bytes) -> None:
+        response = self.response
+        if response is not None and not response.ended:
+            response.blocks.append(body)
+            response.buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        response = self.response
+        if response is None:
+            return
+        if response.status:  # else 100 Continue or 103 Early Hints: the answer is still to come
+            self._reusable = self._parser.should_keep_alive()  # llhttp forgets after this call
+            response.finish()
+        self._headers.clear()
 
     def ask(self, message: bytes, backend: str) -> Response:
         assert self._transport is not None
-        self.response = Response(self, backend)
+        self._headers.clear()
+        self.response = response = Response(self, backend)
         self._transport.write(message)
-        return self.response
+        return response
 
-    def finished(self, *, reusable: bool) -> None:
-        self.response = None
-        if reusable and self.alive:
-            self.resume()
-            self._client.keep(self)
-        else:
-            self.abort()
+    def watched(self, response: Response, limit_s: float) -> asyncio.Future[bool]:
+        """What a read waits for: True when something arrived, False after `limit_s`."""
+        loop = self.loop
+        response.due = due = loop.time() + limit_s
+        if self._alarm is None or self._alarm.when() > due:
+            self._rest()
+            self._alarm = loop.call_at(due, self._ring)
+        return loop.create_future()
 
     def pause(self) -> None:
         if self.alive:
@@ -230,8 +237,37 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self.response = None
+        self._rest()
         if self._transport is not None:
             self._transport.abort()
+
+    def _finished(self) -> None:
+        self.response = None
+        if self._reusable and self.alive:
+            self.resume()
+            self._client.keep(self)
+        else:
+            self.abort()
+
+    def _is_framed(self) -> bool:
+        """Whether a length or chunks say where the body ends; else the close does."""
+        return any(name.lower() in {b"content-length", b"transfer-encoding"} for name in self._headers)
+
+    def _ring(self) -> None:
+        """One alarm serves all answers of a connection: moved when it rings too early, gone with the socket."""
+        self._alarm = None
+        response = self.response
+        if response is None or response.waiter is None:
+            return
+        if self.loop.time() < response.due:
+            self._alarm = self.loop.call_at(response.due, self._ring)
+        else:
+            response.wake(False)
+
+    def _rest(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()
 
 
 class Client:
@@ -270,11 +306,15 @@ class Client:
         if connection is not None:
             response = connection.ask(message, self.name)
             try:
-                return await self._started(response)
+                await response.start(self.limits.first_byte_s)
             except Unreachable:
                 if response.touched:
                     raise
-        return await self._started((await self._connect()).ask(message, self.name))
+            else:
+                return response
+        response = (await self._connect()).ask(message, self.name)
+        await response.start(self.limits.first_byte_s)
+        return response
 
     async def aclose(self) -> None:
         """Cut every connection."""
@@ -285,7 +325,7 @@ class Client:
 
     def keep(self, connection: _Connection) -> None:
         """Take a connection back for the next request."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = connection.loop.time()
         self._idle.append(connection)
 
     def forget(self, connection: _Connection) -> None:
@@ -293,14 +333,6 @@ class Client:
         self._open.discard(connection)
         if connection.response is None and connection in self._idle:
             self._idle.remove(connection)
-
-    async def _started(self, response: Response) -> Response:
-        try:
-            await response.start(self.limits.first_byte_s)
-        except BaseException:
-            response.close()
-            raise
-        return response
 
     def _start(self, method: str, path: str) -> bytes:
         head = self._heads.get((method, path))
@@ -312,10 +344,9 @@ class Client:
         return head
 
     def _reuse(self) -> _Connection | None:
-        oldest = asyncio.get_running_loop().time() - self.limits.keep_alive_s
         while self._idle:
             connection = self._idle.pop()  # the latest used, so that the others can age away
-            if connection.alive and connection.idle_since >= oldest:
+            if connection.alive and connection.idle_since >= connection.loop.time() - self.limits.keep_alive_s:
                 return connection
             connection.abort()
         return None

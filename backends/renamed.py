@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from backends.types import Backend, Reply, Request
 
@@ -16,7 +18,7 @@ class Renamed:
 
     async def send(self, request: Request) -> Reply:
         """See Backend.send."""
-        return await self.backend.send(replace(request, model=self.model))
+        return await self.backend.send(msgspec.structs.replace(request, model=self.model))
 
     async def ping(self) -> bool:
         """See Backend.ping."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -11,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the engine reported them."""
 
     prompt_tokens: int
@@ -20,8 +18,7 @@ class Usage:
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A client's request on its way to one model.
 
     `fields` maps each top-level key of the client's JSON body to its bytes, untouched; a backend replaces `model`
@@ -34,8 +31,8 @@ class Request:
     answers_as: str  # the name the client must see in the answer's `model`
     stream: bool = False
     wants_usage: bool = True  # False: usage is asked for all the same, and its chunk is kept from the client
-    headers: Mapping[str, str] = field(default_factory=dict)  # traceparent, x-request-id, x-session-id
-    extra: Mapping[str, object] = field(default_factory=dict)  # merged into the body, e.g. {"vllm_xargs": {…}}
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)  # traceparent, x-request-id, x-session-id
+    extra: Mapping[str, object] = msgspec.field(default_factory=dict)  # merged into the body, e.g. {"vllm_xargs": {…}}
     session: str | None = None  # for affinity
 
 

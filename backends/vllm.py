@@ -78,7 +78,7 @@ class OpenAIBackend:
         await self._client.aclose()
 
     async def _reply(self, response: Response, request: Request) -> Reply:
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = _kind(response.header(b"content-type"))
         if kind == "text/event-stream":
             return await self._stream(response, request)
         if kind == "text/html" or request.stream:
@@ -103,7 +103,7 @@ class OpenAIBackend:
         status, body = response.status, await response.body(self.limits)
         shown = body[:_SHOWN_BYTES].decode("utf-8", errors="replace")
         if status in {429, 503}:
-            wait_s = retry_after_s(response.headers.get("retry-after"), time())
+            wait_s = retry_after_s(response.header(b"retry-after") or None, time())
             raise Overloaded(f"answered {status}: {shown}", backend=self.name, retry_after_s=wait_s)
         if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
@@ -146,6 +146,11 @@ def _object(value: object) -> dict[str, object]:
     if isinstance(value, msgspec.Raw):
         value = msgspec.json.decode(value)
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _kind(content_type: str) -> str:
+    """The media type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _wanted(request: Request) -> str:

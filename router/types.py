@@ -1,10 +1,15 @@
-"""The gateway's own nouns: money, models, principals, holds and what is logged."""
+"""The gateway's own nouns: money, models, principals, holds and what is logged.
+
+What is made for every request is a msgspec struct: it costs a tenth of a frozen dataclass to make.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
+
+import msgspec
 
 NanoUsd = NewType("NanoUsd", int)
 """1 USD = 1_000_000_000. Money is never a float here."""
@@ -90,8 +95,7 @@ class Principal:
     admin: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, gc=False):
     """One model the request may be sent to, and the most it can cost there."""
 
     model: str
@@ -101,8 +105,7 @@ class Offer:
     limits: tuple[RateLimit, ...] = ()  # limits that hold for this model only
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True):
     """What the gateway asks of the ledger: the first offer that fits every budget and limit."""
 
     decision_id: str
@@ -113,8 +116,7 @@ class Reservation:
     longest_ms: int = 0  # … for at most this long; 0: never renewed
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(msgspec.Struct, frozen=True, gc=False):
     """What is left of one rate limit, for the x-ratelimit headers."""
 
     limit: int
@@ -122,8 +124,7 @@ class Allowance:
     reset_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """A lease on money and rate: it ends by settle or by its expiry, never later."""
 
     decision_id: str
@@ -136,8 +137,7 @@ class Hold:
     ticket: object = None  # the ledger's own memo, opaque to everyone else
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
+class Spend(msgspec.Struct, frozen=True, gc=False):
     """What really happened to a hold. All zero with outcome "released": nothing was sent."""
 
     cost: NanoUsd
@@ -162,8 +162,7 @@ class Balance:
         return NanoUsd(max(0, self.budget.limit - self.spent - self.held))
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True, gc=False):
     """What the outcome log remembers of one request. Enough to learn from and to judge another policy by."""
 
     decision_id: str
@@ -186,11 +185,10 @@ class DecisionRecord:
     prompt_characters: int = 0
     features: bytes = b""  # float32 (f,), little-endian: surface features of the prompt
     purse: str = ""  # the budget whose price entered the decision
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SettlementRecord:
+class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     """What one decision cost in the end."""
 
     decision_id: str
@@ -207,8 +205,7 @@ class SettlementRecord:
     signature: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, where it was judged
 
 
-@dataclass(frozen=True, slots=True)
-class Feedback:
+class Feedback(msgspec.Struct, frozen=True, gc=False):
     """A judgement of one answer."""
 
     decision_id: str

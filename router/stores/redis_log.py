@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
+
+import msgspec
 
 from router.errors import Conflict, NotFound, StoreUnavailable
 from router.stores.codec import KINDS, decode, encode
@@ -60,7 +61,7 @@ class RedisLog:
         found: bytes | None = await self._link.command("GET", f"{self._link.prefix}:seen:{feedback.decision_id}")
         if found is None:
             raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
-        given = replace(feedback, decision_id=found.decode())
+        given = msgspec.structs.replace(feedback, decision_id=found.decode())
         says = encode((given.score, given.comment))
         words = (given.decision_id, given.source, says, int(given.replace), KEPT, encode(given))
         outcome = await self._link.call("judge", *words)

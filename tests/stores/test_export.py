@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pytest
 
@@ -29,7 +29,7 @@ async def test_an_export_has_the_columns_of_a_trace_and_the_propensities(stores:
 
 
 async def test_what_was_exported_is_judged_like_the_log(stores: Stores, tmp_path: Path) -> None:
-    other = replace(decision("b"), candidates=("small", "tiny"))
+    other = msgspec.structs.replace(decision("b"), candidates=("small", "tiny"))
     for record in (decision("a"), settlement("a"), other, settlement("b"), decision("c")):
         await stores.log.remember(record)
     for name, score in (("a", 0.0), ("b", 1.0)):
