@@ -97,7 +97,7 @@ class PlainReply:
         self.usage = answer.usage.tokens() if answer.usage else None
         self.response_id = answer.id
         self.finish_reason = _finish_reason(answer)
-        self._body = _renamed(body, answer.model, answers_as)
+        self.body: bytes | None = _renamed(body, answer.model, answers_as)
         self._text = body
 
     @property
@@ -106,7 +106,8 @@ class PlainReply:
         return characters(self._text)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._body
+        if self.body is not None:
+            yield self.body
 
     async def aclose(self) -> None:
         """Nothing is left to stop."""
@@ -121,6 +122,7 @@ class StreamReply:
 
     status = 200
     content_type = "text/event-stream"
+    body: bytes | None = None
 
     def __init__(
         self,

@@ -46,7 +46,8 @@ class Replica:
 
     def is_free(self, now: float) -> bool:
         """Whether it may take one more request."""
-        return self.breaker.admits and now >= self.resting_until and (self.most is None or self.in_flight < self.most)
+        has_room = self.most is None or self.in_flight < self.most
+        return has_room and now >= self.resting_until and self.breaker.admits
 
 
 class Replicas:
@@ -132,6 +133,10 @@ class Replicas:
             replica.in_flight -= 1
             self._judge(replica, ticket, problem)
             raise
+        if reply.body is not None:
+            replica.in_flight -= 1
+            breaker.succeed(ticket)
+            return reply
         if breaker.state == "half-open":
             breaker.succeed(ticket)  # a first byte is enough: the rest may take minutes
         return _Counted(reply, replica, ticket)
@@ -148,7 +153,7 @@ class Replicas:
 
     def _pick(self, session: str | None, tried: set[str]) -> Replica | None:
         now = self._clock()
-        free = [replica for replica in self.replicas if replica.name not in tried and replica.is_free(now)]
+        free = [replica for replica in self.replicas if replica.is_free(now) and replica.name not in tried]
         if len(free) < 2:
             return free[0] if free else None
         self._turn += 1
@@ -187,7 +192,9 @@ def _affinity(session: str, replica: str) -> bytes:
 
 
 class _Counted:
-    """A reply that counts as in flight until it is closed, and then tells the breaker how it went."""
+    """A stream that counts as in flight until it is closed, and then tells the breaker how it went."""
+
+    body: bytes | None = None
 
     def __init__(self, reply: Reply, replica: Replica, ticket: int) -> None:
         self._reply = reply

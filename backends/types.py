@@ -55,6 +55,10 @@ class Reply(Protocol):
         """application/json or text/event-stream."""
 
     @property
+    def body(self) -> bytes | None:
+        """The whole of a plain answer, which iterating yields once; None for a stream."""
+
+    @property
     def usage(self) -> Usage | None:
         """As the engine reported it."""
 

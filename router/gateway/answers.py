@@ -27,7 +27,8 @@ class Answer:
         self.cost: NanoUsd | None = None  # known once settled
         self.before = 0  # nano-USD of answers that were held back for this one
         self._charge = settle
-        self._settling: asyncio.Future[None] | None = None
+        self._settling: asyncio.Future[None] | None = None  # while it has to wait, or failed
+        self._is_settled = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
@@ -46,17 +47,23 @@ class Answer:
     @property
     def total(self) -> NanoUsd:
         """What the request costs with everything that was held back."""
-        return NanoUsd(self.before + self.spend().cost)
+        cost = self.spend().cost if self.cost is None else self.cost
+        return NanoUsd(self.before + cost)
 
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
+        if self._is_settled:
+            return
         if self._settling is None:
             self._settling = begin(self._settle())
-        await _finished(self._settling)
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
+        self._is_settled = True
 
     async def close(self) -> None:
         """Cut the engine off if it is still generating, then settle. Idempotent. Raises: StoreUnavailable."""
-        await _finished(begin(self.reply.aclose()))
+        if self.reply.body is None and (closing := begin(self.reply.aclose())) is not None:
+            await asyncio.shield(closing)
         await self.settle()
 
     async def _settle(self) -> None:
@@ -68,20 +75,12 @@ class Answer:
     def spend(self) -> Spend:
         """What this answer costs: the engine's usage, or a count of what was relayed. Never more than the hold."""
         model, usage = self.opened.model, self.reply.usage
+        estimated = usage is None
         if usage is None:
             needs = self.opened.call.needs
             usage = Usage(expected_prompt_tokens(model, needs), -int(-self.reply.produced // model.bytes_per_token))
         cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.opened.hold.amount)
-        estimated = self.reply.usage is None
         return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
-
-
-async def _finished(work: asyncio.Future[None]) -> None:
-    """Wait for what must not be cut short."""
-    if work.done():
-        work.result()
-    else:
-        await asyncio.shield(work)
 
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:

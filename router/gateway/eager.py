@@ -5,41 +5,33 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-Work = Coroutine[Any, Any, T]
+Work = Coroutine[Any, Any, None]
 
 
-def begin(work: Work[T]) -> asyncio.Future[T]:
+def begin(work: Work) -> asyncio.Future[None] | None:
     """Run `work` up to its first wait, and the rest in a task: `await asyncio.shield(begin(…))` cannot be cut short.
 
-    Work that never waits is done on return, and no task is made: a task and its turn of the loop cost more than
-    settling a request does.
+    None where it never waits and is done: a task and its turn of the loop cost more than settling a request does.
     """
     try:
         waited_for = work.send(None)
-    except StopIteration as end:
-        return _ended(end.value)
+    except StopIteration:
+        return None
     except Exception as problem:
-        failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         failed.set_exception(problem)
         return failed
     return asyncio.ensure_future(_resumed(work, waited_for))
 
 
-def _ended(value: T) -> asyncio.Future[T]:
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    future.set_result(value)
-    return future
-
-
-async def _resumed(work: Work[T], waited_for: Any) -> T:
-    return await _rest(work, waited_for)
+async def _resumed(work: Work, waited_for: Any) -> None:
+    await _rest(work, waited_for)
 
 
 @types.coroutine
-def _rest(work: Work[T], waited_for: Any) -> Generator[Any, Any, T]:
+def _rest(work: Work, waited_for: Any) -> Generator[Any, Any, None]:
     """What is left of a coroutine that already waits for something."""
     step: Callable[[Any], Any]
     while True:
@@ -50,6 +42,5 @@ def _rest(work: Work[T], waited_for: Any) -> Generator[Any, Any, T]:
             given, step = problem, work.throw
         try:
             waited_for = step(given)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        except StopIteration:
+            return

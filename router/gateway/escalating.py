@@ -84,7 +84,7 @@ def asked_for_logprobs(call: Call) -> bool:
 async def read(reply: Reply, *, keep_logprobs: bool) -> tuple[Buffered, NDArray[np.float64] | None]:
     """The whole reply and its signature (12,), None where the engine sent no logprobs. Logprobs asked for on the
     gateway's own account are taken out again."""
-    body = b"".join([chunk async for chunk in reply])
+    body = reply.body if reply.body is not None else b"".join([chunk async for chunk in reply])
     try:
         answer: dict[str, Any] = msgspec.json.decode(body)
         choice = answer["choices"][0]

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -42,6 +43,7 @@ class Inference:
         self._gateway = gateway
         self._authentication = authentication
         self._max_body_bytes = max_body_bytes
+        self._hang_ups = HangUps()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -56,7 +58,7 @@ class Inference:
             )
             body = await self._body(headers, receive)
             call = self._call(path, body, headers, request_id)
-            watch = HangUp(receive, asyncio.current_task())
+            watch = self._hang_ups.watch(receive)
             answer = await self._gateway.answer(principal, call)
             relay = self._stream if call.stream and answer.reply.status == 200 else self._plain
             await relay(answer, call, send, started, request_id)
@@ -113,7 +115,9 @@ class Inference:
         return call
 
     async def _plain(self, answer: Answer, call: Call, send: Send, started: float, request_id: bytes) -> None:
-        body = b"".join([chunk async for chunk in answer])
+        body = answer.reply.body
+        if body is None:
+            body = b"".join([chunk async for chunk in answer])
         upstream_s = answer.opened.stages.spent["first_byte"] + answer.opened.stages.spent.get("relay", 0.0)
         await answer.settle()
         if answer.reply.failure is not None:
@@ -190,29 +194,28 @@ async def _fail(error: PointsmanError, path: str, send: Send, request_id: bytes)
 
 
 class HangUp:
-    """Cancels a request's task when its client goes away; looks only at requests that take longer than PATIENCE_S.
+    """A request whose client may go away; its task is cancelled then."""
 
-    Answers of a fast engine are done before, and a task for each of them would cost more than relaying it
-    does.
-    """
+    __slots__ = ("_is_over", "_receive", "_task", "_watcher", "due", "seen")
 
-    PATIENCE_S = 0.02
-
-    def __init__(self, receive: Receive, task: asyncio.Task[Any] | None) -> None:
+    def __init__(self, receive: Receive, task: asyncio.Task[Any] | None, due: float) -> None:
+        self.due = due  # when it is time to look, by the loop's clock
         self.seen = False
         self._receive = receive
         self._task = task
+        self._is_over = False
         self._watcher: asyncio.Task[None] | None = None
-        self._alarm = asyncio.get_running_loop().call_later(self.PATIENCE_S, self._look)
+
+    def look(self) -> None:
+        """Wait for the client to go, unless the request is over."""
+        if not self._is_over:
+            self._watcher = asyncio.ensure_future(self._wait())
 
     def stop(self) -> None:
         """The request is over."""
-        self._alarm.cancel()
+        self._is_over = True
         if self._watcher is not None:
             self._watcher.cancel()
-
-    def _look(self) -> None:
-        self._watcher = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -220,6 +223,41 @@ class HangUp:
         if self._task is not None:
             self.seen = True
             self._task.cancel()
+
+
+class HangUps:
+    """Looks after requests that take longer than PATIENCE_S.
+
+    Answers of a fast engine are done before, and a task for each of them would cost more than relaying it does. One
+    alarm serves them all: it looks at those that are due and is set again for the next.
+    """
+
+    PATIENCE_S = 0.02
+
+    def __init__(self) -> None:
+        self._young: deque[HangUp] = deque()
+        self._is_set = False
+
+    def watch(self, receive: Receive) -> HangUp:
+        """The current task's request, from now on."""
+        loop = asyncio.get_running_loop()
+        request = HangUp(receive, asyncio.current_task(), loop.time() + self.PATIENCE_S)
+        self._young.append(request)
+        if not self._is_set:
+            self._set(loop, request.due)
+        return request
+
+    def _set(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self._is_set = True
+        loop.call_at(due, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now, young = loop.time(), self._young
+        while young and young[0].due <= now:
+            young.popleft().look()
+        self._is_set = False
+        if young:
+            self._set(loop, young[0].due)
 
 
 __all__ = ["PATHS", "Inference", "preference_of"]

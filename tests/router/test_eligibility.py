@@ -1,8 +1,9 @@
 """Who may serve: every no has a reason."""
 
-from dataclasses import replace
+from dataclasses import replace as replaced
 
 import pytest
+from msgspec.structs import replace
 
 from router.eligibility import Needs, why_not, worst_cost, worst_tokens
 from router.types import Model, NanoUsd, Price, Principal
@@ -33,14 +34,14 @@ def test_a_model_that_fits_may_serve() -> None:
     ("model", "needs", "principal", "reason"),
     [
         (MODEL, replace(NEEDS, pinned="large"), ANYONE, "names another model"),
-        (MODEL, NEEDS, replace(ANYONE, allowed_models=frozenset({"large"})), "key does not allow"),
+        (MODEL, NEEDS, replaced(ANYONE, allowed_models=frozenset({"large"})), "key does not allow"),
         (MODEL, replace(NEEDS, allowed=frozenset({"large"})), ANYONE, "allowed_models"),
-        (MODEL, NEEDS, replace(ANYONE, local_only=True), "must stay local"),
+        (MODEL, NEEDS, replaced(ANYONE, local_only=True), "must stay local"),
         (MODEL, replace(NEEDS, local_only=True), ANYONE, "must stay local"),
         (MODEL, replace(NEEDS, capabilities=frozenset({"chat", "vision"})), ANYONE, "cannot do vision"),
         (MODEL, replace(NEEDS, completion_tokens=1000), ANYONE, "the context holds 1000"),
         (MODEL, replace(NEEDS, max_cost=NanoUsd(10)), ANYONE, "max_cost_usd of 10 nano-USD"),
-        (replace(MODEL, draining=True), NEEDS, ANYONE, "draining"),
+        (replaced(MODEL, draining=True), NEEDS, ANYONE, "draining"),
     ],
 )
 def test_a_model_that_may_not_serve_says_why(model: Model, needs: Needs, principal: Principal, reason: str) -> None:
