@@ -19,7 +19,8 @@ from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
 from router.stores.journal import Journal
 from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
-from router.stores.redis_link import Argument, Link, calendar
+from router.stores.redis_link import Link, calendar
+from router.stores.redis_wire import Argument
 from router.stores.refusals import Answer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
 

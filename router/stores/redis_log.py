@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from router.errors import Conflict, NotFound, StoreUnavailable
 from router.stores.codec import KINDS, decode, encode
-from router.stores.redis_link import Argument, Link
+from router.stores.redis_link import Link
+from router.stores.redis_wire import Argument
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 FLUSH_S = 0.01
