@@ -36,10 +36,12 @@ def principal(i: int) -> Principal:
 
 
 async def one(stores: Stores, who: Principal, offers: tuple[Offer, ...], name: str) -> None:
-    """Reserve and settle one request."""
+    """Reserve and settle one request, in two turns of the loop: in a gateway the engine's answer lies between them."""
     now = now_ms()
     hold = await stores.ledger.reserve(Reservation(f"{now:012x}{name}", who, offers, 30_000, now, 600_000))
+    await asyncio.sleep(0)
     await stores.ledger.settle(hold, Spend(COST, 100, 500, "settled"))
+    await asyncio.sleep(0)
 
 
 async def measure(url: str, *, tenants: int, requests: int, together: int, rate: float | None) -> list[float]:

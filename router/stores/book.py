@@ -185,6 +185,10 @@ class Book:
             self._bound[charges] = bound
         return bound
 
+    def may_note(self, ticket: Ticket, end: Settled) -> bool:
+        """Whether ending this hold may give the audit log something to show."""
+        return end.cost > ticket.amount or any(charge.soft for charge, _ in self._charged(ticket.charges))
+
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
         if now_ms < self.earliest_ms:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
 WAL_PAGES = 1000
+CACHE_KIB = 16_384  # pages of accounts and logs kept in memory
+MAPPED_BYTES = 256 << 20  # of the file, read without a system call
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
@@ -81,6 +83,8 @@ class Database:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
             self._connection.executescript(SCHEMA)
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
@@ -121,6 +125,21 @@ class Database:
         for rider in self.riders:
             rider.arrive()
         return result
+
+    def alone(self, sql: str, values: tuple[object, ...]) -> bool:
+        """One statement as a transaction of its own, for the first caller in a turn of the loop; whether it was done.
+
+        Where it was not, for whatever reason, nothing has happened: `together` waits for its turn or says why not.
+        """
+        if self._busy:
+            return False
+        self._busy = True
+        asyncio.get_running_loop().call_soon(self._turn)
+        try:
+            self.execute(sql, values)
+        except sqlite3.Error:
+            return False
+        return True
 
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""

@@ -1,8 +1,9 @@
 """The ledger in SQLite: a journal of holds and settlements, and a book that every process keeps by following it.
 
-A reservation appends one row and a settlement another, however many budgets they touch. Any number of processes on one
-machine may share the file. Fails closed: what cannot be written is StoreUnavailable and nothing was reserved; a
-settlement that cannot be written is kept and written as soon as the file is back.
+A reservation appends one row and a settlement another, however many budgets they touch. Usually that one row is the
+whole transaction: it is decided on the book in memory and refused by the file where another process has written since.
+Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
+nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from router.stores.book import (
     Book,
     Event,
     Expired,
+    Found,
     Late,
     Line,
     LineKey,
@@ -43,6 +45,12 @@ JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 30_000  # beyond which stored ones are dropped from memory
 
+# Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
+APPEND = (
+    "INSERT INTO journal (seq, body) VALUES"
+    " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
+)
+
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -56,8 +64,8 @@ class SqliteLedger:
         self._db, self._clock = database, clock
         self._book: Book | None = None
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
-        self._marked: list[str] = []
-        self._boarded = 0
+        self._marked: dict[str, None] = {}
+        self._boarded: tuple[str, ...] = ()
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
@@ -86,36 +94,9 @@ class SqliteLedger:
 
         Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
         """
-
-        def work() -> Hold | Refusal | Conflict | None:
-            if left:
-                return None
-            book = self._caught_up()
-            if reservation.now_ms >= book.earliest_ms:
-                self._expire(book, reservation.now_ms)
-            if reservation.decision_id in book.holds:
-                return Conflict(f"Decision {reservation.decision_id} has a hold already.")
-            found = book.consider(reservation)
-            if isinstance(found, Refusal):
-                return found
-            self._append(book, Opened(found.ticket))
-            t = found.ticket
-            taken.append(t)
-            return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
-
-        left = False
-        taken: list[Ticket] = []
-        try:
-            hold = await self._db.together(work)
-        except asyncio.CancelledError:  # the client has gone: nothing was sent
-            left = True
-            self._unsettled += [(t, Settled(t.decision_id, self._clock(), 0, 0, 0, "released")) for t in taken]
-            raise
-        if isinstance(hold, Refusal):
-            raise refuse(hold)
-        if isinstance(hold, Conflict):
-            raise hold
-        assert hold is not None
+        hold = self._reserve_alone(reservation)
+        if hold is None:
+            hold = await self._reserve_in_turn(reservation)
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
         return hold
@@ -126,13 +107,18 @@ class SqliteLedger:
         if not isinstance(ticket, Ticket):
             raise TypeError("settle the hold that reserve returned, not a copy")
         self._mine.pop(hold.decision_id, None)
+        marked = self._marked.pop(hold.decision_id, self) is None
         end = Settled(
             hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
         )
+        if self._settle_alone(ticket, end):
+            return
         try:
             await self._db.together(lambda: self._settle(ticket, end))
         except StoreUnavailable:
             self._unsettled.append((ticket, end))
+            if marked:
+                self._marked[hold.decision_id] = None
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
@@ -143,7 +129,7 @@ class SqliteLedger:
 
     def mark(self, hold: Hold) -> None:
         """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
-        self._marked.append(hold.decision_id)
+        self._marked[hold.decision_id] = None
         self._db.soon()
 
     async def tend(self) -> None:
@@ -162,18 +148,75 @@ class SqliteLedger:
     def board(self, execute: Execute, *, due: bool) -> None:
         """Marks of holds that still live."""
         del execute, due
-        self._boarded = len(self._marked)
-        if self._marked:
+        self._boarded = tuple(self._marked)
+        if self._boarded:
             book = self._caught_up()
-            live = tuple(i for i in self._marked if i in book.holds)
+            live = tuple(i for i in self._boarded if i in book.holds)
             if live:
                 self._append(book, Marked(live))
 
     def arrive(self) -> None:
         """The marks are committed."""
-        del self._marked[: self._boarded]
+        for decision_id in self._boarded:
+            self._marked.pop(decision_id, None)
+
+    # one row that is a transaction
+
+    def _reserve_alone(self, reservation: Reservation) -> Hold | None:
+        """A hold decided on the book as it is; None where that is not enough to tell, and nothing has happened."""
+        book = self._book
+        if book is None or reservation.now_ms >= book.earliest_ms or reservation.decision_id in book.holds:
+            return None
+        found = book.consider(reservation)
+        if isinstance(found, Refusal) or not self._append_alone(book, Opened(found.ticket)):
+            return None
+        return _hold_of(found)
+
+    def _settle_alone(self, ticket: Ticket, end: Settled) -> bool:
+        book = self._book
+        if book is None or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+            return False
+        return self._append_alone(book, end)
+
+    def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
+        seq = book.position + 1
+        if seq - self._stored_at >= STORE_EVERY or not self._db.alone(APPEND, (seq, _encode(event))):
+            return False
+        book.apply(seq, event)
+        return True
 
     # inside a transaction
+
+    async def _reserve_in_turn(self, reservation: Reservation) -> Hold:
+        def work() -> Hold | Refusal | Conflict | None:
+            if left:
+                return None
+            book = self._caught_up()
+            if reservation.now_ms >= book.earliest_ms:
+                self._expire(book, reservation.now_ms)
+            if reservation.decision_id in book.holds:
+                return Conflict(f"Decision {reservation.decision_id} has a hold already.")
+            found = book.consider(reservation)
+            if isinstance(found, Refusal):
+                return found
+            self._append(book, Opened(found.ticket))
+            taken.append(found.ticket)
+            return _hold_of(found)
+
+        left = False
+        taken: list[Ticket] = []
+        try:
+            hold = await self._db.together(work)
+        except asyncio.CancelledError:  # the client has gone: nothing was sent
+            left = True
+            self._unsettled += [(t, Settled(t.decision_id, self._clock(), 0, 0, 0, "released")) for t in taken]
+            raise
+        if isinstance(hold, Refusal):
+            raise refuse(hold)
+        if isinstance(hold, Conflict):
+            raise hold
+        assert hold is not None
+        return hold
 
     def _caught_up(self) -> Book:
         """The book with everything other processes have written."""
@@ -342,6 +385,11 @@ class SqliteLedger:
     def _needs_care(self, now_ms: int) -> bool:
         book = self._book
         return book is None or bool(self._mine or self._marked) or now_ms >= book.earliest_ms or self._behind(book)
+
+
+def _hold_of(found: Found) -> Hold:
+    t = found.ticket
+    return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:
