@@ -68,11 +68,12 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
         self.execute: Execute = self._connection.cursor().execute
+        self.executemany: Callable[..., sqlite3.Cursor] = self._connection.cursor().executemany
         self._scheduled: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._grouping: asyncio.Task[None] | None = None
         self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        self._busy = False  # a transaction has run in this turn of the loop
+        self.busy = False  # a transaction has run in this turn of the loop: share the next one
         self._stop = threading.Event()
         self._checkpointer = threading.Thread(target=self._checkpoint, name="wal-checkpoint", daemon=True)
 
@@ -127,13 +128,11 @@ class Database:
         return result
 
     def alone(self, sql: str, values: tuple[object, ...]) -> bool:
-        """One statement as a transaction of its own, for the first caller in a turn of the loop; whether it was done.
+        """One statement as a transaction of its own, for the first caller in a turn of the loop, not while `busy`.
 
-        Where it was not, for whatever reason, nothing has happened: `together` waits for its turn or says why not.
+        Whether it was done. Where it was not, for whatever reason, nothing has happened: `together` waits or says why.
         """
-        if self._busy:
-            return False
-        self._busy = True
+        self.busy = True
         asyncio.get_running_loop().call_soon(self._turn)
         try:
             self.execute(sql, values)
@@ -144,8 +143,8 @@ class Database:
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""
         loop = asyncio.get_running_loop()
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             loop.call_soon(self._turn)
             return await self.transact(work)
         future: asyncio.Future[T] = loop.create_future()
@@ -154,7 +153,7 @@ class Database:
 
     def _turn(self) -> None:
         group, self._group = self._group, []
-        self._busy = bool(group)
+        self.busy = bool(group)
         if group:
             loop = asyncio.get_running_loop()
             self._grouping = loop.create_task(self._transact_group(group))

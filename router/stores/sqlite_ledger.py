@@ -33,7 +33,7 @@ from router.stores.book import (
     Renewed,
     Settled,
 )
-from router.stores.meters import Gauge, Ticket, meter_of, of_budget, wait_ms
+from router.stores.meters import Gauge, Meter, Ticket, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
@@ -54,7 +54,8 @@ APPEND = (
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
-_decode_account = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
+_decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
+_decode_rows = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
 
 
 class SqliteLedger:
@@ -165,7 +166,9 @@ class SqliteLedger:
     def _reserve_alone(self, reservation: Reservation) -> Hold | None:
         """A hold decided on the book as it is; None where that is not enough to tell, and nothing has happened."""
         book = self._book
-        if book is None or reservation.now_ms >= book.earliest_ms or reservation.decision_id in book.holds:
+        if book is None or self._db.busy or reservation.now_ms >= book.earliest_ms:
+            return None
+        if reservation.decision_id in book.holds:
             return None
         found = book.consider(reservation)
         if isinstance(found, Refusal) or not self._append_alone(book, Opened(found.ticket)):
@@ -174,7 +177,7 @@ class SqliteLedger:
 
     def _settle_alone(self, ticket: Ticket, end: Settled) -> bool:
         book = self._book
-        if book is None or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+        if book is None or self._db.busy or ticket.decision_id not in book.holds or book.may_note(ticket, end):
             return False
         return self._append_alone(book, end)
 
@@ -290,7 +293,7 @@ class SqliteLedger:
 
     def _load_account(self, scope: str) -> Account | None:
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
-        return None if row is None else {state[0]: meter_of(*state[1:]) for state in _decode_account(row[0])}
+        return None if row is None else _account_of(row[0])
 
     def _load_line(self, key: LineKey) -> Line | None:
         sql = (
@@ -320,16 +323,20 @@ class SqliteLedger:
             self._shrink(book)
 
     def _instalment(self, book: Book, stored: int, *, size: int) -> None:
-        for _ in range(min(size, len(self._to_store))):
-            scope = self._to_store.pop()
+        scopes, self._to_store = self._to_store[-size:], self._to_store[:-size]
+        keys, self._lines_to_store = self._lines_to_store[-size:], self._lines_to_store[:-size]
+        for scope in scopes:
             del book.dirty_accounts[scope]
-            if max(m.seq for m in book.accounts[scope].values()) > stored:  # or another process has stored it
-                self._store_account(scope, book.accounts[scope])
-        for _ in range(min(size, len(self._lines_to_store))):
-            key = self._lines_to_store.pop()
+        for key in keys:
             del book.dirty_lines[key]
-            if book.lines[key].seq > stored:
-                self._store_line(key, book.lines[key])
+        accounts = [(scope, book.accounts[scope]) for scope in reversed(scopes)]
+        lines = [(key, book.lines[key]) for key in reversed(keys)]
+        # what has not changed since `stored` was stored by another process
+        rows = [(scope, _encode(of)) for scope, of in accounts if max([m.seq for m in of.values()]) > stored]
+        self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
+        values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
+        fresh = [row for row in values if row[5] > stored]
+        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
 
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
@@ -342,14 +349,6 @@ class SqliteLedger:
         if safe > stored:
             self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES ('stored', ?)", (safe,))
             self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
-
-    def _store_account(self, scope: str, account: Account) -> None:
-        body = _encode([(n, m.seq, m.slot, m.total, m.held, list(m.ring.items())) for n, m in account.items()])
-        self._db.execute("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", (scope, body))
-
-    def _store_line(self, key: LineKey, line: Line) -> None:
-        values = (*key, line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost)
-        self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _fact(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
@@ -389,7 +388,16 @@ class SqliteLedger:
 
 def _hold_of(found: Found) -> Hold:
     t = found.ticket
-    return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
+    return hold_of(Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, found.plan.gauges, found.used), t)
+
+
+def _account_of(body: bytes) -> Account:
+    """An account as it was stored: a map, or a list of rows where an earlier version of this did."""
+    if body[0] >> 4 == 0x8 or body[0] in (0xDE, 0xDF):
+        return _decode_account(body)
+    return {
+        name: Meter(seq, slot, total, held, dict(ring)) for name, seq, slot, total, held, ring in _decode_rows(body)
+    }
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:
