@@ -76,7 +76,11 @@ class Renewed(msgspec.Struct, array_like=True, tag="n"):
     ticket: Ticket
 
 
-Event = Opened | Settled | Expired | Late | Marked | Renewed
+class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
+    """A tenant, a team or a key is not what it was. The entry's position is the new edition of the keys."""
+
+
+Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
 Bound = tuple[tuple[Charge, Meter], ...]
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
@@ -128,6 +132,7 @@ class Book:
         self.position = 0
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
+        self.edition = 0  # of the keys
         self.earliest_ms = FOREVER_MS  # no hold expires before this
         self.accounts: dict[str, Account] = {}
         self.lines: dict[LineKey, Line] = {}
@@ -253,6 +258,8 @@ class Book:
             for decision_id in event.decision_ids:
                 if decision_id in self.holds:
                     self.holds[decision_id].sent = True
+        elif isinstance(event, KeysChanged):
+            self.edition = seq
         else:
             self._late(seq, event)
 

@@ -64,12 +64,12 @@ async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]
     database = Database(path)
     log = SqliteLog(database)
     ledger = SqliteLedger(database, clock=clock)
+    keys = ledger.guard = Registry(SqliteShelf(database, changed=ledger.keys_changed), clock=clock)
     await database.open()
     try:
         await ledger.open()
         try:
             audit = SqliteAudit(database, clock=clock)
-            keys = Registry(SqliteShelf(database), clock=clock)
             yield Stores(ledger, log, keys, audit, SqliteSpending(database, ledger))
         finally:
             await ledger.aclose()
@@ -83,11 +83,12 @@ async def _redis(url: str, clock: Callable[[], int]) -> AsyncIterator[Stores]:
     folder = parse_qs(urlsplit(url).query).get("journal")
     journal = Journal(Path(folder[-1])) if folder else None
     ledger, log = RedisLedger(link, clock=clock, journal=journal), RedisLog(link)
+    keys = ledger.guard = Registry(RedisShelf(link), clock=clock)
     try:
         await ledger.open()
         try:
             audit = RedisAudit(link, clock=clock)
-            yield Stores(ledger, log, Registry(RedisShelf(link), clock=clock), audit, RedisSpending(link))
+            yield Stores(ledger, log, keys, audit, RedisSpending(link))
         finally:
             await ledger.aclose()
             await log.aclose()

@@ -18,9 +18,10 @@ import msgspec
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
 from router.stores.journal import Journal
+from router.stores.keys import Guard
 from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
 from router.stores.redis_link import Link, calendar
-from router.stores.redis_wire import Argument
+from router.stores.redis_wire import Argument, Unanswered
 from router.stores.refusals import Answer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
 
@@ -28,6 +29,7 @@ TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 MARK_S = 0.01  # how long a mark may wait for company
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
 DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
 
 
@@ -70,6 +72,7 @@ class RedisLedger:
 
     def __init__(self, link: Link, *, clock: Callable[[], int], journal: Journal | None = None) -> None:
         self._link, self._clock, self._journal = link, clock, journal
+        self.guard: Guard | None = None
         self._plans: PlanCache[WirePlan] = PlanCache(_plan)
         self._mine: dict[str, Lease] = {}
         self._marks: dict[str, None] = {}
@@ -100,7 +103,8 @@ class RedisLedger:
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), Unauthenticated (the key has been disabled
+        since it was looked up), StoreUnavailable.
         """
         r, who = reservation, reservation.principal
         plans = [self._plans.of(who, offer) for offer in r.offers]
@@ -111,7 +115,7 @@ class RedisLedger:
             words += (offer.model, offer.worst, offer.tokens, plan.text)
         try:
             answer = await self._link.call("reserve", *words)
-        except asyncio.CancelledError:  # the client has gone: give back what may have been taken
+        except (asyncio.CancelledError, Unanswered):  # nobody will use it: give back what may have been taken
             self._unsettled.append(_release(r, name))
             raise
         chosen = answer[0]
@@ -123,7 +127,20 @@ class RedisLedger:
         size = (offer.worst, offer.tokens)
         lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, False, plan.text)
         self._mine[r.decision_id] = lease
-        return hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[1:]), lease)
+        hold = hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[2:]), lease)
+        if self.guard is not None:
+            self.guard.heard(answer[1])
+            if not self.guard.knows(who):
+                await self._check(self.guard, r, hold)
+        return hold
+
+    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
+        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
+        try:
+            await guard.check(reservation.principal, reservation.now_ms)
+        except BaseException:
+            await asyncio.shield(self.settle(hold, RELEASED))
+            raise
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """End a hold. Settling twice changes nothing. Where Redis is away the settlement is kept for later."""
@@ -169,7 +186,11 @@ class RedisLedger:
             marks = list(self._marks)
             renewed = self._renewals(now_ms)
             pairs = [word for i, expires in renewed.items() for word in (i, expires)]
-            run, _, *missing = await self._link.call("tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs)
+            run, edition, *missing = await self._link.call(
+                "tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs
+            )
+            if self.guard is not None:
+                self.guard.heard(edition)
             for decision_id in marks:
                 self._marks.pop(decision_id, None)
             for decision_id, expires in renewed.items():

@@ -29,14 +29,22 @@ from router.stores.redis_wire import AWAY, Argument, Wire
 TIMEOUT_S = 2.0
 CONNECTIONS = 64
 PREFIX = "{pointsman}"
-NAMES = ("reserve", "settle", "restore", "tend", "balance", "log", "judge")
-VERSION = "v1"
+SCRIPTS = {  # name -> version: gateways of different versions may share a Redis
+    "reserve": "v2",
+    "settle": "v1",
+    "restore": "v1",
+    "tend": "v2",
+    "balance": "v1",
+    "log": "v1",
+    "judge": "v1",
+    "put": "v1",
+}
 
 
 def script(name: str) -> str:
-    """The text of a script, with what all scripts of its version begin with."""
+    """The text of a script, with what all scripts begin with."""
     folder = files("router.stores") / "lua"
-    return "\n".join((folder / f"{part}_{VERSION}.lua").read_text() for part in ("prelude", name))
+    return "\n".join((folder / part).read_text() for part in ("prelude_v1.lua", f"{name}_{SCRIPTS[name]}.lua"))
 
 
 class Carrier(Protocol):
@@ -96,7 +104,7 @@ class Link:
         self.client, self.prefix = client, prefix
         self._carrier = carrier
         self._watchers = watchers  # sentinels
-        self._scripts = {name: script(name) for name in NAMES}
+        self._scripts = {name: script(name) for name in SCRIPTS}
         digests = {name: hashlib.sha1(text.encode()).hexdigest() for name, text in self._scripts.items()}
         self._heads = {name: ("EVALSHA", digest, 1, prefix) for name, digest in digests.items()}
 

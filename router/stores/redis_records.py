@@ -24,8 +24,7 @@ class RedisShelf:
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
-        await self._link.command("HSET", f"{self._link.prefix}:shelf:{kind}", name, body)
-        await self._link.command("ZADD", f"{self._link.prefix}:names:{kind}", 0, name)
+        await self._link.call("put", kind, name, body)
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""

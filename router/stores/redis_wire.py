@@ -28,6 +28,10 @@ Question = tuple[bytes, "asyncio.Future[Any]"]  # a packed command, and where it
 _MORE = object()  # what the reader says where a reply is not complete
 
 
+class Unanswered(StoreUnavailable):
+    """Redis was asked and did not answer: whether it did what it was asked is not known."""
+
+
 class Wire:
     """A pipeline to where `pool`, of redis-py, leads. Dialling and an answer take `timeout_s` each at most."""
 
@@ -67,7 +71,7 @@ class Wire:
         return waiting
 
     def _give_up(self, reason: str) -> None:
-        _fail((future for _, future in self._take()), reason)
+        _fail((future for _, future in self._take()), StoreUnavailable(f"Redis is away: {reason}"))
 
     async def _dial(self) -> None:
         connection = self._pool.make_connection()
@@ -134,7 +138,7 @@ class Line(asyncio.Protocol):
         self._transport.abort()
         self._hanging_up = self._loop.create_task(self._put_away())
         asked, self._asked = self._asked, deque()
-        _fail((future for future, _ in asked), reason)
+        _fail((future for future, _ in asked), Unanswered(f"Redis is away: {reason}"))
 
     def _ring(self) -> None:
         """The oldest question of a while ago must have been answered by now."""
@@ -152,7 +156,7 @@ class Line(asyncio.Protocol):
             await self._connection.disconnect(nowait=True)
 
 
-def _fail(asked: Iterable[asyncio.Future[Any]], reason: str) -> None:
+def _fail(asked: Iterable[asyncio.Future[Any]], error: StoreUnavailable) -> None:
     for future in asked:
         if not future.done():
-            future.set_exception(StoreUnavailable(f"Redis is away: {reason}"))
+            future.set_exception(error)

@@ -24,6 +24,7 @@ from router.stores.book import (
     Event,
     Expired,
     Found,
+    KeysChanged,
     Late,
     Line,
     LineKey,
@@ -33,6 +34,7 @@ from router.stores.book import (
     Renewed,
     Settled,
 )
+from router.stores.keys import Guard
 from router.stores.meters import Gauge, Meter, Ticket, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.sqlite import Database, Execute
@@ -51,6 +53,7 @@ APPEND = (
     " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
 )
 
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -63,6 +66,7 @@ class SqliteLedger:
 
     def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
         self._db, self._clock = database, clock
+        self.guard: Guard | None = None
         self._book: Book | None = None
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
         self._marked: dict[str, None] = {}
@@ -93,14 +97,27 @@ class SqliteLedger:
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), Unauthenticated (the key has been disabled
+        since it was looked up), StoreUnavailable.
         """
         hold = self._reserve_alone(reservation)
         if hold is None:
             hold = await self._reserve_in_turn(reservation)
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
+        if self.guard is not None:
+            self.guard.heard(0 if self._book is None else self._book.edition)
+            if not self.guard.knows(reservation.principal):
+                await self._check(self.guard, reservation, hold)
         return hold
+
+    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
+        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
+        try:
+            await guard.check(reservation.principal, reservation.now_ms)
+        except BaseException:
+            await asyncio.shield(self.settle(hold, RELEASED))
+            raise
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
@@ -139,6 +156,8 @@ class SqliteLedger:
         now_ms = self._clock()
         if self._needs_care(now_ms):
             await self._db.transact(lambda: self._renew(now_ms))
+        if self.guard is not None and self._book is not None:
+            self.guard.heard(self._book.edition)
 
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
@@ -286,7 +305,7 @@ class SqliteLedger:
 
     def _load_book(self) -> Book:
         book = Book(load=self._load_account, load_line=self._load_line)
-        book.position = self._fact("stored")
+        book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
         self._to_store, self._lines_to_store = [], []
         return book
@@ -347,8 +366,17 @@ class SqliteLedger:
         oldest += [t.seq for t in book.holds.values()]
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
-            self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES ('stored', ?)", (safe,))
+            self._note_fact("stored", safe)
             self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+
+    def keys_changed(self) -> None:
+        """To be called in the transaction that changes a key: every gateway learns of it from the journal."""
+        book = self._caught_up()
+        self._note_fact("keys", book.position + 1)
+        self._append(book, KeysChanged())
+
+    def _note_fact(self, name: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", (name, value))
 
     def _fact(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()

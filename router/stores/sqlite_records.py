@@ -13,10 +13,10 @@ from router.stores.sqlite_ledger import SqliteLedger
 
 
 class SqliteShelf:
-    """A Shelf."""
+    """A Shelf. `changed` is called within the transaction of every change."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, *, changed: Callable[[], None]) -> None:
+        self._db, self._changed = database, changed
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
         """What is kept under this name. Raises: StoreUnavailable."""
@@ -25,8 +25,12 @@ class SqliteShelf:
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
-        sql = "INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)"
-        await self._db.transact(lambda: self._db.execute(sql, (kind, name, body)))
+
+        def work() -> None:
+            self._db.execute("INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)", (kind, name, body))
+            self._changed()
+
+        await self._db.transact(work)
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
