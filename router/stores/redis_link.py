@@ -118,7 +118,14 @@ class Link:
         return found
 
     async def command(self, *words: Argument) -> Any:
-        """What a command returns. Raises: StoreUnavailable."""
+        """What a command returns; hashes may come as dicts or flat, see `fields_of`. Raises: StoreUnavailable."""
+        found = await self._carrier.ask(words)
+        if isinstance(found, Exception):
+            raise away(found)
+        return found
+
+    async def wait(self, *words: Argument) -> Any:
+        """As `command` for one that blocks: on a connection of its own. Raises: StoreUnavailable."""
         try:
             return await self.client.execute_command(*words)
         except AWAY as error:
@@ -134,6 +141,11 @@ class Link:
 def _is_unknown(reply: object) -> bool:
     """Whether Redis does not have the script, as redis-py or as hiredis says it."""
     return isinstance(reply, NoScriptError) or (isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT"))
+
+
+def fields_of(found: Any) -> dict[bytes, bytes]:
+    """The fields of a hash or a stream's entry: redis-py and RESP 3 give a dict, RESP 2 names and values in turn."""
+    return found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
 
 
 def away(error: Exception) -> StoreUnavailable:
@@ -156,11 +168,13 @@ def calendar(now_ms: int) -> tuple[bytes, str]:
 def connect(url: str) -> Link:
     """The way to redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
 
-    The query may set `prefix`, `pool` (connections), `timeout_s` and `journal` (a folder). Raises: SettingsError.
+    The query may set `prefix`, `pool` (connections) and `timeout_s`; what `open_stores` reads is left to it.
+    Raises: SettingsError.
     """
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    query.pop("journal", None)
+    for name in ("journal", "log_entries", "audit_entries"):
+        query.pop(name, None)
     prefix = query.pop("prefix", PREFIX)
     if not (prefix.startswith("{") and "}" in prefix):
         raise SettingsError(f"prefix is {prefix!r}; it must begin with a hash tag like {PREFIX}", param="store.prefix")

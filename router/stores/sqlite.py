@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from router.errors import StoreUnavailable
+from router.stores.retention import TRIMMED
 
 T = TypeVar("T")
 
@@ -233,6 +234,15 @@ class Database:
             return  # the writer meets the same trouble and says so
         finally:
             connection.close()
+
+
+def trim(execute: Execute, table: str, kept: int) -> None:
+    """Remove the oldest rows beyond `kept`, TRIMMED of them at most."""
+    execute(
+        f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table}"
+        f" WHERE seq <= (SELECT max(seq) FROM {table}) - ? ORDER BY seq LIMIT {TRIMMED})",
+        (kept,),
+    )
 
 
 def _nothing() -> None:

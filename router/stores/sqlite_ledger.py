@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -35,8 +34,9 @@ from router.stores.book import (
     Settled,
 )
 from router.stores.keys import Guard
-from router.stores.meters import Gauge, Meter, Ticket, of_budget, wait_ms
+from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
+from router.stores.retention import SPEND_DAYS
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
@@ -61,11 +61,18 @@ _decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
 _decode_rows = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
 
 
+class Noting(Protocol):
+    """An audit log that may be written within a transaction."""
+
+    def append(self, at_ms: int, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """Append."""
+
+
 class SqliteLedger:
     """A Ledger and its Leases on one database."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
-        self._db, self._clock = database, clock
+    def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
+        self._db, self._clock, self._audit = database, clock, audit
         self.guard: Guard | None = None
         self._book: Book | None = None
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
@@ -263,10 +270,7 @@ class SqliteLedger:
         book.apply(seq, event)
         if book.notes:
             for note in book.notes:
-                self._db.execute(
-                    "INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)",
-                    (note.at_ms, note.kind, note.decision_id, json.dumps(note.detail)),
-                )
+                self._audit.append(note.at_ms, note.kind, note.decision_id, note.detail)
             book.notes.clear()
         if seq - self._stored_at >= STORE_EVERY:
             self._store(book, everything=False)
@@ -368,6 +372,7 @@ class SqliteLedger:
         if safe > stored:
             self._note_fact("stored", safe)
             self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+            self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
 
     def keys_changed(self) -> None:
         """To be called in the transaction that changes a key: every gateway learns of it from the journal."""

@@ -126,6 +126,20 @@ async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: 
         assert await spent_and_held(stores, b, clock()) == (60, 0)
 
 
+async def test_everything_is_found_again_at_once_when_redis_is_back(redis: RedisProcess, clock: Clock) -> None:
+    """No connection that the kill broke is used once more."""
+    async with open_stores(redis.url, clock=clock) as stores:
+        _, secret = await stores.keys.create("acme")
+        await stores.spend.lines(since="2027-01-01", until="2027-01-02")
+        await asyncio.gather(*(stores.keys.find(secret, clock()) for _ in range(20)))
+        redis.kill()
+        redis.start()
+        await asyncio.sleep(0.05)  # for the loop to see what was closed
+        assert await stores.keys.find(secret, clock()) is not None
+        assert await stores.spend.lines(since="2027-01-01", until="2027-01-02") == []
+        assert await stores.audit.read() == []
+
+
 async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock: Clock) -> None:
     b = budget(1000)
     async with open_stores(redis.url, clock=clock) as stores:
