@@ -3,7 +3,7 @@
 Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. A settlement that cannot be written is
 kept and written as soon as Redis is back. After a restart of Redis, which may have lost its last second, every gateway
 puts its own holds and last settlements back while reservations wait for GRACE_MS. With a journal, what a killed gateway
-had sent or settled is taken over from its disk.
+had sent, or had settled so lately that Redis may yet lose it, is taken over from its disk.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class RedisLedger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self.tend()
+        self._forget_settled(older_than_s=0.0)
         if self._journal is not None:
             self._journal.close()
 
@@ -155,8 +156,6 @@ class RedisLedger:
             await self._link.call("settle", *words)
         except StoreUnavailable:
             self._unsettled.append(words)
-        else:
-            self._paid(hold.decision_id)
         self._mine.pop(hold.decision_id, None)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -204,6 +203,7 @@ class RedisLedger:
                 self._mine.pop(decision_id.decode(), None)
             await self._settle_kept()
             await self._take_over(now_ms)
+            self._forget_settled()
 
     def _renewals(self, now_ms: int) -> dict[str, int]:
         """Leases with less than two thirds left, and when they shall end."""
@@ -222,7 +222,6 @@ class RedisLedger:
         ]
         self._marks.update((i, None) for i, lease in self._mine.items() if lease.sent)
         calls = [self._link.call("restore", *words) for words in holds]
-        self._forget_settled()
         calls += [self._link.call("settle", *words) for _, words in self._settled]
         await asyncio.gather(*calls)
 
@@ -230,7 +229,7 @@ class RedisLedger:
         while self._unsettled:
             words = self._unsettled[0]
             await self._link.call("settle", *words)
-            self._paid(str(words[0]))
+            self._remember_settled(words)
             del self._unsettled[0]
 
     async def _take_over(self, now_ms: int) -> None:
@@ -238,25 +237,29 @@ class RedisLedger:
         for _, owed in self._journal.orphans() if self._journal is not None else ():
             calls = [_as_heir(words, now_ms) for words in owed.values()]
             await asyncio.gather(*(self._link.call("settle", *words) for words in calls))
+            for words in calls:
+                self._owe(str(words[0]), words)
+                self._remember_settled(words)
 
     def _owe(self, decision_id: str, words: tuple[Argument, ...]) -> None:
         if self._journal is not None:
             with contextlib.suppress(StoreUnavailable):  # a full disk must not keep Redis from hearing of it
                 self._journal.owe(decision_id, words)
 
-    def _paid(self, decision_id: str) -> None:
-        if self._journal is not None:
-            with contextlib.suppress(StoreUnavailable):
-                self._journal.paid(decision_id)
-
     def _remember_settled(self, words: tuple[Argument, ...]) -> None:
         self._settled.append((asyncio.get_running_loop().time(), words))
-        self._forget_settled()
 
-    def _forget_settled(self) -> None:
-        oldest = asyncio.get_running_loop().time() - REPEATED_S
-        while self._settled and self._settled[0][0] < oldest:
-            self._settled.popleft()
+    def _forget_settled(self, *, older_than_s: float = REPEATED_S) -> None:
+        """What Redis cannot lose any more is owed no more."""
+        oldest = asyncio.get_running_loop().time() - older_than_s
+        waiting, paid = {words[0] for words in self._unsettled}, []
+        while self._settled and self._settled[0][0] <= oldest:
+            _, words = self._settled.popleft()
+            if words[0] not in waiting:
+                paid.append(str(words[0]))
+        if self._journal is not None:
+            with contextlib.suppress(StoreUnavailable):
+                self._journal.paid(paid)
 
     def _refusal(self, answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:
         if answer[0] == -2:
