@@ -236,23 +236,12 @@ class Run:
         self._down: set[str] = set()
         self._sizes: deque[tuple[float, int]] = deque(maxlen=100)  # of Redis's append-only file, by time
         self._gateways_die_from = 0.0
-        self._gateway_died = 0.0
 
     def _redis(self) -> Child:
         beside = Path(sys.executable).parent / "redis-server"
         binary, port = str(beside) if beside.exists() else shutil.which("redis-server") or "redis-server", free_port()
-        options = [
-            "--auto-aof-rewrite-percentage",
-            "0",
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(self.folder),
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-        ]
+        options = ["--auto-aof-rewrite-percentage", "0", "--dir", str(self.folder), "--save", ""]
+        options += ["--bind", "127.0.0.1", "--appendonly", "yes"]
         command = [binary, "--port", str(port), *options, "--appendfsync", "everysec"]
         return Child("redis", port, command, self.folder / "redis.log")
 
@@ -339,12 +328,11 @@ class Run:
     def _after_kill(self, kind: str) -> None:
         """Every other time, if all gateways are well, Redis's machine goes with it: the last second is not on the disk.
 
-        Those gateways then have three seconds to put it back; what dies with a gateway's own machine is lost for good.
+        Gateways are then left alone until they have put it back: what one that is killed at the same time had done in
+        that second comes from its own disk, but only when it is started again, when its room may have been given away.
         """
         now = time.monotonic()
-        if kind == "gateway":
-            self._gateway_died = now
-        well = not any(gateway.name in self._down for gateway in self.gateways) and now - self._gateway_died > LEASE_S
+        well = not any(gateway.name in self._down for gateway in self.gateways)
         if kind == "redis" and well and self.random.random() < 0.5:
             self._forget_a_second(now)
             self._gateways_die_from = now + 6
