@@ -8,6 +8,8 @@ import gc
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
@@ -36,68 +38,102 @@ def principal(i: int) -> Principal:
 
 
 async def one(stores: Stores, who: Principal, offers: tuple[Offer, ...], name: str) -> None:
-    """Reserve and settle one request."""
+    """Reserve and settle one request, in two turns of the loop: in a gateway the engine's answer lies between them."""
     now = now_ms()
     hold = await stores.ledger.reserve(Reservation(f"{now:012x}{name}", who, offers, 30_000, now, 600_000))
+    await asyncio.sleep(0)
     await stores.ledger.settle(hold, Spend(COST, 100, 500, "settled"))
+    await asyncio.sleep(0)
 
 
-async def measure(url: str, *, tenants: int, requests: int, together: int, rate: float | None) -> list[float]:
+@dataclass(frozen=True)
+class Case:
+    """What is measured. `seen`: every tenant has asked before; else most requests are the first of their tenant."""
+
+    tenants: int
+    together: int = 1  # requests at once
+    rate: float | None = None  # requests a second; None: as fast as they go
+    seen: bool = True
+
+
+CASES = (
+    Case(10),
+    Case(10, together=16),
+    Case(100_000),
+    Case(100_000, seen=False),
+    Case(10, rate=1000.0),
+    Case(100_000, rate=1000.0),
+)
+
+
+async def asked_once(stores: Stores, people: list[Principal], offers: tuple[Offer, ...]) -> None:
+    """A request of everybody, 64 at once."""
+    for i in range(0, len(people), 64):
+        await asyncio.gather(*(one(stores, who, offers, f"a{i + j}") for j, who in enumerate(people[i : i + 64])))
+
+
+async def measure(url: str, case: Case, *, requests: int) -> list[float]:
     """CPU microseconds of this process for one reserve and settle, in each of BATCHES batches, ascending."""
-    people = [principal(i) for i in range(tenants)]
+    people = [principal(i) for i in range(case.tenants)]
     offers = (Offer("small", WORST, 1000, (Budget("model:small", NanoUsd(10**15), 3600),)),)
     async with open_stores(url, clock=now_ms) as stores:
         for warm in range(200):
-            await one(stores, people[warm % tenants], offers, f"w{warm}")
+            await one(stores, people[warm % case.tenants], offers, f"w{warm}")
+        if case.seen:
+            await asked_once(stores, people, offers)
         gc.collect()
         gc.freeze()
         found = []
         for batch in range(BATCHES):
             began, spent = time.perf_counter(), time.process_time()
-            for i in range(0, requests, together):
+            for i in range(0, requests, case.together):
                 first = batch * requests + i
-                if together == 1:
-                    await one(stores, people[first * STEP % tenants], offers, f"{first:08d}")
-                else:
-                    asked = [people[(first + j) * STEP % tenants] for j in range(together)]
-                    await asyncio.gather(*(one(stores, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)))
-                if rate is not None and (early := began + i / rate - time.perf_counter()) > 0:
+                asked = [people[(first + j) * STEP % case.tenants] for j in range(case.together)]
+                work = [one(stores, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)]
+                await (work[0] if case.together == 1 else asyncio.gather(*work))
+                if case.rate is not None and (early := began + i / case.rate - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
             found.append((time.process_time() - spent) / requests * 1e6)
         gc.unfreeze()
         return sorted(found)
 
 
-async def speed(url_of: dict[str, str], *, requests: int) -> None:
+async def speed(url_of: Callable[[str, Case], str], *, requests: int) -> None:
     """A table: store, tenants, requests at once, CPU for each."""
     print(f"CPU us for one reserve + settle on six meters, least and median of {BATCHES} batches of {requests}")
-    print(f"{'store':8} {'tenants':>8} {'at once':>8} {'req/s':>8} {'least':>8} {'median':>8}")
-    cases = ((10, 1, None), (10, 16, None), (100_000, 1, None), (10, 1, 1000.0), (100_000, 1, 1000.0))
-    for name, url in url_of.items():
-        for tenants, together, rate in cases:
-            found = await measure(url, tenants=tenants, requests=requests, together=together, rate=rate)
-            shown = "free" if rate is None else f"{rate:.0f}"
-            least, median = found[0], found[BATCHES // 2]
-            print(f"{name:8} {tenants:8} {together:8} {shown:>8} {least:8.1f} {median:8.1f}", flush=True)
+    print(f"{'store':8} {'tenants':>8} {'':>6} {'at once':>8} {'req/s':>8} {'least':>8} {'median':>8}")
+    for name in ("sqlite", "redis"):
+        for case in CASES:
+            found = await measure(url_of(name, case), case, requests=requests)
+            shown, who = "free" if case.rate is None else f"{case.rate:.0f}", "seen" if case.seen else "first"
+            figures = f"{found[0]:8.1f} {found[BATCHES // 2]:8.1f}"
+            print(f"{name:8} {case.tenants:8} {who:>6} {case.together:8} {shown:>8} {figures}", flush=True)
 
 
 def _speed(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         run = faults.Run(Path(folder), store="redis", seed=0)
         assert run.redis is not None
+
+        def fresh(store: str, case: Case) -> str:
+            """A store nobody has asked yet."""
+            number = CASES.index(case)
+            return (
+                f"sqlite:///{folder}/speed{number}.db" if store == "sqlite" else f"{run.url}?prefix={{speed{number}}}"
+            )
+
         run.redis.start()
         try:
-            urls = {"sqlite": f"sqlite:///{folder}/speed.db", "redis": run.url}
-            uvloop.run(_when_up(run, urls, arguments.requests))
+            uvloop.run(_when_up(run, fresh, arguments.requests))
         finally:
             run.redis.kill()
     return 0
 
 
-async def _when_up(run: faults.Run, urls: dict[str, str], requests: int) -> None:
+async def _when_up(run: faults.Run, url_of: Callable[[str, Case], str], requests: int) -> None:
     assert run.redis is not None
     await run.redis.listening()
-    await speed(urls, requests=requests)
+    await speed(url_of, requests=requests)
 
 
 def _faults(arguments: argparse.Namespace) -> int:

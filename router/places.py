@@ -11,6 +11,7 @@ from router.settings import Settings
 def store_url(settings: Settings) -> str:
     """What open_stores() opens."""
     store = settings.store
+    kept = {"log_entries": store.log_entries, "audit_entries": store.audit_entries}
     if store.redis is not None:
         url = store.redis.get_secret_value()
         how = urlencode(
@@ -19,10 +20,11 @@ def store_url(settings: Settings) -> str:
                 "pool": store.pool,
                 "timeout_s": store.timeout_s,
                 "journal": owed_path(settings),
+                **kept,
             }
         )
         return f"{url}{'&' if '?' in url else '?'}{how}"
-    return f"sqlite:///{settings.store.sqlite_path(settings.state_dir)}"
+    return f"sqlite:///{store.sqlite_path(settings.state_dir)}?{urlencode(kept)}"
 
 
 def owed_path(settings: Settings) -> Path:

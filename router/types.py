@@ -93,6 +93,8 @@ class Principal:
     limits: tuple[RateLimit, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     admin: bool = False
+    digest: bytes = field(default=b"", repr=False)  # of the secret that was shown; empty where no store keeps the key
+    until_ms: int | None = None  # when that secret stops working
 
 
 class Offer(msgspec.Struct, frozen=True, gc=False):

@@ -117,6 +117,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         embedder = build_embedder(settings.embedder)
         meter = PrometheusMeter()
         cached = CachedKeys(stores.keys)
+        stores.keys.watchers.append(cached.forget)
         learning = _learning(settings, stores, catalogue, embedder)
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter)
         await _catch_up(learning)

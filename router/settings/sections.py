@@ -65,6 +65,11 @@ class Store(Section):
         default=2.0, description="How long the store may take before requests are refused with 503."
     )
     hold_ttl_s: Seconds = Field(default=30.0, description="Lease of a hold; renewed while the request lives.")
+    log_entries: Positive = Field(
+        default=1_000_000,
+        description="Entries of the outcome log that are kept: two a request, and one for each judgement.",
+    )
+    audit_entries: Positive = Field(default=100_000, description="Entries of the audit log that are kept.")
 
     def sqlite_path(self, state_dir: Path) -> Path:
         """The database file, where Redis is not configured."""

@@ -28,7 +28,7 @@ from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
 EXPIRED_REMEMBERED = 10_000
-BOUND = 16_384  # charges whose meters are known
+BOUND = 250_000  # charges whose meters are known
 
 
 class Opened(msgspec.Struct, array_like=True, tag="o"):
@@ -76,8 +76,13 @@ class Renewed(msgspec.Struct, array_like=True, tag="n"):
     ticket: Ticket
 
 
-Event = Opened | Settled | Expired | Late | Marked | Renewed
+class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
+    """A tenant, a team or a key is not what it was. The entry's position is the new edition of the keys."""
+
+
+Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
+Bound = tuple[tuple[Charge, Meter], ...]
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -127,6 +132,7 @@ class Book:
         self.position = 0
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
+        self.edition = 0  # of the keys
         self.earliest_ms = FOREVER_MS  # no hold expires before this
         self.accounts: dict[str, Account] = {}
         self.lines: dict[LineKey, Line] = {}
@@ -135,7 +141,7 @@ class Book:
         self.notes: list[Note] = []
         self._load, self._load_line = load, load_line
         self._plans = PlanCache(plan_of)
-        self._bound: dict[bytes, tuple[tuple[Charge, Meter], ...]] = {}
+        self._bound: dict[bytes, Bound] = {}
         self._generation = object()
 
     # reading
@@ -174,16 +180,21 @@ class Book:
         if plan.owner is not self._generation:
             plan.owner = self._generation
             plan.meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
+            self._bind(plan.charges, plan.charged)
         return plan.meters
 
-    def _charged(self, charges: bytes) -> tuple[tuple[Charge, Meter], ...]:
-        bound = self._bound.get(charges)
-        if bound is None:
-            if len(self._bound) >= BOUND:
-                self._bound.clear()
-            bound = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charges_in(charges)])
-            self._bound[charges] = bound
+    def _charged(self, charges: bytes) -> Bound:
+        return self._bound.get(charges) or self._bind(charges, charges_in(charges))
+
+    def _bind(self, charges: bytes, charged: tuple[Charge, ...]) -> Bound:
+        if len(self._bound) >= BOUND:
+            self._bound.clear()
+        bound = self._bound[charges] = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charged])
         return bound
+
+    def may_note(self, ticket: Ticket, end: Settled) -> bool:
+        """Whether ending this hold may give the audit log something to show."""
+        return end.cost > ticket.amount or any(charge.soft for charge, _ in self._charged(ticket.charges))
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -214,11 +225,12 @@ class Book:
         """How much of each gauge would be used with this offer, or the gauge that stands in the way longest."""
         refusal: Refusal | None = None
         after = []
+        worst, tokens = offer.worst, offer.tokens
         for gauge, meter in zip(plan.gauges, self._meters_of(plan), strict=True):
             slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
             if slot > meter.slot:
                 meter.roll(slot, gauge.keep)
-            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
+            need = worst if gauge.kind == "budget" else need_of(gauge.kind, worst=worst, tokens=tokens)
             used = meter.total + meter.held + need
             if used > gauge.limit and gauge.hard:
                 wait = wait_ms(meter, gauge, need, now_ms)
@@ -246,6 +258,8 @@ class Book:
             for decision_id in event.decision_ids:
                 if decision_id in self.holds:
                     self.holds[decision_id].sent = True
+        elif isinstance(event, KeysChanged):
+            self.edition = seq
         else:
             self._late(seq, event)
 
@@ -256,12 +270,13 @@ class Book:
         for charge, meter in self._charged(ticket.charges):
             if not self._changes(seq, charge, meter):
                 continue
-            if charge.kind == "budget":
+            kind = charge.kind
+            if kind == "budget":
                 meter.held += ticket.amount
-            elif charge.kind == "concurrent":
+            elif kind == "concurrent":
                 meter.held += 1
             else:
-                amount = ticket.tokens if charge.kind == "tokens" else 1
+                amount = ticket.tokens if kind == "tokens" else 1
                 meter.count(ticket.at_ms // charge.width_ms, charge.keep, amount)
 
     def _renew(self, seq: int, ticket: Ticket) -> None:

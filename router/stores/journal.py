@@ -1,4 +1,4 @@
-"""Settlements on this machine's disk until Redis has them, so that a gateway that is killed owes nothing.
+"""Settlements on this machine's disk until Redis surely has them, so that a gateway that is killed owes nothing.
 
 Each process appends to a file of its own and keeps it locked; a file whose lock is free belongs to a dead process, and
 whoever finds it first takes over what is in it. Writes go to the operating system, not to the platter: a kill loses
@@ -11,7 +11,7 @@ import fcntl
 import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from router.errors import StoreUnavailable
 
 Words = tuple[bytes | str | int, ...]
-LIMIT_BYTES = 4_000_000  # beyond which a file is begun anew with what is still open
+LIMIT_BYTES = 4_000_000  # beyond which, and four times what is still open, a file is begun anew with that
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -32,6 +32,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, bytes] = {}
+        self._open_size = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._begin()
@@ -41,15 +42,18 @@ class Journal:
     def owe(self, decision_id: str, words: Words) -> None:
         """These arguments must reach Redis; they replace earlier ones of the decision."""
         frame = _frame(decision_id, words)
+        self._open_size += len(frame) - len(self._open.get(decision_id, b""))
         self._open[decision_id] = frame
         self._write(frame)
 
-    def paid(self, decision_id: str) -> None:
-        """They have."""
-        if self._open.pop(decision_id, None) is None:
+    def paid(self, decision_ids: Iterable[str]) -> None:
+        """They have, and Redis will not forget it."""
+        known = [decision_id for decision_id in decision_ids if decision_id in self._open]
+        if not known:
             return
-        self._write(_frame(decision_id, None))
-        if self._size > LIMIT_BYTES:
+        self._open_size -= sum(len(self._open.pop(decision_id)) for decision_id in known)
+        self._write(b"".join(_frame(decision_id, None) for decision_id in known))
+        if self._size > max(LIMIT_BYTES, 4 * self._open_size):
             self._renew()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
-from router.errors import Conflict, InvalidRequest, NotFound
+from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.ports import Keys
 from router.types import Budget, Principal, RateLimit
 
@@ -23,6 +23,7 @@ MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exa
 MIN_PERIOD_S, MAX_PERIOD_S = 30, 366 * 86_400
 CALENDARS = ("day", "week", "month", "year")
 PAGE = 1000
+MOST_CHECKED = 250_000  # digests of keys known to be good
 
 
 class Shelf(Protocol):
@@ -103,15 +104,59 @@ def mint() -> str:
     return "sk-" + secrets.token_urlsafe(32)
 
 
+class Guard(Protocol):
+    """What a ledger asks about the key of a reservation: the store numbers every change of keys as an edition."""
+
+    def heard(self, edition: int) -> None:
+        """This is the edition now."""
+
+    def knows(self, principal: Principal) -> bool:
+        """Whether this principal was looked up since the last edition that was heard of."""
+
+    async def check(self, principal: Principal, now_ms: int) -> None:
+        """Look it up again. Raises: Unauthenticated, StoreUnavailable."""
+
+
 class Registry:
-    """Keys, and the administration of tenants, teams and keys."""
+    """Keys, and the administration of tenants, teams and keys; a Guard. `watchers` hear when keys have changed."""
 
     def __init__(self, shelf: Shelf, *, clock: Callable[[], int]) -> None:
         self._shelf, self._clock = shelf, clock
+        self._edition = 0
+        self._checked: set[bytes] = set()  # digests looked up since
+        self.watchers: list[Callable[[], None]] = []
+
+    def heard(self, edition: int) -> None:
+        """As Guard.heard."""
+        if edition != self._edition:
+            self._edition = edition
+            self._checked.clear()
+            for watcher in self.watchers:
+                watcher()
+
+    def knows(self, principal: Principal) -> bool:
+        """As Guard.knows. Nothing can change about a principal that is not kept here."""
+        return not principal.digest or principal.digest in self._checked
+
+    async def check(self, principal: Principal, now_ms: int) -> None:
+        """As Guard.check."""
+        if await self._look_up(principal.digest, now_ms) is None:
+            raise Unauthenticated(f"The key {principal.key_id} has been disabled or changed.")
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
         """The principal of a valid key; None where it is unknown, disabled or expired. Raises: StoreUnavailable."""
-        digest = digest_of(secret)
+        return await self._look_up(digest_of(secret), now_ms)
+
+    async def _look_up(self, digest: bytes, now_ms: int) -> Principal | None:
+        edition = self._edition
+        found = await self._found(digest, now_ms)
+        if found is not None and edition == self._edition:  # else what was read may be older than what was heard
+            if len(self._checked) >= MOST_CHECKED:
+                self._checked.clear()
+            self._checked.add(digest)
+        return found
+
+    async def _found(self, digest: bytes, now_ms: int) -> Principal | None:
         key_id = await self._shelf.get("digest", digest.hex())
         if key_id is None:
             return None
@@ -123,7 +168,7 @@ class Registry:
             return None
         teams = [team async for team in self._lineage(key.team)]
         levels = [key.terms, *(team.terms for team in teams), tenant.terms]
-        return None if any(terms.disabled for terms in levels) else _principal(key, levels)
+        return None if any(terms.disabled for terms in levels) else _principal(key, digest, levels)
 
     async def create(
         self,
@@ -221,22 +266,24 @@ class Registry:
 class CachedKeys:
     """Keys remembered for a short while. Bounded; unknown secrets cannot push known ones out.
 
-    What another process disables or changes is seen after `ttl_ms` at most.
+    What another process disables or changes is seen after `ttl_ms` at most, or when somebody calls `forget`.
     """
 
     def __init__(self, keys: Keys, *, ttl_ms: int = 2000, size: int = 20_000) -> None:
         self._keys, self._ttl_ms, self._size = keys, ttl_ms, size
-        self._known: dict[bytes, tuple[Principal, int]] = {}
+        self._known: dict[bytes, tuple[Principal, int, int]] = {}  # until when, and as of which `_turn`
         self._unknown: dict[bytes, int] = {}
+        self._turn = 0
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
         """As Keys.find. A principal that has not changed is the same object again. Raises: StoreUnavailable."""
         digest = digest_of(secret)
         known = self._known.get(digest)
-        if known is not None and now_ms < known[1]:
+        if known is not None and now_ms < known[1] and known[2] == self._turn:
             return known[0]
         if now_ms < self._unknown.get(digest, 0):
             return None
+        turn = self._turn
         found = await self._keys.find(secret, now_ms)
         if found is None:
             self._known.pop(digest, None)
@@ -244,13 +291,15 @@ class CachedKeys:
             return None
         if known is not None and known[0] == found:
             found = known[0]
-        _put(self._known, digest, (found, now_ms + self._ttl_ms), self._size)
+        until = now_ms + self._ttl_ms
+        until = until if found.until_ms is None else min(until, found.until_ms)
+        _put(self._known, digest, (found, until, turn), self._size)
         return found
 
     def forget(self) -> None:
         """Ask the store again from now on."""
         self._unknown.clear()
-        self._known = {digest: (principal, 0) for digest, (principal, _) in self._known.items()}
+        self._turn += 1
 
 
 _V = TypeVar("_V")
@@ -271,7 +320,13 @@ def _valid(key: Key, digest: bytes, now_ms: int) -> bool:
     return current or (previous and now_ms < key.previous_until_ms)
 
 
-def _principal(key: Key, levels: Sequence[Terms]) -> Principal:
+def _until_ms(key: Key, digest: bytes) -> int | None:
+    """When this secret of a key stops working."""
+    rotated = None if hmac.compare_digest(key.digest, digest) else key.previous_until_ms
+    return min((until for until in (key.expires_ms, rotated) if until is not None), default=None)
+
+
+def _principal(key: Key, digest: bytes, levels: Sequence[Terms]) -> Principal:
     allowed = [terms.allowed_models for terms in levels if terms.allowed_models is not None]
     return Principal(
         key_id=key.id,
@@ -285,6 +340,8 @@ def _principal(key: Key, levels: Sequence[Terms]) -> Principal:
         limits=tuple(limit for terms in levels for limit in terms.limits),
         metadata={k: v for terms in reversed(levels) for k, v in terms.metadata.items()},
         admin=key.admin,
+        digest=digest,
+        until_ms=_until_ms(key, digest),
     )
 
 

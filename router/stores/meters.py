@@ -20,6 +20,7 @@ Kind = Literal["budget", "requests", "tokens", "concurrent"]
 
 P = TypeVar("P")
 SLOTS = 60  # of one rolling period
+REMEMBERED = 250_000  # plans of keys and models, about 1 kB each
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 
@@ -88,17 +89,14 @@ def _day(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
-class Meter:
+class Meter(msgspec.Struct, gc=False, array_like=True):
     """What one counter has counted. `ring` maps slots to amounts, oldest first."""
 
-    __slots__ = ("held", "ring", "seq", "slot", "total")
-
-    def __init__(self) -> None:
-        self.seq = 0  # position of the last change, where a store numbers them
-        self.slot = 0
-        self.total = 0  # sum over the ring
-        self.held = 0
-        self.ring: dict[int, int] = {}
+    seq: int = 0  # position of the last change, where a store numbers them
+    slot: int = 0
+    total: int = 0  # sum over the ring
+    held: int = 0
+    ring: dict[int, int] = {}
 
     def roll(self, slot: int, keep: int) -> None:
         """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
@@ -116,7 +114,8 @@ class Meter:
         """Add to a slot."""
         if slot > self.slot:
             self.roll(slot, keep)
-        self.ring[slot] = self.ring.get(slot, 0) + amount
+        ring = self.ring
+        ring[slot] = ring[slot] + amount if slot in ring else amount
         self.total += amount
 
     def correct(self, slot: int, amount: int) -> None:
@@ -124,13 +123,6 @@ class Meter:
         if slot in self.ring:
             self.ring[slot] += amount
             self.total += amount
-
-
-def meter_of(seq: int, slot: int, total: int, held: int, ring: list[tuple[int, int]]) -> Meter:
-    """A meter as it was stored."""
-    meter = Meter()
-    meter.seq, meter.slot, meter.total, meter.held, meter.ring = seq, slot, total, held, dict(ring)
-    return meter
 
 
 def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
@@ -231,7 +223,8 @@ class Plan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it will count."""
 
     gauges: tuple[Gauge, ...]
-    charges: bytes
+    charged: tuple[Charge, ...]
+    charges: bytes  # the same, as a ticket keeps them
     meters: tuple[Meter, ...] = ()  # of the gauges, as `owner` found them last
     owner: object = None
 
@@ -245,13 +238,14 @@ def plan_of(principal: Principal, offer: Offer) -> Plan:
         if known is None or (known.soft == 0 and not g.hard):
             soft = 0 if g.hard else g.limit
             charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, soft)
-    return Plan(gauges, msgspec.msgpack.encode(tuple(charges.values())))
+    charged = tuple(charges.values())
+    return Plan(gauges, charged, _encode(charged))
 
 
+_encode = msgspec.msgpack.Encoder().encode
 _decode_charges = msgspec.msgpack.Decoder(tuple[Charge, ...]).decode
 
 
-@lru_cache(maxsize=16_384)
 def charges_in(charges: bytes) -> tuple[Charge, ...]:
     """The charges of a ticket."""
     return _decode_charges(charges)
@@ -260,7 +254,7 @@ def charges_in(charges: bytes) -> tuple[Charge, ...]:
 class PlanCache(Generic[P]):
     """Plans of principals and offers, made once while the same objects come back. Bounded."""
 
-    def __init__(self, make: Callable[[Principal, Offer], P], *, size: int = 20_000) -> None:
+    def __init__(self, make: Callable[[Principal, Offer], P], *, size: int = REMEMBERED) -> None:
         self._make, self._size = make, size
         self._known: dict[tuple[str, str], tuple[Principal, Offer, P]] = {}
 

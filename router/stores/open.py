@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from router.errors import SettingsError
 from router.ports import Leases, Ledger, OutcomeLog
@@ -18,6 +18,7 @@ from router.stores.redis_link import connect
 from router.stores.redis_log import RedisLog
 from router.stores.redis_records import RedisAudit, RedisShelf, RedisSpending
 from router.stores.reports import Audit, Spending
+from router.stores.retention import Retention, retention_of
 from router.stores.sqlite import Database
 from router.stores.sqlite_ledger import SqliteLedger
 from router.stores.sqlite_log import SqliteLog
@@ -46,30 +47,34 @@ class Stores:
 async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[Stores]:
     """The stores behind `sqlite:///PATH` (`sqlite:////abs/path`) or a Redis URL. `clock` gives milliseconds since 1970.
 
+    The query may set `log_entries` and `audit_entries`, see Retention; for Redis see `connect` too.
     Raises: SettingsError, StoreUnavailable.
     """
     scheme, _, rest = url.partition("://")
+    rest, _, text = rest.partition("?")
+    query = {name: values[-1] for name, values in parse_qs(text).items()}
+    kept = retention_of(query)
     if scheme == "sqlite":
-        async with _sqlite(Path(rest.removeprefix("/")), clock) as stores:
+        async with _sqlite(Path(rest.removeprefix("/")), clock, kept) as stores:
             yield stores
     elif scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
-        async with _redis(url, clock) as stores:
+        async with _redis(url, clock, kept, query.get("journal")) as stores:
             yield stores
     else:
         raise SettingsError(f"cannot open a store at {url!r}: sqlite:///PATH or a redis URL is expected", param="store")
 
 
 @asynccontextmanager
-async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]:
+async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> AsyncIterator[Stores]:
     database = Database(path)
-    log = SqliteLog(database)
-    ledger = SqliteLedger(database, clock=clock)
+    log = SqliteLog(database, kept=kept.log_entries)
+    audit = SqliteAudit(database, clock=clock, kept=kept.audit_entries)
+    ledger = SqliteLedger(database, clock=clock, audit=audit)
+    keys = ledger.guard = Registry(SqliteShelf(database, changed=ledger.keys_changed), clock=clock)
     await database.open()
     try:
         await ledger.open()
         try:
-            audit = SqliteAudit(database, clock=clock)
-            keys = Registry(SqliteShelf(database), clock=clock)
             yield Stores(ledger, log, keys, audit, SqliteSpending(database, ledger))
         finally:
             await ledger.aclose()
@@ -78,16 +83,18 @@ async def _sqlite(path: Path, clock: Callable[[], int]) -> AsyncIterator[Stores]
 
 
 @asynccontextmanager
-async def _redis(url: str, clock: Callable[[], int]) -> AsyncIterator[Stores]:
+async def _redis(url: str, clock: Callable[[], int], kept: Retention, folder: str | None) -> AsyncIterator[Stores]:
     link = connect(url)
-    folder = parse_qs(urlsplit(url).query).get("journal")
-    journal = Journal(Path(folder[-1])) if folder else None
-    ledger, log = RedisLedger(link, clock=clock, journal=journal), RedisLog(link)
+    journal = Journal(Path(folder)) if folder else None
+    ledger = RedisLedger(link, clock=clock, journal=journal)
+    log = RedisLog(link, kept=kept.log_entries)
+    keys = ledger.guard = Registry(RedisShelf(link), clock=clock)
     try:
         await ledger.open()
         try:
-            audit = RedisAudit(link, clock=clock)
-            yield Stores(ledger, log, Registry(RedisShelf(link), clock=clock), audit, RedisSpending(link))
+            audit = RedisAudit(link, clock=clock, kept=kept.audit_entries)
+            await audit.open()
+            yield Stores(ledger, log, keys, audit, RedisSpending(link))
         finally:
             await ledger.aclose()
             await log.aclose()

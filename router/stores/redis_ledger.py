@@ -3,7 +3,7 @@
 Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. A settlement that cannot be written is
 kept and written as soon as Redis is back. After a restart of Redis, which may have lost its last second, every gateway
 puts its own holds and last settlements back while reservations wait for GRACE_MS. With a journal, what a killed gateway
-had sent or settled is taken over from its disk.
+had sent, or had settled so lately that Redis may yet lose it, is taken over from its disk.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import msgspec
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
 from router.stores.journal import Journal
+from router.stores.keys import Guard
 from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
-from router.stores.redis_link import Argument, Link, calendar
+from router.stores.redis_link import Link, calendar
+from router.stores.redis_wire import Argument, Unanswered
 from router.stores.refusals import Answer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
 
@@ -27,6 +29,7 @@ TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 MARK_S = 0.01  # how long a mark may wait for company
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
 DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
 
 
@@ -69,6 +72,7 @@ class RedisLedger:
 
     def __init__(self, link: Link, *, clock: Callable[[], int], journal: Journal | None = None) -> None:
         self._link, self._clock, self._journal = link, clock, journal
+        self.guard: Guard | None = None
         self._plans: PlanCache[WirePlan] = PlanCache(_plan)
         self._mine: dict[str, Lease] = {}
         self._marks: dict[str, None] = {}
@@ -93,13 +97,15 @@ class RedisLedger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
             await self.tend()
+        self._forget_settled(older_than_s=0.0)
         if self._journal is not None:
             self._journal.close()
 
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), Unauthenticated (the key has been disabled
+        since it was looked up), StoreUnavailable.
         """
         r, who = reservation, reservation.principal
         plans = [self._plans.of(who, offer) for offer in r.offers]
@@ -110,7 +116,7 @@ class RedisLedger:
             words += (offer.model, offer.worst, offer.tokens, plan.text)
         try:
             answer = await self._link.call("reserve", *words)
-        except asyncio.CancelledError:  # the client has gone: give back what may have been taken
+        except (asyncio.CancelledError, Unanswered):  # nobody will use it: give back what may have been taken
             self._unsettled.append(_release(r, name))
             raise
         chosen = answer[0]
@@ -122,7 +128,20 @@ class RedisLedger:
         size = (offer.worst, offer.tokens)
         lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, False, plan.text)
         self._mine[r.decision_id] = lease
-        return hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[1:]), lease)
+        hold = hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[2:]), lease)
+        if self.guard is not None:
+            self.guard.heard(answer[1])
+            if not self.guard.knows(who):
+                await self._check(self.guard, r, hold)
+        return hold
+
+    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
+        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
+        try:
+            await guard.check(reservation.principal, reservation.now_ms)
+        except BaseException:
+            await asyncio.shield(self.settle(hold, RELEASED))
+            raise
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """End a hold. Settling twice changes nothing. Where Redis is away the settlement is kept for later."""
@@ -137,8 +156,6 @@ class RedisLedger:
             await self._link.call("settle", *words)
         except StoreUnavailable:
             self._unsettled.append(words)
-        else:
-            self._paid(hold.decision_id)
         self._mine.pop(hold.decision_id, None)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -168,7 +185,11 @@ class RedisLedger:
             marks = list(self._marks)
             renewed = self._renewals(now_ms)
             pairs = [word for i, expires in renewed.items() for word in (i, expires)]
-            run, _, *missing = await self._link.call("tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs)
+            run, edition, *missing = await self._link.call(
+                "tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs
+            )
+            if self.guard is not None:
+                self.guard.heard(edition)
             for decision_id in marks:
                 self._marks.pop(decision_id, None)
             for decision_id, expires in renewed.items():
@@ -182,6 +203,7 @@ class RedisLedger:
                 self._mine.pop(decision_id.decode(), None)
             await self._settle_kept()
             await self._take_over(now_ms)
+            self._forget_settled()
 
     def _renewals(self, now_ms: int) -> dict[str, int]:
         """Leases with less than two thirds left, and when they shall end."""
@@ -200,7 +222,6 @@ class RedisLedger:
         ]
         self._marks.update((i, None) for i, lease in self._mine.items() if lease.sent)
         calls = [self._link.call("restore", *words) for words in holds]
-        self._forget_settled()
         calls += [self._link.call("settle", *words) for _, words in self._settled]
         await asyncio.gather(*calls)
 
@@ -208,7 +229,7 @@ class RedisLedger:
         while self._unsettled:
             words = self._unsettled[0]
             await self._link.call("settle", *words)
-            self._paid(str(words[0]))
+            self._remember_settled(words)
             del self._unsettled[0]
 
     async def _take_over(self, now_ms: int) -> None:
@@ -216,25 +237,29 @@ class RedisLedger:
         for _, owed in self._journal.orphans() if self._journal is not None else ():
             calls = [_as_heir(words, now_ms) for words in owed.values()]
             await asyncio.gather(*(self._link.call("settle", *words) for words in calls))
+            for words in calls:
+                self._owe(str(words[0]), words)
+                self._remember_settled(words)
 
     def _owe(self, decision_id: str, words: tuple[Argument, ...]) -> None:
         if self._journal is not None:
             with contextlib.suppress(StoreUnavailable):  # a full disk must not keep Redis from hearing of it
                 self._journal.owe(decision_id, words)
 
-    def _paid(self, decision_id: str) -> None:
-        if self._journal is not None:
-            with contextlib.suppress(StoreUnavailable):
-                self._journal.paid(decision_id)
-
     def _remember_settled(self, words: tuple[Argument, ...]) -> None:
         self._settled.append((asyncio.get_running_loop().time(), words))
-        self._forget_settled()
 
-    def _forget_settled(self) -> None:
-        oldest = asyncio.get_running_loop().time() - REPEATED_S
-        while self._settled and self._settled[0][0] < oldest:
-            self._settled.popleft()
+    def _forget_settled(self, *, older_than_s: float = REPEATED_S) -> None:
+        """What Redis cannot lose any more is owed no more."""
+        oldest = asyncio.get_running_loop().time() - older_than_s
+        waiting, paid = {words[0] for words in self._unsettled}, []
+        while self._settled and self._settled[0][0] <= oldest:
+            _, words = self._settled.popleft()
+            if words[0] not in waiting:
+                paid.append(str(words[0]))
+        if self._journal is not None:
+            with contextlib.suppress(StoreUnavailable):
+                self._journal.paid(paid)
 
     def _refusal(self, answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:
         if answer[0] == -2:

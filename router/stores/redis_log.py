@@ -1,7 +1,7 @@
 """The outcome log as a Redis stream, followed by every gateway on every host.
 
 Records travel together, 10 ms late at most. While Redis is away up to 10,000 of them wait in memory; beyond that, and
-for feedback at once, it is StoreUnavailable. The stream keeps about KEPT entries.
+for feedback at once, it is StoreUnavailable. The stream keeps about `kept` entries.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 
 from router.errors import Conflict, NotFound, StoreUnavailable
 from router.stores.codec import KINDS, decode, encode
-from router.stores.redis_link import Argument, Link
+from router.stores.redis_link import Link
+from router.stores.redis_wire import Argument
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 FLUSH_S = 0.01
 AGAIN_S = 0.25  # after a failure
 WAITING = 10_000
 TOGETHER = 256
-KEPT = 1_000_000
 PAGE = 500
 FOLLOW_MS = 500
 
@@ -29,8 +29,8 @@ FOLLOW_MS = 500
 class RedisLog:
     """An OutcomeLog on one Redis."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, *, kept: int) -> None:
+        self._link, self._kept = link, kept
         self._key = f"{link.prefix}:log"
         self._rows: list[tuple[Argument, Argument, Argument, Argument]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -63,7 +63,7 @@ class RedisLog:
             raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
         given = msgspec.structs.replace(feedback, decision_id=found.decode())
         says = encode((given.score, given.comment))
-        words = (given.decision_id, given.source, says, int(given.replace), KEPT, encode(given))
+        words = (given.decision_id, given.source, says, int(given.replace), self._kept, encode(given))
         outcome = await self._link.call("judge", *words)
         if outcome[0] == -1:
             raise Conflict(f"{given.decision_id} was judged otherwise already; send replace: true to change that.")
@@ -76,7 +76,7 @@ class RedisLog:
             await self._flush()
         wait: tuple[Argument, ...] = ("BLOCK", FOLLOW_MS) if follow else ()
         while True:
-            found = await self._link.command("XREAD", "COUNT", PAGE, *wait, "STREAMS", self._key, position)
+            found = await self._link.wait("XREAD", "COUNT", PAGE, *wait, "STREAMS", self._key, position)
             if not found and not follow:
                 return
             for entry_id, fields in _entries(found):
@@ -101,7 +101,7 @@ class RedisLog:
         async with self._lock:
             while self._rows:
                 batch = self._rows[:TOGETHER]
-                await self._link.call("log", KEPT, *(word for row in batch for word in row))
+                await self._link.call("log", self._kept, *(word for row in batch for word in row))
                 del self._rows[: len(batch)]
 
 

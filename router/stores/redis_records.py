@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.keys import Kind
-from router.stores.redis_link import Link
+from router.stores.redis_link import Link, fields_of
 from router.stores.reports import AuditEntry, SpendLine
 
 
@@ -24,8 +24,7 @@ class RedisShelf:
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
-        await self._link.command("HSET", f"{self._link.prefix}:shelf:{kind}", name, body)
-        await self._link.command("ZADD", f"{self._link.prefix}:names:{kind}", 0, name)
+        await self._link.call("put", kind, name, body)
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
@@ -39,21 +38,25 @@ class RedisShelf:
 
 
 class RedisAudit:
-    """An Audit: a stream of about 100,000 entries."""
+    """An Audit: a stream of about `kept` entries."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], int]) -> None:
-        self._link, self._clock = link, clock
+    def __init__(self, link: Link, *, clock: Callable[[], int], kept: int) -> None:
+        self._link, self._clock, self._kept = link, clock, kept
         self._key = f"{link.prefix}:audit"
+
+    async def open(self) -> None:
+        """Let the scripts know how many entries to keep. Raises: StoreUnavailable."""
+        await self._link.command("HSET", f"{self._link.prefix}:meta", "audit", self._kept)
 
     async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None:
         """Append. Raises: StoreUnavailable."""
         fields = ("at", self._clock(), "kind", kind, "subject", subject, "detail", json.dumps(dict(detail)))
-        await self._link.command("XADD", self._key, "MAXLEN", "~", 100_000, "*", *fields)
+        await self._link.command("XADD", self._key, "MAXLEN", "~", self._kept, "*", *fields)
 
     async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
         """Entries after a position, oldest first. Raises: StoreUnavailable."""
         rows = await self._link.command("XRANGE", self._key, f"({after}" if after else "-", "+", "COUNT", limit)
-        return [_audit_entry(position, dict(fields)) for position, fields in rows]
+        return [_audit_entry(position, fields_of(fields)) for position, fields in rows]
 
 
 class RedisSpending:
@@ -66,7 +69,8 @@ class RedisSpending:
         """One line for each day, tenant, team, key and model. Raises: StoreUnavailable."""
         lines: list[SpendLine] = []
         for day in days(since, until):
-            lines += _spend_lines(day, dict(await self._link.command("HGETALL", f"{self._link.prefix}:spend:{day}")))
+            found = await self._link.command("HGETALL", f"{self._link.prefix}:spend:{day}")
+            lines += _spend_lines(day, fields_of(found))
         return lines
 
 

@@ -35,7 +35,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     decision_id: str
     model: str
-    amount: int
+    amount: NanoUsd
     expires_ms: int
     gauges: Sequence[Gauge]
     used: Sequence[int]  # of each gauge, this request included
@@ -43,30 +43,36 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 def hold_of(answer: Answer, ticket: object) -> Hold:
     """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
-    left: dict[str, Allowance] = {}
-    warnings: list[str] = []
+    requests: Gauge | None = None
+    tokens: Gauge | None = None
+    requests_left = tokens_left = 0
+    warnings: tuple[str, ...] = ()
     for gauge, used in zip(answer.gauges, answer.used, strict=True):
-        if gauge.kind in ("requests", "tokens"):
-            _tighten(left, gauge, used)
-        elif not gauge.hard:
-            warnings.extend(warning(gauge, used))
-    requests, tokens = left.get("requests"), left.get("tokens")
-    amount, warned = NanoUsd(answer.amount), tuple(warnings)
-    return Hold(answer.decision_id, answer.model, amount, answer.expires_ms, requests, tokens, warned, ticket)
+        if not gauge.hard:
+            warnings += warning(gauge, used)
+        elif gauge.kind == "requests":
+            if requests is None or gauge.limit - used < requests_left:
+                requests, requests_left = gauge, gauge.limit - used
+        elif gauge.kind == "tokens" and (tokens is None or gauge.limit - used < tokens_left):
+            tokens, tokens_left = gauge, gauge.limit - used
+    return Hold(
+        answer.decision_id,
+        answer.model,
+        answer.amount,
+        answer.expires_ms,
+        None if requests is None else Allowance(requests.limit, max(0, requests_left), MINUTE_MS),
+        None if tokens is None else Allowance(tokens.limit, max(0, tokens_left), MINUTE_MS),
+        warnings,
+        ticket,
+    )
 
 
-def _tighten(left: dict[str, Allowance], gauge: Gauge, used: int) -> None:
-    known = left.get(gauge.kind)
-    if known is None or gauge.limit - used < known.remaining:
-        left[gauge.kind] = Allowance(gauge.limit, max(0, gauge.limit - used), MINUTE_MS)
-
-
-def warning(gauge: Gauge, used: int) -> list[str]:
+def warning(gauge: Gauge, used: int) -> tuple[str, ...]:
     """What to tell the caller of a soft budget."""
     for percent in (100, 80):
         if used * 100 >= gauge.limit * percent:
-            return [f"{gauge.scope} {percent}%"]
-    return []
+            return (f"{gauge.scope} {percent}%",)
+    return ()
 
 
 def _usd(amount: int) -> str:

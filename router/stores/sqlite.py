@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from router.errors import StoreUnavailable
+from router.stores.retention import TRIMMED
 
 T = TypeVar("T")
 
 BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
 WAL_PAGES = 1000
+CACHE_KIB = 16_384  # pages of accounts and logs kept in memory
+MAPPED_BYTES = 256 << 20  # of the file, read without a system call
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
@@ -66,11 +69,12 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
         self.execute: Execute = self._connection.cursor().execute
+        self.executemany: Callable[..., sqlite3.Cursor] = self._connection.cursor().executemany
         self._scheduled: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._grouping: asyncio.Task[None] | None = None
         self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        self._busy = False  # a transaction has run in this turn of the loop
+        self.busy = False  # a transaction has run in this turn of the loop: share the next one
         self._stop = threading.Event()
         self._checkpointer = threading.Thread(target=self._checkpoint, name="wal-checkpoint", daemon=True)
 
@@ -81,6 +85,8 @@ class Database:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
             self._connection.executescript(SCHEMA)
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
@@ -122,11 +128,24 @@ class Database:
             rider.arrive()
         return result
 
+    def alone(self, sql: str, values: tuple[object, ...]) -> bool:
+        """One statement as a transaction of its own, for the first caller in a turn of the loop, not while `busy`.
+
+        Whether it was done. Where it was not, for whatever reason, nothing has happened: `together` waits or says why.
+        """
+        self.busy = True
+        asyncio.get_running_loop().call_soon(self._turn)
+        try:
+            self.execute(sql, values)
+        except sqlite3.Error:
+            return False
+        return True
+
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""
         loop = asyncio.get_running_loop()
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             loop.call_soon(self._turn)
             return await self.transact(work)
         future: asyncio.Future[T] = loop.create_future()
@@ -135,7 +154,7 @@ class Database:
 
     def _turn(self) -> None:
         group, self._group = self._group, []
-        self._busy = bool(group)
+        self.busy = bool(group)
         if group:
             loop = asyncio.get_running_loop()
             self._grouping = loop.create_task(self._transact_group(group))
@@ -215,6 +234,15 @@ class Database:
             return  # the writer meets the same trouble and says so
         finally:
             connection.close()
+
+
+def trim(execute: Execute, table: str, kept: int) -> None:
+    """Remove the oldest rows beyond `kept`, TRIMMED of them at most."""
+    execute(
+        f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table}"
+        f" WHERE seq <= (SELECT max(seq) FROM {table}) - ? ORDER BY seq LIMIT {TRIMMED})",
+        (kept,),
+    )
 
 
 def _nothing() -> None:

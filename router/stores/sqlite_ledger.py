@@ -1,18 +1,18 @@
 """The ledger in SQLite: a journal of holds and settlements, and a book that every process keeps by following it.
 
-A reservation appends one row and a settlement another, however many budgets they touch. Any number of processes on one
-machine may share the file. Fails closed: what cannot be written is StoreUnavailable and nothing was reserved; a
-settlement that cannot be written is kept and written as soon as the file is back.
+A reservation appends one row and a settlement another, however many budgets they touch. Usually that one row is the
+whole transaction: it is decided on the book in memory and refused by the file where another process has written since.
+Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
+nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -22,6 +22,8 @@ from router.stores.book import (
     Book,
     Event,
     Expired,
+    Found,
+    KeysChanged,
     Late,
     Line,
     LineKey,
@@ -31,8 +33,10 @@ from router.stores.book import (
     Renewed,
     Settled,
 )
-from router.stores.meters import Gauge, Ticket, meter_of, of_budget, wait_ms
+from router.stores.keys import Guard
+from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
+from router.stores.retention import SPEND_DAYS
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
@@ -43,21 +47,37 @@ JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 30_000  # beyond which stored ones are dropped from memory
 
+# Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
+APPEND = (
+    "INSERT INTO journal (seq, body) VALUES"
+    " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
+)
+
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
-_decode_account = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
+_decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
+_decode_rows = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
+
+
+class Noting(Protocol):
+    """An audit log that may be written within a transaction."""
+
+    def append(self, at_ms: int, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """Append."""
 
 
 class SqliteLedger:
     """A Ledger and its Leases on one database."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
-        self._db, self._clock = database, clock
+    def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
+        self._db, self._clock, self._audit = database, clock, audit
+        self.guard: Guard | None = None
         self._book: Book | None = None
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
-        self._marked: list[str] = []
-        self._boarded = 0
+        self._marked: dict[str, None] = {}
+        self._boarded: tuple[str, ...] = ()
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
@@ -84,9 +104,119 @@ class SqliteLedger:
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), Unauthenticated (the key has been disabled
+        since it was looked up), StoreUnavailable.
         """
+        hold = self._reserve_alone(reservation)
+        if hold is None:
+            hold = await self._reserve_in_turn(reservation)
+        assert isinstance(hold.ticket, Ticket)
+        self._mine[hold.decision_id] = hold.ticket
+        if self.guard is not None:
+            self.guard.heard(0 if self._book is None else self._book.edition)
+            if not self.guard.knows(reservation.principal):
+                await self._check(self.guard, reservation, hold)
+        return hold
 
+    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
+        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
+        try:
+            await guard.check(reservation.principal, reservation.now_ms)
+        except BaseException:
+            await asyncio.shield(self.settle(hold, RELEASED))
+            raise
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
+        ticket = hold.ticket
+        if not isinstance(ticket, Ticket):
+            raise TypeError("settle the hold that reserve returned, not a copy")
+        self._mine.pop(hold.decision_id, None)
+        marked = self._marked.pop(hold.decision_id, self) is None
+        end = Settled(
+            hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
+        )
+        if self._settle_alone(ticket, end):
+            return
+        try:
+            await self._db.together(lambda: self._settle(ticket, end))
+        except StoreUnavailable:
+            self._unsettled.append((ticket, end))
+            if marked:
+                self._marked[hold.decision_id] = None
+
+    async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
+        """What is left of each budget. Raises: StoreUnavailable."""
+        book = self._book
+        if book is None or now_ms >= book.earliest_ms or self._behind(book):
+            book = await self._db.transact(lambda: self._swept(now_ms))
+        return [self._balance(book, budget, now_ms) for budget in budgets]
+
+    def mark(self, hold: Hold) -> None:
+        """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
+        self._marked[hold.decision_id] = None
+        self._db.soon()
+
+    async def tend(self) -> None:
+        """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
+        await self._settle_kept()
+        now_ms = self._clock()
+        if self._needs_care(now_ms):
+            await self._db.transact(lambda: self._renew(now_ms))
+        if self.guard is not None and self._book is not None:
+            self.guard.heard(self._book.edition)
+
+    async def store(self) -> None:
+        """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
+        await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
+
+    # riding along
+
+    def board(self, execute: Execute, *, due: bool) -> None:
+        """Marks of holds that still live."""
+        del execute, due
+        self._boarded = tuple(self._marked)
+        if self._boarded:
+            book = self._caught_up()
+            live = tuple(i for i in self._boarded if i in book.holds)
+            if live:
+                self._append(book, Marked(live))
+
+    def arrive(self) -> None:
+        """The marks are committed."""
+        for decision_id in self._boarded:
+            self._marked.pop(decision_id, None)
+
+    # one row that is a transaction
+
+    def _reserve_alone(self, reservation: Reservation) -> Hold | None:
+        """A hold decided on the book as it is; None where that is not enough to tell, and nothing has happened."""
+        book = self._book
+        if book is None or self._db.busy or reservation.now_ms >= book.earliest_ms:
+            return None
+        if reservation.decision_id in book.holds:
+            return None
+        found = book.consider(reservation)
+        if isinstance(found, Refusal) or not self._append_alone(book, Opened(found.ticket)):
+            return None
+        return _hold_of(found)
+
+    def _settle_alone(self, ticket: Ticket, end: Settled) -> bool:
+        book = self._book
+        if book is None or self._db.busy or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+            return False
+        return self._append_alone(book, end)
+
+    def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
+        seq = book.position + 1
+        if seq - self._stored_at >= STORE_EVERY or not self._db.alone(APPEND, (seq, _encode(event))):
+            return False
+        book.apply(seq, event)
+        return True
+
+    # inside a transaction
+
+    async def _reserve_in_turn(self, reservation: Reservation) -> Hold:
         def work() -> Hold | Refusal | Conflict | None:
             if left:
                 return None
@@ -99,9 +229,8 @@ class SqliteLedger:
             if isinstance(found, Refusal):
                 return found
             self._append(book, Opened(found.ticket))
-            t = found.ticket
-            taken.append(t)
-            return hold_of(Answer(t.decision_id, t.model, t.amount, t.expires_ms, found.plan.gauges, found.used), t)
+            taken.append(found.ticket)
+            return _hold_of(found)
 
         left = False
         taken: list[Ticket] = []
@@ -116,64 +245,7 @@ class SqliteLedger:
         if isinstance(hold, Conflict):
             raise hold
         assert hold is not None
-        assert isinstance(hold.ticket, Ticket)
-        self._mine[hold.decision_id] = hold.ticket
         return hold
-
-    async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
-        ticket = hold.ticket
-        if not isinstance(ticket, Ticket):
-            raise TypeError("settle the hold that reserve returned, not a copy")
-        self._mine.pop(hold.decision_id, None)
-        end = Settled(
-            hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
-        )
-        try:
-            await self._db.together(lambda: self._settle(ticket, end))
-        except StoreUnavailable:
-            self._unsettled.append((ticket, end))
-
-    async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
-        """What is left of each budget. Raises: StoreUnavailable."""
-        book = self._book
-        if book is None or now_ms >= book.earliest_ms or self._behind(book):
-            book = await self._db.transact(lambda: self._swept(now_ms))
-        return [self._balance(book, budget, now_ms) for budget in budgets]
-
-    def mark(self, hold: Hold) -> None:
-        """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
-        self._marked.append(hold.decision_id)
-        self._db.soon()
-
-    async def tend(self) -> None:
-        """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
-        await self._settle_kept()
-        now_ms = self._clock()
-        if self._needs_care(now_ms):
-            await self._db.transact(lambda: self._renew(now_ms))
-
-    async def store(self) -> None:
-        """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
-        await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
-
-    # riding along
-
-    def board(self, execute: Execute, *, due: bool) -> None:
-        """Marks of holds that still live."""
-        del execute, due
-        self._boarded = len(self._marked)
-        if self._marked:
-            book = self._caught_up()
-            live = tuple(i for i in self._marked if i in book.holds)
-            if live:
-                self._append(book, Marked(live))
-
-    def arrive(self) -> None:
-        """The marks are committed."""
-        del self._marked[: self._boarded]
-
-    # inside a transaction
 
     def _caught_up(self) -> Book:
         """The book with everything other processes have written."""
@@ -198,10 +270,7 @@ class SqliteLedger:
         book.apply(seq, event)
         if book.notes:
             for note in book.notes:
-                self._db.execute(
-                    "INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)",
-                    (note.at_ms, note.kind, note.decision_id, json.dumps(note.detail)),
-                )
+                self._audit.append(note.at_ms, note.kind, note.decision_id, note.detail)
             book.notes.clear()
         if seq - self._stored_at >= STORE_EVERY:
             self._store(book, everything=False)
@@ -240,14 +309,14 @@ class SqliteLedger:
 
     def _load_book(self) -> Book:
         book = Book(load=self._load_account, load_line=self._load_line)
-        book.position = self._fact("stored")
+        book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
         self._to_store, self._lines_to_store = [], []
         return book
 
     def _load_account(self, scope: str) -> Account | None:
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
-        return None if row is None else {state[0]: meter_of(*state[1:]) for state in _decode_account(row[0])}
+        return None if row is None else _account_of(row[0])
 
     def _load_line(self, key: LineKey) -> Line | None:
         sql = (
@@ -277,16 +346,20 @@ class SqliteLedger:
             self._shrink(book)
 
     def _instalment(self, book: Book, stored: int, *, size: int) -> None:
-        for _ in range(min(size, len(self._to_store))):
-            scope = self._to_store.pop()
+        scopes, self._to_store = self._to_store[-size:], self._to_store[:-size]
+        keys, self._lines_to_store = self._lines_to_store[-size:], self._lines_to_store[:-size]
+        for scope in scopes:
             del book.dirty_accounts[scope]
-            if max(m.seq for m in book.accounts[scope].values()) > stored:  # or another process has stored it
-                self._store_account(scope, book.accounts[scope])
-        for _ in range(min(size, len(self._lines_to_store))):
-            key = self._lines_to_store.pop()
+        for key in keys:
             del book.dirty_lines[key]
-            if book.lines[key].seq > stored:
-                self._store_line(key, book.lines[key])
+        accounts = [(scope, book.accounts[scope]) for scope in reversed(scopes)]
+        lines = [(key, book.lines[key]) for key in reversed(keys)]
+        # what has not changed since `stored` was stored by another process
+        rows = [(scope, _encode(of)) for scope, of in accounts if max([m.seq for m in of.values()]) > stored]
+        self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
+        values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
+        fresh = [row for row in values if row[5] > stored]
+        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
 
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
@@ -297,16 +370,18 @@ class SqliteLedger:
         oldest += [t.seq for t in book.holds.values()]
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
-            self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES ('stored', ?)", (safe,))
+            self._note_fact("stored", safe)
             self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+            self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
 
-    def _store_account(self, scope: str, account: Account) -> None:
-        body = _encode([(n, m.seq, m.slot, m.total, m.held, list(m.ring.items())) for n, m in account.items()])
-        self._db.execute("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", (scope, body))
+    def keys_changed(self) -> None:
+        """To be called in the transaction that changes a key: every gateway learns of it from the journal."""
+        book = self._caught_up()
+        self._note_fact("keys", book.position + 1)
+        self._append(book, KeysChanged())
 
-    def _store_line(self, key: LineKey, line: Line) -> None:
-        values = (*key, line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost)
-        self._db.execute("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    def _note_fact(self, name: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", (name, value))
 
     def _fact(self, name: str) -> int:
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
@@ -342,6 +417,20 @@ class SqliteLedger:
     def _needs_care(self, now_ms: int) -> bool:
         book = self._book
         return book is None or bool(self._mine or self._marked) or now_ms >= book.earliest_ms or self._behind(book)
+
+
+def _hold_of(found: Found) -> Hold:
+    t = found.ticket
+    return hold_of(Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, found.plan.gauges, found.used), t)
+
+
+def _account_of(body: bytes) -> Account:
+    """An account as it was stored: a map, or a list of rows where an earlier version of this did."""
+    if body[0] >> 4 == 0x8 or body[0] in (0xDE, 0xDF):
+        return _decode_account(body)
+    return {
+        name: Meter(seq, slot, total, held, dict(ring)) for name, seq, slot, total, held, ring in _decode_rows(body)
+    }
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:

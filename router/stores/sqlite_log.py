@@ -1,7 +1,8 @@
 """The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
 
-Records ride in the ledger's next transaction, or in one of their own 10 ms later. While the file is away up to 10,000
-records wait in memory; beyond that, and for feedback at once, it is StoreUnavailable.
+Records ride in the ledger's next transaction, or in one of their own 10 ms later. The oldest beyond `kept` are removed
+with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once, it is
+StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import cast
 
 from router.errors import Conflict, NotFound, StoreUnavailable
 from router.stores.codec import KINDS, contradicts, decode, encode
-from router.stores.sqlite import Database, Execute
+from router.stores.sqlite import Database, Execute, trim
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 WAITING = 10_000  # records kept while the file is away
 TOGETHER = 64  # records that need not wait for company
 PAGE = 500
+TRIM_EVERY = 128  # records; fewer than are removed at once, so that a log that is too long shrinks
 FOLLOW_S = 0.25  # how soon records of other processes are seen
 
 INSERT = "INSERT INTO log (kind, decision_id, response_id, body) VALUES (?, ?, ?, ?)"
@@ -28,8 +30,9 @@ Row = tuple[str, str, str | None, bytes]
 class SqliteLog:
     """An OutcomeLog on one database."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, *, kept: int) -> None:
+        self._db, self._kept = database, kept
+        self._grown_by = TRIM_EVERY  # since it was trimmed: look at the first opportunity
         self._rows: list[Row] = []
         self._boarded = 0
         self._grown = asyncio.Event()
@@ -90,6 +93,10 @@ class SqliteLog:
         self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
         for row in self._rows[: self._boarded]:
             execute(INSERT, row)
+        self._grown_by += self._boarded
+        if self._grown_by >= TRIM_EVERY:
+            self._grown_by = 0
+            trim(execute, "log", self._kept)
 
     def arrive(self) -> None:
         """It is committed."""

@@ -8,15 +8,15 @@ from typing import cast
 
 from router.stores.keys import Kind
 from router.stores.reports import AuditEntry, SpendLine
-from router.stores.sqlite import Database
+from router.stores.sqlite import Database, trim
 from router.stores.sqlite_ledger import SqliteLedger
 
 
 class SqliteShelf:
-    """A Shelf."""
+    """A Shelf. `changed` is called within the transaction of every change."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, *, changed: Callable[[], None]) -> None:
+        self._db, self._changed = database, changed
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
         """What is kept under this name. Raises: StoreUnavailable."""
@@ -25,8 +25,12 @@ class SqliteShelf:
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
-        sql = "INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)"
-        await self._db.transact(lambda: self._db.execute(sql, (kind, name, body)))
+
+        def work() -> None:
+            self._db.execute("INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)", (kind, name, body))
+            self._changed()
+
+        await self._db.transact(work)
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
@@ -35,16 +39,21 @@ class SqliteShelf:
 
 
 class SqliteAudit:
-    """An Audit."""
+    """An Audit of the newest `kept` entries."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
-        self._db, self._clock = database, clock
+    def __init__(self, database: Database, *, clock: Callable[[], int], kept: int) -> None:
+        self._db, self._clock, self._kept = database, clock, kept
 
     async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None:
         """Append. Raises: StoreUnavailable."""
-        sql = "INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)"
-        row = (self._clock(), kind, subject, json.dumps(dict(detail)))
-        await self._db.transact(lambda: self._db.execute(sql, row))
+        at_ms = self._clock()
+        await self._db.transact(lambda: self.append(at_ms, kind, subject, detail))
+
+    def append(self, at_ms: int, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """The same within a transaction."""
+        row = (at_ms, kind, subject, json.dumps(dict(detail)))
+        self._db.execute("INSERT INTO audit (at_ms, kind, subject, detail) VALUES (?, ?, ?, ?)", row)
+        trim(self._db.execute, "audit", self._kept)
 
     async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
         """Entries after a position, oldest first. Raises: StoreUnavailable."""

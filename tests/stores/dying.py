@@ -1,4 +1,4 @@
-"""A gateway that sends an answer while its store is away, perhaps settles it, and is killed."""
+"""A gateway that sends an answer while its store is away, perhaps settles it then or before, and is killed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from tests.stores.conftest import T0, Clock
 from tests.stores.making import budget, offer, principal, reservation, spend
 
 
-async def main(url: str, *, settles: bool) -> None:
+async def main(url: str, how: str) -> None:
     async with open_stores(url, clock=Clock(T0)) as stores:
         hold = await stores.ledger.reserve(reservation(principal(budget(100)), offer(60), now_ms=T0))
+        if how == "has settled":
+            await stores.ledger.settle(hold, spend(20))
         print("held", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         stores.ledger.mark(hold)
-        if settles:
+        if how == "settles":
             await stores.ledger.settle(hold, spend(20))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], settles=sys.argv[2] == "settles"))
+    asyncio.run(main(sys.argv[1], sys.argv[2]))

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from router.errors import BudgetExceeded, StoreUnavailable
+from router.stores import journal
+from router.stores.journal import Journal
 from router.stores.open import Stores, open_stores
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
@@ -126,6 +128,20 @@ async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: 
         assert await spent_and_held(stores, b, clock()) == (60, 0)
 
 
+async def test_everything_is_found_again_at_once_when_redis_is_back(redis: RedisProcess, clock: Clock) -> None:
+    """No connection that the kill broke is used once more."""
+    async with open_stores(redis.url, clock=clock) as stores:
+        _, secret = await stores.keys.create("acme")
+        await stores.spend.lines(since="2027-01-01", until="2027-01-02")
+        await asyncio.gather(*(stores.keys.find(secret, clock()) for _ in range(20)))
+        redis.kill()
+        redis.start()
+        await asyncio.sleep(0.05)  # for the loop to see what was closed
+        assert await stores.keys.find(secret, clock()) is not None
+        assert await stores.spend.lines(since="2027-01-01", until="2027-01-02") == []
+        assert await stores.audit.read() == []
+
+
 async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock: Clock) -> None:
     b = budget(1000)
     async with open_stores(redis.url, clock=clock) as stores:
@@ -165,8 +181,51 @@ async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
     assert not list((tmp_path / "owed").iterdir())
 
 
+async def test_what_a_killed_gateway_had_settled_and_redis_lost_is_charged_from_its_disk(
+    forgetful: RedisProcess, clock: Clock, tmp_path: Path
+) -> None:
+    """Redis had said that it had the settlement, and lost its last second with the gateway."""
+    b = budget(100)
+    url = f"{forgetful.url}?journal={tmp_path / 'owed'}"
+    command = [sys.executable, "-m", "tests.stores.dying", url, "has settled"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == b"held\n"
+        forgetful.kill()
+        dying.stdin.write(b"go on\n")
+        dying.stdin.flush()
+        assert dying.wait() == -signal.SIGKILL
+    forgetful.start()
+    async with open_stores(url, clock=clock) as heir:
+        await back(heir)
+        assert await spent_and_held(heir, b, clock()) == (20, 0)
+
+
+async def test_a_journal_forgets_what_is_paid_and_no_more(tmp_path: Path) -> None:
+    dead, heir = Journal(tmp_path), Journal(tmp_path)
+    for i in range(10):
+        dead.owe(f"d{i}", (f"d{i}", 1, b"words"))
+    dead.paid(f"d{i}" for i in range(9))
+    dead.close()
+    assert [owed for _, owed in heir.orphans()] == [{"d9": ("d9", 1, b"words")}]
+    heir.close()
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_long_life_does_not_make_a_long_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LIMIT_BYTES", 2000)
+    mine = Journal(tmp_path)
+    for i in range(1000):
+        mine.owe(f"d{i}", (f"d{i}", 1, b"words"))
+        mine.paid([f"d{i - 5}"])
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 4000
+    mine.paid([f"d{i}" for i in range(995, 1000)])
+    mine.close()
+
+
 async def test_one_node_of_a_cluster_serves_every_script(tmp_path: Path, clock: Clock) -> None:
-    port = free_port()
+    port = next(port for port in iter(free_port, None) if port < 55_000)  # the cluster's own port lies 10,000 above
     process = RedisProcess(tmp_path, "--port", str(port), "--cluster-enabled", "yes")
     process.start()
     try:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from router.errors import Conflict, InvalidRequest, NotFound
+from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.stores.keys import CachedKeys, Key, Team, Tenant, Terms
 from router.stores.open import Stores
 from router.types import Principal, RateLimit
-from tests.stores.conftest import Clock
-from tests.stores.making import budget
+from tests.stores.conftest import Clock, replicas
+from tests.stores.making import budget, buy, spent_and_held
 
 pytestmark = pytest.mark.anyio
 
@@ -162,3 +162,66 @@ async def test_unknown_secrets_do_not_push_known_ones_out(stores: Stores, clock:
     asked = counted.asked
     await cached.find(secret, clock())
     assert counted.asked == asked
+
+
+async def test_a_key_changed_elsewhere_reserves_nothing_from_then_on(url: str, clock: Clock) -> None:
+    """The gateway still remembers the principal; the same step that takes the hold learns that keys have changed."""
+    async with replicas(url, clock) as (here, there):
+        for change in ("disable", "rotate", "tenant"):
+            key, secret = await here.keys.create(change, terms=Terms(budgets=(budget(100),)))
+            who = await there.keys.find(secret, clock())
+            assert who is not None
+            await buy(there, who, 10, now_ms=clock())
+            if change == "disable":
+                await here.keys.disable(key.id)
+            elif change == "rotate":
+                await here.keys.rotate(key.id)
+            else:
+                await here.keys.put(Tenant(change, Terms(disabled=True)))
+            for _ in range(2):
+                with pytest.raises(Unauthenticated):
+                    await buy(there, who, 10, now_ms=clock())
+            assert await spent_and_held(there, who.budgets[0], clock()) == (10, 0)
+
+
+async def test_a_change_of_one_key_leaves_the_others_alone(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        key, _ = await here.keys.create("acme")
+        _, secret = await here.keys.create("acme")
+        who = await there.keys.find(secret, clock())
+        assert who is not None
+        await here.keys.disable(key.id)
+        await buy(there, who, 10, now_ms=clock())
+
+
+async def test_the_old_secret_reserves_until_its_grace_ends(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        key, secret = await here.keys.create("acme")
+        cached = CachedKeys(there.keys, ttl_ms=60_000)
+        await here.keys.rotate(key.id, grace_s=10)
+        who = await cached.find(secret, clock())
+        assert who is not None
+        await buy(there, who, 10, now_ms=clock())
+        clock.pass_s(10)
+        assert await cached.find(secret, clock()) is None
+
+
+async def test_a_remembered_key_expires_to_the_millisecond(stores: Stores, clock: Clock) -> None:
+    _, secret = await stores.keys.create("acme", expires_ms=clock() + 500)
+    cached = CachedKeys(stores.keys, ttl_ms=2000)
+    clock.now_ms += 499
+    assert await cached.find(secret, clock()) is not None
+    clock.now_ms += 1
+    assert await cached.find(secret, clock()) is None
+
+
+async def test_what_is_remembered_is_asked_again_when_another_gateway_changes_a_key(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        key, secret = await here.keys.create("acme")
+        cached = CachedKeys(there.keys, ttl_ms=60_000)
+        there.keys.watchers.append(cached.forget)
+        await there.ledger.tend()
+        assert await cached.find(secret, clock()) is not None
+        await here.keys.disable(key.id)
+        await there.ledger.tend()
+        assert await cached.find(secret, clock()) is None

@@ -47,7 +47,8 @@ local function count(m, slot, keep, amount)
 end
 
 local function note(kind, at, subject, detail)
-  redis.call('XADD', P .. ':audit', 'MAXLEN', '~', '100000', '*',
+  local kept = redis.call('HGET', P .. ':meta', 'audit') or '100000'
+  redis.call('XADD', P .. ':audit', 'MAXLEN', '~', kept, '*',
     'at', int(at), 'kind', kind, 'subject', subject, 'detail', cjson.encode(detail))
 end
 

@@ -2,7 +2,7 @@
 -- KEYS  1 prefix with the hash tag
 -- ARGV  1 now ms  2 calendar (as in reserve)  3 day as text  4 number of marks, then the marked decision ids,
 --       then pairs of decision id and new expiry ms
--- Returns  {run id of this Redis, holds ended, decision ids that are not held…}
+-- Returns  {run id of this Redis, edition of the keys, decision ids that are not held…}
 local now, marks = tonumber(ARGV[1]), tonumber(ARGV[4])
 local missing = {}
 for i = 5, 4 + marks do
@@ -16,4 +16,5 @@ for i = 5 + marks, #ARGV, 2 do
     missing[#missing + 1] = ARGV[i]
   end
 end
-return {run_id(), sweep(now, cjson.decode(ARGV[2]), ARGV[3]), unpack(missing)}
+sweep(now, cjson.decode(ARGV[2]), ARGV[3])
+return {run_id(), tonumber(redis.call('HGET', P .. ':meta', 'keys') or 0), unpack(missing)}

@@ -4,14 +4,15 @@
 --       5 expiry ms  6 grace ms after a restart  7 who (tenant, team, key, joined by \31)
 --       then for each offer: model, worst nano-USD, tokens, plan (JSON: one
 --       [meter, kind, limit, hard (0 or 1), slot width ms, slots kept, calendar or ""] for each gauge)
--- Returns  {i, used…}                             offer i fits; used of each of its gauges, this request included
+-- Returns  {i, edition, used…}                    offer i fits; edition of the keys; used of each of its gauges,
+--                                                 this request included
 --          {0, i, gauge, used, need, wait ms}     none fits; offer i would first, and this gauge stands in its way longest
 --          {-1, ms}                               Redis has just restarted: holds are being restored, come back later
 --          {-2}                                   this decision id has a hold already
 local id, now, days = ARGV[1], tonumber(ARGV[2]), cjson.decode(ARGV[3])
 
 local run = run_id()
-local meta = redis.call('HMGET', P .. ':meta', 'run', 'opens')
+local meta = redis.call('HMGET', P .. ':meta', 'run', 'opens', 'keys')
 if meta[1] ~= run then
   local opens = meta[1] and now + tonumber(ARGV[6]) or 0
   redis.call('HSET', P .. ':meta', 'run', run, 'opens', int(opens))
@@ -46,15 +47,16 @@ local best
 for i = 1, (#ARGV - 7) / 4 do
   local at = 7 + (i - 1) * 4
   local worst, tokens, text = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4]
-  local plan, meters, used, blocked = cjson.decode(text), {}, {i}, nil
+  local plan, meters, used, blocked = cjson.decode(text), {}, {i, tonumber(meta[3]) or 0}, nil
   for j, g in ipairs(plan) do
     local m = meters[g[1]] or meter(g, now, days)
     meters[g[1]] = m
     local need = need_of(g[2], worst, tokens)
-    used[j + 1] = m.sum + m.held + need
-    if used[j + 1] > g[3] and g[4] == 1 then
+    local after = m.sum + m.held + need
+    used[j + 2] = after
+    if after > g[3] and g[4] == 1 then
       local ms = wait(g, m, need)
-      if not blocked or ms > blocked[6] then blocked = {0, i, j, used[j + 1] - need, need, ms} end
+      if not blocked or ms > blocked[6] then blocked = {0, i, j, after - need, need, ms} end
     end
   end
   if not blocked then
