@@ -1,20 +1,30 @@
-"""What a decision costs: `python -m benchmarks.policies` prints microseconds for every policy, or those named."""
+"""What a decision costs: `python -m benchmarks.policies [NAME …] [--index ROWS]`.
+
+Microseconds of propose() and learn() for every policy, or those named, by the clock and of CPU time, which other
+processes on the machine disturb less; decisions a second in batch; with --index also one decision whose neighbours are
+searched among so many vectors (100,000 take minutes to build).
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from policies.batch import choose_batch
+from policies.estimators.blend import Blend, surface
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.stack import Queries
 from policies.named import NAMES, build
-from policies.types import Arm, History, Neighbours, Outcome, RouteContext, StoredPolicy
+from policies.types import Arm, Float, History, Neighbours, Outcome, RouteContext, StoredPolicy
+from router.index import FaissIndex
 
-ARMS, DIMENSIONS, NEIGHBOURS, ROWS = 16, 384, 100, 5_000
-PROPOSALS, BATCH = 2_000, 50_000
+ARMS, DIMENSIONS, NEIGHBOURS, ROWS, FEATURES = 16, 384, 100, 5_000, 49
+PROPOSALS, BATCH, PAIRED = 2_000, 50_000, 4_096
+TOPICS, WIDTH = 500, 0.7  # of the indexed vectors: how many clusters, and how far a row lies from its centre
 
 
 def make_history(rng: np.random.Generator) -> History:
@@ -24,7 +34,8 @@ def make_history(rng: np.random.Generator) -> History:
     arms = tuple(Arm(f"model-{i}", 1e-7 * (i + 1), 2e-7 * (i + 1)) for i in range(ARMS))
     tokens = rng.integers(10, 500, ROWS)
     scores, costs = rng.random((ROWS, ARMS)), rng.uniform(1e-6, 1e-4, (ROWS, ARMS))
-    return History(embeddings, arms, scores, costs, tokens, 4 * tokens)
+    features = rng.random((ROWS, FEATURES)).astype(np.float32)
+    return History(embeddings, arms, scores, costs, tokens, 4 * tokens, features)
 
 
 def make_contexts(rng: np.random.Generator, history: History, count: int) -> list[RouteContext]:
@@ -33,18 +44,20 @@ def make_contexts(rng: np.random.Generator, history: History, count: int) -> lis
     for i in range(count):
         near = rng.integers(0, ROWS, NEIGHBOURS)
         similarity = np.sort(rng.random(NEIGHBOURS).astype(np.float32))[::-1]
+        row = rng.integers(ROWS)
         contexts.append(
             RouteContext(
                 request_id=str(i),
                 tenant="bench",
                 preference=100.0,
-                embedding=history.embeddings[rng.integers(ROWS)],
+                embedding=history.embeddings[row],
                 neighbours=Neighbours(similarity, history.scores[near], history.costs[near]),
                 arms=history.arms,
                 prompt_tokens=100,
                 prompt_characters=400,
                 max_completion_tokens=512,
                 now=float(i),
+                features=None if history.features is None else history.features[row],
             )
         )
     return contexts
@@ -64,49 +77,107 @@ def make_outcome(context: RouteContext, arm: Arm) -> Outcome:
         completion_tokens=50,
         prompt_characters=400,
         now=context.now,
+        features=context.features,
     )
 
 
-def timings_us(policy: StoredPolicy, contexts: list[RouteContext]) -> tuple[np.ndarray, np.ndarray]:
-    """(microseconds of each propose, microseconds of each learn)."""
-    proposing, learning = np.empty(len(contexts)), np.empty(len(contexts))
+def timings_us(policy: StoredPolicy, contexts: list[RouteContext]) -> Float:
+    """(decisions, 4) microseconds of each propose and each learn by the clock, then of CPU time."""
+    taken = np.empty((len(contexts), 4))
     for i, context in enumerate(contexts):
         outcome = make_outcome(context, context.arms[i % ARMS])
-        start = time.perf_counter_ns()
+        marks = [(time.perf_counter_ns(), time.thread_time_ns())]
         policy.propose(context)
-        proposed = time.perf_counter_ns()
+        marks.append((time.perf_counter_ns(), time.thread_time_ns()))
         policy.learn(outcome)
-        learning[i], proposing[i] = time.perf_counter_ns() - proposed, proposed - start
-    return proposing / 1e3, learning / 1e3
+        marks.append((time.perf_counter_ns(), time.thread_time_ns()))
+        taken[i] = np.diff(np.array(marks), axis=0).T.ravel()
+    return taken / 1e3
 
 
-def batched_per_s(rng: np.random.Generator, history: History) -> float:
-    """Decisions a second of `neighbours` on a batch whose neighbours are already found."""
+def neighbours_batch(rng: np.random.Generator, history: History) -> tuple[float, float]:
+    """Decisions a second of `neighbours` on a batch whose neighbours are already found: by the clock, of CPU time."""
     estimator = NeighbourMeans(Means())
     estimator.refit(history)
     near = rng.integers(0, ROWS, (BATCH, NEIGHBOURS))
     similarity = np.sort(rng.random((BATCH, NEIGHBOURS)).astype(np.float32), axis=1)[:, ::-1]
     tokens = rng.integers(10, 500, BATCH)
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     found = estimator.estimate_batch(history, near, similarity, tokens=tokens, max_completion_tokens=512)
     choose_batch(found, np.array(100.0))
-    return BATCH / (time.perf_counter() - start)
+    return BATCH / (time.perf_counter() - start[0]), BATCH / (time.process_time() - start[1])
+
+
+def paced_batch(rng: np.random.Generator, history: History) -> tuple[float, float]:
+    """The same of `paced`, its estimates as fitted and one price."""
+    blend = Blend(NeighbourMeans(Means()))
+    blend.refit(history)
+    rows, tokens = rng.integers(0, ROWS, PAIRED), rng.integers(10, 500, PAIRED)
+    features = None if history.features is None else history.features[rows]
+    similarity = np.sort(rng.random((PAIRED, NEIGHBOURS)).astype(np.float32), axis=1)[:, ::-1]
+    scores = history.scores[rng.integers(0, ROWS, (PAIRED, NEIGHBOURS))]
+    queries = Queries(history.embeddings[rows], surface(features, 4 * tokens, tokens), tokens, similarity, scores)
+    start = time.perf_counter(), time.process_time()
+    choose_batch(blend.estimate_batch(queries), np.array(100.0))
+    return PAIRED / (time.perf_counter() - start[0]), PAIRED / (time.process_time() - start[1])
+
+
+def decisions_us(rng: np.random.Generator, history: History, policy: StoredPolicy, index: FaissIndex) -> Float:
+    """(decisions, 2) microseconds of one search and one propose() together, by the clock and of CPU time."""
+    taken = np.empty((PROPOSALS, 2))
+    asked = clustered(rng, PROPOSALS)
+    for i, context in enumerate(make_contexts(rng, history, PROPOSALS)):
+        start = time.perf_counter_ns(), time.thread_time_ns()
+        hits = index.search(asked[i : i + 1], NEIGHBOURS)
+        rows = hits.ids[0] % ROWS  # the time does not depend on what the neighbours say
+        near = Neighbours(hits.similarity[0], history.scores[rows], history.costs[rows])
+        policy.propose(replace(context, embedding=asked[i], neighbours=near))
+        taken[i] = time.perf_counter_ns() - start[0], time.thread_time_ns() - start[1]
+    return taken / 1e3
+
+
+def clustered(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """(rows, d) unit vectors around the same TOPICS centres every time, as texts lie around their topics."""
+    centres = np.random.default_rng(1).normal(size=(TOPICS, DIMENSIONS))
+    vectors = centres[rng.integers(0, TOPICS, rows)] + WIDTH * rng.normal(size=(rows, DIMENSIONS))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def indexed(rng: np.random.Generator, rows: int) -> FaissIndex:
+    """The gateway's index over so many vectors."""
+    index = FaissIndex(DIMENSIONS)
+    for start in range(0, rows, 10_000):
+        count = min(10_000, rows - start)
+        index.add(clustered(rng, count), np.arange(start, start + count))
+    return index
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(NAMES), metavar="NAME")
+    parser.add_argument("--index", type=int, default=0, metavar="ROWS", help="also search among so many vectors")
+    arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     history = make_history(rng)
     contexts = make_contexts(rng, history, PROPOSALS)
-    print(f"{ARMS} models, d = {DIMENSIONS}, {NEIGHBOURS} neighbours, {PROPOSALS} decisions; microseconds")
-    print(f"{'policy':12} {'propose p50':>12} {'p99':>8} {'learn p50':>10} {'p99':>8}")
-    for name in sys.argv[1:] or NAMES:
+    index = indexed(rng, arguments.index) if arguments.index else None
+    print(f"{ARMS} models, d = {DIMENSIONS}, {NEIGHBOURS} neighbours, {PROPOSALS} decisions; µs by the clock | of CPU")
+    print(
+        f"{'policy':12} {'propose p50':>14} {'p99':>14} {'learn p50':>14} {'p99':>14}{' with search' if index else ''}"
+    )
+    for name in arguments.names:
         policy = build(name, history.arms, {"arm": "model-3"} if name == "fixed" else None)
         policy.refit(history)
-        proposing, learning = timings_us(policy, contexts)
-        cells = (*np.percentile(proposing, (50, 99)), *np.percentile(learning, (50, 99)))
-        print(f"{name:12} {cells[0]:12.0f} {cells[1]:8.0f} {cells[2]:10.0f} {cells[3]:8.0f}", flush=True)
-    print(f"neighbours in a batch of {BATCH}: {batched_per_s(rng, history):,.0f} decisions/s")
+        p50, p99 = np.percentile(timings_us(policy, contexts), (50, 99), axis=0)
+        cells = [f"{values[i]:7.0f} |{values[i + 2]:5.0f}" for i in (0, 1) for values in (p50, p99)]
+        if index is not None:
+            p50, p99 = np.percentile(decisions_us(rng, history, policy, index), (50, 99), axis=0)
+            cells.append(f"p50 {p50[0]:.0f} | {p50[1]:.0f}, p99 {p99[0]:.0f} | {p99[1]:.0f}")
+        print(f"{name:12} {'  '.join(cells)}", flush=True)
+    for name, batch in (("neighbours", neighbours_batch), ("paced", paced_batch)):
+        clock, cpu = batch(rng, history)
+        print(f"{name} in a batch: {clock:,.0f} decisions/s by the clock, {cpu:,.0f} of CPU time", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ from policies.types import (
     Snapshot,
 )
 
+INFINITE = float("inf")
+
 
 def spent(context: RouteContext, estimates: Estimates) -> NDArray[np.bool_]:
     """(n,) whether an answer of this arm is expected to cost more than its capacity or the purse still holds."""
     left = context.purse.remaining
     if context.capacity is None:
-        return np.asarray(estimates.cost > left if left > 0.0 else np.ones(len(context.arms)), dtype=np.bool_)
+        return np.asarray(estimates.cost > left if left > 0.0 else np.ones(len(context.arms), np.bool_))
     left_each = np.minimum(left, context.capacity)
     return np.asarray((estimates.cost > left_each) | (left_each <= 0.0), dtype=np.bool_)
 
@@ -50,7 +52,7 @@ class Composed:
         estimates = self.estimator.estimate(context)
         prices = self.pacer.prices(context, estimates)
         scores = estimates.quality - prices * estimates.cost
-        if self.mask:
+        if self.mask and (context.capacity is not None or context.purse.remaining != INFINITE):
             scores = masked(scores, spent(context, estimates))
         probabilities, scores = self.explorer.probabilities(context, estimates, scores)
         return Proposal(probabilities, estimates, prices, scores)

@@ -30,7 +30,8 @@ class Fitted:
 
     def coordinates(self, embeddings: Float32) -> Float:
         """(n, r + 1) skills of queries (n, d)."""
-        phi = np.hstack([np.ones((len(embeddings), 1)), embeddings @ self.lines.projection.T])
+        phi = np.ones((len(embeddings), len(self.lines.projection) + 1))
+        phi[:, 1:] = embeddings @ self.lines.projection.T
         return self.skills(0.5 + phi @ self.lines.theta[:-1].T)
 
     def vector(self, arm: Arm | None, name: str) -> Vector:
@@ -62,9 +63,10 @@ class Abilities:
             return base
         skills = fitted.coordinates(context.embedding[None])[0]
         vectors = [fitted.vector(arm, arm.name) for arm in context.arms]
-        quality = np.array([vector.mean @ skills for vector in vectors])
-        variance = np.array([skills @ vector.covariance @ skills for vector in vectors])
-        return Estimates(np.clip(quality, 0.0, 1.0), np.sqrt(np.maximum(variance, 1e-9)), base.cost)
+        quality = np.array([vector.mean for vector in vectors]) @ skills
+        variance = np.array([vector.covariance for vector in vectors]) @ skills @ skills
+        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
+        return Estimates(quality, np.sqrt(np.maximum(variance, 1e-9)), base.cost)
 
     def learn(self, outcome: Outcome) -> None:
         self._beside.learn(outcome)

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.single import Query
 from policies.estimators.stack import Queries, Stack
-from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
+from policies.types import Estimates, Float32, History, Outcome, RouteContext
 
 MIN_ROWS = 60  # judged answers that two arms must have before anything is fitted
 FIRST_LABELS = 20  # judged answers that every arm should have before the first fit
+NOTHING_NEAR = np.zeros(0, np.float32), np.zeros((0, 0))  # similarity and scores of no neighbours
 
 
 class Blend:
@@ -31,16 +33,16 @@ class Blend:
         return self._stack.arms, self._rehearsal
 
     def estimate(self, context: RouteContext) -> Estimates:
-        stack, base = self._stack, None
-        columns = [] if stack is None else [_find(stack.arms, arm.name) for arm in context.arms]
-        if stack is None or min(columns, default=-1) < 0:
-            base = self._fallback.estimate(context)
-            if stack is None:
-                return base
-        at = np.array(columns)
-        known = self._expect(stack, context, at)
-        if base is None:
+        stack = self._stack
+        if stack is None:
+            return self._fallback.estimate(context)
+        at = stack.columns(tuple([arm.name for arm in context.arms]))
+        known = stack.expect_one(_query(context, at))
+        if at is None:
+            return known
+        if at.min() >= 0:
             return Estimates(known.quality[at], known.sigma[at], known.cost[at])
+        base = self._fallback.estimate(context)
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
@@ -57,14 +59,12 @@ class Blend:
     def expected(self, outcome: Outcome) -> tuple[float, float] | None:
         """(quality, USD) of the arm on the query of this outcome, without neighbours; None where it is not fitted."""
         stack = self._stack
-        column = -1 if stack is None else _find(stack.arms, outcome.arm)
-        if stack is None or column < 0:
+        if stack is None or outcome.arm not in stack.arms:
             return None
-        tokens, characters = np.array([outcome.prompt_tokens]), np.array([outcome.prompt_characters])
-        features = None if outcome.features is None else outcome.features[None]
-        nothing = np.zeros((1, 0), np.float32), np.zeros((1, 0, len(stack.arms)))
-        found = stack.expect(Queries(outcome.embedding[None], surface(features, characters, tokens), tokens, *nothing))
-        return float(found.quality[0, column]), float(found.cost[0, column])
+        column = stack.arms.index(outcome.arm)
+        lengths = outcome.prompt_characters, outcome.prompt_tokens
+        found = stack.expect_one(Query(outcome.embedding, outcome.features, *lengths, *NOTHING_NEAR, None))
+        return float(found.quality[column]), float(found.cost[column])
 
     def estimate_batch(self, queries: Queries) -> Estimates:
         """(m, M) each, over the arms of the last refit. Raises: ValueError before one."""
@@ -107,31 +107,21 @@ class Blend:
         self._rehearsal = Estimates(quality, np.broadcast_to(stack.spread, quality.shape), cost)
         self._stack = stack
 
-    def _expect(self, stack: Stack, context: RouteContext, at: NDArray[np.int_]) -> Estimates:
-        """(M,) each, over the stack's own arms."""
-        scores: Float = np.full((1, len(context.neighbours.similarity), len(stack.arms)), np.nan)
-        scores[0][:, at[at >= 0]] = context.neighbours.scores[:, at >= 0]
-        features = None if context.features is None else context.features[None]
-        tokens = np.array([context.prompt_tokens])
-        queries = Queries(
-            context.embedding[None],
-            surface(features, np.array([context.prompt_characters]), tokens),
-            tokens,
-            context.neighbours.similarity[None],
-            scores,
-        )
-        found = stack.expect(queries)
-        return Estimates(found.quality[0], found.sigma[0], found.cost[0])
+
+def _query(context: RouteContext, at: NDArray[np.intp] | None) -> Query:
+    """The query of a context whose arms are columns `at` (n,) of the fit, -1 where it has none."""
+    near = context.neighbours
+    scores = near.scores
+    if at is not None and at.min(initial=0) < 0:
+        scores, at = scores[:, at >= 0], at[at >= 0]
+    lengths = context.prompt_characters, context.prompt_tokens
+    return Query(context.embedding, context.features, *lengths, near.similarity, scores, at)
 
 
 def surface(features: Float32 | None, characters: NDArray[np.int64], tokens: NDArray[np.int64]) -> Float32:
     """(m, f + 2) features with the logarithms of both lengths."""
     lengths = np.log1p(np.stack([characters, tokens], axis=1)).astype(np.float32)
     return lengths if features is None else np.concatenate([features, lengths], axis=1)
-
-
-def _find(names: tuple[str, ...], name: str) -> int:
-    return names.index(name) if name in names else -1
 
 
 def _under(prefix: str, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

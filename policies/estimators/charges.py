@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.forest import Forest
 from policies.estimators.newcomers import newcomers
+from policies.estimators.walk import Trees
 from policies.types import Arm, Float, Float32
 
 
@@ -45,6 +46,15 @@ class Charges:
         prompt, completion = self._prices.T
         listed = np.outer(prompt_tokens, prompt) + completion * np.maximum(level - 1.0, 0.0)
         return np.asarray(np.where(completion > 0, listed, level))
+
+    @property
+    def trees(self) -> Trees:
+        """The forest's arrays, for a Walk."""
+        return self._forest.trees
+
+    def single(self) -> SingleCharge:
+        """predict() for one query whose trees somebody else walks."""
+        return SingleCharge(self._slopes, self._offset - self._centre @ self._slopes, *self._prices.T)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         own = {name: getattr(self, f"_{name}").copy() for name in CHARGES_STATE}
@@ -89,6 +99,25 @@ class Charges:
 
     def _linear(self, inputs: Float32) -> Float:
         return np.asarray((inputs - self._centre) @ self._slopes + self._offset)
+
+
+class SingleCharge:
+    """Charges.predict() for one query, given what the trees say."""
+
+    def __init__(self, slopes: Float, offset: Float, prompt: Float, completion: Float) -> None:
+        """slopes (p, M), offset (M,), list prices (M,) in USD, zero where unlisted."""
+        self._slopes, self._offset = slopes, offset
+        self._prompt, self._completion = prompt, completion
+        listed = completion > 0
+        self._listed = listed if bool(listed.any()) else None
+
+    def expect(self, inputs: Float32, left: Float32, prompt_tokens: int) -> Float:
+        """(M,) USD for inputs (p,), what the trees say of the logarithm (M,) and prompt tokens."""
+        level = np.exp(inputs @ self._slopes + self._offset + left)
+        if self._listed is None:
+            return np.asarray(level)
+        listed = prompt_tokens * self._prompt + self._completion * np.maximum(level - 1.0, 0.0)
+        return np.asarray(np.where(self._listed, listed, level))
 
 
 CHARGES_STATE = ("centre", "slopes", "offset", "prices")

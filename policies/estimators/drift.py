@@ -21,7 +21,8 @@ ALARM = 15.0  # standard deviations of accumulated excess that are a change
 LARGEST = 5.0  # standard deviations one charge can contribute
 USUAL_SPREAD = 0.25  # of log(charge / expected), where no fit says
 
-QUALITY, CHARGE = 0, 1  # channels of Residuals
+QUALITY, CHARGE, CHANNELS = 0, 1, 2  # channels of Residuals, and how many there are
+MOST_SETS = 256  # sets of eligible arms whose rows are kept
 
 
 class Health:
@@ -100,18 +101,20 @@ class Residuals:
 
     def __init__(self, *, size: int = 1024, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
         self.vectors: Float32 = np.zeros((size, 0), np.float32)  # unit rows
-        self.sums: Float32 = np.zeros((size, 2, 0, 2), np.float32)  # weight · residual, weight; arm; channel
+        self.cells: NDArray[np.int64] = np.zeros(size, np.int64)  # 2 · arm + channel
+        self.values: Float = np.zeros((2, size))  # weight · residual, weight
+        self.arms = 0
         self.count = 0
-        self._sharpness = sharpness
+        self._sharpness = np.float32(sharpness)
         self._doubt = np.array(doubt)
 
     def grow(self) -> None:
         """One more arm."""
-        self.sums = np.concatenate([self.sums, np.zeros((len(self.sums), 2, 1, 2), np.float32)], axis=2)
+        self.arms += 1
 
     def clear(self) -> None:
         """Forget all answers."""
-        self.sums[:], self.count = 0.0, 0
+        self.count = 0
 
     def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
         """One answer of one arm to a query (d,)."""
@@ -119,28 +122,29 @@ class Residuals:
             self.vectors = np.zeros((len(self.vectors), len(vector)), np.float32)
             self.clear()
         row = self.count % len(self.vectors)
-        self.vectors[row], self.sums[row] = vector, 0.0
-        self.sums[row, :, arm, channel] = weight * residual, weight
+        self.vectors[row], self.cells[row] = vector, CHANNELS * arm + channel
+        self.values[:, row] = weight * residual, weight
         self.count += 1
 
     def shifts(self, vector: Float32) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,)."""
         held = min(self.count, len(self.vectors))
         if held == 0 or self.vectors.shape[1] != len(vector):
-            nothing = np.zeros(self.sums.shape[2:])
+            nothing = np.zeros((self.arms, CHANNELS))
             return nothing, nothing
         near = self.vectors[:held] @ vector
-        near -= 1.0
+        near -= np.float32(1.0)
         near *= self._sharpness
-        found = near_sums(np.exp(near, out=near), self.sums[:held])
-        total, weight = found.astype(np.float64)
-        others = (total.sum(axis=0) - total) / (weight.sum(axis=0) - weight + self._doubt)
+        total, weight = self._sums(np.exp(near, out=near), held)
+        others = (np.add.reduce(total) - total) / (np.add.reduce(weight) - weight + self._doubt)
         return others, (total - weight * others) / (weight + self._doubt)
 
-
-def near_sums(near: Float32, sums: Float32) -> Float32:
-    """(2, M, 2) sums (h, 2, M, 2) weighted by nearness (h,)."""
-    return (near @ sums.reshape(len(near), -1)).reshape(sums.shape[1:])
+    def _sums(self, near: Float32, held: int) -> tuple[Float, Float]:
+        """((M, 2) Σ near · weight · residual, (M, 2) Σ near · weight) of answers that are near (held,)."""
+        cells, length = self.cells[:held], CHANNELS * self.arms
+        weighed = self.values[:, :held] * near
+        total, weight = (np.bincount(cells, each, length).reshape(-1, CHANNELS) for each in weighed)
+        return np.asarray(total, np.float64), np.asarray(weight, np.float64)
 
 
 class Drift:
@@ -149,18 +153,26 @@ class Drift:
     def __init__(self) -> None:
         self.health, self.tariff, self.residuals = Health(), Tariff(), Residuals()
         self._rows: dict[str, int] = {}
+        self._sets: dict[tuple[str, ...], NDArray[np.intp] | None] = {}
 
     def row(self, name: str) -> int:
         """The row of an arm, new arms last."""
         if name not in self._rows:
             self._rows[name] = len(self._rows)
+            self._sets = {}
             for part in (self.health, self.tariff, self.residuals):
                 part.grow()
         return self._rows[name]
 
-    def find(self, name: str) -> int:
-        """The row of an arm, or -1 where nothing was learned of it."""
-        return self._rows.get(name, -1)
+    def rows(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """(n,) the row of each arm, -1 where nothing was learned of it; None where they are all rows in order."""
+        known = self._sets.get(names, UNKNOWN)
+        if known is UNKNOWN:
+            if len(self._sets) >= MOST_SETS:
+                self._sets = {}
+            rows = None if names == tuple(self._rows) else np.array([self._rows.get(name, -1) for name in names])
+            self._sets[names] = known = rows
+        return known
 
     def state(self) -> State:
         """Everything, as arrays."""
@@ -172,7 +184,9 @@ class Drift:
         for part, name in DRIFT_STATE:
             setattr(self._part(part), name, np.array(state[f"{part}.{name}"]))
         self.residuals.count = int(self.residuals.count)
+        self.residuals.arms = int(self.residuals.arms)
         self._rows = {str(name): row for row, name in enumerate(state["names"])}
+        self._sets = {}
 
     def _part(self, name: str) -> Health | Tariff | Residuals:
         parts: dict[str, Health | Tariff | Residuals] = {
@@ -183,6 +197,7 @@ class Drift:
         return parts[name]
 
 
+UNKNOWN: NDArray[np.intp] = np.zeros(0, np.intp)  # stands for a set of arms that was not looked up yet
 DRIFT_STATE = (
     ("health", "belief"),
     ("tariff", "spread"),
@@ -190,6 +205,8 @@ DRIFT_STATE = (
     ("tariff", "sums"),
     ("tariff", "since"),
     ("residuals", "vectors"),
-    ("residuals", "sums"),
+    ("residuals", "cells"),
+    ("residuals", "values"),
+    ("residuals", "arms"),
     ("residuals", "count"),
 )

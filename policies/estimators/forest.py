@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.estimators.walk import Nodes, Trees
 from policies.types import Float, Float32
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesRegressor
 
-Nodes = NDArray[np.int64]
+BLOCK = 128  # rows that walk down together: their inputs and the nodes stay in the cache
 
 
 class Forest:
@@ -25,8 +26,9 @@ class Forest:
         self._roots: Nodes = np.zeros(0, np.int64)  # (T,)
         self._input: Nodes = np.zeros(0, np.int64)  # (nodes,)
         self._threshold: Float32 = np.zeros(0, np.float32)  # (nodes,), +inf at a leaf
-        self._child: Nodes = np.zeros(0, np.int64)  # (2 · nodes,), left then right; a leaf is its own child
+        self._left: Nodes = np.zeros(0, np.int64)  # (nodes,), right is the next one; a leaf is its own left child
         self._values: Float32 = np.zeros((0, 0), np.float32)  # (nodes, M) what a leaf predicts
+        self._packed: Nodes = np.zeros(0, np.int64)  # (nodes,) left above INPUT_BITS of input: one look-up for both
 
     def fit(self, inputs: Float32, targets: Float) -> None:
         """inputs (n, p); targets (n, M), NaN where never observed.
@@ -47,16 +49,18 @@ class Forest:
             np.add.at(counts, leaves, seen)
         self._values = ((sums + self._shrinkage * means) / (counts + self._shrinkage)).astype(np.float32)
 
+    @property
+    def trees(self) -> Trees:
+        """The arrays, for a Walk."""
+        return Trees(self._roots, self._input, self._threshold, self._left, self._values)
+
     def predict(self, inputs: Float32) -> Float:
         """(m, M) means over the trees for inputs (m, p)."""
-        leaves = self._leaves(inputs)
-        if len(leaves) == 1:
-            only: Float = self._values[leaves[0]].mean(axis=0, dtype=np.float64)[None]
-            return only
-        total = np.zeros((len(inputs), self._values.shape[1]))
-        for column in leaves.T:
-            total += self._values[column]
-        means: Float = total / max(leaves.shape[1], 1)
+        means = np.empty((len(inputs), self._values.shape[1]))
+        for start in range(0, len(inputs), BLOCK):
+            part = slice(start, start + BLOCK)
+            total = self._values.take(self._descend(inputs[part]).T, axis=0).sum(axis=0, dtype=np.float64)
+            np.divide(total, max(len(self._roots), 1), out=means[part])
         return means
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
@@ -65,41 +69,51 @@ class Forest:
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         for name in FOREST_STATE:
             setattr(self, f"_{name}", np.array(state[name]))
+        self._packed = self._input | self._left << INPUT_BITS
 
     def _leaves(self, inputs: Float32) -> Nodes:
         """(m, T) the leaf each row of inputs (m, p) falls into."""
-        values = np.ascontiguousarray(inputs).ravel()
-        if len(inputs) == 1:
-            return self._descend(self._roots, values, np.int64(0))[None]
-        offsets = np.arange(len(inputs)) * inputs.shape[1]
-        leaves = np.empty((len(inputs), len(self._roots)), np.int64)
-        for column, root in enumerate(self._roots):
-            leaves[:, column] = self._descend(np.full(len(inputs), root, np.int64), values, offsets)
-        return leaves
+        parts = [self._descend(inputs[start : start + BLOCK]) for start in range(0, len(inputs), BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self._roots)), np.int64)
 
-    def _descend(self, nodes: Nodes, values: Float32, offsets: NDArray[np.int64] | np.int64) -> Nodes:
-        """(k,) leaves below nodes (k,), each reading its row of values from its offset."""
+    def _descend(self, inputs: Float32) -> Nodes:
+        """(m, T) leaves of a block of inputs (m, p), all trees a level at a time."""
+        values = np.ascontiguousarray(inputs).ravel()
+        offsets = (np.arange(len(inputs)) * inputs.shape[1])[:, None]
+        nodes = np.broadcast_to(self._roots, (len(inputs), len(self._roots)))
         for _ in range(int(self._growth["max_depth"])):
-            right = values.take(self._input.take(nodes) + offsets) > self._threshold.take(nodes)
-            nodes = self._child.take(2 * nodes + right)
+            packed = self._packed.take(nodes, mode="clip")
+            asked = packed & INPUT_MASK
+            asked += offsets
+            right = values.take(asked, mode="clip") > self._threshold.take(nodes, mode="clip")
+            nodes = packed >> INPUT_BITS
+            nodes += right
         return nodes
 
     def _flatten(self, model: ExtraTreesRegressor) -> None:
+        """All trees in one numbering: roots, then the two children of each node in turn."""
         trees = [estimator.tree_ for estimator in model.estimators_]
         sizes = np.array([tree.node_count for tree in trees])
-        self._roots = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int64)
-        leaf = np.concatenate([tree.children_left for tree in trees]) < 0
-        own = np.arange(sizes.sum())
-        offset = np.repeat(self._roots, sizes)
-        left = np.where(leaf, own, np.concatenate([tree.children_left for tree in trees]) + offset)
-        right = np.where(leaf, own, np.concatenate([tree.children_right for tree in trees]) + offset)
-        self._child = np.stack([left, right], axis=1).ravel().astype(np.int64)
-        self._input = np.where(leaf, 0, np.concatenate([tree.feature for tree in trees])).astype(np.int64)
-        thresholds = np.concatenate([tree.threshold for tree in trees])
-        self._threshold = np.where(leaf, np.inf, thresholds).astype(np.float32)
+        roots = np.concatenate([[0], sizes.cumsum()[:-1]]).astype(np.int64)
+        first, second = (np.concatenate([getattr(tree, f"children_{side}") for tree in trees]) for side in SIDES)
+        inner = np.flatnonzero(first >= 0)
+        start = np.repeat(roots, sizes)[inner]
+        pairs = len(roots) + 2 * np.arange(len(inner))
+        numbers = np.zeros(len(first), np.int64)
+        numbers[roots] = np.arange(len(roots))
+        numbers[first[inner] + start], numbers[second[inner] + start] = pairs, pairs + 1
+        self._roots, self._left = numbers[roots], np.arange(len(first))
+        self._left[numbers[inner]] = pairs
+        self._input, self._threshold = np.zeros(len(first), np.int64), np.full(len(first), np.inf, np.float32)
+        self._input[numbers[inner]] = np.concatenate([tree.feature for tree in trees])[inner]
+        self._threshold[numbers[inner]] = np.concatenate([tree.threshold for tree in trees])[inner]
+        self._packed = self._input | self._left << INPUT_BITS
 
 
-FOREST_STATE = ("roots", "input", "threshold", "child", "values")
+SIDES = ("left", "right")
+INPUT_BITS = 20  # a million inputs
+INPUT_MASK = (1 << INPUT_BITS) - 1
+FOREST_STATE = ("roots", "input", "threshold", "left", "values")
 
 
 def column_means(targets: Float) -> Float:

@@ -10,6 +10,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from policies.types import Float, Float32
 
+BLOCK = 1024  # rows whose kernel is held at once: 6 MB for 1,500 landmarks
+
 
 class KernelRidge:
     """f(x) = mean + (k(x) − k̄)ᵀ w with k(x) = exp(−γ |x − landmark|²); w from (KᵀK + penalty · K_LL) w = Kᵀ y."""
@@ -18,26 +20,38 @@ class KernelRidge:
         self._width = width
         self._penalty = penalty
         self._count = landmarks
-        self._landmarks: Float32 = np.zeros((0, 0), np.float32)  # (L, p)
-        self._squares: Float32 = np.zeros(0, np.float32)  # (L,)
+        self._slopes: Float32 = np.zeros((0, 0), np.float32)  # (L, p + 2), see _kernel
         self._weights: Float32 = np.zeros((0, 0), np.float32)  # (L, M)
         self._offset: Float = np.zeros(0)  # (M,) prediction where the kernel is zero
 
     def fit(self, inputs: Float32, targets: Float) -> None:
         """inputs (n, p); targets (n, M), NaN where never observed."""
         chosen = np.random.default_rng(0).permutation(len(inputs))[: self._count]
-        self._landmarks = np.ascontiguousarray(inputs[chosen])
-        self._squares = (self._landmarks**2).sum(axis=1)
+        landmarks = inputs[chosen]
+        squares = (landmarks**2).sum(axis=1, keepdims=True)
+        ones = np.ones_like(squares)
+        self._slopes = np.hstack([2.0 * self._width * landmarks, -self._width * squares, ones]).astype(np.float32)
         kernel = self._kernel(inputs).astype(np.float64)
-        between = self._kernel(self._landmarks).astype(np.float64)
+        between = self._kernel(landmarks).astype(np.float64)
         self._weights = np.zeros((len(chosen), targets.shape[1]), np.float32)
         self._offset = np.zeros(targets.shape[1])
         for columns, seen in _patterns(targets):
             self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
 
+    @property
+    def inputs(self) -> int:
+        """p."""
+        return int(self._slopes.shape[1]) - 2
+
     def predict(self, inputs: Float32) -> Float:
         """(m, M) for inputs (m, p)."""
-        return np.asarray(self._kernel(inputs) @ self._weights + self._offset)
+        expected = np.empty((len(inputs), len(self._offset)))
+        near = np.empty((min(len(inputs), BLOCK), len(self._slopes)), np.float32)
+        for start in range(0, len(inputs), BLOCK):
+            part = inputs[start : start + BLOCK]
+            kernel = self._kernel(part, near[: len(part)])
+            np.add(kernel @ self._weights, self._offset, out=expected[start : start + BLOCK])
+        return expected
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in KERNEL_STATE}
@@ -46,15 +60,14 @@ class KernelRidge:
         for name in KERNEL_STATE:
             setattr(self, f"_{name}", np.array(state[name]))
 
-    def _kernel(self, inputs: Float32) -> Float32:
-        """(m, L)"""
-        distances = inputs @ self._landmarks.T
-        distances *= -2.0
-        distances += self._squares
-        distances += np.einsum("ij,ij->i", inputs, inputs)[:, None]
-        distances *= -self._width
-        near: Float32 = np.exp(distances, out=distances)
-        return near
+    def _kernel(self, inputs: Float32, out: Float32 | None = None) -> Float32:
+        """(m, L) exp(2γ x·landmark − γ|landmark|² − γ|x|²): one product of [x, 1, −γ|x|²] with the slopes."""
+        width = inputs.shape[1]
+        wide = np.empty((len(inputs), width + 2), np.float32)
+        wide[:, :width], wide[:, width] = inputs, 1.0
+        np.multiply(np.einsum("ij,ij->i", inputs, inputs), -self._width, out=wide[:, width + 1], casting="same_kind")
+        near: Float32 = np.matmul(wide, self._slopes.T, out=out)
+        return np.exp(near, out=near)
 
     def _solve(self, kernel: Float, between: Float, targets: Float, columns: NDArray[np.intp]) -> None:
         centre, mean = kernel.mean(axis=0), targets.mean(axis=0)
@@ -66,7 +79,7 @@ class KernelRidge:
         self._offset[columns] = mean - centre @ self._weights[:, columns]
 
 
-KERNEL_STATE = ("landmarks", "squares", "weights", "offset")
+KERNEL_STATE = ("slopes", "weights", "offset")
 
 
 def _patterns(targets: Float) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.tally import Tally
-from policies.priors import quality_priors
+from policies.priors import quality_prior, quality_priors
 from policies.types import Arm, Estimates, Estimator, Float, Float32, History, Outcome, RouteContext, Snapshot
 
 CENTRE = 0.5  # scores are learnt as differences from it
@@ -35,7 +35,9 @@ class Posterior:
         """(p + 1,) φ of one query."""
         rank = len(self.projection)
         projection = self.projection if self.projection.size else _sketch(rank, len(embedding))
-        return np.concatenate([[1.0], projection @ embedding])
+        phi = np.empty(rank + 1)
+        phi[0], phi[1:] = 1.0, projection @ embedding
+        return phi
 
     def add(self, name: str, phi: Float, *, score: float, weight: float) -> None:
         """One score of one arm."""
@@ -123,17 +125,32 @@ class Linear:
         self._beside = beside
         self._rank, self._ridge, self._discount, self._block = rank, ridge, discount, block
         self._learned = 0
+        self._levels: dict[str, tuple[Arm, float]] = {}  # prior levels of arms without a parent
         self._posterior = Posterior(rank, ridge, np.zeros((rank, 0), np.float32))
 
     def estimate(self, context: RouteContext) -> Estimates:
         posterior = self._posterior
         phi = posterior.features(context.embedding)
         rows = posterior.gram.rows(context.arms)  # −1, the last, where never seen
-        reach = posterior.inverse[rows] @ phi  # (n, p + 1)
-        levels = _prior_levels(context.arms, posterior)
-        quality = CENTRE + posterior.theta[rows] @ phi + levels * LEVEL_WEIGHT * reach[:, 0]
+        reach = (posterior.inverse @ phi)[rows]  # (n, p + 1); of all arms, since taking a few copies their matrices
+        levels = self._prior_levels(context.arms, posterior)
+        quality = CENTRE + (posterior.theta @ phi)[rows] + levels * LEVEL_WEIGHT * reach[:, 0]
         sigma = np.sqrt(posterior.noise[rows] * np.maximum(reach @ phi, 1e-9))
-        return Estimates(np.clip(quality, 0.0, 1.0), sigma, self._beside.estimate(context).cost)
+        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
+        return Estimates(quality, sigma, self._beside.estimate(context).cost)
+
+    def _prior_levels(self, arms: tuple[Arm, ...], posterior: Posterior) -> Float:
+        """(n,) prior means less the centre; θ leaves them out, as a prior may depend on what is known when asked."""
+        if any(arm.parent for arm in arms):
+            return quality_priors(arms, posterior.levels())[0] - CENTRE
+        return np.array([self._prior_level(arm) for arm in arms])
+
+    def _prior_level(self, arm: Arm) -> float:
+        """Of an arm without a parent, which does not change."""
+        known = self._levels.get(arm.name)
+        if known is None or known[0] is not arm:
+            self._levels[arm.name] = known = arm, quality_prior(arm)[0] - CENTRE
+        return known[1]
 
     def learn(self, outcome: Outcome) -> None:
         self._beside.learn(outcome)
@@ -175,12 +192,6 @@ class Linear:
 
     def _snapshot(self) -> Snapshot:
         return self._beside  # type: ignore[return-value]  # every estimator of the package can be stored
-
-
-def _prior_levels(arms: Sequence[Arm], posterior: Posterior) -> Float:
-    """(n,) prior means less the centre; θ leaves them out, as a prior may depend on what is known when asked."""
-    known = posterior.levels() if any(arm.parent for arm in arms) else None
-    return quality_priors(arms, known)[0] - CENTRE
 
 
 def principal_directions(embeddings: Float32, rank: int) -> Float32:

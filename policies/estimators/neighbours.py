@@ -12,6 +12,8 @@ from scipy.sparse import csr_matrix
 from policies.estimators.means import Means
 from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
 
+LEAST_SIGMA = 1e-3  # of a mean of any number of answers
+
 
 class NeighbourMeans:
     """Mean over the k nearest rows of what was observed, plus `shrinkage` rows of the arm's mean.
@@ -39,17 +41,25 @@ class NeighbourMeans:
             return base
         strangeness = self._strangeness(near.similarity)
         sums = self._sums(near, self._k if strangeness == 0.0 else len(near.similarity))
-        shrinkage, n = self._shrinkage, len(context.arms)
-        quality, sigma, cost = np.empty(n), np.empty(n), np.empty(n)
+        shrinkage = self._shrinkage
+        doubt = shrinkage if shrinkage > 1.0 else 1.0
+        quality, sigma, cost = [], [], []
         rows = zip(*sums, base.quality.tolist(), base.sigma.tolist(), base.cost.tolist(), strict=True)
-        for arm, (weight, total, squares, paid, spent, prior, prior_sigma, prior_cost) in enumerate(rows):
-            mean = (total + shrinkage * prior) / (weight + shrinkage) if weight + shrinkage > 0 else prior
-            spread = max(0.0, squares - 2.0 * mean * total + mean * mean * weight) / max(weight, 1.0)
-            wide = math.sqrt((spread + shrinkage * prior_sigma**2) / (weight + max(shrinkage, 1.0)))
-            sigma[arm] = max(wide, 1e-3) if weight > 0 else prior_sigma
-            quality[arm] = min(1.0, max(0.0, mean - strangeness * sigma[arm]))
-            cost[arm] = (spent + shrinkage * prior_cost) / (paid + shrinkage) if paid + shrinkage > 0 else prior_cost
-        return Estimates(quality, sigma, cost)
+        for weight, total, squares, paid, spent, prior, prior_sigma, prior_cost in rows:  # built-ins cost too much here
+            held = weight + shrinkage
+            mean = (total + shrinkage * prior) / held if held > 0.0 else prior
+            deviation = prior_sigma
+            if weight > 0.0:
+                spread = squares - 2.0 * mean * total + mean * mean * weight
+                spread = (spread / weight if weight > 1.0 else spread) if spread > 0.0 else 0.0
+                deviation = math.sqrt((spread + shrinkage * prior_sigma * prior_sigma) / (weight + doubt))
+                deviation = deviation if deviation > LEAST_SIGMA else LEAST_SIGMA
+            expected = mean - strangeness * deviation
+            quality.append(0.0 if expected < 0.0 else 1.0 if expected > 1.0 else expected)
+            sigma.append(deviation)
+            charged = paid + shrinkage
+            cost.append((spent + shrinkage * prior_cost) / charged if charged > 0.0 else prior_cost)
+        return Estimates(np.array(quality), np.array(sigma), np.array(cost))
 
     def estimate_batch(
         self,
@@ -91,16 +101,21 @@ class NeighbourMeans:
 
     def _strangeness(self, similarity: Float32) -> float:
         """In [0, 1]: 0 where the k nearest are on average as similar as is trusted, 1 where nothing is alike."""
-        return min(1.0, max(0.0, 1.0 - float(similarity[: self._k].mean()) / self._trusted))
+        near = similarity[: self._k].tolist()
+        strangeness = 1.0 - sum(near) / len(near) / self._trusted
+        return min(1.0, strangeness) if strangeness > 0.0 else 0.0
 
     def _sums(self, near: Neighbours, k: int) -> list[list[float]]:
         """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
         trust = np.minimum(np.maximum(near.similarity[:k], 0.0) / self._trusted, 1.0).astype(np.float64)  # (k,)
         scores, costs = near.scores[:k], near.costs[:k]
-        judged, paid = ~np.isnan(scores), ~np.isnan(costs)
-        score, cost = np.where(judged, scores, 0.0), np.where(paid, costs, 0.0)
-        table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (k, 5n)
-        sums: list[list[float]] = (trust @ table).reshape(5, -1).tolist()
+        table = np.empty((5, *scores.shape))
+        np.equal(scores, scores, out=table[0], casting="unsafe")  # NaN is not itself
+        np.fmax(scores, 0.0, out=table[1])
+        np.multiply(table[1], table[1], out=table[2])
+        np.equal(costs, costs, out=table[3], casting="unsafe")
+        np.fmax(costs, 0.0, out=table[4])
+        sums: list[list[float]] = (trust @ table).tolist()
         return sums
 
     def learn(self, outcome: Outcome) -> None:

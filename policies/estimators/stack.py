@@ -13,10 +13,10 @@ from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.newcomers import fit_newcomer, newcomers
+from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
 from policies.types import Arm, Estimates, Float, Float32, History
 
 FOLDS = 4
-NEAREST = 10  # neighbours whose mean similarity says how familiar a query is
 REHEARSAL_ROWS = 20_000
 
 
@@ -48,6 +48,8 @@ class Stack:
         self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
         self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
+        self._single: Single | None = None  # of what is fitted
+        self._places: dict[str, int] = {}
 
     def fit(self, history: History, features: Float32) -> Estimates:
         """Fit on history (N rows) and return the rehearsal: what it would have expected of rows it had not seen."""
@@ -71,6 +73,7 @@ class Stack:
         self.kernel.fit(smooth, targets)
         self.forest.fit(rough, targets)
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
+        self._prepare(history.embeddings.shape[1])
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
 
     def expect(self, queries: Queries) -> Estimates:
@@ -90,6 +93,24 @@ class Stack:
         sigma = np.sqrt((self.spread * (2.0 - trust)) ** 2 + apart**2)
         return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
 
+    def _prepare(self, dimensions: int) -> None:
+        """What queries need of a fit for embeddings (dimensions,)."""
+        self._single = Single(self, dimensions)
+        self._places = {name: place for place, name in enumerate(self.arms)}
+
+    def columns(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
+        """(n,) columns of these arms, -1 where nothing is fitted for one; None: all of them in order."""
+        if names == self.arms:
+            return None
+        place = self._places.get
+        return np.array([place(name, -1) for name in names], np.intp)
+
+    def expect_one(self, query: Query) -> Estimates:
+        """(M,) each, as expect() has them for this query. Raises: ValueError before a fit."""
+        if self._single is None:
+            raise ValueError("nothing was fitted yet")
+        return self._single.expect(query)
+
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         parts = {"kernel": self.kernel.state(), "forest": self.forest.state(), "charges": self.charges.state()}
         own = {name: np.array(getattr(self, name)) for name in STACK_STATE} | {"arms": np.array(self.arms, np.str_)}
@@ -103,9 +124,10 @@ class Stack:
         for part in ("kernel", "forest", "charges"):
             prefix = f"{part}."
             getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self._prepare(self.kernel.inputs - len(self.centre))
 
     def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
-        scaled = np.clip((features - self.centre) / self.scale, -5.0, 5.0)
+        scaled = np.clip((features - self.centre) / self.scale, -FARTHEST, FARTHEST)
         scaled *= np.float32(1.0 / np.sqrt(max(features.shape[1], 1)))  # all of them weigh what the unit embedding does
         return np.concatenate([embeddings, scaled], axis=1)
 
@@ -164,13 +186,15 @@ class Stack:
 STACK_STATE = ("means", "kin", "level", "weights", "spread", "charge_spread", "familiar", "centre", "scale")
 
 
-def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = 2.0) -> Float:
+def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = SHRINKAGE) -> Float:
     """(m, M) from similarity (m, k) and scores (m, k, M), NaN where never observed, shrunk to means (M,)."""
     weights = np.maximum(similarity, 0.0).astype(np.float64) ** 2 + 1e-3
     weights /= weights.mean(axis=1, keepdims=True)
-    seen = ~np.isnan(scores)
-    total = np.einsum("mk,mka->ma", weights, np.where(seen, scores, 0.0))
-    return np.asarray((total + shrinkage * means) / (np.einsum("mk,mka->ma", weights, seen) + shrinkage))
+    rows = weights[:, None, :]
+    total, weight = rows @ scores, weights.sum(axis=1)[:, None, None]
+    if np.isnan(total).any():
+        total, weight = rows @ np.fmax(scores, 0.0), rows @ (~np.isnan(scores)).astype(np.float64)
+    return np.asarray((total + shrinkage * means) / (weight + shrinkage))[:, 0]
 
 
 def _spread(residuals: Float) -> Float:

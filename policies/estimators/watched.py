@@ -53,7 +53,7 @@ class Watched:
         if found is None:
             return None
         names, expected = found
-        rows = self._rows(names)
+        rows = self._drift.rows(names)
         return names, Estimates(
             expected.quality * _at(self._drift.health.factors(), rows, 1.0),
             expected.sigma,
@@ -62,13 +62,14 @@ class Watched:
 
     def estimate(self, context: RouteContext) -> Estimates:
         expected = self.fitted.estimate(context)
-        rows = self._rows(tuple(arm.name for arm in context.arms))
+        rows = self._drift.rows(tuple([arm.name for arm in context.arms]))
         others, own = self._drift.residuals.shifts(context.embedding)
-        shift = np.concatenate([others + own, np.zeros((1, 2))])[rows]  # row -1: nothing learned
+        shift = _at(others + own, rows, 0.0)
         quality = expected.quality * _at(self._drift.health.factors(), rows, 1.0) + shift[:, QUALITY]
-        charge = np.clip(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT, LARGEST_CHARGE_SHIFT)
-        charge = charge + _at(self._drift.tariff.level, rows, 0.0)
-        return Estimates(np.clip(quality, 0.0, 1.0), expected.sigma, expected.cost * np.exp(charge))
+        charge = np.minimum(np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT), LARGEST_CHARGE_SHIFT)
+        charge += _at(self._drift.tariff.level, rows, 0.0)
+        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
+        return Estimates(quality, expected.sigma, expected.cost * np.exp(charge))
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.score) or not np.isnan(outcome.cost):
@@ -115,10 +116,10 @@ class Watched:
         residual = outcome.score - factor * expected
         self._drift.residuals.add(outcome.embedding, row, QUALITY, residual, outcome.weight)
 
-    def _rows(self, names: tuple[str, ...]) -> NDArray[np.intp]:
-        return np.array([self._drift.find(name) for name in names], np.intp)
 
-
-def _at(values: Float, rows: NDArray[np.intp], otherwise: float) -> Float:
-    """(n,) values of these rows, `otherwise` for row -1."""
-    return np.append(values, otherwise)[rows]
+def _at(values: Float, rows: NDArray[np.intp] | None, otherwise: float) -> Float:
+    """(n, …) values of these rows, `otherwise` for row -1; rows None: values as they are."""
+    if rows is None:
+        return values
+    taken = np.concatenate([values, np.full((1, *values.shape[1:]), otherwise)])
+    return np.asarray(taken[rows])

@@ -29,4 +29,7 @@ class Frugal:
         if self.share == 0.0:
             return best, scores
         spread = allowed(scores) / np.maximum(estimates.cost, 1e-12)
-        return (1.0 - self.share) * best + self.share * spread / spread.sum(), scores
+        spread *= self.share / np.add.reduce(spread)
+        best *= 1.0 - self.share
+        best += spread
+        return best, scores

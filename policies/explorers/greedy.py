@@ -12,7 +12,7 @@ from policies.types import Estimates, Float, RouteContext
 def allowed(scores: Float) -> Float:
     """(n,) 1.0 where an arm may be chosen; a score of −inf forbids, unless that would forbid all."""
     finite = np.isfinite(scores)
-    return np.ones(len(scores)) if not finite.any() else finite.astype(np.float64)
+    return finite.astype(np.float64) if np.count_nonzero(finite) else np.ones(len(scores))
 
 
 def point(scores: Float, costs: Float) -> Float:
@@ -48,7 +48,11 @@ class Epsilon:
 
     def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         support = allowed(scores)
-        return (1 - self.share) * point(scores, estimates.cost) + self.share * support / support.sum(), scores
+        support *= self.share / np.add.reduce(support)
+        best = point(scores, estimates.cost)
+        best *= 1.0 - self.share
+        best += support
+        return best, scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from scipy.special import ndtr
 from policies.explorers.greedy import allowed
 from policies.types import Estimates, Float, RouteContext
 
+LEAST = 1e-18  # chances below it are taken for it: a product of others that matters has no two such factors
 NODES: Float = np.linspace(-4.5, 4.5, 19)  # (K,) standard deviations around each arm
 
 
@@ -19,11 +20,15 @@ def best_probabilities(mean: Float, sigma: Float) -> Float:
     ∫ Π_{j≠i} Φ((x − μ_j)/σ_j) dΦ((x − μ_i)/σ_i) as a Stieltjes sum over the union of all arms' nodes, so narrow and
     wide arms are both resolved.
     """
-    grid = np.sort((mean[:, None] + sigma[:, None] * NODES).ravel())  # (n · K,)
-    below = ndtr((grid - mean[:, None]) / sigma[:, None])  # (n, n · K)
-    logs = np.log(np.maximum(below, 1e-300))
-    others = np.exp(logs.sum(axis=0) - logs)  # (n, n · K), Π over j ≠ i
-    weights = np.sum(np.diff(below, axis=1) * (others[:, 1:] + others[:, :-1]), axis=1)
+    grid = (mean[:, None] + sigma[:, None] * NODES).ravel()
+    reached = float((mean + NODES[0] * sigma).max())  # below it the best is surely better: nothing happens there
+    grid = np.sort(grid[grid >= reached])  # (G,), G ≤ n · K
+    standard = np.subtract(grid, mean[:, None])
+    standard /= sigma[:, None]
+    below = ndtr(standard, out=standard)  # (n, G)
+    np.maximum(below, LEAST, out=below)
+    others = np.multiply.reduce(below) / below  # (n, G), Π over j ≠ i
+    weights = np.einsum("ij,ij->i", below[:, 1:] - below[:, :-1], others[:, 1:] + others[:, :-1])
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 

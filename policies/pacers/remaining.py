@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -61,11 +62,11 @@ class Remaining:
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Float:
         prices = np.full(len(context.arms), float(context.preference))
-        if not np.isfinite(context.purse.reset_s):
+        if not math.isfinite(context.purse.reset_s):
             return prices
-        names = tuple(arm.name for arm in context.arms)
+        names = tuple([arm.name for arm in context.arms])
         queries = max(context.purse.reset_s * self._counted / self._elapsed_s, self._resolve / 2)
-        if np.isfinite(context.purse.remaining):
+        if math.isfinite(context.purse.remaining):
             prices += self._purse_price(names, context.purse.remaining / queries)
         if context.capacity is not None and np.isfinite(context.capacity).any():
             prices += self._capacity_prices(names, np.maximum(context.capacity, 0.0) / queries)
