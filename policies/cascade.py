@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from policies.composed import masked, spent
 from policies.conformal import NEVER, risk_threshold
 from policies.explorers.greedy import point
+from policies.renting import routed
 from policies.signature import WIDTH, Head
 from policies.types import Estimates, Estimator, Float, History, Outcome, Proposal, RouteContext, Snapshot
 
@@ -70,10 +71,12 @@ class Cascade:
         self._calibrations: dict[str, Calibration] = {}
 
     def propose(self, context: RouteContext) -> Proposal:
-        estimates = self._estimator.estimate(context)
+        charged = self._estimator.estimate(context)
+        estimates = routed(context, charged)
         prices = np.full(len(context.arms), float(context.preference))
-        scores = masked(self._worth(context, estimates, prices), spent(context, estimates))
-        return Proposal(point(scores, estimates.cost), estimates, prices, scores)
+        scores = masked(self._worth(context, estimates, prices), spent(context, charged))
+        at_list = None if estimates is charged else charged.cost
+        return Proposal(point(scores, estimates.cost), estimates, prices, scores, at_list)
 
     def _worth(self, context: RouteContext, estimates: Estimates, prices: Float) -> Float:
         """(n,) V of starting at each arm."""

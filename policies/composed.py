@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.renting import repriced, routed
 from policies.types import (
     Estimates,
     Estimator,
@@ -49,13 +50,14 @@ class Composed:
     mask: bool = True
 
     def propose(self, context: RouteContext) -> Proposal:
-        estimates = self.estimator.estimate(context)
-        prices = self.pacer.prices(context, estimates)
+        charged = self.estimator.estimate(context)
+        estimates = routed(context, charged)
+        prices = repriced(context, self.pacer.prices(context, charged), charged, estimates)
         scores = estimates.quality - prices * estimates.cost
         if self.mask and (context.capacity is not None or context.purse.remaining != INFINITE):
-            scores = masked(scores, spent(context, estimates))
+            scores = masked(scores, spent(context, charged))
         probabilities, scores = self.explorer.probabilities(context, estimates, scores)
-        return Proposal(probabilities, estimates, prices, scores)
+        return Proposal(probabilities, estimates, prices, scores, None if estimates is charged else charged.cost)
 
     def learn(self, outcome: Outcome) -> None:
         self.estimator.learn(outcome)

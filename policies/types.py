@@ -48,6 +48,15 @@ class Purse:
 
 
 @dataclass(frozen=True, slots=True)
+class Rented:
+    """What tokens are measured to cost on machines whose price is known; NaN for arms that cost their list price."""
+
+    prompt_usd: Float  # (n,), for a token of RouteContext.prompt_tokens
+    completion_usd: Float  # (n,)
+    tokens: Float  # (n,), of a usual completion, for arms without a list price
+
+
+@dataclass(frozen=True, slots=True)
 class RouteContext:
     """Everything a policy may know about one query before it is answered."""
 
@@ -64,6 +73,7 @@ class RouteContext:
     purse: Purse = field(default_factory=Purse)
     capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
+    rented: Rented | None = None  # None where every arm costs its list price
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class Proposal:
     estimates: Estimates
     prices: Float  # (n,), λ + μ + γ_m, 1/USD
     scores: Float  # (n,), q̂ − price · ĉ plus what an explorer added
+    charged: Float | None = None  # (n,), USD at list prices, where that is not ĉ
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,7 @@ class Outcome:
     features: Float32 | None = None
     purse: str = ""  # Purse.name the money came from
     candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
-    expected: Estimates | None = None  # what was expected of the candidates when it was decided
+    expected: Estimates | None = None  # what was expected of the candidates when it was decided, cost at list prices
     signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
 
     @property

@@ -22,20 +22,29 @@ def evidence(decision: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def _candidates(decision: Mapping[str, Any]) -> Table:
-    table = Table("model", "quality", "±", "cost, USD", "price", "score", "probability", title="Candidates")
     eligible = [each for each in decision["candidates"] if each["eligible"]]
+    is_learned = any("learned_price" in each for each in eligible)
+    learned = ("learned, USD/M",) if is_learned else ()
+    table = Table("model", "quality", "±", "cost, USD", *learned, "price", "score", "probability", title="Candidates")
     for each in sorted(eligible, key=lambda one: -one["score"]):
         table.add_row(
             each["model"],
             f"{each['quality']:.3f}",
             f"{each['sigma']:.3f}",
             f"{each['cost_usd']:.3g}",
+            *([_learned(each)] if is_learned else []),
             f"{each['price']:.3g}",
             f"{each['score']:.3f}",
             f"{each['probability']:.3f}",
             style="bold" if each["model"] == decision["model"] else None,
         )
     return table
+
+
+def _learned(candidate: Mapping[str, Any]) -> str:
+    """Prompt and completion price by measured machine time, with the answers they rest on."""
+    price = candidate.get("learned_price")
+    return f"{price['prompt']:.3g} / {price['completion']:.3g} ({price['answers']})" if price else "list"
 
 
 def _neighbours(decision: Mapping[str, Any]) -> Table:

@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Arm, Estimates, History, Neighbours, Outcome, StoredPolicy
+from policies.types import Arm, Estimates, History, Neighbours, Outcome, Snapshot, StoredPolicy
 from router.index import FaissIndex
+from router.occupancy import Occupancy
 from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
 
@@ -179,6 +180,7 @@ class Learning:
         arms: Callable[[], Sequence[Arm]],
         folder: Path | None,
         refit_every: int = 200,
+        occupancy: Occupancy | None = None,
     ) -> None:
         self.table = OutcomeTable(index.dim)
         self.index = index
@@ -192,6 +194,7 @@ class Learning:
         self._arms = arms
         self._folder = folder
         self._refit_every = refit_every
+        self._occupancy = occupancy
         self._next_refit = refit_every
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
@@ -249,6 +252,8 @@ class Learning:
 
     def take(self, entry: LogEntry) -> None:
         """Take in one entry of the log."""
+        if self._occupancy is not None:
+            self._occupancy.take(entry)
         if isinstance(entry, DecisionRecord):
             self._open[entry.decision_id] = _Open(entry)
             if len(self._open) > OPEN_DECISIONS:
@@ -302,7 +307,9 @@ class Learning:
             purse=record.purse,
             signature=np.frombuffer(known.signature, "<f4").astype(np.float64) if known.signature else None,
             candidates=record.candidates,
-            expected=Estimates(np.array(record.quality), np.array(record.sigma), np.array(record.cost)),
+            expected=Estimates(
+                np.array(record.quality), np.array(record.sigma), np.array(record.charged or record.cost)
+            ),
         )
         for policy in self._policies.values():
             policy.learn(outcome)
@@ -321,6 +328,9 @@ class Learning:
         for name, policy in list(self._policies.items()):
             state: dict[str, NDArray[Any]] = dict(policy.state())
             np.savez(fresh / f"policy-{name}.npz", allow_pickle=False, **state)
+        if self._occupancy is not None:
+            occupied: dict[str, NDArray[Any]] = dict(self._occupancy.state())
+            np.savez(fresh / "occupancy.npz", allow_pickle=False, **occupied)
         (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
         shutil.rmtree(self._folder, ignore_errors=True)
         fresh.rename(self._folder)
@@ -340,9 +350,11 @@ class Learning:
         self.table, self.position, self.learned = table, at["position"], at["learned"]
         for name, policy in list(self._policies.items()):
             self._restore(policy, self._folder / f"policy-{name}.npz")
+        if self._occupancy is not None:
+            self._restore(self._occupancy, self._folder / "occupancy.npz")
         return True
 
-    def _restore(self, policy: StoredPolicy, stored: Path) -> None:
+    def _restore(self, policy: Snapshot, stored: Path) -> None:
         """A state that an older version wrote and this one cannot read costs a refit, not the index."""
         if not stored.exists():
             return

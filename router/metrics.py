@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from backends.errors import BackendError
 from router.gateway.nouns import Decision, Meter, Stages
+from router.gateway.renting import LearnedPrice
 from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
@@ -35,6 +36,7 @@ class PrometheusMeter(Meter):
         self._holds = 0
         self._backends: dict[str, bool] = {}
         self._breakers: dict[_Pair, str] = {}  # backend, engine -> state
+        self._rented: Mapping[str, LearnedPrice] = {}  # by model
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Page(self))
 
@@ -64,6 +66,10 @@ class PrometheusMeter(Meter):
         others = {pair: state for pair, state in self._breakers.items() if pair[0] != name}
         self._breakers = others | {(name, engine): state for engine, state in (breakers or {}).items()}
 
+    def rented(self, prices: Mapping[str, LearnedPrice]) -> None:
+        """What tokens cost on machines whose price is known, by model."""
+        self._rented = prices
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
@@ -87,6 +93,17 @@ class PrometheusMeter(Meter):
         for pair, state in self._breakers.items():
             breakers.add_metric(pair, float(_STATES.index(state)))
         yield breakers
+        yield from self._prices()
+
+    def _prices(self) -> Iterator[Metric]:
+        learned = "USD per million tokens by measured machine time"
+        prices = GaugeMetricFamily("pointsman_learned_price_usd", learned, labels=["model", "kind"])
+        answers = GaugeMetricFamily("pointsman_learned_price_answers", "Answers it rests on", labels=["model"])
+        for model, price in self._rented.items():
+            prices.add_metric([model, "prompt"], price.prompt_usd * 1e6)
+            prices.add_metric([model, "completion"], price.completion_usd * 1e6)
+            answers.add_metric([model], price.answers)
+        yield from (prices, answers)
 
     def _histogram(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily("pointsman_stage_seconds", "Time in each stage", labels=["stage"])

@@ -187,6 +187,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, gc=False):
     prompt_characters: int = 0
     features: bytes = b""  # float32 (f,), little-endian: surface features of the prompt
     purse: str = ""  # the budget whose price entered the decision
+    backend: str = ""  # that serves `model`
+    charged: tuple[float, ...] = ()  # (n,) USD expected at list prices; () where that is `cost`
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 

@@ -28,6 +28,7 @@ from router.catalogue import Fleet, fleet_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.nouns import Catalogue, Options
+from router.gateway.renting import Rent, Renting
 from router.gateway.serving import Gateway
 from router.index import FaissIndex
 from router.learning import Learning
@@ -41,6 +42,7 @@ from router.stores.unmetered import Unmetered
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
+STOP_AGAIN_S = 1.0
 SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
@@ -118,8 +120,9 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         meter = PrometheusMeter()
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
-        learning = _learning(settings, stores, catalogue, embedder)
-        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter)
+        renting = Renting(rents_of(settings))
+        learning = _learning(settings, stores, catalogue, embedder, renting)
+        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
         await _catch_up(learning)
         runtime = Runtime(
             settings=settings,
@@ -144,7 +147,9 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         await asyncio.to_thread(learning.save)
 
 
-def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder) -> Learning:
+def _learning(
+    settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder, renting: Renting
+) -> Learning:
     index = FaissIndex(embedder.dim, graph_from=settings.index.graph_from, ef_search=settings.index.ef_search)
     return Learning(
         log=stores.log,
@@ -154,6 +159,7 @@ def _learning(settings: Settings, stores: Stores, catalogue: Catalogue, embedder
         refit=partial(_refit, settings),
         arms=catalogue.arms,
         folder=snapshot_path(settings, 0),
+        occupancy=renting.occupancy,
     )
 
 
@@ -174,6 +180,7 @@ def _gateway(
     embedder: Embedder,
     learning: Learning,
     meter: PrometheusMeter,
+    renting: Renting,
 ) -> Gateway:
     decider = Decider(
         catalogue=catalogue,
@@ -185,6 +192,7 @@ def _gateway(
         options=options_of(settings),
         generator=np.random.default_rng(settings.policy.seed),
         clock=time.time,
+        renting=renting,
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
     return Gateway(decider=decider, ledger=ledger, leases=ledger, log=stores.log, meter=meter, clock=time.time)
@@ -205,6 +213,15 @@ def options_of(settings: Settings) -> Options:
     )
 
 
+def rents_of(settings: Settings) -> dict[str, Rent]:
+    """What machines cost, by backend, where the settings say."""
+    return {
+        name: Rent(section.machine_usd_per_hour, engines=section.engines)
+        for name, section in settings.backends.items()
+        if section.machine_usd_per_hour is not None
+    }
+
+
 async def _refresh(runtime: Runtime) -> None:
     """Look at every backend: whether it is up, and how loaded."""
     fleet, decider = runtime.fleet, runtime.gateway.decider
@@ -218,6 +235,7 @@ async def _refresh(runtime: Runtime) -> None:
         runtime.unpriced = error.message
     for name, backend in fleet.backends.items():
         runtime.meter.backend(name, up=name not in decider.down, breakers=backend.states())
+    runtime.meter.rented({m.name: found for m in decider.catalogue.models if (found := decider.renting.price(m))})
 
 
 async def _reloads(runtime: Runtime, path: Path | None) -> None:
@@ -230,7 +248,8 @@ async def _reloads(runtime: Runtime, path: Path | None) -> None:
     seen = _changed_at(path)
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asked.wait(), runtime.settings.reload.every_s)
+            async with asyncio.timeout(runtime.settings.reload.every_s):
+                await asked.wait()
         changed = runtime.settings.reload.watch and _changed_at(path) not in (seen, None)
         if asked.is_set() or changed:
             asked.clear()
@@ -261,6 +280,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
         return
     old, decider = runtime.fleet, runtime.gateway.decider
     decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options_of(fresh), fresh, fleet
+    decider.renting.take(rents_of(fresh))
     runtime.keys.take(fresh)
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
@@ -293,11 +313,14 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def _running(loop: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """A task for as long as the context is open."""
+    """A task for as long as the context is open. Asked to stop again where it missed it: a library's wait may swallow a
+    cancellation that comes at the moment it is over."""
     task = asyncio.ensure_future(loop())
     try:
         yield
     finally:
-        task.cancel()
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=STOP_AGAIN_S)
         with contextlib.suppress(asyncio.CancelledError):
-            await task
+            task.result()

@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.discovery import Machine, roofline
 from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import Estimates, Policy, Proposal, Purse, RouteContext
@@ -30,6 +29,7 @@ from router.gateway.nouns import (
     capacity_budgets,
     generic_tokens,
 )
+from router.gateway.renting import Renting, prior_speed
 from router.learning import Learning
 from router.ports import Ledger, NeighbourIndex
 from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
@@ -39,8 +39,6 @@ _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
-USUAL_MACHINE = Machine(flops=4e14, bandwidth=2e12)  # half of what an H100 may do
-LOCAL_MACHINE = Machine(flops=2e10, bandwidth=1e10)  # one core running the embedded family
 
 
 class Decider:
@@ -58,9 +56,11 @@ class Decider:
         options: Options,
         generator: np.random.Generator,
         clock: Callable[[], float],
+        renting: Renting | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.options = options
+        self.renting = renting or Renting({})
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.saturated: set[str] = set()  # … backends with no room in any engine: used only where nobody else is left
         self._learning = learning
@@ -111,6 +111,7 @@ class Decider:
             purse=purse,
             capacity=await self._capacity(models),
             features=features,
+            rented=self.renting.of(models),
         )
         proposal = policy.propose(context)
         decision = Decision(
@@ -155,9 +156,7 @@ class Decider:
     def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
         """Seconds until the whole answer would be there, from what the engines say of their load and speed; before
         anything is measured, from the roofline of a usual machine."""
-        machine = LOCAL_MACHINE if model.bytes_per_token == 1.0 else USUAL_MACHINE
-        prior = roofline(machine, parameters=model.parameters or 7e9, bits=model.bits or 16.0)
-        backend = self.catalogue.backends[model.backend]
+        backend, prior = self.catalogue.backends[model.backend], prior_speed(model)
         return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
 
     def nearest(self, decision: Decision, limit: int = 5) -> list[Neighbour]:

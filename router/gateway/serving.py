@@ -185,6 +185,8 @@ class Gateway:
             prompt_characters=len(call.text),
             features=b"" if decision.features is None else decision.features.astype("<f4").tobytes(),
             purse=decision.purse.name,
+            backend=opened.model.backend,
+            charged=() if decision.proposal.charged is None else tuple(decision.proposal.charged.tolist()),
             metadata={} if decision.drawn < 0 else {"drawn": decision.models[decision.drawn].name},
         )
 

@@ -88,6 +88,15 @@ def _delay_s(gateway: Gateway, call: Call, model: Model) -> float:
     return gateway.decider.delay_s(model, prompt_tokens=prompt, completion_tokens=min(tokens, model.max_output_tokens))
 
 
+def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
+    """USD per million tokens, and the answers they rest on; nothing where no machine's price is known."""
+    price = gateway.decider.renting.price(model)
+    if price is None:
+        return {}
+    per_million = {"prompt": price.prompt_usd * 1e6, "completion": price.completion_usd * 1e6}
+    return {"learned_price": {**per_million, "answers": price.answers}}
+
+
 def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD."""
     proposal, estimates = decision.proposal, decision.proposal.estimates
@@ -104,6 +113,7 @@ def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, objec
             "prompt_tokens": expected_prompt_tokens(model, call.needs),
             "delay_s": _delay_s(gateway, call, model),
             "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
+            **_learned_price(gateway, model),
         }
         for i, model in enumerate(decision.models)
     ]

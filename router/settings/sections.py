@@ -125,6 +125,11 @@ class _Backend(Section):
     attempts: Positive = Field(
         default=2, description="Tries of one request, over replicas, before another model is drawn."
     )
+    machine_usd_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="What one replica's machine costs, in USD an hour, all its accelerators together. Given, routing "
+        "weighs this backend's models by what their tokens are measured to cost; tenants pay list prices all the same.",
+    )
     local: bool | None = Field(
         default=None,
         description="Whether it runs on machines of yours (for local_only). By default true for embedded and scripted, "
@@ -140,6 +145,11 @@ class _Backend(Section):
     def discovers(self) -> bool:
         """Whether candidates come from the backend itself."""
         return False
+
+    @property
+    def engines(self) -> int:
+        """How many machines serve it."""
+        return 1
 
 
 class _Remote(_Backend):
@@ -163,6 +173,10 @@ class _Remote(_Backend):
             )
             for each in (*own, *self.urls)
         )
+
+    @property
+    def engines(self) -> int:
+        return max(1, len(self.replicas))
 
 
 class VllmBackend(_Remote):

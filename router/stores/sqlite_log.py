@@ -107,7 +107,8 @@ class SqliteLog:
     async def _wait(self) -> None:
         self._grown.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._grown.wait(), FOLLOW_S)
+            async with asyncio.timeout(FOLLOW_S):  # wait_for swallows a cancellation that comes with an entry
+                await self._grown.wait()
 
     def _decision(self, some_id: str) -> str | None:
         for column in ("decision_id", "response_id"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, replace
 
 import pytest
 
 from router.errors import Conflict, NotFound
+from router.stores.codec import decode, encode
 from router.stores.open import Stores
 from router.types import DecisionRecord, Feedback, NanoUsd, SettlementRecord
 from tests.stores.conftest import Clock, replicas
@@ -34,6 +36,8 @@ def decision(name: str) -> DecisionRecord:
         text="why?",
         prompt_tokens=7,
         metadata={"session": "s1"},
+        backend="vllm",
+        charged=(2e-6, 3e-5),
     )
 
 
@@ -77,6 +81,31 @@ async def test_a_follower_hears_what_another_gateway_says(url: str, clock: Clock
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert [first, second] == [decision("a"), Feedback("a", 3, 1.0)]
+
+
+async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores, url: str) -> None:
+    if not url.startswith("sqlite"):
+        pytest.skip("redis-py may swallow it; wiring asks again")
+    heard = asyncio.Event()
+
+    async def follow() -> None:
+        async for _ in stores.log.tail(""):
+            heard.set()
+
+    await stores.log.remember(decision("a"))
+    task = asyncio.create_task(follow())
+    await heard.wait()
+    for _ in range(20):  # until it waits for the next
+        await asyncio.sleep(0)
+    await stores.log.judge(Feedback("a", 3, 1.0))
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done
+
+
+async def test_an_entry_of_an_earlier_version_is_read_as_it_was_meant() -> None:
+    fields = {name: value for name, value in asdict(decision("a")).items() if name not in {"backend", "charged"}}
+    assert decode("d", encode(fields)) == replace(decision("a"), backend="", charged=())
 
 
 async def test_feedback_may_name_the_response(stores: Stores) -> None:

@@ -67,7 +67,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
             return None
         if not prefix.startswith("model.layers."):
             return UnquantizedLinearMethod()
-        return AnyprecLinearMethod(self)
+        return AnyprecLinearMethod(self.bits, rows_per_table=self.rows_per_table, row_widths=self.row_widths)
 
     def row_widths(self, device: torch.device) -> RowWidths:
         """The buffer all layers of this engine share; the first call also hooks the worker's model runner."""

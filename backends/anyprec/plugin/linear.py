@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -10,18 +11,23 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.utils import set_weight_attrs
 
 from backends.anyprec import kernels
-
-if TYPE_CHECKING:
-    from backends.anyprec.plugin.config import AnyprecConfig
+from backends.anyprec.plugin.widths import RowWidths
 
 WORD_BITS = 32
 
 
 class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is untyped here
-    """Loads planes and tables as the store holds them, then lays them out for the device."""
+    """Loads planes and tables as the store holds them, then lays them out for the device.
 
-    def __init__(self, config: AnyprecConfig) -> None:
-        self.config = config
+    `rows_per_table` neighbouring rows share a table; `row_widths(device)` is the buffer of the engine's widths.
+    """
+
+    def __init__(
+        self, bits: Sequence[int], *, rows_per_table: int, row_widths: Callable[[torch.device], RowWidths]
+    ) -> None:
+        self._bits = tuple(bits)
+        self._rows_per_table = rows_per_table
+        self._row_widths = row_widths
 
     def create_weights(
         self,
@@ -41,7 +47,7 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
             raise ValueError(
                 f"{input_size_per_partition} inputs a worker: tensor parallelism splits words of {WORD_BITS}"
             )
-        bits, group, rows = self.config.bits, self.config.rows_per_table, sum(output_partition_sizes)
+        bits, group, rows = self._bits, self._rows_per_table, sum(output_partition_sizes)
         words = -(-input_size_per_partition // WORD_BITS)
         planes = Parameter(torch.empty(max(bits), rows, words, dtype=torch.uint32), requires_grad=False)
         set_weight_attrs(planes, {"input_dim": 2, "output_dim": 1, **extra_weight_attrs})
@@ -52,20 +58,18 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
             layer.register_parameter(f"lut{k}", table)
         layer.anyprec_columns = input_size_per_partition
         layer.anyprec_dtype = params_dtype
-        layer.anyprec_rows = self.config.row_widths(planes.device)
+        layer.anyprec_rows = self._row_widths(planes.device)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Replace planes and tables by the device's own layout of the same bits."""
-        tables = {k: getattr(layer, f"lut{k}").data for k in self.config.bits}
+        tables = {k: getattr(layer, f"lut{k}").data for k in self._bits}
         laid = kernels.lay_out(layer.planes.data, tables, columns=layer.anyprec_columns, dtype=layer.anyprec_dtype)
-        for name in ("planes", *(f"lut{k}" for k in self.config.bits)):
+        for name in ("planes", *(f"lut{k}" for k in self._bits)):
             delattr(layer, name)
         layer.register_parameter("qweight", Parameter(laid.codes, requires_grad=False))  # a name LoRA layers look for
         layer.register_parameter("tables", Parameter(laid.tables, requires_grad=False))
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x (rows, K) to (rows, N), row t at the width announced for it."""
-        out = torch.ops.anyprec.linear(
-            x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self.config.bits)
-        )
+        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self._bits))
         return out if bias is None else out + bias
