@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Float
 
 ESTABLISHED = 200  # labelled rows from which an arm is fitted on its own
-KINSHIP = 4.0  # labelled rows that the belief in an average mixture of the known arms is worth, for each arm
-CAUTION = 1.0  # standard deviations of a newcomer's level it is held below what is expected
-USUAL_SPREAD = 0.1  # standard deviation of arms' mean scores, where one known arm shows none
+LEVEL_SPREAD = 0.03  # standard deviation of a newcomer's level beyond what the known arms' differences span
+SLOPE_SPREAD = 0.15  # the same of how much more than they it gains where all of them are good
+ALONE = (0.1, 0.5)  # both, where a single known arm shows no differences
+CAUTION = 12.0  # quality a newcomer is held down for each unit of its level's variance: 0.03 for ± 0.05
+NOISE_LABELS = 20.0  # labels that the known arms' noise is worth as a guess of a newcomer's
+COMPLETE = 50  # rows that every known arm answered, from which shared noise is learned
 
 
 def newcomers(scores: Float) -> NDArray[np.bool_]:
@@ -24,23 +29,84 @@ def fit_newcomer(known: Float, expected: Float, scores: Float) -> tuple[Float, f
     """(weights (E,), offset): q̂ of a new arm is weights · q̂ of the known ones + offset.
 
     known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them out of
-    fold; scores (n,) of the new arm, NaN where not labelled. Ridge towards an equal mixture, on true scores, whose
-    noise the arms share; then the level is shrunk to the known arms' levels and held CAUTION standard deviations down,
-    since among many arms the one overrated is the one chosen.
+    fold; scores (n,) of the new arm, NaN where not labelled. Before any label the new arm is one more draw from where
+    the known ones came from: their mean, give or take their differences. Its labels move it by Bayesian linear
+    regression, in which the luck of the known arms on the same prompts explains part of its own. Then it is held
+    down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the one
+    overrated is the one chosen. It takes more than ten lines because each builds on those before.
     """
-    truth = np.where(np.isnan(known), expected, known)
-    arms = truth.shape[1]
-    levels, mixture = truth.mean(axis=0), np.full(arms, 1.0 / arms)
-    between = float(levels.var(ddof=1)) if arms > 1 else USUAL_SPREAD**2
+    luck = known - expected
+    bias = np.nan_to_num(luck).sum(axis=0) / np.maximum((~np.isnan(luck)).sum(axis=0), 1)
+    level, luck = expected + bias, luck - bias
+    arms, noise, mean = luck.shape[1], shared_noise(luck), level.mean(axis=1)
+    apart = (np.eye(arms) - 1.0 / arms) * np.sqrt((1.0 + 1.0 / arms) / max(arms - 1, 1))  # a draw is level @ apart @ z
     rows = np.flatnonzero(~np.isnan(scores))
-    if len(rows) < 2:
-        level = levels.mean() - CAUTION * np.sqrt(between)
-        return mixture, float(level - expected.mean(axis=0) @ mixture)
-    inputs = truth[rows] - truth[rows].mean(axis=0)
-    left = scores[rows] - scores[rows].mean() - inputs @ mixture
-    weights = mixture + np.linalg.solve(inputs.T @ inputs + KINSHIP * np.eye(arms), inputs.T @ left)
-    left = scores[rows] - truth[rows] @ weights
-    level, within = left.mean() + levels @ weights, max(float(left.var(ddof=1)), 1e-4) / len(rows)
-    level = (level * between + levels.mean() * within) / (between + within)
-    level -= CAUTION * np.sqrt(between * within / (between + within))
-    return weights, float(level - expected.mean(axis=0) @ weights)
+    complete = ~np.isnan(luck[rows]).any(axis=1)
+    beside = np.where(complete[:, None], luck[rows], 0.0)
+    slope = mean - mean.mean()
+    inputs = np.column_stack([level[rows] @ apart, np.ones(len(rows)), slope[rows], beside])
+    spreads = np.concatenate([np.ones(arms), _spreads(arms), np.full(arms, noise.pulls)])
+    target = scores[rows] - mean[rows] - noise.shared * beside.mean(axis=1)
+    weighted = inputs.T / _variances(target, np.where(complete, noise.left, noise.whole))
+    precision = weighted @ inputs + np.diag(spreads**-2.0)
+    belief = np.linalg.solve(precision, weighted @ target)
+    overall = np.concatenate([level.mean(axis=0) @ apart, [1.0, 0.0], np.zeros(arms)])
+    doubt = float(overall @ np.linalg.solve(precision, overall))
+    weights = (1.0 + belief[arms + 1]) / arms + apart @ belief[:arms]
+    offset = belief[arms] - belief[arms + 1] * mean.mean() + bias @ weights
+    return weights, float(offset - min(CAUTION * doubt, np.sqrt(doubt)))
+
+
+def _variances(target: Float, usual: Float) -> Float:
+    """(r,) `usual` (r,), more where target (r,) varies more: a newcomer may be noisier than the known arms."""
+    squares = ((target - target.mean()) ** 2 / usual).sum() if len(target) else 0.0
+    return usual * max(1.0, (NOISE_LABELS + squares) / (NOISE_LABELS + max(len(target) - 1, 0)))
+
+
+def _spreads(arms: int) -> Float:
+    """(2,) prior standard deviations of level and slope."""
+    return np.array(ALONE if arms == 1 else (LEVEL_SPREAD, SLOPE_SPREAD))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedNoise:
+    """How the luck of arms on one query hangs together."""
+
+    shared: float  # of the others' mean luck is also an arm's own
+    pulls: float  # standard deviation of what a single other arm's luck adds to that
+    left: float  # variance of an arm's luck where the others' is known
+    whole: float  # variance where it is not
+
+
+def shared_noise(luck: Float) -> SharedNoise:
+    """From luck (n, E), score less what was expected, NaN where not observed: each known arm against the others.
+
+    Without enough rows that all arms answered nothing is taken as shared.
+    """
+    arms, observed = luck.shape[1], luck[~np.isnan(luck)]
+    whole = max(float((observed**2).mean()) if len(observed) else 0.25, 1e-4)
+    rows = luck[~np.isnan(luck).any(axis=1)]
+    if arms < 2 or len(rows) < COMPLETE:
+        return SharedNoise(0.0, 1e-3, whole, whole)
+    gram = rows.T @ rows / len(rows)
+    covariance = (gram.sum() - np.trace(gram)) / (arms * (arms - 1))
+    shared = float(np.clip(covariance / _variance_of_mean(gram), 0.0, 1.0))
+    parts = [_beside(gram, arm, shared) for arm in range(arms)]
+    pulls, left = np.mean(parts, axis=0)
+    return SharedNoise(shared, max(float(np.sqrt(pulls)), 1e-3), max(float(left), 1e-4), whole)
+
+
+def _variance_of_mean(gram: Float) -> float:
+    """Variance of the mean luck of all arms but one, averaged over that one."""
+    arms = len(gram)
+    without = [np.delete(np.delete(gram, arm, 0), arm, 1).sum() for arm in range(arms)]
+    return max(float(np.mean(without)) / (arms - 1) ** 2, 1e-9)
+
+
+def _beside(gram: Float, arm: int, shared: float) -> tuple[float, float]:
+    """(mean square of how its regression on the others differs from an even one, variance an even one leaves)."""
+    others = np.arange(len(gram)) != arm
+    inner, across = gram[np.ix_(others, others)], gram[others, arm]
+    even = np.full(len(across), shared / len(across))
+    best = np.linalg.solve(inner + 1e-6 * np.eye(len(across)), across)
+    return float(((best - even) ** 2).mean()), float(gram[arm, arm] - 2.0 * even @ across + even @ inner @ even)

@@ -22,7 +22,7 @@ CURVE_PRICES = 64
 FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
-
+ENDS_EARLY = 0.4  # chance that queries stop coming before all that were planned came, whenever
 RESERVE = 0.005  # of the planned queries' money, kept until they have all come
 OVERTIME = 0.3  # of the planned queries, expected once they have all come
 
@@ -30,12 +30,16 @@ OVERTIME = 0.3  # of the planned queries, expected once they have all come
 def queries_left(planned: int, arrived: int) -> float:
     """Queries still to be paid for when `planned` is only a guess of how many come.
 
-    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
-    where the guess is right and earns much where it is low, since a query's first dollar buys the most.
+    Money that is left when the queries end bought nothing, so a query counts by the chance that it comes at all:
+    1 − ENDS_EARLY · t / planned for the t-th. Spending is thus a little faster early on. A little money is kept for
+    those beyond the plan and spread over OVERTIME of it once all have come. Both cost little where the guess is right
+    and earn much where it is wrong, since a query's first dollar buys the most.
     """
     if arrived >= planned:
         return max(1.0, OVERTIME * planned)
-    return max(1.0, (planned - arrived) + RESERVE * planned)
+    now = 1.0 - ENDS_EARLY * arrived / planned
+    expected = (planned - arrived) * (now + 1.0 - ENDS_EARLY) / (2.0 * now)  # given that this one came
+    return max(1.0, expected + RESERVE * planned)
 
 
 class Remaining:

@@ -125,6 +125,47 @@ def test_a_newcomer_is_held_below_its_labels_and_the_more_so_the_fewer_they_are(
     assert level(0) < level(20) < level(500) < truth.mean()
 
 
+def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
+    rng = np.random.default_rng(0)
+    expected = np.full((1000, 4), 0.5) + np.array([-0.05, 0.0, 0.05, 0.1])
+    luck = 0.3 * rng.normal(size=(1000, 1)) + 0.05 * rng.normal(size=(1000, 5))  # all arms share it
+    known, truth = expected + luck[:, :4], 0.55 + luck[:, 4]
+
+    def level(rows: np.ndarray) -> float:
+        seen = np.full(1000, np.nan)
+        seen[rows] = truth[rows]
+        weights, offset = fit_newcomer(known, expected, seen)
+        return float((expected @ weights + offset).mean())
+
+    order = np.argsort(luck.mean(axis=1))
+    hard, easy = order[:40], order[-40:]
+    assert truth[easy].mean() - truth[hard].mean() > 1.0
+    assert abs(level(easy) - level(hard)) < 0.1
+
+
+def test_a_newcomer_is_believed_good_where_the_known_arms_it_resembles_are() -> None:
+    rng = np.random.default_rng(0)
+    kind = rng.random(1000) < 0.5  # two kinds of query, each the strength of two arms
+    expected = np.where(kind[:, None], [0.8, 0.7, 0.3, 0.4], [0.3, 0.4, 0.8, 0.7]).astype(np.float64)
+    known = (rng.random((1000, 4)) < expected).astype(np.float64)
+    seen = np.full(1000, np.nan)
+    seen[:50] = rng.random(50) < np.where(kind[:50], 0.8, 0.3)
+    weights, offset = fit_newcomer(known, expected, seen)
+    believed = expected @ weights + offset
+    assert believed[kind].mean() > believed[~kind].mean() + 0.2
+
+
+def test_sparse_labels_of_the_known_arms_are_enough_to_place_a_newcomer() -> None:
+    rng = np.random.default_rng(0)
+    expected = np.full((1000, 3), 0.5) + np.array([-0.1, 0.0, 0.1])
+    known = (rng.random((1000, 3)) < expected).astype(np.float64)
+    known[rng.random((1000, 3)) < 0.7] = np.nan
+    seen = np.full(1000, np.nan)
+    seen[:150] = rng.random(150) < 0.6
+    weights, offset = fit_newcomer(known, expected, seen)
+    assert 0.45 < (expected @ weights + offset).mean() < 0.65
+
+
 def test_a_newcomer_joins_with_fifty_labels() -> None:
     scores, costs = HISTORY.scores.copy(), HISTORY.costs.copy()
     scores[50:, 3], costs[50:, 3] = np.nan, np.nan

@@ -113,6 +113,26 @@ def test_queries_are_still_expected_once_the_planned_ones_have_come() -> None:
     assert queries_left(1000, 1500) > queries_left(1000, 999)
 
 
+def spent_by(planned: int, arrived: int) -> float:
+    """Share of the money gone when each query takes its part of what is left."""
+    left = 1.0
+    for at in range(arrived):
+        left -= left / max(queries_left(planned, at), 1.0)
+    return 1.0 - left
+
+
+def test_a_plan_too_long_by_two_fifths_leaves_less_than_a_quarter_and_a_right_one_hardly_any() -> None:
+    assert spent_by(1400, 1000) > 0.75
+    assert spent_by(1000, 1000) > 0.985
+
+
+def test_a_right_plan_is_spent_nearly_evenly() -> None:
+    quarters = np.diff([spent_by(1000, at) for at in (0, 250, 500, 750, 1000)])
+    assert list(quarters) == sorted(quarters, reverse=True)
+    assert quarters[0] < 1.25 / 4
+    assert quarters[-1] > 0.7 / 4
+
+
 def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
     arms = (*ARMS, *make_arms(5)[4:])
     purse = Purse(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
