@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec import nesting
+from backends.anyprec import nesting, searches
 from backends.anyprec.compensate import Compensation, compensate, write_adapter
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
@@ -53,40 +54,45 @@ WEIGHTS_DRAWN: dict[str, Rows] = {
 SENSITIVITIES: dict[str, Rows] = {"even": even, "chi²": chi_squared}
 
 
-def greedy_error(sums: nesting.Sums) -> list[float]:
+def greedy_error(sums: searches.Sums) -> list[float]:
     """Error at every width of the best seed whose cells are each split as well as can be, width after width."""
-    cuts = nesting.engines()["numpy"].free_cuts(sums, 2 ** BITS[0])
-    errors = [float(nesting.costs(sums, cuts[:-1], cuts[1:]).sum())]
+    cuts = searches.engine("numpy").free_cuts(sums, 2 ** BITS[0])
+    errors = [float(searches.costs(sums, cuts[:-1], cuts[1:]).sum())]
     for _ in BITS[1:]:
         pairs = itertools.pairwise(cuts)
-        cuts = np.array([0, *(at for a, b in pairs for at in (nesting.best_split(sums, int(a), int(b))[1], int(b)))])
-        errors.append(float(nesting.costs(sums, cuts[:-1], cuts[1:]).sum()))
+        cuts = np.array([0, *(at for a, b in pairs for at in (searches.best_split(sums, int(a), int(b))[1], int(b)))])
+        errors.append(float(searches.costs(sums, cuts[:-1], cuts[1:]).sum()))
     return errors
 
 
-def nesting_table(*, rows: int, sizes: Sequence[int]) -> None:
-    """Print errors over those of free k-means, summed over rows."""
+def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> None:
+    """Print errors over those of free k-means, summed over rows, and the time of a row."""
     print(f"weighted squared error / that of optimal free k-means, {rows} rows of each kind")
     print(f"{'weights':13} {'sensitivity':11} {'K':>5}  way       " + "".join(f"{k:>7}" for k in BITS))
     for size in sizes:
         for name, draw in WEIGHTS_DRAWN.items():
             for kind, sensitivity in SENSITIVITIES.items():
                 rng = np.random.default_rng(0)
-                drawn = [(draw(rng, size), sensitivity(rng, size)) for _ in range(rows)]
-                free, ours, greedy = np.sum([_errors(*row) for row in drawn], axis=0)
-                for way, errors in (("together", ours), ("greedily", greedy)):
+                drawn = [nesting.sort_row(draw(rng, size), sensitivity(rng, size))[2] for _ in range(rows)]
+                ours, seconds = _together(drawn, balanced_on)
+                free = sum(nesting.free_errors(sums, BITS, searches.engine()) for sums in drawn)
+                for way, errors in (("together", ours), ("greedily", np.sum([*map(greedy_error, drawn)], axis=0))):
                     ratios = "".join(f"{ratio:7.3f}" for ratio in errors / free)
-                    print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}", flush=True)
+                    timed = f"   {1000 * seconds / rows:.0f} ms a row" if way == "together" else ""
+                    print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}{timed}", flush=True)
 
 
-def _errors(weights: NDArray[np.float64], sensitivity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, widths): free, nested together, nested greedily."""
-    _, _, sums = nesting.sort_row(weights, sensitivity)
-    engine = next(iter(nesting.engines().values()))
-    cuts = nesting.nested_cuts(sums, bits=BITS, engine=engine)
-    free = [engine.free_cuts(sums, 2**k) for k in BITS]
-    sums_of = [[float(nesting.costs(sums, at[:-1], at[1:]).sum()) for at in each] for each in (free, cuts.values())]
-    return np.array([*sums_of, greedy_error(sums)])
+def _together(rows: Sequence[searches.Sums], balanced_on: int) -> tuple[NDArray[np.float64], float]:
+    """Errors at BITS, summed, as `quantize` nests: weighed on a few rows; and the processor's seconds for all."""
+    engine = searches.engine()
+    started = time.process_time()
+    worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS, searches=engine)
+    weighed = time.process_time()
+    cuts = [nesting.nested_cuts(nesting.Row.of(sums, engine), worth, bits=BITS, searches=engine) for sums in rows]
+    ended = time.process_time()
+    print(f"  weighing the widths took {weighed - started:.1f} s", flush=True)
+    errors = sum(nesting.errors_at(sums, at, len(BITS)) for sums, at in zip(rows, cuts, strict=True))
+    return np.asarray(errors)[::-1], ended - weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +198,12 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["nesting", "widths", "compensation"])
     parser.add_argument("--model", default="medium", choices=list(STORES))
     parser.add_argument("--items", type=int, default=3 * len(SKILLS) * 5)
+    parser.add_argument("--rows", type=int, default=40, help="of every kind, for nesting")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--calibrating", type=int, default=256, help="training items for the adapter")
     options = parser.parse_args()
     if options.what in (None, "nesting"):
-        nesting_table(rows=8, sizes=(4096, 8192))
+        nesting_table(rows=options.rows, sizes=(4096, 8192))
     if options.what in (None, "widths"):
         widths_table(options.model, items=options.items)
     if options.what in (None, "compensation"):

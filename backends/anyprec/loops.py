@@ -73,6 +73,23 @@ def free_cuts(h: Floats, hw: Floats, hww: Floats, cells: int) -> Ints:
 
 
 @compiled
+def free_errors(h: Floats, hw: Floats, hww: Floats, most: int) -> Floats:
+    """Error of optimal weighted k-means with 1 … most cells (most,)."""
+    size = len(h)
+    starts = np.zeros(size, np.int64)
+    jobs = np.zeros((128, 4), np.int64)
+    before, now, errors = np.empty(size), np.empty(size), np.empty(most)
+    for i in range(size):
+        before[i] = cost(h, hw, hww, 0, i)
+    errors[0] = before[size - 1]
+    for cell in range(1, most):
+        _add_cell(h, hw, hww, before, now, starts, jobs)
+        before, now = now, before
+        errors[cell] = before[size - 1]
+    return errors
+
+
+@compiled
 def split(h: Floats, hw: Floats, hww: Floats, a: int, b: int) -> tuple[float, int]:
     """The gain and place of the best cut of a … b-1; gain -1 where there is nothing to cut."""
     best, arg = np.inf, b
@@ -84,37 +101,41 @@ def split(h: Floats, hw: Floats, hww: Floats, a: int, b: int) -> tuple[float, in
 
 
 @compiled
-def grid(h: Floats, hw: Floats, hww: Floats, most: int) -> tuple[Ints, Floats]:
-    """Where cuts are worth considering: the cell with most to gain is cut, until there are `most` cells.
-
-    Returns the cuts (≤ most + 1,) and the error after every number of cells (≤ most,).
-    """
+def grid(h: Floats, hw: Floats, hww: Floats, most: int) -> Ints:
+    """Where cuts are worth considering; see searches.grid_slow."""
     begin, end, at = np.zeros(most, np.int64), np.zeros(most, np.int64), np.zeros(most, np.int64)
-    gain, errors = np.full(most, -1.0), np.zeros(most)
+    gain = np.full(most, -1.0)
     end[0] = len(h) - 1
     gain[0], at[0] = split(h, hw, hww, 0, end[0])
-    errors[0] = cost(h, hw, hww, 0, end[0])
     cells = 1
     while cells < most:
         i = np.argmax(gain[:cells])
         if gain[i] < 0.0:
             break
-        errors[cells] = errors[cells - 1] - gain[i]
         begin[cells], end[cells], end[i] = at[i], end[i], at[i]
         gain[i], at[i] = split(h, hw, hww, begin[i], end[i])
         gain[cells], at[cells] = split(h, hw, hww, begin[cells], end[cells])
         cells += 1
-    return np.append(np.sort(begin[:cells]), len(h) - 1), errors[:cells]
+    return np.append(np.sort(begin[:cells]), len(h) - 1)
+
+
+@compiled
+def all_spans(h: Floats, hw: Floats, hww: Floats) -> Floats:
+    """cost(a, b) of every run; 0 where b ≤ a."""
+    spans = np.zeros((len(h), len(h)))
+    for a in range(len(h)):
+        for b in range(a + 1, len(h)):
+            spans[a, b] = cost(h, hw, hww, a, b)
+    return spans
 
 
 @compiled
 def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float) -> None:
+    """Row after row, for that walks through memory in order: twice as fast as span after span."""
     size = len(total)
-    for a in range(size):
-        A[a, a], total[a, a] = a, 0.0
-    for span in range(1, size):
-        for a in range(size - span):
-            b = a + span
+    for a in range(size - 1, -1, -1):
+        A[a, a] = a
+        for b in range(a + 1, size):
             best, arg = np.inf, A[a, b - 1]
             for m in range(A[a, b - 1], A[a + 1, b] + 1):
                 value = below[a, m] + below[m, b]
@@ -125,11 +146,63 @@ def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float) -> None:
 
 @compiled
 def tree(spans: Floats, weights: Floats) -> tuple[Floats, Any]:
-    """Best nested split of every run of grid cells; see nesting.tree_slow."""
+    """Best nested split of every run of grid cells; see searches.tree_slow."""
     total = weights[0] * spans
     A = np.zeros((len(weights), *spans.shape), np.int32)
     for t in range(1, len(weights)):
-        finer = np.empty_like(total)
+        finer = np.zeros_like(total)
         _fill(finer, A[t], total, spans, weights[t])
         total = finer
     return total, A
+
+
+@compiled
+def seed(F: Floats, cells: int) -> Ints:
+    """The best `cells` runs end to end under F (B, B); see searches.seed_slow."""
+    size = len(F)
+    starts = np.zeros((cells, size), np.int64)
+    before = F[0].copy()
+    for cell in range(1, cells):
+        now = np.full(size, np.inf)
+        for a in range(size):
+            for b in range(a, size):
+                value = before[a] + F[a, b]
+                if value < now[b]:
+                    now[b], starts[cell, b] = value, a
+        before = now
+    cuts = np.empty(cells + 1, np.int64)
+    cuts[cells] = size - 1
+    for cell in range(cells - 1, -1, -1):
+        cuts[cell] = starts[cell, cuts[cell + 1]]
+    return cuts
+
+
+@compiled
+def _place(h: Floats, hw: Floats, hww: Floats, cuts: Ints, weights: Floats, i: int, m: int) -> float:
+    """Weighted error of the cells beside cut i, at every width it serves, were it at m."""
+    total = 0.0
+    for depth in range(len(weights)):
+        step = 1 << depth
+        if i % step:
+            break
+        total += weights[depth] * (cost(h, hw, hww, cuts[i - step], m) + cost(h, hw, hww, m, cuts[i + step]))
+    return total
+
+
+@compiled
+def settle(h: Floats, hw: Floats, hww: Floats, cuts: Ints, weights: Floats, rounds: int, enough: float) -> Ints:
+    """The finest width's cuts, each moved to its best place; see searches.settle_slow."""
+    settled = cuts.copy()
+    for _ in range(rounds):
+        moved = False
+        for i in range(1, len(settled) - 1):
+            best, arg = np.inf, settled[i]
+            for m in range(settled[i - 1], settled[i + 1] + 1):
+                value = _place(h, hw, hww, settled, weights, i, m)
+                if value < best:
+                    best, arg = value, m
+            if best < _place(h, hw, hww, settled, weights, i, settled[i]) * enough:
+                settled[i], moved = arg, True
+        if not moved:
+            break
+    return settled

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,11 @@ from safetensors.numpy import save_file
 from backends.anyprec import store as format_
 from backends.anyprec.checkpoint import SIDE_FILES, Checkpoint, open_checkpoint
 from backends.anyprec.errors import NoRoom, Unsupported
-from backends.anyprec.nesting import nest
+from backends.anyprec.nesting import Nested, balance, nest, sort_row
+from backends.anyprec.searches import Floats, engine
 from backends.anyprec.tensors import INDEX_NAME, TensorFolder
 
+BALANCING_TABLES = 16  # rows of a matrix on which the widths are weighed against each other
 STATE_NAME = "quantize.state.json"  # names the run a half-written folder belongs to; gone when it is done
 Progress = Callable[[int, int, str], None]  # (weights done, weights in all, what is being done)
 
@@ -224,7 +226,8 @@ def _quantized(plan: Plan, name: str, size: tuple[int, int]) -> dict[str, NDArra
     codes = np.empty((rows, columns), np.uint8)
     tables = {k: np.empty((rows // plan.rows_per_table, 2**k), np.float16) for k in plan.bits}
     with ThreadPoolExecutor(plan.workers) as pool:
-        for at, nested in enumerate(pool.map(lambda group: _nest(plan, name, group), _groups(plan, rows))):
+        worth = _balanced(plan, name, rows, pool)
+        for at, nested in enumerate(pool.map(lambda group: _nest(plan, name, group, worth), _groups(plan, rows))):
             first = at * plan.rows_per_table
             codes[first : first + plan.rows_per_table] = nested.codes.reshape(-1, columns)
             for k in plan.bits:
@@ -233,16 +236,28 @@ def _quantized(plan: Plan, name: str, size: tuple[int, int]) -> dict[str, NDArra
     return {f"{name}.planes": planes, **{f"{name}.lut{k}": table for k, table in tables.items()}}
 
 
-def _groups(plan: Plan, rows: int) -> Iterator[slice]:
-    return (slice(first, first + plan.rows_per_table) for first in range(0, rows, plan.rows_per_table))
+def _groups(plan: Plan, rows: int) -> list[slice]:
+    return [slice(first, first + plan.rows_per_table) for first in range(0, rows, plan.rows_per_table)]
 
 
-def _nest(plan: Plan, name: str, group: slice) -> Any:
+def _balanced(plan: Plan, name: str, rows: int, pool: ThreadPoolExecutor) -> Floats:
+    """What errors at each width are worth in this matrix, from up to BALANCING_TABLES of its table rows."""
+    groups = _groups(plan, rows)
+    chosen = groups[:: -(-len(groups) // BALANCING_TABLES)]
+    sums = [sort_row(*_read(plan, name, group))[2] for group in chosen]
+    return balance(sums, bits=plan.bits, searches=engine(), each=pool.map)
+
+
+def _read(plan: Plan, name: str, group: slice) -> tuple[Floats, Floats]:
+    """Weights and sensitivities of one table row, end to end (M,)."""
     weights = plan.checkpoint.tensors.read(f"{name}.weight", rows=group).astype(np.float64).ravel()
     if plan.sensitivity is None:
-        return nest(weights, np.ones_like(weights), bits=plan.bits)
-    sensitivity = plan.sensitivity.read(f"{name}.weight", rows=group).astype(np.float64).ravel()
-    return nest(weights, sensitivity, bits=plan.bits)
+        return weights, np.ones_like(weights)
+    return weights, plan.sensitivity.read(f"{name}.weight", rows=group).astype(np.float64).ravel()
+
+
+def _nest(plan: Plan, name: str, group: slice, worth: Floats) -> Nested:
+    return nest(*_read(plan, name, group), bits=plan.bits, worth=worth)
 
 
 def _finish(plan: Plan) -> None:
