@@ -34,7 +34,7 @@ class Limits:
 
 
 class Response:
-    """One answer while it comes in: a connection puts in what its parser finds, the caller awaits `start` and `read`."""
+    """One answer while it comes in: a connection puts in what its parser finds, the caller reads."""
 
     def __init__(self, connection: _Connection, backend: str) -> None:
         self.status = 0
