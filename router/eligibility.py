@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -51,6 +51,22 @@ def worst_cost(model: Model, needs: Needs) -> NanoUsd:
     """The most this request can cost on this model."""
     prompt, completion = worst_tokens(model, needs)
     return model.price.of(prompt, completion)
+
+
+def is_usual(needs: Needs, principal: Principal) -> bool:
+    """Whether nothing but the length and what a model can do decides: no name, no list, no limit of cost or place."""
+    free = needs.pinned is None and needs.allowed is None and needs.max_cost is None and not needs.local_only
+    return free and principal.allowed_models is None and not principal.local_only
+
+
+def all_hold(models: Sequence[Model], needs: Needs) -> bool:
+    """Whether the context of every one of these models holds the request, as far as is expected."""
+    text, beside = text_bytes(needs), 4 * needs.messages + needs.images * IMAGE_TOKENS // 4
+    beside += needs.completion_tokens or 1
+    for model in models:  # noqa: SIM110  (a generator costs more than the comparison)
+        if int(text / model.bytes_per_token) + beside > model.context_tokens:
+            return False
+    return True
 
 
 def why_not(model: Model, needs: Needs, principal: Principal, is_up: Callable[[str], bool]) -> str | None:

@@ -39,6 +39,7 @@ class OutcomeTable:
     def __init__(self, dim: int) -> None:
         self._size = 0
         self._columns: dict[str, int] = {}
+        self._names: tuple[str, ...] = ()  # of the columns, in order
         self._scores = np.empty((0, 0), np.float32)  # (capacity, M), in [0, 1]; NaN where never observed
         self._costs = np.empty((0, 0), np.float32)  # (capacity, M), USD; NaN where never observed
         self._embeddings = np.empty((0, dim), np.float16)
@@ -72,9 +73,10 @@ class OutcomeTable:
 
     def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]) -> Neighbours:
         """What `models` (n,) earned and cost on `rows` (k,)."""
-        columns = [self._column(model) for model in models]
+        asked = tuple(models)
+        columns = None if asked == self._names else [self._column(model) for model in asked]
         scores, costs = self._scores.take(rows, axis=0), self._costs.take(rows, axis=0)  # whole rows: half the price
-        if columns != list(range(scores.shape[1])):
+        if columns is not None:
             scores, costs = scores[:, columns], costs[:, columns]
         return Neighbours(similarity, scores.astype(np.float64), costs.astype(np.float64))
 
@@ -111,6 +113,7 @@ class OutcomeTable:
         """Inverse of save. Raises: OSError, ValueError, KeyError."""
         with np.load(folder / "table.npz") as stored:
             self._columns = {str(name): i for i, name in enumerate(stored["models"])}
+            self._names = tuple(self._columns)
             self._scores, self._costs = stored["scores"], stored["costs"]
             self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
             self._features = stored["features"] if "features" in stored.files else None
@@ -121,6 +124,7 @@ class OutcomeTable:
         column = self._columns.get(model)
         if column is None:
             column = self._columns[model] = len(self._columns)
+            self._names = tuple(self._columns)
             unseen = np.full((len(self._scores), 1), np.nan, np.float32)
             self._scores = np.hstack([self._scores, unseen])
             self._costs = np.hstack([self._costs, unseen])

@@ -41,6 +41,8 @@ class CachedEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vector:
         """(m, d) float32, unit rows; asks the embedder once, for the texts it does not remember."""
+        if len(texts) == 1 and (vector := self._find(_key(texts[0]))) is not None:
+            return vector[None, :]
         keys = [_key(text) for text in texts]
         found = {key: vector for key in keys if (vector := self._find(key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import Estimates, Policy, Proposal, Purse, RouteContext
-from router.eligibility import why_not
+from router.eligibility import all_hold, is_usual, why_not
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.escalating import Escalating
 from router.gateway.nouns import (
@@ -22,11 +22,10 @@ from router.gateway.nouns import (
     Catalogue,
     Decision,
     Float32,
+    Menu,
     Neighbour,
     Options,
     Stages,
-    arm_of,
-    capacity_budgets,
     generic_tokens,
 )
 from router.gateway.renting import Renting, prior_speed
@@ -39,6 +38,7 @@ _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
+_TAILS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
 
 
 class Decider:
@@ -71,55 +71,54 @@ class Decider:
         self._generator = generator
         self._clock = clock
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
+        self._purses: dict[str, tuple[float, tuple[Budget, ...], Purse]] = {}  # by key: when read, of which budgets
+        self._usual: dict[frozenset[str], Menu] = {}  # of requests that need these capabilities and nothing else …
+        self._usual_of: Catalogue | None = None  # … among these models
 
     async def decide(self, principal: Principal, call: Call, stages: Stages, *, without: frozenset[str]) -> Decision:
         """Choose a model for this call among those not in `without`.
 
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
         """
-        models, refusals = self._eligible(principal, call, without)
-        models, refusals = self._with_room(models, refusals)
-        if not models:
-            raise self._nobody(call, refusals)
-        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(models) > 1:
-            raise _one_space(models)
-        if len(models) == 1 and not self.options.remember:
-            return self._only(principal, call, models, refusals)
+        menu = self._menu(principal, call, without)
+        if not menu.models:
+            raise self._nobody(call, menu.refusals)
+        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(menu.models) > 1:
+            raise _one_space(menu.models)
+        if len(menu.models) == 1 and not self.options.remember:
+            return self._only(principal, call, menu)
         embedding = await self._embed(call)
         stages.mark("embed")
-        purse = await self._purse(principal)
+        purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         stages.mark("balance")
-        hits = self._index.search(embedding[None, :], self.options.k) if self.options.remember else None
-        rows = hits.ids[0] if hits else np.empty(0, np.int64)
-        similarity = hits.similarity[0] if hits else np.empty(0, np.float32)
+        rows, similarity = self._nearest_rows(embedding)
         stages.mark("neighbours")
         name, policy = self._policy(principal, call)
         price = self._preference(principal, call)
         features = None if self._features is None else self._features(call.text)
-        names = [model.name for model in models]
         context = RouteContext(
             request_id=call.request_id,
             tenant=principal.tenant,
             preference=price,
             embedding=embedding,
-            neighbours=self._learning.table.neighbours(rows, similarity, names),
-            arms=tuple([arm_of(model) for model in models]),
+            neighbours=self._learning.table.neighbours(rows, similarity, menu.names),
+            arms=menu.arms,
             prompt_tokens=generic_tokens(call),
             prompt_characters=len(call.text),
-            max_completion_tokens=call.needs.completion_tokens or max(m.max_output_tokens for m in models),
+            max_completion_tokens=call.needs.completion_tokens or menu.longest,
             now=self._clock(),
             purse=purse,
-            capacity=await self._capacity(models),
+            capacity=await self._capacity(menu) if menu.budgets else None,
             features=features,
-            rented=self.renting.of(models),
+            rented=self.renting.of(menu.models) if self.renting.rents else None,
         )
         proposal = policy.propose(context)
         decision = Decision(
             decision_id=new_id(),
             policy=name if call.needs.pinned is None else "pinned",
             preference=price,
-            models=models,
-            refusals=refusals,
+            models=menu.models,
+            refusals=menu.refusals,
             proposal=proposal,
             choice=draw(proposal.probabilities, self._generator.random()),
             embedding=embedding,
@@ -131,14 +130,14 @@ class Decider:
         stages.mark("propose")
         return decision
 
-    def _only(self, principal: Principal, call: Call, models: tuple[Model, ...], refusals: dict[str, str]) -> Decision:
+    def _only(self, principal: Principal, call: Call, menu: Menu) -> Decision:
         """Nothing to weigh and nothing to learn from: a pass-through."""
         return Decision(
             decision_id=new_id(),
             policy=self._policy(principal, call)[0] if call.needs.pinned is None else "pinned",
             preference=self._preference(principal, call),
-            models=models,
-            refusals=refusals,
+            models=menu.models,
+            refusals=menu.refusals,
             proposal=_CERTAIN,
             choice=0,
             embedding=_NOTHING,
@@ -172,6 +171,24 @@ class Decider:
             )
             for i, row in enumerate(rows)
         ]
+
+    def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Menu:
+        """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
+        needs = call.needs
+        if not without and not self.down and not self.saturated and is_usual(needs, principal):
+            if self._usual_of is not self.catalogue:
+                self._usual_of = self.catalogue
+                self._usual.clear()
+            menu = self._usual.get(needs.capabilities)
+            if menu is not None and all_hold(menu.models, needs):
+                return menu
+            models, refusals = self._eligible(principal, call, without)
+            menu = Menu.of(models, refusals)
+            if all("the context holds" not in why for why in refusals.values()):
+                self._usual[needs.capabilities] = menu
+            return menu
+        models, refusals = self._eligible(principal, call, without)
+        return Menu.of(*self._with_room(models, refusals))
 
     def _eligible(
         self, principal: Principal, call: Call, without: frozenset[str]
@@ -224,28 +241,27 @@ class Decider:
         vector: Float32 = (await self._embedder.embed([call.text]))[0]
         return vector
 
+    def _nearest_rows(self, embedding: Float32) -> tuple[NDArray[np.int64], Float32]:
+        """Rows (k,) of the past queries nearest to this one, and their similarity (k,)."""
+        if not self.options.remember:
+            return _NO_ROWS, _NOTHING
+        hits = self._index.search(embedding[None, :], self.options.k)
+        return hits.ids[0], hits.similarity[0]
+
     async def _purse(self, principal: Principal) -> Purse:
         """The budget with the smallest share left, read at most every `balance_ttl_s`."""
-        if not principal.budgets:
-            return _NO_PURSE
-        hard = [balance for balance in await self._read(principal.budgets) if balance.budget.hard]
-        if not hard:
-            return _NO_PURSE
-        tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
-        return Purse(
-            remaining=tight.remaining / NANO_PER_USD,
-            limit=tight.budget.limit / NANO_PER_USD,
-            reset_s=tight.reset_ms / 1000,
-            name=f"{tight.budget.scope}/{tight.budget.period_s}",
-        )
+        known, now = self._purses.get(principal.key_id), self._clock()
+        if known is None or known[1] is not principal.budgets or now - known[0] > self.options.balance_ttl_s:
+            if len(self._purses) > MOST_BALANCES:
+                self._purses.clear()
+            known = now, principal.budgets, _tightest(await self._read(principal.budgets))
+            self._purses[principal.key_id] = known
+        return known[2]
 
-    async def _capacity(self, models: tuple[Model, ...]) -> NDArray[np.float64] | None:
-        """(n,) USD left of each model's own budget, inf where it has none; None where none has one."""
-        budgets = tuple([budget for model in models for budget in capacity_budgets(model)])
-        if not budgets:
-            return None
-        left = {each.budget.scope: each.remaining / NANO_PER_USD for each in await self._read(budgets)}
-        return np.array([left.get(f"model:{model.name}", np.inf) for model in models])
+    async def _capacity(self, menu: Menu) -> NDArray[np.float64]:
+        """(n,) USD left of each model's own budget, inf where it has none."""
+        left = {each.budget.scope: each.remaining / NANO_PER_USD for each in await self._read(menu.budgets)}
+        return np.array([left.get(f"model:{name}", np.inf) for name in menu.names])
 
     async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
         """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""
@@ -270,6 +286,20 @@ class Decider:
         return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
 
 
+def _tightest(balances: Sequence[Balance]) -> Purse:
+    """The hard budget with the smallest share left."""
+    hard = [balance for balance in balances if balance.budget.hard]
+    if not hard:
+        return _NO_PURSE
+    tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
+    return Purse(
+        remaining=tight.remaining / NANO_PER_USD,
+        limit=tight.budget.limit / NANO_PER_USD,
+        reset_s=tight.reset_ms / 1000,
+        name=f"{tight.budget.scope}/{tight.budget.period_s}",
+    )
+
+
 def _one_space(models: tuple[Model, ...]) -> InvalidRequest:
     """Vectors of different models do not compare, so embeddings are never routed."""
     names = ", ".join(model.name for model in models)
@@ -283,7 +313,7 @@ def _price(knob: float, reference_usd: float) -> float:
 
 def new_id() -> str:
     """A decision id: `dec-` and 24 hexadecimal digits, the first 12 of them milliseconds since 1970."""
-    return f"dec-{int(time.time() * 1000):012x}{os.urandom(6).hex()}"
+    return f"dec-{int(time.time() * 1000):012x}{_TAILS.getrandbits(48):012x}"
 
 
 def draw(probabilities: NDArray[np.float64], uniform: float) -> int:

@@ -92,6 +92,30 @@ def capacity_budgets(model: Model) -> tuple[Budget, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Menu:
+    """The models a request may choose from, with what every decision over them needs; made once, used by many."""
+
+    models: tuple[Model, ...]  # (n,)
+    refusals: Mapping[str, str]  # model -> reason, for the others
+    names: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    budgets: tuple[Budget, ...]  # the models' own capacities
+    longest: int  # completion tokens of the most talkative
+
+    @classmethod
+    def of(cls, models: tuple[Model, ...], refusals: Mapping[str, str]) -> Menu:
+        """From the models that may serve."""
+        return cls(
+            models,
+            refusals,
+            names=tuple([model.name for model in models]),
+            arms=tuple([arm_of(model) for model in models]),
+            budgets=tuple([budget for model in models for budget in capacity_budgets(model)]),
+            longest=max([model.max_output_tokens for model in models], default=0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """One past query near the present one, as evidence."""
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Callable
 
 from backends.errors import BackendError, Refused, Unreachable
 from backends.types import Reply, Request
@@ -138,24 +136,23 @@ class Gateway:
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
         order = preference_order(decision.proposal, decision.choice)
-        offers = tuple(self._offer(decision.models[i], call.needs) for i in order)
-        now_ms = int(self._clock() * 1000)
-        options = self.decider.options
+        needs, models, options = call.needs, decision.models, self.decider.options
         hold = await self._ledger.reserve(
             Reservation(
-                decision.decision_id, principal, offers, options.hold_ttl_ms, now_ms, longest_ms=options.longest_ms
+                decision.decision_id,
+                principal,
+                tuple([_offer(models[i], needs) for i in order]),
+                options.hold_ttl_ms,
+                int(self._clock() * 1000),
+                options.longest_ms,
             )
         )
-        drawn = decision.models[decision.choice]
+        drawn = models[decision.choice]
         if hold.model == drawn.name:
             return hold, drawn
         decision.drawn = decision.choice
-        decision.choice = next(i for i, model in enumerate(decision.models) if model.name == hold.model)
-        return hold, decision.models[decision.choice]
-
-    def _offer(self, model: Model, needs: Needs) -> Offer:
-        prompt, completion = worst_tokens(model, needs)
-        return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
+        decision.choice = next(i for i, model in enumerate(models) if model.name == hold.model)
+        return hold, models[decision.choice]
 
     async def _remember(self, opened: Opened) -> None:
         if self.decider.options.remember:
@@ -255,9 +252,16 @@ class Gateway:
         )
 
 
+def _offer(model: Model, needs: Needs) -> Offer:
+    prompt, completion = worst_tokens(model, needs)
+    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
+
+
 def preference_order(proposal: Proposal, choice: int) -> list[int]:
     """The drawn model first, then the others by score, best first."""
-    if len(proposal.scores) == 1:
+    scores = proposal.scores.tolist()
+    if len(scores) == 1:
         return [choice]
-    order: Sequence[int] = np.argsort(-proposal.scores, kind="stable").tolist()
-    return [choice, *(i for i in order if i != choice)]
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    order.remove(choice)
+    return [choice, *order]
