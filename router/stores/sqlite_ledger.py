@@ -45,7 +45,7 @@ STORE_EVERY = 256  # journal entries between two looks at whether the book shoul
 LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
-ACCOUNTS_KEPT = 30_000  # beyond which stored ones are dropped from memory
+ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
 # Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
 APPEND = (
