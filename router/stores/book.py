@@ -13,6 +13,7 @@ import msgspec
 
 from router.stores.meters import (
     Charge,
+    Charges,
     Gauge,
     Meter,
     Plan,
@@ -28,7 +29,7 @@ from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
 EXPIRED_REMEMBERED = 10_000
-BOUND = 250_000  # charges whose meters are known
+BOUND = 120_000  # charges whose meters are known
 
 
 class Opened(msgspec.Struct, array_like=True, tag="o"):
@@ -82,7 +83,7 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
-Bound = tuple[tuple[Charge, Meter], ...]
+Bound = tuple[Charges, tuple[Meter, ...]]  # as many of each
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -179,22 +180,25 @@ class Book:
     def _meters_of(self, plan: Plan) -> tuple[Meter, ...]:
         if plan.owner is not self._generation:
             plan.owner = self._generation
-            plan.meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
-            self._bind(plan.charges, plan.charged)
+            _, meters = self._bind(plan.charges, plan.charged)
+            if plan.charged is not plan.gauges:
+                meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
+            plan.meters = meters
         return plan.meters
 
     def _charged(self, charges: bytes) -> Bound:
         return self._bound.get(charges) or self._bind(charges, charges_in(charges))
 
-    def _bind(self, charges: bytes, charged: tuple[Charge, ...]) -> Bound:
+    def _bind(self, charges: bytes, charged: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        bound = self._bound[charges] = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charged])
-        return bound
+        meters = tuple([self.meter(charge.scope, charge.meter) for charge in charged])
+        self._bound[charges] = charged, meters
+        return charged, meters
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or any(charge.soft for charge, _ in self._charged(ticket.charges))
+        return end.cost > ticket.amount or any(charge.soft for charge in self._charged(ticket.charges)[0])
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -267,7 +271,7 @@ class Book:
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        for charge, meter in self._charged(ticket.charges):
+        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
             if not self._changes(seq, charge, meter):
                 continue
             kind = charge.kind
@@ -300,7 +304,7 @@ class Book:
         self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        for charge, meter in self._charged(ticket.charges):
+        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
             if self._changes(seq, charge, meter):
                 self._close_on(meter, charge, ticket, end)
         if end.outcome != "released":
@@ -309,7 +313,7 @@ class Book:
             reason = "the answer cost more than its worst case"
             self._note("hold.over", end.at_ms, ticket, charged=end.cost, reason=reason)
 
-    def _close_on(self, meter: Meter, charge: Charge, ticket: Ticket, end: Settled) -> None:
+    def _close_on(self, meter: Meter, charge: Charge | Gauge, ticket: Ticket, end: Settled) -> None:
         kind = charge.kind
         if kind == "budget":
             meter.held -= ticket.amount
@@ -323,7 +327,7 @@ class Book:
             used = end.prompt_tokens + end.completion_tokens
             meter.correct(charge.slot(ticket.at_ms), used - ticket.tokens)
 
-    def _spend(self, meter: Meter, charge: Charge, end: Settled) -> None:
+    def _spend(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
         before = meter.total
         meter.count(charge.slot(end.at_ms), charge.keep, end.cost)
         if charge.soft:
@@ -338,7 +342,7 @@ class Book:
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in self._charged(event.ticket.charges):
+        for charge, meter in zip(*self._charged(event.ticket.charges), strict=True):
             if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:
@@ -348,7 +352,7 @@ class Book:
         self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
-    def _changes(self, seq: int, charge: Charge, meter: Meter) -> bool:
+    def _changes(self, seq: int, charge: Charge | Gauge, meter: Meter) -> bool:
         """Whether the meter does not know this entry yet; now it does."""
         if seq <= meter.seq:
             return False

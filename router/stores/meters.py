@@ -20,7 +20,7 @@ Kind = Literal["budget", "requests", "tokens", "concurrent"]
 
 P = TypeVar("P")
 SLOTS = 60  # of one rolling period
-REMEMBERED = 250_000  # plans of keys and models, about 1 kB each
+REMEMBERED = 120_000  # plans of keys and models, about 2 kB each
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 
@@ -36,6 +36,7 @@ class Gauge(msgspec.Struct, frozen=True, gc=False):
     width_ms: int  # of a slot; 0 where `calendar` rules
     keep: int  # past slots that still count
     calendar: str | None = None
+    soft: int = 0  # the limit, where its crossing is an event instead of a refusal
 
     def slot(self, at_ms: int) -> int:
         """Number of the slot this moment falls into."""
@@ -155,6 +156,7 @@ def of_budget(budget: Budget) -> Gauge:
         width_ms=width,
         keep=keep,
         calendar=calendar,
+        soft=0 if budget.hard else budget.limit,
     )
 
 
@@ -201,6 +203,9 @@ class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return slot_of(at_ms, width_ms=self.width_ms, calendar=self.calendar)
 
 
+Charges = tuple[Charge | Gauge, ...]  # one for each meter; a gauge says all that a charge does
+
+
 class Ticket(msgspec.Struct, array_like=True, gc=False):
     """A hold as the stores keep it: enough to end it even where the store has forgotten it."""
 
@@ -223,7 +228,7 @@ class Plan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it will count."""
 
     gauges: tuple[Gauge, ...]
-    charged: tuple[Charge, ...]
+    charged: Charges
     charges: bytes  # the same, as a ticket keeps them
     meters: tuple[Meter, ...] = ()  # of the gauges, as `owner` found them last
     owner: object = None
@@ -239,7 +244,7 @@ def plan_of(principal: Principal, offer: Offer) -> Plan:
             soft = 0 if g.hard else g.limit
             charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, soft)
     charged = tuple(charges.values())
-    return Plan(gauges, charged, _encode(charged))
+    return Plan(gauges, gauges if len(charged) == len(gauges) else charged, _encode(charged))
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -22,7 +22,6 @@ BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
 WAL_PAGES = 1000
 CACHE_KIB = 16_384  # pages of accounts and logs kept in memory
-MAPPED_BYTES = 256 << 20  # of the file, read without a system call
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
@@ -74,6 +73,7 @@ class Database:
         self._flushing: asyncio.Task[None] | None = None
         self._grouping: asyncio.Task[None] | None = None
         self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self.transactions = 0  # begun so far: what was read in this one still holds
         self.busy = False  # a transaction has run in this turn of the loop: share the next one
         self._stop = threading.Event()
         self._checkpointer = threading.Thread(target=self._checkpoint, name="wal-checkpoint", daemon=True)
@@ -86,7 +86,6 @@ class Database:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            self._connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
             self._connection.executescript(SCHEMA)
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
@@ -113,6 +112,7 @@ class Database:
             self.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             await self._wait_to_begin(error)
+        self.transactions += 1
         try:
             for rider in self.riders:
                 rider.board(self.execute, due=due)

@@ -45,7 +45,7 @@ STORE_EVERY = 256  # journal entries between two looks at whether the book shoul
 LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
-ACCOUNTS_KEPT = 30_000  # beyond which stored ones are dropped from memory
+ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
 # Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
 APPEND = (
@@ -75,6 +75,7 @@ class SqliteLedger:
         self._db, self._clock, self._audit = database, clock, audit
         self.guard: Guard | None = None
         self._book: Book | None = None
+        self._read_in = -1  # the transaction in which the book was brought up to date
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
         self._marked: dict[str, None] = {}
         self._boarded: tuple[str, ...] = ()
@@ -248,8 +249,11 @@ class SqliteLedger:
         return hold
 
     def _caught_up(self) -> Book:
-        """The book with everything other processes have written."""
+        """The book with everything other processes have written. Only inside a transaction: nobody else writes then."""
         book = self._book
+        if book is not None and self._read_in == self._db.transactions:
+            return book
+        self._read_in = self._db.transactions
         if book is None:
             book = self._book = self._load_book()
         rows = self._db.execute("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)).fetchall()

@@ -91,8 +91,8 @@ class SqliteLog:
     def board(self, execute: Execute, *, due: bool) -> None:
         """Write what waits, many at once: a page then takes several."""
         self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
-        for row in self._rows[: self._boarded]:
-            execute(INSERT, row)
+        if self._boarded:
+            self._db.executemany(INSERT, self._rows[: self._boarded])
         self._grown_by += self._boarded
         if self._grown_by >= TRIM_EVERY:
             self._grown_by = 0

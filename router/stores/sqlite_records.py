@@ -13,7 +13,7 @@ from router.stores.sqlite_ledger import SqliteLedger
 
 
 class SqliteShelf:
-    """A Shelf. `changed` is called within the transaction of every change."""
+    """A Shelf. `changed` is called within the transaction that makes something else of what was kept before."""
 
     def __init__(self, database: Database, *, changed: Callable[[], None]) -> None:
         self._db, self._changed = database, changed
@@ -27,8 +27,11 @@ class SqliteShelf:
         """Keep it. Raises: StoreUnavailable."""
 
         def work() -> None:
+            where = "WHERE kind = ? AND name = ?"
+            known = self._db.execute(f"SELECT body FROM shelf {where}", (kind, name)).fetchone()
             self._db.execute("INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)", (kind, name, body))
-            self._changed()
+            if known is not None and known[0] != body:
+                self._changed()
 
         await self._db.transact(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -126,6 +127,19 @@ async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: 
         await back(stores)
         clock.pass_s(6)
         assert await spent_and_held(stores, b, clock()) == (60, 0)
+
+
+async def test_a_hold_whose_answer_never_came_is_given_back(redis: RedisProcess, clock: Clock) -> None:
+    b = budget(100)
+    async with open_stores(f"{redis.url}?timeout_s=0.2", clock=clock) as stores:
+        await buy(stores, principal(b), 1, now_ms=clock())
+        assert redis.pid is not None
+        os.kill(redis.pid, signal.SIGSTOP)
+        with pytest.raises(StoreUnavailable):
+            await stores.ledger.reserve(reservation(principal(b), offer(50), now_ms=clock()))
+        os.kill(redis.pid, signal.SIGCONT)
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (1, 0)
 
 
 async def test_everything_is_found_again_at_once_when_redis_is_back(redis: RedisProcess, clock: Clock) -> None:

@@ -225,3 +225,19 @@ async def test_what_is_remembered_is_asked_again_when_another_gateway_changes_a_
         await here.keys.disable(key.id)
         await there.ledger.tend()
         assert await cached.find(secret, clock()) is None
+
+
+async def test_a_new_key_sends_nobody_to_look_up_theirs(url: str, clock: Clock) -> None:
+    """Platforms make keys all day; what is remembered of others stays good."""
+    async with replicas(url, clock) as (here, there):
+        await there.ledger.tend()
+        asked_again: list[None] = []
+        there.keys.watchers.append(lambda: asked_again.append(None))
+        for i in range(3):
+            await here.keys.create(f"tenant-{i}")
+        await here.keys.put(Tenant("tenant-0"))
+        await there.ledger.tend()
+        assert not asked_again
+        await here.keys.put(Tenant("tenant-0", Terms(preference=0.5)))
+        await there.ledger.tend()
+        assert asked_again

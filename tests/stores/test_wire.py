@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,12 @@ from tests.stores.conftest import Clock, RedisProcess, free_port
 from tests.stores.making import budget, buy, principal, spent_and_held
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Transports are taken over from redis-py: both loops must allow that."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 @pytest.fixture
@@ -144,3 +155,49 @@ async def test_scripts_are_loaded_again_where_redis_has_forgotten_them(redis: Re
         assert redis.ask("SCRIPT FLUSH").startswith(b"+OK")
         await buy(stores, principal(b), 40, now_ms=clock())
         assert await spent_and_held(stores, b, clock()) == (80, 0)
+
+
+async def relay(there: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Everything between a client and a unix socket, both ways, until either ends."""
+    from_redis, to_redis = await asyncio.open_unix_connection(there)
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+        target.close()
+
+    with contextlib.suppress(OSError):
+        await asyncio.gather(pump(reader, to_redis), pump(from_redis, writer))
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that only itself vouches for, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+async def test_the_wire_is_encrypted_where_the_address_says_so(tmp_path: Path, clock: Clock) -> None:
+    process = RedisProcess(tmp_path)
+    process.start()
+    certificate, key = certified(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    server = await asyncio.start_server(partial(relay, process.socket), "localhost", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        b = budget(100)
+        url = f"rediss://localhost:{port}?ssl_ca_certs={certificate}"
+        async with open_stores(url, clock=clock) as stores:
+            await buy(stores, principal(b), 40, now_ms=clock())
+            assert await spent_and_held(stores, b, clock()) == (40, 0)
+        with pytest.raises(StoreUnavailable):  # nobody vouches for that certificate
+            async with open_stores(f"rediss://localhost:{port}", clock=clock):
+                pass
+    finally:
+        server.close()
+        process.kill()

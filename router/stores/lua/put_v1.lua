@@ -1,7 +1,12 @@
--- Keep a tenant, a team, a key or a digest, and let every gateway know that keys have changed.
+-- Keep a tenant, a team, a key or a digest. Where it was something else before, every gateway must look keys up again.
 -- KEYS  1 prefix with the hash tag
 -- ARGV  1 kind  2 name  3 body
--- Returns  the edition of the keys: it changes with every change of them
-redis.call('HSET', P .. ':shelf:' .. ARGV[1], ARGV[2], ARGV[3])
+-- Returns  1 changed   0 new, or as it was
+local key = P .. ':shelf:' .. ARGV[1]
+local known = redis.call('HGET', key, ARGV[2])
+if known == ARGV[3] then return 0 end
+redis.call('HSET', key, ARGV[2], ARGV[3])
 redis.call('ZADD', P .. ':names:' .. ARGV[1], 0, ARGV[2])
-return redis.call('HINCRBY', P .. ':meta', 'keys', 1)
+if not known then return 0 end
+redis.call('HINCRBY', P .. ':meta', 'keys', 1)
+return 1
