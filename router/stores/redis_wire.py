@@ -58,6 +58,7 @@ class Wire:
         self._give_up("the gateway is closing")
         if self._line is not None:
             self._line.hang_up("the gateway is closing")
+            await self._line.put_away()
 
     def _send(self) -> None:
         line = self._line
@@ -79,7 +80,11 @@ class Wire:
             async with asyncio.timeout(self._timeout_s):
                 await connection.connect()
         except AWAY as error:
-            self._give_up(f"{type(error).__name__}: {error}")
+            await _close(connection)
+            self._give_up(f"{type(error).__name__}: {error}")  # last: whoever asked meanwhile waits for nobody
+        except asyncio.CancelledError:
+            await _close(connection)
+            raise
         else:
             self._line = Line(connection, timeout_s=self._timeout_s)
             self._line.ask(self._take())
@@ -96,7 +101,7 @@ class Line(asyncio.Protocol):
         self._reader = Reader(notEnoughData=_MORE)
         self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()  # and when: the loop's time in seconds
         self._alarm: asyncio.TimerHandle | None = None
-        self._hanging_up: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self.up = True
         writer = connection._writer  # redis-py has no word for "give me the transport"
         self._transport: asyncio.Transport = writer.transport
@@ -136,7 +141,7 @@ class Line(asyncio.Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
         self._transport.abort()
-        self._hanging_up = self._loop.create_task(self._put_away())
+        self._closing = self._loop.create_task(_close(self._connection))
         asked, self._asked = self._asked, deque()
         _fail((future for future, _ in asked), Unanswered(f"Redis is away: {reason}"))
 
@@ -151,9 +156,15 @@ class Line(asyncio.Protocol):
         else:
             self._alarm = self._loop.call_at(due_s, self._ring)
 
-    async def _put_away(self) -> None:
-        with contextlib.suppress(*AWAY):
-            await self._connection.disconnect(nowait=True)
+    async def put_away(self) -> None:
+        """After `hang_up`: redis-py has let go of the connection too."""
+        if self._closing is not None:
+            await self._closing
+
+
+async def _close(connection: Any) -> None:
+    with contextlib.suppress(*AWAY):
+        await connection.disconnect(nowait=True)
 
 
 def _fail(asked: Iterable[asyncio.Future[Any]], error: StoreUnavailable) -> None:

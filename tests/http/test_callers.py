@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from backends.scripted_server import ScriptedServer
+from router.stores.open import open_stores
 from tests.http.conftest import Running, chat, engine, serving, settings_for, until
 from tests.http.test_sdks import made_key
 
@@ -125,3 +127,24 @@ async def test_a_key_that_is_disabled_through_the_admin_api_is_refused_at_once(t
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
             await admin.post(f"/admin/v1/keys/{made['id']}/disable")
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 401
+
+
+async def test_a_key_that_another_process_disables_is_refused_at_once(tmp_path: Path) -> None:
+    """The gateway has the key in memory; the reservation learns that keys have changed."""
+    async with engine(text="fine") as one:
+        settings = settings_for(tmp_path, {"one": one})
+        async with serving(tmp_path, settings) as gateway, open_stores(_store(tmp_path), clock=now_ms) as elsewhere:
+            made, secret = await elsewhere.keys.create("acme")
+            assert (await ask(gateway, secret)).status_code == 200
+            await elsewhere.keys.disable(made.id)
+            refused = await ask(gateway, secret)
+    assert refused.status_code == 401
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def _store(folder: Path) -> str:
+    return f"sqlite:///{next(folder.rglob('pointsman.db'))}"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

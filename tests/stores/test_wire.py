@@ -191,7 +191,7 @@ async def test_the_wire_is_encrypted_where_the_address_says_so(tmp_path: Path, c
     port = server.sockets[0].getsockname()[1]
     try:
         b = budget(100)
-        url = f"rediss://localhost:{port}?ssl_ca_certs={certificate}"
+        url = f"rediss://localhost:{port}?ssl_ca_certs={certificate}&timeout_s=20"
         async with open_stores(url, clock=clock) as stores:
             await buy(stores, principal(b), 40, now_ms=clock())
             assert await spent_and_held(stores, b, clock()) == (40, 0)
