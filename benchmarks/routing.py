@@ -1,7 +1,7 @@
 """Routing quality of `paced` on the public traces, beside what it must reach and what it aims at.
 
-`python -m benchmarks.routing [--seeds N] [--only TABLE …]` prints one table after the other. With all seeds it takes
-about a quarter of an hour on two cores, nearly all of it in fitting.
+`python -m benchmarks.routing [--seeds N] [--only TABLE …]` prints one table after the other. Products run on
+one thread: on a busy machine the threads of small ones would wait for each other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, Trace, load_trace
@@ -43,9 +44,10 @@ def fitted(name: str, seed: int) -> Fitted:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="at most so many of each trace's seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="at most so many of each trace's seeds")
     parser.add_argument("--only", nargs="*", choices=list(TABLES), default=list(TABLES))
     arguments = parser.parse_args()
+    threadpool_limits(1)
     for table in arguments.only:
         started = time.perf_counter()
         print(f"\n{(TABLES[table].__doc__ or table).splitlines()[0]}")
@@ -96,18 +98,25 @@ def performance(seeds: int) -> Iterable[str]:
 
 
 def six(seeds: int) -> Iterable[str]:
-    """Six splits, % of ApproxOpt (extreme is the mean over its k; seed 0)"""
+    """Six splits, % of ApproxOpt (extreme is the mean over its k; mean ± std over seeds)"""
     for name, label in SHORT.items():
-        shares: dict[str, list[float]] = {}
-        for seed in _seeds(name, min(seeds, 1)):
-            run = fitted(name, seed)
-            for rule in _rules(len(run.trace.models)):
-                budgets = budgets_of(run, rule, seed)
-                share = 100 * route(run, budgets).performance / _approximate(run, budgets)
-                shares.setdefault(rule[:7] if rule.startswith("extreme") else rule, []).append(share)
-        means = {rule: float(np.mean(shares[rule])) for rule in SIX}
-        detail = "  ".join(f"{rule} {value:.1f}" for rule, value in means.items())
-        yield f"{label:12} {np.mean(list(means.values())):6.1f}   ({_goal('six', name)})   {detail}"
+        rows = []
+        for seed in _seeds(name, seeds):
+            rows.append(_six_shares(fitted(name, seed), seed))
+            yield f"{label:12} seed {seed}: {np.mean(rows[-1]):.1f}"
+        detail = "  ".join(f"{rule} {value:.1f}" for rule, value in zip(SIX, np.mean(rows, axis=0), strict=True))
+        means = np.mean(rows, axis=1)
+        yield f"{label:12} {means.mean():6.1f} ± {means.std():.1f}   ({_goal('six', name)})   {detail}"
+
+
+def _six_shares(run: Fitted, seed: int) -> list[float]:
+    """% of ApproxOpt for each of SIX."""
+    shares: dict[str, list[float]] = {rule: [] for rule in SIX}
+    for rule in _rules(len(run.trace.models)):
+        budgets = budgets_of(run, rule, seed)
+        share = 100 * route(run, budgets).performance / _approximate(run, budgets)
+        shares["extreme" if rule.startswith("extreme") else rule].append(share)
+    return [float(np.mean(shares[rule])) for rule in SIX]
 
 
 def _rules(arms: int) -> list[str]:
@@ -132,20 +141,20 @@ def preference(seeds: int) -> Iterable[str]:
 
 
 def orders(seeds: int) -> Iterable[str]:
-    """Task-blocked order and a wrong horizon, % of the own result in random order with N known (two seeds)"""
+    """Task-blocked order and a wrong horizon, % of the own result in random order with N known (mean ± std)"""
     for name, label in SHORT.items():
         rows = []
-        for seed in _seeds(name, min(seeds, 2)):
+        for seed in _seeds(name, seeds):
             run = fitted(name, seed)
             budgets = budgets_of(run, "weighted", seed)
             own = route(run, budgets).performance
             blocked = [route(run, budgets, order=_blocked(run, each)).performance for each in range(3)]
             wrong = [route(run, budgets, horizon=int(len(run.stream) * part)).performance for part in (0.7, 1.4)]
             rows.append(100 * np.array([np.mean(blocked), np.min(blocked), *wrong]) / own)
-        blocked_mean, worst, short, long = np.mean(rows, axis=0)
+        (blocked, worst, short, long), spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         yield (
-            f"{label:12} blocked {blocked_mean:.1f}, worst of three {worst:.1f} (must 95, aim 98)   "
-            f"N×0.7 {short:.1f}, N×1.4 {long:.1f} (must 85, aim 95)"
+            f"{label:12} blocked {blocked:.1f} ± {spread[0]:.1f}, worst of three {worst:.1f} (must 95, aim 98)   "
+            f"N×0.7 {short:.1f} ± {spread[2]:.1f}, N×1.4 {long:.1f} ± {spread[3]:.1f} (must 85, aim 95)"
         )
 
 
@@ -214,18 +223,15 @@ def _changed(run: Fitted, price: float) -> dict[str, Float]:
 
 
 def newcomer(seeds: int) -> Iterable[str]:
-    """A new model with few labels: share of its routing value (each model in turn, eight draws, at most two seeds)"""
+    """A new model with few labels: share of its routing value (each in turn, eight draws; mean ± std over seeds)"""
     for name, label in SHORT.items():
-        parts = {20: np.zeros(2), 50: np.zeros(2)}
-        for seed in _seeds(name, min(seeds, 2)):
-            for arm in range(len(trace(name).models)):
-                for labels, total in parts.items():
-                    np.add(total, _joined(fitted(name, seed), arm, labels), out=total)
-        shares = {labels: 100 * gained / value for labels, (gained, value) in parts.items()}
-        yield (
-            f"{label:12} 50 labels {shares[50]:.0f}% (must 33 / 50, aim 60)   "
-            f"20 labels {shares[20]:.0f}% (never below 0)"
-        )
+        arms, shown = range(len(trace(name).models)), []
+        for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
+            seen = _seeds(name, seeds)
+            sums = np.array([sum(_joined(fitted(name, seed), arm, labels) for arm in arms) for seed in seen])
+            share, spread = 100 * sums[:, 0].sum() / sums[:, 1].sum(), 100 * (sums[:, 0] / sums[:, 1]).std()
+            shown.append(f"{labels} labels {share:.0f} ± {spread:.0f}% ({goal})")
+        yield f"{label:12} {'   '.join(shown)}"
 
 
 def _joined(run: Fitted, arm: int, labels: int, draws: int = 8) -> Float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
 from policies.named import NAMES, build, options_of
@@ -155,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", default="paced", choices=NAMES)
     arguments = parser.parse_args()
+    threadpool_limits(1)  # on a busy machine the threads of small products wait for each other
     driver: Driver | None = None
     for line in sys.stdin:
         message = json.loads(line)

@@ -22,7 +22,7 @@ CURVE_PRICES = 64
 FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
-ENDS_EARLY = 0.4  # chance that queries stop coming before all that were planned came, whenever
+ENDS_EARLY = 0.05  # chance that queries stop coming before all that are expected came, whenever
 RESERVE = 0.005  # of the planned queries' money, kept until they have all come
 OVERTIME = 0.3  # of the planned queries, expected once they have all come
 
@@ -30,16 +30,23 @@ OVERTIME = 0.3  # of the planned queries, expected once they have all come
 def queries_left(planned: int, arrived: int) -> float:
     """Queries still to be paid for when `planned` is only a guess of how many come.
 
-    Money that is left when the queries end bought nothing, so a query counts by the chance that it comes at all:
-    1 − ENDS_EARLY · t / planned for the t-th. Spending is thus a little faster early on. A little money is kept for
-    those beyond the plan and spread over OVERTIME of it once all have come. Both cost little where the guess is right
-    and earn much where it is wrong, since a query's first dollar buys the most.
+    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
+    where the guess is right and earns much where it is low, since a query's first dollar buys the most.
     """
     if arrived >= planned:
         return max(1.0, OVERTIME * planned)
-    now = 1.0 - ENDS_EARLY * arrived / planned
-    expected = (planned - arrived) * (now + 1.0 - ENDS_EARLY) / (2.0 * now)  # given that this one came
-    return max(1.0, expected + RESERVE * planned)
+    return max(1.0, (planned - arrived) + RESERVE * planned)
+
+
+def chance_to_come(rows: int) -> Float:
+    """(rows, 1) in (1 − ENDS_EARLY, 1]: the chance that each of the queries expected comes, at even places in time.
+
+    Money left when queries end early bought nothing. An answer that may never be asked for is worth its quality times
+    this chance; so prices are a little lower now than they would be if all came for certain, and spending runs ahead
+    the more, the less that costs. Places follow the golden ratio: neighbouring rows are far apart in time.
+    """
+    places = np.arange(1, rows + 1) * 0.6180339887498949 % 1.0
+    return np.asarray(1.0 - ENDS_EARLY * places)[:, None]
 
 
 class Remaining:
@@ -47,8 +54,9 @@ class Remaining:
 
     Both budgets are spread over the queries expected until the purse's reset: the observed rate of arrivals times the
     seconds left. The queries to come are taken to look like the estimator's rehearsal and the queries seen since, each
-    row of either counting the same. γ and the curve of spending against μ are solved again every `resolve` arrivals, in
-    learn(), off the path of a request; prices() solves only where nothing was solved before.
+    row of either counting the same, and to come with a chance that falls a little towards the end. γ and the curve of
+    spending against μ are solved again every `resolve` arrivals, in learn(), off the path of a request; prices()
+    solves only where nothing was solved before.
     """
 
     def __init__(self, rehearsal: Rehearsal, *, resolve: int = 50, queries_per_s: float = 1.0) -> None:
@@ -148,7 +156,10 @@ class Remaining:
         return smoothed_dual(quality, cost, budgets, weights=weights, start=start)
 
     def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
-        """(r, n) quality, −inf where an arm was absent; (r, n) cost; (r,) weights that sum to one. r is 0 at first."""
+        """(r, n) quality by the chance to earn it, −inf where an arm was absent; (r, n) cost; (r,) weights of sum one.
+
+        r is 0 at first.
+        """
         nothing = np.zeros((0, len(names)))
         known, expected = self._rehearsal() or (names, Estimates(nothing, nothing, nothing))
         chosen = np.unique(
@@ -164,7 +175,8 @@ class Remaining:
             weights = np.concatenate([weights, np.full(len(recent[0]), self._recent.added / len(recent[0]))])
         missing = np.isnan(quality) | np.isnan(cost)
         usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
-        return np.where(missing, -np.inf, quality), np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
+        worth = np.where(missing, -np.inf, quality * chance_to_come(len(quality)))
+        return worth, np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
 
 
 def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cost: Float) -> tuple[Float, Float]:

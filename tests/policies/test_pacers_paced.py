@@ -9,7 +9,7 @@ import pytest
 
 from policies.explorers.frugal import Frugal
 from policies.pacers.dual import smoothed_dual, spending_curve
-from policies.pacers.remaining import Remaining, queries_left
+from policies.pacers.remaining import ENDS_EARLY, Remaining, chance_to_come, queries_left
 from policies.types import Estimates, Float, Outcome, Purse
 from tests.policies.worlds import make_arms, make_context
 
@@ -113,24 +113,29 @@ def test_queries_are_still_expected_once_the_planned_ones_have_come() -> None:
     assert queries_left(1000, 1500) > queries_left(1000, 999)
 
 
-def spent_by(planned: int, arrived: int) -> float:
-    """Share of the money gone when each query takes its part of what is left."""
-    left = 1.0
-    for at in range(arrived):
-        left -= left / max(queries_left(planned, at), 1.0)
-    return 1.0 - left
+def test_a_capacity_is_priced_a_little_below_what_certain_queries_would_pay() -> None:
+    budgets = np.array([2e-6, 8e-6, 2e-5])
+    certain = smoothed_dual(REHEARSAL.quality, REHEARSAL.cost, budgets, weights=EVEN)
+    ours = price_of(make_pacer(), remaining=np.inf, reset_s=1000.0, capacity=1000.0 * budgets)
+    assert (ours < certain).all()
+    assert (ours > (1.0 - ENDS_EARLY) * certain).all()
 
 
-def test_a_plan_too_long_by_two_fifths_leaves_less_than_a_quarter_and_a_right_one_hardly_any() -> None:
-    assert spent_by(1400, 1000) > 0.75
-    assert spent_by(1000, 1000) > 0.985
+def test_money_for_queries_that_may_not_come_still_lasts_to_the_last_planned_one() -> None:
+    left, gone = 0.03, []
+    for at in range(0, 1000, 50):
+        price = price_of(make_pacer(), remaining=left, reset_s=queries_left(1000, at))[0]
+        left -= 50 * float(spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.array([price]), weights=EVEN)[0])
+        gone.append(1.0 - left / 0.03)
+    assert 0.45 < gone[9] < 0.6  # halfway
+    assert 0.95 < gone[-1] <= 1.0
 
 
-def test_a_right_plan_is_spent_nearly_evenly() -> None:
-    quarters = np.diff([spent_by(1000, at) for at in (0, 250, 500, 750, 1000)])
-    assert list(quarters) == sorted(quarters, reverse=True)
-    assert quarters[0] < 1.25 / 4
-    assert quarters[-1] > 0.7 / 4
+def test_an_expected_query_comes_with_a_chance_that_is_even_over_time() -> None:
+    chance = chance_to_come(1000)[:, 0]
+    assert 1.0 >= chance.max() > chance.min() >= 1.0 - ENDS_EARLY
+    assert chance.mean() == pytest.approx(1.0 - ENDS_EARLY / 2, abs=1e-3)
+    assert chance[::7].mean() == pytest.approx(chance.mean(), abs=2e-3)
 
 
 def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
