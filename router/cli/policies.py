@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+WIDTH = 140  # columns of a table whose cells are not cut, where the terminal is narrower or there is none
 Verbs = Any  # argparse gives its subparsers no public type
 
 
@@ -210,5 +211,4 @@ def _print_report(report: Any) -> None:
         table = Table("", *columns, title=name, title_justify="left", box=box.SIMPLE_HEAD)
         for cells in rows_of(measured, columns):
             table.add_row(*cells)
-        console = Console()
-        console.print(table, width=max(console.width, 140))
+        Console(width=max(Console().width, WIDTH)).print(table)

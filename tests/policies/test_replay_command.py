@@ -196,7 +196,8 @@ def test_the_command_writes_json_and_figures(parquet: Path, tmp_path: Path, caps
     }
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["budget"]["mine"]["performance"]["mean"] > 0
-    assert "mine" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert all(label in out for label in ("mine", *BASELINES, *OPTIMA, "performance_per_usd", "of_approx_opt"))
 
 
 def test_an_unknown_policy_is_refused_with_the_names_there_are(
