@@ -70,7 +70,9 @@ def greedy(worth: Float, cost: Float, *, costs: Float, till: Till) -> Rows:
 
 
 def neighbour_means(similarity: Float, values: Float, *, k: int) -> Float:
-    """(N, M) means of history values (H, M) over the k rows most similar to each query, similarity (N, H)."""
+    """(N, M) means of history values (H, M) over the k rows most similar to each query, similarity (N, H); over all
+    rows where history has fewer."""
+    k = min(k, similarity.shape[1])
     near = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     return np.asarray(np.nanmean(values[near], axis=1), dtype=np.float64)
 

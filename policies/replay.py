@@ -39,8 +39,9 @@ def split_weights(rule: str, quality: Float, cost: Float, *, seed: int = 0) -> F
     Rules: weighted √(q/c), cost √(1/c), perf q, uniform, extreme1 … extreme5, random.
     Raises: ValueError for an unknown rule, or an extreme rule with too few arms.
     """
-    if rule.startswith("extreme"):
-        return _extreme_weights(int(rule.removeprefix("extreme")), quality, cost)
+    count = rule.removeprefix("extreme")
+    if rule != count and count.isdecimal():
+        return _extreme_weights(int(count), quality, cost)
     rules: dict[str, Callable[[], Float]] = {
         "weighted": lambda: np.sqrt(quality / cost),
         "cost": lambda: np.sqrt(1.0 / cost),

@@ -38,7 +38,7 @@ def tune(history: History, *, usd_per_query: float, told: Callable[[str], None])
     Raises: ValueError where even the cheapest arm costs more than the budget.
     """
     cheapest = float(np.nanmean(history.costs, axis=0).min())
-    if usd_per_query < cheapest:
+    if not usd_per_query >= cheapest:  # not a number neither
         raise ValueError(f"{usd_per_query:.3g} USD a query is less than the cheapest model costs, {cheapest:.3g}")
     rows, _ = nearest(history.embeddings, history.embeddings, max(NEIGHBOURS) + 1)
     others = _without_self(rows)

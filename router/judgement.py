@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.linear import principal_directions
+from policies.named import build
 from policies.ope import Logged, TooFewAnswers, Value, cross_fitted, doubly_robust, ips, snips
-from policies.types import Arm, Float, Outcome, Policy, RouteContext
+from policies.types import Arm, Float, Outcome, Policy, RouteContext, StoredPolicy
 from router.errors import SettingsError
 from router.index import FaissIndex
 from router.learning import OutcomeTable
@@ -154,6 +155,25 @@ def judge_policy(policy: Policy, answers: Sequence[Answer]) -> Judgement:
     )
     costs = replace(logged, rewards=np.array([answer.cost for answer in answers]))
     return {name: _values(each, target, choices, contexts) for name, each in (("quality", logged), ("cost_usd", costs))}
+
+
+def built(name: str, options: Mapping[str, object]) -> StoredPolicy:
+    """A named policy to judge. Raises: SettingsError where there is none of that name or options do not fit."""
+    try:
+        return build(name, (), options)
+    except ValueError as error:
+        raise SettingsError(str(error), param="policy") from error
+
+
+def as_json(judged: Mapping[str, Judgement]) -> dict[str, object]:
+    """Every label's values as plain numbers; a refusal stays the sentence it is."""
+    return {
+        label: {
+            metric: {each: value if isinstance(value, str) else asdict(value) for each, value in values.items()}
+            for metric, values in judgement.items()
+        }
+        for label, judgement in judged.items()
+    }
 
 
 def _values(logged: Logged, target: Float, choices: NDArray[np.intp], contexts: Float) -> dict[str, Value | str]:

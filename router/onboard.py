@@ -7,6 +7,7 @@ ways not yet covered, are chosen by D-optimal design. Each answer is graded and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,13 @@ def _prompt(line: str, place: str) -> Prompt:
             f'{place}: expected JSON with "prompt" and one of {", ".join(GRADERS)}', param=place
         ) from error
     wanted = written[given]
+    if given == "regex":
+        try:
+            re.compile(str(wanted))
+        except re.error as error:
+            raise SettingsError(f"{place}: {wanted!r} is not a regular expression: {error}", param=place) from error
+    if given == "schema" and not isinstance(wanted, dict):
+        raise SettingsError(f"{place}: the schema is {wanted!r}, expected an object", param=place)
     graders: dict[str, Callable[[str], Grade]] = {
         "answer": lambda answer: grade_exact(answer, str(wanted)),
         "regex": lambda answer: grade_regex(answer, str(wanted)),
@@ -88,8 +96,11 @@ def _prompt(line: str, place: str) -> Prompt:
 def onboard(model: str, prompts: Sequence[Prompt], *, count: int, post: Post, told: Callable[[str], None]) -> Onboarded:
     """Choose, ask, grade, feed back; `told(what)` hears of each call.
 
-    Raises: SettingsError where there are fewer prompts than asked or no other model; PointsmanError from the gateway.
+    Raises: SettingsError where no prompt or more than there are were asked for, or there is no other model;
+    PointsmanError from the gateway.
     """
+    if count < 1:
+        raise SettingsError(f"{count} prompts were asked for, expected at least one", param="prompts")
     if count > len(prompts):
         raise SettingsError(f"{count} prompts were asked for, there are {len(prompts)}", param="prompts")
     rivals, expected = _expected(model, prompts, post, told)

@@ -32,7 +32,7 @@ from policies.replay import (
     upper_hull,
     zero_router,
 )
-from policies.types import Estimates, Float, Policy
+from policies.types import Arm, Estimates, Float, Policy
 from router.errors import SettingsError
 from router.rivals import ParetoBandit
 from router.traces import Sample, Trace, embed_split
@@ -61,6 +61,15 @@ class Setting:
     seeds: tuple[int, ...] = (0, 1, 2)
     split: str = "weighted"  # a rule of split_weights, or "global" for one budget
     factor: float = 1.0  # of the cost of sending everything to the cheapest model
+
+    def __post_init__(self) -> None:
+        labels = [each.label for each in self.contenders]
+        if len(set(labels)) < len(labels):
+            raise SettingsError(f"policies must differ in name, there are {', '.join(labels)}", param="policy")
+        if not self.seeds:
+            raise SettingsError("there are no seeds, expected at least one", param="seeds")
+        if not 0.0 < self.factor < float("inf"):
+            raise SettingsError(f"factor is {self.factor}, expected > 0", param="factor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,16 @@ def contender(argument: str) -> Contender:
     path = Path(argument)
     if not path.is_file():
         raise SettingsError(f"{argument!r} is neither a file nor one of {', '.join((*NAMES, RIVAL))}", param="policy")
-    written = yaml.safe_load(path.read_text())
+    try:
+        written = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no YAML: {error}", param=str(path)) from error
     if not isinstance(written, dict) or written.get("policy") not in NAMES:
         raise SettingsError(f"{path}: expected `policy: NAME` and `options:`", param=f"{path}:policy")
-    return Contender(path.stem, written["policy"], dict(written.get("options") or {}))
+    options = written.get("options") or {}
+    if not isinstance(options, dict):
+        raise SettingsError(f"{path}: options is {options!r}, expected options by name", param=f"{path}:options")
+    return Contender(path.stem, written["policy"], dict(options))
 
 
 def stages(setting: Setting) -> int:
@@ -107,12 +122,15 @@ def stages(setting: Setting) -> int:
 def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Report:
     """Every contender and reference over every seed; `told(what)` hears of each part done.
 
-    Raises: SettingsError where the trace is too small for the stream, or an option is unknown.
+    Raises: SettingsError where the trace is too small for the stream, an option is unknown, or a policy needs a package
+    that is not installed.
     """
     budget: dict[str, dict[str, list[float]]] = {}
     preference: dict[str, dict[str, list[float]]] = {}
     frontiers: dict[str, Frontier] = {}
     spending = Spending(0.0, {})
+    for each in setting.contenders:
+        _check(each, trace)
     for order, seed in enumerate(setting.seeds):
         sample = _sample(trace, setting, seed)
         told(f"seed {seed}: embedded")
@@ -133,6 +151,14 @@ def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Re
     return Report(trace.name, setting, _over(budget), _over(preference), frontiers, spending)
 
 
+def _check(each: Contender, trace: Trace) -> None:
+    """Before minutes are spent. Raises: SettingsError where the policy cannot be built, or is fixed to nobody."""
+    _built(each, trace.arms, Books(None, float("inf"), len(trace.models)), seed=0, queries=1)
+    arm = each.options.get("arm")
+    if arm is not None and arm not in trace.models:
+        raise SettingsError(f"{each.label} is fixed to {arm!r}; there are {', '.join(trace.models)}", param="arm")
+
+
 def _sample(trace: Trace, setting: Setting, seed: int) -> Sample:
     try:
         return embed_split(trace, *split(len(trace), stream=setting.stream, seed=seed))
@@ -150,13 +176,19 @@ class Books:
 
     @classmethod
     def of(cls, sample: Sample, setting: Setting, seed: int) -> Books:
-        """By the setting's factor and split; weights come from history."""
+        """By the setting's factor and split; weights come from history. Raises: SettingsError."""
         costs, history = sample.stream.costs, sample.history
         total = total_budget(costs, setting.factor)
+        if not total > 0.0:
+            raise SettingsError("the cheapest model costs nothing here, and so would be any budget in its multiples")
         if setting.split == "global":
             return cls(None, total, costs.shape[1])
         quality, cost = np.nanmean(history.scores, axis=0), np.nanmean(history.costs, axis=0)
-        return cls(split_budget(total, split_weights(setting.split, quality, cost, seed=seed)), total, costs.shape[1])
+        try:
+            weights = split_weights(setting.split, quality, cost, seed=seed)
+        except ValueError as error:
+            raise SettingsError(str(error), param="split") from error
+        return cls(split_budget(total, weights), total, costs.shape[1])
 
     @property
     def shared(self) -> float:
@@ -176,7 +208,7 @@ def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> I
         served = admitted(choices, stream.costs, books.till())
         yield label, judge(choices, served, scores=stream.scores, costs=stream.costs), None
     for each in setting.contenders:
-        policy = _built(each, sample, books, seed)
+        policy = _built(each, stream.arms, books, seed=seed, queries=len(stream))
         policy.refit(sample.history)
         run = play(
             policy,
@@ -189,12 +221,11 @@ def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> I
         yield each.label, run.result, run
 
 
-def _built(each: Contender, sample: Sample, books: Books, seed: int) -> Policy:
+def _built(each: Contender, arms: tuple[Arm, ...], books: Books, *, seed: int, queries: int) -> Policy:
     """The policy with the horizon and budgets it asks for. Raises: SettingsError."""
     if each.policy == RIVAL:
-        return ParetoBandit(budget_usd=books.total / len(sample.stream), seed=seed)
-    arms = sample.stream.arms
-    offered: dict[str, object] = {"horizon": len(sample.stream), "budget": books.shared}
+        return ParetoBandit(budget_usd=books.total / queries, seed=seed)
+    offered: dict[str, object] = {"horizon": queries, "budget": books.shared}
     if books.budgets is not None:
         offered["budgets"] = dict(zip((arm.name for arm in arms), books.budgets.tolist(), strict=True))
     known = options_of(each.policy)
@@ -251,7 +282,8 @@ def _relate(noted: dict[str, dict[str, list[float]]]) -> None:
     for optimum in OPTIMA:
         reference = noted[optimum]["performance"][-1]
         for metrics in noted.values():
-            metrics.setdefault(f"of_{optimum.replace('-', '_')}", []).append(metrics["performance"][-1] / reference)
+            share = metrics["performance"][-1] / reference if reference > 0.0 else float("nan")
+            metrics.setdefault(f"of_{optimum.replace('-', '_')}", []).append(share)
 
 
 def _preference_runs(sample: Sample, setting: Setting, seed: int) -> Iterator[tuple[str, dict[str, float], Frontier]]:
@@ -261,7 +293,8 @@ def _preference_runs(sample: Sample, setting: Setting, seed: int) -> Iterator[tu
     for each in setting.contenders:
         if each.policy in BLIND or each.policy == RIVAL:
             continue
-        expected = _expected(_built(each, sample, Books(None, float("inf"), len(stream.arms)), seed), sample)
+        books = Books(None, float("inf"), len(stream.arms))
+        expected = _expected(_built(each, stream.arms, books, seed=seed, queries=len(stream)), sample)
         frontier = sweep(expected.quality, expected.cost, scores=stream.scores, costs=stream.costs)
         yield each.label, {"aiq": aiq(frontier, stream.costs)} | _two_models(expected, sample), frontier
     truth = sweep(stream.scores, stream.costs, scores=stream.scores, costs=stream.costs)

@@ -45,7 +45,9 @@ def read_trace(path: Path) -> Trace:
     """A .parquet or .csv file with columns prompt, score:MODEL and cost:MODEL, or RouterBench's pickle (.pkl, which
     must come from somebody you trust: reading a pickle runs what is in it).
 
-    Raises: SettingsError where the file is missing, is of another kind or lacks columns.
+    Rows without a prompt, or without a score or cost of some model, are left out.
+    Raises: SettingsError where the file is missing, is of another kind, lacks columns, or holds what is no score in
+    [0, 1] and no cost of at least zero.
     """
     table = _read_table(path)
     models = [column.removeprefix("score:") for column in table.columns if str(column).startswith("score:")]
@@ -54,16 +56,34 @@ def read_trace(path: Path) -> Trace:
     missing = [column for column in ("prompt", *(f"cost:{model}" for model in models)) if column not in table.columns]
     if missing:
         raise SettingsError(f"{path} lacks the columns {', '.join(missing)}", param=str(path))
-    table = table.dropna(subset=[f"score:{model}" for model in models] + [f"cost:{model}" for model in models])
+    scores, costs = [f"score:{model}" for model in models], [f"cost:{model}" for model in models]
+    table = table.dropna(subset=["prompt", *scores, *costs])
+    if table.empty:
+        raise SettingsError(f"{path} has no row with a prompt and every model's score and cost", param=str(path))
     tasks = table["task"] if "task" in table.columns else np.full(len(table), "")
     return Trace(
         name=path.stem,
         prompts=tuple(str(prompt) for prompt in table["prompt"]),
         tasks=np.asarray(tasks, dtype=np.str_),
         models=tuple(models),
-        scores=table[[f"score:{model}" for model in models]].to_numpy(np.float64),
-        costs=table[[f"cost:{model}" for model in models]].to_numpy(np.float64),
+        scores=_numbers(path, table, scores, most=1.0),
+        costs=_numbers(path, table, costs, most=np.inf),
     )
+
+
+def _numbers(path: Path, table: pd.DataFrame, columns: list[str], *, most: float) -> Float:
+    """(N, M) of these columns. Raises: SettingsError with the first cell that is no number from zero to `most`."""
+    for column in columns:
+        try:
+            values = table[column].to_numpy(np.float64)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"{path}, column {column}: {error}, expected numbers", param=column) from error
+        wrong = np.flatnonzero(~np.isfinite(values) | (values < 0.0) | (values > most))
+        if len(wrong):
+            expected = "a score in [0, 1]" if most == 1.0 else "USD of at least zero"
+            where = f"{path}, column {column}, row {table.index[wrong[0]]}"
+            raise SettingsError(f"{where}: {values[wrong[0]]:g}, expected {expected}", param=column)
+    return np.asarray(table[columns], dtype=np.float64)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -74,13 +94,16 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise SettingsError("reading traces needs the extra `replay`: pip install 'pointsman[replay]'") from error
     if not path.is_file():
         raise SettingsError(f"there is no trace {path}", param=str(path))
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
-    if path.suffix in {".pkl", ".pickle"}:
-        return _renamed(pd.read_pickle(path))
-    raise SettingsError(f"{path} is neither .parquet, .csv nor .pkl", param=str(path))
+    readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".pkl": pd.read_pickle, ".pickle": pd.read_pickle}
+    if path.suffix not in readers:
+        raise SettingsError(f"{path} is neither .parquet, .csv nor .pkl", param=str(path))
+    try:
+        table = readers[path.suffix](path)
+    except Exception as error:  # what a broken file raises depends on which library reads it
+        raise SettingsError(f"{path} cannot be read as {path.suffix}: {error}", param=str(path)) from error
+    if not isinstance(table, pd.DataFrame):
+        raise SettingsError(f"{path} holds a {type(table).__name__}, expected a table", param=str(path))
+    return _renamed(table) if path.suffix.startswith(".p") and path.suffix != ".parquet" else table
 
 
 def _renamed(table: pd.DataFrame) -> pd.DataFrame:

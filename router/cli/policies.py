@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
 
+WIDTH = 140  # columns of a table whose cells are not cut, where the terminal is narrower or there is none
 Verbs = Any  # argparse gives its subparsers no public type
 
 
@@ -20,7 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
     replay.add_argument("--stream", type=int, help="queries routed; the rest is history (default 40 %%, at most 5000)")
     replay.add_argument("--split", default="weighted", help="weighted, cost, perf, uniform, extreme1-5, random, global")
     replay.add_argument("--factor", type=float, default=1.0, help="budget, times the cheapest model's cost (default 1)")
-    replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures")
+    replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures (default replay)")
     replay.set_defaults(run=_replay)
     exported = verbs.add_parser("export", help="write a gateway's outcome log as parquet, which replay reads")
     exported.add_argument("store", help="sqlite:///PATH or a Redis URL")
@@ -53,6 +55,8 @@ def _export(arguments: argparse.Namespace) -> int:
     from router.stores.export import export  # noqa: PLC0415
     from router.stores.open import open_stores  # noqa: PLC0415
 
+    _must_exist(arguments.store)
+
     async def work() -> int:
         async with open_stores(arguments.store, clock=lambda: time.time_ns() // 1_000_000) as stores:
             return await export(stores.log.tail("", follow=False), arguments.out)
@@ -63,20 +67,38 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _judge_log(arguments: argparse.Namespace) -> int:
     """Off-policy evaluation from the propensities in a gateway's log."""
-    from policies.named import build  # noqa: PLC0415  # each verb imports what it needs when it runs
-    from router.judgement import judge_policy, judged_answers, live_value  # noqa: PLC0415
+    from router.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
     from router.replay import contender  # noqa: PLC0415
 
     wanted = [contender(each) for each in arguments.policy or ["paced"]]
+    policies = {each.label: built(each.policy, each.options) for each in wanted}
     answers = judged_answers(asyncio.run(_log_of(arguments.trace)))
-    judged = {each.label: judge_policy(build(each.policy, (), each.options), answers) for each in wanted}
+    judged = {}
+    with _Bar(len(policies)) as told:
+        for label, policy in policies.items():
+            judged[label] = judge_policy(policy, answers)
+            told(label)
+    judged = {"live": live_value(answers), **judged}
     print(f"{len(answers)} judged answers")
-    for label, judgement in {"live": live_value(answers), **judged}.items():
+    for label, judgement in judged.items():
         for metric, values in judgement.items():
             for estimator, value in values.items():
                 text = value if isinstance(value, str) else f"{value.mean:.6g} [{value.low:.6g}, {value.high:.6g}]"
                 print(f"{label:16} {metric:9} {estimator:8} {text}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "judgement.json"
+    path.write_text(json.dumps({"answers": len(answers), **as_json(judged)}, indent=2))
+    print(path)
     return 0
+
+
+def _must_exist(url: str) -> None:
+    """Reading makes no store. Raises: SettingsError where a file is named that is not there."""
+    from router.errors import SettingsError  # noqa: PLC0415
+
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.is_file():
+        raise SettingsError(f"there is no store {path}", param=str(path))
 
 
 async def _log_of(url: str) -> list[Any]:
@@ -87,6 +109,7 @@ async def _log_of(url: str) -> list[Any]:
         from router.stores.export import imported  # noqa: PLC0415
 
         return list(imported(Path(url)))
+    _must_exist(url)
     async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
         return [entry async for _, entry in stores.log.tail("", follow=False)]
 
@@ -99,7 +122,7 @@ def _replay_trace(arguments: argparse.Namespace) -> int:
     trace = read_trace(Path(arguments.trace))
     setting = Setting(
         contenders=tuple(contender(each) for each in arguments.policy or ["paced"]),
-        stream=arguments.stream or default_stream(len(trace)),
+        stream=default_stream(len(trace)) if arguments.stream is None else arguments.stream,
         seeds=tuple(range(arguments.seeds)),
         split=arguments.split,
         factor=arguments.factor,
@@ -188,5 +211,4 @@ def _print_report(report: Any) -> None:
         table = Table("", *columns, title=name, title_justify="left", box=box.SIMPLE_HEAD)
         for cells in rows_of(measured, columns):
             table.add_row(*cells)
-        console = Console()
-        console.print(table, width=max(console.width, 140))
+        Console(width=max(Console().width, WIDTH)).print(table)

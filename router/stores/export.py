@@ -53,9 +53,12 @@ def is_export(path: Path) -> bool:
     """Whether a file was written by `export`, by its columns."""
     if path.suffix != ".parquet" or not path.exists():
         return False
-    from pyarrow import parquet  # noqa: PLC0415  # an extra
+    from pyarrow import ArrowInvalid, parquet  # noqa: PLC0415  # an extra
 
-    return {"decision_id", "propensity"} <= set(parquet.read_schema(path).names)
+    try:
+        return {"decision_id", "propensity"} <= set(parquet.read_schema(path).names)
+    except ArrowInvalid:
+        return False
 
 
 def imported(path: Path) -> list[LogEntry]:

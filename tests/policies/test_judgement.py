@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -98,8 +99,38 @@ def test_the_command_reads_the_store_of_a_gateway(tmp_path: Path, capsys: pytest
 
     url = f"sqlite:///{tmp_path / 'gateway.db'}"
     anyio.run(fill, url)
-    assert main(["replay", url, "--policy", "random"]) == 0
+    assert main(["replay", url, "--policy", "random", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "120 judged answers" in out
     assert "random" in out
     assert "dr" in out
+    written = json.loads((tmp_path / "out" / "judgement.json").read_text())
+    assert written["answers"] == 120
+    assert written["random"]["quality"]["dr"]["low"] < written["random"]["quality"]["dr"]["high"]
+
+
+@pytest.mark.parametrize("verb", ["replay", "export"])
+def test_a_store_that_is_not_there_is_refused_and_not_made(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "gatway.db", tmp_path / "log.parquet"
+    arguments = {"replay": ["--policy", "random", "--out", str(out)], "export": [str(out)]}
+    assert main([verb, f"sqlite:///{path}", *arguments[verb]]) == 2
+    assert f"there is no store {path}" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("policy: neighbours\noptions: {k: 0}", "k is 0"),
+        ("policy: neighbours\noptions: {kk: 3}", "no option 'kk'"),
+        ("policy: fixed", "needs the option arm"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_the_log_is_read(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert main(["replay", "sqlite:////nowhere.db", "--policy", str(tmp_path / "mine.yaml")]) == 2
+    assert said in capsys.readouterr().err

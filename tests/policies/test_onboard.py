@@ -19,6 +19,26 @@ from tests.http.conftest import engine, serving, settings_for
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"prompt": "What is 1 + 1?", "regex": "(2"}, "is not a regular expression"),
+        ({"prompt": "What is 1 + 1?", "schema": "number"}, "expected an object"),
+    ],
+)
+def test_a_grader_that_cannot_grade_is_refused_by_its_line(line: dict[str, str], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(line))
+    with pytest.raises(SettingsError, match=rf"prompts\.jsonl:1: .*{said}"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_asking_no_prompt_at_all_is_refused_before_the_gateway_is_asked(count: int) -> None:
+    with pytest.raises(SettingsError, match="expected at least one"):
+        onboard("new", [], count=count, post=lambda path, body: {}, told=print)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -70,6 +70,93 @@ def test_a_missing_trace_is_refused_by_its_path(tmp_path: Path) -> None:
         read_trace(tmp_path / "nothing.csv")
 
 
+def write_changed(tmp_path: Path, **columns: object) -> Path:
+    make_table().assign(**columns).to_csv(tmp_path / "toy.csv", index=False)
+    return tmp_path / "toy.csv"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("score:small", 7.0, r"column score:small, row 0: 7, expected a score in \[0, 1\]"),
+        ("score:small", -0.1, r"row 0: -0.1, expected a score"),
+        ("cost:large", -1.0, r"column cost:large, row 0: -1, expected USD of at least zero"),
+        ("cost:large", np.inf, r"row 0: inf, expected USD"),
+        ("score:large", "good", r"column score:large: .*'good', expected numbers"),
+        ("prompt", np.nan, r"has no row with a prompt"),
+        ("cost:small", np.nan, r"has no row with a prompt and every model's score and cost"),
+    ],
+)
+def test_cells_that_make_no_sense_are_refused_by_their_column(
+    column: str, value: object, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_trace(write_changed(tmp_path, **{column: value}))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "pkl"])
+def test_a_file_that_is_not_what_it_says_is_refused(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"toy.{suffix}"
+    path.write_bytes(b"\x00hello\xff")
+    assert main(["replay", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("policy: [unclosed", "is no YAML"),
+        ("policy: neighbours\noptions: 3", "options is 3"),
+        ("policy: neighbours\noptions: {kk: 3}", "no option 'kk'"),
+        ("policy: neighbours\noptions: {k: 0}", "k is 0"),
+        ("policy: fixed\noptions: {arm: nobody}", "fixed to 'nobody'; there are small, large"),
+    ],
+)
+def test_a_policy_file_that_does_not_fit_is_refused_before_anything_is_embedded(
+    text: str, said: str, parquet: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    told: list[str] = []
+    with pytest.raises(SettingsError, match=said):
+        replay(read_trace(parquet), Setting((contender(str(tmp_path / "mine.yaml")),), stream=60), told=told.append)
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seeds", "0"], "there are no seeds"),
+        (["--stream", "0"], "a stream of 0"),
+        (["--factor", "0"], "factor is 0"),
+        (["--factor", "nan"], "factor is nan"),
+        (["--split", "fair"], "there is no split 'fair'; there are weighted"),
+        (["--split", "extremely"], "there is no split 'extremely'"),
+        (["--split", "extreme2"], "needs more than 2 arms"),
+        (["--policy", "best"], "policies must differ in name"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_by_what_was_expected(
+    arguments: list[str], said: str, parquet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", str(parquet), "--policy", "best", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_budgets_in_multiples_of_a_free_model_are_refused(tmp_path: Path) -> None:
+    trace = read_trace(write_changed(tmp_path, **{"cost:small": 0.0}))
+    with pytest.raises(SettingsError, match="cheapest model costs nothing"):
+        replay(trace, Setting((contender("best"),), stream=60, seeds=(0,)), told=lambda _: None)
+
+
+def test_a_trace_of_a_dozen_rows_is_replayed(tmp_path: Path) -> None:
+    make_table(12).to_csv(tmp_path / "toy.csv", index=False)
+    setting = Setting((contender("neighbours"),), stream=4, seeds=(0,))
+    report = replay(read_trace(tmp_path / "toy.csv"), setting, told=lambda _: None)
+    assert report.budget["neighbours"]["throughput"].mean > 0
+
+
 def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
     told: list[str] = []
     setting = Setting((contender("neighbours"), contender("port-exact")), stream=60, seeds=(0, 1))
@@ -109,7 +196,8 @@ def test_the_command_writes_json_and_figures(parquet: Path, tmp_path: Path, caps
     }
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["budget"]["mine"]["performance"]["mean"] > 0
-    assert "mine" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert all(label in out for label in ("mine", *BASELINES, *OPTIMA, "performance_per_usd", "of_approx_opt"))
 
 
 def test_an_unknown_policy_is_refused_with_the_names_there_are(
