@@ -115,9 +115,25 @@ def portable_operator(rng: Any) -> None:
     check(found, layer.product(x.numpy(), widths), "torch's own operations")
 
 
+def alone(rng: Any) -> None:
+    """A row comes out of a crowd to the last bit as it does alone, in every precision."""
+    layer, widths = random_layer(rng, 96, 256, bits=(3, 4, 8)), rng.choice([3, 4, 8], 150).tolist()
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        laid, asked = layer.laid(gpu=False, dtype=dtype), torch.tensor(widths)
+        x = torch.from_numpy(rng.standard_normal((len(widths), 256))).to(dtype)
+        crowd = portable.linear(x, laid.codes, laid.tables, asked, layer.bits)
+        each = [
+            portable.linear(x[t : t + 1], laid.codes, laid.tables, asked[t : t + 1], layer.bits) for t in range(150)
+        ]
+        differ = int((crowd != torch.cat(each)).sum())
+        print(dtype, f"{differ} of {crowd.numel()} differ")
+        if differ:
+            sys.exit(1)
+
+
 CHECKS = {
     "vector": vector, "tile": tile, "split": split, "dequantize": dequantize, "large": large,
-    "portable": portable_operator,
+    "portable": portable_operator, "alone": alone,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
+from rich.console import Console
 
 from backends.anyprec.store import Store
+from router.admission import Admissions
+from router.examination import examine
+from router.settings import build
 from tests.http.conftest import Running, serving
 from tests.vllm.engines import STORES, Engine
 from tests.vllm.test_plugin import write_adapter
 
 PRICES = {"small": 1.0, "medium": 2.0, "large": 4.0}  # USD per million tokens, prompt and completion alike
+RENT = 3.6  # USD an hour for the large engine's machine: a thousandth of a dollar a second
 ASKED = [{"role": "user", "content": "What is 17 + 25?"}]
 TOOL = {
     "type": "function",
@@ -36,7 +45,10 @@ TOOL = {
 @pytest.fixture(scope="module")
 def gateway(engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
-    backends = {name: {"kind": "vllm", "url": engine.url, "discover": True} for name, engine in engines.items()}
+    backends: dict[str, dict[str, Any]] = {
+        name: {"kind": "vllm", "url": engine.url, "discover": True} for name, engine in engines.items()
+    }
+    backends["large"]["machine_usd_per_hour"] = RENT
     backends["inside"] = {"kind": "embedded", "stores": {"medium": str(STORES / "medium")}, "discover": True}
     homes = {"small": "small", "medium": "inside", "large": "large"}
     models = [
@@ -132,9 +144,9 @@ def test_logprobs_n_and_stop_reach_the_engine(client: httpx.Client) -> None:
 
 
 def test_a_seed_repeats_a_sampled_answer(client: httpx.Client) -> None:
-    asked = chat("large", temperature=1.5, seed=7)
-    said = [client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"] for _ in range(2)]
-    assert said[0]["content"] == said[1]["content"]
+    asked = [chat("large", temperature=1.5, seed=seed, max_tokens=64, ignore_eos=True) for seed in (7, 7, 8)]
+    said = [client.post("/v1/chat/completions", json=each).json()["choices"][0]["message"] for each in asked]
+    assert said[0]["content"] == said[1]["content"] != said[2]["content"]
 
 
 def test_a_tool_call_comes_back_as_the_engine_made_it(client: httpx.Client, small: Engine) -> None:
@@ -167,6 +179,50 @@ def test_the_widths_of_a_store_are_candidates_and_reach_the_engine(client: httpx
     assert through["logprobs"] == direct.json()["choices"][0]["logprobs"]
 
 
+def learned(client: httpx.Client, model: str) -> dict[str, float]:
+    """USD per million tokens and the answers they rest on."""
+    found = {each["model"]: each for each in client.post("/v1/route", json=chat("auto")).json()["candidates"]}
+    price: dict[str, float] = found[model]["learned_price"]
+    return price
+
+
+def load(client: httpx.Client, models: Sequence[str]) -> tuple[float, dict[str, int]]:
+    """All of them at once: seconds until the last answer, and completion tokens by model."""
+
+    def ask(model: str) -> tuple[str, int]:
+        answer = client.post("/v1/chat/completions", json=chat(model, max_tokens=64, ignore_eos=True))
+        return model, answer.json()["usage"]["completion_tokens"]
+
+    began, tokens = time.monotonic(), dict.fromkeys(models, 0)
+    with ThreadPoolExecutor(len(models)) as pool:
+        for model, made in pool.map(ask, models):
+            tokens[model] += made
+    return time.monotonic() - began, tokens
+
+
+def test_the_learned_price_of_widths_is_the_engines_time_at_load(client: httpx.Client) -> None:
+    """What the prices say the tokens of a crowd cost is what the machine cost while it served them."""
+    widths = ["large@3bit", "large@4bit", "large@8bit"]
+    until(lambda: set(widths) <= set(names(client)))
+    rounds = [load(client, widths * 8) for _ in range(4)]
+    until(lambda: all(learned(client, width)["answers"] >= 32 for width in widths))
+    prices = {width: learned(client, width) for width in widths}
+    paid = sum(prices[width]["completion"] * made / 1e6 for _, tokens in rounds for width, made in tokens.items())
+    paid += sum(prices[width]["prompt"] * 20 * 32 / 1e6 for width in widths)  # twenty tokens of each prompt
+    assert paid == pytest.approx(RENT / 3600 * sum(seconds for seconds, _ in rounds), rel=0.25)
+
+
+def test_a_token_is_dearer_when_an_engine_serves_it_alone(client: httpx.Client) -> None:
+    until(lambda: "large@6bit" in names(client))
+    for _ in range(2):
+        load(client, ["large@6bit"] * 16)
+    until(lambda: learned(client, "large@6bit")["answers"] >= 32)
+    crowded = learned(client, "large@6bit")["completion"]
+    for _ in range(32):
+        load(client, ["large@6bit"])
+    until(lambda: learned(client, "large@6bit")["completion"] > 2 * crowded)
+
+
 def test_an_adapter_loaded_at_run_time_becomes_a_candidate(client: httpx.Client, large: Engine, tmp_path: Path) -> None:
     write_adapter(tmp_path / "tuned", Store.open(large.store), bits=8)
     large.post("/v1/load_lora_adapter", {"lora_name": "tuned", "lora_path": str(tmp_path / "tuned")})
@@ -176,19 +232,45 @@ def test_an_adapter_loaded_at_run_time_becomes_a_candidate(client: httpx.Client,
     large.post("/v1/unload_lora_adapter", {"lora_name": "tuned"})
 
 
+@pytest.mark.parametrize(("width", "admitted"), [("small@6bit", True), ("small@3bit", False)])
+def test_a_width_is_admitted_or_refused_by_what_a_real_engine_answers(
+    small: Engine, tmp_path: Path, width: str, admitted: bool
+) -> None:
+    """Six bits are what the parent is served at; three lose twenty points."""
+    backend = {"kind": "vllm", "url": small.url, "discover": True}
+    price = {"prompt": 1, "completion": 1}
+    # nothing is said here of time: a machine that others share would decide
+    settings = {"state_dir": str(tmp_path), "default_price": price, "backends": {"engine": backend}}
+    settings["admission"] = {"max_slowdown": 100}
+    (tmp_path / "asked.txt").write_text("Say no.\nSay yes.\n")
+    verdict = asyncio.run(
+        examine(
+            build(settings, {}), width, parent=None, prompts=120, own=None, refusals=tmp_path / "asked.txt", seed=0,
+            console=Console(file=io.StringIO()),
+        )
+    )  # fmt: skip
+    assert verdict.admitted is admitted
+    assert verdict.refusals is not None
+    assert verdict.slowdown.low < verdict.slowdown.mean < verdict.slowdown.high
+    assert Admissions(tmp_path / "admissions").admits(width) is admitted
+
+
 def test_a_width_out_of_range_is_the_clients_error_and_names_it(client: httpx.Client) -> None:
     answer = client.post("/v1/chat/completions", json=chat("large", vllm_xargs={"anyprec_bits": 11}))
     assert answer.status_code == 400
     assert "anyprec_bits" in answer.json()["error"]["message"]
 
 
-def test_responses_and_messages_are_forwarded(client: httpx.Client) -> None:
+def test_responses_and_messages_are_forwarded_and_paid_from_their_usage(client: httpx.Client) -> None:
     said = client.post("/v1/responses", json={"model": "large", "input": "What is 2 + 3?", "max_output_tokens": 16})
-    assert said.status_code == 200, said.text
-    assert said.json()["usage"]["output_tokens"] > 0
     told = client.post("/v1/messages", json={"model": "large", "messages": ASKED, "max_tokens": 16})
-    assert told.status_code == 200, told.text
-    assert told.json()["type"] == "message"
+    for answer in (said, told):
+        assert answer.status_code == 200, answer.text
+        usage = answer.json()["usage"]
+        assert 0 < usage["output_tokens"] <= 16
+        paid = (usage["input_tokens"] + usage["output_tokens"]) * PRICES["large"] / 1e6
+        assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(paid, rel=1e-6)
+    assert (said.json()["object"], told.json()["type"]) == ("response", "message")
 
 
 def test_hanging_up_frees_the_engines_slot(client: httpx.Client, large: Engine) -> None:
@@ -202,16 +284,31 @@ def test_hanging_up_frees_the_engines_slot(client: httpx.Client, large: Engine) 
     assert large.metric("vllm:generation_tokens_total") - made < 400
 
 
+@contextmanager
+def busy(engine: Engine, count: int = 24) -> Iterator[None]:
+    """Others' requests, so that an answer takes the engine seconds; they end with it."""
+
+    def ask() -> None:
+        with suppress(httpx.HTTPError):
+            engine.post("/v1/completions", {"prompt": "a", "max_tokens": 500, "ignore_eos": True})
+
+    with ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            pool.submit(ask)
+        until(lambda: engine.metric("vllm:num_requests_running") == count)
+        yield
+
+
 def test_an_engine_killed_mid_stream_costs_one_stream_and_comes_back(client: httpx.Client, large: Engine) -> None:
     asked = chat("large", max_tokens=400, ignore_eos=True)
     whole = client.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
     seen = []
     try:
-        with client.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as answer:
+        with busy(large), client.stream("POST", "/v1/chat/completions", json={**asked, "stream": True}) as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: "):
                     seen.append(line.removeprefix("data: "))
-                if len(seen) == 2 and large.process is not None:  # four hundred tokens take the large model a second
+                if len(seen) == 2 and large.process is not None:
                     large.kill()
         events = [event if event == "[DONE]" else json.loads(event) for event in seen]
         assert whole.startswith(text_of(events))

@@ -13,10 +13,19 @@ from tests.vllm.engines import ROOT, VENV
 CHECK = Path(__file__).with_name("interpret.py")
 
 
-@pytest.mark.parametrize("what", ["vector", "tile", "split", "dequantize", "large", "portable"])
-def test_a_kernel_agrees_with_numpy_in_float64(what: str) -> None:
+def run(what: str) -> None:
+    """One check in a process with Triton's interpreter."""
     seed = int.from_bytes(os.urandom(4))
     variables = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{VENV / 'triton'}:{ROOT}"}
     command = [VENV / "bin" / "python", "-W", "ignore", CHECK, what, str(seed)]
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"seed {seed}: {done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("what", ["vector", "tile", "split", "dequantize", "large", "portable"])
+def test_a_kernel_agrees_with_numpy_in_float64(what: str) -> None:
+    run(what)
+
+
+def test_a_row_of_the_operator_on_a_cpu_is_the_same_alone_and_in_a_crowd() -> None:
+    run("alone")

@@ -7,6 +7,7 @@ import torch
 from backends.anyprec.kernels.layout import offsets
 
 PADDING = 0
+BLOCK = 16  # rows: a product of whole blocks sums every row alike, whatever rows are beside it
 
 
 def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: list[int]) -> torch.Tensor:
@@ -22,7 +23,11 @@ def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: l
 def linear(
     x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
 ) -> torch.Tensor:
-    """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once."""
+    """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once.
+
+    Rows of one width are filled up to whole blocks, so that a row comes out to the last bit as it would alone: BLAS
+    sums a single row, or the last few of many, in another order than the rest.
+    """
     asked = widths[: x.shape[0]]
     out = x.new_zeros(x.shape[0], codes.shape[0])
     for width in asked.unique().tolist():
@@ -30,5 +35,6 @@ def linear(
             continue
         rows = (asked == width).nonzero().view(-1)
         weights = dequantize(codes, tables, width=width, bits=bits)
-        out[rows] = torch.nn.functional.linear(x[rows], weights)
+        whole = torch.nn.functional.pad(x[rows], (0, 0, 0, -len(rows) % BLOCK))
+        out[rows] = torch.nn.functional.linear(whole, weights)[: len(rows)]
     return out
