@@ -95,6 +95,7 @@ def test_a_stopped_run_continues_to_identical_bytes(checkpoint: Path, tmp_path: 
     assert (again.st_ino, again.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
 
 
+@pytest.mark.timeout(400)
 def test_a_run_killed_outright_continues_to_identical_bytes(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "in", num_hidden_layers=6, hidden_size=64, intermediate_size=128)
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
@@ -147,21 +148,22 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 before = peak()
-quantize(Path(sys.argv[1]), Path(sys.argv[2]), bits=(3,), rows_per_table=256, workers=1)
+quantize(Path(sys.argv[1]), Path(sys.argv[2]), bits=(3,), rows_per_table=128, workers=1)
 print(peak() - before)
 """
 
 
+@pytest.mark.timeout(400)  # tens of seconds of one core, and cores are shared
 def test_memory_is_that_of_a_layer_and_not_of_the_checkpoint(tmp_path: Path) -> None:
     def grown(layers: int) -> int:
         """Bytes by which the peak of a process exceeds its start."""
-        size = {"hidden_size": 256, "intermediate_size": 4096, "num_key_value_heads": 4}
+        size = {"hidden_size": 128, "intermediate_size": 2048, "num_key_value_heads": 4}
         folder = write_llama(tmp_path / f"in{layers}", num_hidden_layers=layers, **size)
         command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"out{layers}")]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    layer_bytes = 4 * (4 * 256 * 256 + 3 * 256 * 4096)  # as float32
-    assert grown(5) - grown(1) < 1.5 * layer_bytes  # the checkpoint grows by four layers
+    layer_bytes = 4 * (4 * 128 * 128 + 3 * 128 * 2048)  # as float32
+    assert grown(4) - grown(1) < 2 * layer_bytes  # the checkpoint grows by three layers
 
 
 def test_a_half_written_folder_is_not_continued_with_other_settings(checkpoint: Path, tmp_path: Path) -> None:
