@@ -74,25 +74,26 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
             for kind, sensitivity in SENSITIVITIES.items():
                 rng = np.random.default_rng(0)
                 drawn = [nesting.sort_row(draw(rng, size), sensitivity(rng, size))[2] for _ in range(rows)]
-                ours, seconds = _together(drawn, balanced_on)
+                ours, weighing, nesting_s = _together(drawn, balanced_on)
                 free = sum(nesting.free_errors(sums, BITS, searches.engine()) for sums in drawn)
                 for way, errors in (("together", ours), ("greedily", np.sum([*map(greedy_error, drawn)], axis=0))):
                     ratios = "".join(f"{ratio:7.3f}" for ratio in errors / free)
-                    timed = f"   {1000 * seconds / rows:.0f} ms a row" if way == "together" else ""
+                    timed = (
+                        f"   {1000 * nesting_s / rows:.0f} ms a row after {weighing:.1f} s" if way == "together" else ""
+                    )
                     print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}{timed}", flush=True)
 
 
-def _together(rows: Sequence[searches.Sums], balanced_on: int) -> tuple[NDArray[np.float64], float]:
-    """Errors at BITS, summed, as `quantize` nests: weighed on a few rows; and the processor's seconds for all."""
+def _together(rows: Sequence[searches.Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, float]:
+    """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and to nest all."""
     engine = searches.engine()
     started = time.process_time()
     worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS, searches=engine)
     weighed = time.process_time()
     cuts = [nesting.nested_cuts(nesting.Row.of(sums, engine), worth, bits=BITS, searches=engine) for sums in rows]
     ended = time.process_time()
-    print(f"  weighing the widths took {weighed - started:.1f} s", flush=True)
     errors = sum(nesting.errors_at(sums, at, len(BITS)) for sums, at in zip(rows, cuts, strict=True))
-    return np.asarray(errors)[::-1], ended - weighed
+    return np.asarray(errors)[::-1], weighed - started, ended - weighed
 
 
 @dataclass(frozen=True, slots=True)

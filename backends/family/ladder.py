@@ -1,22 +1,22 @@
 """Measure the family with the numpy engine: `python -m backends.family.ladder`.
 
-accuracy   every candidate's score by skill on held-out items, kept in ladder.json beside the weights
+accuracy   every candidate's score by skill on held-out items, kept in ladder.json beside the weights; a run that was
+           stopped continues with the candidates that are missing
 speed      prompt and decode tokens per second of every width, one answer at a time on one thread
 table      what docs/family.md shows, from the kept scores and the catalogue's prices
+steps      how much each further bit wins on the kept scores, with 95 % intervals
 picture    the same as a drawing (needs matplotlib)
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,34 +25,13 @@ from backends.anyprec.engine.scheduler import Job, complete
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.weights import Variant
 
-from .packed import MARKS, SCORES, STORES, WIDTHS
-from .skills import LEVELS, SKILLS, Item, grade, sample
+from . import report
+from .packed import SCORES, STORES
+from .scores import PER_CELL, candidates, drawn, kept_rows, ladder_of, load, save
+from .skills import Item, grade
 from .tokens import encode_answer, encode_chat
 
-PER_CELL = 10  # items for every skill and difficulty
-SEED = 7
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Scores of every candidate on the same items."""
-
-    candidates: list[str]
-    skills: list[str]  # (m,) of every item
-    difficulties: list[int]  # (m,)
-    scores: NDArray[np.float64]  # (candidates, m), in [0, 1]
-    prompt_tokens: NDArray[np.float64]  # (m,)
-    answer_tokens: NDArray[np.float64]  # (m,) of the right answer
-
-    def means(self) -> NDArray[np.float64]:
-        """Mean score of every candidate."""
-        means: NDArray[np.float64] = self.scores.mean(axis=1)
-        return means
-
-    def by_skill(self, skill: str) -> NDArray[np.float64]:
-        """Mean score of every candidate on one skill."""
-        means: NDArray[np.float64] = self.scores[:, np.array(self.skills) == skill].mean(axis=1)
-        return means
+ITEMS_AT_ONCE = 170  # answered between two steps of the progress bar
 
 
 def answer(loaded: Loaded, items: Sequence[Item], *, bits: int) -> list[str]:
@@ -75,64 +54,24 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def candidates(names: Sequence[str]) -> list[tuple[str, int]]:
-    """The measured widths of the named stores."""
-    return [(name, bits) for name in names for bits in WIDTHS[name]]
-
-
-def drawn(per_cell: int) -> list[Item]:
-    """The held-out items of the ladder: the same number for every skill and difficulty, the same every time."""
-    return sample(per_cell * len(SKILLS) * len(LEVELS), rng=np.random.default_rng(SEED), split="test")
-
-
-def measure(per_cell: int, *, names: Sequence[str]) -> Ladder:
-    """Let every width of the named stores answer the same items."""
-    items = drawn(per_cell)
-    widths = candidates(names)
-    scores = []
+def measure(per_cell: int, *, names: Sequence[str], file: Path, widths: Sequence[int] | None = None) -> None:
+    """Let every width of the named stores (or only `widths`) answer the same items, and keep each one's scores."""
+    items, kept = drawn(per_cell), kept_rows(file, per_cell)
+    asked = [each for each in candidates(names) if widths is None or each[1] in widths]
     with Progress() as bar:
-        for name, bits in bar.track(widths, description="answering"):
-            texts = answer(Loaded(name, STORES[name]), items, bits=bits)
-            scores.append([grade(item, text) for item, text in zip(items, texts, strict=True)])
-            print(f"{name}@{bits}bit {100 * np.mean(scores[-1]):.2f}", flush=True)
-    return Ladder(
-        [f"{name}@{bits}bit" for name, bits in widths],
-        [item.skill for item in items],
-        [item.difficulty for item in items],
-        np.array(scores),
-        np.array([len(encode_chat(item.prompt)) for item in items], float),
-        np.array([len(encode_answer(item.answer)) for item in items], float),
-    )
-
-
-def save(ladder: Ladder, file: Path) -> None:
-    """Keep the scores beside those of other stores on the same items.
-
-    A candidate's row is one string of tenths ("0" wrong … "9", "A" right), so that a diff stays readable.
-    """
-    per_cell = len(ladder.skills) // (len(SKILLS) * len(LEVELS))
-    head = {"seed": SEED, "per_cell": per_cell}
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    rows = kept["scores"] if {key: kept.get(key) for key in head} == head else {}
-    for name, row in zip(ladder.candidates, ladder.scores, strict=True):
-        rows[name] = "".join(MARKS[round(10 * score)] for score in row)
-    order = [f"{name}@{bits}bit" for name, bits in candidates(list(STORES))]
-    scores = {name: rows[name] for name in sorted(rows, key=order.index)}
-    file.write_text(json.dumps({**head, "scores": scores}, indent=1) + "\n")
-
-
-def load(file: Path = SCORES) -> Ladder:
-    """The kept scores, with the items drawn again."""
-    kept = json.loads(file.read_text())
-    items = drawn(kept["per_cell"])
-    return Ladder(
-        list(kept["scores"]),
-        [item.skill for item in items],
-        [item.difficulty for item in items],
-        np.array([[MARKS.index(mark) / 10 for mark in row] for row in kept["scores"].values()]),
-        np.array([len(encode_chat(item.prompt)) for item in items], float),
-        np.array([len(encode_answer(item.answer)) for item in items], float),
-    )
+        task = bar.add_task("answering", total=len(asked) * len(items))
+        for name, bits in asked:
+            if f"{name}@{bits}bit" in kept:
+                bar.advance(task, len(items))
+                continue
+            loaded, scores = Loaded(name, STORES[name]), []
+            for first in range(0, len(items), ITEMS_AT_ONCE):
+                some = items[first : first + ITEMS_AT_ONCE]
+                texts = answer(loaded, some, bits=bits)
+                scores += [grade(item, text) for item, text in zip(some, texts, strict=True)]
+                bar.update(task, advance=len(some), description=f"{name}@{bits}bit")
+            save(ladder_of({f"{name}@{bits}bit": scores}, items), file)
+            bar.console.print(f"{name}@{bits}bit {100 * np.mean(scores):.2f}")
 
 
 @dataclass(frozen=True)
@@ -165,20 +104,26 @@ def _seconds(loaded: Loaded, prompt: list[int], *, bits: int, tokens: int) -> fl
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="table", choices=["accuracy", "speed", "table", "picture"])
+    what = ["accuracy", "speed", "table", "steps", "picture"]
+    parser.add_argument("what", nargs="?", default="table", choices=what)
     parser.add_argument("--per-cell", type=int, default=PER_CELL, help="accuracy: items for every skill and difficulty")
     parser.add_argument("--stores", nargs="+", default=list(STORES), choices=list(STORES))
-    parser.add_argument("--out", type=Path, help="where the scores or the picture go")
+    parser.add_argument("--widths", nargs="+", type=int, help="accuracy: only these")
+    parser.add_argument("--scores", type=Path, default=SCORES, help="where scores are kept")
+    parser.add_argument("--out", type=Path, help="where the picture goes")
     options = parser.parse_args()
+    console = Console()
     if options.what == "accuracy":
-        save(measure(options.per_cell, names=options.stores), options.out or SCORES)
+        measure(options.per_cell, names=options.stores, file=options.scores, widths=options.widths)
     elif options.what == "speed":
         for speed in speeds(options.stores):
             print(f"{speed.name:12} prompt {speed.prompt:8.0f} tok/s   decode {speed.decode:7.0f} tok/s", flush=True)
+    elif options.what == "table":
+        report.show(load(options.scores), console=console)
+    elif options.what == "steps":
+        report.show_steps(load(options.scores), console=console)
     else:
-        from . import report  # noqa: PLC0415  # matplotlib only for the picture
-
-        report.show(load(), console=Console()) if options.what == "table" else report.draw(load(), options.out)
+        report.draw(load(options.scores), options.out)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from .catalogue import CATALOGUE, DECODE_TOKENS_PER_S, PROMPT_TOKENS_PER_S, price_usd
-from .ladder import Ladder
+from .scores import Ladder
 from .skills import LEVELS, SKILLS
 
+PRICE_TICKS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)  # USD per million requests
 NEAR = 0.01  # a score this close to the best counts as as good
 
 
@@ -86,12 +87,39 @@ def show(ladder: Ladder, *, console: Console) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+def show_steps(ladder: Ladder, *, console: Console) -> None:
+    """Print what each further bit wins."""
+    for line in steps(ladder):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def steps(ladder: Ladder) -> list[str]:
+    """Each candidate against the next width of its size on the same items: points won, and what bounds their chance."""
+    lines = [_row("from", ["to", "score", "points won", "95 % interval", "items"]), _row("---", ["---"] + ["---:"] * 4)]
+    for i, name in enumerate(ladder.candidates[:-1]):
+        wider = ladder.candidates[i + 1]
+        if wider.split("@")[0] == name.split("@")[0]:
+            won = 100 * (ladder.scores[i + 1] - ladder.scores[i])
+            half = 1.96 * float(won.std()) / len(won) ** 0.5
+            interval = f"{won.mean() - half:.2f} … {won.mean() + half:.2f}"
+            score = f"{100 * ladder.scores[i].mean():.2f}"
+            lines.append(_row(name, [wider, score, f"{won.mean():.2f}", interval, str(len(won))]))
+    return lines
+
+
+def spread(ladder: Ladder) -> NDArray[np.float64]:
+    """Half the 95 % interval of every candidate's mean, in percent."""
+    halves: NDArray[np.float64] = 196 * ladder.scores.std(axis=1) / len(ladder.skills) ** 0.5
+    return halves
+
+
 def accuracy(ladder: Ladder) -> list[str]:
     """The accuracy table, with the mean and the price below."""
     heads = [name.replace("@", " ").replace("bit", "") for name in ladder.candidates]
     lines = [_row("skill", heads), _row("---", ["---:"] * len(heads))]
     lines += [_row(skill, [f"{100 * x:.0f}" for x in ladder.by_skill(skill)]) for skill in SKILLS]
     lines.append(_row("**mean**", [f"**{100 * x:.1f}**" for x in ladder.means()]))
+    lines.append(_row("± (95 %)", [f"{x:.1f}" for x in spread(ladder)]))
     lines.append(_row("USD per million requests", [f"{1e6 * x:.2f}" for x in prices(ladder).mean(axis=1)]))
     kept = {among: ", ".join(easy_skills(ladder, among=among)) for among in (ladder.candidates[0], "small", "medium")}
     told = [f"Within two points of the dearest candidate, {among}: {skills}." for among, skills in kept.items()]
@@ -136,11 +164,15 @@ def draw(ladder: Ladder, file: Path | None) -> None:
                 (3, -11),
                 textcoords="offset points",
             )
-    for name, chosen in (("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))):
-        score, cost = outcome(ladder, chosen)
+    among = offered(ladder)
+    for name, chosen in (("oracle by skill and difficulty", by_cell(among)), ("oracle by item", oracle(among))):
+        score, cost = outcome(among, chosen)
         axes.plot([cost], [score], marker="*", markersize=12, linestyle="", label=name)
     axes.set(xscale="log", xlabel="USD per million requests", ylabel="score, %", title="The family: numbers are bits")
+    axes.set_xticks(PRICE_TICKS, [f"{tick:g}" for tick in PRICE_TICKS])
+    axes.set_xticks([], minor=True)
+    axes.margins(0.08)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.tight_layout()
-    figure.savefig(file or Path("docs/family.svg"))
+    figure.savefig(file or Path("docs/family.svg"), metadata={"Date": None} if file is None else None)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +93,77 @@ def test_a_stopped_run_continues_to_identical_bytes(checkpoint: Path, tmp_path: 
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
     again = (tmp_path / "resumed" / "model-00001-of-00003.safetensors").stat()
     assert (again.st_ino, again.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+
+
+@pytest.mark.timeout(400)
+def test_a_run_killed_outright_continues_to_identical_bytes(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in", num_hidden_layers=6, hidden_size=64, intermediate_size=128)
+    resumed, whole = tmp_path / "resumed", tmp_path / "whole"
+    command = [sys.executable, "-m", "router.cli", "quantize", str(folder), "--rows-per-table", "32", "--out"]
+    shard = resumed / "model-00001-of-00007.safetensors"
+    with subprocess.Popen([*command, str(resumed)], stderr=subprocess.DEVNULL) as running:
+        while running.poll() is None and not shard.exists():
+            time.sleep(0.01)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    first = shard.stat()
+    subprocess.run([*command, str(resumed)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*command, str(whole)], check=True, stderr=subprocess.DEVNULL)
+    assert contents(resumed) == contents(whole)
+    assert shard.stat().st_ino == first.st_ino
+
+
+def test_a_truncated_shard_is_refused_by_name_before_anything_is_written(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "in", shards=2)
+    shard = folder / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(Corrupt, match="model-00002-of-00002"):
+        quantize(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--bits", "3-9"], "widths go from 2 to 8"),
+        (["--bits", "lots"], "expected 3-8 or 3,4,8"),
+        (["--rows-per-table", "7"], "rows_per_table 7"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "router.cli", "quantize", str(checkpoint), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from backends.anyprec.quantize import quantize
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before = peak()
+quantize(Path(sys.argv[1]), Path(sys.argv[2]), bits=(3,), rows_per_table=128, workers=1)
+print(peak() - before)
+"""
+
+
+@pytest.mark.timeout(400)  # tens of seconds of one core, and cores are shared
+def test_memory_is_that_of_a_layer_and_not_of_the_checkpoint(tmp_path: Path) -> None:
+    def grown(layers: int) -> int:
+        """Bytes by which the peak of a process exceeds its start."""
+        size = {"hidden_size": 128, "intermediate_size": 2048, "num_key_value_heads": 4}
+        folder = write_llama(tmp_path / f"in{layers}", num_hidden_layers=layers, **size)
+        command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / f"out{layers}")]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    layer_bytes = 4 * (4 * 128 * 128 + 3 * 128 * 2048)  # as float32
+    assert grown(4) - grown(1) < 2 * layer_bytes  # the checkpoint grows by three layers
 
 
 def test_a_half_written_folder_is_not_continued_with_other_settings(checkpoint: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backends.anyprec.store import Store
-from backends.family import catalogue, ladder, report
+from backends.family import catalogue, report, scores
 from backends.family.catalogue import CATALOGUE, WEIGHTS, Candidate
 from backends.family.skills import SKILLS
 
@@ -49,7 +49,7 @@ def test_all_packed_weights_together_take_at_most_16_megabytes() -> None:
 
 
 def test_the_measured_ladder_rises_with_size_and_with_bits() -> None:
-    kept = ladder.load()
+    kept = scores.load()
     mean = dict(zip(kept.candidates, kept.means(), strict=True))
     for name in WEIGHTS:
         widths = [mean[candidate.name] for candidate in CATALOGUE if candidate.parent == name]
@@ -59,20 +59,20 @@ def test_the_measured_ladder_rises_with_size_and_with_bits() -> None:
 
 
 def test_cheapest_and_dearest_are_25_points_apart_and_yet_equal_on_easy_skills() -> None:
-    offered = report.offered(ladder.load())
+    offered = report.offered(scores.load())
     assert offered.means()[-1] - offered.means()[0] >= 0.25
     assert report.easy_skills(offered, among=offered.candidates[0])
     assert len(report.easy_skills(offered, among="small")) >= 5
 
 
 def test_no_candidate_is_the_cheapest_of_the_best_everywhere() -> None:
-    offered = report.offered(ladder.load())
+    offered = report.offered(scores.load())
     chosen = report.by_cell(offered)
     assert len(set(chosen.tolist())) >= 4
 
 
 def test_an_oracle_answers_as_well_as_the_largest_for_less() -> None:
-    offered = report.offered(ladder.load())
+    offered = report.offered(scores.load())
     largest = report.outcome(offered, np.full(len(offered.skills), len(offered.candidates) - 1))
     routed = report.outcome(offered, report.by_cell(offered))
     assert routed[0] >= largest[0] - 1.0
@@ -80,7 +80,7 @@ def test_an_oracle_answers_as_well_as_the_largest_for_less() -> None:
 
 
 def test_the_tables_name_every_skill_and_candidate() -> None:
-    kept = ladder.load()
+    kept = scores.load()
     lines = "\n".join([*report.accuracy(kept), *report.routing(report.offered(kept))])
     assert all(f"| {skill} |" in lines for skill in SKILLS)
     assert all(candidate.name in lines for candidate in CATALOGUE)
