@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policies.named import build
 from policies.ope import Value
@@ -79,7 +80,7 @@ def test_a_log_without_exploration_is_refused_for_the_model_it_never_tried() -> 
 def test_pinned_unsettled_and_unjudged_requests_are_left_out() -> None:
     entries = make_entries(3)
     pinned = make_answer("pinned", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))
-    object.__setattr__(pinned[0], "policy", "pinned")
+    pinned[0] = replace(pinned[0], policy="pinned")
     unjudged = make_answer("unjudged", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))[:2]
     unsettled = make_answer("unsettled", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))[::2]
     assert len(judged_answers([*entries, *pinned, *unjudged, *unsettled])) == 3
