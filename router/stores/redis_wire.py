@@ -170,4 +170,4 @@ async def _close(connection: Any) -> None:
 def _fail(asked: Iterable[asyncio.Future[Any]], error: StoreUnavailable) -> None:
     for future in asked:
         if not future.done():
-            future.set_exception(error)
+            future.set_exception(type(error)(str(error)))  # to each its own: raising adds to an error's traceback
