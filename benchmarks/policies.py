@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from policies.batch import choose_batch
 from policies.estimators.blend import Blend, surface

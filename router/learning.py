@@ -40,8 +40,7 @@ class OutcomeTable:
         self._size = 0
         self._columns: dict[str, int] = {}
         self._names: tuple[str, ...] = ()  # of the columns, in order
-        self._scores = np.empty((0, 0), np.float32)  # (capacity, M), in [0, 1]; NaN where never observed
-        self._costs = np.empty((0, 0), np.float32)  # (capacity, M), USD; NaN where never observed
+        self._seen = np.empty((0, 2, 0), np.float32)  # (capacity, 2, M) score and USD; NaN where never observed
         self._embeddings = np.empty((0, dim), np.float16)
         self._lengths = np.empty((0, 2), np.int64)  # prompt tokens, prompt characters
         self._features: NDArray[np.float32] | None = None
@@ -60,7 +59,7 @@ class OutcomeTable:
         if record.features:
             features = np.frombuffer(record.features, "<f4")
             if self._features is None:
-                self._features = np.zeros((len(self._scores), len(features)), np.float32)
+                self._features = np.zeros((len(self._seen), len(features)), np.float32)
             if len(features) == self._features.shape[1]:
                 self._features[row] = features
         return row
@@ -68,17 +67,16 @@ class OutcomeTable:
     def observe(self, row: int, model: str, *, score: float, cost: float) -> None:
         """Set one cell; a later judgement replaces an earlier one."""
         column = self._column(model)
-        self._scores[row, column] = score
-        self._costs[row, column] = cost
+        self._seen[row, :, column] = score, cost
 
     def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], models: Sequence[str]) -> Neighbours:
         """What `models` (n,) earned and cost on `rows` (k,)."""
         asked = tuple(models)
         columns = None if asked == self._names else [self._column(model) for model in asked]
-        scores, costs = self._scores.take(rows, axis=0), self._costs.take(rows, axis=0)  # whole rows: half the price
+        seen = self._seen.take(rows, axis=0).astype(np.float64)  # whole rows: half the price
         if columns is not None:
-            scores, costs = scores[:, columns], costs[:, columns]
-        return Neighbours(similarity, scores.astype(np.float64), costs.astype(np.float64))
+            seen = seen[:, :, columns]
+        return Neighbours(similarity, seen[:, 0], seen[:, 1])
 
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit. Copies, so that a thread may read it."""
@@ -87,8 +85,8 @@ class OutcomeTable:
         return History(
             embeddings=self._embeddings[:n].astype(np.float32),
             arms=tuple(arms),
-            scores=self._scores[:n, columns].astype(np.float64),
-            costs=self._costs[:n, columns].astype(np.float64),
+            scores=self._seen[:n, 0, columns].astype(np.float64),
+            costs=self._seen[:n, 1, columns].astype(np.float64),
             prompt_tokens=self._lengths[:n, 0].copy(),
             prompt_characters=self._lengths[:n, 1].copy(),
             features=None if self._features is None else self._features[:n].copy(),
@@ -99,8 +97,8 @@ class OutcomeTable:
         n = self._size
         arrays: dict[str, NDArray[Any]] = {
             "models": np.array(list(self._columns), dtype=np.str_),
-            "scores": self._scores[:n],
-            "costs": self._costs[:n],
+            "scores": self._seen[:n, 0],
+            "costs": self._seen[:n, 1],
             "embeddings": self._embeddings[:n],
             "lengths": self._lengths[:n],
         }
@@ -114,10 +112,10 @@ class OutcomeTable:
         with np.load(folder / "table.npz") as stored:
             self._columns = {str(name): i for i, name in enumerate(stored["models"])}
             self._names = tuple(self._columns)
-            self._scores, self._costs = stored["scores"], stored["costs"]
+            self._seen = np.stack([stored["scores"], stored["costs"]], axis=1)
             self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
             self._features = stored["features"] if "features" in stored.files else None
-        self._size = len(self._scores)
+        self._size = len(self._seen)
         self.texts = json.loads((folder / "texts.json").read_text())
 
     def _column(self, model: str) -> int:
@@ -125,18 +123,15 @@ class OutcomeTable:
         if column is None:
             column = self._columns[model] = len(self._columns)
             self._names = tuple(self._columns)
-            unseen = np.full((len(self._scores), 1), np.nan, np.float32)
-            self._scores = np.hstack([self._scores, unseen])
-            self._costs = np.hstack([self._costs, unseen])
+            unseen = np.full((len(self._seen), 2, 1), np.nan, np.float32)
+            self._seen = np.concatenate([self._seen, unseen], axis=2)
         return column
 
     def _fit(self, rows: int) -> None:
-        if rows <= len(self._scores):
+        if rows <= len(self._seen):
             return
-        more = max(256, len(self._scores))  # double
-        width = self._scores.shape[1]
-        self._scores = np.vstack([self._scores, np.full((more, width), np.nan, np.float32)])
-        self._costs = np.vstack([self._costs, np.full((more, width), np.nan, np.float32)])
+        more = max(256, len(self._seen))  # double
+        self._seen = np.vstack([self._seen, np.full((more, *self._seen.shape[1:]), np.nan, np.float32)])
         self._embeddings = np.vstack([self._embeddings, np.zeros((more, self._embeddings.shape[1]), np.float16)])
         self._lengths = np.vstack([self._lengths, np.zeros((more, 2), np.int64)])
         if self._features is not None:

@@ -12,10 +12,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -62,7 +62,7 @@ def _refitted(name: str, options: Mapping[str, object], state: State, history: H
 
 
 def _write(folder: Path, name: str, options: Mapping[str, object], state: State, history: History) -> None:
-    arms = [asdict(arm) for arm in history.arms]
+    arms = [msgspec.structs.asdict(arm) for arm in history.arms]
     (folder / "job.json").write_text(json.dumps({"name": name, "options": dict(options), "arms": arms}))
     np.savez(folder / "state.npz", allow_pickle=False, **state)
     arrays: State = {

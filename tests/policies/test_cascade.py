@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policies.conformal import NEVER, possible_best, risk_threshold
 from policies.named import build

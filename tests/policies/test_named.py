@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policies.named import BLIND, NAMES, build, options_of
 from policies.types import Arm, Policy
