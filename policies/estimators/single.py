@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ FARTHEST = 5.0  # standard deviations that a surface feature counts at most
 SHRINKAGE = 2.0  # rows of an arm's mean among its neighbours
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One query and the neighbours that were found for it."""
 
     embedding: Float32  # (d,)
