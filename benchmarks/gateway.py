@@ -1,7 +1,7 @@
 """What the gateway costs: CPU, latency and memory under load, beside the mock alone and beside peers.
 
     python -m benchmarks.gateway                 the table of docs/performance.md
-    python -m benchmarks.gateway --only full     one part: mock, pass, full, streams, open, vectors, tenants, peers
+    python -m benchmarks.gateway --only full     one part, of those that --help lists
 
 Peers are measured where they are installed: python -m venv .venv-peers && .venv-peers/bin/pip install vllm-router
 'litellm[proxy]'. CPU is that of the gateway's process tree, a figure that survives a noisy machine.
@@ -15,8 +15,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -38,6 +39,7 @@ from benchmarks.seeding import seed_keys, seed_snapshot
 
 PEERS = Path(".venv-peers/bin")
 KEY = "sk-bench-0000000000000001"
+ROUNDS = 5
 
 
 def full_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
@@ -155,10 +157,40 @@ class Bench:
         self._vllm_router()
         self._litellm()
 
+    def ratios(self) -> None:
+        """Pass-through, everything on and vllm-router in turn, so that all meet the same moods of the machine."""
+        with ExitStack() as stack:
+            router = stack.enter_context(self._router())
+            if router is None:
+                return
+            folder = _made(self._folder / "ratios")
+            passing = stack.enter_context(gateway(folder, pass_settings(self._mock, folder, free_port())))
+            full = stack.enter_context(self._seeded("ratios-full", vectors=10_000))
+            for count in self._connections:
+                rounds = [
+                    [self._cpu_us(*each, connections=count) for each in (router, passing, full)] for _ in range(ROUNDS)
+                ]
+                _print_ratios(count, rounds)
+
+    def _cpu_us(self, url: str, tree: Tree, script: Path | None = None, *, connections: int) -> float:
+        run = load("", url, script or self._script, tree, connections=connections, seconds=self._seconds / 4)
+        if run.errors:
+            raise SystemExit(f"{url} answered {run.errors} requests with errors")
+        return run.cpu_us
+
     def _vllm_router(self) -> None:
+        with self._router() as router:
+            if router is not None:
+                url, tree, script = router
+                self._measure("vllm-router (Rust)", url, tree, script=script)
+
+    @contextmanager
+    def _router(self) -> Iterator[tuple[str, Tree, Path] | None]:
+        """vllm-router before the mock, with a script that names the mock's model; None where it is not installed."""
         program = PEERS / "vllm-router"
         if not program.exists():
             print("vllm-router is not installed in .venv-peers")
+            yield None
             return
         port, other = free_port(), free_port()
         command = [str(program), "--worker-urls", self._mock, "--port", str(port), "--policy", "round_robin"]
@@ -166,7 +198,7 @@ class Bench:
         script = write_script(_made(self._folder / "peer"), [{**b, "model": "mock"} for b in prompts(400)], [KEY])
         url = f"http://127.0.0.1:{port}"
         with running(command, ready=f"{url}/health", log=self._folder / "vllm-router.log") as tree:
-            self._measure("vllm-router (Rust)", url, tree, script=script)
+            yield url, tree, script
 
     def _litellm(self) -> None:
         program = PEERS / "litellm"
@@ -202,6 +234,17 @@ class Bench:
         return runs
 
 
+def _print_ratios(connections: int, rounds: Sequence[Sequence[float]]) -> None:
+    """One line: medians over rounds of each CPU time, and of each gateway's over vllm-router's in the same round."""
+    router, passing, full = (median(each) for each in zip(*rounds, strict=True))
+    ratios = [median(row[i] / row[0] for row in rounds) for i in (1, 2)]
+    print(
+        f"in turn, {len(rounds)} rounds, {connections} connections: vllm-router {router:.0f} µs, "
+        f"pass-through {passing:.0f} µs ({ratios[0]:.1f}x), everything on {full:.0f} µs ({ratios[1]:.1f}x)",
+        flush=True,
+    )
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -210,7 +253,7 @@ def _made(folder: Path) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("mock", "pass", "full", "peers", "streams", "open", "tenants", "vectors")  # the slowest last
+    parts = ("mock", "pass", "full", "peers", "ratios", "streams", "open", "tenants", "vectors")  # the slowest last
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
@@ -228,6 +271,7 @@ def main() -> None:
             "streams": bench.streams,
             "open": bench.open,
             "peers": bench.peers,
+            "ratios": bench.ratios,
         }
         print(HEAD)
         for part in arguments.only:

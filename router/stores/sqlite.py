@@ -21,7 +21,7 @@ T = TypeVar("T")
 BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
 WAL_PAGES = 1000
-CACHE_KIB = 16_384  # pages of accounts and logs kept in memory
+CACHE_KIB = 8_192  # pages of accounts and logs kept in memory
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
