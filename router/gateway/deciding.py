@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +40,16 @@ _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
 _TAILS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is known of a query and of who asks before anybody proposes."""
+
+    embedding: Float32  # (d,)
+    purse: Purse
+    rows: NDArray[np.int64]  # (k,) of the table, nearest first
+    similarity: Float32  # (k,)
+    features: Float32 | None  # (f,)
 
 
 class Decider:
@@ -87,48 +98,54 @@ class Decider:
             raise _one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
+        known = await self._look_up(principal, call, stages)
+        name, policy = self._policy(principal, call)
+        context = await self._context(principal, call, menu, known)
+        proposal = policy.propose(context)
+        decision = Decision(
+            decision_id=new_id(),
+            policy=name if call.needs.pinned is None else "pinned",
+            preference=context.preference,
+            models=menu.models,
+            refusals=menu.refusals,
+            proposal=proposal,
+            choice=draw(proposal.probabilities, self._generator.random()),
+            embedding=known.embedding,
+            neighbour_rows=known.rows,
+            similarity=known.similarity,
+            purse=known.purse,
+            features=known.features,
+        )
+        stages.mark("propose")
+        return decision
+
+    async def _look_up(self, principal: Principal, call: Call, stages: Stages) -> Known:
         embedding = await self._embed(call)
         stages.mark("embed")
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         stages.mark("balance")
         rows, similarity = self._nearest_rows(embedding)
-        stages.mark("neighbours")
-        name, policy = self._policy(principal, call)
-        price = self._preference(principal, call)
         features = None if self._features is None else self._features(call.text)
-        context = RouteContext(
+        stages.mark("neighbours")
+        return Known(embedding, purse, rows, similarity, features)
+
+    async def _context(self, principal: Principal, call: Call, menu: Menu, known: Known) -> RouteContext:
+        return RouteContext(
             request_id=call.request_id,
             tenant=principal.tenant,
-            preference=price,
-            embedding=embedding,
-            neighbours=self._learning.table.neighbours(rows, similarity, menu.names),
+            preference=self._preference(principal, call),
+            embedding=known.embedding,
+            neighbours=self._learning.table.neighbours(known.rows, known.similarity, menu.names),
             arms=menu.arms,
             prompt_tokens=generic_tokens(call),
             prompt_characters=len(call.text),
             max_completion_tokens=call.needs.completion_tokens or menu.longest,
             now=self._clock(),
-            purse=purse,
+            purse=known.purse,
             capacity=await self._capacity(menu) if menu.budgets else None,
-            features=features,
+            features=known.features,
             rented=self.renting.of(menu.models) if self.renting.rents else None,
         )
-        proposal = policy.propose(context)
-        decision = Decision(
-            decision_id=new_id(),
-            policy=name if call.needs.pinned is None else "pinned",
-            preference=price,
-            models=menu.models,
-            refusals=menu.refusals,
-            proposal=proposal,
-            choice=draw(proposal.probabilities, self._generator.random()),
-            embedding=embedding,
-            neighbour_rows=rows,
-            similarity=similarity,
-            purse=purse,
-            features=features,
-        )
-        stages.mark("propose")
-        return decision
 
     def _only(self, principal: Principal, call: Call, menu: Menu) -> Decision:
         """Nothing to weigh and nothing to learn from: a pass-through."""
