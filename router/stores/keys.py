@@ -5,6 +5,7 @@ Written once over a Shelf, which each store provides. Fails closed: a shelf that
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -15,8 +16,8 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
-from router.ports import Keys
-from router.types import Budget, Principal, RateLimit
+from router.ports import Keys, Ledger
+from router.types import Budget, Hold, NanoUsd, Principal, RateLimit, Reservation, Spend
 
 Kind = Literal["tenant", "team", "key", "digest"]
 MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exact up to here
@@ -104,6 +105,9 @@ def mint() -> str:
     return "sk-" + secrets.token_urlsafe(32)
 
 
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")
+
+
 class Guard(Protocol):
     """What a ledger asks about the key of a reservation: the store numbers every change of keys as an edition."""
 
@@ -115,6 +119,18 @@ class Guard(Protocol):
 
     async def check(self, principal: Principal, now_ms: int) -> None:
         """Look it up again. Raises: Unauthenticated, StoreUnavailable."""
+
+
+async def keep_if_good(guard: Guard, ledger: Ledger, reservation: Reservation, hold: Hold) -> None:
+    """Keys have changed since this one was looked up; the hold is given back where it is not good any more.
+
+    Raises: Unauthenticated, StoreUnavailable.
+    """
+    try:
+        await guard.check(reservation.principal, reservation.now_ms)
+    except BaseException:
+        await asyncio.shield(ledger.settle(hold, RELEASED))
+        raise
 
 
 class Registry:

@@ -18,7 +18,7 @@ import msgspec
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
 from router.stores.journal import Journal
-from router.stores.keys import Guard
+from router.stores.keys import Guard, keep_if_good
 from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
 from router.stores.redis_link import Link, calendar
 from router.stores.redis_wire import Argument, Unanswered
@@ -29,7 +29,6 @@ TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 MARK_S = 0.01  # how long a mark may wait for company
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
 DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
-RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
 
 
@@ -132,16 +131,8 @@ class RedisLedger:
         if self.guard is not None:
             self.guard.heard(answer[1])
             if not self.guard.knows(who):
-                await self._check(self.guard, r, hold)
+                await keep_if_good(self.guard, self, r, hold)
         return hold
-
-    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
-        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
-        try:
-            await guard.check(reservation.principal, reservation.now_ms)
-        except BaseException:
-            await asyncio.shield(self.settle(hold, RELEASED))
-            raise
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """End a hold. Settling twice changes nothing. Where Redis is away the settlement is kept for later."""

@@ -33,7 +33,7 @@ from router.stores.book import (
     Renewed,
     Settled,
 )
-from router.stores.keys import Guard
+from router.stores.keys import Guard, keep_if_good
 from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
@@ -53,7 +53,6 @@ APPEND = (
     " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
 )
 
-RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -116,16 +115,8 @@ class SqliteLedger:
         if self.guard is not None:
             self.guard.heard(0 if self._book is None else self._book.edition)
             if not self.guard.knows(reservation.principal):
-                await self._check(self.guard, reservation, hold)
+                await keep_if_good(self.guard, self, reservation, hold)
         return hold
-
-    async def _check(self, guard: Guard, reservation: Reservation, hold: Hold) -> None:
-        """Keys have changed since this one was looked up; the hold is given back where it is not good any more."""
-        try:
-            await guard.check(reservation.principal, reservation.now_ms)
-        except BaseException:
-            await asyncio.shield(self.settle(hold, RELEASED))
-            raise
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
