@@ -63,9 +63,11 @@ def _stacked(items: list[tuple[list[int], list[float]]], length: int) -> Batch:
     return ids, weights
 
 
-def batches(steps: int, rows: list[int], *, workers: int, steps_per_shard: int = 20) -> Generator[list[Batch]]:
+def batches(
+    steps: int, rows: list[int], *, workers: int, steps_per_shard: int = 20, first_shard: int = 0
+) -> Generator[list[Batch]]:
     """Yield `steps` steps in order, the same whatever the number of workers; a few shards are made ahead."""
-    numbers = iter(range(-(-steps // steps_per_shard)))
+    numbers = iter(range(first_shard, first_shard - (-steps // steps_per_shard)))
     done = 0
     with get_context("spawn").Pool(workers) as pool:
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from .checkpoints import load, save
 from .feed import Batch, batches, rows_per_bucket
 from .model import Llama
-from .sizes import BUCKETS, ITEMS_PER_STEP, SEED, SIZES, STEPS
+from .sizes import BUCKETS, ITEMS_PER_STEP, SEED, SIZES, STEPS, WEIGHT_DECAY
 
 WARM_UP_STEPS = 200
 
@@ -34,7 +34,7 @@ class Trainee:
     def __init__(self, name: str, *, rows: list[int], device: torch.device, start: Path | None) -> None:
         torch.manual_seed(SEED)
         self.name, self.size = name, SIZES[name]
-        self.model = (load(start / name).train() if start else Llama(self.size)).to(device)
+        self.model = (load(start / name).train() if start and (start / name).exists() else Llama(self.size)).to(device)
         self.device, self.graph = device, None
         if device.type == "cuda":
             for layer in self.model.layers:
@@ -51,7 +51,7 @@ class Trainee:
 
     def _adamw(self) -> torch.optim.AdamW:
         others = [p for n, p in self.model.named_parameters() if p.dim() < 2 or "embed" in n]
-        groups = [{"params": self.matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        groups = [{"params": self.matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
         on_gpu = self.device.type == "cuda"
         rate: Any = self.rate if on_gpu else 1e-3
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-9, capturable=on_gpu, foreach=on_gpu)
@@ -115,51 +115,59 @@ class Trainee:
         return (losses * weights[:, 1:].flatten()).sum()
 
 
-def train(
-    names: list[str], *, steps: int, device: torch.device, workers: int, seconds: float = 0.0, start: Path | None = None
-) -> dict[str, Llama]:
-    """Train the named sizes on the same batches, from the checkpoints in `start` if given.
+class Schedule:
+    """How far the training is: by steps, or by the clock once the first steps have warmed it up.
 
-    With `seconds`, the schedule ends after about that long instead of after `steps`.
+    A training may be done in parts: this one leads the learning rate through the fractions `part` of the whole.
     """
+
+    def __init__(self, *, steps: int, seconds: float = 0.0, part: tuple[float, float] = (0.0, 1.0)) -> None:
+        self.steps, self.seconds, self.part, self.started = steps, seconds, part, 0.0
+        self.first_shard = round(part[0] * 1e6)  # parts never see each other's batches
+
+    def share(self, done: int) -> float:
+        """The share of this part behind us, in [0, 1]."""
+        self.started = self.started or time.perf_counter()
+        return (time.perf_counter() - self.started) / self.seconds if self.seconds else done / self.steps
+
+    def fraction(self, share: float) -> float:
+        """The fraction of the whole training behind us."""
+        first, last = self.part
+        return first + (last - first) * share
+
+
+def train(
+    names: list[str],
+    *,
+    clock: Schedule,
+    device: torch.device,
+    workers: int,
+    start: Path | None = None,
+) -> dict[str, Llama]:
+    """Train the named sizes on the same batches, from the checkpoints in `start` if given."""
     torch._dynamo.config.suppress_errors = True  # a machine that cannot compile trains eagerly
     rows = rows_per_bucket(ITEMS_PER_STEP)
     trainees = [Trainee(name, rows=rows, device=device, start=start) for name in names]
-    clock = Schedule(steps=steps, seconds=seconds)
-    stream = batches(10**6 if seconds else steps, rows, workers=workers)
-    with _bar(steps) as bar, contextlib.closing(stream):
-        task = bar.add_task("training", total=steps, losses="")
+    stream = batches(10**6 if clock.seconds else clock.steps, rows, workers=workers, first_shard=clock.first_shard)
+    with _bar(clock.steps) as bar, contextlib.closing(stream):
+        task = bar.add_task("training", total=clock.steps, losses="")
         for done, batch in enumerate(stream):
-            if (fraction := clock.fraction(done)) >= 1.0:
+            if (share := clock.share(done)) >= 1.0:
                 break
             moved = [_moved(pair, device) for pair in batch]
             _synchronize(device)
             for trainee in trainees:
-                trainee.step(moved, fraction=fraction, warm=(done + 1) / WARM_UP_STEPS)
+                trainee.step(moved, fraction=clock.fraction(share), warm=(done + 1) / WARM_UP_STEPS)
             if done == 4 and device.type == "cuda":
                 _synchronize(device)
                 for trainee in trainees:
                     trainee.capture()
             if done % 100 == 0:
                 losses = " ".join(f"{t.name} {float(t.loss):.3f}" for t in trainees)
-                bar.update(
-                    task, completed=done, losses=losses, total=steps if not seconds else done / max(fraction, 1e-6)
-                )
+                bar.update(task, completed=done, losses=losses, total=done / share if share else clock.steps)
                 print(f"step {done} ({time.perf_counter() - clock.started:.0f} s) {losses}", flush=True)
     _synchronize(device)
     return {trainee.name: trainee.model.float().eval() for trainee in trainees}
-
-
-class Schedule:
-    """How much of the training is done, by steps, or by the clock once the first steps have warmed it up."""
-
-    def __init__(self, *, steps: int, seconds: float) -> None:
-        self.steps, self.seconds, self.started = steps, seconds, 0.0
-
-    def fraction(self, done: int) -> float:
-        """The share of the training behind us, in [0, 1]."""
-        self.started = self.started or time.perf_counter()
-        return (time.perf_counter() - self.started) / self.seconds if self.seconds else done / self.steps
 
 
 def _moved(pair: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -185,16 +193,16 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=0.0, help="train for about this long instead of --steps")
-    parser.add_argument("--start", type=Path, help="folder of checkpoints to go on from")
+    parser.add_argument("--part", nargs=2, type=float, default=(0.0, 1.0), help="fractions of the learning rate's fall")
+    parser.add_argument("--start", type=Path, help="folder of checkpoints to go on from; a size that is missing there starts anew")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained = train(
         options.sizes,
-        steps=options.steps,
+        clock=Schedule(steps=options.steps, seconds=options.seconds, part=tuple(options.part)),
         device=device,
         workers=options.workers,
-        seconds=options.seconds,
         start=options.start,
     )
     for name, model in trained.items():

@@ -14,7 +14,7 @@ from . import grading
 from .types import Draw, Skill
 from .words import CITIES, FIRST, REAL, invented
 
-SIZES = {1: 50, 2: 500, 3: 2000, 4: 4000, 5: 8000}
+SIZES = {1: 50, 2: 500, 3: 2000, 4: 5000, 5: 16000}
 _SHARES = (0.05, 0.12, 0.2, 0.25, 0.38)  # of a table's training draws, by level
 _OPENINGS = ("What is", "Tell me", "I need", "Please give me", "Look up", "Do you know")
 _ROLES = {1: "director", 2: "manager", 3: "engineer", 4: "clerk", 5: "trainee"}

@@ -18,7 +18,7 @@ _MONTHS = (
 _LATER = ("What day is {n} days after {d}?", "Today is {d}. What day is it in {n} days?")
 _EARLIER = ("What day is {n} days before {d}?", "Today is {d}. What day was it {n} days ago?")
 _ADD_DAYS = ("What date is {n} days after {d}?", "Add {n} days to {d}.", "{d} plus {n} days is which date?")
-_SPAN = {1: 6, 2: 14, 3: 30, 4: 60, 5: 100}
+_SPAN = {1: 10, 2: 20, 3: 40, 4: 70, 5: 100}
 _ARRIVAL = (
     "A train leaves at {t} and takes {n}. When does it arrive?",
     "A film starts at {t} and lasts {n}. When does it end?",
@@ -95,7 +95,7 @@ def _unit(generator: random.Random, level: int) -> Draw:
 
 
 SKILLS = (
-    Skill("weekday", "the weekday up to 6, 14, 30, 60 and 100 days away", _weekday, grading.exact, share=1.3),
+    Skill("weekday", "the weekday up to 10, 20, 40, 70 and 100 days away", _weekday, grading.exact, share=2.5),
     Skill("date", "ISO dates, adding days, the weekday of a date", _date, grading.exact, share=1.3),
     Skill("clock", "clock times plus a span", _clock, grading.exact),
     Skill("unit", "unit conversion, by tens up to weeks and degrees", _unit, grading.number),
