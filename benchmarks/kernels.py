@@ -235,46 +235,33 @@ def show_tuned(row: dict[str, Any]) -> None:
     print(f"{name} bf16 {row['dense_us']} | {best} | e{worst:.4f}", flush=True)
 
 
-def figures(bandwidth: float) -> list[dict[str, Any]]:
-    """Every shape, batch and width with the launch the plugin would choose."""
-    found = []
-    for model, layers in SHAPES.items():
-        for layer, shape in layers.items():
-            bench = Bench(*shape)
-            for batch in BATCHES:
-                dense = bench.dense_seconds(Case(*shape, batch, (16,)))
-                for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
-                    case = Case(*shape, batch, widths)
-                    error, seconds = bench.run(case, fused.linear)
-                    found.append({
-                        "model": model, "layer": layer, **asdict(case), "error": error, "us": seconds * 1e6,
-                        "dense_us": dense * 1e6, "of_bandwidth": floor_bytes(case) / seconds / bandwidth,
-                    })  # fmt: skip
-            del bench
-            torch.cuda.empty_cache()
-    return found
-
-
-def show(found: list[dict[str, Any]]) -> None:
-    """A table of one line per shape and batch, then one per model and batch with all layers of a block added up."""
-    print("µs, share of the copy bandwidth, times faster than bf16")
-    columns = [(k,) for k in BITS] + [tuple(BITS)]
-    for key in dict.fromkeys((row["model"], row["layer"], row["batch"]) for row in found):
-        rows = {row["widths"]: row for row in found if (row["model"], row["layer"], row["batch"]) == key}
-        cells = [
-            f"{r['us']:7.1f} {r['of_bandwidth']:4.0%} {r['dense_us'] / r['us']:4.2f}x"
-            for r in (rows.get(c) for c in columns)
-            if r
-        ]
-        dense = next(iter(rows.values()))["dense_us"]
-        print(f"{key[0]:13} {key[1]:8} m{key[2]:<4} bf16 {dense:7.1f} | " + " | ".join(cells))
-    print("largest relative error", max(row["error"] for row in found))
+def figures(bandwidth: float, models: list[str]) -> Iterator[dict[str, Any]]:
+    """Every shape, batch and width with the launch the plugin would choose; prints a line for each shape and batch."""
+    print("µs, share of the copy bandwidth, times faster than bf16, for", *BITS, "bits and all of them mixed")
+    for model, layer, shape in ((name, *each) for name in models for each in SHAPES[name].items()):
+        bench = Bench(*shape)
+        for batch in BATCHES:
+            dense = bench.dense_seconds(Case(*shape, batch, (16,)))
+            rows = []
+            for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
+                case = Case(*shape, batch, widths)
+                error, seconds = bench.run(case, fused.linear)
+                rows.append({
+                    "model": model, "layer": layer, **asdict(case), "error": error, "us": seconds * 1e6,
+                    "dense_us": dense * 1e6, "of_bandwidth": floor_bytes(case) / seconds / bandwidth,
+                })  # fmt: skip
+            cells = [f"{r['us']:7.1f} {r['of_bandwidth']:4.0%} {r['dense_us'] / r['us']:4.2f}x" for r in rows]
+            print(f"{model:13} {layer:8} m{batch:<4} bf16 {dense * 1e6:7.1f} | " + " | ".join(cells), flush=True)
+            yield from rows
+        del bench
+        torch.cuda.empty_cache()
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--limit-s", type=float, default=120, help="stop tuning after this long")
     parser.add_argument("--processes", type=int, default=14, help="compilers at a time")
@@ -290,9 +277,9 @@ def main() -> None:
     print(f"compiled in {time.time() - start:.0f} s", flush=True)
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s")
-    found = tune(arguments.limit_s) if arguments.tune else figures(bandwidth)
+    found = tune(arguments.limit_s) if arguments.tune else list(figures(bandwidth, arguments.models))
     if not arguments.tune:
-        show(found)
+        print("largest relative error", max(row["error"] for row in found))
     if arguments.out:
         arguments.out.write_text(json.dumps({"bandwidth": bandwidth, "rows": found}, indent=1))
 

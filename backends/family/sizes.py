@@ -44,14 +44,12 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "small": Size(hidden=64, layers=4, heads=2, mlp=128, learning_rate=8e-3, noise=0.08, bits="3-6", rows_per_table=1),
-    "medium": Size(
-        hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, bits="3-8", rows_per_table=16
-    ),
+    "medium": Size(hidden=128, layers=4, heads=2, mlp=352, learning_rate=5e-3, noise=0.0, bits="3-6", rows_per_table=1),
     "large": Size(
         hidden=256, layers=6, heads=4, mlp=768, learning_rate=2.5e-3, noise=0.0, bits="3-8", rows_per_table=16
     ),
 }
-STEPS = 15600
+STEPS = 52000
 ITEMS_PER_STEP = 640
 BUCKETS = (56, 80, 128, 224, 432)  # padded lengths; an item goes into the first it fits
 WEIGHT_DECAY = 0.1  # of the matrices: enough that weekday sums are understood and not only learned by heart

@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seconds", type=float, default=0.0, help="train for about this long instead of --steps")
     parser.add_argument("--part", nargs=2, type=float, default=(0.0, 1.0), help="fractions of the learning rate's fall")
-    parser.add_argument("--start", type=Path, help="folder of checkpoints to go on from; a size that is missing there starts anew")
+    parser.add_argument(
+        "--start", type=Path, help="folder of checkpoints to go on from; a size that is missing there starts anew"
+    )
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,8 @@
 """Judge every width of trained checkpoints before packing: `python -m backends.family.trial DIR`. Needs torch.
 
-The linear weights are replaced by nested tables (3 bits seeded by k-means, each cluster split in two per further bit),
-the same scheme as the store's, computed quickly and without sensitivities.
+With `--packed` it judges the packed stores' own weights instead, on as many items as tell one width from the next. The
+linear weights of a checkpoint are replaced by nested tables (3 bits seeded by k-means, each cluster split in two per
+further bit), the same scheme as the store's, computed quickly and without sensitivities.
 """
 # mypy: allow-untyped-decorators
 
@@ -15,10 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
+from backends.anyprec.store import Store
+
+from . import report, scores
 from .checkpoints import load
 from .model import Llama
+from .packed import STORES
 from .sizes import SIZES
 from .skills import LEVELS, SKILLS, Item, grade, sample
 from .tokens import END, PAD, decode, encode_answer, encode_chat
@@ -135,14 +142,43 @@ def drawn(per_cell: int) -> list[Item]:
     return sample(per_cell * len(SKILLS) * len(LEVELS), rng=np.random.default_rng(7), split="test")
 
 
+def packed_at(name: str, bits: int) -> Llama:
+    """A packed store's weights at one width."""
+    store, model = Store.open(STORES[name]), Llama(SIZES[name])
+    for weight_name, weight in model.named_parameters():
+        layer = f"model.{weight_name.removesuffix('.weight')}"
+        kept = store.dequantize(layer, bits) if layer in store.layers else store.tensor(f"model.{weight_name}")
+        weight.data.copy_(torch.from_numpy(np.array(kept, np.float32)))
+    return model.eval()
+
+
+def packed_ladder(names: list[str], items: list[Item], *, device: torch.device) -> scores.Ladder:
+    """Scores of every packed width on the same items."""
+    rows = {}
+    for name, bits in track(scores.candidates(names), description="answering"):
+        texts = answers(packed_at(name, bits).to(device), items)
+        rows[f"{name}@{bits}bit"] = [grade(item, text) for item, text in zip(items, texts, strict=True)]
+    return scores.ladder_of(rows, items)
+
+
 def main() -> None:
-    """Judge the checkpoints under a folder and print the table."""
+    """Judge the checkpoints under a folder, or the packed stores, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="checkpoints, one folder a size")
+    parser.add_argument("--packed", action="store_true", help="judge the packed stores: what each further bit wins")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES))
     parser.add_argument("--per-cell", type=int, default=20, help="items for every skill and difficulty")
     options = parser.parse_args()
+    if options.folder is None and not options.packed:
+        parser.error("name a folder of checkpoints, or say --packed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.packed:
+        ladder = packed_ladder(options.sizes, drawn(options.per_cell), device=device)
+        report.show_steps(ladder, console=Console())
+        print(
+            "  ".join(f"{name} {100 * mean:.2f}" for name, mean in zip(ladder.candidates, ladder.means(), strict=True))
+        )
+        return
     models = {name: at_widths(load(options.folder / name).to(device)) for name in options.sizes}
     result = table(models, drawn(options.per_cell))
     (options.folder / "trial.json").write_text(json.dumps(result))
