@@ -149,7 +149,8 @@ def packed_at(name: str, bits: int) -> Llama:
         layer = f"model.{weight_name.removesuffix('.weight')}"
         kept = store.dequantize(layer, bits) if layer in store.layers else store.tensor(f"model.{weight_name}")
         weight.data.copy_(torch.from_numpy(np.array(kept, np.float32)))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def packed_ladder(names: list[str], items: list[Item], *, device: torch.device) -> scores.Ladder:
