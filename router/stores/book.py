@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from router.stores.meters import (
+    DAY_MS,
     Charge,
     Charges,
     Gauge,
@@ -19,6 +20,7 @@ from router.stores.meters import (
     Plan,
     PlanCache,
     Ticket,
+    calendar_slots,
     charges_in,
     day_of,
     need_of,
@@ -83,7 +85,7 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
-Bound = tuple[Charges, tuple[Meter, ...]]  # as many of each
+Bound = tuple[Charges, tuple[Meter, ...], bool]  # as many of each; whether any has a soft limit
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -106,8 +108,7 @@ class Refusal:
     wait_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An offer that fits."""
 
     ticket: Ticket
@@ -144,6 +145,8 @@ class Book:
         self._plans = PlanCache(plan_of)
         self._bound: dict[bytes, Bound] = {}
         self._generation = object()
+        self._day = -1
+        self._slots: dict[str, int] = {}  # of each calendar on that day
 
     # reading
 
@@ -180,7 +183,7 @@ class Book:
     def _meters_of(self, plan: Plan) -> tuple[Meter, ...]:
         if plan.owner is not self._generation:
             plan.owner = self._generation
-            _, meters = self._bind(plan.charges, plan.charged)
+            meters = self._bind(plan.charges, plan.charged)[1]
             if plan.charged is not plan.gauges:
                 meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
             plan.meters = meters
@@ -193,12 +196,18 @@ class Book:
         if len(self._bound) >= BOUND:
             self._bound.clear()
         meters = tuple([self.meter(charge.scope, charge.meter) for charge in charged])
-        self._bound[charges] = charged, meters
-        return charged, meters
+        bound = self._bound[charges] = charged, meters, any(charge.soft for charge in charged)
+        return bound
+
+    def _slot(self, calendar: str, at_ms: int) -> int:
+        day = at_ms // DAY_MS
+        if day != self._day:
+            self._day, self._slots = day, calendar_slots(day)
+        return self._slots[calendar]
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or any(charge.soft for charge in self._charged(ticket.charges)[0])
+        return end.cost > ticket.amount or self._charged(ticket.charges)[2]
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -217,31 +226,44 @@ class Book:
         for offer in reservation.offers:
             plan = self._plans.of(reservation.principal, offer)
             used = self._used(plan, offer, reservation.now_ms)
-            if not isinstance(used, Refusal):
+            if used is not None:
                 return Found(ticket_of(reservation, offer, plan), offer, plan, used)
-            if refusal is None or used.wait_ms < refusal.wait_ms:
-                refusal = used
+            found = self._refusal(plan, offer, reservation.now_ms)
+            if refusal is None or found.wait_ms < refusal.wait_ms:
+                refusal = found
         if refusal is None:
             raise ValueError("a reservation needs at least one offer")
         return refusal
 
-    def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | Refusal:
-        """How much of each gauge would be used with this offer, or the gauge that stands in the way longest."""
-        refusal: Refusal | None = None
+    def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | None:
+        """How much of each gauge would be used with this offer; None where one of them stands in the way.
+
+        Long and flat, as `_open` and `_close` are: on six meters, calls would cost more than what they do.
+        """
         after = []
         worst, tokens = offer.worst, offer.tokens
         for gauge, meter in zip(plan.gauges, self._meters_of(plan), strict=True):
-            slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
+            calendar = gauge.calendar
+            slot = now_ms // gauge.width_ms if calendar is None else self._slot(calendar, now_ms)
             if slot > meter.slot:
                 meter.roll(slot, gauge.keep)
-            need = worst if gauge.kind == "budget" else need_of(gauge.kind, worst=worst, tokens=tokens)
-            used = meter.total + meter.held + need
+            kind = gauge.kind
+            used = meter.total + meter.held + (worst if kind == "budget" else tokens if kind == "tokens" else 1)
             if used > gauge.limit and gauge.hard:
-                wait = wait_ms(meter, gauge, need, now_ms)
-                if refusal is None or wait > refusal.wait_ms:
-                    refusal = Refusal(gauge, used - need, need, wait)
+                return None
             after.append(used)
-        return after if refusal is None else refusal
+        return after
+
+    def _refusal(self, plan: Plan, offer: Offer, now_ms: int) -> Refusal:
+        """The gauge that stands in the way longest."""
+        refusals = []
+        for gauge in plan.gauges:
+            meter = self.rolled(gauge, now_ms)
+            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
+            used = meter.total + meter.held
+            if used + need > gauge.limit and gauge.hard:
+                refusals.append(Refusal(gauge, used, need, wait_ms(meter, gauge, need, now_ms)))
+        return max(refusals, key=lambda refusal: refusal.wait_ms)
 
     # following the journal
 
@@ -271,9 +293,14 @@ class Book:
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
-            if not self._changes(seq, charge, meter):
+        dirty = self.dirty_accounts
+        charged, meters, _ = self._charged(ticket.charges)
+        for charge, meter in zip(charged, meters, strict=True):
+            if seq <= meter.seq:
                 continue
+            meter.seq = seq
+            if charge.scope not in dirty:
+                dirty[charge.scope] = seq
             kind = charge.kind
             if kind == "budget":
                 meter.held += ticket.amount
@@ -281,7 +308,12 @@ class Book:
                 meter.held += 1
             else:
                 amount = ticket.tokens if kind == "tokens" else 1
-                meter.count(ticket.at_ms // charge.width_ms, charge.keep, amount)
+                slot = ticket.at_ms // charge.width_ms
+                if slot > meter.slot:
+                    meter.roll(slot, charge.keep)
+                ring = meter.ring
+                ring[slot] = ring[slot] + amount if slot in ring else amount
+                meter.total += amount
 
     def _renew(self, seq: int, ticket: Ticket) -> None:
         ticket.seq = seq
@@ -304,45 +336,58 @@ class Book:
         self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
-            if self._changes(seq, charge, meter):
-                self._close_on(meter, charge, ticket, end)
+        cost = end.cost
+        dirty = self.dirty_accounts
+        charged, meters, _ = self._charged(ticket.charges)
+        for charge, meter in zip(charged, meters, strict=True):
+            if seq <= meter.seq:
+                continue
+            meter.seq = seq
+            if charge.scope not in dirty:
+                dirty[charge.scope] = seq
+            kind = charge.kind
+            if kind == "budget":
+                meter.held -= ticket.amount
+                if cost:
+                    self._spend(meter, charge, end)
+            elif kind == "concurrent":
+                meter.held -= 1
+            elif end.outcome == "released":
+                meter.correct(ticket.at_ms // charge.width_ms, -ticket.tokens if kind == "tokens" else -1)
+            elif kind == "tokens" and end.outcome == "settled":
+                used = end.prompt_tokens + end.completion_tokens
+                meter.correct(ticket.at_ms // charge.width_ms, used - ticket.tokens)
         if end.outcome != "released":
-            self._add_to_line(seq, ticket, end, requests=1, cost=end.cost)
-        if end.cost > ticket.amount:
+            self._add_to_line(seq, ticket, end, requests=1, cost=cost)
+        if cost > ticket.amount:
             reason = "the answer cost more than its worst case"
-            self._note("hold.over", end.at_ms, ticket, charged=end.cost, reason=reason)
-
-    def _close_on(self, meter: Meter, charge: Charge | Gauge, ticket: Ticket, end: Settled) -> None:
-        kind = charge.kind
-        if kind == "budget":
-            meter.held -= ticket.amount
-            if end.cost:
-                self._spend(meter, charge, end)
-        elif kind == "concurrent":
-            meter.held -= 1
-        elif end.outcome == "released":
-            meter.correct(charge.slot(ticket.at_ms), -ticket.tokens if kind == "tokens" else -1)
-        elif kind == "tokens" and end.outcome == "settled":
-            used = end.prompt_tokens + end.completion_tokens
-            meter.correct(charge.slot(ticket.at_ms), used - ticket.tokens)
+            self._note("hold.over", end.at_ms, ticket, charged=cost, reason=reason)
 
     def _spend(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
-        before = meter.total
-        meter.count(charge.slot(end.at_ms), charge.keep, end.cost)
+        calendar, at_ms = charge.calendar, end.at_ms
+        slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
+        if slot > meter.slot:
+            meter.roll(slot, charge.keep)
+        ring, cost = meter.ring, end.cost
+        ring[slot] = ring[slot] + cost if slot in ring else cost
+        meter.total += cost
         if charge.soft:
-            detail: dict[str, object] = {
-                "budget": f"{charge.scope}#{charge.meter}",
-                "spent": meter.total,
-                "limit": charge.soft,
-            }
-            for percent in crossed(before, meter.total, charge.soft):
-                self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
+            self._cross(meter, charge, end)
+
+    def _cross(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
+        detail: dict[str, object] = {
+            "budget": f"{charge.scope}#{charge.meter}",
+            "spent": meter.total,
+            "limit": charge.soft,
+        }
+        for percent in crossed(meter.total - end.cost, meter.total, charge.soft):
+            self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
 
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in zip(*self._charged(event.ticket.charges), strict=True):
+        charged, meters, _ = self._charged(event.ticket.charges)
+        for charge, meter in zip(charged, meters, strict=True):
             if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:

@@ -47,11 +47,8 @@ JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
-# Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
-APPEND = (
-    "INSERT INTO journal (seq, body) VALUES"
-    " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
-)
+APPEND = "INSERT INTO journal (seq, body) VALUES (?, ?)"
+NEWEST = "SELECT max(seq) FROM journal UNION ALL SELECT 0 UNION ALL SELECT 0"  # three rows: see Database.pin
 
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
@@ -201,7 +198,9 @@ class SqliteLedger:
 
     def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
         seq = book.position + 1
-        if seq - self._stored_at >= STORE_EVERY or not self._db.alone(APPEND, (seq, _encode(event))):
+        if seq - self._stored_at >= STORE_EVERY or not self._db.pin(NEWEST, book.position):
+            return False
+        if not self._db.alone(APPEND, (seq, _encode(event))):
             return False
         book.apply(seq, event)
         return True
@@ -261,7 +260,7 @@ class SqliteLedger:
 
     def _append(self, book: Book, event: Event) -> None:
         seq = book.position + 1
-        self._db.execute("INSERT INTO journal (seq, body) VALUES (?, ?)", (seq, _encode(event)))
+        self._db.execute(APPEND, (seq, _encode(event)))
         book.apply(seq, event)
         if book.notes:
             for note in book.notes:
@@ -415,8 +414,9 @@ class SqliteLedger:
 
 
 def _hold_of(found: Found) -> Hold:
-    t = found.ticket
-    return hold_of(Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, found.plan.gauges, found.used), t)
+    t, plan = found.ticket, found.plan
+    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
+    return hold_of(answer, t)
 
 
 def _account_of(body: bytes) -> Account:
