@@ -1,7 +1,8 @@
 """One SQLite file behind the ledger, the log and the keys: short transactions on the event loop's own thread.
 
-A transaction takes about ten microseconds, less than handing it to a thread would. Where another process is writing,
+A transaction takes some ten microseconds, less than handing it to a thread would. Where another process is writing,
 the coroutine waits without blocking the loop. Fails closed: a file that cannot be written is StoreUnavailable.
+Beside it lies the ring, where the newest journal entries wait for the next transaction to take them into the file.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any, Protocol, TypeVar
 
 from router.errors import StoreUnavailable
 from router.stores.retention import TRIMMED
+from router.stores.ring import Ring
 
 T = TypeVar("T")
 
 BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
-PIN_S = 0.02  # how long a pin may keep the write-ahead log from being begun anew
 WAL_PAGES = 1000  # from which the write-ahead log is moved into the file …
 WAL_LONG = 4000  # … and from which writers wait until that is done, so that the log is begun anew
 WAL_BYTES = 64 << 20  # what a log that has once been long keeps
@@ -30,7 +31,8 @@ CACHE_KIB = 8_192  # pages of accounts and logs kept in memory
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE VIEW IF NOT EXISTS journal AS SELECT seq, body FROM entry;
 CREATE TABLE IF NOT EXISTS account (scope TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spend (
     day TEXT NOT NULL, tenant TEXT NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
@@ -74,13 +76,11 @@ class Database:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
         self.execute: Execute = self._connection.cursor().execute
         self.executemany: Callable[..., sqlite3.Cursor] = self._connection.cursor().executemany
-        self._pin = self._connection.cursor()
-        self._pinned = False
-        self._unpinning: asyncio.TimerHandle | None = None
         self._scheduled: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._grouping: asyncio.Task[None] | None = None
         self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._newest = 0  # position of the last journal entry written in this transaction, or before
         self.transactions = 0  # begun so far: what was read in this one still holds
         self.busy = False  # a transaction has run in this turn of the loop: share the next one
         self._stop = threading.Event()
@@ -95,8 +95,10 @@ class Database:
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
             self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._rename_journal()
             self._connection.executescript(SCHEMA)
             self._connection.execute("PRAGMA busy_timeout = 0")
+            self.ring = Ring(Path(f"{self.path}-ring"), mode=self.path.stat().st_mode & 0o777)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot open {self.path}: {error}") from error
         self._checkpointer.start()
@@ -105,85 +107,64 @@ class Database:
         """Write what still waits and close."""
         if self._scheduled is not None:
             self._scheduled.cancel()
-        if self._unpinning is not None:
-            self._unpinning.cancel()
         try:
             await self.transact(_nothing, due=True)
         finally:
             self._stop.set()
             await asyncio.to_thread(self._checkpointer.join)
             self._connection.close()
-
-    def pin(self, sql: str, value: object) -> bool:
-        """Leave a query of three rows open, if its first value is this one, and it is not yet: whether it is.
-
-        From now on this connection reads what it read now and what it writes itself, and cannot write once another
-        process has: a statement needs no look at what others wrote, and asks for two locks instead of six.
-        """
-        if self._pinned:
-            return True
-        if self._unpinning is None:
-            self._unpinning = asyncio.get_running_loop().call_later(PIN_S, self._unpin_late)
-        self._pinned = True
-        try:
-            found = self._pin.execute(sql).fetchone()[0]
-        except sqlite3.Error:
-            found = None
-        if found != value:
-            self.unpin()
-        return self._pinned
-
-    def unpin(self) -> None:
-        """Read what is newest again."""
-        if self._pinned:
-            self._pinned = False
-            self._pin.close()
-            self._pin = self._connection.cursor()
-
-    def _unpin_late(self) -> None:
-        self._unpinning = None
-        self.unpin()
+            self.ring.close()
 
     async def transact(self, work: Callable[[], T], *, due: bool = False) -> T:
         """Run `work`, which must not await, in one write transaction. `due`: all riders come along.
 
         Raises: StoreUnavailable.
         """
-        self.unpin()
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            await self._wait_to_begin(error)
+        await self._begin()
         self.transactions += 1
         try:
+            self._take_over()
             for rider in self.riders:
                 rider.board(self.execute, due=due)
             result = work()
-            self.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._commit()
+        except (sqlite3.Error, OSError) as error:
             self._undo()
             raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
         except BaseException:
             self._undo()
             raise
+        finally:
+            self.ring.unlock()
         for rider in self.riders:
             rider.arrive()
         return result
 
-    def alone(self, sql: str, values: tuple[object, ...]) -> bool:
-        """One statement within a pin, a transaction of its own, for the first caller in a turn of the loop.
+    def append(self, seq: int, body: bytes) -> None:
+        """Write the next journal entry, within a transaction."""
+        self.execute("INSERT INTO entry (seq, body) VALUES (?, ?)", (seq, body))
+        self._newest = seq
 
-        Not while `busy`. Whether it was done: where it was not, for whatever reason, nothing has happened, the pin is
-        gone, and `together` waits or says why.
-        """
-        self.busy = True
-        asyncio.get_running_loop().call_soon(self._turn)
-        try:
-            self.execute(sql, values)
-        except sqlite3.Error:
-            self.unpin()
-            return False
-        return True
+    def _take_over(self) -> None:
+        """What is in the ring goes into the file."""
+        if self.ring.in_doubt:
+            newest = self.execute("SELECT ifnull(max(seq), 0) FROM entry").fetchone()[0]
+            self.ring.must_fit(newest)
+        else:
+            newest = self.ring.base
+        last, row = self.ring.run()
+        if last > newest:
+            self.append(last, row)
+        self._newest = max(last, newest)
+
+    def _commit(self) -> None:
+        """Whoever dies between the two steps leaves the ring in doubt; whoever does not, leaves it empty."""
+        if self._newest == self.ring.base and not self.ring.in_doubt:
+            self.execute("COMMIT")
+            return
+        self.ring.doubt()
+        self.execute("COMMIT")
+        self.ring.begin(self._newest)
 
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""
@@ -231,25 +212,41 @@ class Database:
             self._scheduled = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def read(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        """Rows of a query, the newest. Raises: StoreUnavailable."""
-        self.unpin()
+        """Rows of a query. Raises: StoreUnavailable."""
         try:
             return self.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot read {self.path}: {error}") from error
 
-    async def _wait_to_begin(self, error: sqlite3.Error) -> None:
+    async def _begin(self) -> None:
         pause, waited = 0.0, 0.0
-        while _is_busy(error) and waited < BUSY_S:
+        while not self._begun():
+            if waited >= BUSY_S:
+                raise StoreUnavailable(f"cannot write {self.path}: another process has been writing for {BUSY_S:g} s")
             await asyncio.sleep(pause)
             waited, pause = waited + pause, min(0.01, pause * 2 or 0.00005)
-            try:
-                self.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as again:
-                error = again
-            else:
-                return
-        raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
+
+    def _begun(self) -> bool:
+        """Whether a transaction and the lock of the ring are this process's now. Raises: StoreUnavailable."""
+        if not self.ring.lock():
+            return False
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self.ring.unlock()
+            if _is_busy(error):
+                return False
+            raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
+        return True
+
+    def _rename_journal(self) -> None:
+        """An earlier version, which knows no ring, must not write beside this one: its table becomes a view."""
+        sql = "SELECT 1 FROM sqlite_master WHERE name = 'journal' AND type = 'table'"
+        if self._connection.execute(sql).fetchone():
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._connection.execute(sql).fetchone():
+                self._connection.execute("ALTER TABLE journal RENAME TO entry")
+            self._connection.execute("COMMIT")
 
     def _undo(self) -> None:
         if self._connection.in_transaction:

@@ -1,7 +1,8 @@
 """The ledger in SQLite: a journal of holds and settlements, and a book that every process keeps by following it.
 
-A reservation appends one row and a settlement another, however many budgets they touch. Usually that one row is the
-whole transaction: it is decided on the book in memory and refused by the file where another process has written since.
+A reservation appends one entry and a settlement another, however many budgets they touch, decided on the book with all
+that others have written. Usually the entry goes into the ring beside the file, which keeps it through the death of any
+process, and with a few hundred more into the file; what needs more than an entry is a transaction of its own.
 Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
 nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Protocol, TypeVar
@@ -37,6 +39,7 @@ from router.stores.keys import Guard, keep_if_good
 from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
+from router.stores.ring import entries_in
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
@@ -47,8 +50,7 @@ JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 SIZE = 400  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
-APPEND = "INSERT INTO journal (seq, body) VALUES (?, ?)"
-NEWEST = "SELECT max(seq) FROM journal UNION ALL SELECT 0 UNION ALL SELECT 0"  # three rows: see Database.pin
+UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
@@ -107,6 +109,8 @@ class SqliteLedger:
         hold = self._reserve_alone(reservation)
         if hold is None:
             hold = await self._reserve_in_turn(reservation)
+        elif isinstance(hold, Refusal):
+            raise refuse(hold)
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
         if self.guard is not None:
@@ -137,7 +141,7 @@ class SqliteLedger:
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
         book = self._book
-        if book is None or now_ms >= book.earliest_ms or self._behind(book):
+        if book is None or now_ms >= book.earliest_ms or not self._db.ring.is_read(book.position):
             book = await self._db.transact(lambda: self._swept(now_ms))
         return [self._balance(book, budget, now_ms) for budget in budgets]
 
@@ -176,34 +180,60 @@ class SqliteLedger:
         for decision_id in self._boarded:
             self._marked.pop(decision_id, None)
 
-    # one row that is a transaction
+    # one entry in the ring
 
-    def _reserve_alone(self, reservation: Reservation) -> Hold | None:
-        """A hold decided on the book as it is; None where that is not enough to tell, and nothing has happened."""
-        book = self._book
-        if book is None or self._db.busy or reservation.now_ms >= book.earliest_ms:
+    def _reserve_alone(self, reservation: Reservation) -> Hold | Refusal | None:
+        """A hold, or why there is none; None where only a transaction can tell, and nothing has happened."""
+        ring = self._db.ring
+        if not ring.lock():
             return None
-        if reservation.decision_id in book.holds:
-            return None
-        found = book.consider(reservation)
-        if isinstance(found, Refusal) or not self._append_alone(book, Opened(found.ticket)):
-            return None
-        return _hold_of(found)
+        try:
+            book = self._followed()
+            if book is None or reservation.now_ms >= book.earliest_ms or reservation.decision_id in book.holds:
+                return None
+            found = book.consider(reservation)
+            if isinstance(found, Refusal):
+                return found
+            return _hold_of(found) if self._append_alone(book, Opened(found.ticket)) else None
+        finally:
+            ring.unlock()
 
     def _settle_alone(self, ticket: Ticket, end: Settled) -> bool:
-        book = self._book
-        if book is None or self._db.busy or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+        ring = self._db.ring
+        if not ring.lock():
             return False
-        return self._append_alone(book, end)
+        try:
+            book = self._followed()
+            if book is None or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+                return False
+            return self._append_alone(book, end)
+        finally:
+            ring.unlock()
 
     def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
         seq = book.position + 1
-        if seq - self._stored_at >= STORE_EVERY or not self._db.pin(NEWEST, book.position):
-            return False
-        if not self._db.alone(APPEND, (seq, _encode(event))):
+        if not self._db.ring.append(seq, _encode(event)):
             return False
         book.apply(seq, event)
         return True
+
+    def _followed(self) -> Book | None:
+        """The book with everything other processes have written; None where only a transaction can tell."""
+        book, ring = self._book, self._db.ring
+        if book is None or ring.in_doubt or book.position - self._stored_at >= STORE_EVERY:
+            return None
+        if not ring.is_followed or ring.last != book.position:
+            try:
+                rows = self._db.execute(UNREAD, (book.position,)).fetchall()
+            except sqlite3.Error:
+                return None
+            if not _read(book, rows) or book.position != ring.base:
+                return None
+            ring.follow()
+        for seq, body in ring.unread():
+            book.apply(seq, _decode(body))
+            book.notes.clear()
+        return book
 
     # inside a transaction
 
@@ -218,6 +248,7 @@ class SqliteLedger:
                 return Conflict(f"Decision {reservation.decision_id} has a hold already.")
             found = book.consider(reservation)
             if isinstance(found, Refusal):
+                self._store_if_due(book)
                 return found
             self._append(book, Opened(found.ticket))
             taken.append(found.ticket)
@@ -246,27 +277,23 @@ class SqliteLedger:
         self._read_in = self._db.transactions
         if book is None:
             book = self._book = self._load_book()
-        rows = self._db.execute("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)).fetchall()
-        if rows:
-            if rows[0][0] != book.position + 1:  # what lies between has been stored and forgotten
-                book = self._book = self._load_book()
-                rows = self._db.execute(
-                    "SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)
-                ).fetchall()
-            for seq, body in rows:
-                book.apply(seq, _decode(body))
-            book.notes.clear()
+        if not _read(book, self._db.execute(UNREAD, (book.position,)).fetchall()):
+            book = self._book = self._load_book()  # what lies between has been stored and forgotten
+            _read(book, self._db.execute(UNREAD, (book.position,)).fetchall())
         return book
 
     def _append(self, book: Book, event: Event) -> None:
         seq = book.position + 1
-        self._db.execute(APPEND, (seq, _encode(event)))
+        self._db.append(seq, _encode(event))
         book.apply(seq, event)
         if book.notes:
             for note in book.notes:
                 self._audit.append(note.at_ms, note.kind, note.decision_id, note.detail)
             book.notes.clear()
-        if seq - self._stored_at >= STORE_EVERY:
+        self._store_if_due(book)
+
+    def _store_if_due(self, book: Book) -> None:
+        if book.position - self._stored_at >= STORE_EVERY:
             self._store(book, everything=False)
 
     def _settle(self, ticket: Ticket, end: Settled) -> None:
@@ -365,7 +392,7 @@ class SqliteLedger:
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
             self._note_fact("stored", safe)
-            self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+            self._db.execute("DELETE FROM entry WHERE seq <= ?", (safe - JOURNAL_KEPT,))
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
 
     def keys_changed(self) -> None:
@@ -387,9 +414,6 @@ class SqliteLedger:
         """A transaction failed: what the book learned in it is not true."""
         self._book = None
 
-    def _behind(self, book: Book) -> bool:
-        return bool(self._db.read("SELECT 1 FROM journal WHERE seq > ? LIMIT 1", book.position))
-
     def _balance(self, book: Book, budget: Budget, now_ms: int) -> Balance:
         gauge: Gauge = of_budget(budget)
         meter = book.rolled(gauge, now_ms)
@@ -409,8 +433,23 @@ class SqliteLedger:
                 await self.tend()
 
     def _needs_care(self, now_ms: int) -> bool:
-        book = self._book
-        return book is None or bool(self._mine or self._marked) or now_ms >= book.earliest_ms or self._behind(book)
+        book, ring = self._book, self._db.ring
+        if book is None or self._mine or self._marked or now_ms >= book.earliest_ms:
+            return True
+        return ring.has_entries or not ring.is_read(book.position)
+
+
+def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
+    """Take journal rows in; False, and nothing is, where entries are missing before them."""
+    for last, row in rows:
+        for seq, body in entries_in(last, row):
+            if seq <= book.position:
+                continue
+            if seq != book.position + 1:
+                return False
+            book.apply(seq, _decode(body))
+    book.notes.clear()
+    return True
 
 
 def _hold_of(found: Found) -> Hold:
