@@ -6,8 +6,9 @@ ends with the process that holds it is held while an entry is decided and writte
 database. While the ring is in doubt, only the database knows what is newest.
 A file that does not belong to the database is StoreUnavailable.
 
-Layout: a page with the boot of the machine, the generation, the position of the last entry before the first one here,
-and the doubt; then entries, each with its position, length and checksum. An entry counts if it follows the one before.
+Layout: a page with the boot of the machine, the generation (a random number), the position of the last entry before the
+first one here, and the doubt; then entries, each with its position, length and a checksum that begins with the
+generation. An entry counts if it is of this generation and follows the one before.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ SPINS = 30  # tries for the lock, about a microsecond each
 START = 4096
 MARK = b"\xc1"  # begins a row of many entries; no MessagePack value begins so
 
-_HEAD = struct.Struct("<36sQQB")
-_GENERATION, _BASE, _DOUBT = 36, 44, 52
+_HEAD = struct.Struct("<36s8sQB")
+_GENERATION, _BASE, _DOUBT, _STATE_END = 36, 44, 52, 53
 _FRAME = struct.Struct("<QII")
 _number_at = struct.Struct("<Q").unpack_from
 
@@ -41,11 +42,12 @@ class Ring:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
             if os.fstat(self._file).st_size < SIZE:
-                os.ftruncate(self._file, SIZE)  # what it was is kept; zeros are generation 0, which nobody follows
+                os.ftruncate(self._file, SIZE)  # what it was is kept; zeros are in doubt
             self._map = mmap.mmap(self._file, SIZE, prot=mmap.PROT_READ)
         except OSError as error:
             raise StoreUnavailable(f"cannot open {path}: {error}") from error
-        self._generation = -1  # of what this process reads
+        self._salt = 0  # low half of the generation
+        self._followed = b""  # generation, base and no doubt, as this process reads it
         self.last, self._end = 0, START  # the position it has read to, and where that is
         fcntl.flock(self._file, fcntl.LOCK_EX)
         if self._map[:36] != self._boot:
@@ -84,18 +86,19 @@ class Ring:
 
     def is_read(self, position: int) -> bool:
         """Whether nothing was written after this position, up to which this process knows everything."""
-        newest = self.last == position >= self._seq_at(self._end)
-        return newest and self.is_followed and not self.in_doubt
+        known = self._map[_GENERATION:_STATE_END] == self._followed and self.last == position
+        return known and bool(_number_at(self._map, self._end)[0] <= position)
 
     @property
     def is_followed(self) -> bool:
-        """Whether this process reads what others write now: `follow` else, after the database has been read."""
-        return bool(self._generation == _number_at(self._map, _GENERATION)[0])
+        """Whether this process reads what others write now; else `follow`, after the database has been read."""
+        return self._map[_GENERATION:_DOUBT] == self._followed[:-1]
 
     def follow(self) -> None:
         """Read from the beginning."""
-        self._generation, self.last = _number_at(self._map, _GENERATION)[0], self.base
-        self._end = START
+        self._followed = self._map[_GENERATION:_DOUBT] + b"\x01"
+        self._salt = _number_at(self._map, _GENERATION)[0] & 0xFFFFFFFF
+        self.last, self._end = self.base, START
 
     @property
     def base(self) -> int:
@@ -108,14 +111,14 @@ class Ring:
             seq, length, checksum = _FRAME.unpack_from(self._map, self._end)
             begin = self._end + _FRAME.size
             body = self._map[begin : begin + length]
-            if len(body) < length or zlib.crc32(body) != checksum:
-                return  # its process died while it wrote
+            if len(body) < length or zlib.crc32(body, self._salt) != checksum:
+                return  # of another generation, or its process died while it wrote
             self.last, self._end = seq, begin + length
             yield seq, body
 
     def append(self, seq: int, body: bytes) -> bool:
         """Write the next entry, after all have been read; False, and nothing was written, where that cannot be."""
-        frame = _FRAME.pack(seq, len(body), zlib.crc32(body)) + body
+        frame = _FRAME.pack(seq, len(body), zlib.crc32(body, self._salt)) + body
         if self._end + len(frame) > SIZE - _FRAME.size:
             return False
         try:
@@ -150,8 +153,7 @@ class Ring:
 
     def begin(self, base: int) -> None:
         """The database has everything up to this position: begin anew. Raises: OSError."""
-        generation = _number_at(self._map, _GENERATION)[0] + 1
-        os.pwrite(self._file, _HEAD.pack(self._boot, generation, base, 1), 0)
+        os.pwrite(self._file, _HEAD.pack(self._boot, os.urandom(8), base, 1), 0)
         self.follow()
 
     def _seq_at(self, offset: int) -> int:

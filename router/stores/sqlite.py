@@ -164,7 +164,8 @@ class Database:
             return
         self.ring.doubt()
         self.execute("COMMIT")
-        self.ring.begin(self._newest)
+        with contextlib.suppress(OSError):  # it stays in doubt, and the next transaction asks the file
+            self.ring.begin(self._newest)
 
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""

@@ -220,20 +220,26 @@ class SqliteLedger:
     def _followed(self) -> Book | None:
         """The book with everything other processes have written; None where only a transaction can tell."""
         book, ring = self._book, self._db.ring
-        if book is None or ring.in_doubt or book.position - self._stored_at >= STORE_EVERY:
+        if book is None or book.position - self._stored_at >= STORE_EVERY:
             return None
+        if ring.is_read(book.position):
+            return book
+        return book if not ring.in_doubt and self._follow(book) else None
+
+    def _follow(self, book: Book) -> bool:
+        ring = self._db.ring
         if not ring.is_followed or ring.last != book.position:
             try:
                 rows = self._db.execute(UNREAD, (book.position,)).fetchall()
             except sqlite3.Error:
-                return None
+                return False
             if not _read(book, rows) or book.position != ring.base:
-                return None
+                return False
             ring.follow()
         for seq, body in ring.unread():
             book.apply(seq, _decode(body))
-            book.notes.clear()
-        return book
+        book.notes.clear()
+        return True
 
     # inside a transaction
 
@@ -454,8 +460,9 @@ def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
 
 def _hold_of(found: Found) -> Hold:
     t, plan = found.ticket, found.plan
-    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
-    return hold_of(answer, t)
+    return hold_of(
+        Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used), t
+    )
 
 
 def _account_of(body: bytes) -> Account:
