@@ -6,9 +6,9 @@ ends with the process that holds it is held while an entry is decided and writte
 database. While the ring is in doubt, only the database knows what is newest.
 A file that does not belong to the database is StoreUnavailable.
 
-Layout: a page with the boot of the machine, the generation (a random number), the position of the last entry before the
+Layout: 64 bytes with the boot of the machine, the generation (a random number), the position of the last entry before the
 first one here, and the doubt; then entries, each with its position, length and a checksum that begins with the
-generation. An entry counts if it is of this generation and follows the one before.
+generation; then a zero. An entry counts if it is of this generation and follows the one before.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from router.errors import StoreUnavailable
 
 SIZE = 4 << 20
 SPINS = 30  # tries for the lock, about a microsecond each
-START = 4096
+START = 64
 MARK = b"\xc1"  # begins a row of many entries; no MessagePack value begins so
 
-_HEAD = struct.Struct("<36s8sQB")
+_HEAD = struct.Struct("<36s8sQB11xQ")
 _GENERATION, _BASE, _DOUBT, _STATE_END = 36, 44, 52, 53
 _FRAME = struct.Struct("<QII")
+_END = bytes(8)
 _number_at = struct.Struct("<Q").unpack_from
 
 
@@ -118,7 +119,7 @@ class Ring:
 
     def append(self, seq: int, body: bytes) -> bool:
         """Write the next entry, after all have been read; False, and nothing was written, where that cannot be."""
-        frame = _FRAME.pack(seq, len(body), zlib.crc32(body, self._salt)) + body
+        frame = _FRAME.pack(seq, len(body), zlib.crc32(body, self._salt)) + body + _END
         if self._end + len(frame) > SIZE - _FRAME.size:
             return False
         try:
@@ -126,7 +127,7 @@ class Ring:
                 return False
         except OSError:
             return False
-        self.last, self._end = seq, self._end + len(frame)
+        self.last, self._end = seq, self._end + len(frame) - len(_END)
         return True
 
     def run(self) -> tuple[int, bytes]:
@@ -153,7 +154,7 @@ class Ring:
 
     def begin(self, base: int) -> None:
         """The database has everything up to this position: begin anew. Raises: OSError."""
-        os.pwrite(self._file, _HEAD.pack(self._boot, os.urandom(8), base, 1), 0)
+        os.pwrite(self._file, _HEAD.pack(self._boot, os.urandom(8), base, 1, 0), 0)
         self.follow()
 
     def _seq_at(self, offset: int) -> int:
