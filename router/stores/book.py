@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
@@ -85,7 +86,7 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
-Bound = tuple[Charges, tuple[Meter, ...], bool]  # as many of each; whether any has a soft limit
+Bound = tuple[tuple[tuple[Charge | Gauge, Meter], ...], bool]  # charges with their meters; whether any has a soft limit
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -180,14 +181,15 @@ class Book:
         self._bound.clear()
         self._generation = object()
 
-    def _meters_of(self, plan: Plan) -> tuple[Meter, ...]:
+    def _bound_to(self, plan: Plan) -> tuple[tuple[Gauge, Meter], ...]:
+        """The plan's gauges with their meters."""
         if plan.owner is not self._generation:
             plan.owner = self._generation
-            meters = self._bind(plan.charges, plan.charged)[1]
-            if plan.charged is not plan.gauges:
-                meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
-            plan.meters = meters
-        return plan.meters
+            if plan.charged is plan.gauges:
+                plan.bound = cast(tuple[tuple[Gauge, Meter], ...], self._bind(plan.charges, plan.charged)[0])
+            else:
+                plan.bound = tuple([(g, self.meter(g.scope, g.meter)) for g in plan.gauges])
+        return plan.bound
 
     def _charged(self, charges: bytes) -> Bound:
         return self._bound.get(charges) or self._bind(charges, charges_in(charges))
@@ -195,8 +197,8 @@ class Book:
     def _bind(self, charges: bytes, charged: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        meters = tuple([self.meter(charge.scope, charge.meter) for charge in charged])
-        bound = self._bound[charges] = charged, meters, any(charge.soft for charge in charged)
+        pairs = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charged])
+        bound = self._bound[charges] = pairs, any(charge.soft for charge in charged)
         return bound
 
     def _slot(self, calendar: str, at_ms: int) -> int:
@@ -207,7 +209,7 @@ class Book:
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or self._charged(ticket.charges)[2]
+        return end.cost > ticket.amount or self._charged(ticket.charges)[1]
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -238,11 +240,11 @@ class Book:
     def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | None:
         """How much of each gauge would be used with this offer; None where one of them stands in the way.
 
-        Long and flat, as `_open` and `_close` are: on six meters, calls would cost more than what they do.
+        Long and flat, as `open` and `_close` are: on six meters, calls would cost more than what they do.
         """
         after = []
         worst, tokens = offer.worst, offer.tokens
-        for gauge, meter in zip(plan.gauges, self._meters_of(plan), strict=True):
+        for gauge, meter in self._bound_to(plan):
             calendar = gauge.calendar
             slot = now_ms // gauge.width_ms if calendar is None else self._slot(calendar, now_ms)
             if slot > meter.slot:
@@ -269,13 +271,10 @@ class Book:
 
     def apply(self, seq: int, event: Event) -> None:
         """Take one journal entry in; `seq` grows by one each time."""
-        self.position = seq
         if isinstance(event, Opened):
-            self._open(seq, event.ticket)
+            self.open(seq, event.ticket)
         elif isinstance(event, Settled):
-            ticket = self.holds.pop(event.decision_id, None)
-            if ticket is not None:
-                self._close(seq, ticket, event)
+            self.settle(seq, event)
         elif isinstance(event, Expired):
             self._expire(seq, event)
         elif isinstance(event, Renewed):
@@ -288,14 +287,16 @@ class Book:
             self.edition = seq
         else:
             self._late(seq, event)
+        self.position = seq
 
-    def _open(self, seq: int, ticket: Ticket) -> None:
+    def open(self, seq: int, ticket: Ticket) -> None:
+        """As `apply` of Opened."""
+        self.position = seq
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
         dirty = self.dirty_accounts
-        charged, meters, _ = self._charged(ticket.charges)
-        for charge, meter in zip(charged, meters, strict=True):
+        for charge, meter in self._charged(ticket.charges)[0]:
             if seq <= meter.seq:
                 continue
             meter.seq = seq
@@ -314,6 +315,13 @@ class Book:
                 ring = meter.ring
                 ring[slot] = ring[slot] + amount if slot in ring else amount
                 meter.total += amount
+
+    def settle(self, seq: int, end: Settled) -> None:
+        """As `apply` of Settled."""
+        self.position = seq
+        ticket = self.holds.pop(end.decision_id, None)
+        if ticket is not None:
+            self._close(seq, ticket, end)
 
     def _renew(self, seq: int, ticket: Ticket) -> None:
         ticket.seq = seq
@@ -336,10 +344,9 @@ class Book:
         self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        cost = end.cost
+        cost, at_ms = end.cost, end.at_ms
         dirty = self.dirty_accounts
-        charged, meters, _ = self._charged(ticket.charges)
-        for charge, meter in zip(charged, meters, strict=True):
+        for charge, meter in self._charged(ticket.charges)[0]:
             if seq <= meter.seq:
                 continue
             meter.seq = seq
@@ -349,7 +356,15 @@ class Book:
             if kind == "budget":
                 meter.held -= ticket.amount
                 if cost:
-                    self._spend(meter, charge, end)
+                    calendar = charge.calendar
+                    slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
+                    if slot > meter.slot:
+                        meter.roll(slot, charge.keep)
+                    ring = meter.ring
+                    ring[slot] = ring[slot] + cost if slot in ring else cost
+                    meter.total += cost
+                    if charge.soft:
+                        self._cross(meter, charge, end)
             elif kind == "concurrent":
                 meter.held -= 1
             elif end.outcome == "released":
@@ -363,17 +378,6 @@ class Book:
             reason = "the answer cost more than its worst case"
             self._note("hold.over", end.at_ms, ticket, charged=cost, reason=reason)
 
-    def _spend(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
-        calendar, at_ms = charge.calendar, end.at_ms
-        slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
-        if slot > meter.slot:
-            meter.roll(slot, charge.keep)
-        ring, cost = meter.ring, end.cost
-        ring[slot] = ring[slot] + cost if slot in ring else cost
-        meter.total += cost
-        if charge.soft:
-            self._cross(meter, charge, end)
-
     def _cross(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
         detail: dict[str, object] = {
             "budget": f"{charge.scope}#{charge.meter}",
@@ -386,14 +390,14 @@ class Book:
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        charged, meters, _ = self._charged(event.ticket.charges)
-        for charge, meter in zip(charged, meters, strict=True):
+        for charge, meter in self._charged(event.ticket.charges)[0]:
             if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:
                 meter.correct(charge.slot(event.expired_ms), delta)
             elif delta:
-                self._spend(meter, charge, msgspec.structs.replace(end, cost=delta))
+                meter.count(charge.slot(end.at_ms), charge.keep, delta)
+                self._cross(meter, charge, msgspec.structs.replace(end, cost=delta))
         self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 

@@ -263,7 +263,7 @@ class Plan(msgspec.Struct):
     shown: Shown
     charged: Charges
     charges: bytes  # the same, as a ticket keeps them
-    meters: tuple[Meter, ...] = ()  # of the gauges, as `owner` found them last
+    bound: tuple[tuple[Gauge, Meter], ...] = ()  # with their meters, as `owner` found them last
     owner: object = None
 
 

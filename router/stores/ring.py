@@ -6,8 +6,8 @@ ends with the process that holds it is held while an entry is decided and writte
 database. While the ring is in doubt, only the database knows what is newest.
 A file that does not belong to the database is StoreUnavailable.
 
-Layout: 64 bytes with the boot of the machine, the generation (a random number), the position of the last entry before the
-first one here, and the doubt; then entries, each with its position, length and a checksum that begins with the
+Layout: 64 bytes with the boot of the machine, the generation (a random number), the position of the last entry before
+the first one here, and the doubt; then entries, each with its position, length and a checksum that begins with the
 generation; then a zero. An entry counts if it is of this generation and follows the one before.
 """
 

@@ -194,7 +194,11 @@ class SqliteLedger:
             found = book.consider(reservation)
             if isinstance(found, Refusal):
                 return found
-            return _hold_of(found) if self._append_alone(book, Opened(found.ticket)) else None
+            seq = book.position + 1
+            if not ring.append(seq, _encode(Opened(found.ticket))):
+                return None
+            book.open(seq, found.ticket)
+            return _hold_of(found)
         finally:
             ring.unlock()
 
@@ -206,16 +210,13 @@ class SqliteLedger:
             book = self._followed()
             if book is None or ticket.decision_id not in book.holds or book.may_note(ticket, end):
                 return False
-            return self._append_alone(book, end)
+            seq = book.position + 1
+            if not ring.append(seq, _encode(end)):
+                return False
+            book.settle(seq, end)
+            return True
         finally:
             ring.unlock()
-
-    def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
-        seq = book.position + 1
-        if not self._db.ring.append(seq, _encode(event)):
-            return False
-        book.apply(seq, event)
-        return True
 
     def _followed(self) -> Book | None:
         """The book with everything other processes have written; None where only a transaction can tell."""
