@@ -86,7 +86,6 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
-Bound = tuple[tuple[tuple[Charge | Gauge, Meter], ...], bool]  # charges with their meters; whether any has a soft limit
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -97,6 +96,21 @@ class Line:
 
     def __init__(self) -> None:
         self.seq = self.requests = self.prompt_tokens = self.completion_tokens = self.cost = 0
+
+
+NO_LINE = Line()
+
+
+class Bound:
+    """Where holds of the same charges count: their meters, and the spend line they ended on last."""
+
+    __slots__ = ("key", "line", "pairs", "soft")
+
+    def __init__(self, pairs: tuple[tuple[Charge | Gauge, Meter], ...]) -> None:
+        self.pairs = pairs
+        self.soft = any(charge.soft for charge, _ in pairs)
+        self.key: LineKey | None = None
+        self.line = NO_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +160,7 @@ class Book:
         self._plans = PlanCache(plan_of)
         self._bound: dict[bytes, Bound] = {}
         self._generation = object()
-        self._day = -1
+        self._day, self._date = -1, ""
         self._slots: dict[str, int] = {}  # of each calendar on that day
 
     # reading
@@ -186,7 +200,7 @@ class Book:
         if plan.owner is not self._generation:
             plan.owner = self._generation
             if plan.charged is plan.gauges:
-                plan.bound = cast(tuple[tuple[Gauge, Meter], ...], self._bind(plan.charges, plan.charged)[0])
+                plan.bound = cast(tuple[tuple[Gauge, Meter], ...], self._bind(plan.charges, plan.charged).pairs)
             else:
                 plan.bound = tuple([(g, self.meter(g.scope, g.meter)) for g in plan.gauges])
         return plan.bound
@@ -198,18 +212,18 @@ class Book:
         if len(self._bound) >= BOUND:
             self._bound.clear()
         pairs = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charged])
-        bound = self._bound[charges] = pairs, any(charge.soft for charge in charged)
+        bound = self._bound[charges] = Bound(pairs)
         return bound
 
     def _slot(self, calendar: str, at_ms: int) -> int:
         day = at_ms // DAY_MS
         if day != self._day:
-            self._day, self._slots = day, calendar_slots(day)
+            self._day, self._date, self._slots = day, day_of(at_ms), calendar_slots(day)
         return self._slots[calendar]
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or self._charged(ticket.charges)[1]
+        return end.cost > ticket.amount or self._charged(ticket.charges).soft
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -296,7 +310,7 @@ class Book:
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
         dirty = self.dirty_accounts
-        for charge, meter in self._charged(ticket.charges)[0]:
+        for charge, meter in self._charged(ticket.charges).pairs:
             if seq <= meter.seq:
                 continue
             meter.seq = seq
@@ -310,11 +324,11 @@ class Book:
             else:
                 amount = ticket.tokens if kind == "tokens" else 1
                 slot = ticket.at_ms // charge.width_ms
-                if slot > meter.slot:
-                    meter.roll(slot, charge.keep)
-                ring = meter.ring
-                ring[slot] = ring[slot] + amount if slot in ring else amount
-                meter.total += amount
+                if slot == meter.slot:
+                    meter.now += amount
+                    meter.total += amount
+                else:
+                    meter.count(slot, charge.keep, amount)
 
     def settle(self, seq: int, end: Settled) -> None:
         """As `apply` of Settled."""
@@ -346,7 +360,7 @@ class Book:
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
         cost, at_ms = end.cost, end.at_ms
         dirty = self.dirty_accounts
-        for charge, meter in self._charged(ticket.charges)[0]:
+        for charge, meter in self._charged(ticket.charges).pairs:
             if seq <= meter.seq:
                 continue
             meter.seq = seq
@@ -358,11 +372,7 @@ class Book:
                 if cost:
                     calendar = charge.calendar
                     slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
-                    if slot > meter.slot:
-                        meter.roll(slot, charge.keep)
-                    ring = meter.ring
-                    ring[slot] = ring[slot] + cost if slot in ring else cost
-                    meter.total += cost
+                    meter.count(slot, charge.keep, cost)
                     if charge.soft:
                         self._cross(meter, charge, end)
             elif kind == "concurrent":
@@ -370,8 +380,8 @@ class Book:
             elif end.outcome == "released":
                 meter.correct(ticket.at_ms // charge.width_ms, -ticket.tokens if kind == "tokens" else -1)
             elif kind == "tokens" and end.outcome == "settled":
-                used = end.prompt_tokens + end.completion_tokens
-                meter.correct(ticket.at_ms // charge.width_ms, used - ticket.tokens)
+                excess = ticket.tokens - end.prompt_tokens - end.completion_tokens
+                meter.correct(ticket.at_ms // charge.width_ms, -excess)
         if end.outcome != "released":
             self._add_to_line(seq, ticket, end, requests=1, cost=cost)
         if cost > ticket.amount:
@@ -390,7 +400,7 @@ class Book:
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in self._charged(event.ticket.charges)[0]:
+        for charge, meter in self._charged(event.ticket.charges).pairs:
             if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:
@@ -411,8 +421,13 @@ class Book:
         return True
 
     def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
-        key = (day_of(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)
-        line = self.line(key)
+        if end.at_ms // DAY_MS != self._day:
+            self._slot("day", end.at_ms)
+        key = (self._date, ticket.tenant, ticket.team, ticket.key_id, ticket.model)
+        bound = self._charged(ticket.charges)
+        if bound.key != key:
+            bound.key, bound.line = key, self.line(key)
+        line = bound.line
         if seq <= line.seq:
             return
         line.seq = seq
@@ -420,7 +435,8 @@ class Book:
         line.prompt_tokens += end.prompt_tokens
         line.completion_tokens += end.completion_tokens
         line.cost += cost
-        self.dirty_lines.setdefault(key, seq)
+        if key not in self.dirty_lines:
+            self.dirty_lines[key] = seq
 
     def _note(self, kind: str, at_ms: int, ticket: Ticket, **detail: object) -> None:
         who = {"tenant": ticket.tenant, "key": ticket.key_id, "model": ticket.model, "held": ticket.amount}

@@ -99,20 +99,24 @@ def _day(day: int) -> str:
 
 
 class Meter(msgspec.Struct, gc=False, array_like=True):
-    """What one counter has counted. `ring` maps slots to amounts, oldest first."""
+    """What one counter has counted. `ring` maps the slots before `slot` to amounts, oldest first."""
 
     seq: int = 0  # position of the last change, where a store numbers them
     slot: int = 0
-    total: int = 0  # sum over the ring
+    total: int = 0  # sum over the ring, and `now`
     held: int = 0
     ring: dict[int, int] = {}
+    now: int = 0  # what `slot` has counted; where an earlier version wrote the meter, the ring has some of it
 
     def roll(self, slot: int, keep: int) -> None:
         """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
         if slot <= self.slot:
             return
-        self.slot = slot
         ring = self.ring
+        if self.now:
+            ring[self.slot] = ring.get(self.slot, 0) + self.now
+            self.now = 0
+        self.slot = slot
         while ring:
             oldest = next(iter(ring))
             if oldest >= slot - keep:
@@ -123,15 +127,21 @@ class Meter(msgspec.Struct, gc=False, array_like=True):
         """Add to a slot."""
         if slot > self.slot:
             self.roll(slot, keep)
-        ring = self.ring
-        ring[slot] = ring[slot] + amount if slot in ring else amount
+        if slot == self.slot:
+            self.now += amount
+        else:
+            self.ring[slot] = self.ring.get(slot, 0) + amount
         self.total += amount
 
     def correct(self, slot: int, amount: int) -> None:
-        """Add to a past slot if it still counts."""
-        if slot in self.ring:
+        """Add to a slot if it still counts."""
+        if slot == self.slot:
+            self.now += amount
+        elif slot in self.ring:
             self.ring[slot] += amount
-            self.total += amount
+        else:
+            return
+        self.total += amount
 
 
 def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
@@ -139,7 +149,7 @@ def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
     if gauge.kind == "concurrent":
         return 1000
     over = meter.total + meter.held + need - gauge.limit
-    for slot, amount in meter.ring.items():
+    for slot, amount in (*meter.ring.items(), (meter.slot, meter.now)):
         over -= amount
         if over <= 0:
             return max(1, gauge.ends_ms(slot) - now_ms)

@@ -47,7 +47,7 @@ TICK_S = 0.5  # how often leases are renewed and expired
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
 LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-SIZE = 400  # accounts and spend lines in one instalment
+LEAST = 100  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
@@ -82,6 +82,7 @@ class SqliteLedger:
         self._stored_at = 0
         self._to_store: list[str] = []
         self._lines_to_store: list[LineKey] = []
+        self._instalments = 1
         database.riders.append(self)
         database.on_failure.append(self._forget)
 
@@ -366,24 +367,26 @@ class SqliteLedger:
             until = book.position if everything else book.position - LAG // 2
             self._to_store = sorted(_older(book.dirty_accounts, until), reverse=True)
             self._lines_to_store = sorted(_older(book.dirty_lines, until), reverse=True)
+            self._instalments = 1 if everything else max(1, LAG // 2 // STORE_EVERY)
         elif not self._to_store and not self._lines_to_store:
             return
-        self._instalment(book, stored, size=len(book.dirty_accounts) + len(book.dirty_lines) if everything else SIZE)
+        self._instalment(book, stored)
         if not self._to_store and not self._lines_to_store:
             self._advance(book, stored)
             self._shrink(book)
 
-    def _instalment(self, book: Book, stored: int, *, size: int) -> None:
-        scopes, self._to_store = self._to_store[-size:], self._to_store[:-size]
-        keys, self._lines_to_store = self._lines_to_store[-size:], self._lines_to_store[:-size]
+    def _instalment(self, book: Book, stored: int) -> None:
+        """One of `_instalments` equal parts of what is left."""
+        scopes, keys = _taken(self._to_store, self._instalments), _taken(self._lines_to_store, self._instalments)
+        self._instalments = max(1, self._instalments - 1)
         for scope in scopes:
             del book.dirty_accounts[scope]
         for key in keys:
             del book.dirty_lines[key]
-        accounts = [(scope, book.accounts[scope]) for scope in reversed(scopes)]
-        lines = [(key, book.lines[key]) for key in reversed(keys)]
+        accounts = [(scope, book.accounts[scope]) for scope in scopes]
+        lines = [(key, book.lines[key]) for key in keys]
         # what has not changed since `stored` was stored by another process
-        rows = [(scope, _encode(of)) for scope, of in accounts if max([m.seq for m in of.values()]) > stored]
+        rows = [(scope, _encode(of)) for scope, of in accounts if any(m.seq > stored for m in of.values())]
         self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
         values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
         fresh = [row for row in values if row[5] > stored]
@@ -473,6 +476,15 @@ def _account_of(body: bytes) -> Account:
     return {
         name: Meter(seq, slot, total, held, dict(ring)) for name, seq, slot, total, held, ring in _decode_rows(body)
     }
+
+
+def _taken(names: list[_K], parts: int) -> list[_K]:
+    """One of so many parts of these, off their end, and at least LEAST of them; in reverse."""
+    size = max(LEAST, -(-len(names) // parts))
+    taken = names[-size:]
+    del names[-size:]
+    taken.reverse()
+    return taken
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:

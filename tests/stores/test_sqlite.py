@@ -73,7 +73,10 @@ async def test_accounts_stored_by_an_earlier_version_are_read(path: Path, clock:
     with sqlite3.connect(path) as file:
         for scope, body in file.execute("SELECT scope, body FROM account").fetchall():
             of = msgspec.msgpack.decode(body)
-            rows = [(name, *numbers, list(ring.items())) for name, (*numbers, ring) in of.items()]
+            rows = [
+                (name, seq, slot, total, held, [*ring.items(), (slot, now)])
+                for name, (seq, slot, total, held, ring, now) in of.items()
+            ]
             file.execute("UPDATE account SET body = ? WHERE scope = ?", (msgspec.msgpack.encode(rows), scope))
     file.close()
     async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
