@@ -83,12 +83,15 @@ class SqliteLedger:
         self._to_store: list[str] = []
         self._lines_to_store: list[LineKey] = []
         self._instalments = 1
+        self._changed_in = -1  # the transaction in which the book was changed
+        self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
+        self._opened_on = ""
         database.riders.append(self)
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
         """Read the book and begin to look after leases."""
-        await self._db.transact(self._caught_up)
+        await self._db.transact(self._first_caught_up)
         self._ticker = asyncio.create_task(self._tick())
 
     async def aclose(self) -> None:
@@ -292,6 +295,7 @@ class SqliteLedger:
 
     def _append(self, book: Book, event: Event) -> None:
         seq = book.position + 1
+        self._changed_in = self._db.transactions
         self._db.append(seq, _encode(event))
         book.apply(seq, event)
         if book.notes:
@@ -341,13 +345,29 @@ class SqliteLedger:
         book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
         self._to_store, self._lines_to_store = [], []
+        self._in_file = None
         return book
 
+    def _first_caught_up(self) -> Book:
+        """What the file has now is known by name: nothing is looked for in vain as long as this book lives."""
+        self._book = self._load_book()
+        self._opened_on = day_of(self._clock())
+        scopes = self._db.execute(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}").fetchall()
+        sql = f"SELECT day, tenant, team, key, model FROM spend WHERE day >= ? LIMIT {ACCOUNTS_KEPT}"
+        lines = self._db.execute(sql, (self._opened_on,)).fetchall()
+        if max(len(scopes), len(lines)) < ACCOUNTS_KEPT:
+            self._in_file = {hash(scope) for (scope,) in scopes} | {hash(line) for line in lines}
+        return self._caught_up()
+
     def _load_account(self, scope: str) -> Account | None:
+        if self._in_file is not None and hash(scope) not in self._in_file:
+            return None
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
         return None if row is None else _account_of(row[0])
 
     def _load_line(self, key: LineKey) -> Line | None:
+        if self._in_file is not None and key[0] >= self._opened_on and hash(key) not in self._in_file:
+            return None
         sql = (
             "SELECT seq, requests, prompt_tokens, completion_tokens, cost FROM spend"
             " WHERE day = ? AND tenant = ? AND team = ? AND key = ? AND model = ?"
@@ -362,6 +382,7 @@ class SqliteLedger:
     def _store(self, book: Book, *, everything: bool) -> None:
         """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
+        self._changed_in = self._db.transactions
         stored = self._fact("stored")
         if everything or (not self._to_store and book.position - stored >= LAG):
             until = book.position if everything else book.position - LAG // 2
@@ -395,6 +416,7 @@ class SqliteLedger:
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
             book.shrink()
+            self._in_file = None  # others have stored what this book did not have to ask for
 
     def _advance(self, book: Book, stored: int) -> None:
         oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]
@@ -421,8 +443,9 @@ class SqliteLedger:
     # outside of a transaction
 
     def _forget(self) -> None:
-        """A transaction failed: what the book learned in it is not true."""
-        self._book = None
+        """A transaction failed: what it did to the book is not true."""
+        if self._changed_in == self._db.transactions:
+            self._book = None
 
     def _balance(self, book: Book, budget: Budget, now_ms: int) -> Balance:
         gauge: Gauge = of_budget(budget)
