@@ -167,13 +167,17 @@ class Book:
 
     def meter(self, scope: str, name: str) -> Meter:
         """The meter of this name on this scope's account; fetched or new at first sight."""
-        account = self.accounts.get(scope)
-        if account is None:
-            account = self.accounts[scope] = self._load(scope) or {}
+        account = self._account(scope)
         meter = account.get(name)
         if meter is None:
             meter = account[name] = Meter()
         return meter
+
+    def _account(self, scope: str) -> Account:
+        account = self.accounts.get(scope)
+        if account is None:
+            account = self.accounts[scope] = self._load(scope) or {}
+        return account
 
     def line(self, key: LineKey) -> Line:
         """The spend line of this key; fetched or new at first sight."""
@@ -211,8 +215,16 @@ class Book:
     def _bind(self, charges: bytes, charged: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        pairs = tuple([(charge, self.meter(charge.scope, charge.meter)) for charge in charged])
-        bound = self._bound[charges] = Bound(pairs)
+        pairs = []
+        scope, account = None, Account()
+        for charge in charged:
+            if charge.scope != scope:
+                scope, account = charge.scope, self._account(charge.scope)
+            meter = account.get(charge.meter)
+            if meter is None:
+                meter = account[charge.meter] = Meter()
+            pairs.append((charge, meter))
+        bound = self._bound[charges] = Bound(tuple(pairs))
         return bound
 
     def _slot(self, calendar: str, at_ms: int) -> int:
