@@ -56,16 +56,17 @@ class Ring:
         self.unlock()
 
     def close(self) -> None:
-        """The lock goes with it."""
+        """The lock goes with it; there is none to be had any more."""
         self._map.close()
         os.close(self._file)
+        self._file = -1
 
     def lock(self) -> bool:
         """Whether this process may write entries now. Others hold it for microseconds, or through a transaction."""
         for _ in range(SPINS):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except (OSError, ValueError):  # another has it, or the ring is closed
                 os.sched_yield()
             else:
                 return True

@@ -144,8 +144,8 @@ class SqliteLedger:
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
-        book = self._book
-        if book is None or now_ms >= book.earliest_ms or not self._db.ring.is_read(book.position):
+        book = self._book_now()
+        if book is None or now_ms >= book.earliest_ms:
             book = await self._db.transact(lambda: self._swept(now_ms))
         return [self._balance(book, budget, now_ms) for budget in budgets]
 
@@ -219,6 +219,18 @@ class SqliteLedger:
                 return False
             book.settle(seq, end)
             return True
+        finally:
+            ring.unlock()
+
+    def _book_now(self) -> Book | None:
+        """As `_followed`, without the lock."""
+        book, ring = self._book, self._db.ring
+        if book is not None and ring.is_read(book.position):
+            return book
+        if not ring.lock():
+            return None
+        try:
+            return self._followed()
         finally:
             ring.unlock()
 
@@ -324,6 +336,7 @@ class SqliteLedger:
     def _swept(self, now_ms: int) -> Book:
         book = self._caught_up()
         self._expire(book, now_ms)
+        self._store_if_due(book)
         return book
 
     def _renew(self, now_ms: int) -> None:
