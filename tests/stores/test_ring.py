@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from router.errors import StoreUnavailable
 from router.stores import ring as ring_module
 from router.stores.open import open_stores
 from router.stores.ring import START, Ring, entries_in
+from tests.stores import hammering
 from tests.stores.conftest import Clock, replicas
 from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
 
@@ -215,3 +219,42 @@ async def test_a_refusal_that_repeats_does_not_keep_the_ring_from_being_taken_ov
         with sqlite3.connect(path) as file:
             assert file.execute("SELECT max(seq) FROM entry").fetchone()[0] > 300
         file.close()
+
+
+async def test_processes_killed_at_random_lose_and_double_no_settlement(path: Path, tmp_path: Path) -> None:
+    """What they were told is settled is charged; at most what each was settling when it died is charged beyond."""
+    url, draw = f"sqlite:///{path}", random.Random(7)
+    b = budget(hammering.LIMIT)
+    told: list[Path] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        told.append(tmp_path / f"told{len(told)}")
+        command = [sys.executable, "-m", "tests.stores.hammering", url, str(len(told))]
+        with told[-1].open("wb") as out:
+            return subprocess.Popen(command, stdout=out)
+
+    def said(line: int) -> int:
+        """The sum over all processes of this number of their last whole line."""
+        lines = [path.read_text().rpartition("\n")[0].rpartition("\n")[2] for path in told]
+        return sum(int(text.split()[line]) for text in lines if text)
+
+    async with open_stores(url, clock=hammering.now_ms) as watching:
+        processes = [start() for _ in range(3)]
+        until = time.monotonic() + 8
+        while time.monotonic() < until:
+            await asyncio.sleep(draw.random() * 0.6)
+            dies = draw.randrange(3)
+            processes[dies].kill()
+            processes[dies].wait()
+            spent, held = await spent_and_held(watching, b, hammering.now_ms())
+            assert 0 <= spent + held <= hammering.LIMIT
+            processes[dies] = start()
+        for process in processes:
+            process.kill()
+            process.wait()
+        while (await spent_and_held(watching, b, hammering.now_ms()))[1]:
+            await asyncio.sleep(0.05)
+        spent, _ = await spent_and_held(watching, b, hammering.now_ms())
+    assert 0 < said(0) <= spent <= said(1)
+    async with open_stores(url, clock=hammering.now_ms) as stores:
+        assert await spent_and_held(stores, b, hammering.now_ms()) == (spent, 0)
