@@ -13,18 +13,18 @@ generation; then a zero. An entry counts if it is of this generation and follows
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
 import zlib
 from collections.abc import Iterator
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
 
 from router.errors import StoreUnavailable
 
 SIZE = 4 << 20
-SPINS = 30  # tries for the lock, about a microsecond each
+SPINS = 30  # more tries for the lock, about a microsecond each
 START = 64
 MARK = b"\xc1"  # begins a row of many entries; no MessagePack value begins so
 
@@ -32,6 +32,7 @@ _HEAD = struct.Struct("<36s8sQB11xQ")
 _GENERATION, _BASE, _DOUBT, _STATE_END = 36, 44, 52, 53
 _FRAME = struct.Struct("<QII")
 _END = bytes(8)
+_NOW = LOCK_EX | LOCK_NB
 _number_at = struct.Struct("<Q").unpack_from
 
 
@@ -50,7 +51,7 @@ class Ring:
         self._salt = 0  # low half of the generation
         self._followed = b""  # generation, base and no doubt, as this process reads it
         self.last, self._end = 0, START  # the position it has read to, and where that is
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        flock(self._file, LOCK_EX)
         if self._map[:36] != self._boot:
             self.doubt()
         self.unlock()
@@ -63,18 +64,24 @@ class Ring:
 
     def lock(self) -> bool:
         """Whether this process may write entries now. Others hold it for microseconds, or through a transaction."""
+        if self._try_lock():
+            return True
         for _ in range(SPINS):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (OSError, ValueError):  # another has it, or the ring is closed
-                os.sched_yield()
-            else:
+            os.sched_yield()
+            if self._try_lock():
                 return True
         return False
 
+    def _try_lock(self) -> bool:
+        try:
+            flock(self._file, _NOW)
+        except (OSError, ValueError):  # another has it, or the ring is closed
+            return False
+        return True
+
     def unlock(self) -> None:
         """Let others."""
-        fcntl.flock(self._file, fcntl.LOCK_UN)
+        flock(self._file, LOCK_UN)
 
     @property
     def in_doubt(self) -> bool:

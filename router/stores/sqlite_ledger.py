@@ -500,9 +500,8 @@ def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
 
 def _hold_of(found: Found) -> Hold:
     t, plan = found.ticket, found.plan
-    return hold_of(
-        Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used), t
-    )
+    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
+    return hold_of(answer, t)
 
 
 def _account_of(body: bytes) -> Account:
