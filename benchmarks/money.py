@@ -1,4 +1,8 @@
-"""`python -m benchmarks.money {speed,faults}`: what a reservation costs, and whether money leaks when things die."""
+"""`python -m benchmarks.money {speed,faults}`: what a reservation costs, and whether money leaks when things die.
+
+`speed` has two controls beside the stores: `none` answers every request at once, so what it costs is the loop, its
+pauses and the benchmark; `book` decides and counts as the SQLite ledger does, and writes nothing down.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,20 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import msgspec
 import uvloop
 
 from benchmarks import faults
-from router.stores.open import Stores, open_stores
-from router.types import Budget, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
+from router.stores.book import Book, Found, Opened, Settled
+from router.stores.open import open_stores
+from router.stores.refusals import Answer, hold_of
+from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
 
 WORST, COST = NanoUsd(60_000), NanoUsd(30_000)
 BATCHES = 5
@@ -37,12 +46,71 @@ def principal(i: int) -> Principal:
     return Principal(key, tenant, budgets=budgets, limits=(RateLimit(f"key:{key}", 10**7, 10**10, 10_000),))
 
 
-async def one(stores: Stores, who: Principal, offers: tuple[Offer, ...], name: str) -> None:
+class Nothing:
+    """A ledger that neither decides nor counts."""
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """A hold on the first offer."""
+        return Hold(reservation.decision_id, reservation.offers[0].model, WORST, reservation.now_ms)
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """Nothing."""
+
+
+class OnlyBook:
+    """A ledger that decides, encodes and counts in memory."""
+
+    def __init__(self) -> None:
+        self._book = Book(load=lambda _: None, load_line=lambda _: None)
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """As Ledger.reserve, where nothing stands in the way."""
+        found = self._book.consider(reservation)
+        assert isinstance(found, Found)
+        self._encode(Opened(found.ticket))
+        self._book.open(self._book.position + 1, found.ticket)
+        plan, ticket = found.plan, found.ticket
+        used = (plan.gauges, plan.shown, found.used)
+        return hold_of(Answer(ticket.decision_id, ticket.model, WORST, ticket.expires_ms, *used), ticket)
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """As Ledger.settle."""
+        tokens = (spend.prompt_tokens, spend.completion_tokens)
+        end = Settled(hold.decision_id, now_ms(), spend.cost, *tokens, spend.outcome)
+        self._encode(end)
+        self._book.settle(self._book.position + 1, end)
+
+
+class Measured(Protocol):
+    """What of a ledger is measured."""
+
+    async def reserve(self, reservation: Reservation) -> Hold:
+        """As Ledger.reserve."""
+
+    async def settle(self, hold: Hold, spend: Spend) -> None:
+        """As Ledger.settle."""
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Measured]:
+    """The ledger behind the URL of a store, or a control."""
+    if url in CONTROLS:
+        yield CONTROLS[url]()
+    else:
+        async with open_stores(url, clock=now_ms) as stores:
+            yield stores.ledger
+
+
+CONTROLS: dict[str, Callable[[], Measured]] = {"none": Nothing, "book": OnlyBook}
+
+
+async def one(ledger: Measured, who: Principal, offers: tuple[Offer, ...], name: str) -> None:
     """Reserve and settle one request, in two turns of the loop: in a gateway the engine's answer lies between them."""
     now = now_ms()
-    hold = await stores.ledger.reserve(Reservation(f"{now:012x}{name}", who, offers, 30_000, now, 600_000))
+    hold = await ledger.reserve(Reservation(f"{now:012x}{name}", who, offers, 30_000, now, 600_000))
     await asyncio.sleep(0)
-    await stores.ledger.settle(hold, Spend(COST, 100, 500, "settled"))
+    await ledger.settle(hold, Spend(COST, 100, 500, "settled"))
     await asyncio.sleep(0)
 
 
@@ -66,21 +134,21 @@ CASES = (
 )
 
 
-async def asked_once(stores: Stores, people: list[Principal], offers: tuple[Offer, ...]) -> None:
+async def asked_once(ledger: Measured, people: list[Principal], offers: tuple[Offer, ...]) -> None:
     """A request of everybody, 64 at once."""
     for i in range(0, len(people), 64):
-        await asyncio.gather(*(one(stores, who, offers, f"a{i + j}") for j, who in enumerate(people[i : i + 64])))
+        await asyncio.gather(*(one(ledger, who, offers, f"a{i + j}") for j, who in enumerate(people[i : i + 64])))
 
 
 async def measure(url: str, case: Case, *, requests: int) -> list[float]:
     """CPU microseconds of this process for one reserve and settle, in each of BATCHES batches, ascending."""
     people = [principal(i) for i in range(case.tenants)]
     offers = (Offer("small", WORST, 1000, (Budget("model:small", NanoUsd(10**15), 3600),)),)
-    async with open_stores(url, clock=now_ms) as stores:
+    async with opened(url) as ledger:
         for warm in range(200):
-            await one(stores, people[warm % case.tenants], offers, f"w{warm}")
+            await one(ledger, people[warm % case.tenants], offers, f"w{warm}")
         if case.seen:
-            await asked_once(stores, people, offers)
+            await asked_once(ledger, people, offers)
         gc.collect()
         gc.freeze()
         found = []
@@ -89,7 +157,7 @@ async def measure(url: str, case: Case, *, requests: int) -> list[float]:
             for i in range(0, requests, case.together):
                 first = batch * requests + i
                 asked = [people[(first + j) * STEP % case.tenants] for j in range(case.together)]
-                work = [one(stores, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)]
+                work = [one(ledger, who, offers, f"{first + j:08d}") for j, who in enumerate(asked)]
                 await (work[0] if case.together == 1 else asyncio.gather(*work))
                 if case.rate is not None and (early := began + i / case.rate - time.perf_counter()) > 0:
                     await asyncio.sleep(early)
@@ -98,11 +166,11 @@ async def measure(url: str, case: Case, *, requests: int) -> list[float]:
         return sorted(found)
 
 
-async def speed(url_of: Callable[[str, Case], str], *, requests: int) -> None:
-    """A table: store, tenants, requests at once, CPU for each."""
+async def speed(url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int) -> None:
+    """A table: store or control, tenants, requests at once, CPU for each."""
     print(f"CPU us for one reserve + settle on six meters, least and median of {BATCHES} batches of {requests}")
     print(f"{'store':8} {'tenants':>8} {'':>6} {'at once':>8} {'req/s':>8} {'least':>8} {'median':>8}")
-    for name in ("sqlite", "redis"):
+    for name in names:
         for case in CASES:
             found = await measure(url_of(name, case), case, requests=requests)
             shown, who = "free" if case.rate is None else f"{case.rate:.0f}", "seen" if case.seen else "first"
@@ -118,22 +186,24 @@ def _speed(arguments: argparse.Namespace) -> int:
         def fresh(store: str, case: Case) -> str:
             """A store nobody has asked yet."""
             number = CASES.index(case)
+            if store in CONTROLS:
+                return store
             return (
                 f"sqlite:///{folder}/speed{number}.db" if store == "sqlite" else f"{run.url}?prefix={{speed{number}}}"
             )
 
         run.redis.start()
         try:
-            uvloop.run(_when_up(run, fresh, arguments.requests))
+            uvloop.run(_when_up(run, fresh, arguments))
         finally:
             run.redis.kill()
     return 0
 
 
-async def _when_up(run: faults.Run, url_of: Callable[[str, Case], str], requests: int) -> None:
+async def _when_up(run: faults.Run, url_of: Callable[[str, Case], str], arguments: argparse.Namespace) -> None:
     assert run.redis is not None
     await run.redis.listening()
-    await speed(url_of, requests=requests)
+    await speed(url_of, arguments.stores.split(","), requests=arguments.requests)
 
 
 def _faults(arguments: argparse.Namespace) -> int:
@@ -154,6 +224,7 @@ def main() -> int:
     verbs = parser.add_subparsers(required=True)
     quick = verbs.add_parser("speed", help="CPU per reserve + settle on both stores")
     quick.add_argument("--requests", type=int, default=4000)
+    quick.add_argument("--stores", default="none,book,sqlite,redis", help="which, by commas")
     quick.set_defaults(run=_speed)
     hard = verbs.add_parser("faults", help="a crowd, then SIGKILL at random")
     hard.add_argument("--seconds", type=float, default=120)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
 from router.stores.meters import (
+    DAY_MS,
     Charge,
     Charges,
     Gauge,
@@ -19,6 +21,7 @@ from router.stores.meters import (
     Plan,
     PlanCache,
     Ticket,
+    calendar_slots,
     charges_in,
     day_of,
     need_of,
@@ -83,7 +86,6 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
 Account = dict[str, Meter]  # the meters of one scope
-Bound = tuple[Charges, tuple[Meter, ...]]  # as many of each
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 
 
@@ -96,6 +98,21 @@ class Line:
         self.seq = self.requests = self.prompt_tokens = self.completion_tokens = self.cost = 0
 
 
+NO_LINE = Line()
+
+
+class Bound:
+    """Where holds of the same charges count: their meters, and the spend line they ended on last."""
+
+    __slots__ = ("key", "line", "pairs", "soft")
+
+    def __init__(self, pairs: tuple[tuple[Charge | Gauge, Meter], ...]) -> None:
+        self.pairs = pairs
+        self.soft = any(charge.soft for charge, _ in pairs)
+        self.key: LineKey | None = None
+        self.line = NO_LINE
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why no offer fits, and when the first one would."""
@@ -106,8 +123,7 @@ class Refusal:
     wait_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An offer that fits."""
 
     ticket: Ticket
@@ -144,18 +160,24 @@ class Book:
         self._plans = PlanCache(plan_of)
         self._bound: dict[bytes, Bound] = {}
         self._generation = object()
+        self._day, self._date = -1, ""
+        self._slots: dict[str, int] = {}  # of each calendar on that day
 
     # reading
 
     def meter(self, scope: str, name: str) -> Meter:
         """The meter of this name on this scope's account; fetched or new at first sight."""
-        account = self.accounts.get(scope)
-        if account is None:
-            account = self.accounts[scope] = self._load(scope) or {}
+        account = self._account(scope)
         meter = account.get(name)
         if meter is None:
             meter = account[name] = Meter()
         return meter
+
+    def _account(self, scope: str) -> Account:
+        account = self.accounts.get(scope)
+        if account is None:
+            account = self.accounts[scope] = self._load(scope) or {}
+        return account
 
     def line(self, key: LineKey) -> Line:
         """The spend line of this key; fetched or new at first sight."""
@@ -177,14 +199,15 @@ class Book:
         self._bound.clear()
         self._generation = object()
 
-    def _meters_of(self, plan: Plan) -> tuple[Meter, ...]:
+    def _bound_to(self, plan: Plan) -> tuple[tuple[Gauge, Meter], ...]:
+        """The plan's gauges with their meters."""
         if plan.owner is not self._generation:
             plan.owner = self._generation
-            _, meters = self._bind(plan.charges, plan.charged)
-            if plan.charged is not plan.gauges:
-                meters = tuple([self.meter(g.scope, g.meter) for g in plan.gauges])
-            plan.meters = meters
-        return plan.meters
+            if plan.charged is plan.gauges:
+                plan.bound = cast(tuple[tuple[Gauge, Meter], ...], self._bind(plan.charges, plan.charged).pairs)
+            else:
+                plan.bound = tuple([(g, self.meter(g.scope, g.meter)) for g in plan.gauges])
+        return plan.bound
 
     def _charged(self, charges: bytes) -> Bound:
         return self._bound.get(charges) or self._bind(charges, charges_in(charges))
@@ -192,13 +215,27 @@ class Book:
     def _bind(self, charges: bytes, charged: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        meters = tuple([self.meter(charge.scope, charge.meter) for charge in charged])
-        self._bound[charges] = charged, meters
-        return charged, meters
+        pairs = []
+        scope, account = None, Account()
+        for charge in charged:
+            if charge.scope != scope:
+                scope, account = charge.scope, self._account(charge.scope)
+            meter = account.get(charge.meter)
+            if meter is None:
+                meter = account[charge.meter] = Meter()
+            pairs.append((charge, meter))
+        bound = self._bound[charges] = Bound(tuple(pairs))
+        return bound
+
+    def _slot(self, calendar: str, at_ms: int) -> int:
+        day = at_ms // DAY_MS
+        if day != self._day:
+            self._day, self._date, self._slots = day, day_of(at_ms), calendar_slots(day)
+        return self._slots[calendar]
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or any(charge.soft for charge in self._charged(ticket.charges)[0])
+        return end.cost > ticket.amount or self._charged(ticket.charges).soft
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -217,43 +254,53 @@ class Book:
         for offer in reservation.offers:
             plan = self._plans.of(reservation.principal, offer)
             used = self._used(plan, offer, reservation.now_ms)
-            if not isinstance(used, Refusal):
+            if used is not None:
                 return Found(ticket_of(reservation, offer, plan), offer, plan, used)
-            if refusal is None or used.wait_ms < refusal.wait_ms:
-                refusal = used
+            found = self._refusal(plan, offer, reservation.now_ms)
+            if refusal is None or found.wait_ms < refusal.wait_ms:
+                refusal = found
         if refusal is None:
             raise ValueError("a reservation needs at least one offer")
         return refusal
 
-    def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | Refusal:
-        """How much of each gauge would be used with this offer, or the gauge that stands in the way longest."""
-        refusal: Refusal | None = None
+    def _used(self, plan: Plan, offer: Offer, now_ms: int) -> list[int] | None:
+        """How much of each gauge would be used with this offer; None where one of them stands in the way.
+
+        Long and flat, as `open` and `_close` are: on six meters, calls would cost more than what they do.
+        """
         after = []
         worst, tokens = offer.worst, offer.tokens
-        for gauge, meter in zip(plan.gauges, self._meters_of(plan), strict=True):
-            slot = now_ms // gauge.width_ms if gauge.calendar is None else gauge.slot(now_ms)
+        for gauge, meter in self._bound_to(plan):
+            calendar = gauge.calendar
+            slot = now_ms // gauge.width_ms if calendar is None else self._slot(calendar, now_ms)
             if slot > meter.slot:
                 meter.roll(slot, gauge.keep)
-            need = worst if gauge.kind == "budget" else need_of(gauge.kind, worst=worst, tokens=tokens)
-            used = meter.total + meter.held + need
+            kind = gauge.kind
+            used = meter.total + meter.held + (worst if kind == "budget" else tokens if kind == "tokens" else 1)
             if used > gauge.limit and gauge.hard:
-                wait = wait_ms(meter, gauge, need, now_ms)
-                if refusal is None or wait > refusal.wait_ms:
-                    refusal = Refusal(gauge, used - need, need, wait)
+                return None
             after.append(used)
-        return after if refusal is None else refusal
+        return after
+
+    def _refusal(self, plan: Plan, offer: Offer, now_ms: int) -> Refusal:
+        """The gauge that stands in the way longest."""
+        refusals = []
+        for gauge in plan.gauges:
+            meter = self.rolled(gauge, now_ms)
+            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
+            used = meter.total + meter.held
+            if used + need > gauge.limit and gauge.hard:
+                refusals.append(Refusal(gauge, used, need, wait_ms(meter, gauge, need, now_ms)))
+        return max(refusals, key=lambda refusal: refusal.wait_ms)
 
     # following the journal
 
     def apply(self, seq: int, event: Event) -> None:
         """Take one journal entry in; `seq` grows by one each time."""
-        self.position = seq
         if isinstance(event, Opened):
-            self._open(seq, event.ticket)
+            self.open(seq, event.ticket)
         elif isinstance(event, Settled):
-            ticket = self.holds.pop(event.decision_id, None)
-            if ticket is not None:
-                self._close(seq, ticket, event)
+            self.settle(seq, event)
         elif isinstance(event, Expired):
             self._expire(seq, event)
         elif isinstance(event, Renewed):
@@ -266,14 +313,21 @@ class Book:
             self.edition = seq
         else:
             self._late(seq, event)
+        self.position = seq
 
-    def _open(self, seq: int, ticket: Ticket) -> None:
+    def open(self, seq: int, ticket: Ticket) -> None:
+        """As `apply` of Opened."""
+        self.position = seq
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
-            if not self._changes(seq, charge, meter):
+        dirty = self.dirty_accounts
+        for charge, meter in self._charged(ticket.charges).pairs:
+            if seq <= meter.seq:
                 continue
+            meter.seq = seq
+            if charge.scope not in dirty:
+                dirty[charge.scope] = seq
             kind = charge.kind
             if kind == "budget":
                 meter.held += ticket.amount
@@ -281,7 +335,19 @@ class Book:
                 meter.held += 1
             else:
                 amount = ticket.tokens if kind == "tokens" else 1
-                meter.count(ticket.at_ms // charge.width_ms, charge.keep, amount)
+                slot = ticket.at_ms // charge.width_ms
+                if slot == meter.slot:
+                    meter.now += amount
+                    meter.total += amount
+                else:
+                    meter.count(slot, charge.keep, amount)
+
+    def settle(self, seq: int, end: Settled) -> None:
+        """As `apply` of Settled."""
+        self.position = seq
+        ticket = self.holds.pop(end.decision_id, None)
+        if ticket is not None:
+            self._close(seq, ticket, end)
 
     def _renew(self, seq: int, ticket: Ticket) -> None:
         ticket.seq = seq
@@ -304,51 +370,56 @@ class Book:
         self._note("hold." + outcome, event.at_ms, ticket, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
-        for charge, meter in zip(*self._charged(ticket.charges), strict=True):
-            if self._changes(seq, charge, meter):
-                self._close_on(meter, charge, ticket, end)
+        cost, at_ms = end.cost, end.at_ms
+        dirty = self.dirty_accounts
+        for charge, meter in self._charged(ticket.charges).pairs:
+            if seq <= meter.seq:
+                continue
+            meter.seq = seq
+            if charge.scope not in dirty:
+                dirty[charge.scope] = seq
+            kind = charge.kind
+            if kind == "budget":
+                meter.held -= ticket.amount
+                if cost:
+                    calendar = charge.calendar
+                    slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
+                    meter.count(slot, charge.keep, cost)
+                    if charge.soft:
+                        self._cross(meter, charge, end)
+            elif kind == "concurrent":
+                meter.held -= 1
+            elif end.outcome == "released":
+                meter.correct(ticket.at_ms // charge.width_ms, -ticket.tokens if kind == "tokens" else -1)
+            elif kind == "tokens" and end.outcome == "settled":
+                excess = ticket.tokens - end.prompt_tokens - end.completion_tokens
+                meter.correct(ticket.at_ms // charge.width_ms, -excess)
         if end.outcome != "released":
-            self._add_to_line(seq, ticket, end, requests=1, cost=end.cost)
-        if end.cost > ticket.amount:
+            self._add_to_line(seq, ticket, end, requests=1, cost=cost)
+        if cost > ticket.amount:
             reason = "the answer cost more than its worst case"
-            self._note("hold.over", end.at_ms, ticket, charged=end.cost, reason=reason)
+            self._note("hold.over", end.at_ms, ticket, charged=cost, reason=reason)
 
-    def _close_on(self, meter: Meter, charge: Charge | Gauge, ticket: Ticket, end: Settled) -> None:
-        kind = charge.kind
-        if kind == "budget":
-            meter.held -= ticket.amount
-            if end.cost:
-                self._spend(meter, charge, end)
-        elif kind == "concurrent":
-            meter.held -= 1
-        elif end.outcome == "released":
-            meter.correct(charge.slot(ticket.at_ms), -ticket.tokens if kind == "tokens" else -1)
-        elif kind == "tokens" and end.outcome == "settled":
-            used = end.prompt_tokens + end.completion_tokens
-            meter.correct(charge.slot(ticket.at_ms), used - ticket.tokens)
-
-    def _spend(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
-        before = meter.total
-        meter.count(charge.slot(end.at_ms), charge.keep, end.cost)
-        if charge.soft:
-            detail: dict[str, object] = {
-                "budget": f"{charge.scope}#{charge.meter}",
-                "spent": meter.total,
-                "limit": charge.soft,
-            }
-            for percent in crossed(before, meter.total, charge.soft):
-                self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
+    def _cross(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
+        detail: dict[str, object] = {
+            "budget": f"{charge.scope}#{charge.meter}",
+            "spent": meter.total,
+            "limit": charge.soft,
+        }
+        for percent in crossed(meter.total - end.cost, meter.total, charge.soft):
+            self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
 
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in zip(*self._charged(event.ticket.charges), strict=True):
+        for charge, meter in self._charged(event.ticket.charges).pairs:
             if charge.kind != "budget" or not self._changes(seq, charge, meter):
                 continue
             if delta < 0:
                 meter.correct(charge.slot(event.expired_ms), delta)
             elif delta:
-                self._spend(meter, charge, msgspec.structs.replace(end, cost=delta))
+                meter.count(charge.slot(end.at_ms), charge.keep, delta)
+                self._cross(meter, charge, msgspec.structs.replace(end, cost=delta))
         self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
@@ -362,8 +433,13 @@ class Book:
         return True
 
     def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
-        key = (day_of(end.at_ms), ticket.tenant, ticket.team, ticket.key_id, ticket.model)
-        line = self.line(key)
+        if end.at_ms // DAY_MS != self._day:
+            self._slot("day", end.at_ms)
+        key = (self._date, ticket.tenant, ticket.team, ticket.key_id, ticket.model)
+        bound = self._charged(ticket.charges)
+        if bound.key != key:
+            bound.key, bound.line = key, self.line(key)
+        line = bound.line
         if seq <= line.seq:
             return
         line.seq = seq
@@ -371,7 +447,8 @@ class Book:
         line.prompt_tokens += end.prompt_tokens
         line.completion_tokens += end.completion_tokens
         line.cost += cost
-        self.dirty_lines.setdefault(key, seq)
+        if key not in self.dirty_lines:
+            self.dirty_lines[key] = seq
 
     def _note(self, kind: str, at_ms: int, ticket: Ticket, **detail: object) -> None:
         who = {"tenant": ticket.tenant, "key": ticket.key_id, "model": ticket.model, "held": ticket.amount}

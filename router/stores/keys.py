@@ -17,12 +17,12 @@ import msgspec
 
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.ports import Keys, Ledger
+from router.stores.meters import CALENDARS
 from router.types import Budget, Hold, NanoUsd, Principal, RateLimit, Reservation, Spend
 
 Kind = Literal["tenant", "team", "key", "digest"]
 MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exact up to here
 MIN_PERIOD_S, MAX_PERIOD_S = 30, 366 * 86_400
-CALENDARS = ("day", "week", "month", "year")
 PAGE = 1000
 MOST_CHECKED = 250_000  # digests of keys known to be good
 

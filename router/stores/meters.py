@@ -74,6 +74,14 @@ def _calendar_start_ms(calendar: str, slot: int) -> int:
     return (date - dt.date(1970, 1, 1)).days * DAY_MS
 
 
+CALENDARS = ("day", "week", "month", "year")
+
+
+def calendar_slots(day: int) -> dict[str, int]:
+    """Number of each calendar's slot on a UTC day, counted since 1970."""
+    return {calendar: _calendar_slot(calendar, day) for calendar in CALENDARS}
+
+
 def calendar_bounds(calendar: str, at_ms: int) -> tuple[int, int, int]:
     """(slot, start, end) of the calendar period that contains a moment; times in milliseconds."""
     slot = _calendar_slot(calendar, at_ms // DAY_MS)
@@ -91,20 +99,24 @@ def _day(day: int) -> str:
 
 
 class Meter(msgspec.Struct, gc=False, array_like=True):
-    """What one counter has counted. `ring` maps slots to amounts, oldest first."""
+    """What one counter has counted. `ring` maps the slots before `slot` to amounts, oldest first."""
 
     seq: int = 0  # position of the last change, where a store numbers them
     slot: int = 0
-    total: int = 0  # sum over the ring
+    total: int = 0  # sum over the ring, and `now`
     held: int = 0
     ring: dict[int, int] = {}
+    now: int = 0  # what `slot` has counted; where an earlier version wrote the meter, the ring has some of it
 
     def roll(self, slot: int, keep: int) -> None:
         """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
         if slot <= self.slot:
             return
-        self.slot = slot
         ring = self.ring
+        if self.now:
+            ring[self.slot] = ring.get(self.slot, 0) + self.now
+            self.now = 0
+        self.slot = slot
         while ring:
             oldest = next(iter(ring))
             if oldest >= slot - keep:
@@ -115,15 +127,21 @@ class Meter(msgspec.Struct, gc=False, array_like=True):
         """Add to a slot."""
         if slot > self.slot:
             self.roll(slot, keep)
-        ring = self.ring
-        ring[slot] = ring[slot] + amount if slot in ring else amount
+        if slot == self.slot:
+            self.now += amount
+        else:
+            self.ring[slot] = self.ring.get(slot, 0) + amount
         self.total += amount
 
     def correct(self, slot: int, amount: int) -> None:
-        """Add to a past slot if it still counts."""
-        if slot in self.ring:
+        """Add to a slot if it still counts."""
+        if slot == self.slot:
+            self.now += amount
+        elif slot in self.ring:
             self.ring[slot] += amount
-            self.total += amount
+        else:
+            return
+        self.total += amount
 
 
 def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
@@ -131,7 +149,7 @@ def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
     if gauge.kind == "concurrent":
         return 1000
     over = meter.total + meter.held + need - gauge.limit
-    for slot, amount in meter.ring.items():
+    for slot, amount in (*meter.ring.items(), (meter.slot, meter.now)):
         over -= amount
         if over <= 0:
             return max(1, gauge.ends_ms(slot) - now_ms)
@@ -162,14 +180,16 @@ def of_budget(budget: Budget) -> Gauge:
 
 def of_limit(limit: RateLimit) -> Iterator[Gauge]:
     """The gauges of a rate limit: one for each thing it limits."""
-    asked: tuple[tuple[Kind, int | None], ...] = (
-        ("requests", limit.requests_per_minute),
-        ("tokens", limit.tokens_per_minute),
-        ("concurrent", limit.concurrent),
-    )
-    for kind, value in asked:
-        if value is not None:
-            yield Gauge(limit.scope, kind, kind, value, True, MINUTE_MS // SLOTS, SLOTS)
+    if limit.requests_per_minute is not None:
+        yield _rate(limit.scope, "requests", limit.requests_per_minute)
+    if limit.tokens_per_minute is not None:
+        yield _rate(limit.scope, "tokens", limit.tokens_per_minute)
+    if limit.concurrent is not None:
+        yield _rate(limit.scope, "concurrent", limit.concurrent)
+
+
+def _rate(scope: str, kind: Kind, limit: int) -> Gauge:
+    return Gauge(scope, kind, kind, limit, True, MINUTE_MS // SLOTS, SLOTS)
 
 
 def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
@@ -177,14 +197,15 @@ def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
 
     A principal's budget or limit whose scope ends in "|model:NAME" holds for that model only.
     """
-
-    def applies(scope: str) -> bool:
-        _, bar, model = scope.partition("|model:")
-        return not bar or model == offer.model
-
-    budgets = [b for b in (*principal.budgets, *offer.budgets) if applies(b.scope)]
-    limits = [limit for limit in (*principal.limits, *offer.limits) if applies(limit.scope)]
-    return tuple(of_budget(b) for b in budgets) + tuple(g for limit in limits for g in of_limit(limit))
+    mark, model = "|model:", offer.model
+    gauges = []
+    for budgets in (principal.budgets, offer.budgets):
+        gauges += [of_budget(b) for b in budgets if mark not in b.scope or b.scope.partition(mark)[2] == model]
+    for limits in (principal.limits, offer.limits):
+        for limit in limits:
+            if mark not in limit.scope or limit.scope.partition(mark)[2] == model:
+                gauges += of_limit(limit)
+    return tuple(gauges)
 
 
 class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -224,27 +245,55 @@ class Ticket(msgspec.Struct, array_like=True, gc=False):
     seq: int = 0
 
 
+class Shown(msgspec.Struct, frozen=True, gc=False):
+    """Which of some gauges, by their place, a caller is told of: in headers, or by a warning where they are soft."""
+
+    requests: tuple[int, ...]
+    tokens: tuple[int, ...]
+    soft: tuple[int, ...]
+
+
+def shown_of(gauges: tuple[Gauge, ...]) -> Shown:
+    """What to tell of these; the same object for all that are alike."""
+    return _shown(tuple([gauge.kind if gauge.hard else "soft" for gauge in gauges]))
+
+
+@lru_cache(maxsize=1024)
+def _shown(kinds: tuple[str, ...]) -> Shown:
+    def places(kind: str) -> tuple[int, ...]:
+        return tuple(place for place, found in enumerate(kinds) if found == kind)
+
+    return Shown(places("requests"), places("tokens"), places("soft"))
+
+
 class Plan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it will count."""
 
     gauges: tuple[Gauge, ...]
+    shown: Shown
     charged: Charges
     charges: bytes  # the same, as a ticket keeps them
-    meters: tuple[Meter, ...] = ()  # of the gauges, as `owner` found them last
+    bound: tuple[tuple[Gauge, Meter], ...] = ()  # with their meters, as `owner` found them last
     owner: object = None
 
 
 def plan_of(principal: Principal, offer: Offer) -> Plan:
     """One charge for each meter among the gauges."""
     gauges = gauges_of(principal, offer)
+    charged: Charges = gauges
+    if len({(g.scope, g.meter) for g in gauges}) < len(gauges):
+        charged = _merged(gauges)
+    rows = [(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, g.soft) for g in charged]
+    return Plan(gauges, shown_of(gauges), charged, _encode(rows))
+
+
+def _merged(gauges: tuple[Gauge, ...]) -> Charges:
     charges: dict[tuple[str, str], Charge] = {}
     for g in gauges:
         known = charges.get((g.scope, g.meter))
         if known is None or (known.soft == 0 and not g.hard):
-            soft = 0 if g.hard else g.limit
-            charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, soft)
-    charged = tuple(charges.values())
-    return Plan(gauges, gauges if len(charged) == len(gauges) else charged, _encode(charged))
+            charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, g.soft)
+    return tuple(charges.values())
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -19,7 +19,7 @@ from router.errors import Conflict, StoreUnavailable
 from router.stores.book import Refusal
 from router.stores.journal import Journal
 from router.stores.keys import Guard, keep_if_good
-from router.stores.meters import Gauge, PlanCache, gauges_of, of_budget
+from router.stores.meters import Gauge, PlanCache, Shown, gauges_of, of_budget, shown_of
 from router.stores.redis_link import Link, calendar
 from router.stores.redis_wire import Argument, Unanswered
 from router.stores.refusals import Answer, hold_of, refuse
@@ -36,6 +36,7 @@ class WirePlan(msgspec.Struct, frozen=True, gc=False):
     """The gauges of one principal and offer, and the same as the scripts read them."""
 
     gauges: tuple[Gauge, ...]
+    shown: Shown
     text: bytes
 
 
@@ -63,7 +64,7 @@ def wire(gauges: Sequence[Gauge]) -> bytes:
 
 def _plan(principal: Principal, offer: Offer) -> WirePlan:
     gauges = gauges_of(principal, offer)
-    return WirePlan(gauges, wire(gauges))
+    return WirePlan(gauges, shown_of(gauges), wire(gauges))
 
 
 class RedisLedger:
@@ -127,7 +128,8 @@ class RedisLedger:
         size = (offer.worst, offer.tokens)
         lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, False, plan.text)
         self._mine[r.decision_id] = lease
-        hold = hold_of(Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, answer[2:]), lease)
+        found = Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[2:])
+        hold = hold_of(found, lease)
         if self.guard is not None:
             self.guard.heard(answer[1])
             if not self.guard.knows(who):

@@ -8,7 +8,7 @@ import msgspec
 
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.book import Refusal
-from router.stores.meters import MINUTE_MS, Gauge
+from router.stores.meters import MINUTE_MS, Gauge, Shown
 from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
@@ -38,33 +38,36 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     amount: NanoUsd
     expires_ms: int
     gauges: Sequence[Gauge]
+    shown: Shown
     used: Sequence[int]  # of each gauge, this request included
 
 
 def hold_of(answer: Answer, ticket: object) -> Hold:
     """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
-    requests: Gauge | None = None
-    tokens: Gauge | None = None
-    requests_left = tokens_left = 0
+    gauges, used, shown = answer.gauges, answer.used, answer.shown
     warnings: tuple[str, ...] = ()
-    for gauge, used in zip(answer.gauges, answer.used, strict=True):
-        if not gauge.hard:
-            warnings += warning(gauge, used)
-        elif gauge.kind == "requests":
-            if requests is None or gauge.limit - used < requests_left:
-                requests, requests_left = gauge, gauge.limit - used
-        elif gauge.kind == "tokens" and (tokens is None or gauge.limit - used < tokens_left):
-            tokens, tokens_left = gauge, gauge.limit - used
+    for place in shown.soft:
+        warnings += warning(gauges[place], used[place])
     return Hold(
         answer.decision_id,
         answer.model,
         answer.amount,
         answer.expires_ms,
-        None if requests is None else Allowance(requests.limit, max(0, requests_left), MINUTE_MS),
-        None if tokens is None else Allowance(tokens.limit, max(0, tokens_left), MINUTE_MS),
+        _tightest(gauges, used, shown.requests),
+        _tightest(gauges, used, shown.tokens),
         warnings,
         ticket,
     )
+
+
+def _tightest(gauges: Sequence[Gauge], used: Sequence[int], places: tuple[int, ...]) -> Allowance | None:
+    tightest: tuple[int, int] | None = None
+    for place in places:
+        limit = gauges[place].limit
+        left = limit - used[place]
+        if tightest is None or left < tightest[0]:
+            tightest = left, limit
+    return None if tightest is None else Allowance(tightest[1], max(0, tightest[0]), MINUTE_MS)
 
 
 def warning(gauge: Gauge, used: int) -> tuple[str, ...]:

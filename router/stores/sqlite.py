@@ -1,12 +1,14 @@
 """One SQLite file behind the ledger, the log and the keys: short transactions on the event loop's own thread.
 
-A transaction takes about ten microseconds, less than handing it to a thread would. Where another process is writing,
+A transaction takes some ten microseconds, less than handing it to a thread would. Where another process is writing,
 the coroutine waits without blocking the loop. Fails closed: a file that cannot be written is StoreUnavailable.
+Beside it lies the ring, where the newest journal entries wait for the next transaction to take them into the file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -15,17 +17,22 @@ from typing import Any, Protocol, TypeVar
 
 from router.errors import StoreUnavailable
 from router.stores.retention import TRIMMED
+from router.stores.ring import Ring
 
 T = TypeVar("T")
 
 BUSY_S = 2.0  # how long to wait for another process's transaction
 FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
-WAL_PAGES = 1000
+WAL_PAGES = 1000  # from which the write-ahead log is moved into the file …
+WAL_LONG = 4000  # … and from which writers wait until that is done, so that the log is begun anew
+WAL_BYTES = 64 << 20  # what a log that has once been long keeps
+RESTART_MS = 200  # how long they may wait
 CACHE_KIB = 8_192  # pages of accounts and logs kept in memory
 CHECKPOINT_S = 1.0
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE VIEW IF NOT EXISTS journal AS SELECT seq, body FROM entry;
 CREATE TABLE IF NOT EXISTS account (scope TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spend (
     day TEXT NOT NULL, tenant TEXT NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
@@ -73,6 +80,7 @@ class Database:
         self._flushing: asyncio.Task[None] | None = None
         self._grouping: asyncio.Task[None] | None = None
         self._group: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._newest = 0  # position of the last journal entry written in this transaction, or before
         self.transactions = 0  # begun so far: what was read in this one still holds
         self.busy = False  # a transaction has run in this turn of the loop: share the next one
         self._stop = threading.Event()
@@ -85,9 +93,12 @@ class Database:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
             self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._rename_journal()
             self._connection.executescript(SCHEMA)
             self._connection.execute("PRAGMA busy_timeout = 0")
+            self.ring = Ring(Path(f"{self.path}-ring"), mode=self.path.stat().st_mode & 0o777)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot open {self.path}: {error}") from error
         self._checkpointer.start()
@@ -102,44 +113,59 @@ class Database:
             self._stop.set()
             await asyncio.to_thread(self._checkpointer.join)
             self._connection.close()
+            self.ring.close()
 
     async def transact(self, work: Callable[[], T], *, due: bool = False) -> T:
         """Run `work`, which must not await, in one write transaction. `due`: all riders come along.
 
         Raises: StoreUnavailable.
         """
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            await self._wait_to_begin(error)
+        await self._begin()
         self.transactions += 1
         try:
+            self._take_over()
             for rider in self.riders:
                 rider.board(self.execute, due=due)
             result = work()
-            self.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._commit()
+        except (sqlite3.Error, OSError) as error:
             self._undo()
             raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
         except BaseException:
             self._undo()
             raise
+        finally:
+            self.ring.unlock()
         for rider in self.riders:
             rider.arrive()
         return result
 
-    def alone(self, sql: str, values: tuple[object, ...]) -> bool:
-        """One statement as a transaction of its own, for the first caller in a turn of the loop, not while `busy`.
+    def append(self, seq: int, body: bytes) -> None:
+        """Write the next journal entry, within a transaction."""
+        self.execute("INSERT INTO entry (seq, body) VALUES (?, ?)", (seq, body))
+        self._newest = seq
 
-        Whether it was done. Where it was not, for whatever reason, nothing has happened: `together` waits or says why.
-        """
-        self.busy = True
-        asyncio.get_running_loop().call_soon(self._turn)
-        try:
-            self.execute(sql, values)
-        except sqlite3.Error:
-            return False
-        return True
+    def _take_over(self) -> None:
+        """What is in the ring goes into the file."""
+        if self.ring.in_doubt:
+            newest = self.execute("SELECT ifnull(max(seq), 0) FROM entry").fetchone()[0]
+            self.ring.must_fit(newest)
+        else:
+            newest = self.ring.base
+        last, row = self.ring.run()
+        if last > newest:
+            self.append(last, row)
+        self._newest = max(last, newest)
+
+    def _commit(self) -> None:
+        """Whoever dies between the two steps leaves the ring in doubt; whoever does not, leaves it empty."""
+        if self._newest == self.ring.base and not self.ring.in_doubt:
+            self.execute("COMMIT")
+            return
+        self.ring.doubt()
+        self.execute("COMMIT")
+        with contextlib.suppress(OSError):  # it stays in doubt, and the next transaction asks the file
+            self.ring.begin(self._newest)
 
     async def together(self, work: Callable[[], T]) -> T:
         """As `transact`: at once for the first caller in a turn of the loop, all others share a transaction."""
@@ -193,18 +219,35 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot read {self.path}: {error}") from error
 
-    async def _wait_to_begin(self, error: sqlite3.Error) -> None:
+    async def _begin(self) -> None:
         pause, waited = 0.0, 0.0
-        while _is_busy(error) and waited < BUSY_S:
+        while not self._begun():
+            if waited >= BUSY_S:
+                raise StoreUnavailable(f"cannot write {self.path}: another process has been writing for {BUSY_S:g} s")
             await asyncio.sleep(pause)
             waited, pause = waited + pause, min(0.01, pause * 2 or 0.00005)
-            try:
-                self.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error as again:
-                error = again
-            else:
-                return
-        raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
+
+    def _begun(self) -> bool:
+        """Whether a transaction and the lock of the ring are this process's now. Raises: StoreUnavailable."""
+        if not self.ring.lock():
+            return False
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self.ring.unlock()
+            if _is_busy(error):
+                return False
+            raise StoreUnavailable(f"cannot write {self.path}: {error}") from error
+        return True
+
+    def _rename_journal(self) -> None:
+        """An earlier version, which knows no ring, must not write beside this one: its table becomes a view."""
+        sql = "SELECT 1 FROM sqlite_master WHERE name = 'journal' AND type = 'table'"
+        if self._connection.execute(sql).fetchone():
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._connection.execute(sql).fetchone():
+                self._connection.execute("ALTER TABLE journal RENAME TO entry")
+            self._connection.execute("COMMIT")
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
@@ -223,15 +266,21 @@ class Database:
             self.soon()
 
     def _checkpoint(self) -> None:
-        """Move the write-ahead log into the file from a thread of its own: it waits for the disk."""
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+        """Move the write-ahead log into the file from a thread of its own: it waits for the disk.
+
+        Under a load that never pauses the log never is all in the file, and would grow for ever: what is left is moved
+        while writers wait.
+        """
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=RESTART_MS / 1000)
+        wal = Path(f"{self.path}-wal")
         try:
             while not self._stop.wait(CHECKPOINT_S):
-                wal = Path(f"{self.path}-wal")
-                if wal.exists() and wal.stat().st_size > WAL_PAGES * 4096:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error:
-            return  # the writer meets the same trouble and says so
+                with contextlib.suppress(sqlite3.Error):  # the writer meets the same trouble and says so
+                    if not wal.exists() or wal.stat().st_size <= WAL_PAGES * 4096:
+                        continue
+                    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    if pages > WAL_LONG:
+                        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         finally:
             connection.close()
 

@@ -1,7 +1,8 @@
 """The ledger in SQLite: a journal of holds and settlements, and a book that every process keeps by following it.
 
-A reservation appends one row and a settlement another, however many budgets they touch. Usually that one row is the
-whole transaction: it is decided on the book in memory and refused by the file where another process has written since.
+A reservation appends one entry and a settlement another, however many budgets they touch, decided on the book with all
+that others have written. Usually the entry goes into the ring beside the file, which keeps it through the death of any
+process, and with a few hundred more into the file; what needs more than an entry is a transaction of its own.
 Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
 nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Protocol, TypeVar
@@ -37,6 +39,7 @@ from router.stores.keys import Guard, keep_if_good
 from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
+from router.stores.ring import entries_in
 from router.stores.sqlite import Database, Execute
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
@@ -44,14 +47,10 @@ TICK_S = 0.5  # how often leases are renewed and expired
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
 LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-SIZE = 400  # accounts and spend lines in one instalment
+LEAST = 100  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
-# Fails where the journal does not end just before this entry: another process has written, what was decided is stale.
-APPEND = (
-    "INSERT INTO journal (seq, body) VALUES"
-    " ((SELECT CASE max(seq) WHEN ?1 - 1 THEN ?1 ELSE ifnull(max(seq), 'none') END FROM journal), ?2)"
-)
+UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
 _K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
@@ -83,12 +82,16 @@ class SqliteLedger:
         self._stored_at = 0
         self._to_store: list[str] = []
         self._lines_to_store: list[LineKey] = []
+        self._instalments = 1
+        self._changed_in = -1  # the transaction in which the book was changed
+        self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
+        self._opened_on = ""
         database.riders.append(self)
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
         """Read the book and begin to look after leases."""
-        await self._db.transact(self._caught_up)
+        await self._db.transact(self._first_caught_up)
         self._ticker = asyncio.create_task(self._tick())
 
     async def aclose(self) -> None:
@@ -110,6 +113,8 @@ class SqliteLedger:
         hold = self._reserve_alone(reservation)
         if hold is None:
             hold = await self._reserve_in_turn(reservation)
+        elif isinstance(hold, Refusal):
+            raise refuse(hold)
         assert isinstance(hold.ticket, Ticket)
         self._mine[hold.decision_id] = hold.ticket
         if self.guard is not None:
@@ -139,8 +144,8 @@ class SqliteLedger:
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
-        book = self._book
-        if book is None or now_ms >= book.earliest_ms or self._behind(book):
+        book = self._book_now()
+        if book is None or now_ms >= book.earliest_ms:
             book = await self._db.transact(lambda: self._swept(now_ms))
         return [self._balance(book, budget, now_ms) for budget in budgets]
 
@@ -179,31 +184,78 @@ class SqliteLedger:
         for decision_id in self._boarded:
             self._marked.pop(decision_id, None)
 
-    # one row that is a transaction
+    # one entry in the ring
 
-    def _reserve_alone(self, reservation: Reservation) -> Hold | None:
-        """A hold decided on the book as it is; None where that is not enough to tell, and nothing has happened."""
-        book = self._book
-        if book is None or self._db.busy or reservation.now_ms >= book.earliest_ms:
+    def _reserve_alone(self, reservation: Reservation) -> Hold | Refusal | None:
+        """A hold, or why there is none; None where only a transaction can tell, and nothing has happened."""
+        ring = self._db.ring
+        if not ring.lock():
             return None
-        if reservation.decision_id in book.holds:
-            return None
-        found = book.consider(reservation)
-        if isinstance(found, Refusal) or not self._append_alone(book, Opened(found.ticket)):
-            return None
-        return _hold_of(found)
+        try:
+            book = self._followed()
+            if book is None or reservation.now_ms >= book.earliest_ms or reservation.decision_id in book.holds:
+                return None
+            found = book.consider(reservation)
+            if isinstance(found, Refusal):
+                return found
+            seq = book.position + 1
+            if not ring.append(seq, _encode(Opened(found.ticket))):
+                return None
+            book.open(seq, found.ticket)
+            return _hold_of(found)
+        finally:
+            ring.unlock()
 
     def _settle_alone(self, ticket: Ticket, end: Settled) -> bool:
-        book = self._book
-        if book is None or self._db.busy or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+        ring = self._db.ring
+        if not ring.lock():
             return False
-        return self._append_alone(book, end)
+        try:
+            book = self._followed()
+            if book is None or ticket.decision_id not in book.holds or book.may_note(ticket, end):
+                return False
+            seq = book.position + 1
+            if not ring.append(seq, _encode(end)):
+                return False
+            book.settle(seq, end)
+            return True
+        finally:
+            ring.unlock()
 
-    def _append_alone(self, book: Book, event: Opened | Settled) -> bool:
-        seq = book.position + 1
-        if seq - self._stored_at >= STORE_EVERY or not self._db.alone(APPEND, (seq, _encode(event))):
-            return False
-        book.apply(seq, event)
+    def _book_now(self) -> Book | None:
+        """As `_followed`, without the lock."""
+        book, ring = self._book, self._db.ring
+        if book is not None and ring.is_read(book.position):
+            return book
+        if not ring.lock():
+            return None
+        try:
+            return self._followed()
+        finally:
+            ring.unlock()
+
+    def _followed(self) -> Book | None:
+        """The book with everything other processes have written; None where only a transaction can tell."""
+        book, ring = self._book, self._db.ring
+        if book is None or book.position - self._stored_at >= STORE_EVERY:
+            return None
+        if ring.is_read(book.position):
+            return book
+        return book if not ring.in_doubt and self._follow(book) else None
+
+    def _follow(self, book: Book) -> bool:
+        ring = self._db.ring
+        if not ring.is_followed or ring.last != book.position:
+            try:
+                rows = self._db.execute(UNREAD, (book.position,)).fetchall()
+            except sqlite3.Error:
+                return False
+            if not _read(book, rows) or book.position != ring.base:
+                return False
+            ring.follow()
+        for seq, body in ring.unread():
+            book.apply(seq, _decode(body))
+        book.notes.clear()
         return True
 
     # inside a transaction
@@ -219,6 +271,7 @@ class SqliteLedger:
                 return Conflict(f"Decision {reservation.decision_id} has a hold already.")
             found = book.consider(reservation)
             if isinstance(found, Refusal):
+                self._store_if_due(book)
                 return found
             self._append(book, Opened(found.ticket))
             taken.append(found.ticket)
@@ -247,27 +300,24 @@ class SqliteLedger:
         self._read_in = self._db.transactions
         if book is None:
             book = self._book = self._load_book()
-        rows = self._db.execute("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)).fetchall()
-        if rows:
-            if rows[0][0] != book.position + 1:  # what lies between has been stored and forgotten
-                book = self._book = self._load_book()
-                rows = self._db.execute(
-                    "SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq", (book.position,)
-                ).fetchall()
-            for seq, body in rows:
-                book.apply(seq, _decode(body))
-            book.notes.clear()
+        if not _read(book, self._db.execute(UNREAD, (book.position,)).fetchall()):
+            book = self._book = self._load_book()  # what lies between has been stored and forgotten
+            _read(book, self._db.execute(UNREAD, (book.position,)).fetchall())
         return book
 
     def _append(self, book: Book, event: Event) -> None:
         seq = book.position + 1
-        self._db.execute("INSERT INTO journal (seq, body) VALUES (?, ?)", (seq, _encode(event)))
+        self._changed_in = self._db.transactions
+        self._db.append(seq, _encode(event))
         book.apply(seq, event)
         if book.notes:
             for note in book.notes:
                 self._audit.append(note.at_ms, note.kind, note.decision_id, note.detail)
             book.notes.clear()
-        if seq - self._stored_at >= STORE_EVERY:
+        self._store_if_due(book)
+
+    def _store_if_due(self, book: Book) -> None:
+        if book.position - self._stored_at >= STORE_EVERY:
             self._store(book, everything=False)
 
     def _settle(self, ticket: Ticket, end: Settled) -> None:
@@ -286,6 +336,7 @@ class SqliteLedger:
     def _swept(self, now_ms: int) -> Book:
         book = self._caught_up()
         self._expire(book, now_ms)
+        self._store_if_due(book)
         return book
 
     def _renew(self, now_ms: int) -> None:
@@ -307,13 +358,29 @@ class SqliteLedger:
         book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
         self._to_store, self._lines_to_store = [], []
+        self._in_file = None
         return book
 
+    def _first_caught_up(self) -> Book:
+        """What the file has now is known by name: nothing is looked for in vain as long as this book lives."""
+        self._book = self._load_book()
+        self._opened_on = day_of(self._clock())
+        scopes = self._db.execute(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}").fetchall()
+        sql = f"SELECT day, tenant, team, key, model FROM spend WHERE day >= ? LIMIT {ACCOUNTS_KEPT}"
+        lines = self._db.execute(sql, (self._opened_on,)).fetchall()
+        if max(len(scopes), len(lines)) < ACCOUNTS_KEPT:
+            self._in_file = {hash(scope) for (scope,) in scopes} | {hash(line) for line in lines}
+        return self._caught_up()
+
     def _load_account(self, scope: str) -> Account | None:
+        if self._in_file is not None and hash(scope) not in self._in_file:
+            return None
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
         return None if row is None else _account_of(row[0])
 
     def _load_line(self, key: LineKey) -> Line | None:
+        if self._in_file is not None and key[0] >= self._opened_on and hash(key) not in self._in_file:
+            return None
         sql = (
             "SELECT seq, requests, prompt_tokens, completion_tokens, cost FROM spend"
             " WHERE day = ? AND tenant = ? AND team = ? AND key = ? AND model = ?"
@@ -328,29 +395,32 @@ class SqliteLedger:
     def _store(self, book: Book, *, everything: bool) -> None:
         """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
+        self._changed_in = self._db.transactions
         stored = self._fact("stored")
         if everything or (not self._to_store and book.position - stored >= LAG):
             until = book.position if everything else book.position - LAG // 2
             self._to_store = sorted(_older(book.dirty_accounts, until), reverse=True)
             self._lines_to_store = sorted(_older(book.dirty_lines, until), reverse=True)
+            self._instalments = 1 if everything else max(1, LAG // 2 // STORE_EVERY)
         elif not self._to_store and not self._lines_to_store:
             return
-        self._instalment(book, stored, size=len(book.dirty_accounts) + len(book.dirty_lines) if everything else SIZE)
+        self._instalment(book, stored)
         if not self._to_store and not self._lines_to_store:
             self._advance(book, stored)
             self._shrink(book)
 
-    def _instalment(self, book: Book, stored: int, *, size: int) -> None:
-        scopes, self._to_store = self._to_store[-size:], self._to_store[:-size]
-        keys, self._lines_to_store = self._lines_to_store[-size:], self._lines_to_store[:-size]
+    def _instalment(self, book: Book, stored: int) -> None:
+        """One of `_instalments` equal parts of what is left."""
+        scopes, keys = _taken(self._to_store, self._instalments), _taken(self._lines_to_store, self._instalments)
+        self._instalments = max(1, self._instalments - 1)
         for scope in scopes:
             del book.dirty_accounts[scope]
         for key in keys:
             del book.dirty_lines[key]
-        accounts = [(scope, book.accounts[scope]) for scope in reversed(scopes)]
-        lines = [(key, book.lines[key]) for key in reversed(keys)]
+        accounts = [(scope, book.accounts[scope]) for scope in scopes]
+        lines = [(key, book.lines[key]) for key in keys]
         # what has not changed since `stored` was stored by another process
-        rows = [(scope, _encode(of)) for scope, of in accounts if max([m.seq for m in of.values()]) > stored]
+        rows = [(scope, _encode(of)) for scope, of in accounts if any(m.seq > stored for m in of.values())]
         self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
         values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
         fresh = [row for row in values if row[5] > stored]
@@ -359,6 +429,7 @@ class SqliteLedger:
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
             book.shrink()
+            self._in_file = None  # others have stored what this book did not have to ask for
 
     def _advance(self, book: Book, stored: int) -> None:
         oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]
@@ -366,7 +437,7 @@ class SqliteLedger:
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
             self._note_fact("stored", safe)
-            self._db.execute("DELETE FROM journal WHERE seq <= ?", (safe - JOURNAL_KEPT,))
+            self._db.execute("DELETE FROM entry WHERE seq <= ?", (safe - JOURNAL_KEPT,))
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
 
     def keys_changed(self) -> None:
@@ -385,11 +456,9 @@ class SqliteLedger:
     # outside of a transaction
 
     def _forget(self) -> None:
-        """A transaction failed: what the book learned in it is not true."""
-        self._book = None
-
-    def _behind(self, book: Book) -> bool:
-        return bool(self._db.read("SELECT 1 FROM journal WHERE seq > ? LIMIT 1", book.position))
+        """A transaction failed: what it did to the book is not true."""
+        if self._changed_in == self._db.transactions:
+            self._book = None
 
     def _balance(self, book: Book, budget: Budget, now_ms: int) -> Balance:
         gauge: Gauge = of_budget(budget)
@@ -410,13 +479,29 @@ class SqliteLedger:
                 await self.tend()
 
     def _needs_care(self, now_ms: int) -> bool:
-        book = self._book
-        return book is None or bool(self._mine or self._marked) or now_ms >= book.earliest_ms or self._behind(book)
+        book, ring = self._book, self._db.ring
+        if book is None or self._mine or self._marked or now_ms >= book.earliest_ms:
+            return True
+        return ring.has_entries or not ring.is_read(book.position)
+
+
+def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
+    """Take journal rows in; False, and nothing is, where entries are missing before them."""
+    for last, row in rows:
+        for seq, body in entries_in(last, row):
+            if seq <= book.position:
+                continue
+            if seq != book.position + 1:
+                return False
+            book.apply(seq, _decode(body))
+    book.notes.clear()
+    return True
 
 
 def _hold_of(found: Found) -> Hold:
-    t = found.ticket
-    return hold_of(Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, found.plan.gauges, found.used), t)
+    t, plan = found.ticket, found.plan
+    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
+    return hold_of(answer, t)
 
 
 def _account_of(body: bytes) -> Account:
@@ -426,6 +511,15 @@ def _account_of(body: bytes) -> Account:
     return {
         name: Meter(seq, slot, total, held, dict(ring)) for name, seq, slot, total, held, ring in _decode_rows(body)
     }
+
+
+def _taken(names: list[_K], parts: int) -> list[_K]:
+    """One of so many parts of these, off their end, and at least LEAST of them; in reverse."""
+    size = max(LEAST, -(-len(names) // parts))
+    taken = names[-size:]
+    del names[-size:]
+    taken.reverse()
+    return taken
 
 
 def _older(dirty: dict[_K, int], until: int) -> list[_K]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from router.errors import BudgetExceeded, StoreUnavailable
 from router.stores import journal
@@ -114,6 +115,21 @@ async def test_reservations_wait_after_a_restart_until_holds_are_back(redis: Red
         await back(here)
         with pytest.raises(BudgetExceeded):
             await reserved(there, b, 80, clock)
+
+
+async def test_whoever_empties_redis_has_no_keys_left_and_what_is_under_way_is_charged(
+    redis: RedisProcess, clock: Clock
+) -> None:
+    b = budget(100)
+    async with open_stores(redis.url, clock=clock) as stores:
+        _, secret = await stores.keys.create("acme")
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock()))
+        client = Redis(unix_socket_path=str(redis.socket))
+        client.flushall()
+        client.close()
+        assert await stores.keys.find(secret, clock()) is None
+        await stores.ledger.settle(hold, spend(20))
+        assert await spent_and_held(stores, b, clock()) == (20, 0)
 
 
 async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: Clock) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from router.errors import BudgetExceeded
-from router.stores import sqlite_ledger
+from router.stores import sqlite, sqlite_ledger
 from router.stores.open import open_stores
 from tests.stores.conftest import Clock, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
@@ -73,8 +73,27 @@ async def test_accounts_stored_by_an_earlier_version_are_read(path: Path, clock:
     with sqlite3.connect(path) as file:
         for scope, body in file.execute("SELECT scope, body FROM account").fetchall():
             of = msgspec.msgpack.decode(body)
-            rows = [(name, *numbers, list(ring.items())) for name, (*numbers, ring) in of.items()]
+            rows = [
+                (name, seq, slot, total, held, [*ring.items(), (slot, now)])
+                for name, (seq, slot, total, held, ring, now) in of.items()
+            ]
             file.execute("UPDATE account SET body = ? WHERE scope = ?", (msgspec.msgpack.encode(rows), scope))
     file.close()
     async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
         assert await spent_and_held(stores, b, clock()) == (60, 0)
+
+
+async def test_a_load_that_never_pauses_does_not_make_the_write_ahead_log_grow_for_ever(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved into the file only while others write, it never is all there, and is never begun anew."""
+    monkeypatch.setattr(sqlite, "CHECKPOINT_S", 0.001)
+    monkeypatch.setattr(sqlite, "WAL_PAGES", 10)
+    monkeypatch.setattr(sqlite, "WAL_LONG", 20)
+    async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
+        for written in range(1, 4000):
+            await stores.audit.note("test", "", {"text": "x" * 4000})  # a page and more
+            await asyncio.sleep(0.0002)
+            if written > 200 and Path(f"{path}-wal").stat().st_size < written * 4096 / 2:
+                return
+        pytest.fail("every page that was ever written is in the log")
