@@ -71,12 +71,12 @@ class Stack:
         ]
         self.weights = stack_weights(members, targets, self.means)
         known = self._weigh(members)
-        self._relate(known, history.scores, new)
+        cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
+        self._relate(known, history.scores, new, np.log(np.maximum(cost.mean(axis=0), 1e-12)))
         quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
         self.spread = _spread(history.scores - quality)
         self.kernel.fit(smooth, targets)
         self.forest.fit(rough, targets)
-        cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
         self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
 
@@ -150,11 +150,12 @@ class Stack:
         trust: Float = np.clip(near / self.familiar, 0.0, 1.0)[:, None]
         return trust
 
-    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_]) -> None:
-        """Every established arm is itself, every newcomer a mixture of these."""
+    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_], dearness: Float) -> None:
+        """Every established arm is itself, every newcomer a mixture of these; dearness (M,) logs of mean costs."""
         self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         for arm in np.flatnonzero(new):
-            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm])
+            costs = np.append(dearness[~new], dearness[arm])
+            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm], costs)
             self.kin[~new, arm], self.level[arm] = weights, level
 
     def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
