@@ -19,7 +19,7 @@ CALM = 0.25  # answers without luck, added to the others'
 DEARNESS = 1.0  # squared log cost added to the regression of levels on it: arms that cost alike say nothing of it
 NUGGET = 0.02  # variance that every common coefficient keeps, however alike the known arms are
 VAGUE = (0.01, 2.0)  # prior precision of common coefficients and of single lucks where a known arm is described
-ALONE = 0.25  # variance of the common coefficients where a single known arm shows no differences
+ALONE = 0.25  # variance of level and difficulty where a single known arm shows no differences; its luck is its own
 LEAST_PULL = 1e-3  # variance of a single arm's luck
 LEAST_DISPERSION = 0.5  # a partial score tells no more than two coins: how it bends near 0 and 1 is only guessed
 MOST_ROWS = 5_000  # that describe a known arm
@@ -73,7 +73,7 @@ def _population(known: Float, expected: Float, dearness: Float | None) -> Popula
     """From the known arms, each described by the others; what dearer arms are better by moves the mean."""
     arms = known.shape[1]
     if arms == 1:
-        return Population(np.array([0.0, 1.0, 1.0]), ALONE * np.eye(COMMON), LEAST_PULL, 1.0)
+        return Population(np.array([0.0, 1.0, 0.0]), np.diag([ALONE, ALONE, NUGGET]), LEAST_PULL, 1.0)
     some = np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_ROWS)).astype(np.intp))
     found = [_known_arm(known[some], expected[some], arm) for arm in range(arms)]
     coefficients = np.array([belief[:COMMON] for belief, _ in found])
