@@ -246,7 +246,8 @@ def _joined(run: Fitted, arm: int, labels: int, draws: int = 8) -> Float:
         chosen = np.random.default_rng(draw).choice(len(past), labels, replace=False)
         seen = np.full(len(past), np.nan)
         seen[chosen] = past[chosen, arm]
-        weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen)
+        dearness = np.log(run.trace.costs[run.history[chosen]].mean(axis=0))[[*others, arm]]
+        weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen, dearness)
         quality = run.expected.quality.copy()
         quality[:, arm] = np.clip(quality[:, others] @ weights + level, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])

@@ -85,7 +85,7 @@ class Prepared:
 def watched(fitted: Fitted) -> Watched:
     """The live estimator of `paced` over prepared expectations."""
     estimator = Watched(Prepared(fitted))
-    estimator.refit(fitted.embedded.history(fitted.history[:1]))
+    estimator.refit(fitted.embedded.history(fitted.history))
     return estimator
 
 

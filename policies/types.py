@@ -171,6 +171,13 @@ class Estimator(Protocol):
         """Recompute in bulk, off the request path."""
 
 
+class Charger(Estimator, Protocol):
+    """An estimator that can be asked for cost alone."""
+
+    def costs(self, context: RouteContext) -> Float:
+        """(n,) USD: estimate(context).cost, without the work that quality takes. Pure."""
+
+
 class Pacer(Protocol):
     """Prices money: λ from the request, μ from a tenant's budget, γ from an arm's own capacity."""
 

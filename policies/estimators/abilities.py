@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.linear import NOISE, Posterior, principal_directions
+from policies.estimators.linear import CENTRE, NOISE, Posterior, principal_directions
 from policies.identity import Skills, Vector, population, width_offsets, width_prior
-from policies.types import Arm, Estimates, Estimator, Float, Float32, History, Outcome, RouteContext, Snapshot
+from policies.types import Arm, Charger, Estimates, Float, Float32, History, Outcome, RouteContext, Snapshot
 
 KNOWN_FROM = 100  # scores from which a model helps to define the skills
 MIN_KNOWN = 2  # models
@@ -27,12 +27,20 @@ class Fitted:
     noise: float
     vectors: dict[str, Vector] = field(default_factory=dict)
     arms: dict[str, Arm] = field(default_factory=dict)
+    _slopes: Float32 = field(init=False)  # (d, r): lines and axes, both linear in the embedding, as one product
+    _origin: Float = field(init=False)  # (r,) where they lie for an embedding of zeros
+
+    def __post_init__(self) -> None:
+        levels, slopes = self.lines.theta[:-1, 0], self.lines.theta[:-1, 1:]
+        self._origin = (CENTRE + levels - self.skills.centre) @ self.skills.axes.T
+        self._slopes = (self.skills.axes @ slopes @ self.lines.projection).T.astype(np.float32)
 
     def coordinates(self, embeddings: Float32) -> Float:
         """(n, r + 1) skills of queries (n, d)."""
-        phi = np.ones((len(embeddings), len(self.lines.projection) + 1))
-        phi[:, 1:] = embeddings @ self.lines.projection.T
-        return self.skills(0.5 + phi @ self.lines.theta[:-1].T)
+        found = np.empty((len(embeddings), len(self._origin) + 1))
+        found[:, 0] = 1.0
+        np.add(embeddings @ self._slopes, self._origin, out=found[:, 1:])
+        return found
 
     def vector(self, arm: Arm | None, name: str) -> Vector:
         """Of a model: learnt, its parent's at another width, or what models are like."""
@@ -48,7 +56,7 @@ class Fitted:
 class Abilities:
     """q̂ = I_m · [1, skills(x)] with its variance; before a first refit, and for cost, what `beside` says."""
 
-    def __init__(self, beside: Estimator, *, rank: int = 4, directions: int = 48, ridge: float = 30.0) -> None:
+    def __init__(self, beside: Charger, *, rank: int = 4, directions: int = 48, ridge: float = 30.0) -> None:
         if rank < 1 or directions < 1:
             raise ValueError(f"rank is {rank} and directions {directions}, expected ≥ 1")
         if not ridge > 0:
@@ -58,15 +66,15 @@ class Abilities:
         self._fitted: Fitted | None = None
 
     def estimate(self, context: RouteContext) -> Estimates:
-        base, fitted = self._beside.estimate(context), self._fitted
+        fitted = self._fitted
         if fitted is None:
-            return base
+            return self._beside.estimate(context)
         skills = fitted.coordinates(context.embedding[None])[0]
         vectors = [fitted.vector(arm, arm.name) for arm in context.arms]
         quality = np.array([vector.mean for vector in vectors]) @ skills
         variance = np.array([vector.covariance for vector in vectors]) @ skills @ skills
         quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        return Estimates(quality, np.sqrt(np.maximum(variance, 1e-9)), base.cost)
+        return Estimates(quality, np.sqrt(np.maximum(variance, 1e-9)), self._beside.costs(context))
 
     def learn(self, outcome: Outcome) -> None:
         self._beside.learn(outcome)

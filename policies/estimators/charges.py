@@ -20,7 +20,7 @@ class Charges:
     without, the whole charge is predicted.
     """
 
-    def __init__(self, *, trees: int = 30, depth: int = 10, leaf: int = 5) -> None:
+    def __init__(self, *, trees: int = 20, depth: int = 8, leaf: int = 5) -> None:
         self._forest = Forest(trees=trees, depth=depth, leaf=leaf, inputs=0.5)
         self._centre: Float = np.zeros(0)  # (p,)
         self._slopes: Float = np.zeros((0, 0))  # (p, M)

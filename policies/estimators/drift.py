@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -100,9 +101,12 @@ class Residuals:
     """
 
     def __init__(self, *, size: int = 1024, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
-        self.vectors: Float32 = np.zeros((size, 0), np.float32)  # unit rows
+        self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) that nearness is judged in; none: all of them
+        self.vectors: Float32 = np.zeros(
+            (0, size), np.float32
+        )  # (r, size) unit columns: a product along them is faster
         self.cells: NDArray[np.int64] = np.zeros(size, np.int64)  # 2 · arm + channel
-        self.values: Float = np.zeros((2, size))  # weight · residual, weight
+        self.values: Float32 = np.zeros((2, size), np.float32)  # weight · residual, weight
         self.arms = 0
         self.count = 0
         self._sharpness = np.float32(sharpness)
@@ -112,32 +116,46 @@ class Residuals:
         """One more arm."""
         self.arms += 1
 
-    def clear(self) -> None:
-        """Forget all answers."""
+    def clear(self, directions: Float32 | None = None) -> None:
+        """Forget all answers, and judge nearness in these directions (r, d) from now on where they are given."""
         self.count = 0
+        if directions is not None:
+            self.directions = directions
 
     def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
         """One answer of one arm to a query (d,)."""
-        if self.vectors.shape[1] != len(vector):
-            self.vectors = np.zeros((len(self.vectors), len(vector)), np.float32)
+        place = self._place(vector)
+        if len(self.vectors) != len(place):
+            self.vectors = np.zeros((len(place), len(self.cells)), np.float32)
             self.clear()
-        row = self.count % len(self.vectors)
-        self.vectors[row], self.cells[row] = vector, CHANNELS * arm + channel
+        row = self.count % len(self.cells)
+        self.vectors[:, row], self.cells[row] = place, CHANNELS * arm + channel
         self.values[:, row] = weight * residual, weight
         self.count += 1
 
     def shifts(self, vector: Float32) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,)."""
-        held = min(self.count, len(self.vectors))
-        if held == 0 or self.vectors.shape[1] != len(vector):
+        held = min(self.count, len(self.cells))
+        place = self._place(vector) if held else vector
+        if held == 0 or len(self.vectors) != len(place):
             nothing = np.zeros((self.arms, CHANNELS))
             return nothing, nothing
-        near = self.vectors[:held] @ vector
+        near = place @ self.vectors[:, :held]
         near -= np.float32(1.0)
         near *= self._sharpness
         total, weight = self._sums(np.exp(near, out=near), held)
         others = (np.add.reduce(total) - total) / (np.add.reduce(weight) - weight + self._doubt)
         return others, (total - weight * others) / (weight + self._doubt)
+
+    def _place(self, vector: Float32) -> Float32:
+        """(r,) of unit length: where a query (d,) lies in the directions."""
+        if self.directions.shape[1] != len(vector):
+            return vector
+        place: Float32 = np.dot(self.directions, vector)
+        length = math.sqrt(np.dot(place, place))
+        if length > 0.0:
+            place *= np.float32(1.0 / length)
+        return place
 
     def _sums(self, near: Float32, held: int) -> tuple[Float, Float]:
         """((M, 2) Σ near · weight · residual, (M, 2) Σ near · weight) of answers that are near (held,)."""
@@ -204,6 +222,7 @@ DRIFT_STATE = (
     ("tariff", "level"),
     ("tariff", "sums"),
     ("tariff", "since"),
+    ("residuals", "directions"),
     ("residuals", "vectors"),
     ("residuals", "cells"),
     ("residuals", "values"),

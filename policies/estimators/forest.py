@@ -56,11 +56,11 @@ class Forest:
 
     def predict(self, inputs: Float32) -> Float:
         """(m, M) means over the trees for inputs (m, p)."""
-        means = np.empty((len(inputs), self._values.shape[1]))
+        means, share = np.empty((len(inputs), self._values.shape[1])), 1.0 / max(len(self._roots), 1)
         for start in range(0, len(inputs), BLOCK):
             part = slice(start, start + BLOCK)
-            total = self._values.take(self._descend(inputs[part]).T, axis=0).sum(axis=0, dtype=np.float64)
-            np.divide(total, max(len(self._roots), 1), out=means[part])
+            total = np.add.reduce(self._values.take(self._descend(inputs[part]).T, axis=0, mode="clip"))
+            np.multiply(total, share, out=means[part])
         return means
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:

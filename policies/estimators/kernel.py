@@ -20,7 +20,7 @@ class KernelRidge:
         self._width = width
         self._penalty = penalty
         self._count = landmarks
-        self._slopes: Float32 = np.zeros((0, 0), np.float32)  # (L, p + 2), see _kernel
+        self._slopes: Float32 = np.zeros((0, 0), np.float32)  # (p + 2, L), see _kernel
         self._weights: Float32 = np.zeros((0, 0), np.float32)  # (L, M)
         self._offset: Float = np.zeros(0)  # (M,) prediction where the kernel is zero
 
@@ -28,9 +28,9 @@ class KernelRidge:
         """inputs (n, p); targets (n, M), NaN where never observed."""
         chosen = np.random.default_rng(0).permutation(len(inputs))[: self._count]
         landmarks = inputs[chosen]
-        squares = (landmarks**2).sum(axis=1, keepdims=True)
-        ones = np.ones_like(squares)
-        self._slopes = np.hstack([2.0 * self._width * landmarks, -self._width * squares, ones]).astype(np.float32)
+        squares = (landmarks**2).sum(axis=1)
+        slopes = [2.0 * self._width * landmarks.T, -self._width * squares[None], np.ones((1, len(chosen)))]
+        self._slopes = np.ascontiguousarray(np.concatenate(slopes), np.float32)
         kernel = self._kernel(inputs).astype(np.float64)
         between = self._kernel(landmarks).astype(np.float64)
         self._weights = np.zeros((len(chosen), targets.shape[1]), np.float32)
@@ -38,20 +38,23 @@ class KernelRidge:
         for columns, seen in _patterns(targets):
             self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
 
-    @property
-    def inputs(self) -> int:
-        """p."""
-        return int(self._slopes.shape[1]) - 2
-
     def predict(self, inputs: Float32) -> Float:
         """(m, M) for inputs (m, p)."""
         expected = np.empty((len(inputs), len(self._offset)))
-        near = np.empty((min(len(inputs), BLOCK), len(self._slopes)), np.float32)
+        near = np.empty((min(len(inputs), BLOCK), self._slopes.shape[1]), np.float32)
         for start in range(0, len(inputs), BLOCK):
             part = inputs[start : start + BLOCK]
             kernel = self._kernel(part, near[: len(part)])
             np.add(kernel @ self._weights, self._offset, out=expected[start : start + BLOCK])
         return expected
+
+    def predict_one(self, row: Float32, out: Float) -> None:
+        """out (M,) for one row (p + 2,), whose last two places are overwritten."""
+        inputs = row[:-2]
+        row[-2], row[-1] = 1.0, -self._width * float(inputs @ inputs)
+        near = row @ self._slopes
+        np.exp(near, out=near)
+        np.add(near @ self._weights, self._offset, out=out)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in KERNEL_STATE}
@@ -66,7 +69,7 @@ class KernelRidge:
         wide = np.empty((len(inputs), width + 2), np.float32)
         wide[:, :width], wide[:, width] = inputs, 1.0
         np.multiply(np.einsum("ij,ij->i", inputs, inputs), -self._width, out=wide[:, width + 1], casting="same_kind")
-        near: Float32 = np.matmul(wide, self._slopes.T, out=out)
+        near: Float32 = np.matmul(wide, self._slopes, out=out)
         return np.exp(near, out=near)
 
     def _solve(self, kernel: Float, between: Float, targets: Float, columns: NDArray[np.intp]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.tally import Tally
 from policies.priors import quality_prior, quality_priors
-from policies.types import Arm, Estimates, Estimator, Float, Float32, History, Outcome, RouteContext, Snapshot
+from policies.types import Arm, Charger, Estimates, Float, Float32, History, Outcome, RouteContext, Snapshot
 
 CENTRE = 0.5  # scores are learnt as differences from it
 LEVEL_WEIGHT = 4.0  # answers the prior of an arm's level is worth
@@ -38,6 +38,11 @@ class Posterior:
         phi = np.empty(rank + 1)
         phi[0], phi[1:] = 1.0, projection @ embedding
         return phi
+
+    def reach(self, phi: Float) -> Float:
+        """(M + 1, p + 1) A⁻¹φ of every arm, as one product."""
+        arms, width, _ = self.inverse.shape
+        return np.asarray(self.inverse.reshape(arms * width, width) @ phi).reshape(arms, width)
 
     def add(self, name: str, phi: Float, *, score: float, weight: float) -> None:
         """One score of one arm."""
@@ -116,7 +121,7 @@ class Linear:
     """
 
     def __init__(
-        self, beside: Estimator, *, rank: int = 48, ridge: float = 30.0, discount: float = 1.0, block: int = 64
+        self, beside: Charger, *, rank: int = 48, ridge: float = 30.0, discount: float = 1.0, block: int = 64
     ) -> None:
         if rank < 1 or block < 1:
             raise ValueError(f"rank is {rank} and block {block}, expected ≥ 1")
@@ -132,12 +137,12 @@ class Linear:
         posterior = self._posterior
         phi = posterior.features(context.embedding)
         rows = posterior.gram.rows(context.arms)  # −1, the last, where never seen
-        reach = (posterior.inverse @ phi)[rows]  # (n, p + 1); of all arms, since taking a few copies their matrices
+        reach = posterior.reach(phi)[rows]  # (n, p + 1); of all arms, since taking a few copies their matrices
         levels = self._prior_levels(context.arms, posterior)
         quality = CENTRE + (posterior.theta @ phi)[rows] + levels * LEVEL_WEIGHT * reach[:, 0]
         sigma = np.sqrt(posterior.noise[rows] * np.maximum(reach @ phi, 1e-9))
         quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        return Estimates(quality, sigma, self._beside.estimate(context).cost)
+        return Estimates(quality, sigma, self._beside.costs(context))
 
     def _prior_levels(self, arms: tuple[Arm, ...], posterior: Posterior) -> Float:
         """(n,) prior means less the centre; θ leaves them out, as a prior may depend on what is known when asked."""

@@ -52,10 +52,11 @@ class Means:
 
     def estimate(self, context: RouteContext) -> Estimates:
         known = [self._of(arm) for arm in context.arms]
-        costs = [self._cost(arm, each, context) for arm, each in zip(context.arms, known, strict=True)]
-        return Estimates(
-            np.array([each.quality for each in known]), np.array([each.sigma for each in known]), np.array(costs)
-        )
+        costs = np.array([self._cost(arm, each, context) for arm, each in zip(context.arms, known, strict=True)])
+        return Estimates(np.array([each.quality for each in known]), np.array([each.sigma for each in known]), costs)
+
+    def costs(self, context: RouteContext) -> Float:
+        return np.array([self._cost(arm, self._of(arm), context) for arm in context.arms])
 
     def estimate_batch(self, arms: Sequence[Arm], tokens: NDArray[np.int64], max_completion_tokens: int) -> Estimates:
         """(m, n) each, for queries of these prompt tokens (m,)."""

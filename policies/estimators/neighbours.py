@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from policies.estimators.means import Means
+from policies.estimators.single import seen_sums
 from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
 
 LEAST_SIGMA = 1e-3  # of a mean of any number of answers
@@ -61,6 +62,16 @@ class NeighbourMeans:
             cost.append((spent + shrinkage * prior_cost) / charged if charged > 0.0 else prior_cost)
         return Estimates(np.array(quality), np.array(sigma), np.array(cost))
 
+    def costs(self, context: RouteContext) -> Float:
+        prior, near = self._means.costs(context), context.neighbours
+        if len(near.similarity) == 0:
+            return prior
+        k = self._k if self._strangeness(near.similarity) == 0.0 else len(near.similarity)
+        costs = near.costs[:k]
+        paid, spent = seen_sums(self._trust(near.similarity[:k]), costs)
+        charged = paid + self._shrinkage
+        return np.where(charged > 0.0, (spent + self._shrinkage * prior) / np.where(charged > 0.0, charged, 1.0), prior)
+
     def estimate_batch(
         self,
         history: History,
@@ -105,9 +116,13 @@ class NeighbourMeans:
         strangeness = 1.0 - sum(near) / len(near) / self._trusted
         return min(1.0, strangeness) if strangeness > 0.0 else 0.0
 
+    def _trust(self, similarity: Float32) -> Float:
+        """(k,) weights of neighbours."""
+        return np.minimum(np.maximum(similarity, 0.0) / self._trusted, 1.0).astype(np.float64)
+
     def _sums(self, near: Neighbours, k: int) -> list[list[float]]:
         """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
-        trust = np.minimum(np.maximum(near.similarity[:k], 0.0) / self._trusted, 1.0).astype(np.float64)  # (k,)
+        trust = self._trust(near.similarity[:k])
         scores, costs = near.scores[:k], near.costs[:k]
         table = np.empty((5, *scores.shape))
         np.equal(scores, scores, out=table[0], casting="unsafe")  # NaN is not itself

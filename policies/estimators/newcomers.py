@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.estimators.levels import new_level
 from policies.types import Float
 
 ESTABLISHED = 200  # labelled rows from which an arm is fitted on its own
 LEVEL_SPREAD = 0.03  # standard deviation of a newcomer's level beyond what the known arms' differences span
 SLOPE_SPREAD = 0.15  # the same of how much more than they it gains where all of them are good
 ALONE = (0.1, 0.5)  # both, where a single known arm shows no differences
-CAUTION = 12.0  # quality a newcomer is held down for each unit of its level's variance: 0.03 for ± 0.05
-NOISE_LABELS = 20.0  # labels that the known arms' noise is worth as a guess of a newcomer's
+CAUTION = 8.0  # quality a newcomer is held down for each unit of its level's variance: 0.02 for ± 0.05
 COMPLETE = 50  # rows that every known arm answered, from which shared noise is learned
 
 
@@ -25,42 +25,57 @@ def newcomers(scores: Float) -> NDArray[np.bool_]:
     return np.asarray(few & ~few.all(), dtype=np.bool_)
 
 
-def fit_newcomer(known: Float, expected: Float, scores: Float) -> tuple[Float, float]:
+def fit_newcomer(known: Float, expected: Float, scores: Float, dearness: Float | None = None) -> tuple[Float, float]:
     """(weights (E,), offset): q̂ of a new arm is weights · q̂ of the known ones + offset.
 
     known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them out of
-    fold; scores (n,) of the new arm, NaN where not labelled. Before any label the new arm is one more draw from where
-    the known ones came from: their mean, give or take their differences. Its labels move it by Bayesian linear
-    regression, in which the luck of the known arms on the same prompts explains part of its own. Then it is held
-    down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the one
-    overrated is the one chosen. It takes more than ten lines because each builds on those before.
+    fold; scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's
+    last. How good it is altogether is judged by item response, see levels.py; where it is good, by shape(). Then it is
+    held down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the
+    one overrated is the one chosen.
     """
     luck = known - expected
     bias = np.nan_to_num(luck).sum(axis=0) / np.maximum((~np.isnan(luck)).sum(axis=0), 1)
-    level, luck = expected + bias, luck - bias
-    arms, noise, mean = luck.shape[1], shared_noise(luck), level.mean(axis=1)
-    apart = (np.eye(arms) - 1.0 / arms) * np.sqrt((1.0 + 1.0 / arms) / max(arms - 1, 1))  # a draw is level @ apart @ z
+    level, variance = new_level(known, expected + bias, scores, dearness)
+    weights = shape(luck - bias, expected + bias, scores, level=level, variance=variance)
+    offset = level - float((expected @ weights).mean())
+    return weights, offset - min(CAUTION * variance, float(np.sqrt(variance)))
+
+
+def shape(luck: Float, expected: Float, scores: Float, *, level: float, variance: float) -> Float:
+    """(E,) weights of the known arms that say where a new arm is better than elsewhere.
+
+    luck (n, E), score less what was expected, NaN where not observed; expected (n, E); scores (n,) of the new arm, NaN
+    where not labelled; its level with the variance. Before any label the new arm is one more draw from where the known
+    ones came from: their mean, give or take their differences. Labels move it by Bayesian linear regression, in which
+    the luck of the known arms on the same prompts explains part of its own. They count by how they differ from each
+    other; what they say together is in the level, one more observation. It takes more than ten lines because each
+    builds on those before.
+    """
+    arms, noise, mean = luck.shape[1], shared_noise(luck), expected.mean(axis=1)
+    apart = (np.eye(arms) - 1.0 / arms) * np.sqrt(
+        (1.0 + 1.0 / arms) / max(arms - 1, 1)
+    )  # a draw is expected @ apart @ z
     rows = np.flatnonzero(~np.isnan(scores))
-    complete = ~np.isnan(luck[rows]).any(axis=1)
+    complete = np.asarray(~np.isnan(luck[rows]).any(axis=1))
     beside = np.where(complete[:, None], luck[rows], 0.0)
-    slope = mean - mean.mean()
-    inputs = np.column_stack([level[rows] @ apart, np.ones(len(rows)), slope[rows], beside])
-    spreads = np.concatenate([np.ones(arms), _spreads(arms), np.full(arms, noise.pulls)])
+    inputs = np.column_stack([expected[rows] @ apart, np.ones(len(rows)), mean[rows] - mean.mean(), beside])
     target = scores[rows] - mean[rows] - noise.shared * beside.mean(axis=1)
-    weighted = inputs.T / _variances(target, np.where(complete, noise.left, noise.whole))
-    precision = weighted @ inputs + np.diag(spreads**-2.0)
-    belief = np.linalg.solve(precision, weighted @ target)
-    overall = np.concatenate([level.mean(axis=0) @ apart, [1.0, 0.0], np.zeros(arms)])
-    doubt = float(overall @ np.linalg.solve(precision, overall))
-    weights = (1.0 + belief[arms + 1]) / arms + apart @ belief[:arms]
-    offset = belief[arms] - belief[arms + 1] * mean.mean() + bias @ weights
-    return weights, float(offset - min(CAUTION * doubt, np.sqrt(doubt)))
+    usual = float(_coin(expected.mean(axis=0)).mean() / _coin(np.array(level)))
+    precise = usual / np.where(complete, noise.left, noise.whole)
+    if len(rows):
+        inputs, target = (each - precise @ each / precise.sum() for each in (inputs, target))
+    overall = np.concatenate([expected.mean(axis=0) @ apart, [1.0, 0.0], np.zeros(arms)])
+    spreads = np.concatenate([np.ones(arms), _spreads(arms), np.full(arms, noise.pulls)])
+    precision = (inputs.T * precise) @ inputs + np.diag(spreads**-2.0) + np.outer(overall, overall) / variance
+    moment = inputs.T @ (precise * target) + overall * (level - mean.mean()) / variance
+    belief = np.linalg.solve(precision, moment)
+    return np.asarray((1.0 + belief[arms + 1]) / arms + apart @ belief[:arms])
 
 
-def _variances(target: Float, usual: Float) -> Float:
-    """(r,) `usual` (r,), more where target (r,) varies more: a newcomer may be noisier than the known arms."""
-    squares = ((target - target.mean()) ** 2 / usual).sum() if len(target) else 0.0
-    return usual * max(1.0, (NOISE_LABELS + squares) / (NOISE_LABELS + max(len(target) - 1, 0)))
+def _coin(mean: Float) -> Float:
+    """Variances of coins with these means, which a score in [0, 1] cannot exceed; an arm that is good varies less."""
+    return np.asarray(np.maximum(mean * (1.0 - mean), 0.02))
 
 
 def _spreads(arms: int) -> Float:

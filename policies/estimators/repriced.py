@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.tally import Tally
-from policies.types import Estimates, Estimator, History, Outcome, RouteContext, Snapshot
+from policies.types import Charger, Estimates, Float, History, Outcome, RouteContext, Snapshot
 
 PACE = 0.05  # of the last surprise that enters the running mean
 MEMORY = (PACE / (2.0 - PACE)) ** 0.5  # standard deviation of that mean, for surprises of one
@@ -27,13 +27,20 @@ class Repriced:
     corrected. Quality is as the estimator within has it.
     """
 
-    def __init__(self, within: Estimator) -> None:
+    def __init__(self, within: Charger) -> None:
         self._within = within
         self._charges = Tally(3)  # log f, running mean of surprises, running mean of their squares less SPREAD
 
     def estimate(self, context: RouteContext) -> Estimates:
         found = self._within.estimate(context)
-        return Estimates(found.quality, found.sigma, found.cost * np.exp(self._charges.take(context.arms)[:, LOG]))
+        return Estimates(found.quality, found.sigma, found.cost * self._factors(context))
+
+    def costs(self, context: RouteContext) -> Float:
+        return self._within.costs(context) * self._factors(context)
+
+    def _factors(self, context: RouteContext) -> Float:
+        """(n,) f of each arm."""
+        return np.exp(self._charges.take(context.arms)[:, LOG])
 
     def learn(self, outcome: Outcome) -> None:
         self._within.learn(outcome)

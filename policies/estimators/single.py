@@ -45,6 +45,7 @@ class Fitted(Protocol):
     weights: Float
     spread: Float
     familiar: float
+    directions: Float32
     centre: Float32
     scale: Float32
 
@@ -52,10 +53,9 @@ class Fitted(Protocol):
 class Single:
     """Stack.expect() for one query, in a tenth of the numpy calls; agrees with it to rounding."""
 
-    def __init__(self, stack: Fitted, dimensions: int) -> None:
-        """For embeddings (dimensions,)."""
+    def __init__(self, stack: Fitted) -> None:
         self._stack = stack
-        self._walk = Walk([stack.forest.trees, stack.charges.trees], [0, dimensions])
+        self._walk = Walk([stack.forest.trees, stack.charges.trees], [0, stack.directions.shape[1]])
         self._charges = stack.charges.single()
         features = len(stack.centre)
         weight = np.float32(1.0 / np.sqrt(max(features, 1)))
@@ -76,7 +76,7 @@ class Single:
         rough[:dimensions] = query.embedding
         _write_surface(rough[dimensions:], query)
         members = np.empty((3 if len(query.similarity) else 2, len(stack.means)))
-        members[0] = stack.kernel.predict(self._smooth(rough, dimensions)[None])[0]
+        stack.kernel.predict_one(self._smooth(rough, dimensions), members[0])
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
             members[2] = self._neighbours(query)
@@ -94,9 +94,12 @@ class Single:
         return Estimates(np.minimum(np.maximum(known, 0.0), 1.0), np.sqrt(variance), cost)
 
     def _smooth(self, rough: Float32, dimensions: int) -> Float32:
-        smooth = rough.copy()
-        scaled = smooth[dimensions:]
-        scaled *= self._scale
+        """(p + 2,) what the kernel sees of rough (dimensions + f,), and two places it needs."""
+        rank = len(self._stack.directions)
+        smooth = np.empty(rank + len(self._scale) + 2, np.float32)
+        np.dot(self._stack.directions, rough[:dimensions], out=smooth[:rank])
+        scaled = smooth[rank:-2]
+        np.multiply(rough[dimensions:], self._scale, out=scaled)
         scaled -= self._shift
         np.minimum(np.maximum(scaled, -self._reach, out=scaled), self._reach, out=scaled)
         return smooth
@@ -140,7 +143,7 @@ def _write_surface(place: Float32, query: Query) -> None:
     """Surface features with the logarithms of both lengths, as blend.surface()."""
     if query.features is not None:
         place[:-2] = query.features
-    place[-2], place[-1] = np.log1p(query.prompt_characters), np.log1p(query.prompt_tokens)
+    place[-2], place[-1] = math.log1p(query.prompt_characters), math.log1p(query.prompt_tokens)
 
 
 def _spread(values: Float, columns: Sequence[int] | NDArray[np.intp], arms: int) -> Float:

@@ -12,12 +12,13 @@ from scipy.optimize import nnls
 from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
+from policies.estimators.linear import principal_directions
 from policies.estimators.newcomers import fit_newcomer, newcomers
 from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
 from policies.types import Arm, Estimates, Float, Float32, History
 
 FOLDS = 4
-REHEARSAL_ROWS = 20_000
+DIRECTIONS = 256  # principal directions of the embeddings that the kernel sees; fewer lose what is unlike the history
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Stack:
 
     def __init__(self) -> None:
         self.arms: tuple[str, ...] = ()
-        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=1500)
-        self.forest = Forest(trees=60, depth=12, leaf=8, inputs=0.3)
+        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=896)
+        self.forest = Forest(trees=60, depth=10, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
         self.kin: Float = np.zeros((0, 0))  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
@@ -46,6 +47,7 @@ class Stack:
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
         self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
+        self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) of the embeddings, for the kernel
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
         self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
         self._single: Single | None = None  # of what is fitted
@@ -58,6 +60,8 @@ class Stack:
         self.arms = tuple(arm.name for arm in history.arms)
         self.means = column_means(targets)
         self.centre, self.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
+        rank = min(DIRECTIONS, history.embeddings.shape[1])
+        self.directions = principal_directions(history.embeddings, rank)
         smooth = self._smooth_inputs(history.embeddings, features)
         rough = np.concatenate([history.embeddings, features], axis=1)
         members = [
@@ -67,13 +71,13 @@ class Stack:
         ]
         self.weights = stack_weights(members, targets, self.means)
         known = self._weigh(members)
-        self._relate(known, history.scores, new)
+        cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
+        self._relate(known, history.scores, new, np.log(np.maximum(cost.mean(axis=0), 1e-12)))
         quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
         self.spread = _spread(history.scores - quality)
         self.kernel.fit(smooth, targets)
         self.forest.fit(rough, targets)
-        cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
-        self._prepare(history.embeddings.shape[1])
+        self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
 
     def expect(self, queries: Queries) -> Estimates:
@@ -93,9 +97,9 @@ class Stack:
         sigma = np.sqrt((self.spread * (2.0 - trust)) ** 2 + apart**2)
         return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
 
-    def _prepare(self, dimensions: int) -> None:
-        """What queries need of a fit for embeddings (dimensions,)."""
-        self._single = Single(self, dimensions)
+    def _prepare(self) -> None:
+        """What queries need of a fit."""
+        self._single = Single(self)
         self._places = {name: place for place, name in enumerate(self.arms)}
 
     def columns(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
@@ -124,12 +128,12 @@ class Stack:
         for part in ("kernel", "forest", "charges"):
             prefix = f"{part}."
             getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self._prepare(self.kernel.inputs - len(self.centre))
+        self._prepare()
 
     def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
         scaled = np.clip((features - self.centre) / self.scale, -FARTHEST, FARTHEST)
         scaled *= np.float32(1.0 / np.sqrt(max(features.shape[1], 1)))  # all of them weigh what the unit embedding does
-        return np.concatenate([embeddings, scaled], axis=1)
+        return np.concatenate([embeddings @ self.directions.T, scaled], axis=1)
 
     def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
         weights = self.weights if weights is None else weights
@@ -146,11 +150,12 @@ class Stack:
         trust: Float = np.clip(near / self.familiar, 0.0, 1.0)[:, None]
         return trust
 
-    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_]) -> None:
-        """Every established arm is itself, every newcomer a mixture of these."""
+    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_], dearness: Float) -> None:
+        """Every established arm is itself, every newcomer a mixture of these; dearness (M,) logs of mean costs."""
         self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         for arm in np.flatnonzero(new):
-            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm])
+            costs = np.append(dearness[~new], dearness[arm])
+            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm], costs)
             self.kin[~new, arm], self.level[arm] = weights, level
 
     def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
@@ -183,7 +188,18 @@ class Stack:
         return expected
 
 
-STACK_STATE = ("means", "kin", "level", "weights", "spread", "charge_spread", "familiar", "centre", "scale")
+STACK_STATE = (
+    "means",
+    "kin",
+    "level",
+    "weights",
+    "spread",
+    "charge_spread",
+    "familiar",
+    "directions",
+    "centre",
+    "scale",
+)
 
 
 def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = SHRINKAGE) -> Float:

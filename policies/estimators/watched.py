@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.drift import CHARGE, QUALITY, Drift
+from policies.estimators.linear import principal_directions
 from policies.types import Estimates, Float, History, Outcome, RouteContext
 
+DIRECTIONS = 128  # principal directions of the embeddings that say which answers are near
 LARGEST_CHARGE_SHIFT = 3.0  # log of the factor residuals may put on a charge
 
 
@@ -87,7 +89,8 @@ class Watched:
     def refit(self, history: History) -> None:
         """Fit again; what answers said of places is now in the fit, what they said of arms stays."""
         self.fitted.refit(history)
-        self._drift.residuals.clear()
+        rank = min(DIRECTIONS, history.embeddings.shape[1])
+        self._drift.residuals.clear(principal_directions(history.embeddings, rank))
         for name, spread in self.fitted.charge_spread.items():
             row = self._drift.row(name)
             self._drift.tariff.spread[row] = spread

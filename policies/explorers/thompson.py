@@ -11,6 +11,7 @@ from policies.explorers.greedy import allowed
 from policies.types import Estimates, Float, RouteContext
 
 LEAST = 1e-18  # chances below it are taken for it: a product of others that matters has no two such factors
+FINE = 0.2
 NODES: Float = np.linspace(-4.5, 4.5, 19)  # (K,) standard deviations around each arm
 
 
@@ -18,11 +19,11 @@ def best_probabilities(mean: Float, sigma: Float) -> Float:
     """(n,) P(arm i has the largest of independent normals N(mean, σ²)), means and σ > 0 (n,).
 
     ∫ Π_{j≠i} Φ((x − μ_j)/σ_j) dΦ((x − μ_i)/σ_i) as a Stieltjes sum over the union of all arms' nodes, so narrow and
-    wide arms are both resolved.
+    wide arms are both resolved; of nodes closer than FINE standard deviations of the narrowest arm one is kept.
     """
     grid = (mean[:, None] + sigma[:, None] * NODES).ravel()
     reached = float((mean + NODES[0] * sigma).max())  # below it the best is surely better: nothing happens there
-    grid = np.sort(grid[grid >= reached])  # (G,), G ≤ n · K
+    grid = _thinned(np.sort(grid[grid >= reached]), FINE * float(sigma.min()))  # (G,), G ≤ n · K
     standard = np.subtract(grid, mean[:, None])
     standard /= sigma[:, None]
     below = ndtr(standard, out=standard)  # (n, G)
@@ -30,6 +31,15 @@ def best_probabilities(mean: Float, sigma: Float) -> Float:
     others = np.multiply.reduce(below) / below  # (n, G), Π over j ≠ i
     weights = np.einsum("ij,ij->i", below[:, 1:] - below[:, :-1], others[:, 1:] + others[:, :-1])
     return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def _thinned(grid: Float, least: float) -> Float:
+    """The first of the ascending nodes (G,) in every cell of this width, and the last of all."""
+    cells = np.floor(grid / least)
+    kept = np.empty(len(grid), np.bool_)
+    np.not_equal(cells[1:], cells[:-1], out=kept[1:])
+    kept[0] = kept[-1] = True
+    return grid[kept]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from policies.batch import choose_batch
 from policies.composed import Composed
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.repriced import Repriced
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
 from policies.play import Fixed, Stream, contexts, nearest
@@ -41,6 +42,21 @@ def test_a_batch_decides_as_one_query_after_the_other(arms: tuple[Arm, ...], shr
     np.testing.assert_allclose(found.cost, [each.estimates.cost for each in proposals], rtol=1e-12)
     single = [int(np.argmax(each.probabilities)) for each in proposals]
     assert choose_batch(found, np.array(500.0)).tolist() == single
+
+
+@pytest.mark.parametrize("arms", [make_arms(), UNPRICED], ids=["priced", "unpriced"])
+@pytest.mark.parametrize("shrinkage", [0.0, 10.0])
+@pytest.mark.parametrize("nearness", [1.0, 0.1, 0.0], ids=["familiar", "strange", "unlike anything"])
+def test_costs_alone_are_the_costs_of_an_estimate(arms: tuple[Arm, ...], shrinkage: float, nearness: float) -> None:
+    history = make_history(arms)
+    history.costs[np.random.default_rng(0).random(history.costs.shape) < 0.3] = np.nan
+    estimator = Repriced(NeighbourMeans(Means(), k=20, shrinkage=shrinkage))
+    estimator.refit(history)
+    for seed in range(20):
+        context = make_context(arms, history, seed)
+        near = replace(context.neighbours, similarity=context.neighbours.similarity * np.float32(nearness))
+        context = replace(context, neighbours=near)
+        np.testing.assert_allclose(estimator.costs(context), estimator.estimate(context).cost, rtol=1e-12)
 
 
 def neighbours_at(similarity: float, scores: list[float], rows: int = 60) -> Neighbours:

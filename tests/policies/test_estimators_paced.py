@@ -128,7 +128,7 @@ def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
     rng = np.random.default_rng(0)
     expected = np.full((1000, 4), 0.5) + np.array([-0.05, 0.0, 0.05, 0.1])
     luck = 0.3 * rng.normal(size=(1000, 1)) + 0.05 * rng.normal(size=(1000, 5))  # all arms share it
-    known, truth = expected + luck[:, :4], 0.55 + luck[:, 4]
+    known, truth = np.clip(expected + luck[:, :4], 0.0, 1.0), np.clip(0.55 + luck[:, 4], 0.0, 1.0)
 
     def level(rows: np.ndarray) -> float:
         seen = np.full(1000, np.nan)
@@ -138,7 +138,7 @@ def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
 
     order = np.argsort(luck.mean(axis=1))
     hard, easy = order[:40], order[-40:]
-    assert truth[easy].mean() - truth[hard].mean() > 1.0
+    assert truth[easy].mean() - truth[hard].mean() > 0.98
     assert abs(level(easy) - level(hard)) < 0.1
 
 

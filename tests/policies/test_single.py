@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from policies.batch import choose_batch
 from policies.estimators.blend import surface
 from policies.estimators.drift import Residuals
 from policies.estimators.forest import Forest
 from policies.estimators.single import Query
-from policies.estimators.stack import Queries, Stack, neighbour_means
+from policies.estimators.stack import DIRECTIONS, Queries, Stack, neighbour_means
 from policies.estimators.walk import Walk
 from policies.types import Arm, Estimates, History
-from tests.policies.worlds import make_arms, make_history, make_unit
+from tests.policies.worlds import DIMENSIONS, make_arms, make_history, make_unit
 
 ARMS = make_arms(5)
 UNPRICED = tuple(Arm(arm.name, 0.0, 0.0) for arm in ARMS[:2]) + ARMS[2:]
 ROWS = 400
 
 
-def make_past(arms: tuple[Arm, ...], *, newcomer: bool) -> History:
-    history = make_history(arms, rows=ROWS)
+def make_past(arms: tuple[Arm, ...], *, newcomer: bool, dimensions: int = DIMENSIONS) -> History:
+    history = make_history(arms, rows=ROWS, dimensions=dimensions)
     features = np.random.default_rng(5).normal(size=(ROWS, 7)).astype(np.float32)
     if newcomer:
         history.scores[30:, 4] = np.nan
@@ -34,10 +35,11 @@ def fit(history: History) -> Stack:
     return stack
 
 
-@pytest.fixture(scope="module", params=["established", "a newcomer", "some unpriced"])
+@pytest.fixture(scope="module", params=["established", "a newcomer", "some unpriced", "more dimensions than are kept"])
 def history(request: pytest.FixtureRequest) -> History:
     arms = UNPRICED if request.param == "some unpriced" else ARMS
-    return make_past(arms, newcomer=request.param == "a newcomer")
+    dimensions = 2 * DIRECTIONS if request.param == "more dimensions than are kept" else DIMENSIONS
+    return make_past(arms, newcomer=request.param == "a newcomer", dimensions=dimensions)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,14 @@ def assert_alike(single: list[Estimates], batch: Estimates) -> None:
 def test_one_query_is_expected_as_in_a_batch(stack: Stack, history: History, nearness: float) -> None:
     queries = make_queries(history, nearness=nearness)
     assert_alike([stack.expect_one(each) for each in queries], in_batch(queries, stack))
+
+
+def test_a_batch_is_decided_as_one_query_after_the_other(stack: Stack, history: History) -> None:
+    queries = make_queries(history)
+    for price in (0.0, 300.0, 3e4):
+        single = [stack.expect_one(each) for each in queries]
+        chosen = [int(np.argmax(each.quality - price * each.cost)) for each in single]
+        assert choose_batch(in_batch(queries, stack), np.array(price)).tolist() == chosen
 
 
 def test_one_query_without_neighbours_is_expected_as_in_a_batch(stack: Stack, history: History) -> None:
@@ -178,3 +188,17 @@ def test_residuals_are_kernel_means_of_the_latest_answers_shrunk_to_zero() -> No
     found = residuals.shifts(query)
     np.testing.assert_allclose(found[0], others, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found[1], (total - weight * others) / (weight + doubt), rtol=1e-5, atol=1e-7)
+
+
+def test_answers_are_near_in_the_directions_given_and_no_others() -> None:
+    residuals = Residuals(size=16)
+    residuals.grow()
+    residuals.clear(np.eye(5, dtype=np.float32)[:2])
+    near, far = (np.array(each, np.float32) for each in ([0.6, 0.0, 0.8, 0.0, 0.0], [0.0, 0.6, 0.8, 0.0, 0.0]))
+    residuals.add(near, 0, 0, 1.0, 1.0)
+    query = np.array([0.6, 0.0, 0.0, 0.0, -0.8], np.float32)
+    alike = residuals.shifts(query)[1][0, 0]
+    residuals.clear()
+    residuals.add(far, 0, 0, 1.0, 1.0)
+    assert alike == pytest.approx(1.0 / 9.0)
+    assert residuals.shifts(query)[1][0, 0] == pytest.approx(np.exp(-8.0) / (np.exp(-8.0) + 8.0), rel=1e-3)
