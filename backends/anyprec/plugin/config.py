@@ -8,9 +8,11 @@ import torch
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
 from backends.anyprec.plugin.admission import guard_admission
 from backends.anyprec.plugin.cards import show_widths
+from backends.anyprec.plugin.head import WholeBlocksHead
 from backends.anyprec.plugin.linear import AnyprecLinearMethod
 from backends.anyprec.plugin.runners import follow_batches
 from backends.anyprec.plugin.widths import RowWidths
@@ -62,7 +64,9 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         )
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """Linear layers of the decoder are quantized; embeddings and the head are not."""
+        """Linear layers of the decoder are quantized; embeddings and the head, which may be one, are not."""
+        if isinstance(layer, VocabParallelEmbedding):
+            return WholeBlocksHead()
         if not isinstance(layer, LinearBase):
             return None
         if not prefix.startswith("model.layers."):
