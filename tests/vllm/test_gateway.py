@@ -277,10 +277,8 @@ def test_hanging_up_frees_the_engines_slot(client: httpx.Client, large: Engine) 
     made = large.metric("vllm:generation_tokens_total")
     asked = chat("large", stream=True, max_tokens=400, ignore_eos=True)
     with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
-        lines = answer.iter_lines()  # kept: dropping it would hang up at once
-        assert next(lines).startswith("data: ")
-        until(lambda: large.metric("vllm:num_requests_running") == 1, within_s=3)
-    until(lambda: large.metric("vllm:num_requests_running") == 0, within_s=10)
+        assert next(answer.iter_lines()).startswith("data: ")  # the engine is at work; ours is gone with the block
+    until(lambda: large.metric("vllm:num_requests_running") == 0)
     assert large.metric("vllm:generation_tokens_total") - made < 400
 
 
