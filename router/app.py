@@ -1,13 +1,14 @@
-"""The ASGI application: the hot path raw, everything else FastAPI, both over one runtime.
+"""The application: what calls a model by way of Inference, everything else by FastAPI, both over one runtime.
 
-Opening the runtime is the application's lifespan; what cannot be opened stops the start.
+An ASGI application to the server, but for the routes of schemas.PATHS, which router/protocol.py brings to `inference`
+itself. Opening the runtime is the application's lifespan; what cannot be opened stops the start.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -19,12 +20,15 @@ from router.errors import InvalidRequest, PointsmanError
 from router.routes import admin, decisions, surface
 from router.routes.authentication import Authentication
 from router.routes.errors import error_body, error_headers
-from router.routes.inference import Inference, Receive, Scope, Send
+from router.routes.inference import Inference
 from router.schemas import PATHS
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
 
@@ -33,21 +37,20 @@ class App:
 
     def __init__(self, open_runtime: Open) -> None:
         self._open_runtime = open_runtime
-        self._inference: Inference | None = None
+        self.inference: Inference  # once it is open
         self._rest: FastAPI | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "http" and self._inference is not None and self._rest is not None:
-            hot = scope["path"] in PATHS and scope["method"] == "POST"
-            await (self._inference if hot else self._rest)(scope, receive, send)
+        elif scope["type"] == "http" and self._rest is not None:
+            await self._rest(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             async with self._open_runtime() as runtime:
-                self._inference, self._rest = build(runtime)
+                self.inference, self._rest = build(runtime)
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

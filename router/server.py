@@ -21,8 +21,8 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from router.app import App
-from router.corked import CorkedProtocol
 from router.errors import SettingsError
+from router.protocol import HttpProtocol
 from router.settings import load
 from router.wiring import open_runtime, prepare
 
@@ -50,7 +50,7 @@ def serve(
         port=server.port if port is None else port,
         workers=workers or server.workers,
         loop="uvloop",
-        http=CorkedProtocol,
+        http=HttpProtocol,
         lifespan="on",
         log_level="warning",
         access_log=settings.telemetry.access_log,

@@ -1,7 +1,7 @@
-"""The hot path: one raw ASGI callable for every route that calls a model.
+"""The hot path: one callable for every route that calls a model.
 
-No framework stands between the server and the gateway here; errors leave in the caller's API shape, and a client that
-hangs up stops the engine at once and is still charged.
+No framework stands between the connection and the gateway here; errors leave in the caller's API shape, and a client
+that hangs up stops the engine at once and is still charged.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 from router.errors import InvalidRequest, PointsmanError, UpstreamFailed
 from router.gateway.answers import Answer
@@ -20,12 +18,9 @@ from router.gateway.nouns import Call, usd
 from router.gateway.serving import Gateway
 from router.routes.authentication import Authentication, secret_of
 from router.routes.errors import Headers, error_body, error_event, error_headers
+from router.routes.exchange import Exchange
 from router.schemas import PATHS, parse
 from router.types import Allowance
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LOG = logging.getLogger("pointsman.inference")
 _PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
@@ -37,70 +32,40 @@ _SSE = [
 
 
 class Inference:
-    """ASGI for the paths of schemas.PATHS."""
+    """Serves the paths of schemas.PATHS."""
 
     def __init__(self, gateway: Gateway, authentication: Authentication, *, max_body_bytes: int) -> None:
         self._gateway = gateway
         self._authentication = authentication
         self._max_body_bytes = max_body_bytes
-        self._hang_ups = HangUps()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         started = time.perf_counter()
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = exchange.headers
         request_id = headers.get(b"x-request-id") or b"req-" + os.urandom(12).hex().encode()
-        path: str = scope["path"]
         answer: Answer | None = None
-        watch: HangUp | None = None
         try:
             principal = await self._authentication.principal(
                 secret_of(headers.get(b"authorization"), headers.get(b"x-api-key"))
             )
-            body = await self._body(headers, receive)
-            call = self._call(path, body, headers, request_id)
-            watch = self._hang_ups.watch(receive)
+            call = self._call(exchange.path, await exchange.body(self._max_body_bytes), headers, request_id)
             answer = await self._gateway.answer(principal, call)
             relay = self._stream if call.stream and answer.reply.status == 200 else self._plain
-            await relay(answer, call, send, started, request_id)
+            await relay(answer, call, exchange, started, request_id)
         except PointsmanError as error:
-            await _fail(error, path, send, request_id)
+            _fail(error, exchange, request_id)
         except asyncio.CancelledError:
-            if watch is None or not watch.seen:
+            if not exchange.disconnected:
                 raise
         except Exception:  # a bug: the caller still gets an error in its API's shape
-            LOG.exception("POST %s failed", path)
-            await _fail(PointsmanError("the gateway failed on this request; its log says why"), path, send, request_id)
+            LOG.exception("POST %s failed", exchange.path)
+            if not exchange.started:
+                _fail(PointsmanError("the gateway failed on this request; its log says why"), exchange, request_id)
         finally:
-            if watch is not None:
-                watch.stop()
             if answer is not None:
                 await answer.close()
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """Raises: InvalidRequest 413 as soon as the body is known to be too large."""
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
-            raise self._too_large(int(declared))
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self._max_body_bytes:
-                raise self._too_large(len(body))
-            return body
-        parts, size = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._max_body_bytes:
-                raise self._too_large(size)
-        return b"".join(parts)
-
-    def _too_large(self, size: int) -> InvalidRequest:
-        limit = self._max_body_bytes
-        return InvalidRequest(f"the body has {size} bytes or more, the limit is {limit}", status=413, code="too_large")
-
-    def _call(self, path: str, body: bytes, headers: dict[bytes, bytes], request_id: bytes) -> Call:
+    def _call(self, path: str, body: bytes, headers: Mapping[bytes, bytes], request_id: bytes) -> Call:
         passed = {name: headers[key].decode("latin-1") for key, name in _PASSED_ON.items() if key in headers}
         passed["x-request-id"] = request_id.decode("latin-1")
         call = parse(
@@ -114,7 +79,7 @@ class Inference:
         call.request_id = passed["x-request-id"]
         return call
 
-    async def _plain(self, answer: Answer, call: Call, send: Send, started: float, request_id: bytes) -> None:
+    async def _plain(self, answer: Answer, call: Call, exchange: Exchange, started: float, request_id: bytes) -> None:
         body = answer.reply.body
         if body is None:
             body = b"".join([chunk async for chunk in answer])
@@ -125,29 +90,27 @@ class Inference:
         headers = _decision_headers(answer, request_id)
         headers += [
             (b"content-type", answer.reply.content_type.encode()),
-            (b"content-length", str(len(body)).encode()),
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
             (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - started - upstream_s) * 1000)),
         ]
-        await send({"type": "http.response.start", "status": answer.reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        exchange.answer(answer.reply.status, headers, body)
         await self._gateway.grade(answer.opened, body)
 
-    async def _stream(self, answer: Answer, call: Call, send: Send, started: float, request_id: bytes) -> None:
+    async def _stream(self, answer: Answer, call: Call, exchange: Exchange, started: float, request_id: bytes) -> None:
         overhead_s = time.perf_counter() - started - answer.opened.stages.spent["first_byte"]
         headers = [*_decision_headers(answer, request_id), *_SSE]
         headers.append((b"x-pointsman-overhead-ms", b"%.3f" % (overhead_s * 1000)))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        exchange.begin(200, headers)
         broken: str | None = None
         try:
             async for chunk in answer:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if not exchange.write(chunk):
+                    await exchange.drain()
             await answer.settle()
             broken = answer.reply.failure
         except PointsmanError as error:  # the headers are out: only the stream itself can tell
             broken = error.message
-        last = b"" if broken is None else error_event(f"the answer broke off: {broken}", call.path)
-        await send({"type": "http.response.body", "body": last})
+        exchange.end(b"" if broken is None else error_event(f"the answer broke off: {broken}", call.path))
 
 
 def preference_of(header: bytes | None) -> float | None:
@@ -186,78 +149,9 @@ def _allowance(kind: bytes, left: Allowance) -> Headers:
     ]
 
 
-async def _fail(error: PointsmanError, path: str, send: Send, request_id: bytes) -> None:
-    body = error_body(error, path)
-    headers = [*error_headers(error), (b"x-request-id", request_id), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-class HangUp:
-    """A request whose client may go away; its task is cancelled then."""
-
-    __slots__ = ("_is_over", "_receive", "_task", "_watcher", "due", "seen")
-
-    def __init__(self, receive: Receive, task: asyncio.Task[Any] | None, due: float) -> None:
-        self.due = due  # when it is time to look, by the loop's clock
-        self.seen = False
-        self._receive = receive
-        self._task = task
-        self._is_over = False
-        self._watcher: asyncio.Task[None] | None = None
-
-    def look(self) -> None:
-        """Wait for the client to go, unless the request is over."""
-        if not self._is_over:
-            self._watcher = asyncio.ensure_future(self._wait())
-
-    def stop(self) -> None:
-        """The request is over."""
-        self._is_over = True
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None:
-            self.seen = True
-            self._task.cancel()
-
-
-class HangUps:
-    """Looks after requests that take longer than PATIENCE_S.
-
-    Answers of a fast engine are done before, and a task for each of them would cost more than relaying it does. One
-    alarm serves them all: it looks at those that are due and is set again for the next.
-    """
-
-    PATIENCE_S = 0.02
-
-    def __init__(self) -> None:
-        self._young: deque[HangUp] = deque()
-        self._is_set = False
-
-    def watch(self, receive: Receive) -> HangUp:
-        """The current task's request, from now on."""
-        loop = asyncio.get_running_loop()
-        request = HangUp(receive, asyncio.current_task(), loop.time() + self.PATIENCE_S)
-        self._young.append(request)
-        if not self._is_set:
-            self._set(loop, request.due)
-        return request
-
-    def _set(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        self._is_set = True
-        loop.call_at(due, self._look, loop)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now, young = loop.time(), self._young
-        while young and young[0].due <= now:
-            young.popleft().look()
-        self._is_set = False
-        if young:
-            self._set(loop, young[0].due)
+def _fail(error: PointsmanError, exchange: Exchange, request_id: bytes) -> None:
+    headers = [*error_headers(error), (b"x-request-id", request_id)]
+    exchange.answer(error.status, headers, error_body(error, exchange.path))
 
 
 __all__ = ["PATHS", "Inference", "preference_of"]
