@@ -95,6 +95,7 @@ class OpenAIBackend:
             backend=self.name,
             answers_as=request.answers_as,
             wants_usage=request.wants_usage,
+            pour=partial(response.pour, limit_s=self.limits.idle_s),
         )
         await reply.start(partial(response.read, self.limits.first_byte_s))
         return reply

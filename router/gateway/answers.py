@@ -44,6 +44,10 @@ class Answer:
                 await self.settle()
             yield chunk
 
+    async def pour(self, sink: Callable[[bytes], bool]) -> None:
+        """As Reply.pour: what it hands on is what iterating would have yielded unchanged."""
+        await self.reply.pour(sink)
+
     @property
     def total(self) -> NanoUsd:
         """What the request costs with everything that was held back."""

@@ -103,9 +103,12 @@ class Inference:
         exchange.begin(200, headers)
         broken: str | None = None
         try:
+            await answer.pour(exchange.write)
             async for chunk in answer:
-                if not exchange.write(chunk):
-                    await exchange.drain()
+                exchange.write(chunk)
+                await exchange.drain()
+                await answer.pour(exchange.write)
+                await exchange.drain()
             await answer.settle()
             broken = answer.reply.failure
         except PointsmanError as error:  # the headers are out: only the stream itself can tell
