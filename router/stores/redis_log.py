@@ -19,6 +19,7 @@ from router.stores.redis_wire import Argument
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 FLUSH_S = 0.01
+LATE_S = 0.1  # feedback may come this much before its decision
 AGAIN_S = 0.25  # after a failure
 WAITING = 10_000
 TOGETHER = 256
@@ -55,10 +56,14 @@ class RedisLog:
     async def judge(self, feedback: Feedback) -> bool:
         """Append a judgement; False where the same one is already recorded.
 
+        Its decision may wait in another gateway to travel, and is given the time for it.
         Raises: NotFound, Conflict, StoreUnavailable.
         """
         await self._flush()
-        found: bytes | None = await self._link.command("GET", f"{self._link.prefix}:seen:{feedback.decision_id}")
+        found = await self._decision(feedback.decision_id)
+        if found is None:
+            await asyncio.sleep(LATE_S)
+            found = await self._decision(feedback.decision_id)
         if found is None:
             raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
         given = msgspec.structs.replace(feedback, decision_id=found.decode())
@@ -82,6 +87,10 @@ class RedisLog:
             for entry_id, fields in _entries(found):
                 position = entry_id
                 yield entry_id, decode(fields[b"k"].decode(), fields[b"b"])
+
+    async def _decision(self, some_id: str) -> bytes | None:
+        found: bytes | None = await self._link.command("GET", f"{self._link.prefix}:seen:{some_id}")
+        return found
 
     def _soon(self, after_s: float) -> None:
         if self._timer is None:

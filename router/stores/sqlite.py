@@ -22,7 +22,7 @@ from router.stores.ring import Ring
 T = TypeVar("T")
 
 BUSY_S = 2.0  # how long to wait for another process's transaction
-FLUSH_S = 0.01  # how long a rider waits for a transaction to ride in
+FLUSH_S = 0.05  # how long a rider waits for a transaction to ride in
 WAL_PAGES = 1000  # from which the write-ahead log is moved into the file …
 WAL_LONG = 4000  # … and from which writers wait until that is done, so that the log is begun anew
 WAL_BYTES = 64 << 20  # what a log that has once been long keeps

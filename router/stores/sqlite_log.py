@@ -1,7 +1,7 @@
 """The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
 
-Records ride in the ledger's next transaction, or in one of their own 10 ms later. The oldest beyond `kept` are removed
-with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once, it is
+Records ride in the ledger's next transaction, or in one of their own FLUSH_S later. The oldest beyond `kept` are
+removed with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once, it is
 StoreUnavailable.
 """
 
@@ -14,14 +14,16 @@ from typing import cast
 
 from router.errors import Conflict, NotFound, StoreUnavailable
 from router.stores.codec import KINDS, contradicts, decode, encode
-from router.stores.sqlite import Database, Execute, trim
+from router.stores.sqlite import FLUSH_S, Database, Execute, trim
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 WAITING = 10_000  # records kept while the file is away
+LATE_S = 2 * FLUSH_S  # feedback may come this much before its decision
 TOGETHER = 64  # records that need not wait for company
 PAGE = 500
 TRIM_EVERY = 128  # records; fewer than are removed at once, so that a log that is too long shrinks
 FOLLOW_S = 0.25  # how soon records of other processes are seen
+OWN = 2_000  # records of this process kept for its followers, which need not read and decode them again
 
 INSERT = "INSERT INTO log (kind, decision_id, response_id, body) VALUES (?, ?, ?, ?)"
 Row = tuple[str, str, str | None, bytes]
@@ -34,7 +36,10 @@ class SqliteLog:
         self._db, self._kept = database, kept
         self._grown_by = TRIM_EVERY  # since it was trimmed: look at the first opportunity
         self._rows: list[Row] = []
+        self._records: list[DecisionRecord | SettlementRecord] = []  # of these rows
         self._boarded = 0
+        self._first = 0  # position of the first of those boarded
+        self._own: dict[int, LogEntry] = {}  # the latest of this process, by position
         self._grown = asyncio.Event()
         database.riders.append(self)
 
@@ -44,14 +49,22 @@ class SqliteLog:
             raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
         response_id = record.response_id if isinstance(record, SettlementRecord) else None
         self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        self._records.append(record)
         self._db.soon()
 
     async def judge(self, feedback: Feedback) -> bool:
         """Append a judgement; False where the same one is already recorded.
 
+        Its decision may wait in another process for its transaction, and is given the time for it.
         Raises: NotFound, Conflict, StoreUnavailable.
         """
+        try:
+            return await self._judge(feedback)
+        except NotFound:
+            await asyncio.sleep(LATE_S)
+            return await self._judge(feedback)
 
+    async def _judge(self, feedback: Feedback) -> bool:
         def work() -> bool:
             decision_id = self._decision(feedback.decision_id)
             if decision_id is None:
@@ -73,6 +86,9 @@ class SqliteLog:
         """Entries after a position with their positions, oldest first; waits for more if `follow`."""
         position = int(after or 0)
         while True:
+            while (own := self._own.get(position + 1)) is not None:
+                position += 1
+                yield str(position), own
             rows = self._db.read(f"SELECT seq, kind, body FROM log WHERE seq > ? ORDER BY seq LIMIT {PAGE}", position)
             for seq, kind, body in cast(list[tuple[int, str, bytes]], rows):
                 position = seq
@@ -93,6 +109,8 @@ class SqliteLog:
         self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
         if self._boarded:
             self._db.executemany(INSERT, self._rows[: self._boarded])
+            last: int = execute("SELECT last_insert_rowid()").fetchone()[0]
+            self._first = last - self._boarded + 1  # the writer is alone: they follow one another
         self._grown_by += self._boarded
         if self._grown_by >= TRIM_EVERY:
             self._grown_by = 0
@@ -101,7 +119,11 @@ class SqliteLog:
     def arrive(self) -> None:
         """It is committed."""
         if self._boarded:
-            del self._rows[: self._boarded]
+            own = self._own
+            own.update(enumerate(self._records[: self._boarded], self._first))
+            while len(own) > min(OWN, self._kept):
+                del own[next(iter(own))]
+            del self._rows[: self._boarded], self._records[: self._boarded]
             self._grown.set()
 
     async def _wait(self) -> None:

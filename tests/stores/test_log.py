@@ -83,6 +83,24 @@ async def test_a_follower_hears_what_another_gateway_says(url: str, clock: Clock
     assert [first, second] == [decision("a"), Feedback("a", 3, 1.0)]
 
 
+async def test_gateways_that_write_in_turn_read_the_same_entries_at_the_same_positions(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        for name in "abc":
+            for stores in (here, there):
+                await stores.log.remember(decision(f"{name}{id(stores)}"))
+                await stores.log.remember(settlement(f"{name}{id(stores)}"))
+                await entries(stores)  # all that waited is written
+        read = [[pair async for pair in stores.log.tail("", follow=False)] for stores in (here, there)]
+    assert len(read[0]) == 12
+    assert read[0] == read[1]
+
+
+async def test_feedback_may_come_to_another_gateway_before_the_decision_is_written(url: str, clock: Clock) -> None:
+    async with replicas(url, clock) as (here, there):
+        await here.log.remember(decision("a"))
+        assert await there.log.judge(Feedback("a", 3, 1.0))
+
+
 async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores, url: str) -> None:
     if not url.startswith("sqlite"):
         pytest.skip("redis-py may swallow it; wiring asks again")
