@@ -1,8 +1,8 @@
 """The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
 
 Records ride in the ledger's next transaction, or in one of their own FLUSH_S later. The oldest beyond `kept` are
-removed with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once, it is
-StoreUnavailable.
+removed with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once,
+it is StoreUnavailable.
 """
 
 from __future__ import annotations
