@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from backends.errors import BackendError
+from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
 
 _WIDTH = re.compile(r"^(?P<parent>.+)@(?P<bits>\d+)bit$")
@@ -22,6 +23,7 @@ _OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
 _UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
 _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
 NEARLY_FULL = 0.95
+SILENCES = 2  # in a row after which an engine counts as gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +105,41 @@ class Watch:
         self.answers: bool | None = None  # None: not asked yet
         self._backend = backend
         self._last = Counters()
+        self._silent = 0  # times in a row that nothing came in time
 
     async def refresh(self, clock: Callable[[], float] = monotonic) -> None:
-        """Ask once. An engine that does not answer keeps its models and loses its load. Raises: nothing."""
+        """Ask once. An engine that does not answer keeps its models and loses its load. Raises: nothing.
+
+        One that is silent once is busy; one that cannot be reached, or is silent twice, does not answer.
+        """
         began = clock()
-        listed = await self._page("/v1/models")
+        certain = not isinstance(self._backend, Askable)  # its own word is all there is
+        try:
+            listed = await self._page("/v1/models")
+        except Unreachable as problem:
+            listed, certain = None, not isinstance(problem, Cut)
         self.rtt_s = min(5.0, clock() - began)
-        self.answers = listed is not None or await self._backend.ping()
+        if listed is not None or await self._backend.ping():
+            self.answers, self._silent = True, 0
+        else:
+            self._silent += 1
+            self.answers = bool(self.answers) and not certain and self._silent < SILENCES
         if listed is not None:
             self.models = models_of(listed)
-        measured = await self._page("/metrics") if self.answers else None
+        measured = None
+        if self.answers:
+            with suppress(Unreachable):
+                measured = await self._page("/metrics")
         self._read(measured.decode("utf-8", errors="replace") if measured else "")
 
     async def _page(self, path: str) -> bytes | None:
+        """None where there is no such page. Raises: Unreachable."""
         if not isinstance(self._backend, Askable):
             return None
         try:
             status, body = await self._backend.get(path)
+        except Unreachable:
+            raise
         except BackendError:
             return None
         return body if status == 200 else None

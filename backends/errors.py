@@ -1,7 +1,8 @@
 """What a backend may raise, always before the first byte of an answer.
 
 BackendError
-├── Unreachable      refused, reset or timed out while connecting, or cut before the first byte
+├── Unreachable      refused, reset or timed out while connecting
+│   └── Cut          connected, and cut before the first byte: one connection's fate, the engine may be well
 ├── TimedOut         connected, but no first byte in time
 ├── Refused          the engine answered 4xx: the caller's request is at fault; carries status and body
 ├── Failed           the engine answered 5xx, HTML or something that is no answer, or 401, 403, 404, 405, 408:
@@ -22,6 +23,10 @@ class BackendError(Exception):
 
 class Unreachable(BackendError):
     """No connection."""
+
+
+class Cut(Unreachable):
+    """A connection that was there."""
 
 
 class TimedOut(BackendError):

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from backends.errors import Failed, TimedOut, Unreachable
+from backends.errors import Cut, Failed, TimedOut, Unreachable
 
 Take = Callable[[bytes], bool]  # False: no more
 _HIGH_WATER_BYTES = 256 * 1024  # a reader this far behind stops the socket
@@ -55,10 +55,7 @@ class Response:
 
     def header(self, name: bytes) -> str:
         """The value of a header, given in lower case; "" where there is none."""
-        value = self._headers.get(name)
-        if value is None:
-            value = next((v for key, v in self._headers.items() if key.lower() == name), b"")
-        return value.decode("latin-1")
+        return self._headers.get(name, b"").decode("latin-1")
 
     def begin(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Status and headers are there."""
@@ -160,10 +157,10 @@ class Response:
         return data
 
     def _more(self, limit_s: float) -> asyncio.Future[bool]:
-        """What a read waits for. Raises: Unreachable where nothing more can come."""
+        """What a read waits for. Raises: Cut where nothing more can come."""
         if self.problem is not None or self._connection is None:
             self.close()
-            raise Unreachable(self.problem or "closed the connection", backend=self._backend)
+            raise Cut(self.problem or "closed the connection", backend=self._backend)
         self.waiter = waiter = self._connection.watched(self, limit_s)
         return waiter
 
@@ -228,7 +225,7 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200 and self.response is not None and not self.response.ended:
-            self.response.begin(status, self._headers.copy())
+            self.response.begin(status, {name.lower(): value for name, value in self._headers.items()})
 
     def on_body(self, body: bytes) -> None:
         response = self.response
@@ -404,7 +401,7 @@ class Client:
 
 def _lines(headers: Mapping[str, str]) -> bytes:
     """Header lines. Raises: ValueError for a value that would break out of its line."""
-    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers):
         raise ValueError("a header holds a line break")
     return text.encode("latin-1", errors="replace")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from backends.errors import Failed, Overloaded, Refused, TimedOut, Unreachable
+from backends.errors import Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
 from backends.relay import PlainReply, StreamReply
 from backends.types import Reply, Request, Usage
 
@@ -136,8 +136,10 @@ class Scripted:
                 raise Overloaded("answered 429: busy", backend=self.name, retry_after_s=line.retry_after_s)
             case "refuse":
                 raise Refused("answered 400: refused", backend=self.name, status=400, body=REFUSAL)
-            case "reset" | "down":
-                raise Unreachable("closed the connection", backend=self.name)
+            case "reset":
+                raise Cut("closed the connection", backend=self.name)
+            case "down":
+                raise Unreachable("no connection", backend=self.name)
             case trouble:
                 raise Failed(f"answered {trouble}", backend=self.name)
 
@@ -145,7 +147,7 @@ class Scripted:
         if trouble == "hang":
             await self._sleep(self._patience_s)
             raise TimedOut(f"sent nothing for {self._patience_s:g} s", backend=self.name)
-        raise Unreachable("closed the connection in the middle of an answer", backend=self.name)
+        raise Cut("closed the connection in the middle of an answer", backend=self.name)
 
 
 REFUSAL = b'{"error":{"message":"The script refuses this.","type":"BadRequestError","param":null,"code":400}}'

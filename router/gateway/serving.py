@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from backends.errors import BackendError, Refused, Unreachable
+from backends.errors import BackendError, Cut, Refused, Unreachable
 from backends.types import Reply, Request
 from policies.types import Proposal
 from router.eligibility import Needs, worst_tokens
@@ -210,7 +210,7 @@ class Gateway:
 
     def _note_failure(self, model: Model, error: BackendError) -> None:
         self.meter.failed(model.name, error)
-        if isinstance(error, Unreachable):
+        if isinstance(error, Unreachable) and not isinstance(error, Cut):
             self.decider.down.add(model.backend)
 
     async def grade(self, opened: Opened, body: bytes) -> None:

@@ -19,6 +19,7 @@ from backends.discovery import (
     samples_of,
     speed_between,
 )
+from backends.errors import TimedOut
 from backends.replicas import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from backends.scripted_server import ScriptedServer
@@ -120,6 +121,39 @@ async def test_an_engine_that_does_not_answer_keeps_its_models_and_loses_its_loa
         await server.start()
         await replicas.refresh()
         assert replicas.is_up
+
+
+class Silent(Scripted):
+    """A server that takes connections and says nothing while `silent`."""
+
+    silent = False
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        if self.silent:
+            raise TimedOut("sent nothing for 1 s", backend="silent")
+        return 200, b'{"data": []}'
+
+    async def ping(self) -> bool:
+        return not self.silent
+
+
+async def test_an_engine_that_is_silent_once_is_busy_and_one_that_is_silent_twice_is_gone() -> None:
+    backend = Silent(always(Line()))
+    replicas = Replicas([replica_of(backend, name="silent")], name="fleet")
+    seen = []
+    for silent in (False, True, False, True, True, False):
+        backend.silent = silent
+        await replicas.refresh()
+        seen.append(replicas.is_up)
+    assert seen == [True, True, True, True, False, True]
+
+
+async def test_an_engine_that_was_never_heard_is_not_up() -> None:
+    backend = Silent(always(Line()))
+    backend.silent = True
+    replicas = Replicas([replica_of(backend, name="silent")], name="fleet")
+    await replicas.refresh()
+    assert not replicas.is_up
 
 
 async def test_a_backend_without_pages_is_asked_by_its_ping() -> None:

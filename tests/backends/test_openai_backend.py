@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable
+from backends.errors import BackendError, Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
 from backends.http import Limits
 from backends.scripted import Line, Script, always, in_turn
 from backends.scripted_server import ScriptedServer
@@ -134,8 +134,8 @@ async def test_other_stream_options_of_the_client_are_kept() -> None:
     [
         (Line(trouble="hang"), TimedOut),
         (Line(delay_s=30.0), TimedOut),
-        (Line(trouble="reset"), Unreachable),
-        (Line(trouble="half chunk"), Unreachable),
+        (Line(trouble="reset"), Cut),
+        (Line(trouble="half chunk"), Cut),
         (Line(trouble="500"), Failed),
         (Line(trouble="html"), Failed),
         (Line(trouble="garbage"), Failed),

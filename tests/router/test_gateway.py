@@ -79,6 +79,15 @@ async def test_a_model_that_fails_before_its_first_byte_is_replaced_by_the_next(
         assert await house.spent(BUDGET) == (answer.cost, 0)
 
 
+@pytest.mark.parametrize(("trouble", "down"), [("reset", set()), ("down", {"small"})])
+async def test_one_connection_that_is_cut_does_not_take_a_backend_out(
+    tmp_path: Path, trouble: str, down: set[str]
+) -> None:
+    async with open_house(tmp_path, lines={"small": Line(text="never", trouble=trouble)}) as house:
+        await house.read()
+        assert house.gateway.decider.down == down
+
+
 async def test_when_every_model_fails_the_error_says_so_and_nothing_is_held(tmp_path: Path) -> None:
     lines = {name: Line(text="never", trouble="500") for name in ("small", "large")}
     async with open_house(tmp_path, lines=lines) as house:
