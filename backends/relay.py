@@ -16,11 +16,12 @@ from backends.errors import BackendError, Failed
 from backends.types import Usage
 
 Sink = Callable[[bytes], bool]
+_UNCOUNTED = 256  # blocks kept to be counted later
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 _USAGE = re.compile(rb'"usage": ?\{')
 _MODEL = re.compile(rb'"model": ?"((?:[^"\\]|\\.)*)"')
 _ID = re.compile(rb'"id": ?"([^"\\]*)"')
-_FINISH = re.compile(rb'"(?:finish_reason|stop_reason)": ?"([^"\\]*)"')
+_FINISH = re.compile(rb'_reason": ?"([^"\\]*)"')  # of finish_reason and stop_reason
 _TEXT = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|thinking|partial_json)": ?"((?:[^"\\]|\\.)*)"'
 )
@@ -141,7 +142,8 @@ class StreamReply:
     ) -> None:
         self.usage: Usage | None = None
         self.failure: str | None = None
-        self.produced = 0
+        self._produced = 0  # characters of text, without those of …
+        self._uncounted: list[bytes] = []  # … the latest blocks
         self.response_id: str | None = None
         self.finish_reason: str | None = None
         self._read = read
@@ -252,6 +254,16 @@ class StreamReply:
             raise Failed(f"sent an event of more than {_LONGEST_EVENT_BYTES} bytes", backend=self._backend)
         return data[:cut]
 
+    @property
+    def produced(self) -> int:
+        """Characters of text so far; counted when asked, which billing does where usage is missing."""
+        self._count()
+        return self._produced
+
+    def _count(self) -> None:
+        self._produced += characters(b"".join(self._uncounted))
+        self._uncounted.clear()
+
     def _meet(self, block: bytes) -> None:
         """Read from the first events what every event repeats."""
         found = _ID.search(block)
@@ -266,9 +278,10 @@ class StreamReply:
         plain = True
         if self.response_id is None:
             self._meet(block)
-        for text in _TEXT.findall(block):
-            self.produced += len(text) if text.isascii() and b"\\" not in text else _length(text)
-        if b'_reason"' in block and (finish := _FINISH.search(block)) is not None:
+        self._uncounted.append(block)
+        if len(self._uncounted) > _UNCOUNTED:
+            self._count()
+        if (b'_reason":"' in block or b'_reason": "' in block) and (finish := _FINISH.search(block)) is not None:
             self.finish_reason = finish[1].decode()
         if b'rror"' in block and (error := _ERROR.search(block)) is not None:
             self.failure, self._over = f"broke off with an error: {_shown(block[error.start() :])}", True
@@ -330,6 +343,8 @@ def characters(body: bytes) -> int:
 
 
 def _length(text: bytes) -> int:
+    if text.isascii() and b"\\" not in text:
+        return len(text)
     try:
         return len(msgspec.json.decode(b'"%b"' % text, type=str))
     except (msgspec.DecodeError, UnicodeDecodeError):
