@@ -34,6 +34,8 @@ def make_app(path: Path | None) -> App:
     """The application a worker process runs; each reads the settings file itself."""
     settings = load(path)
     logging.basicConfig(level=settings.telemetry.level.upper(), format=LOG_FORMAT)
+    if settings.telemetry.access_log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # uvicorn's own level is for its warnings
     return App(partial(open_runtime, settings, path))
 
 
