@@ -149,6 +149,7 @@ def indexed(rng: np.random.Generator, rows: int) -> FaissIndex:
     for start in range(0, rows, 10_000):
         count = min(10_000, rows - start)
         index.add(clustered(rng, count), np.arange(start, start + count))
+    index.settle()
     return index
 
 

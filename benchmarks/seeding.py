@@ -48,6 +48,7 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         rows = _embeddings(start, min(_BATCH, vectors - start), rng)
         index.add(rows, np.arange(start, start + len(rows)))
         _remember(learning.table, rows, [model.name for model in models], rng)
+    index.settle()
     learning.learned = vectors
     learning.save()
 

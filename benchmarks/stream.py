@@ -44,6 +44,7 @@ class Driver:
         self.history = self._read(table)
         self._index = FaissIndex(self._embedder.dim)
         self._index.add(self.history.embeddings, np.arange(len(table)))
+        self._index.settle()
         self._policy = self._build(policy)
         self._policy.refit(self.history)
         self.open: dict[str, tuple[RouteContext, Proposal, int]] = {}

@@ -16,6 +16,8 @@ from router.ports import Hits
 
 faiss.omp_set_num_threads(1)  # two cores are shared with the event loop
 
+BUILT_AT_ONCE = 1_000  # vectors that go into a graph under construction between two looks at what was added
+BUILT_LOCKED = 4  # vectors that may go in while nobody can search
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
@@ -92,8 +94,9 @@ class Recall:
 class FaissIndex:
     """IndexFlatIP up to `graph_from` vectors, IndexHNSWFlat beyond (M = 32, ef_construction = 200).
 
-    The graph is built aside while the flat index goes on answering; additions after the switch go into it at once.
-    One thread adds, any thread searches: a lock keeps them apart, since FAISS itself allows concurrent searches only.
+    The graph is built by a thread of its own while the flat index goes on answering and growing, and takes over when
+    it holds all; additions after the switch go into it at once. A lock keeps whoever adds and whoever searches apart,
+    since FAISS itself allows concurrent searches only.
     """
 
     def __init__(self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64) -> None:
@@ -104,6 +107,7 @@ class FaissIndex:
         self._ids = np.empty(0, np.int64)  # by row; capacity grows by doubling
         self._lock = threading.Lock()
         self._recall = Recall(dim)
+        self._builder: threading.Thread | None = None
 
     def add(self, vectors: Vectors, ids: Ids) -> None:
         """See NeighbourIndex.add."""
@@ -112,10 +116,14 @@ class FaissIndex:
             self._ids[self._index.ntotal : self._index.ntotal + len(ids)] = ids
             self._index.add(np.ascontiguousarray(vectors, np.float32))
             self._recall.add(vectors, ids)
-        if not self.is_graph and self._index.ntotal > self._graph_from:
-            graph = self._as_graph(self._index)
-            with self._lock:
-                self._index = graph
+        if not self.is_graph and self._builder is None and self._index.ntotal > self._graph_from:
+            self._builder = threading.Thread(target=self._build, args=(self._index,), name="graph", daemon=True)
+            self._builder.start()
+
+    def settle(self) -> None:
+        """Wait for a graph that is being built, so that what is found does not depend on how long that takes."""
+        if self._builder is not None:
+            self._builder.join()
 
     def search(self, queries: Vectors, k: int) -> Hits:
         """See NeighbourIndex.search. One query at a time is remembered."""
@@ -162,7 +170,7 @@ class FaissIndex:
         if index.d != self.dim:
             raise ValueError(f"the stored index has {index.d} dimensions, the embedder {self.dim}")
         with self._lock:
-            self._index = index
+            self._index, self._builder = index, None
             self._ids = np.load(folder / "ids.npy")
             self._recall = Recall(self.dim)
             if self.is_graph:
@@ -172,9 +180,21 @@ class FaissIndex:
         if rows > len(self._ids):
             self._ids = np.concatenate([self._ids, np.empty(max(rows, 2 * len(self._ids)) - len(self._ids), np.int64)])
 
-    def _as_graph(self, flat: faiss.Index) -> faiss.Index:
+    def _build(self, flat: faiss.Index) -> None:
+        """Grow a graph from a flat index until it holds as much, and let it take over."""
+        faiss.omp_set_num_threads(1)  # each thread has a number of its own
         graph = faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = 200
         graph.hnsw.efSearch = self._ef_search
-        graph.add(flat.reconstruct_n(0, flat.ntotal))
-        return graph
+        while True:
+            with self._lock:
+                missing = flat.ntotal - graph.ntotal
+                late = flat.reconstruct_n(graph.ntotal, min(BUILT_AT_ONCE, missing)) if missing else None
+                if missing <= BUILT_LOCKED:
+                    if late is not None:
+                        graph.add(late)
+                    if self._index is flat:  # and not what was loaded meanwhile
+                        self._index = graph
+                    self._builder = None
+                    return
+            graph.add(late)

@@ -80,6 +80,7 @@ class Retrospect:
         row = self._table.append(answer.record, answer.embedding)
         self._table.observe(row, answer.record.model, score=answer.score, cost=answer.cost)
         self._index.add(answer.embedding[None], np.array([row]))
+        self._index.settle()
         if len(self._table) >= self._next_refit:
             self._policy.refit(self._table.history(tuple(self._arms.values())))
             self._next_refit = 2 * len(self._table)

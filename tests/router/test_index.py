@@ -64,6 +64,7 @@ def test_the_graph_finds_at_least_95_percent_of_what_brute_force_finds() -> None
         rows = np.arange(start, start + 500)
         graph.add(vectors[rows], rows)
         brute.add(vectors[rows], rows)
+    graph.settle()
     assert graph.is_graph
     found, truth = graph.search(queries, 20), brute.search(queries, 20)
     shared = [len(np.intersect1d(a, b)) / 20 for a, b in zip(found.ids, truth.ids, strict=True)]
@@ -76,6 +77,7 @@ def test_a_saved_index_answers_the_same_after_loading(tmp_path: Path, graph_from
     vectors, queries = unit(rng, 300), unit(rng, 10)
     index = FaissIndex(DIM, graph_from=graph_from)
     index.add(vectors, np.arange(300) * 3)
+    index.settle()
     index.save(tmp_path)
     again = FaissIndex(DIM, graph_from=graph_from)
     again.load(tmp_path)
@@ -105,3 +107,24 @@ def test_a_query_asked_again_finds_what_was_added_since() -> None:
                 found, expected = index.search(query[None, :], 20), reference.search(query[None, :], 20)
                 assert np.array_equal(found.ids[0], expected.ids[0])
                 assert np.allclose(found.similarity[0], expected.similarity[0], atol=1e-6)
+
+
+def test_searches_and_additions_go_on_while_the_graph_is_built() -> None:
+    rng = np.random.default_rng(6)
+    vectors, brute = unit(rng, 6_000), BruteForceIndex(DIM)
+    index = FaissIndex(DIM, graph_from=4_999)
+    for start, count in [(0, 5_000), *((row, 1) for row in range(5_000, 6_000))]:
+        rows = np.arange(start, start + count)
+        index.add(vectors[rows], rows)
+        brute.add(vectors[rows], rows)
+        if start == 5_000:
+            assert not index.is_graph  # it takes far longer than this
+        newest = index.search(vectors[rows[-1:]], 1)
+        if not index.is_graph:
+            assert newest.ids[0].tolist() == [rows[-1]]
+    index.settle()
+    assert index.is_graph
+    assert len(index) == 6_000
+    found, truth = index.search(vectors, 1), brute.search(vectors, 1)
+    lost = sum(a.tolist() != b.tolist() for a, b in zip(found.ids, truth.ids, strict=True))
+    assert lost <= 60  # a graph may miss one in a hundred; one built while it grew misses no more
