@@ -10,11 +10,12 @@ import asyncio
 import json
 import logging
 import shutil
+import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,7 +27,10 @@ from router.occupancy import Occupancy
 from router.ports import OutcomeLog
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
 
+T = TypeVar("T")
+
 LOG = logging.getLogger("pointsman.learning")
+OPEN_A_PAGE = 500  # of them encoded at once
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -138,6 +142,10 @@ class OutcomeTable:
             self._features = np.vstack([self._features, np.zeros((more, self._features.shape[1]), np.float32)])
 
 
+_Stored = tuple[bytes, float, int, bytes, bool, int]
+_decode_stored = msgspec.msgpack.Decoder(dict[str, _Stored]).decode
+
+
 @dataclass(slots=True)
 class _Open:
     """A decision that may still be settled or judged; once settled it is kept packed, in a third of the memory."""
@@ -156,6 +164,11 @@ class _Open:
     def pack(self) -> None:
         if not isinstance(self._record, bytes):
             self._record = _encode(self._record)
+
+    def stored(self) -> _Stored:
+        """For a snapshot."""
+        record = self._record if isinstance(self._record, bytes) else _encode(self._record)
+        return record, self.cost, self.completion_tokens, self.signature, self.judged_by_user, self.row
 
 
 Refit = Callable[[str, dict[str, NDArray[Any]], History], Awaitable[dict[str, NDArray[Any]]]]
@@ -196,18 +209,20 @@ class Learning:
         self._occupancy = occupancy
         self._next_refit = refit_every
         self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._looked_at: asyncio.Future[None] | None = None  # done when entries may be taken in again
+        self._writer = threading.Lock()  # a save that nobody waits for any more may still be at work
 
     def policy(self, name: str) -> StoredPolicy:
-        """A policy by name. One that nobody asked for before is built on what the table knows and learns from then on.
+        """A policy by name. One that nobody asked for before begins with its priors and is refitted aside as soon as
+        the log grows: that may take it half a minute, and all other requests would wait.
 
         Raises: ValueError naming the policies there are.
         """
         policy = self._policies.get(name)
         if policy is None:
-            policy = self._build(name)
+            policy = self._policies[name] = self._build(name)
             if len(self.table):
-                policy.refit(self.table.history(self._arms()))
-            self._policies[name] = policy
+                self._next_refit = 0
         return policy
 
     async def run(self) -> None:
@@ -215,6 +230,7 @@ class Learning:
         refitting: asyncio.Future[None] | None = None
         try:
             async for position, entry in self._log.tail(self.position):
+                await self._still()
                 self.take(entry)
                 self.position = position
                 if self.learned >= self._next_refit and (refitting is None or refitting.done()):
@@ -236,18 +252,26 @@ class Learning:
         the result depends on the log alone and not on how long a refit takes.
         """
         self._next_refit = self.learned + max(self._refit_every, self.learned // 4)
-        history = self.table.history(self._arms())
-        for name, policy in list(self._policies.items()):
-            self._meanwhile[name] = []
-            try:
-                state = await self._refit(name, dict(policy.state()), history)
-                policy.restore(state)
-                for outcome in self._meanwhile[name]:
-                    policy.learn(outcome)
-            except Exception:
-                LOG.exception("policy %s could not be refitted on %d rows and keeps its state", name, len(self.table))
-            finally:
-                del self._meanwhile[name]
+        arms = self._arms()
+        history = await self._apart(lambda: self.table.history(arms))
+        states = {name: _copied(policy) for name, policy in self._policies.items()}
+        self._meanwhile = {name: [] for name in states}  # of all: what they know now is older than their turn
+        try:
+            for name, state in states.items():
+                await self._refit_one(name, state, history)
+        finally:
+            self._meanwhile = {}
+
+    async def _refit_one(self, name: str, state: dict[str, NDArray[Any]], history: History) -> None:
+        policy = self._policies[name]
+        try:
+            fitted = await self._refit(name, state, history)
+            await self._still()
+            policy.restore(fitted)
+            for outcome in self._meanwhile.pop(name):
+                policy.learn(outcome)
+        except Exception:
+            LOG.exception("policy %s could not be refitted on %d rows and keeps its state", name, len(self.table))
 
     def take(self, entry: LogEntry) -> None:
         """Take in one entry of the log."""
@@ -315,11 +339,33 @@ class Learning:
         for outcomes in self._meanwhile.values():
             outcomes.append(outcome)
 
+    async def snapshot(self) -> None:
+        """save() in a thread, all of one moment. Raises: OSError."""
+        await self._apart(self.save)
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        """What `work` makes of the views in a thread. What comes in meanwhile waits."""
+        await self._still()
+        self._looked_at = looked_at = asyncio.get_running_loop().create_future()
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self._looked_at = None
+            looked_at.set_result(None)
+
+    async def _still(self) -> None:
+        """Wait while a thread looks at the views."""
+        while self._looked_at is not None:
+            await asyncio.shield(self._looked_at)
+
     def save(self) -> None:
         """Write a snapshot beside the old one, then replace it. Raises: OSError."""
-        if self._folder is None:
-            return
-        fresh = self._folder.with_suffix(".new")
+        if self._folder is not None:
+            with self._writer:
+                self._write(self._folder)
+
+    def _write(self, folder: Path) -> None:
+        fresh = folder.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         self.index.save(fresh)
@@ -331,8 +377,11 @@ class Learning:
             occupied: dict[str, NDArray[Any]] = dict(self._occupancy.state())
             np.savez(fresh / "occupancy.npz", allow_pickle=False, **occupied)
         (fresh / "position.json").write_text(json.dumps({"position": self.position, "learned": self.learned}))
-        shutil.rmtree(self._folder, ignore_errors=True)
-        fresh.rename(self._folder)
+        with (fresh / "open.msgpack").open("wb") as file:
+            for page in _pages(self._open):
+                file.write(len(page).to_bytes(4, "little") + page)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
 
     def load(self) -> bool:
         """Read the snapshot, if there is one; False where there is none or it does not fit."""
@@ -343,10 +392,11 @@ class Learning:
             table.load(self._folder)
             self.index.load(self._folder)
             at = json.loads((self._folder / "position.json").read_text())
+            opened = _read_pages(self._folder / "open.msgpack")
         except (OSError, ValueError, KeyError) as error:
             LOG.warning("the snapshot in %s is not usable (%s); the log is replayed", self._folder, error)
             return False
-        self.table, self.position, self.learned = table, at["position"], at["learned"]
+        self.table, self.position, self.learned, self._open = table, at["position"], at["learned"], opened
         for name, policy in list(self._policies.items()):
             self._restore(policy, self._folder / f"policy-{name}.npz")
         if self._occupancy is not None:
@@ -363,6 +413,31 @@ class Learning:
         except (OSError, ValueError, KeyError) as error:
             LOG.warning("%s does not fit this version (%s); the policy is refitted on the table", stored, error)
             self._next_refit = 0
+
+
+def _copied(policy: Snapshot) -> dict[str, NDArray[Any]]:
+    """A policy's state, which goes on changing."""
+    return {key: np.array(value) for key, value in policy.state().items()}
+
+
+def _pages(opened: Mapping[str, _Open]) -> Iterator[bytes]:
+    """Open decisions, oldest first, some at a time: encoding them holds up every other thread."""
+    names = list(opened)
+    for start in range(0, len(names), OPEN_A_PAGE):
+        yield _encode({name: opened[name].stored() for name in names[start : start + OPEN_A_PAGE]})
+
+
+def _read_pages(path: Path) -> OrderedDict[str, _Open]:
+    """Inverse of _pages, with each page's length before it; nothing where there is no file, as earlier versions wrote
+    none. Raises: OSError, msgspec.DecodeError."""
+    opened: OrderedDict[str, _Open] = OrderedDict()
+    if not path.exists():
+        return opened
+    with path.open("rb") as file:
+        while length := file.read(4):
+            page = _decode_stored(file.read(int.from_bytes(length, "little")))
+            opened.update((name, _Open(*stored)) for name, stored in page.items())
+    return opened
 
 
 def _unpack(embedding: bytes) -> NDArray[np.float32]:

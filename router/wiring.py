@@ -139,12 +139,12 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         for loop in (
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
-            lambda: _every(settings.index.snapshot_s, lambda: asyncio.to_thread(learning.save)),
+            lambda: _every(settings.index.snapshot_s, learning.snapshot),
             lambda: _reloads(runtime, path),
         ):
             await stack.enter_async_context(_running(loop))
         yield runtime
-        await asyncio.to_thread(learning.save)
+        await learning.snapshot()
 
 
 def _learning(

@@ -81,6 +81,52 @@ async def test_what_is_learned_during_a_refit_is_in_the_new_state_too(tmp_path: 
             assert_same(value, late[key], key)
 
 
+async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="epsilon") as house:
+        learning, gate = house.learning, asyncio.Event()
+        refit: Refit = learning._refit
+
+        async def slow(name: str, state: State, known: History) -> State:
+            await gate.wait()
+            return await refit(name, state, known)
+
+        learning.policy("linucb")
+        await teach(house, 0, 10)
+        learning._refit = slow
+        refitting = asyncio.ensure_future(learning.refit())
+        await house.until(lambda: "linucb" in learning._meanwhile)
+        await teach(house, 10, 15)  # while the first, epsilon, waits
+        gate.set()
+        await refitting
+        late = dict(learning.policy("linucb").state())
+        at_once = learning_of(house, refit)
+        async for _, entry in house.stores.log.tail("", follow=False):
+            at_once.take(entry)
+            if at_once.learned == 10 and not at_once.refitted:
+                await at_once.refit()
+        for key, value in at_once.policy("linucb").state().items():
+            assert_same(value, late[key], key)
+
+
+async def test_a_policy_nobody_asked_for_before_answers_at_once_and_is_refitted_aside(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        learning, refitted = house.learning, asyncio.Event()
+        refit: Refit = learning._refit
+
+        async def aside(name: str, state: State, known: History) -> State:
+            if name == "linucb":
+                refitted.set()
+            return await refit(name, state, known)
+
+        learning._refit = aside
+        await teach(house, 0, 10)
+        fresh = dict(named.build("linucb", house.gateway.decider.catalogue.arms(), {}).state())
+        for key, value in learning.policy("linucb").state().items():
+            assert_same(value, fresh[key], key)
+        await house.read("and another", model="small")
+        await asyncio.wait_for(refitted.wait(), 10)
+
+
 class Replayed(Learning):
     """Follows a log by hand and knows whether it was refitted."""
 

@@ -1,0 +1,84 @@
+"""A snapshot is the log up to its position, whatever goes on while it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.types import Feedback
+from tests.router.conftest import House, now_ms, open_house
+
+pytestmark = pytest.mark.anyio
+
+
+async def asked(house: House, text: str) -> str:
+    """The decision id of an answered question."""
+    answer, _ = await house.read(text, model="small")
+    return answer.opened.decision.decision_id
+
+
+async def judged(house: House, decision_id: str, score: float = 1.0) -> None:
+    await house.stores.log.judge(Feedback(decision_id, now_ms(), score))
+
+
+async def test_what_comes_in_while_a_snapshot_is_written_belongs_to_the_next(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        learning, writing, go_on = house.learning, threading.Event(), threading.Event()
+        save_index = learning.index.save
+
+        def slowly(folder: Path) -> None:
+            save_index(folder)
+            writing.set()
+            assert go_on.wait(10)
+
+        learning.index.save = slowly  # type: ignore[method-assign]
+        await judged(house, await asked(house, "before"))
+        await house.until(lambda: learning.learned == 1)
+        snapshot = asyncio.ensure_future(learning.snapshot())
+        await house.until(writing.is_set)
+        await judged(house, await asked(house, "meanwhile"))
+        await asyncio.sleep(0.3)  # longer than a follower waits
+        go_on.set()
+        await snapshot
+        await house.until(lambda: learning.learned == 2)
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await house.until(lambda: house.learning.learned == 2)  # by the log alone
+        again = house.learning
+        assert again.load()
+        assert (again.learned, len(again.table), len(again.index)) == (1, 1, 1)
+        await again.catch_up()
+        assert (again.learned, len(again.table), len(again.index)) == (2, 2, 2)
+        assert again.table.texts == ["before", "meanwhile"]
+
+
+async def test_feedback_after_a_restart_teaches_of_decisions_before_the_snapshot(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        early, twice = [await asked(house, text) for text in ("judged later", "judged again")]
+        await judged(house, twice, 0.25)
+        await house.until(lambda: house.learning.learned == 1)
+        await house.learning.snapshot()
+    async with open_house(tmp_path, policy="neighbours") as house:
+        again = house.learning
+        await house.until(lambda: again.learned == 1)
+        assert again.load()
+        await judged(house, early, 0.75)
+        await house.stores.log.judge(Feedback(twice, now_ms(), 0.5, replace=True))
+        await house.until(lambda: again.learned == 3)
+        assert again.table.texts == ["judged again", "judged later"]
+        scores = again.table.history(house.gateway.decider.catalogue.arms()).scores
+        np.testing.assert_array_equal(scores[:, 0], [0.5, 0.75])
+
+
+async def test_two_snapshots_at_once_leave_one_that_can_be_read(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await judged(house, await asked(house, "one"))
+        await house.until(lambda: house.learning.learned == 1)
+        await asyncio.gather(
+            house.learning.snapshot(), asyncio.to_thread(house.learning.save), house.learning.snapshot()
+        )
+        assert house.learning.load()
+        assert house.learning.learned == 1
