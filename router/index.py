@@ -105,13 +105,14 @@ class FaissIndex:
         self._ef_search = ef_search
         self._index: faiss.Index = faiss.IndexFlatIP(dim)
         self._ids = np.empty(0, np.int64)  # by row; capacity grows by doubling
+        self._adding = threading.Lock()  # taken first: nothing changes in what is held
         self._lock = threading.Lock()
         self._recall = Recall(dim)
         self._builder: threading.Thread | None = None
 
     def add(self, vectors: Vectors, ids: Ids) -> None:
         """See NeighbourIndex.add."""
-        with self._lock:
+        with self._adding, self._lock:
             self._grow(self._index.ntotal + len(ids))
             self._ids[self._index.ntotal : self._index.ntotal + len(ids)] = ids
             self._index.add(np.ascontiguousarray(vectors, np.float32))
@@ -160,9 +161,10 @@ class FaissIndex:
 
     def save(self, folder: Path) -> None:
         """Write `index.faiss` and `ids.npy`. Raises: OSError."""
-        with self._lock:
-            faiss.write_index(self._index, str(folder / "index.faiss"))
-            np.save(folder / "ids.npy", self._ids[: self._index.ntotal])
+        with self._adding:  # searches go on
+            index = self._index
+            faiss.write_index(index, str(folder / "index.faiss"))
+            np.save(folder / "ids.npy", self._ids[: index.ntotal])
 
     def load(self, folder: Path) -> None:
         """Inverse of save. Raises: OSError; ValueError where the dimension differs."""

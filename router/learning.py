@@ -30,7 +30,7 @@ from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Settl
 T = TypeVar("T")
 
 LOG = logging.getLogger("pointsman.learning")
-OPEN_A_PAGE = 500  # of them encoded at once
+A_PAGE = 500  # texts or decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -97,7 +97,7 @@ class OutcomeTable:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `table.npz` and `texts.json`. Raises: OSError."""
+        """Write `table.npz` and `texts.jsonl`. Raises: OSError."""
         n = self._size
         arrays: dict[str, NDArray[Any]] = {
             "models": np.array(list(self._columns), dtype=np.str_),
@@ -109,7 +109,9 @@ class OutcomeTable:
         if self._features is not None:
             arrays["features"] = self._features[:n]
         np.savez(folder / "table.npz", allow_pickle=False, **arrays)
-        (folder / "texts.json").write_text(json.dumps(self.texts))
+        with (folder / "texts.jsonl").open("w") as file:
+            for start in range(0, n, A_PAGE):  # a JSON list in each line: encoding holds up every other thread
+                file.write(json.dumps(self.texts[start : min(start + A_PAGE, n)]) + "\n")
 
     def load(self, folder: Path) -> None:
         """Inverse of save. Raises: OSError, ValueError, KeyError."""
@@ -120,7 +122,9 @@ class OutcomeTable:
             self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
             self._features = stored["features"] if "features" in stored.files else None
         self._size = len(self._seen)
-        self.texts = json.loads((folder / "texts.json").read_text())
+        old = folder / "texts.json"  # of earlier versions
+        pages = [old.read_text()] if old.exists() else (folder / "texts.jsonl").read_text().splitlines()
+        self.texts = [text for page in pages for text in json.loads(page)]
 
     def _column(self, model: str) -> int:
         column = self._columns.get(model)
@@ -423,8 +427,8 @@ def _copied(policy: Snapshot) -> dict[str, NDArray[Any]]:
 def _pages(opened: Mapping[str, _Open]) -> Iterator[bytes]:
     """Open decisions, oldest first, some at a time: encoding them holds up every other thread."""
     names = list(opened)
-    for start in range(0, len(names), OPEN_A_PAGE):
-        yield _encode({name: opened[name].stored() for name in names[start : start + OPEN_A_PAGE]})
+    for start in range(0, len(names), A_PAGE):
+        yield _encode({name: opened[name].stored() for name in names[start : start + A_PAGE]})
 
 
 def _read_pages(path: Path) -> OrderedDict[str, _Open]:

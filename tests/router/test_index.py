@@ -1,5 +1,7 @@
 """The neighbour index: FAISS agrees with brute force, grows online and survives a restart."""
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +130,18 @@ def test_searches_and_additions_go_on_while_the_graph_is_built() -> None:
     found, truth = index.search(vectors, 1), brute.search(vectors, 1)
     lost = sum(a.tolist() != b.tolist() for a, b in zip(found.ids, truth.ids, strict=True))
     assert lost <= 60  # a graph may miss one in a hundred; one built while it grew misses no more
+
+
+def test_searches_go_on_while_the_index_is_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    vectors, index = unit(rng, 100), FaissIndex(DIM)
+    index.add(vectors, np.arange(100))
+    os.mkfifo(tmp_path / "index.faiss")  # writing waits for somebody to read it
+    writing = threading.Thread(target=index.save, args=(tmp_path,))
+    writing.start()
+    found = index.search(vectors[:1], 1).ids[0].tolist()
+    still_writing = writing.is_alive()
+    (tmp_path / "index.faiss").read_bytes()
+    writing.join()
+    assert found == [0]
+    assert still_writing

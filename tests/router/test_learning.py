@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
@@ -82,3 +83,16 @@ async def test_two_snapshots_at_once_leave_one_that_can_be_read(tmp_path: Path) 
         )
         assert house.learning.load()
         assert house.learning.learned == 1
+
+
+async def test_a_snapshot_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await judged(house, await asked(house, "one"))
+        await house.until(lambda: house.learning.learned == 1)
+        await house.learning.snapshot()
+        folder = tmp_path / "views"
+        (folder / "texts.json").write_text(json.dumps(["one"]))  # all texts in one list, and no open decisions
+        (folder / "texts.jsonl").unlink()
+        (folder / "open.msgpack").unlink()
+        assert house.learning.load()
+        assert house.learning.table.texts == ["one"]
