@@ -30,6 +30,7 @@ from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Settl
 T = TypeVar("T")
 
 LOG = logging.getLogger("pointsman.learning")
+AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
 A_PAGE = 500  # texts or decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
@@ -232,11 +233,14 @@ class Learning:
     async def run(self) -> None:
         """Follow the log until cancelled, refitting beside it whenever enough was learned."""
         refitting: asyncio.Future[None] | None = None
+        taken = 0
         try:
             async for position, entry in self._log.tail(self.position):
                 await self._still()
                 self.take(entry)
-                self.position = position
+                self.position, taken = position, taken + 1
+                if taken % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if self.learned >= self._next_refit and (refitting is None or refitting.done()):
                     refitting = asyncio.ensure_future(self.refit())
         finally:

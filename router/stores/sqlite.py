@@ -219,6 +219,18 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"cannot read {self.path}: {error}") from error
 
+    async def read_aside(self, sql: str, values: tuple[object, ...], each: Callable[[Any], T]) -> list[T]:
+        """`each` of the rows of a long query, by a connection and in a thread of its own. Raises: StoreUnavailable."""
+
+        def work() -> list[T]:
+            with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S)) as connection:
+                return [each(row) for row in connection.execute(sql, values)]
+
+        try:
+            return await asyncio.to_thread(work)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"cannot read {self.path}: {error}") from error
+
     async def _begin(self) -> None:
         pause, waited = 0.0, 0.0
         while not self._begun():

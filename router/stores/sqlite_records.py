@@ -78,5 +78,8 @@ class SqliteSpending:
             "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost FROM spend"
             " WHERE day BETWEEN ? AND ? ORDER BY day, tenant, team, key, model"
         )
-        rows = cast(list[tuple[str, str, str, str, str, int, int, int, int]], self._db.read(sql, since, until))
-        return [SpendLine(*row) for row in rows]
+        return cast(list[SpendLine], await self._db.read_aside(sql, (since, until), _line))
+
+
+def _line(row: tuple[str, str, str, str, str, int, int, int, int]) -> SpendLine:
+    return SpendLine(*row)
