@@ -7,6 +7,7 @@ hangs up stops the engine at once and is still charged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.errors import InvalidRequest, PointsmanError, UpstreamFailed
+from router.errors import InvalidRequest, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.nouns import Call, usd
 from router.gateway.serving import Gateway
@@ -60,7 +61,7 @@ class Inference:
             call = self._call(path, body, headers, request_id)
             watch = self._hang_ups.watch(receive)
             answer = await self._gateway.answer(principal, call)
-            relay = self._stream if call.stream and answer.reply.status == 200 else self._plain
+            relay = self._stream if answer.is_streamed else self._plain
             await relay(answer, call, send, started, request_id)
         except PointsmanError as error:
             await _fail(error, path, send, request_id)
@@ -74,7 +75,8 @@ class Inference:
             if watch is not None:
                 watch.stop()
             if answer is not None:
-                await answer.close()
+                with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
+                    await answer.close()
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """Raises: InvalidRequest 413 as soon as the body is known to be too large."""

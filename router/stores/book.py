@@ -420,7 +420,8 @@ class Book:
             elif delta:
                 meter.count(charge.slot(end.at_ms), charge.keep, delta)
                 self._cross(meter, charge, msgspec.structs.replace(end, cost=delta))
-        self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
+        requests = -1 if end.outcome == "released" else 0 if event.charged else 1
+        self._add_to_line(seq, event.ticket, end, requests=requests, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
     def _changes(self, seq: int, charge: Charge | Gauge, meter: Meter) -> bool:

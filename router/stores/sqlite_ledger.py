@@ -4,7 +4,8 @@ A reservation appends one entry and a settlement another, however many budgets t
 that others have written. Usually the entry goes into the ring beside the file, which keeps it through the death of any
 process, and with a few hundred more into the file; what needs more than an entry is a transaction of its own.
 Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
-nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
+nothing was reserved, and nothing of an answer may be sent before a mark, or the settlement itself, is written. A
+settlement of what was sent that cannot be written is kept and written as soon as the file is back.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.ring import entries_in
-from router.stores.sqlite import Database, Execute
+from router.stores.sqlite import Database
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 TICK_S = 0.5  # how often leases are renewed and expired
+TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
 LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
@@ -75,8 +77,6 @@ class SqliteLedger:
         self._book: Book | None = None
         self._read_in = -1  # the transaction in which the book was brought up to date
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
-        self._marked: dict[str, None] = {}
-        self._boarded: tuple[str, ...] = ()
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
@@ -86,7 +86,6 @@ class SqliteLedger:
         self._changed_in = -1  # the transaction in which the book was changed
         self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
         self._opened_on = ""
-        database.riders.append(self)
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
@@ -124,23 +123,29 @@ class SqliteLedger:
         return hold
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
-        ticket = hold.ticket
-        if not isinstance(ticket, Ticket):
-            raise TypeError("settle the hold that reserve returned, not a copy")
+        """End a hold. Settling twice changes nothing.
+
+        Where the file is away, the settlement of what was marked is kept for later. Else nothing has been sent yet, and
+        nothing is charged. Raises: StoreUnavailable: nothing may be sent.
+        """
+        ticket = _ticket_of(hold)
         self._mine.pop(hold.decision_id, None)
-        marked = self._marked.pop(hold.decision_id, self) is None
         end = Settled(
             hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
         )
         if self._settle_alone(ticket, end):
             return
         try:
-            await self._db.together(lambda: self._settle(ticket, end))
+            in_time = await self._db.together(lambda: self._settle(ticket, end))
         except StoreUnavailable:
+            if not ticket.sent:
+                end = msgspec.structs.replace(end, cost=0, prompt_tokens=0, completion_tokens=0, outcome="released")
             self._unsettled.append((ticket, end))
-            if marked:
-                self._marked[hold.decision_id] = None
+            if not ticket.sent and spend.outcome != "released":
+                raise
+        else:
+            if not in_time:
+                raise StoreUnavailable(TOO_LATE)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
@@ -149,10 +154,15 @@ class SqliteLedger:
             book = await self._db.transact(lambda: self._swept(now_ms))
         return [self._balance(book, budget, now_ms) for budget in budgets]
 
-    def mark(self, hold: Hold) -> None:
-        """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
-        self._marked[hold.decision_id] = None
-        self._db.soon()
+    async def mark(self, hold: Hold) -> None:
+        """Bytes are about to be relayed: whatever becomes of this process, they are paid.
+
+        Raises: StoreUnavailable: the lease has ended, or the file is away; nothing may be sent.
+        """
+        ticket = _ticket_of(hold)
+        if not self._mark_alone(ticket) and not await self._db.together(lambda: self._mark(ticket)):
+            raise StoreUnavailable(TOO_LATE)
+        ticket.sent = True
 
     async def tend(self) -> None:
         """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
@@ -166,23 +176,6 @@ class SqliteLedger:
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
         await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
-
-    # riding along
-
-    def board(self, execute: Execute, *, due: bool) -> None:
-        """Marks of holds that still live."""
-        del execute, due
-        self._boarded = tuple(self._marked)
-        if self._boarded:
-            book = self._caught_up()
-            live = tuple(i for i in self._boarded if i in book.holds)
-            if live:
-                self._append(book, Marked(live))
-
-    def arrive(self) -> None:
-        """The marks are committed."""
-        for decision_id in self._boarded:
-            self._marked.pop(decision_id, None)
 
     # one entry in the ring
 
@@ -218,6 +211,22 @@ class SqliteLedger:
             if not ring.append(seq, _encode(end)):
                 return False
             book.settle(seq, end)
+            return True
+        finally:
+            ring.unlock()
+
+    def _mark_alone(self, ticket: Ticket) -> bool:
+        ring = self._db.ring
+        if not ring.lock():
+            return False
+        try:
+            book = self._followed()
+            if book is None or ticket.decision_id not in book.holds:
+                return False
+            seq, event = book.position + 1, Marked((ticket.decision_id,))
+            if not ring.append(seq, _encode(event)):
+                return False
+            book.apply(seq, event)
             return True
         finally:
             ring.unlock()
@@ -320,13 +329,25 @@ class SqliteLedger:
         if book.position - self._stored_at >= STORE_EVERY:
             self._store(book, everything=False)
 
-    def _settle(self, ticket: Ticket, end: Settled) -> None:
+    def _mark(self, ticket: Ticket) -> bool:
+        """Whether it still is held."""
+        book = self._caught_up()
+        if ticket.decision_id not in book.holds:
+            return False
+        self._append(book, Marked((ticket.decision_id,)))
+        return True
+
+    def _settle(self, ticket: Ticket, end: Settled) -> bool:
+        """False, and nothing is charged, where the lease ended before anything was sent."""
         book = self._caught_up()
         if ticket.decision_id in book.holds:
             self._append(book, end)
-        elif ticket.decision_id in book.expired and end.outcome == "settled":
+        elif ticket.decision_id in book.expired:
             known, expired_ms, charged = book.expired[ticket.decision_id]
-            self._append(book, Late(known, expired_ms, charged, end))
+            if known.sent:
+                self._append(book, Late(known, expired_ms, charged, end))
+            return known.sent or end.outcome == "released"
+        return True
 
     def _expire(self, book: Book, now_ms: int) -> None:
         for decision_id in book.due(now_ms):
@@ -480,9 +501,15 @@ class SqliteLedger:
 
     def _needs_care(self, now_ms: int) -> bool:
         book, ring = self._book, self._db.ring
-        if book is None or self._mine or self._marked or now_ms >= book.earliest_ms:
+        if book is None or self._mine or now_ms >= book.earliest_ms:
             return True
         return ring.has_entries or not ring.is_read(book.position)
+
+
+def _ticket_of(hold: Hold) -> Ticket:
+    if not isinstance(hold.ticket, Ticket):
+        raise TypeError("name the hold that reserve returned, not a copy")
+    return hold.ticket
 
 
 def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
