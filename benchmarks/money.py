@@ -69,9 +69,9 @@ class OnlyBook:
         found = self._book.consider(reservation)
         assert isinstance(found, Found)
         self._encode(Opened(found.ticket))
-        self._book.open(self._book.position + 1, found.ticket)
+        self._book.open(self._book.position + 1, found.ticket, found.plan)
         plan, ticket = found.plan, found.ticket
-        used = (plan.gauges, plan.shown, found.used)
+        used = (plan.gauges if plan.shown.soft else plan.alike, plan.shown, found.used)
         return hold_of(Answer(ticket.decision_id, ticket.model, WORST, ticket.expires_ms, *used), ticket)
 
     async def settle(self, hold: Hold, spend: Spend) -> None:

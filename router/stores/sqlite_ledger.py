@@ -15,13 +15,12 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import msgspec
 
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import (
-    Account,
     Book,
     Event,
     Expired,
@@ -47,7 +46,10 @@ from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 TICK_S = 0.5  # how often leases are renewed and expired
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
-LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
+LAG = 65_536  # journal entries not yet stored in the book before the older half of them is …
+LAG_MOST = 524_288  # … or as many as this where more accounts and spend lines change, each at long intervals
+ROWS = 5_000  # stored in one transaction, when everything is
+PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 LEAST = 100  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
@@ -89,8 +91,12 @@ class SqliteLedger:
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
-        """Read the book and begin to look after leases."""
-        await self._db.transact(self._first_caught_up)
+        """Read the book and begin to look after leases.
+
+        Most of it is read while others go on writing: what they have written meanwhile is little.
+        """
+        self._read_first()
+        await self._db.transact(self._caught_up)
         self._ticker = asyncio.create_task(self._tick())
 
     async def aclose(self) -> None:
@@ -175,7 +181,9 @@ class SqliteLedger:
 
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
-        await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
+        await self._db.transact(lambda: self._store_from(self._caught_up(), until=None))
+        while self._to_store or self._lines_to_store:
+            await self._db.transact(lambda: self._store(self._caught_up()))
 
     # one entry in the ring
 
@@ -194,7 +202,7 @@ class SqliteLedger:
             seq = book.position + 1
             if not ring.append(seq, _encode(Opened(found.ticket))):
                 return None
-            book.open(seq, found.ticket)
+            book.open(seq, found.ticket, found.plan)
             return _hold_of(found)
         finally:
             ring.unlock()
@@ -327,7 +335,7 @@ class SqliteLedger:
 
     def _store_if_due(self, book: Book) -> None:
         if book.position - self._stored_at >= STORE_EVERY:
-            self._store(book, everything=False)
+            self._store(book)
 
     def _mark(self, ticket: Ticket) -> bool:
         """Whether it still is held."""
@@ -382,18 +390,27 @@ class SqliteLedger:
         self._in_file = None
         return book
 
-    def _first_caught_up(self) -> Book:
-        """What the file has now is known by name: nothing is looked for in vain as long as this book lives."""
-        self._book = self._load_book()
+    def _read_first(self) -> None:
+        """The book as far as it can be known without a transaction. Raises: StoreUnavailable."""
+        self._book = book = self._load_book()
+        self._know_names()
+        while rows := self._db.read(f"{UNREAD} LIMIT {PAGE}", book.position):
+            if not _read(book, cast(list[tuple[int, bytes]], rows)):
+                return  # others have stored and forgotten what lies between: begin anew in the transaction
+
+    def _know_names(self) -> None:
+        """What the file has now is known by name: nothing is looked for in vain as long as this book lives.
+
+        What others add later they do for entries that follow this book, so it has them by itself.
+        """
         self._opened_on = day_of(self._clock())
-        scopes = self._db.execute(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}").fetchall()
+        scopes = self._db.read(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}")
         sql = f"SELECT day, tenant, team, key, model FROM spend WHERE day >= ? LIMIT {ACCOUNTS_KEPT}"
-        lines = self._db.execute(sql, (self._opened_on,)).fetchall()
+        lines = self._db.read(sql, self._opened_on)
         if max(len(scopes), len(lines)) < ACCOUNTS_KEPT:
             self._in_file = {hash(scope) for (scope,) in scopes} | {hash(line) for line in lines}
-        return self._caught_up()
 
-    def _load_account(self, scope: str) -> Account | None:
+    def _load_account(self, scope: str) -> dict[str, Meter] | None:
         if self._in_file is not None and hash(scope) not in self._in_file:
             return None
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
@@ -413,32 +430,39 @@ class SqliteLedger:
         line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost = row
         return line
 
-    def _store(self, book: Book, *, everything: bool) -> None:
+    def _store(self, book: Book) -> None:
         """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
         self._changed_in = self._db.transactions
         stored = self._fact("stored")
-        if everything or (not self._to_store and book.position - stored >= LAG):
-            until = book.position if everything else book.position - LAG // 2
-            self._to_store = sorted(_older(book.dirty_accounts, until), reverse=True)
-            self._lines_to_store = sorted(_older(book.dirty_lines, until), reverse=True)
-            self._instalments = 1 if everything else max(1, LAG // 2 // STORE_EVERY)
-        elif not self._to_store and not self._lines_to_store:
-            return
-        self._instalment(book, stored)
-        if not self._to_store and not self._lines_to_store:
-            self._advance(book, stored)
-            self._shrink(book)
+        self._forget_journal(stored - JOURNAL_KEPT)
+        if self._to_store or self._lines_to_store:
+            self._instalment(book, stored)
+            if not self._to_store and not self._lines_to_store:
+                self._advance(book, stored)
+                self._shrink(book)
+        elif book.position - stored >= (lag := _lag(book)):
+            self._store_from(book, until=book.position - lag // 2)
+
+    def _store_from(self, book: Book, *, until: int | None) -> None:
+        """Begin to store what has been dirty since `until` or earlier; None: everything, in few instalments."""
+        last = book.position if until is None else until
+        self._to_store = sorted(_older(book.dirty_accounts, last), reverse=True)
+        self._lines_to_store = sorted(_older(book.dirty_lines, last), reverse=True)
+        rows = len(self._to_store) + len(self._lines_to_store)
+        self._instalments = 1 + (rows // ROWS if until is None else (book.position - last) // STORE_EVERY)
+        if not rows:
+            self._advance(book, self._fact("stored"))
 
     def _instalment(self, book: Book, stored: int) -> None:
         """One of `_instalments` equal parts of what is left."""
         scopes, keys = _taken(self._to_store, self._instalments), _taken(self._lines_to_store, self._instalments)
         self._instalments = max(1, self._instalments - 1)
         for scope in scopes:
-            del book.dirty_accounts[scope]
+            book.is_stored(scope)
         for key in keys:
-            del book.dirty_lines[key]
-        accounts = [(scope, book.accounts[scope]) for scope in scopes]
+            book.is_line_stored(key)
+        accounts = [(scope, book.accounts[scope].meters) for scope in scopes]
         lines = [(key, book.lines[key]) for key in keys]
         # what has not changed since `stored` was stored by another process
         rows = [(scope, _encode(of)) for scope, of in accounts if any(m.seq > stored for m in of.values())]
@@ -458,8 +482,13 @@ class SqliteLedger:
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
             self._note_fact("stored", safe)
-            self._db.execute("DELETE FROM entry WHERE seq <= ?", (safe - JOURNAL_KEPT,))
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
+
+    def _forget_journal(self, until: int) -> None:
+        """Remove the oldest entries up to this one, a few times as many as have come since the last time."""
+        oldest = self._db.execute("SELECT min(seq) FROM entry").fetchone()[0]
+        if oldest is not None and oldest <= until:
+            self._db.execute("DELETE FROM entry WHERE seq <= ?", (min(until, oldest + 4 * STORE_EVERY),))
 
     def keys_changed(self) -> None:
         """To be called in the transaction that changes a key: every gateway learns of it from the journal."""
@@ -506,6 +535,11 @@ class SqliteLedger:
         return ring.has_entries or not ring.is_read(book.position)
 
 
+def _lag(book: Book) -> int:
+    """How much of the journal may wait: where more changes, more of it, so that each row is stored less often."""
+    return min(LAG_MOST, max(LAG, 2 * (len(book.dirty_accounts) + len(book.dirty_lines))))
+
+
 def _ticket_of(hold: Hold) -> Ticket:
     if not isinstance(hold.ticket, Ticket):
         raise TypeError("name the hold that reserve returned, not a copy")
@@ -527,11 +561,12 @@ def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
 
 def _hold_of(found: Found) -> Hold:
     t, plan = found.ticket, found.plan
-    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
+    gauges = plan.gauges if plan.shown.soft else plan.alike
+    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, gauges, plan.shown, found.used)
     return hold_of(answer, t)
 
 
-def _account_of(body: bytes) -> Account:
+def _account_of(body: bytes) -> dict[str, Meter]:
     """An account as it was stored: a map, or a list of rows where an earlier version of this did."""
     if body[0] >> 4 == 0x8 or body[0] in (0xDE, 0xDF):
         return _decode_account(body)
