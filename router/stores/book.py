@@ -6,6 +6,7 @@ ignores what the journal says up to `seq`, so the book can be stored piece by pi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -90,24 +91,26 @@ LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
 class Account:
     """The meters of one scope, by name."""
 
-    __slots__ = ("is_dirty", "meters", "scope")
+    __slots__ = ("meters", "scope", "seq", "since")
 
     def __init__(self, scope: str, meters: dict[str, Meter]) -> None:
         self.scope, self.meters = scope, meters
-        self.is_dirty = False  # not stored as it is
+        self.seq = 0  # position of the last change that this process has followed
+        self.since = 0  # position of the first one that is not stored; 0: it is stored as it is
 
 
 class Line:
     """What one tenant, team, key and model spent on one day."""
 
-    __slots__ = ("completion_tokens", "cost", "is_dirty", "prompt_tokens", "requests", "seq")
+    __slots__ = ("completion_tokens", "cost", "key", "prompt_tokens", "requests", "seq", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, key: LineKey) -> None:
+        self.key = key
         self.seq = self.requests = self.prompt_tokens = self.completion_tokens = self.cost = 0
-        self.is_dirty = False
+        self.since = 0  # as of an account
 
 
-NO_LINE = Line()
+NO_LINE = Line(("", "", "", "", ""))
 
 
 class Bound:
@@ -165,8 +168,8 @@ class Book:
         self.earliest_ms = FOREVER_MS  # no hold expires before this
         self.accounts: dict[str, Account] = {}
         self.lines: dict[LineKey, Line] = {}
-        self.dirty_accounts: dict[str, int] = {}  # name -> first position not yet stored, ascending
-        self.dirty_lines: dict[LineKey, int] = {}
+        self.dirty_accounts: deque[Account] = deque()  # not stored as they are, by `since`
+        self.dirty_lines: deque[Line] = deque()
         self.notes: list[Note] = []
         self._load, self._load_line = load, load_line
         self._plans = PlanCache(plan_of)
@@ -197,7 +200,7 @@ class Book:
         """The spend line of this key; fetched or new at first sight."""
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = self._load_line(key) or Line()
+            line = self.lines[key] = self._load_line(key) or Line(key)
         return line
 
     def rolled(self, gauge: Gauge, now_ms: int) -> Meter:
@@ -208,8 +211,8 @@ class Book:
 
     def shrink(self) -> None:
         """Keep only what is not stored yet; the rest is fetched again when it is asked for."""
-        self.accounts = {scope: account for scope, account in self.accounts.items() if scope in self.dirty_accounts}
-        self.lines = {key: line for key, line in self.lines.items() if key in self.dirty_lines}
+        self.accounts = {scope: account for scope, account in self.accounts.items() if account.since}
+        self.lines = {key: line for key, line in self.lines.items() if line.since}
         self._bound.clear()
         self._generation = object()
 
@@ -359,19 +362,10 @@ class Book:
     def _soil(self, seq: int, bound: Bound) -> None:
         """These accounts are not what was stored."""
         for account in bound.accounts:
-            if not account.is_dirty:
-                account.is_dirty = True
-                self.dirty_accounts[account.scope] = seq
-
-    def is_stored(self, scope: str) -> None:
-        """This account has been stored as it is."""
-        del self.dirty_accounts[scope]
-        self.accounts[scope].is_dirty = False
-
-    def is_line_stored(self, key: LineKey) -> None:
-        """This spend line has been stored as it is."""
-        del self.dirty_lines[key]
-        self.lines[key].is_dirty = False
+            account.seq = seq
+            if not account.since:
+                account.since = seq
+                self.dirty_accounts.append(account)
 
     def settle(self, seq: int, end: Settled) -> None:
         """As `apply` of Settled."""
@@ -480,9 +474,9 @@ class Book:
         line.prompt_tokens += end.prompt_tokens
         line.completion_tokens += end.completion_tokens
         line.cost += cost
-        if not line.is_dirty:
-            line.is_dirty = True
-            self.dirty_lines[key] = seq
+        if not line.since:
+            line.since = seq
+            self.dirty_lines.append(line)
 
     def _note(self, kind: str, at_ms: int, ticket: Ticket, **detail: object) -> None:
         who = {"tenant": ticket.tenant, "key": ticket.key_id, "model": ticket.model, "held": ticket.amount}

@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 import msgspec
 
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import (
+    Account,
     Book,
     Event,
     Expired,
@@ -41,6 +42,7 @@ from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.ring import entries_in
 from router.stores.sqlite import Database
+from router.stores.waiting import Waiting
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 TICK_S = 0.5  # how often leases are renewed and expired
@@ -51,12 +53,11 @@ LAG_MOST = 524_288  # … or as many as this where more accounts and spend lines
 ROWS = 5_000  # stored in one transaction, when everything is
 PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-LEAST = 100  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
-_K = TypeVar("_K")
+_D = TypeVar("_D", Account, Line)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
@@ -82,8 +83,7 @@ class SqliteLedger:
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
-        self._to_store: list[str] = []
-        self._lines_to_store: list[LineKey] = []
+        self._to_store, self._lines_to_store = _waiting()
         self._instalments = 1
         self._changed_in = -1  # the transaction in which the book was changed
         self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
@@ -386,7 +386,7 @@ class SqliteLedger:
         book = Book(load=self._load_account, load_line=self._load_line)
         book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
-        self._to_store, self._lines_to_store = [], []
+        self._to_store, self._lines_to_store = _waiting()
         self._in_file = None
         return book
 
@@ -426,7 +426,7 @@ class SqliteLedger:
         row = self._db.execute(sql, key).fetchone()
         if row is None:
             return None
-        line = Line()
+        line = Line(key)
         line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost = row
         return line
 
@@ -447,29 +447,30 @@ class SqliteLedger:
     def _store_from(self, book: Book, *, until: int | None) -> None:
         """Begin to store what has been dirty since `until` or earlier; None: everything, in few instalments."""
         last = book.position if until is None else until
-        self._to_store = sorted(_older(book.dirty_accounts, last), reverse=True)
-        self._lines_to_store = sorted(_older(book.dirty_lines, last), reverse=True)
+        self._to_store.add(_older(book.dirty_accounts, last))
+        self._lines_to_store.add(_older(book.dirty_lines, last))
         rows = len(self._to_store) + len(self._lines_to_store)
         self._instalments = 1 + (rows // ROWS if until is None else (book.position - last) // STORE_EVERY)
         if not rows:
             self._advance(book, self._fact("stored"))
 
     def _instalment(self, book: Book, stored: int) -> None:
-        """One of `_instalments` equal parts of what is left."""
-        scopes, keys = _taken(self._to_store, self._instalments), _taken(self._lines_to_store, self._instalments)
+        """One of `_instalments` equal parts of what is left, once all is sorted."""
+        if self._to_store.sort_some() or self._lines_to_store.sort_some():
+            return
+        accounts, lines = self._to_store.take(self._instalments), self._lines_to_store.take(self._instalments)
         self._instalments = max(1, self._instalments - 1)
-        for scope in scopes:
-            book.is_stored(scope)
-        for key in keys:
-            book.is_line_stored(key)
-        accounts = [(scope, book.accounts[scope].meters) for scope in scopes]
-        lines = [(key, book.lines[key]) for key in keys]
+        for account in accounts:
+            account.since = 0
+        for line in lines:
+            line.since = 0
         # what has not changed since `stored` was stored by another process
-        rows = [(scope, _encode(of)) for scope, of in accounts if any(m.seq > stored for m in of.values())]
+        rows = [(a.scope, _encode(a.meters)) for a in accounts if a.seq > stored]
         self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
-        values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
-        fresh = [row for row in values if row[5] > stored]
-        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+        values = [
+            (*x.key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for x in lines if x.seq > stored
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
@@ -477,7 +478,7 @@ class SqliteLedger:
             self._in_file = None  # others have stored what this book did not have to ask for
 
     def _advance(self, book: Book, stored: int) -> None:
-        oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]
+        oldest = [d[0].since for d in (book.dirty_accounts, book.dirty_lines) if d]
         oldest += [t.seq for t in book.holds.values()]
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
@@ -575,15 +576,12 @@ def _account_of(body: bytes) -> dict[str, Meter]:
     }
 
 
-def _taken(names: list[_K], parts: int) -> list[_K]:
-    """One of so many parts of these, off their end, and at least LEAST of them; in reverse."""
-    size = max(LEAST, -(-len(names) // parts))
-    taken = names[-size:]
-    del names[-size:]
-    taken.reverse()
-    return taken
+def _waiting() -> tuple[Waiting[Account], Waiting[Line]]:
+    """Nothing that waits to be stored."""
+    return Waiting(lambda account: account.scope), Waiting(lambda line: line.key)
 
 
-def _older(dirty: dict[_K, int], until: int) -> list[_K]:
-    """What has been dirty since `until` or earlier; `dirty` ascends."""
-    return [name for name, _ in takewhile(lambda item: item[1] <= until, dirty.items())]
+def _older(dirty: deque[_D], until: int) -> Iterator[_D]:
+    """Take away what has been dirty since `until` or earlier; `dirty` ascends."""
+    while dirty and dirty[0].since <= until:
+        yield dirty.popleft()
