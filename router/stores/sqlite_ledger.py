@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
 
 import msgspec
 
@@ -48,8 +47,8 @@ from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 TICK_S = 0.5  # how often leases are renewed and expired
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
-LAG = 65_536  # journal entries not yet stored in the book before the older half of them is …
-LAG_MOST = 524_288  # … or as many as this where more accounts and spend lines change, each at long intervals
+LAG = 49_152  # journal entries not yet stored in the book before it is, over a third as many more …
+LAG_MOST = 393_216  # … or as many as this where more accounts and spend lines change, each at long intervals
 ROWS = 5_000  # stored in one transaction, when everything is
 PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
@@ -57,7 +56,6 @@ ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: abo
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
-_D = TypeVar("_D", Account, Line)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
@@ -181,7 +179,7 @@ class SqliteLedger:
 
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
-        await self._db.transact(lambda: self._store_from(self._caught_up(), until=None))
+        await self._db.transact(lambda: self._store_all(self._caught_up()))
         while self._to_store or self._lines_to_store:
             await self._db.transact(lambda: self._store(self._caught_up()))
 
@@ -442,15 +440,16 @@ class SqliteLedger:
                 self._advance(book, stored)
                 self._shrink(book)
         elif book.position - stored >= (lag := _lag(book)):
-            self._store_from(book, until=book.position - lag // 2)
+            self._store_all(book, instalments=1 + lag // 3 // STORE_EVERY)
 
-    def _store_from(self, book: Book, *, until: int | None) -> None:
-        """Begin to store what has been dirty since `until` or earlier; None: everything, in few instalments."""
-        last = book.position if until is None else until
-        self._to_store.add(_older(book.dirty_accounts, last))
-        self._lines_to_store.add(_older(book.dirty_lines, last))
+    def _store_all(self, book: Book, *, instalments: int | None = None) -> None:
+        """Begin to store whatever is not stored as it is now; None: in as few instalments as may be."""
+        self._to_store.add(book.dirty_accounts)
+        self._lines_to_store.add(book.dirty_lines)
+        book.dirty_accounts.clear()
+        book.dirty_lines.clear()
         rows = len(self._to_store) + len(self._lines_to_store)
-        self._instalments = 1 + (rows // ROWS if until is None else (book.position - last) // STORE_EVERY)
+        self._instalments = instalments or 1 + rows // ROWS
         if not rows:
             self._advance(book, self._fact("stored"))
 
@@ -579,9 +578,3 @@ def _account_of(body: bytes) -> dict[str, Meter]:
 def _waiting() -> tuple[Waiting[Account], Waiting[Line]]:
     """Nothing that waits to be stored."""
     return Waiting(lambda account: account.scope), Waiting(lambda line: line.key)
-
-
-def _older(dirty: deque[_D], until: int) -> Iterator[_D]:
-    """Take away what has been dirty since `until` or earlier; `dirty` ascends."""
-    while dirty and dirty[0].since <= until:
-        yield dirty.popleft()
