@@ -1,8 +1,8 @@
 """`python -m benchmarks.money {speed,faults}`: what a reservation costs, and whether money leaks when things die.
 
 `speed` has two controls beside the stores: `none` answers every request at once, so what it costs is the loop, its
-pauses and the benchmark; `book` decides and counts as the SQLite ledger does, and writes nothing down. Each figure stands
-as it was measured and, where `none` is among the stores, less what `none` took in the same pattern of requests.
+pauses and the benchmark; `book` decides and counts as the SQLite ledger does, and writes nothing down. Each figure
+stands as it was measured and, where `none` is among the stores, less what `none` took in the same pattern of requests.
 """
 
 from __future__ import annotations
