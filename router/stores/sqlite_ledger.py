@@ -93,7 +93,7 @@ class SqliteLedger:
 
         Most of it is read while others go on writing: what they have written meanwhile is little.
         """
-        with contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads what is left, or says why not
+        with contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
             self._read_first()
         await self._db.transact(self._caught_up)
         self._ticker = asyncio.create_task(self._tick())
