@@ -36,17 +36,24 @@ class Ledger(Protocol):
         """
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing. Raises: StoreUnavailable."""
+        """End a hold. Settling twice changes nothing.
+
+        What was marked is charged sooner or later. Raises: StoreUnavailable: what was not marked is not charged, and
+        must not be sent.
+        """
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
 
 
 class Leases(Protocol):
-    """What a ledger must know of a hold whose answer has begun."""
+    """What a ledger must know of a hold before its answer is relayed, unless it is settled before."""
 
-    def mark(self, hold: Hold) -> None:
-        """The first byte was relayed: should the lease expire, charge the worst case instead of nothing."""
+    async def mark(self, hold: Hold) -> None:
+        """From now on bytes may have been sent: should the lease end, the worst case is charged instead of nothing.
+
+        Raises: StoreUnavailable: the ledger does not know, and nothing may be sent.
+        """
 
 
 class OutcomeLog(Protocol):

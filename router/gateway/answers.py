@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from backends.types import Reply, Usage
 from router.eligibility import expected_prompt_tokens
 from router.gateway.eager import begin
-from router.gateway.nouns import Opened, usd
+from router.gateway.nouns import Call, Opened, usd
 from router.types import NanoUsd, Spend
 
 _DONE = b"data: [DONE]\n\n"
@@ -49,6 +49,11 @@ class Answer:
         await self.reply.pour(sink)
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether it is relayed as it comes, and not settled before."""
+        return is_streamed(self.opened.call, self.reply)
+
+    @property
     def total(self) -> NanoUsd:
         """What the request costs with everything that was held back."""
         cost = self.spend().cost if self.cost is None else self.cost
@@ -85,6 +90,11 @@ class Answer:
             usage = Usage(expected_prompt_tokens(model, needs), -int(-self.reply.produced // model.bytes_per_token))
         cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.opened.hold.amount)
         return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
+
+
+def is_streamed(call: Call, reply: Reply) -> bool:
+    """Whether bytes of this answer are sent before it is settled."""
+    return call.stream and reply.status == 200
 
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:

@@ -16,7 +16,7 @@ from backends.types import Reply, Request
 from policies.types import Proposal
 from router.eligibility import Needs, worst_tokens
 from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
-from router.gateway.answers import Answer
+from router.gateway.answers import Answer, is_streamed
 from router.gateway.deciding import Decider
 from router.gateway.escalating import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
@@ -114,10 +114,24 @@ class Gateway:
         except BaseException:
             await asyncio.shield(self._release(opened))
             raise
-        self._leases.mark(opened.hold)
         opened.stages.mark("first_byte")
+        if is_streamed(opened.call, reply):
+            await self._mark(opened, reply)
+            opened.stages.mark("mark")
         self.meter.decided(opened.decision)
         return reply
+
+    async def _mark(self, opened: Opened, reply: Reply) -> None:
+        """The ledger knows before the client has a byte, or the client gets none. Raises: StoreUnavailable."""
+        try:
+            await self._leases.mark(opened.hold)
+        except BaseException:
+            await asyncio.shield(self._drop(opened, reply))
+            raise
+
+    async def _drop(self, opened: Opened, reply: Reply) -> None:
+        await reply.aclose()
+        await self._release(opened)
 
     async def _hold_back(self, answer: Answer) -> frozenset[str] | None:
         """None where the answer may be returned; else the models that escalation passes over, the answer settled."""

@@ -7,12 +7,13 @@ that hangs up stops the engine at once and is still charged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Mapping
 
-from router.errors import InvalidRequest, PointsmanError, UpstreamFailed
+from router.errors import InvalidRequest, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.nouns import Call, usd
 from router.gateway.serving import Gateway
@@ -50,7 +51,7 @@ class Inference:
             )
             call = self._call(exchange.path, await exchange.body(self._max_body_bytes), headers, request_id)
             answer = await self._gateway.answer(principal, call)
-            relay = self._stream if call.stream and answer.reply.status == 200 else self._plain
+            relay = self._stream if answer.is_streamed else self._plain
             await relay(answer, call, exchange, started, request_id)
         except PointsmanError as error:
             _fail(error, exchange, request_id)
@@ -59,11 +60,11 @@ class Inference:
                 raise
         except Exception:  # a bug: the caller still gets an error in its API's shape
             LOG.exception("POST %s failed", exchange.path)
-            if not exchange.started:
-                _fail(PointsmanError("the gateway failed on this request; its log says why"), exchange, request_id)
+            _fail(PointsmanError("the gateway failed on this request; its log says why"), exchange, request_id)
         finally:
             if answer is not None:
-                await answer.close()
+                with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
+                    await answer.close()
 
     def _call(self, path: str, body: bytes, headers: Mapping[bytes, bytes], request_id: bytes) -> Call:
         passed = {name: headers[key].decode("latin-1") for key, name in _PASSED_ON.items() if key in headers}
@@ -153,6 +154,8 @@ def _allowance(kind: bytes, left: Allowance) -> Headers:
 
 
 def _fail(error: PointsmanError, exchange: Exchange, request_id: bytes) -> None:
+    if exchange.started:  # the connection is closed where the answer is not whole
+        return
     headers = [*error_headers(error), (b"x-request-id", request_id)]
     exchange.answer(error.status, headers, error_body(error, exchange.path))
 

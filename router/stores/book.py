@@ -6,21 +6,21 @@ ignores what the journal says up to `seq`, so the book can be stored piece by pi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import msgspec
 
 from router.stores.meters import (
     DAY_MS,
-    Charge,
     Charges,
     Gauge,
     Meter,
     Plan,
     PlanCache,
     Ticket,
+    alike,
     calendar_slots,
     charges_in,
     day_of,
@@ -85,30 +85,43 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
-Account = dict[str, Meter]  # the meters of one scope
 LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
+
+
+class Account:
+    """The meters of one scope, by name."""
+
+    __slots__ = ("meters", "scope", "seq", "since")
+
+    def __init__(self, scope: str, meters: dict[str, Meter]) -> None:
+        self.scope, self.meters = scope, meters
+        self.seq = 0  # position of the last change that this process has followed
+        self.since = 0  # position of the first one that is not stored; 0: it is stored as it is
 
 
 class Line:
     """What one tenant, team, key and model spent on one day."""
 
-    __slots__ = ("completion_tokens", "cost", "prompt_tokens", "requests", "seq")
+    __slots__ = ("completion_tokens", "cost", "key", "prompt_tokens", "requests", "seq", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, key: LineKey) -> None:
+        self.key = key
         self.seq = self.requests = self.prompt_tokens = self.completion_tokens = self.cost = 0
+        self.since = 0  # as of an account
 
 
-NO_LINE = Line()
+NO_LINE = Line(("", "", "", "", ""))
 
 
 class Bound:
-    """Where holds of the same charges count: their meters, and the spend line they ended on last."""
+    """Where holds of the same charges count: their meters and accounts, and the spend line they ended on last."""
 
-    __slots__ = ("key", "line", "pairs", "soft")
+    __slots__ = ("accounts", "charged", "key", "line", "pairs", "soft")
 
-    def __init__(self, pairs: tuple[tuple[Charge | Gauge, Meter], ...]) -> None:
-        self.pairs = pairs
-        self.soft = any(charge.soft for charge, _ in pairs)
+    def __init__(self, charged: Charges, meters: list[Meter], accounts: tuple[Account, ...]) -> None:
+        self.charged, self.accounts = charged, accounts
+        self.pairs = tuple(zip(alike(charged), meters, strict=True))  # without scopes
+        self.soft = any(charge.soft for charge in charged)
         self.key: LineKey | None = None
         self.line = NO_LINE
 
@@ -145,7 +158,9 @@ class Note:
 class Book:
     """State after a prefix of the journal. `load` and `load_line` fetch stored pieces, or None where there is none."""
 
-    def __init__(self, *, load: Callable[[str], Account | None], load_line: Callable[[LineKey], Line | None]) -> None:
+    def __init__(
+        self, *, load: Callable[[str], dict[str, Meter] | None], load_line: Callable[[LineKey], Line | None]
+    ) -> None:
         self.position = 0
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
@@ -153,8 +168,8 @@ class Book:
         self.earliest_ms = FOREVER_MS  # no hold expires before this
         self.accounts: dict[str, Account] = {}
         self.lines: dict[LineKey, Line] = {}
-        self.dirty_accounts: dict[str, int] = {}  # name -> first position not yet stored, ascending
-        self.dirty_lines: dict[LineKey, int] = {}
+        self.dirty_accounts: deque[Account] = deque()  # not stored as they are, by `since`
+        self.dirty_lines: deque[Line] = deque()
         self.notes: list[Note] = []
         self._load, self._load_line = load, load_line
         self._plans = PlanCache(plan_of)
@@ -167,23 +182,25 @@ class Book:
 
     def meter(self, scope: str, name: str) -> Meter:
         """The meter of this name on this scope's account; fetched or new at first sight."""
-        account = self._account(scope)
-        meter = account.get(name)
+        return self._meter(self._account(scope), name)
+
+    def _meter(self, account: Account, name: str) -> Meter:
+        meter = account.meters.get(name)
         if meter is None:
-            meter = account[name] = Meter()
+            meter = account.meters[name] = Meter()
         return meter
 
     def _account(self, scope: str) -> Account:
         account = self.accounts.get(scope)
         if account is None:
-            account = self.accounts[scope] = self._load(scope) or {}
+            account = self.accounts[scope] = Account(scope, self._load(scope) or {})
         return account
 
     def line(self, key: LineKey) -> Line:
         """The spend line of this key; fetched or new at first sight."""
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = self._load_line(key) or Line()
+            line = self.lines[key] = self._load_line(key) or Line(key)
         return line
 
     def rolled(self, gauge: Gauge, now_ms: int) -> Meter:
@@ -194,20 +211,22 @@ class Book:
 
     def shrink(self) -> None:
         """Keep only what is not stored yet; the rest is fetched again when it is asked for."""
-        self.accounts = {scope: account for scope, account in self.accounts.items() if scope in self.dirty_accounts}
-        self.lines = {key: line for key, line in self.lines.items() if key in self.dirty_lines}
+        self.accounts = {scope: account for scope, account in self.accounts.items() if account.since}
+        self.lines = {key: line for key, line in self.lines.items() if line.since}
         self._bound.clear()
         self._generation = object()
 
     def _bound_to(self, plan: Plan) -> tuple[tuple[Gauge, Meter], ...]:
-        """The plan's gauges with their meters."""
+        """The plan's gauges without scopes, with their meters."""
         if plan.owner is not self._generation:
             plan.owner = self._generation
             if plan.charged is plan.gauges:
-                plan.bound = cast(tuple[tuple[Gauge, Meter], ...], self._bind(plan.charges, plan.charged).pairs)
+                bound = plan.bound = self._bind(plan.charges, plan.charged)
+                plan.pairs = bound.pairs
             else:
-                plan.bound = tuple([(g, self.meter(g.scope, g.meter)) for g in plan.gauges])
-        return plan.bound
+                meters = [self.meter(g.scope, g.meter) for g in plan.gauges]
+                plan.bound, plan.pairs = None, tuple(zip(plan.alike, meters, strict=True))
+        return plan.pairs
 
     def _charged(self, charges: bytes) -> Bound:
         return self._bound.get(charges) or self._bind(charges, charges_in(charges))
@@ -215,16 +234,14 @@ class Book:
     def _bind(self, charges: bytes, charged: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        pairs = []
-        scope, account = None, Account()
+        accounts: dict[str, Account] = {}
+        meters = []
         for charge in charged:
-            if charge.scope != scope:
-                scope, account = charge.scope, self._account(charge.scope)
-            meter = account.get(charge.meter)
-            if meter is None:
-                meter = account[charge.meter] = Meter()
-            pairs.append((charge, meter))
-        bound = self._bound[charges] = Bound(tuple(pairs))
+            account = accounts.get(charge.scope)
+            if account is None:
+                account = accounts[charge.scope] = self._account(charge.scope)
+            meters.append(self._meter(account, charge.meter))
+        bound = self._bound[charges] = Bound(charged, meters, tuple(accounts.values()))
         return bound
 
     def _slot(self, calendar: str, at_ms: int) -> int:
@@ -315,19 +332,18 @@ class Book:
             self._late(seq, event)
         self.position = seq
 
-    def open(self, seq: int, ticket: Ticket) -> None:
-        """As `apply` of Opened."""
+    def open(self, seq: int, ticket: Ticket, plan: Plan | None = None) -> None:
+        """As `apply` of Opened. `plan`: what it was decided on, if here."""
         self.position = seq
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        dirty = self.dirty_accounts
-        for charge, meter in self._charged(ticket.charges).pairs:
+        found = None if plan is None or plan.owner is not self._generation else plan.bound
+        bound = found if isinstance(found, Bound) else self._charged(ticket.charges)
+        for charge, meter in bound.pairs:
             if seq <= meter.seq:
                 continue
             meter.seq = seq
-            if charge.scope not in dirty:
-                dirty[charge.scope] = seq
             kind = charge.kind
             if kind == "budget":
                 meter.held += ticket.amount
@@ -341,6 +357,15 @@ class Book:
                     meter.total += amount
                 else:
                     meter.count(slot, charge.keep, amount)
+        self._soil(seq, bound)
+
+    def _soil(self, seq: int, bound: Bound) -> None:
+        """These accounts are not what was stored."""
+        for account in bound.accounts:
+            account.seq = seq
+            if not account.since:
+                account.since = seq
+                self.dirty_accounts.append(account)
 
     def settle(self, seq: int, end: Settled) -> None:
         """As `apply` of Settled."""
@@ -371,22 +396,24 @@ class Book:
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
         cost, at_ms = end.cost, end.at_ms
-        dirty = self.dirty_accounts
-        for charge, meter in self._charged(ticket.charges).pairs:
+        bound = self._charged(ticket.charges)
+        is_new = False
+        for charge, meter in bound.pairs:
             if seq <= meter.seq:
                 continue
+            is_new = True
             meter.seq = seq
-            if charge.scope not in dirty:
-                dirty[charge.scope] = seq
             kind = charge.kind
             if kind == "budget":
                 meter.held -= ticket.amount
                 if cost:
                     calendar = charge.calendar
                     slot = at_ms // charge.width_ms if calendar is None else self._slot(calendar, at_ms)
-                    meter.count(slot, charge.keep, cost)
-                    if charge.soft:
-                        self._cross(meter, charge, end)
+                    if slot == meter.slot:
+                        meter.now += cost
+                        meter.total += cost
+                    else:
+                        meter.count(slot, charge.keep, cost)
             elif kind == "concurrent":
                 meter.held -= 1
             elif end.outcome == "released":
@@ -394,49 +421,49 @@ class Book:
             elif kind == "tokens" and end.outcome == "settled":
                 excess = ticket.tokens - end.prompt_tokens - end.completion_tokens
                 meter.correct(ticket.at_ms // charge.width_ms, -excess)
+        self._soil(seq, bound)
+        if bound.soft and cost and is_new:
+            self._cross(bound, end, cost)
         if end.outcome != "released":
-            self._add_to_line(seq, ticket, end, requests=1, cost=cost)
+            self._add_to_line(seq, ticket, end, bound, requests=1, cost=cost)
         if cost > ticket.amount:
             reason = "the answer cost more than its worst case"
             self._note("hold.over", end.at_ms, ticket, charged=cost, reason=reason)
 
-    def _cross(self, meter: Meter, charge: Charge | Gauge, end: Settled) -> None:
-        detail: dict[str, object] = {
-            "budget": f"{charge.scope}#{charge.meter}",
-            "spent": meter.total,
-            "limit": charge.soft,
-        }
-        for percent in crossed(meter.total - end.cost, meter.total, charge.soft):
-            self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
+    def _cross(self, bound: Bound, end: Settled, cost: int) -> None:
+        """Note which soft limits were just crossed by this cost."""
+        for charge, (_, meter) in zip(bound.charged, bound.pairs, strict=True):
+            detail: dict[str, object] = {
+                "budget": f"{charge.scope}#{charge.meter}",
+                "spent": meter.total,
+                "limit": charge.soft,
+            }
+            for percent in crossed(meter.total - cost, meter.total, charge.soft):
+                self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
 
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
-        for charge, meter in self._charged(event.ticket.charges).pairs:
-            if charge.kind != "budget" or not self._changes(seq, charge, meter):
+        bound = self._charged(event.ticket.charges)
+        for charge, meter in bound.pairs:
+            if charge.kind != "budget" or seq <= meter.seq:
                 continue
+            meter.seq = seq
             if delta < 0:
                 meter.correct(charge.slot(event.expired_ms), delta)
             elif delta:
                 meter.count(charge.slot(end.at_ms), charge.keep, delta)
-                self._cross(meter, charge, msgspec.structs.replace(end, cost=delta))
-        self._add_to_line(seq, event.ticket, end, requests=0 if event.charged else 1, cost=delta)
+        self._soil(seq, bound)
+        if delta > 0:
+            self._cross(bound, end, delta)
+        requests = -1 if end.outcome == "released" else 0 if event.charged else 1
+        self._add_to_line(seq, event.ticket, end, bound, requests=requests, cost=delta)
         self._note("hold.late", end.at_ms, event.ticket, charged=end.cost, was_charged=event.charged)
 
-    def _changes(self, seq: int, charge: Charge | Gauge, meter: Meter) -> bool:
-        """Whether the meter does not know this entry yet; now it does."""
-        if seq <= meter.seq:
-            return False
-        meter.seq = seq
-        if charge.scope not in self.dirty_accounts:
-            self.dirty_accounts[charge.scope] = seq
-        return True
-
-    def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, *, requests: int, cost: int) -> None:
+    def _add_to_line(self, seq: int, ticket: Ticket, end: Settled, bound: Bound, *, requests: int, cost: int) -> None:
         if end.at_ms // DAY_MS != self._day:
             self._slot("day", end.at_ms)
         key = (self._date, ticket.tenant, ticket.team, ticket.key_id, ticket.model)
-        bound = self._charged(ticket.charges)
         if bound.key != key:
             bound.key, bound.line = key, self.line(key)
         line = bound.line
@@ -447,8 +474,9 @@ class Book:
         line.prompt_tokens += end.prompt_tokens
         line.completion_tokens += end.completion_tokens
         line.cost += cost
-        if key not in self.dirty_lines:
-            self.dirty_lines[key] = seq
+        if not line.since:
+            line.since = seq
+            self.dirty_lines.append(line)
 
     def _note(self, kind: str, at_ms: int, ticket: Ticket, **detail: object) -> None:
         who = {"tenant": ticket.tenant, "key": ticket.key_id, "model": ticket.model, "held": ticket.amount}

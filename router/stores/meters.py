@@ -8,9 +8,9 @@ late. A calendar period is one slot that nothing outlives.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -112,9 +112,12 @@ class Meter(msgspec.Struct, gc=False, array_like=True):
         """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
         if slot <= self.slot:
             return
-        ring = self.ring
-        if self.now:
-            ring[self.slot] = ring.get(self.slot, 0) + self.now
+        ring, now = self.ring, self.now
+        if now:
+            if self.slot < slot - keep:
+                self.total -= now
+            else:
+                ring[self.slot] = ring.get(self.slot, 0) + now
             self.now = 0
         self.slot = slot
         while ring:
@@ -270,10 +273,12 @@ class Plan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it will count."""
 
     gauges: tuple[Gauge, ...]
+    alike: tuple[Gauge, ...]  # the same without scopes: one object for all principals on the same terms
     shown: Shown
     charged: Charges
     charges: bytes  # the same, as a ticket keeps them
-    bound: tuple[tuple[Gauge, Meter], ...] = ()  # with their meters, as `owner` found them last
+    pairs: tuple[tuple[Gauge, Meter], ...] = ()  # of `alike`, and the gauges' meters as `owner` found them last
+    bound: object = None  # what else it found
     owner: object = None
 
 
@@ -284,7 +289,28 @@ def plan_of(principal: Principal, offer: Offer) -> Plan:
     if len({(g.scope, g.meter) for g in gauges}) < len(gauges):
         charged = _merged(gauges)
     rows = [(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, g.soft) for g in charged]
-    return Plan(gauges, shown_of(gauges), charged, _encode(rows))
+    return Plan(gauges, alike(gauges), shown_of(gauges), charged, _encode(rows))
+
+
+def alike(charged: Iterable[Charge | Gauge]) -> tuple[Any, ...]:
+    """These without their scopes; the same object for all that are alike.
+
+    With a hundred thousand tenants what each of them has for itself is in no cache of the processor.
+    """
+    return _alike(tuple([_unscoped(each) for each in charged]))
+
+
+def _unscoped(each: Charge | Gauge) -> Charge | Gauge:
+    if isinstance(each, Gauge):
+        return Gauge(
+            "", each.meter, each.kind, each.limit, each.hard, each.width_ms, each.keep, each.calendar, each.soft
+        )
+    return Charge("", each.meter, each.kind, each.width_ms, each.keep, each.calendar, each.soft)
+
+
+@lru_cache(maxsize=1024)
+def _alike(charged: tuple[Any, ...]) -> tuple[Any, ...]:
+    return charged
 
 
 def _merged(gauges: tuple[Gauge, ...]) -> Charges:

@@ -1,9 +1,11 @@
 """The ledger in Redis: one script reserves, one settles, whatever they touch; exact over any number of hosts.
 
-Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. A settlement that cannot be written is
-kept and written as soon as Redis is back. After a restart of Redis, which may have lost its last second, every gateway
-puts its own holds and last settlements back while reservations wait for GRACE_MS. With a journal, what a killed gateway
-had sent, or had settled so lately that Redis may yet lose it, is taken over from its disk.
+Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. Nothing of an answer may be sent before
+Redis has said that it knows, by a mark or by the settlement itself: whatever Redis gives free again was not sent. A
+settlement of what was sent that cannot be written is kept and written as soon as Redis is back. After a restart of
+Redis, which may have lost its last second, every gateway puts its own holds and settlements back while reservations
+wait for GRACE_MS. With a journal, what a killed gateway had sent, or had settled so lately that Redis may yet lose it,
+is taken over from its disk.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from router.stores.refusals import Answer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
 
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
-MARK_S = 0.01  # how long a mark may wait for company
+AGAIN_S = 0.05  # between two tries to tell Redis what must be known before anything is sent
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
 DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
 REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
+HELD, KNOWN, ANY = -1, 0, 1  # what a settlement charges: only what is held; or was, and its lease ran out; or whatever
+NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 
 
 class WirePlan(msgspec.Struct, frozen=True, gc=False):
@@ -51,8 +55,9 @@ class Lease(msgspec.Struct, gc=False):
     expires_ms: int
     ends_ms: int
     lease_ms: int
-    sent: bool
     plan: bytes
+    sent: bool = False  # bytes of the answer may have been relayed, and Redis knows
+    ended: bool = False
 
 
 def wire(gauges: Sequence[Gauge]) -> bytes:
@@ -75,11 +80,10 @@ class RedisLedger:
         self.guard: Guard | None = None
         self._plans: PlanCache[WirePlan] = PlanCache(_plan)
         self._mine: dict[str, Lease] = {}
-        self._marks: dict[str, None] = {}
+        self._marks: dict[str, None] = {}  # that a restart of Redis may have lost
         self._settled: deque[tuple[float, tuple[Argument, ...]]] = deque()
         self._unsettled: list[tuple[Argument, ...]] = []
         self._run: bytes | None = None
-        self._marking: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tending = asyncio.Lock()
 
@@ -90,8 +94,6 @@ class RedisLedger:
 
     async def aclose(self) -> None:
         """Settle what still waits."""
-        if self._marking is not None:
-            self._marking.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -126,7 +128,7 @@ class RedisLedger:
         ends = max(expires, r.now_ms + r.longest_ms)
         owner = f"{name}\x1f{offer.model}"
         size = (offer.worst, offer.tokens)
-        lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, False, plan.text)
+        lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, plan.text)
         self._mine[r.decision_id] = lease
         found = Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[2:])
         hold = hold_of(found, lease)
@@ -137,19 +139,39 @@ class RedisLedger:
         return hold
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing. Where Redis is away the settlement is kept for later."""
-        lease = hold.ticket
-        if not isinstance(lease, Lease):
-            raise TypeError("settle the hold that reserve returned, not a copy")
-        self._marks.pop(hold.decision_id, None)
+        """End a hold. Settling twice changes nothing.
+
+        Where Redis is away, the settlement of what was marked is kept for later. Else nothing has been sent yet, and
+        nothing is charged unless Redis says so before the lease ends. Raises: StoreUnavailable: nothing may be sent.
+        """
+        lease = _lease_of(hold)
+        if lease.ended:
+            return
         words = _settlement(lease, self._clock(), spend)
+        if lease.sent or spend.outcome == "released":
+            await self._settle_sent(lease, words)
+        else:
+            await self._settle_unsent(lease, words)
+        lease.ended = True
+        self._mine.pop(lease.decision_id, None)
+
+    async def _settle_sent(self, lease: Lease, words: tuple[Argument, ...]) -> None:
+        self._marks.pop(lease.decision_id, None)
         self._remember_settled(words)
-        self._owe(hold.decision_id, words)
+        self._owe(lease.decision_id, words)
         try:
             await self._link.call("settle", *words)
         except StoreUnavailable:
             self._unsettled.append(words)
-        self._mine.pop(hold.decision_id, None)
+
+    async def _settle_unsent(self, lease: Lease, words: tuple[Argument, ...]) -> None:
+        try:
+            await self._surely(lease, "settle", *words[:-1], HELD)
+        except BaseException:  # it may have been done all the same: then it stays so
+            self._unsettled.append(_settlement(lease, self._clock(), NOTHING))
+            raise
+        self._remember_settled(words)
+        self._owe(lease.decision_id, words)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
@@ -160,16 +182,34 @@ class RedisLedger:
             for i, budget in enumerate(budgets)
         ]
 
-    def mark(self, hold: Hold) -> None:
-        """The first byte was relayed. Told to Redis 10 ms later at most, unless the hold is settled by then."""
-        lease = self._mine.get(hold.decision_id)
-        if lease is None:
-            return
+    async def mark(self, hold: Hold) -> None:
+        """Bytes are about to be relayed: whatever becomes of this process, they are paid.
+
+        Raises: StoreUnavailable: the lease has ended, or Redis was away until then; nothing may be sent.
+        """
+        lease = _lease_of(hold)
+        await self._surely(lease, "mark", lease.decision_id)
         lease.sent = True
-        self._owe(hold.decision_id, _settlement(lease, self._clock(), Spend(hold.amount, 0, 0, "expired")))
-        self._marks[hold.decision_id] = None
-        if self._marking is None:
-            self._marking = asyncio.get_running_loop().call_later(MARK_S, self._mark_now)
+        self._owe(lease.decision_id, _settlement(lease, self._clock(), Spend(hold.amount, 0, 0, "expired")))
+
+    async def _surely(self, lease: Lease, name: str, *words: Argument) -> None:
+        """Tell Redis something of a hold, again while it is away and the lease lasts.
+
+        Raises: StoreUnavailable: the lease has ended.
+        """
+        while True:
+            try:
+                if await self._link.call(name, *words) >= 0:
+                    return
+                await self._link.call("restore", *_as_lost(lease, self._clock()))
+                if await self._link.call(name, *words) >= 0:
+                    return
+            except StoreUnavailable:
+                if self._clock() >= lease.expires_ms:
+                    raise
+            else:
+                raise StoreUnavailable("The lease ended before the answer was there. Nothing was sent.")
+            await asyncio.sleep(AGAIN_S)
 
     async def tend(self) -> None:
         """Mark, renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
@@ -209,12 +249,8 @@ class RedisLedger:
 
     async def _restore(self, now_ms: int) -> None:
         """Redis has restarted and may have lost its last second: say again what this process said in it."""
-        holds = [
-            (i, now_ms, calendar(now_ms)[0], x.expires_ms, x.who, x.amount, x.tokens, x.at_ms, int(x.sent), x.plan)
-            for i, x in self._mine.items()
-        ]
         self._marks.update((i, None) for i, lease in self._mine.items() if lease.sent)
-        calls = [self._link.call("restore", *words) for words in holds]
+        calls = [self._link.call("restore", *_as_lost(lease, now_ms)) for lease in self._mine.values()]
         calls += [self._link.call("settle", *words) for _, words in self._settled]
         await asyncio.gather(*calls)
 
@@ -262,10 +298,6 @@ class RedisLedger:
         _, offer, gauge, used, need, wait_ms = answer
         return refuse(Refusal(plans[offer - 1].gauges[gauge - 1], used, need, wait_ms))
 
-    def _mark_now(self) -> None:
-        self._marking = None
-        self._start(self._tend_quietly())
-
     async def _tend_quietly(self) -> None:
         with contextlib.suppress(StoreUnavailable):
             await self.tend()
@@ -281,19 +313,31 @@ class RedisLedger:
         task.add_done_callback(self._tasks.discard)
 
 
+def _lease_of(hold: Hold) -> Lease:
+    if not isinstance(hold.ticket, Lease):
+        raise TypeError("name the hold that reserve returned, not a copy")
+    return hold.ticket
+
+
 def _settlement(lease: Lease, now_ms: int, spend: Spend) -> tuple[Argument, ...]:
     """The arguments of the settle script."""
     tokens = (spend.prompt_tokens, spend.completion_tokens)
     held = (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
-    return (lease.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome, *held, 1)
+    return (lease.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome, *held, ANY)
+
+
+def _as_lost(lease: Lease, now_ms: int) -> tuple[Argument, ...]:
+    """The arguments of the restore script."""
+    held = (lease.who, lease.amount, lease.tokens, lease.at_ms, int(lease.sent), lease.plan)
+    return (lease.decision_id, now_ms, calendar(now_ms)[0], lease.expires_ms, *held)
 
 
 def _release(r: Reservation, name: str) -> tuple[Argument, ...]:
     """The arguments of the settle script for a hold that may exist, of which nothing was sent."""
-    return (r.decision_id, r.now_ms, *calendar(r.now_ms), 0, 0, 0, "released", name, 0, 0, r.now_ms, b"[]", 0)
+    return (r.decision_id, r.now_ms, *calendar(r.now_ms), 0, 0, 0, "released", name, 0, 0, r.now_ms, b"[]", KNOWN)
 
 
 def _as_heir(words: tuple[Argument, ...], now_ms: int) -> tuple[Argument, ...]:
     """The same settlement now; so old that Redis may have forgotten it was done, it only ends a hold that is known."""
     known_only = now_ms - int(words[1]) > DONE_MS // 2
-    return (words[0], now_ms, *calendar(now_ms), *words[4:-1], 0 if known_only else 1)
+    return (words[0], now_ms, *calendar(now_ms), *words[4:-1], KNOWN if known_only else ANY)

@@ -31,8 +31,9 @@ CONNECTIONS = 64
 PREFIX = "{pointsman}"
 SCRIPTS = {  # name -> version: gateways of different versions may share a Redis
     "reserve": "v2",
-    "settle": "v1",
-    "restore": "v1",
+    "settle": "v2",
+    "mark": "v1",
+    "restore": "v2",
     "tend": "v2",
     "balance": "v1",
     "log": "v1",

@@ -4,7 +4,8 @@ A reservation appends one entry and a settlement another, however many budgets t
 that others have written. Usually the entry goes into the ring beside the file, which keeps it through the death of any
 process, and with a few hundred more into the file; what needs more than an entry is a transaction of its own.
 Any number of processes on one machine may share the file. Fails closed: what cannot be written is StoreUnavailable and
-nothing was reserved; a settlement that cannot be written is kept and written as soon as the file is back.
+nothing was reserved, and nothing of an answer may be sent before a mark, or the settlement itself, is written. A
+settlement of what was sent that cannot be written is kept and written as soon as the file is back.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
-from typing import Protocol, TypeVar
+from typing import Protocol, cast
 
 import msgspec
 
@@ -40,19 +40,22 @@ from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.ring import entries_in
-from router.stores.sqlite import Database, Execute
+from router.stores.sqlite import Database
+from router.stores.waiting import Waiting
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 TICK_S = 0.5  # how often leases are renewed and expired
+TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
-LAG = 65_536  # journal entries not yet stored in the book before the older half of them is
+LAG = 49_152  # journal entries not yet stored in the book before it is, over a third as many more …
+LAG_MOST = 393_216  # … or as many as this where more accounts and spend lines change, each at long intervals
+ROWS = 5_000  # stored in one transaction, when everything is
+PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-LEAST = 100  # accounts and spend lines in one instalment
 ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
-_K = TypeVar("_K")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
 _decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
@@ -75,23 +78,24 @@ class SqliteLedger:
         self._book: Book | None = None
         self._read_in = -1  # the transaction in which the book was brought up to date
         self._mine: dict[str, Ticket] = {}  # holds this process keeps alive
-        self._marked: dict[str, None] = {}
-        self._boarded: tuple[str, ...] = ()
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
-        self._to_store: list[str] = []
-        self._lines_to_store: list[LineKey] = []
+        self._to_store, self._lines_to_store = _waiting()
         self._instalments = 1
         self._changed_in = -1  # the transaction in which the book was changed
         self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
         self._opened_on = ""
-        database.riders.append(self)
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
-        """Read the book and begin to look after leases."""
-        await self._db.transact(self._first_caught_up)
+        """Read the book and begin to look after leases.
+
+        Most of it is read while others go on writing: what they have written meanwhile is little.
+        """
+        with contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
+            self._read_first()
+        await self._db.transact(self._caught_up)
         self._ticker = asyncio.create_task(self._tick())
 
     async def aclose(self) -> None:
@@ -124,23 +128,29 @@ class SqliteLedger:
         return hold
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing. Where the file is away the settlement is kept for later."""
-        ticket = hold.ticket
-        if not isinstance(ticket, Ticket):
-            raise TypeError("settle the hold that reserve returned, not a copy")
+        """End a hold. Settling twice changes nothing.
+
+        Where the file is away, the settlement of what was marked is kept for later. Else nothing has been sent yet, and
+        nothing is charged. Raises: StoreUnavailable: nothing may be sent.
+        """
+        ticket = _ticket_of(hold)
         self._mine.pop(hold.decision_id, None)
-        marked = self._marked.pop(hold.decision_id, self) is None
         end = Settled(
             hold.decision_id, self._clock(), spend.cost, spend.prompt_tokens, spend.completion_tokens, spend.outcome
         )
         if self._settle_alone(ticket, end):
             return
         try:
-            await self._db.together(lambda: self._settle(ticket, end))
+            in_time = await self._db.together(lambda: self._settle(ticket, end))
         except StoreUnavailable:
+            if not ticket.sent:
+                end = msgspec.structs.replace(end, cost=0, prompt_tokens=0, completion_tokens=0, outcome="released")
             self._unsettled.append((ticket, end))
-            if marked:
-                self._marked[hold.decision_id] = None
+            if not ticket.sent and spend.outcome != "released":
+                raise
+        else:
+            if not in_time:
+                raise StoreUnavailable(TOO_LATE)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
@@ -149,10 +159,15 @@ class SqliteLedger:
             book = await self._db.transact(lambda: self._swept(now_ms))
         return [self._balance(book, budget, now_ms) for budget in budgets]
 
-    def mark(self, hold: Hold) -> None:
-        """The first byte was relayed. Written with the next transaction, 10 ms later at most."""
-        self._marked[hold.decision_id] = None
-        self._db.soon()
+    async def mark(self, hold: Hold) -> None:
+        """Bytes are about to be relayed: whatever becomes of this process, they are paid.
+
+        Raises: StoreUnavailable: the lease has ended, or the file is away; nothing may be sent.
+        """
+        ticket = _ticket_of(hold)
+        if not self._mark_alone(ticket) and not await self._db.together(lambda: self._mark(ticket)):
+            raise StoreUnavailable(TOO_LATE)
+        ticket.sent = True
 
     async def tend(self) -> None:
         """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
@@ -165,24 +180,9 @@ class SqliteLedger:
 
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
-        await self._db.transact(lambda: self._store(self._caught_up(), everything=True))
-
-    # riding along
-
-    def board(self, execute: Execute, *, due: bool) -> None:
-        """Marks of holds that still live."""
-        del execute, due
-        self._boarded = tuple(self._marked)
-        if self._boarded:
-            book = self._caught_up()
-            live = tuple(i for i in self._boarded if i in book.holds)
-            if live:
-                self._append(book, Marked(live))
-
-    def arrive(self) -> None:
-        """The marks are committed."""
-        for decision_id in self._boarded:
-            self._marked.pop(decision_id, None)
+        await self._db.transact(lambda: self._store_all(self._caught_up()))
+        while self._to_store or self._lines_to_store:
+            await self._db.transact(lambda: self._store(self._caught_up()))
 
     # one entry in the ring
 
@@ -201,7 +201,7 @@ class SqliteLedger:
             seq = book.position + 1
             if not ring.append(seq, _encode(Opened(found.ticket))):
                 return None
-            book.open(seq, found.ticket)
+            book.open(seq, found.ticket, found.plan)
             return _hold_of(found)
         finally:
             ring.unlock()
@@ -218,6 +218,22 @@ class SqliteLedger:
             if not ring.append(seq, _encode(end)):
                 return False
             book.settle(seq, end)
+            return True
+        finally:
+            ring.unlock()
+
+    def _mark_alone(self, ticket: Ticket) -> bool:
+        ring = self._db.ring
+        if not ring.lock():
+            return False
+        try:
+            book = self._followed()
+            if book is None or ticket.decision_id not in book.holds:
+                return False
+            seq, event = book.position + 1, Marked((ticket.decision_id,))
+            if not ring.append(seq, _encode(event)):
+                return False
+            book.apply(seq, event)
             return True
         finally:
             ring.unlock()
@@ -318,15 +334,27 @@ class SqliteLedger:
 
     def _store_if_due(self, book: Book) -> None:
         if book.position - self._stored_at >= STORE_EVERY:
-            self._store(book, everything=False)
+            self._store(book)
 
-    def _settle(self, ticket: Ticket, end: Settled) -> None:
+    def _mark(self, ticket: Ticket) -> bool:
+        """Whether it still is held."""
+        book = self._caught_up()
+        if ticket.decision_id not in book.holds:
+            return False
+        self._append(book, Marked((ticket.decision_id,)))
+        return True
+
+    def _settle(self, ticket: Ticket, end: Settled) -> bool:
+        """False, and nothing is charged, where the lease ended before anything was sent."""
         book = self._caught_up()
         if ticket.decision_id in book.holds:
             self._append(book, end)
-        elif ticket.decision_id in book.expired and end.outcome == "settled":
+        elif ticket.decision_id in book.expired:
             known, expired_ms, charged = book.expired[ticket.decision_id]
-            self._append(book, Late(known, expired_ms, charged, end))
+            if known.sent:
+                self._append(book, Late(known, expired_ms, charged, end))
+            return known.sent or end.outcome == "released"
+        return True
 
     def _expire(self, book: Book, now_ms: int) -> None:
         for decision_id in book.due(now_ms):
@@ -357,22 +385,31 @@ class SqliteLedger:
         book = Book(load=self._load_account, load_line=self._load_line)
         book.position, book.edition = self._fact("stored"), self._fact("keys")
         self._stored_at = book.position
-        self._to_store, self._lines_to_store = [], []
+        self._to_store, self._lines_to_store = _waiting()
         self._in_file = None
         return book
 
-    def _first_caught_up(self) -> Book:
-        """What the file has now is known by name: nothing is looked for in vain as long as this book lives."""
-        self._book = self._load_book()
+    def _read_first(self) -> None:
+        """The book as far as it can be known without a transaction. Raises: StoreUnavailable."""
+        self._book = book = self._load_book()
+        self._know_names()
+        while rows := self._db.read(f"{UNREAD} LIMIT {PAGE}", book.position):
+            if not _read(book, cast(list[tuple[int, bytes]], rows)):
+                return  # others have stored and forgotten what lies between: begin anew in the transaction
+
+    def _know_names(self) -> None:
+        """What the file has now is known by name: nothing is looked for in vain as long as this book lives.
+
+        What others add later they do for entries that follow this book, so it has them by itself.
+        """
         self._opened_on = day_of(self._clock())
-        scopes = self._db.execute(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}").fetchall()
+        scopes = self._db.read(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}")
         sql = f"SELECT day, tenant, team, key, model FROM spend WHERE day >= ? LIMIT {ACCOUNTS_KEPT}"
-        lines = self._db.execute(sql, (self._opened_on,)).fetchall()
+        lines = self._db.read(sql, self._opened_on)
         if max(len(scopes), len(lines)) < ACCOUNTS_KEPT:
             self._in_file = {hash(scope) for (scope,) in scopes} | {hash(line) for line in lines}
-        return self._caught_up()
 
-    def _load_account(self, scope: str) -> Account | None:
+    def _load_account(self, scope: str) -> dict[str, Meter] | None:
         if self._in_file is not None and hash(scope) not in self._in_file:
             return None
         row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
@@ -388,43 +425,52 @@ class SqliteLedger:
         row = self._db.execute(sql, key).fetchone()
         if row is None:
             return None
-        line = Line()
+        line = Line(key)
         line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost = row
         return line
 
-    def _store(self, book: Book, *, everything: bool) -> None:
+    def _store(self, book: Book) -> None:
         """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
         self._changed_in = self._db.transactions
         stored = self._fact("stored")
-        if everything or (not self._to_store and book.position - stored >= LAG):
-            until = book.position if everything else book.position - LAG // 2
-            self._to_store = sorted(_older(book.dirty_accounts, until), reverse=True)
-            self._lines_to_store = sorted(_older(book.dirty_lines, until), reverse=True)
-            self._instalments = 1 if everything else max(1, LAG // 2 // STORE_EVERY)
-        elif not self._to_store and not self._lines_to_store:
-            return
-        self._instalment(book, stored)
-        if not self._to_store and not self._lines_to_store:
-            self._advance(book, stored)
-            self._shrink(book)
+        self._forget_journal(stored - JOURNAL_KEPT)
+        if self._to_store or self._lines_to_store:
+            self._instalment(book, stored)
+            if not self._to_store and not self._lines_to_store:
+                self._advance(book, stored)
+                self._shrink(book)
+        elif book.position - stored >= (lag := _lag(book)):
+            self._store_all(book, instalments=1 + lag // 3 // STORE_EVERY)
+
+    def _store_all(self, book: Book, *, instalments: int | None = None) -> None:
+        """Begin to store whatever is not stored as it is now; None: in as few instalments as may be."""
+        self._to_store.add(book.dirty_accounts)
+        self._lines_to_store.add(book.dirty_lines)
+        book.dirty_accounts.clear()
+        book.dirty_lines.clear()
+        rows = len(self._to_store) + len(self._lines_to_store)
+        self._instalments = instalments or 1 + rows // ROWS
+        if not rows:
+            self._advance(book, self._fact("stored"))
 
     def _instalment(self, book: Book, stored: int) -> None:
-        """One of `_instalments` equal parts of what is left."""
-        scopes, keys = _taken(self._to_store, self._instalments), _taken(self._lines_to_store, self._instalments)
+        """One of `_instalments` equal parts of what is left, once all is sorted."""
+        if self._to_store.sort_some() or self._lines_to_store.sort_some():
+            return
+        accounts, lines = self._to_store.take(self._instalments), self._lines_to_store.take(self._instalments)
         self._instalments = max(1, self._instalments - 1)
-        for scope in scopes:
-            del book.dirty_accounts[scope]
-        for key in keys:
-            del book.dirty_lines[key]
-        accounts = [(scope, book.accounts[scope]) for scope in scopes]
-        lines = [(key, book.lines[key]) for key in keys]
+        for account in accounts:
+            account.since = 0
+        for line in lines:
+            line.since = 0
         # what has not changed since `stored` was stored by another process
-        rows = [(scope, _encode(of)) for scope, of in accounts if any(m.seq > stored for m in of.values())]
+        rows = [(a.scope, _encode(a.meters)) for a in accounts if a.seq > stored]
         self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
-        values = [(*key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for key, x in lines]
-        fresh = [row for row in values if row[5] > stored]
-        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+        values = [
+            (*x.key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for x in lines if x.seq > stored
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _shrink(self, book: Book) -> None:
         if len(book.accounts) > ACCOUNTS_KEPT:
@@ -432,13 +478,18 @@ class SqliteLedger:
             self._in_file = None  # others have stored what this book did not have to ask for
 
     def _advance(self, book: Book, stored: int) -> None:
-        oldest = [next(iter(d.values())) for d in (book.dirty_accounts, book.dirty_lines) if d]
+        oldest = [d[0].since for d in (book.dirty_accounts, book.dirty_lines) if d]
         oldest += [t.seq for t in book.holds.values()]
         safe = min(oldest, default=book.position + 1) - 1
         if safe > stored:
             self._note_fact("stored", safe)
-            self._db.execute("DELETE FROM entry WHERE seq <= ?", (safe - JOURNAL_KEPT,))
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
+
+    def _forget_journal(self, until: int) -> None:
+        """Remove the oldest entries up to this one, a few times as many as have come since the last time."""
+        oldest = self._db.execute("SELECT min(seq) FROM entry").fetchone()[0]
+        if oldest is not None and oldest <= until:
+            self._db.execute("DELETE FROM entry WHERE seq <= ?", (min(until, oldest + 4 * STORE_EVERY),))
 
     def keys_changed(self) -> None:
         """To be called in the transaction that changes a key: every gateway learns of it from the journal."""
@@ -480,9 +531,20 @@ class SqliteLedger:
 
     def _needs_care(self, now_ms: int) -> bool:
         book, ring = self._book, self._db.ring
-        if book is None or self._mine or self._marked or now_ms >= book.earliest_ms:
+        if book is None or self._mine or now_ms >= book.earliest_ms:
             return True
         return ring.has_entries or not ring.is_read(book.position)
+
+
+def _lag(book: Book) -> int:
+    """How much of the journal may wait: where more changes, more of it, so that each row is stored less often."""
+    return min(LAG_MOST, max(LAG, 2 * (len(book.dirty_accounts) + len(book.dirty_lines))))
+
+
+def _ticket_of(hold: Hold) -> Ticket:
+    if not isinstance(hold.ticket, Ticket):
+        raise TypeError("name the hold that reserve returned, not a copy")
+    return hold.ticket
 
 
 def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
@@ -500,11 +562,12 @@ def _read(book: Book, rows: list[tuple[int, bytes]]) -> bool:
 
 def _hold_of(found: Found) -> Hold:
     t, plan = found.ticket, found.plan
-    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, plan.gauges, plan.shown, found.used)
+    gauges = plan.gauges if plan.shown.soft else plan.alike
+    answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, gauges, plan.shown, found.used)
     return hold_of(answer, t)
 
 
-def _account_of(body: bytes) -> Account:
+def _account_of(body: bytes) -> dict[str, Meter]:
     """An account as it was stored: a map, or a list of rows where an earlier version of this did."""
     if body[0] >> 4 == 0x8 or body[0] in (0xDE, 0xDF):
         return _decode_account(body)
@@ -513,15 +576,6 @@ def _account_of(body: bytes) -> Account:
     }
 
 
-def _taken(names: list[_K], parts: int) -> list[_K]:
-    """One of so many parts of these, off their end, and at least LEAST of them; in reverse."""
-    size = max(LEAST, -(-len(names) // parts))
-    taken = names[-size:]
-    del names[-size:]
-    taken.reverse()
-    return taken
-
-
-def _older(dirty: dict[_K, int], until: int) -> list[_K]:
-    """What has been dirty since `until` or earlier; `dirty` ascends."""
-    return [name for name, _ in takewhile(lambda item: item[1] <= until, dirty.items())]
+def _waiting() -> tuple[Waiting[Account], Waiting[Line]]:
+    """Nothing that waits to be stored."""
+    return Waiting(lambda account: account.scope), Waiting(lambda line: line.key)

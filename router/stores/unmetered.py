@@ -36,10 +36,10 @@ class Unmetered:
         """See Ledger.balances."""
         return await self._ledger.balances(budgets, now_ms)
 
-    def mark(self, hold: Hold) -> None:
+    async def mark(self, hold: Hold) -> None:
         """See Leases.mark."""
         if hold.ticket is not _NOWHERE:
-            self._leases.mark(hold)
+            await self._leases.mark(hold)
 
 
 _NOWHERE = object()

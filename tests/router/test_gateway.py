@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from backends.scripted import Line
-from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, UpstreamFailed
+from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import with_cost
 from router.gateway.nouns import usd
-from router.types import Budget, Feedback, NanoUsd
+from router.types import Budget, Feedback, Hold, NanoUsd, Spend
 from tests.router.conftest import LARGE, SMALL, model, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +49,36 @@ async def test_a_stream_is_relayed_whole_and_charged_before_done(tmp_path: Path)
         assert text == "hello from small"
         usage = next(json.loads(e[6:])["usage"] for e in events if '"usage":{' in e)
         assert usage["cost"] == pytest.approx((answer.cost or 0) / 1e9)
+
+
+async def test_no_byte_of_a_stream_is_there_before_the_ledger_knows(tmp_path: Path) -> None:
+    """Who cannot say so has sent nothing, and pays nothing."""
+
+    class Deaf:
+        async def mark(self, hold: Hold) -> None:
+            raise StoreUnavailable("the store is away")
+
+    async with open_house(tmp_path) as house:
+        house.principal = replace(house.principal, budgets=(BUDGET,))
+        house.gateway._leases = Deaf()
+        with pytest.raises(StoreUnavailable):
+            await house.ask(stream=True)
+        assert await house.spent(BUDGET) == (0, 0)
+
+
+async def test_a_plain_answer_is_known_by_its_settlement_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is settled before it is sent; where that cannot be, there is no answer."""
+
+    async def away(hold: Hold, spend: Spend) -> None:
+        raise StoreUnavailable("the store is away")
+
+    async with open_house(tmp_path) as house:
+        answer = await house.ask()
+        monkeypatch.setattr(house.stores.ledger, "settle", away)
+        with pytest.raises(StoreUnavailable):
+            await answer.settle()
+        with pytest.raises(StoreUnavailable):
+            await answer.close()
 
 
 async def test_usage_asked_for_on_the_gateway_s_own_account_does_not_reach_the_client(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ async def test_a_budget_is_kept_whether_the_gateway_passes_through_or_not(tmp_pa
     async with open_stores(f"sqlite:///{tmp_path}/x.db", clock=now_ms) as stores:
         ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: passes)
         hold = await ledger.reserve(reservation(BUDGET))
-        ledger.mark(hold)
+        await ledger.mark(hold)
         await ledger.settle(hold, Spend(NanoUsd(300), 1, 1, "settled"))
         (balance,) = await ledger.balances([BUDGET], now_ms())
     assert balance.spent == 300
@@ -37,7 +37,7 @@ async def test_what_nothing_bounds_leaves_no_trace_in_a_pass_through(tmp_path: P
     async with open_stores(f"sqlite:///{tmp_path}/x.db", clock=now_ms) as stores:
         ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: True)
         hold = await ledger.reserve(reservation())
-        ledger.mark(hold)
+        await ledger.mark(hold)
         await ledger.settle(hold, Spend(NanoUsd(300), 1, 1, "settled"))
         (balance,) = await ledger.balances([BUDGET], now_ms())
     assert (hold.amount, balance.spent, balance.held) == (400, 0, 0)

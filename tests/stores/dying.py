@@ -1,4 +1,4 @@
-"""A gateway that sends an answer while its store is away, perhaps settles it then or before, and is killed."""
+"""A gateway that has begun to send an answer, or is about to while its store is away, and is killed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ async def main(url: str, how: str) -> None:
         hold = await stores.ledger.reserve(reservation(principal(budget(100)), offer(60), now_ms=T0))
         if how == "has settled":
             await stores.ledger.settle(hold, spend(20))
+        if how in ("sends", "settles"):
+            await stores.ledger.mark(hold)
         print("held", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        stores.ledger.mark(hold)
         if how == "settles":
             await stores.ledger.settle(hold, spend(20))
+        if how in ("is about to send", "is about to settle"):
+            ends = stores.ledger.mark(hold) if how.endswith("send") else stores.ledger.settle(hold, spend(20))
+            await asyncio.wait([asyncio.ensure_future(ends)], timeout=0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

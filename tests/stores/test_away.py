@@ -82,11 +82,46 @@ async def test_a_settlement_while_redis_is_away_is_written_when_it_is_back(redis
     b = budget(100)
     async with open_stores(redis.url, clock=clock) as stores:
         hold = await stores.ledger.reserve(reservation(principal(b), offer(50), now_ms=clock()))
+        await stores.ledger.mark(hold)
         redis.kill()
         await stores.ledger.settle(hold, spend(20))
         redis.start()
         await back(stores)
         assert await spent_and_held(stores, b, clock()) == (20, 0)
+
+
+@pytest.mark.parametrize("how", ["mark", "settle"])
+async def test_what_redis_was_never_told_of_is_neither_sent_nor_charged(
+    redis: RedisProcess, clock: Clock, how: str
+) -> None:
+    """Redis is away when the answer is there, and until its lease has ended."""
+    b = budget(100)
+    async with open_stores(redis.url, clock=clock) as stores:
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock(), ttl_ms=5000))
+        redis.kill()
+        clock.pass_s(6)
+        with pytest.raises(StoreUnavailable):
+            await (stores.ledger.mark(hold) if how == "mark" else stores.ledger.settle(hold, spend(20)))
+        redis.start()
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["mark", "settle"])
+async def test_an_answer_waits_for_redis_as_long_as_its_lease_lasts(
+    forgetful: RedisProcess, clock: Clock, how: str
+) -> None:
+    b = budget(100)
+    async with open_stores(forgetful.url, clock=clock) as stores:
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock(), ttl_ms=5000))
+        forgetful.kill()
+        ends = stores.ledger.mark(hold) if how == "mark" else stores.ledger.settle(hold, spend(20))
+        waiting = asyncio.ensure_future(ends)
+        await asyncio.wait([waiting], timeout=0.2)
+        assert not waiting.done()
+        forgetful.start()
+        await waiting
+        assert await spent_and_held(stores, b, clock()) == ((0, 60) if how == "mark" else (20, 0))
 
 
 async def test_holds_and_settlements_that_redis_lost_are_put_back(forgetful: RedisProcess, clock: Clock) -> None:
@@ -136,8 +171,7 @@ async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: 
     b = budget(100)
     async with open_stores(forgetful.url, clock=clock) as stores:
         hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock(), ttl_ms=5000))
-        stores.ledger.mark(hold)
-        await stores.ledger.tend()
+        await stores.ledger.mark(hold)
         forgetful.kill()
         forgetful.start()
         await back(stores)
@@ -190,7 +224,7 @@ async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock:
 async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
     redis: RedisProcess, clock: Clock, tmp_path: Path, dies: str, charged: int
 ) -> None:
-    """Redis was away when the answer was sent and settled, and the gateway died before Redis came back."""
+    """Redis went away while the answer was sent, and the gateway died before Redis came back."""
     b = budget(100)
     url = f"{redis.url}?journal={tmp_path / 'owed'}"
     command = [sys.executable, "-m", "tests.stores.dying", url, dies]
@@ -209,6 +243,31 @@ async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
         clock.pass_s(60)
         assert await spent_and_held(heir, b, clock()) == (charged, 0)
     assert not list((tmp_path / "owed").iterdir())
+
+
+@pytest.mark.parametrize("dies", ["is about to send", "is about to settle"])
+async def test_what_others_were_given_is_not_charged_again_when_a_killed_gateway_is_back(
+    redis: RedisProcess, clock: Clock, tmp_path: Path, dies: str
+) -> None:
+    """Redis was away when the answer came, the gateway died meanwhile, and started again after its lease."""
+    b = budget(100)
+    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+    command = [sys.executable, "-m", "tests.stores.dying", url, dies]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
+        assert dying.stdin is not None
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == b"held\n"
+        redis.kill()
+        dying.stdin.write(b"go on\n")
+        dying.stdin.flush()
+        assert dying.wait() == -signal.SIGKILL
+    redis.start()
+    clock.pass_s(60)
+    async with open_stores(redis.url, clock=clock) as other:
+        await other.ledger.settle(await reserved(other, b, 100, clock), spend(100))
+        async with open_stores(url, clock=clock) as heir:
+            await back(heir)
+            assert await spent_and_held(heir, b, clock()) == (100, 0)
 
 
 async def test_what_a_killed_gateway_had_settled_and_redis_lost_is_charged_from_its_disk(

@@ -93,12 +93,8 @@ class Money(RuleBasedStateMachine):
     def first_byte(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.open)))
         gateway, hold, _ = self.open[name]
-        self.run_now(self._mark(gateway, hold))
+        self.run_now(gateway.ledger.mark(hold))
         self.open[name] = (gateway, hold, True)
-
-    async def _mark(self, gateway: Stores, hold: Hold) -> None:
-        gateway.ledger.mark(hold)
-        await gateway.ledger.tend()
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data(), cost=st.integers(0, 400))

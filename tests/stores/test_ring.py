@@ -90,9 +90,12 @@ def test_a_full_ring_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert one.run()[0] == 1
 
 
-@pytest.mark.parametrize(("how", "expected"), [("has settled", (20, 0)), ("holds", (0, 60))])
+@pytest.mark.parametrize(
+    ("how", "expected", "after_its_lease"),
+    [("has settled", (20, 0), (20, 0)), ("holds", (0, 60), (0, 0)), ("sends", (0, 60), (60, 0))],
+)
 async def test_what_a_process_did_last_outlives_it(
-    path: Path, clock: Clock, how: str, expected: tuple[int, int]
+    path: Path, clock: Clock, how: str, expected: tuple[int, int], after_its_lease: tuple[int, int]
 ) -> None:
     url = f"sqlite:///{path}"
     command = [sys.executable, "-m", "tests.stores.dying", url, how]
@@ -103,6 +106,8 @@ async def test_what_a_process_did_last_outlives_it(
     dying.communicate()
     async with open_stores(url, clock=clock) as heir:
         assert await spent_and_held(heir, budget(100), clock()) == expected
+        clock.pass_s(60)
+        assert await spent_and_held(heir, budget(100), clock()) == after_its_lease
 
 
 @pytest.mark.parametrize("dies_at", ["COMMIT", "begin"])

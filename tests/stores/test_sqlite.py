@@ -11,7 +11,9 @@ import pytest
 
 from router.errors import BudgetExceeded
 from router.stores import sqlite, sqlite_ledger
+from router.stores.book import Book
 from router.stores.open import open_stores
+from router.stores.ring import Ring
 from tests.stores.conftest import Clock, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 
@@ -55,6 +57,63 @@ async def test_a_gateway_that_slept_while_the_journal_was_forgotten_decides_on_w
         assert oldest > 3  # the entries that `asleep` has not read are gone
         with pytest.raises(BudgetExceeded):
             await buy(asleep, principal(b), 1, now_ms=clock())
+
+
+def stored(path: Path) -> int:
+    """The position up to which balances are stored."""
+    with sqlite3.connect(path) as file:
+        row = file.execute("SELECT value FROM fact WHERE name = 'stored'").fetchone()
+    file.close()
+    return int(row[0]) if row else 0
+
+
+@pytest.mark.parametrize(("tenants", "is_stored"), [(1, True), (100, False)])
+async def test_balances_of_many_tenants_are_stored_less_often(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, tenants: int, is_stored: bool
+) -> None:
+    monkeypatch.setattr(sqlite_ledger, "STORE_EVERY", 10)
+    monkeypatch.setattr(sqlite_ledger, "LAG", 20)
+    monkeypatch.setattr(sqlite_ledger, "LAG_MOST", 400)
+    monkeypatch.setattr(sqlite_ledger, "TICK_S", 3600)
+    async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
+
+        async def buy_of_each(count: int) -> None:
+            for i in range(count):
+                name = f"t{i % tenants}"
+                await buy(stores, principal(budget(1000, scope=f"tenant:{name}"), tenant=name), 1, now_ms=clock())
+
+        await buy_of_each(100)
+        assert (stored(path) > 0) == is_stored
+        await buy_of_each(400)
+        assert stored(path) > 0
+        assert await spent_and_held(stores, budget(1000, scope="tenant:t0"), clock()) == (500 // tenants, 0)
+
+
+async def test_who_starts_reads_the_journal_while_others_go_on_writing(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, b = f"sqlite:///{path}", budget(10_000)
+    could_write: dict[int, bool] = {}
+    read = sqlite_ledger._read
+
+    async with open_stores(url, clock=clock) as running:
+        for _ in range(300):
+            await buy(running, principal(b), 1, now_ms=clock())
+        ring = Ring(Path(f"{path}-ring"), mode=0o600)
+
+        def reading(book: Book, rows: list[tuple[int, bytes]]) -> bool:
+            for seq, _ in rows:
+                could_write.setdefault(seq, ring.lock())
+                ring.unlock()
+            return read(book, rows)
+
+        monkeypatch.setattr(sqlite_ledger, "_read", reading)
+        async with open_stores(url, clock=clock) as started:
+            assert await spent_and_held(started, b, clock()) == (300, 0)
+        ring.close()
+    first = min(could_write)
+    assert first >= 256  # one row for all entries of the ring
+    assert could_write[first]
 
 
 async def test_a_soft_budget_crossed_by_a_lone_settlement_is_in_the_audit_log(path: Path, clock: Clock) -> None:
