@@ -42,7 +42,7 @@ class Blend:
             return known
         if at.min() >= 0:
             return Estimates(known.quality[at], known.sigma[at], known.cost[at])
-        base = self._fallback.estimate(context)
+        base = _as_parents(context, at, stack, known, self._fallback.estimate(context))
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
@@ -116,6 +116,25 @@ def _query(context: RouteContext, at: NDArray[np.intp] | None) -> Query:
         scores, at = scores[:, at >= 0], at[at >= 0]
     lengths = context.prompt_characters, context.prompt_tokens
     return Query(context.embedding, context.features, *lengths, near.similarity, scores, at)
+
+
+def _as_parents(
+    context: RouteContext, at: NDArray[np.intp], stack: Stack, known: Estimates, base: Estimates
+) -> Estimates:
+    """`base` (n,), but a width that answered nothing near is better or worse here by what its fitted parent is."""
+    quality = base.quality.copy()
+    for place in np.flatnonzero(at < 0):
+        parent = context.arms[place].parent
+        if parent in stack.arms and not _judged(context, int(place)):
+            column = stack.arms.index(parent)
+            here = float(known.quality[column] - stack.means[column])
+            quality[place] = min(1.0, max(0.0, quality[place] + here))
+    return Estimates(quality, base.sigma, base.cost)
+
+
+def _judged(context: RouteContext, place: int) -> bool:
+    """Whether any neighbour was answered by this arm."""
+    return bool((~np.isnan(context.neighbours.scores[:, place])).any())
 
 
 def surface(features: Float32 | None, characters: NDArray[np.int64], tokens: NDArray[np.int64]) -> Float32:
