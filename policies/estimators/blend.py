@@ -46,6 +46,15 @@ class Blend:
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
 
+    @property
+    def directions(self) -> Float32:
+        """(r, d) principal directions of the embeddings, leading first; none before a refit."""
+        return np.zeros((0, 0), np.float32) if self._stack is None else self._stack.directions
+
+    def place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in them, if it is the one last asked about."""
+        return None if self._stack is None else self._stack.place(embedding)
+
     def knows(self, context: RouteContext) -> bool:
         """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""
         return self._stack is not None
