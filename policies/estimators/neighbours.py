@@ -23,10 +23,13 @@ class NeighbourMeans:
     vary more among them than over all queries they disagree. All neighbours that were found are then used, each row
     below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that little is left but
     the arms' means; and quality is held down by up to one standard deviation, which favours the arm that is surely
-    good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
+    good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694). Without `contested`
+    it does not matter how they agree.
     """
 
-    def __init__(self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3) -> None:
+    def __init__(
+        self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3, contested: bool = True
+    ) -> None:
         if k < 1:
             raise ValueError(f"k is {k}, expected ≥ 1")
         if shrinkage < 0:
@@ -35,6 +38,7 @@ class NeighbourMeans:
         self._k = k
         self._shrinkage = shrinkage
         self._trusted = trusted
+        self._contested = contested
 
     def estimate(self, context: RouteContext) -> Estimates:
         base = self._means.estimate(context)
@@ -44,7 +48,7 @@ class NeighbourMeans:
         strangeness = self._strangeness(near.similarity)
         found = len(near.similarity)
         sums = self._sums(near, self._k if strangeness == 0.0 else found)
-        disagreement = _disagreement(sums, self._means.variances(context.arms))
+        disagreement = _disagreement(sums, self._means.variances(context.arms)) if self._contested else 0.0
         if disagreement > 0.0:
             wide = sums if strangeness > 0.0 or found <= self._k else self._sums(near, found)
             sums = [[(1.0 - disagreement) * each for each in row] for row in wide[:3]] + sums[3:]
@@ -108,6 +112,8 @@ class NeighbourMeans:
     ) -> tuple[list[Float], Float]:
         """(sums as _sums (m, M) each, strangeness (m, 1)): wider and lighter where neighbours disagree."""
         sums = self._batch_sums(history, near, similarity, strangeness > 0.0)
+        if not self._contested:
+            return sums, strangeness
         disagreement = _disagreements(sums, np.array(self._means.variances(history.arms)))
         apart = np.flatnonzero(disagreement > 0.0)
         if len(apart):
