@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec.structs import replace as changed
 
 from benchmarks.traces import FOLDER, Trace, embed_trace, load_trace
 from policies.named import build
@@ -42,7 +43,7 @@ def degrading(stream: Stream, history: History, arm: int) -> World:
     middle, scores, told = len(stream) // 2, stream.scores.copy(), history.scores.copy()
     scores[middle:, arm] *= 0.3
     told[:, arm] *= 0.3
-    return World(replace(stream, scores=scores), history, replace(history, scores=told), middle)
+    return World(replace(stream, scores=scores), history, changed(history, scores=told), middle)
 
 
 def repriced(stream: Stream, history: History, arm: int) -> World:
@@ -50,7 +51,7 @@ def repriced(stream: Stream, history: History, arm: int) -> World:
     middle, costs, told = len(stream) // 2, stream.costs.copy(), history.costs.copy()
     costs[middle:, arm] *= 5.0
     told[:, arm] *= 5.0
-    return World(replace(stream, costs=costs), history, replace(history, costs=told), middle)
+    return World(replace(stream, costs=costs), history, changed(history, costs=told), middle)
 
 
 def joined(stream: Stream, history: History, arm: int) -> World:
@@ -60,7 +61,7 @@ def joined(stream: Stream, history: History, arm: int) -> World:
     present[:middle, arm] = False
     scores, costs = history.scores.copy(), history.costs.copy()
     scores[50:, arm], costs[50:, arm] = np.nan, np.nan
-    return World(replace(stream, present=present), replace(history, scores=scores, costs=costs), history, middle)
+    return World(replace(stream, present=present), changed(history, scores=scores, costs=costs), history, middle)
 
 
 CHANGES: dict[str, Callable[[Stream, History, int], World]] = {

@@ -18,6 +18,8 @@ from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, Trace, load_trace
 from policies.baselines import neighbour_means, optimum
 from policies.estimators.newcomers import fit_newcomer
+from policies.estimators.telling import telling_prompts
+from policies.identity import Skills, Vector, informative_prompts
 from policies.paced import build
 from policies.replay import Till, admitted, aiq, apgr, judge, sweep
 from policies.types import Arm, Float, History, Neighbours, Outcome, Purse, RouteContext
@@ -29,6 +31,7 @@ GOALS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {  # must, ai
     "six": ((105, 113, 116), (110, 116, 118)),
     "aiq": ((0.870, 0.538, 0.779), (0.880, 0.545, 0.783)),
 }
+SKILLS = 6  # directions of D-optimal design
 
 
 @cache
@@ -223,18 +226,24 @@ def _changed(run: Fitted, price: float) -> dict[str, Float]:
 
 
 def newcomer(seeds: int) -> Iterable[str]:
-    """A new model with few labels: share of its routing value (each in turn, eight draws; mean ± std over seeds)"""
+    """A new model with few labels: share of its routing value (each in turn, eight draws; mean ± std over seeds)
+
+    The prompts: `telling` most of its level, or of its skills by `D-optimal` design, each of a random half of the
+    history for each draw; or drawn `evenly`.
+    """
     for name, label in SHORT.items():
-        arms, shown = range(len(trace(name).models)), []
-        for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
-            seen = _seeds(name, seeds)
-            sums = np.array([sum(_joined(fitted(name, seed), arm, labels) for arm in arms) for seed in seen])
-            share, spread = 100 * sums[:, 0].sum() / sums[:, 1].sum(), 100 * (sums[:, 0] / sums[:, 1]).std()
-            shown.append(f"{labels} labels {share:.0f} ± {spread:.0f}% ({goal})")
-        yield f"{label:12} {'   '.join(shown)}"
+        arms, seen = range(len(trace(name).models)), _seeds(name, seeds)
+        for how in ("telling", "D-optimal", "evenly"):
+            shown = []
+            for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
+                rows = [[_joined(fitted(name, seed), arm, labels, how) for arm in arms] for seed in seen]
+                sums = np.array(rows).sum(axis=1)
+                share, each = 100 * sums[:, 0].sum() / sums[:, 1].sum(), 100 * sums[:, 0] / sums[:, 1]
+                shown.append(f"{labels} labels {share:.0f} ± {each.std():.0f}%, least {each.min():.0f} ({goal})")
+            yield f"{label:12} {how:9} {'   '.join(shown)}"
 
 
-def _joined(run: Fitted, arm: int, labels: int, draws: int = 8) -> Float:
+def _joined(run: Fitted, arm: int, labels: int, how: str, draws: int = 8) -> Float:
     """(utility gained by joining with few labels, with all), summed over draws, averaged over a sweep of λ."""
     others = [each for each in range(len(run.trace.models)) if each != arm]
     prices = np.geomspace(0.003, 1.0, 25) / run.expected.cost.mean()
@@ -243,16 +252,29 @@ def _joined(run: Fitted, arm: int, labels: int, draws: int = 8) -> Float:
     without = _utility(run, run.expected.quality, prices, others)
     gained = np.zeros(2)
     for draw in range(draws):
-        chosen = np.random.default_rng(draw).choice(len(past), labels, replace=False)
+        rows = _labelled(past[:, others], rehearsal.quality[:, others], labels, draw, how)
         seen = np.full(len(past), np.nan)
-        seen[chosen] = past[chosen, arm]
-        dearness = np.log(run.trace.costs[run.history[chosen]].mean(axis=0))[[*others, arm]]
+        seen[rows] = past[rows, arm]
+        dearness = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
         weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen, dearness)
         quality = run.expected.quality.copy()
         quality[:, arm] = np.clip(quality[:, others] @ weights + level, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])
         gained += (_utility(run, quality, prices, [*others, arm]) - without, full - without)
     return gained
+
+
+def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -> np.ndarray:
+    """(labels,) rows of history that the newcomer answers."""
+    rng = np.random.default_rng(draw)
+    if how == "evenly":
+        return rng.choice(len(expected), labels, replace=False)
+    offered = rng.permutation(len(expected)) < len(expected) // 2
+    if how == "telling":
+        return telling_prompts(known, expected, count=labels, offered=offered)
+    skills = Skills.of(expected[offered], SKILLS)(expected[offered])
+    prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), 0.1 * np.eye(skills.shape[1]))
+    return np.flatnonzero(offered)[informative_prompts(skills, prior, count=labels, noise=0.15)]
 
 
 def _utility(run: Fitted, quality: Float, prices: Float, arms: list[int]) -> float:

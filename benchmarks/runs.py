@@ -18,7 +18,7 @@ from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
 from policies.pacers.remaining import Remaining, queries_left
 from policies.replay import LOST, Result, Rows, Till, judge, split_budget, split_weights, total_budget
-from policies.types import Estimates, Float, History, Neighbours, Outcome, Proposal, Purse, RouteContext
+from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, Proposal, Purse, RouteContext
 
 TENANT = "benchmark"
 NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
@@ -60,6 +60,14 @@ class Prepared:
     @property
     def charge_spread(self) -> Mapping[str, float]:
         return self._fitted.blend.charge_spread
+
+    @property
+    def directions(self) -> Float32:
+        return self._fitted.blend.directions
+
+    def place(self, embedding: Float32) -> Float32 | None:
+        """Nothing is looked up by place."""
+        return None
 
     def estimate(self, context: RouteContext) -> Estimates:
         row, found = int(context.request_id), self._fitted.expected

@@ -33,9 +33,15 @@ class Calibration:
         self.answers = np.vstack([self.answers, [*signature, score, weight]])[-KEPT:]
 
     def fit(self, *, risk: float, right_from: float) -> None:
-        """Head and threshold, from what is kept; as before where there is too little or nothing to tell apart."""
+        """Head and threshold, from what is kept; as before where that is too little.
+
+        Where all are right or all are wrong there is nothing to tell apart: every answer is returned, or none.
+        """
         right, weights = self.answers[:, -2] >= right_from, self.answers[:, -1]
-        if len(right) < ENOUGH or right.all() or not right.any():
+        if len(right) < ENOUGH:
+            return
+        if right.all() or not right.any():
+            self._take_alike(risk_threshold(np.zeros(len(right)), ~right, risk=risk, weights=weights) < NEVER)
             return
         head = Head()
         confidences = head.fit(self.answers[:, :WIDTH], right, weights)
@@ -43,6 +49,11 @@ class Calibration:
         self.passes_right = float(np.average(returned[right], weights=weights[right]))
         self.passes_wrong = float(np.average(returned[~right], weights=weights[~right]))
         self.head, self.threshold = head, threshold
+
+    def _take_alike(self, returned: bool) -> None:
+        """Every answer is returned, or none is."""
+        self.threshold = -NEVER if returned else NEVER
+        self.passes_right = self.passes_wrong = float(returned)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         numbers = np.array([self.threshold, self.passes_right, self.passes_wrong])

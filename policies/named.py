@@ -68,7 +68,7 @@ def _port(
     alpha: float = 1e-4,
     explore: float = 0.025,
 ) -> StoredPolicy:
-    estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9)
+    estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9, contested=False)
     pacer = OneShot(Budgets(horizon, budget, dict(budgets)), explore=explore, alpha=alpha)
     return Composed(estimator, pacer, Phased(pacer), mask=False)
 
@@ -87,7 +87,8 @@ def _port_exact(
 ) -> StoredPolicy:
     expect = partial(leave_one_out, k=k, shrinkage=shrinkage)
     pacer = Resolved(Budgets(horizon, budget, dict(budgets)), expect, sample=sample, resolve=resolve)
-    return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), pacer, Greedy())
+    estimator = NeighbourMeans(Means(), k=k, shrinkage=shrinkage, contested=False)  # as those the dual is solved on
+    return Composed(estimator, pacer, Greedy())
 
 
 def _linear(rank: int, ridge: float, discount: float) -> Linear:

@@ -1,7 +1,8 @@
 """`pointsman onboard`: a new model answers the prompts that tell most about it, and its grades go to the gateway.
 
-The known models' expected scores on each prompt are asked of the gateway; prompts on which those differ most, and in
-ways not yet covered, are chosen by D-optimal design. Each answer is graded and fed back, so the live policies learn it.
+The known models' expected scores on each prompt are asked of the gateway; prompts that say most of how good the new one
+is altogether are chosen, see policies/estimators/telling.py. Each answer is graded and fed back, so the live policies
+learn it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.identity import Skills, Vector, informative_prompts
+from policies.estimators.telling import telling_prompts
+from policies.identity import Skills, Vector
 from policies.types import Float
 from router.errors import SettingsError
 from router.graders.validators import Grade, grade_exact, grade_json, grade_regex
@@ -106,7 +108,7 @@ def onboard(model: str, prompts: Sequence[Prompt], *, count: int, post: Post, to
     rivals, expected = _expected(model, prompts, post, told)
     skills = Skills.of(expected, RANK)(expected)
     prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), np.eye(skills.shape[1]) * 0.1)
-    rows = informative_prompts(skills, prior, count=count, noise=NOISE)
+    rows = telling_prompts(np.full_like(expected, np.nan), expected, count=count)
     scores = np.array([_ask(model, prompts[row], post, told) for row in rows])
     found = prior.updated(skills[rows], scores, noise=NOISE)
     centre = skills.mean(axis=0)

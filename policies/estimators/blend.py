@@ -42,9 +42,18 @@ class Blend:
             return known
         if at.min() >= 0:
             return Estimates(known.quality[at], known.sigma[at], known.cost[at])
-        base = self._fallback.estimate(context)
+        base = _as_parents(context, at, stack, known, self._fallback.estimate(context))
         pairs = ((known.quality, base.quality), (known.sigma, base.sigma), (known.cost, base.cost))
         return Estimates(*(np.where(at >= 0, ours[at], theirs) for ours, theirs in pairs))
+
+    @property
+    def directions(self) -> Float32:
+        """(r, d) principal directions of the embeddings, leading first; none before a refit."""
+        return np.zeros((0, 0), np.float32) if self._stack is None else self._stack.directions
+
+    def place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in them, if it is the one last asked about."""
+        return None if self._stack is None else self._stack.place(embedding)
 
     def knows(self, context: RouteContext) -> bool:
         """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""
@@ -116,6 +125,25 @@ def _query(context: RouteContext, at: NDArray[np.intp] | None) -> Query:
         scores, at = scores[:, at >= 0], at[at >= 0]
     lengths = context.prompt_characters, context.prompt_tokens
     return Query(context.embedding, context.features, *lengths, near.similarity, scores, at)
+
+
+def _as_parents(
+    context: RouteContext, at: NDArray[np.intp], stack: Stack, known: Estimates, base: Estimates
+) -> Estimates:
+    """`base` (n,), but a width that answered nothing near is better or worse here by what its fitted parent is."""
+    quality = base.quality.copy()
+    for place in np.flatnonzero(at < 0):
+        parent = context.arms[place].parent
+        if parent in stack.arms and not _judged(context, int(place)):
+            column = stack.arms.index(parent)
+            here = float(known.quality[column] - stack.means[column])
+            quality[place] = min(1.0, max(0.0, quality[place] + here))
+    return Estimates(quality, base.sigma, base.cost)
+
+
+def _judged(context: RouteContext, place: int) -> bool:
+    """Whether any neighbour was answered by this arm."""
+    return bool((~np.isnan(context.neighbours.scores[:, place])).any())
 
 
 def surface(features: Float32 | None, characters: NDArray[np.int64], tokens: NDArray[np.int64]) -> Float32:

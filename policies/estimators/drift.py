@@ -23,6 +23,7 @@ LARGEST = 5.0  # standard deviations one charge can contribute
 USUAL_SPREAD = 0.25  # of log(charge / expected), where no fit says
 
 QUALITY, CHARGE, CHANNELS = 0, 1, 2  # channels of Residuals, and how many there are
+SUMS = 2 * CHANNELS
 MOST_SETS = 256  # sets of eligible arms whose rows are kept
 
 
@@ -98,15 +99,16 @@ class Residuals:
 
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
     harder or longer than thought), and an arm's own answers for itself; each is shrunk to zero by `doubt` answers.
+    An answer's score and its charge share a place, whichever comes first.
     """
 
-    def __init__(self, *, size: int = 1024, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
+    def __init__(self, *, size: int = 512, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) that nearness is judged in; none: all of them
         self.vectors: Float32 = np.zeros(
             (0, size), np.float32
         )  # (r, size) unit columns: a product along them is faster
-        self.cells: NDArray[np.int64] = np.zeros(size, np.int64)  # 2 · arm + channel
-        self.values: Float32 = np.zeros((2, size), np.float32)  # weight · residual, weight
+        self.cells: NDArray[np.int64] = np.zeros((SUMS, size), np.int64)  # SUMS · arm + row: where values are summed
+        self.values: Float32 = np.zeros((SUMS, size), np.float32)  # weight · residual by channel, weight by channel
         self.arms = 0
         self.count = 0
         self._sharpness = np.float32(sharpness)
@@ -123,46 +125,66 @@ class Residuals:
             self.directions = directions
 
     def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
-        """One answer of one arm to a query (d,)."""
+        """One channel of one answer of one arm to a query (d,)."""
         place = self._place(vector)
         if len(self.vectors) != len(place):
-            self.vectors = np.zeros((len(place), len(self.cells)), np.float32)
+            self.vectors = np.zeros((len(place), self.values.shape[1]), np.float32)
             self.clear()
-        row = self.count % len(self.cells)
-        self.vectors[:, row], self.cells[row] = place, CHANNELS * arm + channel
-        self.values[:, row] = weight * residual, weight
-        self.count += 1
+        row = self._row(place, arm, channel)
+        self.values[channel::CHANNELS, row] = weight * residual, weight
 
-    def shifts(self, vector: Float32) -> tuple[Float, Float]:
-        """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,)."""
-        held = min(self.count, len(self.cells))
-        place = self._place(vector) if held else vector
-        if held == 0 or len(self.vectors) != len(place):
+    def _row(self, place: Float32, arm: int, channel: int) -> int:
+        """Where this arm's answer there lacks the channel; else a new place, and the oldest answer is forgotten."""
+        size = self.values.shape[1]
+        held = min(self.count, size)
+        empty = np.flatnonzero((self.cells[0, :held] == SUMS * arm) & (self.values[CHANNELS + channel, :held] == 0.0))
+        same = empty[(self.vectors[:, empty] == place[:, None]).all(axis=0)]
+        if len(same):
+            return int(same[0])
+        row = int(self.count % size)
+        self.vectors[:, row], self.values[:, row] = place, 0.0
+        self.cells[:, row] = SUMS * arm + np.arange(SUMS)
+        self.count += 1
+        return row
+
+    def shifts(self, vector: Float32, place: Float32 | None = None) -> tuple[Float, Float]:
+        """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,).
+
+        place (r,): the vector in the directions, of any length, where the caller has it already.
+        """
+        held = min(self.count, self.values.shape[1])
+        if held:
+            place = self._place(vector) if place is None else _unit(place)
+        if held == 0 or place is None or len(self.vectors) != len(place):
             nothing = np.zeros((self.arms, CHANNELS))
             return nothing, nothing
         near = place @ self.vectors[:, :held]
         near -= np.float32(1.0)
         near *= self._sharpness
-        total, weight = self._sums(np.exp(near, out=near), held)
-        others = (np.add.reduce(total) - total) / (np.add.reduce(weight) - weight + self._doubt)
+        sums = self._sums(np.exp(near, out=near), held)
+        rest = np.add.reduce(sums) - sums
+        rest[:, CHANNELS:] += self._doubt
+        others = rest[:, :CHANNELS] / rest[:, CHANNELS:]
+        total, weight = sums[:, :CHANNELS], sums[:, CHANNELS:]
         return others, (total - weight * others) / (weight + self._doubt)
 
     def _place(self, vector: Float32) -> Float32:
         """(r,) of unit length: where a query (d,) lies in the directions."""
         if self.directions.shape[1] != len(vector):
             return vector
-        place: Float32 = np.dot(self.directions, vector)
-        length = math.sqrt(np.dot(place, place))
-        if length > 0.0:
-            place *= np.float32(1.0 / length)
-        return place
+        return _unit(np.dot(self.directions, vector))
 
-    def _sums(self, near: Float32, held: int) -> tuple[Float, Float]:
-        """((M, 2) Σ near · weight · residual, (M, 2) Σ near · weight) of answers that are near (held,)."""
-        cells, length = self.cells[:held], CHANNELS * self.arms
+    def _sums(self, near: Float32, held: int) -> Float:
+        """(M, SUMS) of the values (SUMS, held) of every arm's answers, by how near they are (held,)."""
         weighed = self.values[:, :held] * near
-        total, weight = (np.bincount(cells, each, length).reshape(-1, CHANNELS) for each in weighed)
-        return np.asarray(total, np.float64), np.asarray(weight, np.float64)
+        sums = np.bincount(self.cells[:, :held].ravel(), weighed.ravel(), SUMS * self.arms)
+        return np.asarray(sums.reshape(-1, SUMS), np.float64)
+
+
+def _unit(place: Float32) -> Float32:
+    """(r,) of unit length, in an array of its own; unchanged where it is zero."""
+    length = math.sqrt(np.dot(place, place))
+    return place * np.float32(1.0 / length if length > 0.0 else 1.0)
 
 
 class Drift:
@@ -198,7 +220,9 @@ class Drift:
         return arrays | {"names": np.array(list(self._rows), np.str_)}
 
     def restore(self, state: State) -> None:
-        """Inverse of state()."""
+        """Inverse of state(). Raises: ValueError where an older version kept residuals otherwise."""
+        if len(state["residuals.values"]) != SUMS:
+            raise ValueError(f"{len(state['residuals.values'])} rows of residuals, expected {SUMS}")
         for part, name in DRIFT_STATE:
             setattr(self._part(part), name, np.array(state[f"{part}.{name}"]))
         self.residuals.count = int(self.residuals.count)

@@ -19,7 +19,7 @@ CALM = 0.25  # answers without luck, added to the others'
 DEARNESS = 1.0  # squared log cost added to the regression of levels on it: arms that cost alike say nothing of it
 NUGGET = 0.02  # variance that every common coefficient keeps, however alike the known arms are
 VAGUE = (0.01, 2.0)  # prior precision of common coefficients and of single lucks where a known arm is described
-ALONE = 0.25  # variance of level and difficulty where a single known arm shows no differences; its luck is its own
+ALONE = 0.25  # variance of level and difficulty where no differences are known; a single arm's luck is its own
 LEAST_PULL = 1e-3  # variance of a single arm's luck
 LEAST_DISPERSION = 0.5  # a partial score tells no more than two coins: how it bends near 0 and 1 is only guessed
 MOST_ROWS = 5_000  # that describe a known arm
@@ -44,19 +44,24 @@ def new_level(known: Float, expected: Float, scores: Float, dearness: Float | No
     scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last,
     or None where they say nothing.
     """
-    prior, inputs = _population(known, expected, dearness), _described(known, expected)
-    rows = np.flatnonzero(~np.isnan(scores))
-    single = inputs.shape[1] - COMMON
-    mean, precision = np.zeros(COMMON + single), np.zeros((COMMON + single,) * 2)
-    mean[:COMMON], precision[:COMMON, :COMMON] = prior.mean, np.linalg.inv(prior.covariance)
-    precision[COMMON:, COMMON:] = np.eye(single) / prior.pull
-    belief, covariance = _posterior(inputs[rows], scores[rows], mean, precision, prior.dispersion)
-    chance = _chance(inputs @ belief)
+    mean, precision, dispersion = prior_of(known, expected, dearness)
+    inputs, rows = described(known, expected), np.flatnonzero(~np.isnan(scores))
+    belief, covariance = _posterior(inputs[rows], scores[rows], mean, precision, dispersion)
+    chance = chance_of(inputs @ belief)
     moves = (inputs * (chance * (1.0 - chance))[:, None]).mean(axis=0)
     return float(chance.mean()), float(moves @ covariance @ moves)
 
 
-def _described(known: Float, expected: Float) -> Float:
+def prior_of(known: Float, expected: Float, dearness: Float | None = None) -> tuple[Float, Float, float]:
+    """(mean (3 + E,), precision (3 + E, 3 + E), dispersion) of what a new arm has on described(), before labels."""
+    prior, single = _population(known, expected, dearness), known.shape[1]
+    mean, precision = np.zeros(COMMON + single), np.zeros((COMMON + single,) * 2)
+    mean[:COMMON], precision[:COMMON, :COMMON] = prior.mean, np.linalg.inv(prior.covariance)
+    precision[COMMON:, COMMON:] = np.eye(single) / prior.pull
+    return mean, precision, prior.dispersion
+
+
+def described(known: Float, expected: Float) -> Float:
     """(n, 3 + E): one, difficulty expected, the others' luck on it in logits, then how each one's luck differs."""
     luck = known - expected
     seen = ~np.isnan(luck)
@@ -64,15 +69,15 @@ def _described(known: Float, expected: Float) -> Float:
     difficulty = expected.mean(axis=1)
     shared = luck.sum(axis=1) / (seen.sum(axis=1) + CALM)
     usual = luck.sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
-    logit = _logit(difficulty)
-    common = [np.ones(len(known)), logit, _logit(difficulty + shared) - logit]
+    logit = logit_of(difficulty)
+    common = [np.ones(len(known)), logit, logit_of(difficulty + shared) - logit]
     return np.hstack([np.stack(common, axis=1), np.where(seen, luck - usual[:, None], 0.0)])
 
 
 def _population(known: Float, expected: Float, dearness: Float | None) -> Population:
     """From the known arms, each described by the others; what dearer arms are better by moves the mean."""
     arms = known.shape[1]
-    if arms == 1:
+    if arms == 1 or np.isnan(known).all():
         return Population(np.array([0.0, 1.0, 0.0]), np.diag([ALONE, ALONE, NUGGET]), LEAST_PULL, 1.0)
     some = np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_ROWS)).astype(np.intp))
     found = [_known_arm(known[some], expected[some], arm) for arm in range(arms)]
@@ -94,13 +99,13 @@ def _known_arm(known: Float, expected: Float, arm: int) -> tuple[Float, float]:
     """(coefficients (2 + E,), dispersion) of a known arm, described by the others."""
     others = np.arange(known.shape[1]) != arm
     seen = ~np.isnan(known[:, arm])
-    inputs, scores = _described(known[:, others], expected[:, others])[seen], known[seen, arm]
+    inputs, scores = described(known[:, others], expected[:, others])[seen], known[seen, arm]
     vague = np.full(inputs.shape[1], VAGUE[1])
     vague[:COMMON] = VAGUE[0]
     start = np.zeros(inputs.shape[1])
     start[1:COMMON] = 1.0
     belief, _ = _posterior(inputs, scores, start, np.diag(vague), 1.0)
-    chance = _chance(inputs @ belief)
+    chance = chance_of(inputs @ belief)
     coin = float((chance * (1.0 - chance)).sum())
     dispersion = float(((scores - chance) ** 2).sum()) / max(coin, 1e-9)
     return belief, min(1.0, max(LEAST_DISPERSION, dispersion))
@@ -113,12 +118,12 @@ def _posterior(inputs: Float, scores: Float, mean: Float, precision: Float, disp
     """
     belief = mean.copy()
     for _ in range(STEPS):
-        chance = _chance(inputs @ belief)
+        chance = chance_of(inputs @ belief)
         slope = inputs.T @ (scores - chance) / dispersion - precision @ (belief - mean)
         step = np.linalg.solve(_curvature(inputs, chance, precision, dispersion), slope)
         length = float(np.sqrt(step @ step))
         belief = belief + step * min(1.0, LONGEST_STEP / max(length, 1e-12))
-    curvature = _curvature(inputs, _chance(inputs @ belief), precision, dispersion)
+    curvature = _curvature(inputs, chance_of(inputs @ belief), precision, dispersion)
     return belief, np.asarray(np.linalg.inv(curvature), np.float64)
 
 
@@ -128,10 +133,10 @@ def _curvature(inputs: Float, chance: Float, precision: Float, dispersion: float
     return np.asarray((inputs.T * weights) @ inputs + precision)
 
 
-def _chance(logit: Float) -> Float:
+def chance_of(logit: Float) -> Float:
     return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logit))
 
 
-def _logit(chance: Float) -> Float:
+def logit_of(chance: Float) -> Float:
     chance = np.clip(chance, LEAST_CHANCE, 1.0 - LEAST_CHANCE)
     return np.asarray(np.log(chance / (1.0 - chance)))

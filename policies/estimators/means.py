@@ -26,6 +26,7 @@ class _Known:
 
     quality: float
     sigma: float
+    variance: float  # of its scores; 0 where it was not judged twice
     tokens: float  # of a completion
     line: tuple[float, float, float]  # mean cost, mean prompt tokens, slope: for arms without a list price
 
@@ -67,6 +68,10 @@ class Means:
         shape = (len(tokens), len(known))
         return Estimates(np.broadcast_to(quality, shape), np.broadcast_to(sigma, shape), np.stack(columns, axis=1))
 
+    def variances(self, arms: Sequence[Arm]) -> list[float]:
+        """(n,) of the scores of each arm over all queries; 0 where it was not judged twice."""
+        return [self._of(arm).variance for arm in arms]
+
     def known(self) -> dict[str, float]:
         """Mean score of every arm that was ever judged."""
         return {
@@ -83,7 +88,7 @@ class Means:
         sums = self._sums(arm.name)
         quality, sigma = self._quality(arm, sums)
         tokens = (sums[TOKENS] + self._common.tokens) / (sums[ANSWERS] + 1.0)
-        known = _Known(quality, sigma, tokens, _line(sums))
+        known = _Known(quality, sigma, _variance(sums), tokens, _line(sums))
         cache[arm.name] = arm, known
         return known
 
@@ -172,6 +177,11 @@ class Means:
         self._common = _Common(*np.array(state["common"], np.float64).tolist())
         self._events = int(state["events"])
         self._known = {}
+
+
+def _variance(sums: list[float]) -> float:
+    judged = max(sums[JUDGED], 1.0)
+    return max(sums[SQUARE] / judged - (sums[SCORE] / judged) ** 2, 0.0)
 
 
 def _line_sums(lengths: NDArray[np.int64], costs: Float) -> Float:

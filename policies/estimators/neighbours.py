@@ -19,13 +19,17 @@ LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 class NeighbourMeans:
     """Mean over the k nearest rows of what was observed, plus `shrinkage` rows of the arm's mean.
 
-    The guard: where the k nearest are on average less similar than `trusted` the query is strange. All neighbours that
-    were found are then used, each row below `trusted` weighted by similarity / trusted, so that little is left but the
-    arms' means; and quality is held down by up to one standard deviation, which favours the arm that is surely good
-    over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
+    The guard: where the k nearest are on average less similar than `trusted` the query is strange, and where scores
+    vary more among them than over all queries they disagree. All neighbours that were found are then used, each row
+    below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that little is left but
+    the arms' means; and quality is held down by up to one standard deviation, which favours the arm that is surely
+    good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694). Without `contested`
+    it does not matter how they agree.
     """
 
-    def __init__(self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3) -> None:
+    def __init__(
+        self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3, contested: bool = True
+    ) -> None:
         if k < 1:
             raise ValueError(f"k is {k}, expected ≥ 1")
         if shrinkage < 0:
@@ -34,6 +38,7 @@ class NeighbourMeans:
         self._k = k
         self._shrinkage = shrinkage
         self._trusted = trusted
+        self._contested = contested
 
     def estimate(self, context: RouteContext) -> Estimates:
         base = self._means.estimate(context)
@@ -41,7 +46,13 @@ class NeighbourMeans:
         if len(near.similarity) == 0:
             return base
         strangeness = self._strangeness(near.similarity)
-        sums = self._sums(near, self._k if strangeness == 0.0 else len(near.similarity))
+        found = len(near.similarity)
+        sums = self._sums(near, self._k if strangeness == 0.0 else found)
+        disagreement = _disagreement(sums, self._means.variances(context.arms)) if self._contested else 0.0
+        if disagreement > 0.0:
+            wide = sums if strangeness > 0.0 or found <= self._k else self._sums(near, found)
+            sums = [[(1.0 - disagreement) * each for each in row] for row in wide[:3]] + sums[3:]
+            strangeness = max(strangeness, disagreement)
         shrinkage = self._shrinkage
         doubt = shrinkage if shrinkage > 1.0 else 1.0
         quality, sigma, cost = [], [], []
@@ -84,7 +95,8 @@ class NeighbourMeans:
         """(m, M) each, for queries whose neighbours are rows `near` (m, k) of history; agrees with estimate()."""
         base = self._means.estimate_batch(history.arms, tokens, max_completion_tokens)
         strangeness = np.clip(1.0 - similarity[:, : self._k].mean(axis=1) / self._trusted, 0.0, 1.0)[:, None]
-        weight, total, squares, paid, spent = self._batch_sums(history, near, similarity, strangeness > 0.0)
+        sums, strangeness = self._guarded(history, near, similarity, strangeness)
+        weight, total, squares, paid, spent = sums
         shrinkage = self._shrinkage
         some = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
         mean = np.where(np.isnan(some), base.quality, (total + shrinkage * base.quality) / some)
@@ -94,6 +106,22 @@ class NeighbourMeans:
         cost = np.where(np.isnan(charged), base.cost, (spent + shrinkage * base.cost) / charged)
         sigma = np.where(weight > 0, np.maximum(wide, 1e-3), base.sigma)
         return Estimates(np.clip(mean - strangeness * sigma, 0.0, 1.0), sigma, cost)
+
+    def _guarded(
+        self, history: History, near: NDArray[np.intp], similarity: Float32, strangeness: Float
+    ) -> tuple[list[Float], Float]:
+        """(sums as _sums (m, M) each, strangeness (m, 1)): wider and lighter where neighbours disagree."""
+        sums = self._batch_sums(history, near, similarity, strangeness > 0.0)
+        if not self._contested:
+            return sums, strangeness
+        disagreement = _disagreements(sums, np.array(self._means.variances(history.arms)))
+        apart = np.flatnonzero(disagreement > 0.0)
+        if len(apart):
+            wide = self._batch_sums(history, near[apart], similarity[apart], np.ones((len(apart), 1), np.bool_))
+            for each, all_found in zip(sums[:3], wide[:3], strict=True):
+                each[apart] = (1.0 - disagreement[apart]) * all_found
+            strangeness = np.maximum(strangeness, disagreement)
+        return sums, strangeness
 
     def _batch_sums(
         self, history: History, near: NDArray[np.intp], similarity: Float32, strange: NDArray[np.bool_]
@@ -144,6 +172,27 @@ class NeighbourMeans:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._means.restore(state)
+
+
+def _disagreement(sums: list[list[float]], variances: list[float]) -> float:
+    """In [0, 1]: by how much the scores of all arms vary more among these neighbours than over all queries."""
+    near = usual = 0.0
+    for weight, total, squares, variance in zip(*sums[:3], variances, strict=True):
+        if weight > 0.0:
+            near += squares / weight - (total / weight) ** 2
+            usual += variance
+    if near <= usual or usual <= 0.0:
+        return 0.0
+    return min(1.0, near / usual - 1.0)
+
+
+def _disagreements(sums: list[Float], variances: Float) -> Float:
+    """(m, 1), as _disagreement() of each query; sums are (m, M)."""
+    weight, total, squares = sums[:3]
+    some = np.where(weight > 0.0, weight, 1.0)
+    near = np.where(weight > 0.0, squares / some - (total / some) ** 2, 0.0).sum(axis=1, keepdims=True)
+    usual = np.where(weight > 0.0, variances, 0.0).sum(axis=1, keepdims=True)
+    return np.where(usual > 0.0, np.clip(near / np.where(usual > 0.0, usual, 1.0) - 1.0, 0.0, 1.0), 0.0)
 
 
 def leave_one_out(history: History, rows: NDArray[np.intp], *, k: int, shrinkage: float = 0.0) -> Estimates:

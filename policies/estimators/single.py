@@ -68,6 +68,12 @@ class Single:
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
+        self._last: tuple[Float32 | None, Float32] = (None, np.zeros(0, np.float32))  # the last query and where it is
+
+    def place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in the stack's directions, if it is the one that was last asked about."""
+        last, place = self._last
+        return place if last is embedding else None
 
     def expect(self, query: Query) -> Estimates:
         """(M,) each, in the order of the stack's arms."""
@@ -76,7 +82,9 @@ class Single:
         rough[:dimensions] = query.embedding
         _write_surface(rough[dimensions:], query)
         members = np.empty((3 if len(query.similarity) else 2, len(stack.means)))
-        stack.kernel.predict_one(self._smooth(rough, dimensions), members[0])
+        smooth = self._smooth(rough, dimensions)
+        self._last = query.embedding, smooth[: len(stack.directions)]
+        stack.kernel.predict_one(smooth, members[0])
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
             members[2] = self._neighbours(query)

@@ -115,6 +115,10 @@ class Stack:
             raise ValueError("nothing was fitted yet")
         return self._single.expect(query)
 
+    def place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in `directions`, if it is the one that expect_one() was last asked about."""
+        return None if self._single is None else self._single.place(embedding)
+
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         parts = {"kernel": self.kernel.state(), "forest": self.forest.state(), "charges": self.charges.state()}
         own = {name: np.array(getattr(self, name)) for name in STACK_STATE} | {"arms": np.array(self.arms, np.str_)}

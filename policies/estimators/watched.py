@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.drift import CHARGE, QUALITY, Drift
 from policies.estimators.linear import principal_directions
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
 
 DIRECTIONS = 128  # principal directions of the embeddings that say which answers are near
 LARGEST_CHARGE_SHIFT = 3.0  # log of the factor residuals may put on a charge
@@ -26,6 +26,13 @@ class Fitted(Protocol):
     @property
     def charge_spread(self) -> Mapping[str, float]:
         """Standard deviation of log(charge / expected) for each arm of the fit."""
+
+    @property
+    def directions(self) -> Float32:
+        """(r, d) leading principal directions of the embeddings; none where the fit needs none."""
+
+    def place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in them, if that is known already."""
 
     def estimate(self, context: RouteContext) -> Estimates: ...
 
@@ -47,6 +54,7 @@ class Watched:
     def __init__(self, fitted: Fitted) -> None:
         self.fitted = fitted
         self._drift = Drift()
+        self._shared = 0  # directions of the residuals that the fit has too, as its leading ones
 
     @property
     def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
@@ -65,7 +73,7 @@ class Watched:
     def estimate(self, context: RouteContext) -> Estimates:
         expected = self.fitted.estimate(context)
         rows = self._drift.rows(tuple([arm.name for arm in context.arms]))
-        others, own = self._drift.residuals.shifts(context.embedding)
+        others, own = self._drift.residuals.shifts(context.embedding, self._place(context.embedding))
         shift = _at(others + own, rows, 0.0)
         quality = expected.quality * _at(self._drift.health.factors(), rows, 1.0) + shift[:, QUALITY]
         charge = np.minimum(np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT), LARGEST_CHARGE_SHIFT)
@@ -90,7 +98,10 @@ class Watched:
         """Fit again; what answers said of places is now in the fit, what they said of arms stays."""
         self.fitted.refit(history)
         rank = min(DIRECTIONS, history.embeddings.shape[1])
-        self._drift.residuals.clear(principal_directions(history.embeddings, rank))
+        fitted = self.fitted.directions
+        own = fitted[:rank].copy() if len(fitted) >= rank else principal_directions(history.embeddings, rank)
+        self._drift.residuals.clear(own)
+        self._shared = self._leading()
         for name, spread in self.fitted.charge_spread.items():
             row = self._drift.row(name)
             self._drift.tariff.spread[row] = spread
@@ -102,6 +113,17 @@ class Watched:
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         for part, holder in (("fitted.", self.fitted), ("drift.", self._drift)):
             holder.restore({key.removeprefix(part): value for key, value in state.items() if key.startswith(part)})
+
+        self._shared = self._leading()
+
+    def _place(self, embedding: Float32) -> Float32 | None:
+        """(r,) where the embedding lies in the residuals' directions, if the fit has just found it."""
+        place = self.fitted.place(embedding) if self._shared else None
+        return None if place is None else place[: self._shared]
+
+    def _leading(self) -> int:
+        own = self._drift.residuals.directions
+        return len(own) if len(own) and np.array_equal(self.fitted.directions[: len(own)], own) else 0
 
     def _charged(self, outcome: Outcome, row: int, expected: float, elsewhere: float) -> None:
         if not outcome.cost > 0.0 or not expected > 0.0:

@@ -87,3 +87,42 @@ def test_a_strange_query_goes_to_the_arm_that_is_surely_good() -> None:
         near = Neighbours(np.full(60, similarity, np.float32), scores, np.full((60, 2), 1e-5))
         chosen.append(int(np.argmax(estimator.estimate(replace(context, neighbours=near)).quality)))
     assert chosen == [1, 0]
+
+
+def disagreeing(similarity: float = 0.9) -> Neighbours:
+    """Of arm 0 the 20 nearest are split in the middle and the rest are good; arm 1 is always 0.6."""
+    first = np.concatenate([np.tile([0.0, 1.0], 10), np.ones(40)])
+    scores = np.stack([first, np.full(60, 0.6)], axis=1)
+    return Neighbours(np.full(60, similarity, np.float32), scores, np.full((60, 2), 1e-5))
+
+
+def steady_history() -> History:
+    """Arm 0 nearly always scores 0.9, arm 1 0.6."""
+    history = make_history(UNPRICED[:2])
+    noise = np.random.default_rng(0).normal(size=history.scores.shape) * 0.1
+    return replace(history, scores=np.array([0.85, 0.6]) + noise)
+
+
+def test_neighbours_that_disagree_more_than_the_history_are_widened_and_shrunk_to_the_means() -> None:
+    estimator, context = NeighbourMeans(Means(), k=20), make_context(UNPRICED[:2], None)
+    estimator.refit(steady_history())
+    found = estimator.estimate(replace(context, neighbours=disagreeing()))
+    agreeing = np.tile([[0.5, 0.6]], (60, 1))
+    calm = estimator.estimate(replace(context, neighbours=replace(disagreeing(), scores=agreeing)))
+    assert calm.quality[0] < 0.65
+    assert found.quality[0] > 0.75
+
+
+def test_where_neighbours_disagree_the_arm_that_is_surely_good_is_preferred() -> None:
+    history = steady_history()
+    history.scores[:, 0] = np.where(np.arange(len(history.scores)) % 8 < 5, 1.0, 0.0)  # 0.625, and unsure
+    estimator, context = NeighbourMeans(Means(), k=60, shrinkage=0.0), make_context(UNPRICED[:2], None)
+    estimator.refit(replace(history, scores=0.3 + 0.5 * history.scores))
+    chosen = []
+    for spread in (0.1, 0.28):
+        apart = np.tile([spread, -spread], 30)
+        near = Neighbours(
+            np.full(60, 0.9, np.float32), np.stack([0.62 + apart, np.full(60, 0.615)], axis=1), np.full((60, 2), 1e-5)
+        )
+        chosen.append(int(np.argmax(estimator.estimate(replace(context, neighbours=near)).quality)))
+    assert chosen == [0, 1]

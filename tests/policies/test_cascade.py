@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from policies.cascade import Calibration
 from policies.conformal import NEVER, possible_best, risk_threshold
 from policies.named import build
 from policies.signature import FEATURES, FLOOR, Head, chat_signature, signature
@@ -137,6 +138,33 @@ def test_what_a_cascade_returns_is_wrong_no_more_often_than_the_risk() -> None:
         returned = np.array([policy.returns("model-0", each) for each in signatures])
         lost.append(np.mean(returned & ~right))
     assert np.mean(lost) <= 0.15 + 0.02
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_model_whose_answers_were_all_right_or_all_wrong_is_returned_always_or_never(right: bool) -> None:
+    policy, rng = build("cascade", ARMS, {"risk": 0.15}), np.random.default_rng(0)
+    signatures, _ = draw_answers(rng, 80)
+    for i in range(80):
+        outcome = make_outcome(make_context(ARMS, None, i), "model-0", score=float(right))
+        policy.learn(replace(outcome, signature=signatures[i], propensity=1.0))
+    policy.refit(make_history(ARMS))
+    assert {policy.returns("model-0", each) for each in signatures} == {right}
+
+
+def test_the_risk_holds_for_every_model_over_many_seeds_at_several_levels() -> None:
+    """Head, out-of-fold confidences and threshold as a whole, on answers drawn after the fit."""
+    for risk in (0.05, 0.1, 0.2):
+        lost = []
+        for seed in range(20):
+            rng, known = np.random.default_rng(seed), Calibration()
+            signatures, right = draw_answers(rng, 300)
+            for each, good in zip(signatures, right, strict=True):
+                known.add(each, float(good), 1.0)
+            known.fit(risk=risk, right_from=0.5)
+            fresh, truth = draw_answers(rng, 120)
+            confidences = np.array([known.head.confidence(each) for each in fresh])
+            lost.append(np.mean((confidences >= known.threshold) & ~truth))
+        assert np.mean(lost) <= risk + 3 * np.std(lost) / np.sqrt(len(lost))
 
 
 def test_answers_of_a_model_nobody_judged_are_returned_and_not_believed() -> None:

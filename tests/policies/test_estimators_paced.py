@@ -16,6 +16,7 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.newcomers import fit_newcomer, newcomers
 from policies.estimators.stack import stack_weights
 from policies.estimators.watched import Watched
+from policies.priors import width_offset
 from policies.types import Arm, History, Neighbours, RouteContext
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -207,6 +208,17 @@ def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(watched: Watc
     estimates = watched.estimate(make_context(make_arms(5), HISTORY))
     assert np.isfinite(estimates.quality).all()
     assert np.isfinite(estimates.cost).all()
+
+
+def test_a_width_nobody_measured_follows_its_parent_from_query_to_query_less_what_bits_cost(watched: Watched) -> None:
+    narrow = Arm("model-3@4", 1e-7, 3e-7, parent="model-3", bits=4)
+    apart = []
+    for seed in range(20):
+        found = watched.estimate(make_context((*ARMS, narrow), HISTORY, seed=seed)).quality
+        if 0.1 < found[3] < 0.99:
+            apart.append(found[3] - found[4])
+    assert len(apart) > 5
+    np.testing.assert_allclose(apart, width_offset(4), atol=0.02)
 
 
 def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(watched: Watched) -> None:

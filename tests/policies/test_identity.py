@@ -125,3 +125,21 @@ def test_outcomes_move_a_newcomer_of_the_live_policy() -> None:
     after = policy.propose(context).estimates
     assert after.quality[NEWCOMER] > before.quality[NEWCOMER]
     assert after.sigma[NEWCOMER] < before.sigma[NEWCOMER]
+
+
+def test_a_width_the_live_policy_never_saw_follows_its_parents_vector_less_what_that_width_cost_another() -> None:
+    history, _ = make_world()
+    narrow = (replace(ARMS[1], name="m1@4", parent="m0", bits=4), Arm("m2@4", 0.0, 0.0, parent="m2", bits=4))
+    arms = (ARMS[0], narrow[0], *ARMS[2:])
+    policy = build("preference", arms)
+    scores = history.scores.copy()
+    scores[:, 1] = history.scores[:, 0] - 0.2
+    policy.refit(replace(history, arms=arms, scores=scores))
+    lost = []
+    for vector in history.embeddings[:20]:
+        context = replace(make_context((*arms, narrow[1]), None, 1), embedding=vector)
+        quality = policy.propose(context).estimates.quality
+        if 0.25 < quality[2] < 0.95:
+            lost.append(quality[2] - quality[-1])
+    assert len(lost) > 5
+    np.testing.assert_allclose(lost, 0.2, atol=0.03)

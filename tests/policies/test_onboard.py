@@ -73,14 +73,14 @@ async def judged(url: str) -> int:
         return len([entry async for _, entry in stores.log.tail("", follow=False) if isinstance(entry, Feedback)])
 
 
-def test_the_prompts_on_which_known_models_differ_are_asked_first() -> None:
+def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked() -> None:
     asked: list[str] = []
 
     def post(path: str, body: dict[str, object]) -> dict[str, object]:
         text = body["messages"][0]["content"]  # type: ignore[index]
         if path == "/v1/route":
-            apart = 0.4 if "hard" in text else 0.0
-            rows = [{"model": "a", "quality": 0.5 + apart}, {"model": "b", "quality": 0.5 - apart}]
+            quality = 0.5 if "open" in text else 0.97
+            rows = [{"model": "a", "quality": quality}, {"model": "b", "quality": quality - 0.01}]
             return {"candidates": rows}
         asked.append(text)
         return {"id": "1", "choices": [{"message": {"content": "yes"}}]}
@@ -88,9 +88,9 @@ def test_the_prompts_on_which_known_models_differ_are_asked_first() -> None:
     def feedback_or(path: str, body: dict[str, object]) -> dict[str, object]:
         return {} if path == "/v1/feedback" else post(path, body)
 
-    prompts = [Prompt(f"{'hard' if i in (3, 8) else 'easy'} {i}", read_grade) for i in range(12)]
-    onboard("c", prompts, count=2, post=feedback_or, told=lambda _: None)
-    assert sorted(asked) == ["hard 3", "hard 8"]
+    prompts = [Prompt(f"{'open' if i % 2 else 'easy'} {i}", read_grade) for i in range(12)]
+    onboard("c", prompts, count=3, post=feedback_or, told=lambda _: None)
+    assert [text.split()[0] for text in asked] == ["open", "open", "open"]
 
 
 def read_grade(answer: str) -> object:

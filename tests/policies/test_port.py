@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from policies.baselines import assignment
 from policies.named import build
@@ -13,8 +14,8 @@ from policies.pacers.port import port_dual
 from policies.pacers.sample import QuerySample
 from policies.play import Fixed, Run, Stream, play
 from policies.replay import Till
-from policies.types import History
-from tests.policies.worlds import make_arms, make_history
+from policies.types import History, Neighbours
+from tests.policies.worlds import make_arms, make_context, make_history
 
 ARMS = make_arms(3)
 RNG = np.random.default_rng(0)
@@ -114,3 +115,14 @@ def test_the_exact_dual_spreads_its_money_over_the_whole_stream() -> None:
     run = run_with("port-exact", LIMITS)
     assert 0.85 * LIMITS.sum() < run.spent[-1] <= LIMITS.sum()
     assert 0.35 < run.spent[len(run.spent) // 2] / run.spent[-1] < 0.65
+
+
+def test_port_takes_the_mean_of_its_five_neighbours_however_they_disagree() -> None:
+    arms = make_arms(2)
+    policy = build("port", arms)
+    history = make_history(arms)
+    policy.refit(replace(history, scores=np.full_like(history.scores, 0.9)))
+    scores = np.tile([[1.0, 0.2], [0.0, 0.2]], (30, 1))
+    near = Neighbours(np.full(60, 0.9, np.float32), scores, np.full((60, 2), 1e-5))
+    found = policy.propose(replace(make_context(arms, None), neighbours=near)).estimates
+    np.testing.assert_allclose(found.quality, [0.6, 0.2])
