@@ -85,7 +85,7 @@ class Engine:
 
     def metric(self, name: str) -> float:
         """The sum of one of its Prometheus samples over its labels."""
-        text = httpx.get(f"{self.url}/metrics", timeout=10).text
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
