@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -118,9 +119,8 @@ class Bound:
 
     __slots__ = ("accounts", "charged", "key", "line", "pairs", "soft")
 
-    def __init__(self, charged: Charges, meters: list[Meter], accounts: tuple[Account, ...]) -> None:
-        self.charged, self.accounts = charged, accounts
-        self.pairs = tuple(zip(alike(charged), meters, strict=True))  # without scopes
+    def __init__(self, charged: Charges, pairs: tuple[tuple[Any, Meter], ...], accounts: tuple[Account, ...]) -> None:
+        self.charged, self.pairs, self.accounts = charged, pairs, accounts  # those of the pairs are without scopes
         self.soft = any(charge.soft for charge in charged)
         self.key: LineKey | None = None
         self.line = NO_LINE
@@ -221,7 +221,7 @@ class Book:
         if plan.owner is not self._generation:
             plan.owner = self._generation
             if plan.charged is plan.gauges:
-                bound = plan.bound = self._bind(plan.charges, plan.charged)
+                bound = plan.bound = self._bind(plan.charges, plan.charged, plan.alike)
                 plan.pairs = bound.pairs
             else:
                 meters = [self.meter(g.scope, g.meter) for g in plan.gauges]
@@ -229,9 +229,13 @@ class Book:
         return plan.pairs
 
     def _charged(self, charges: bytes) -> Bound:
-        return self._bound.get(charges) or self._bind(charges, charges_in(charges))
+        return self._bound.get(charges) or self._bind_anew(charges)
 
-    def _bind(self, charges: bytes, charged: Charges) -> Bound:
+    def _bind_anew(self, charges: bytes) -> Bound:
+        charged = charges_in(charges)
+        return self._bind(charges, charged, alike(charged))
+
+    def _bind(self, charges: bytes, charged: Charges, unscoped: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
         accounts: dict[str, Account] = {}
@@ -241,7 +245,9 @@ class Book:
             if account is None:
                 account = accounts[charge.scope] = self._account(charge.scope)
             meters.append(self._meter(account, charge.meter))
-        bound = self._bound[charges] = Bound(charged, meters, tuple(accounts.values()))
+        bound = self._bound[charges] = Bound(
+            charged, tuple(zip(unscoped, meters, strict=True)), tuple(accounts.values())
+        )
         return bound
 
     def _slot(self, calendar: str, at_ms: int) -> int:
