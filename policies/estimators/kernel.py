@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
 
 from policies.types import Float, Float32
 
-BLOCK = 1024  # rows whose kernel is held at once: 6 MB for 1,500 landmarks
+BLOCK = 1024  # rows whose kernel is held at once: 2.6 MB for 640 landmarks
 
 
 class KernelRidge:
@@ -26,14 +27,13 @@ class KernelRidge:
 
     def fit(self, inputs: Float32, targets: Float) -> None:
         """inputs (n, p); targets (n, M), NaN where never observed."""
-        chosen = np.random.default_rng(0).permutation(len(inputs))[: self._count]
-        landmarks = inputs[chosen]
+        landmarks = _landmarks(inputs, self._count)
         squares = (landmarks**2).sum(axis=1)
-        slopes = [2.0 * self._width * landmarks.T, -self._width * squares[None], np.ones((1, len(chosen)))]
+        slopes = [2.0 * self._width * landmarks.T, -self._width * squares[None], np.ones((1, len(landmarks)))]
         self._slopes = np.ascontiguousarray(np.concatenate(slopes), np.float32)
         kernel = self._kernel(inputs).astype(np.float64)
         between = self._kernel(landmarks).astype(np.float64)
-        self._weights = np.zeros((len(chosen), targets.shape[1]), np.float32)
+        self._weights = np.zeros((len(landmarks), targets.shape[1]), np.float32)
         self._offset = np.zeros(targets.shape[1])
         for columns, seen in _patterns(targets):
             self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
@@ -83,6 +83,23 @@ class KernelRidge:
 
 
 KERNEL_STATE = ("slopes", "weights", "offset")
+
+
+def _landmarks(inputs: Float32, count: int) -> Float32:
+    """(L, p) means of the rows nearest to rows drawn at random, one step of Lloyd's: they lie where inputs do, and a
+    third fewer tell more than the rows drawn. All rows where there are no more than `count`."""
+    drawn = inputs[np.random.default_rng(0).permutation(len(inputs))[:count]]
+    if len(inputs) <= count:
+        return drawn
+    half = 0.5 * (drawn**2).sum(axis=1)
+    nearest = np.concatenate(
+        [(half - inputs[at : at + BLOCK] @ drawn.T).argmin(axis=1) for at in range(0, len(inputs), BLOCK)]
+    )
+    ones = np.ones(len(inputs), np.float32)
+    members = csr_matrix((ones, (nearest, np.arange(len(inputs)))), shape=(len(drawn), len(inputs)))
+    sizes = np.bincount(nearest, minlength=len(drawn))[:, None]
+    means = np.asarray(members @ inputs, np.float32) / np.maximum(sizes, 1).astype(np.float32)
+    return np.where(sizes > 0, means, drawn)
 
 
 def _patterns(targets: Float) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:

@@ -37,7 +37,7 @@ class Stack:
 
     def __init__(self) -> None:
         self.arms: tuple[str, ...] = ()
-        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=896)
+        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=640)
         self.forest = Forest(trees=60, depth=10, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
