@@ -71,14 +71,7 @@ async def test_what_is_learned_during_a_refit_is_in_the_new_state_too(tmp_path: 
         await teach(house, 10, 15)
         gate.set()
         await refitting
-        late = dict(learning.policy("linucb").state())
-        at_once = learning_of(house, refit)
-        async for _, entry in house.stores.log.tail("", follow=False):
-            at_once.take(entry)
-            if at_once.learned == 10 and not at_once.refitted:
-                await at_once.refit()
-        for key, value in at_once.policy("linucb").state().items():
-            assert_same(value, late[key], key)
+        await assert_as_if_refitted_at_once(house, refit)
 
 
 async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_path: Path) -> None:
@@ -98,14 +91,7 @@ async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_
         await teach(house, 10, 15)  # while the first, epsilon, waits
         gate.set()
         await refitting
-        late = dict(learning.policy("linucb").state())
-        at_once = learning_of(house, refit)
-        async for _, entry in house.stores.log.tail("", follow=False):
-            at_once.take(entry)
-            if at_once.learned == 10 and not at_once.refitted:
-                await at_once.refit()
-        for key, value in at_once.policy("linucb").state().items():
-            assert_same(value, late[key], key)
+        await assert_as_if_refitted_at_once(house, refit)
 
 
 async def test_a_policy_nobody_asked_for_before_answers_at_once_and_is_refitted_aside(tmp_path: Path) -> None:
@@ -144,6 +130,18 @@ def learning_of(house: House, refit: Refit) -> Replayed:
     return Replayed(
         log=house.stores.log, index=FaissIndex(256), policies=policies, build=build, refit=refit, arms=arms, folder=None
     )
+
+
+async def assert_as_if_refitted_at_once(house: House, refit: Refit) -> None:
+    """linucb knows what following the log and refitting in no time after ten judgements would have taught it."""
+    late = dict(house.learning.policy("linucb").state())
+    at_once = learning_of(house, refit)
+    async for _, entry in house.stores.log.tail("", follow=False):
+        at_once.take(entry)
+        if at_once.learned == 10 and not at_once.refitted:
+            await at_once.refit()
+    for key, value in at_once.policy("linucb").state().items():
+        assert_same(value, late[key], key)
 
 
 async def teach(house: House, first: int, last: int) -> None:

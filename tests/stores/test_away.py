@@ -220,13 +220,8 @@ async def test_a_restored_settlement_is_charged_once(redis: RedisProcess, clock:
         assert sum(line.cost_nanousd for line in lines) == 140
 
 
-@pytest.mark.parametrize(("dies", "charged"), [("settles", 20), ("sends", 60)])
-async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
-    redis: RedisProcess, clock: Clock, tmp_path: Path, dies: str, charged: int
-) -> None:
-    """Redis went away while the answer was sent, and the gateway died before Redis came back."""
-    b = budget(100)
-    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+def died_while_redis_was_away(redis: RedisProcess, url: str, dies: str) -> None:
+    """A gateway took a hold, Redis went away, the gateway came as far as `dies` and was killed; Redis is back."""
     command = [sys.executable, "-m", "tests.stores.dying", url, dies]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
         assert dying.stdin is not None
@@ -237,6 +232,16 @@ async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
         dying.stdin.flush()
         assert dying.wait() == -signal.SIGKILL
     redis.start()
+
+
+@pytest.mark.parametrize(("dies", "charged"), [("settles", 20), ("sends", 60)])
+async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
+    redis: RedisProcess, clock: Clock, tmp_path: Path, dies: str, charged: int
+) -> None:
+    """Redis went away while the answer was sent, and the gateway died before Redis came back."""
+    b = budget(100)
+    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+    died_while_redis_was_away(redis, url, dies)
     async with open_stores(url, clock=clock) as heir:
         await back(heir)
         assert await spent_and_held(heir, b, clock()) == (charged, 0)
@@ -252,16 +257,7 @@ async def test_what_others_were_given_is_not_charged_again_when_a_killed_gateway
     """Redis was away when the answer came, the gateway died meanwhile, and started again after its lease."""
     b = budget(100)
     url = f"{redis.url}?journal={tmp_path / 'owed'}"
-    command = [sys.executable, "-m", "tests.stores.dying", url, dies]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
-        assert dying.stdin is not None
-        assert dying.stdout is not None
-        assert dying.stdout.readline() == b"held\n"
-        redis.kill()
-        dying.stdin.write(b"go on\n")
-        dying.stdin.flush()
-        assert dying.wait() == -signal.SIGKILL
-    redis.start()
+    died_while_redis_was_away(redis, url, dies)
     clock.pass_s(60)
     async with open_stores(redis.url, clock=clock) as other:
         await other.ledger.settle(await reserved(other, b, 100, clock), spend(100))
