@@ -48,7 +48,7 @@ class Journal:
 
     def paid(self, decision_ids: Iterable[str]) -> None:
         """They have, and Redis will not forget it."""
-        known = [decision_id for decision_id in decision_ids if decision_id in self._open]
+        known = {decision_id for decision_id in decision_ids if decision_id in self._open}  # one settled twice is one
         if not known:
             return
         self._open_size -= sum(len(self._open.pop(decision_id)) for decision_id in known)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 
@@ -27,6 +28,7 @@ from router.stores.redis_wire import Argument, Unanswered
 from router.stores.refusals import Answer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
 
+LOG = logging.getLogger("pointsman.ledger")
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 AGAIN_S = 0.05  # between two tries to tell Redis what must be known before anything is sent
 GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
@@ -305,7 +307,10 @@ class RedisLedger:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            await self._tend_quietly()
+            try:
+                await self._tend_quietly()
+            except Exception:  # leases must be renewed whatever else went wrong
+                LOG.exception("The holds could not be tended; it is tried again in %s s.", TICK_S)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

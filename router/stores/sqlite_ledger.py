@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
@@ -44,6 +45,7 @@ from router.stores.sqlite import Database
 from router.stores.waiting import Waiting
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
+LOG = logging.getLogger("pointsman.ledger")
 TICK_S = 0.5  # how often leases are renewed and expired
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
@@ -526,8 +528,11 @@ class SqliteLedger:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            with contextlib.suppress(StoreUnavailable):
-                await self.tend()
+            try:
+                with contextlib.suppress(StoreUnavailable):
+                    await self.tend()
+            except Exception:  # leases must be renewed whatever else went wrong
+                LOG.exception("The holds could not be tended; it is tried again in %s s.", TICK_S)
 
     def _needs_care(self, now_ms: int) -> bool:
         book, ring = self._book, self._db.ring

@@ -298,6 +298,37 @@ async def test_a_journal_forgets_what_is_paid_and_no_more(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+async def test_what_was_settled_while_redis_was_away_is_owed_once(
+    redis: RedisProcess, clock: Clock, tmp_path: Path
+) -> None:
+    b, folder = budget(100), tmp_path / "owed"
+    async with open_stores(f"{redis.url}?journal={folder}", clock=clock) as stores:
+        hold = await reserved(stores, b, 60, clock)
+        await stores.ledger.mark(hold)
+        redis.kill()
+        await stores.ledger.settle(hold, spend(20))
+        redis.start()
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (20, 0)
+    assert not list(folder.iterdir())
+
+
+async def test_leases_are_tended_again_after_a_mishap(
+    stores: Stores, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tended, went_on = 0, asyncio.Event()
+
+    async def tend() -> None:
+        nonlocal tended
+        tended += 1
+        if tended == 1:
+            raise RuntimeError
+        went_on.set()
+
+    monkeypatch.setattr(stores.ledger, "tend", tend)
+    await asyncio.wait_for(went_on.wait(), 10)
+
+
 async def test_a_long_life_does_not_make_a_long_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "LIMIT_BYTES", 2000)
     mine = Journal(tmp_path)
