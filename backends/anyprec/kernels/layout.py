@@ -2,10 +2,11 @@
 
 On a CPU: one byte a weight, its widest code, because a CPU has no cheap way to gather single bits.
 
-On a GPU: planes still, so that a narrow width reads only its own, but in blocks of 256 columns, which are 8 words.
-Column 256 B + 64 s + 8 l + 2 q + e lies in word 8 B + l, at bit s + 8 q + 4 e. So one shift by s and one mask give the
-bits of eight neighbouring columns, one in each nibble, where a byte permutation can use them as indices; and the eight
-words of a block hold 64 neighbouring columns for one s.
+On a GPU: planes still, so that a narrow width reads only its own, in blocks of 128 columns, which are 4 words. Column
+128 B + 16 s + 4 t + r lies in word t of block B, at bit 16 (s % 2) + 4 r + s // 2. Word t holds what lane t of four gives
+to the tensor cores in eight steps of 16 columns; four by four bits, transposed, are codes in neighbouring nibbles. Four
+blocks at a time lie word by word, so that a lane reads its words of all four at once: word t of block B is at
+16 (B // 4) + t n + B % 4, where n is 4, or what is left in the last such group.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from dataclasses import dataclass
 import torch
 
 WORD_BITS = 32
-BLOCK_WORDS = 8
-PERMUTED_BITS = 4  # widths up to this are looked up by byte permutation, wider ones in memory
+BLOCK_WORDS = 4
+BLOCK_COLUMNS = BLOCK_WORDS * WORD_BITS
+GROUP_BLOCKS = 4
+ALIGNED = 8  # entries: each table on a GPU begins at a multiple of these, 16 bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Laid:
     """A layer as the operator wants it."""
 
-    codes: torch.Tensor  # CPU: uint8 (N, K), the widest code; GPU: int32 (P, N, 8 ceil(K/256)), permuted planes
-    tables: torch.Tensor  # (N/g, sum of 2^k over the widths, ascending), in the activations' type; GPU: see below
+    codes: torch.Tensor  # CPU: uint8 (N, K), the widest code; GPU: int32 (P, N, 4 ceil(K/128)), permuted planes
+    tables: torch.Tensor  # (N/g, tables of all widths, ascending), in the activations' type; GPU: bfloat16, aligned
 
 
 def lay_out(planes: torch.Tensor, tables: Mapping[int, torch.Tensor], *, columns: int, dtype: torch.dtype) -> Laid:
@@ -37,10 +40,12 @@ def lay_out(planes: torch.Tensor, tables: Mapping[int, torch.Tensor], *, columns
 
 
 def lay_out_for_gpu(planes: torch.Tensor, tables: Mapping[int, torch.Tensor]) -> Laid:
-    """Permuted planes; tables in bfloat16, and behind them those of narrow widths once more as `doubled` patterns."""
-    plain = [tables[k].to(torch.bfloat16) for k in sorted(tables)]
-    twice = [doubled(tables[k]) for k in sorted(tables) if k <= PERMUTED_BITS]
-    return Laid(permute_planes(planes.view(torch.int32)), torch.cat(plain + twice, dim=1).contiguous())
+    """Permuted planes; tables in bfloat16, each at its place of `aligned_offsets`."""
+    places, entries = aligned_offsets(sorted(tables))
+    joined = torch.zeros(len(tables[max(tables)]), entries, dtype=torch.bfloat16, device=planes.device)
+    for k, first in places.items():
+        joined[:, first : first + 2**k] = tables[k].to(torch.bfloat16)
+    return Laid(permute_planes(planes.view(torch.int32)), joined)
 
 
 def offsets(bits: Sequence[int]) -> dict[int, int]:
@@ -51,23 +56,12 @@ def offsets(bits: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def doubled_offset(bits: Sequence[int], width: int) -> int:
-    """Where the doubled table of a narrow width begins in a joined table row on a GPU."""
-    return sum(1 << k for k in bits) + sum(1 << k for k in bits if k < width)
-
-
-def doubled(table: torch.Tensor) -> torch.Tensor:
-    """Patterns t of 16 bits such that the float32 with bits t, t is nearest to the wanted value; as bfloat16 bits.
-
-    One byte permutation then makes a float32 out of two looked-up bytes, with no shift and no mask.
-    """
-    wanted = table.to(torch.float32)
-    near = (wanted.view(torch.int32) >> 16)[..., None] + torch.arange(-1, 2, dtype=torch.int32, device=table.device)
-    near = near & 0xFFFF
-    value = ((near << 16) | near).view(torch.float32)
-    error = (value - wanted[..., None]).abs().nan_to_num(torch.inf, torch.inf, torch.inf)
-    best = near.gather(-1, error.argmin(-1, keepdim=True)).squeeze(-1)
-    return torch.where(best >= 2**15, best - 2**16, best).to(torch.int16).view(torch.bfloat16)
+def aligned_offsets(bits: Sequence[int]) -> tuple[dict[int, int], int]:
+    """Where each width's table begins in a joined table row on a GPU, and the entries of the whole row."""
+    found, at = {}, 0
+    for k in bits:
+        found[k], at = at, at + max(2**k, ALIGNED)
+    return found, at
 
 
 def widest_codes(planes: torch.Tensor, *, columns: int) -> torch.Tensor:
@@ -81,12 +75,14 @@ def widest_codes(planes: torch.Tensor, *, columns: int) -> torch.Tensor:
 
 
 def permute_planes(planes: torch.Tensor) -> torch.Tensor:
-    """Planes int32 (P, N, W) in the store's order to (P, N, 8 ceil(W/8)) in the order this module describes."""
+    """Planes int32 (P, N, W) in the store's order to (P, N, 4 ceil(W/4)) in the order this module describes."""
     missing = -planes.shape[2] % BLOCK_WORDS
     source = torch.nn.functional.pad(planes, (0, missing)).unflatten(2, (-1, BLOCK_WORDS))
     permuted = torch.zeros_like(source)
     for word in range(BLOCK_WORDS):
         for bit in range(WORD_BITS):
-            column = 64 * (bit % 4) + 8 * word + 2 * (bit // 8) + bit // 4 % 2
+            step, r = 2 * (bit % 4) + bit // 16, bit // 4 % 4
+            column = 16 * step + 4 * word + r
             permuted[..., word] |= ((source[..., column // WORD_BITS] >> (column % WORD_BITS)) & 1) << bit
-    return permuted.flatten(2)
+    groups = permuted.split(GROUP_BLOCKS, dim=2)
+    return torch.cat([group.transpose(2, 3).flatten(2) for group in groups], dim=2)
