@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 
 from backends.anyprec.kernels import fused, portable
-from backends.anyprec.kernels.fused import Launch
+from backends.anyprec.kernels.launches import Few, Launch, Many
 from backends.anyprec.kernels.layout import Laid, lay_out_for_gpu, widest_codes
 
 BITS = [3, 4, 6, 8]
@@ -33,6 +31,10 @@ SHAPES = {  # (N, K), as vLLM fuses them
     "llama-3.1-8b": {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)},
     "qwen2.5-1.5b": {"qkv": (2048, 1536), "o": (1536, 1536), "gate_up": (17920, 1536), "down": (1536, 8960)},
 }
+LAUNCHES: list[Launch] = [  # worth timing
+    *(Few(tiles, *sizes) for tiles in (1, 2) for sizes in ((4, 2, 4, 4), (4, 2, 4, 3), (4, 2, 6, 2), (2, 1, 8, 2))),
+    *(Many(*sizes) for sizes in ((16, 4), (32, 4), (64, 4), (128, 2))),
+]
 TUNED_ON = [shape for layers in SHAPES.values() for shape in layers.values()]
 Run = Callable[[int], torch.Tensor]  # copy number -> result
 
@@ -159,47 +161,14 @@ def by_width(present: tuple[int, ...]) -> Callable[..., torch.Tensor]:
     return lambda *arguments: fused.large(*arguments, present)
 
 
-def candidates(batch: int, words: int, present: tuple[int, ...]) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
+def candidates(batch: int, present: tuple[int, ...]) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
     """Launches worth timing for a batch size, with their names."""
-    launches: list[Launch] = []
-    if batch == 1:
-        launches += [Launch(bn, 1, bw, 1) for bn, bw in ((2, 128), (4, 64), (4, 32), (2, 64))]
-        launches += [Launch(4, 1, 32, 1, registers=80), Launch(2, 1, 128, 1, registers=104)]
-    if batch == 8:
-        launches += [Launch(64, 16, bw, 4, 2, s) for bw, s in ((16, 1), (16, 4), (8, 1), (8, 4))]
-    if batch == 64:
-        launches += [Launch(64, 64, 8, 4, 2, s) for s in (1, 4)] + [Launch(64, 64, 16, 4, 1, 4)]
     if batch >= 64:
         yield "in turn", by_width(present)
-    for how in launches:
-        if how.splits * how.bw <= words:
-            yield f"{how.bn}x{how.bm}x{how.bw} s{how.stages} k{how.splits} r{how.registers}", by_launch(how)
+    for how in LAUNCHES:
+        if (batch <= 16) == isinstance(how, Few):
+            yield str(how), by_launch(how)
     yield "chosen", fused.linear
-
-
-def compile_share(part: int, parts: int) -> None:
-    """Compile this process's share of the candidates into Triton's cache, by running each once."""
-    jobs = [(shape, batch, i) for shape in TUNED_ON for batch in BATCHES for i in range(8)]
-    for shape, batch, i in jobs[part::parts]:
-        laid, *_ = random_layer(*shape, 0)
-        several = list(candidates(batch, laid.codes.shape[2], tuple(BITS)))
-        if i >= len(several):
-            continue
-        x = torch.randn(batch, shape[1], device="cuda", dtype=torch.bfloat16)
-        widths = torch.full((batch,), 3, dtype=torch.int32, device="cuda")
-        name, multiply = several[i]
-        try:
-            multiply(x, laid.codes, laid.tables, widths, BITS)
-        except Exception as error:  # a candidate that does not fit is no loss
-            print(f"{shape} {name}: {str(error)[:90]}", file=sys.stderr)
-
-
-def compile_ahead(processes: int) -> None:
-    """Fill Triton's cache with all candidates, many processes at a time."""
-    command = [sys.executable, "-m", "benchmarks.kernels", "--compile"]
-    running = [subprocess.Popen([*command, f"{i}/{processes}"]) for i in range(processes)]
-    for process in running:
-        process.wait()
 
 
 def tune(limit_s: float) -> list[dict[str, Any]]:
@@ -212,7 +181,7 @@ def tune(limit_s: float) -> list[dict[str, Any]]:
             for widths in ((3,), (4,), (6,), (8,), tuple(BITS)) if batch > 1 else ((3,), (4,), (6,), (8,)):
                 case = Case(*shape, batch, widths)
                 timed = []
-                for name, multiply in candidates(batch, -(-shape[1] // 256) * 8, widths):
+                for name, multiply in candidates(batch, widths):
                     if time.time() - start > limit_s:
                         continue
                     try:
@@ -264,17 +233,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--limit-s", type=float, default=120, help="stop tuning after this long")
-    parser.add_argument("--processes", type=int, default=14, help="compilers at a time")
-    parser.add_argument("--compile", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.compile:
-        part, parts = map(int, arguments.compile.split("/"))
-        compile_share(part, parts)
-        return
-    start = time.time()
-    if arguments.tune:
-        compile_ahead(arguments.processes)
-    print(f"compiled in {time.time() - start:.0f} s", flush=True)
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s")
     found = tune(arguments.limit_s) if arguments.tune else list(figures(bandwidth, arguments.models))

@@ -12,7 +12,6 @@ python=${PYTHON:-python3.11}
 torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 vllm=0.32.0
 torch=2.13.0+cpu
-triton=3.6.0 # the interpreter on CPU; the version of the GPU figures in docs/gpu.md
 recipe=$(sha256sum "$0" | cut -c1-16)
 marker=$venv/.complete
 
@@ -37,11 +36,9 @@ mkdir -p "$site/vllm-$vllm+cpu.dist-info"
 printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
 : >"$site/vllm-$vllm+cpu.dist-info/RECORD"
 
-# Triton lies beside the environment's packages: vLLM for CPU must not see it, the kernels' tests must.
-$pip install --no-compile --no-deps --target "$venv/triton" "triton==$triton"
 $pip install --no-compile --no-deps -e "$root"
 
 unset PYTHONDONTWRITEBYTECODE
-"$venv/bin/python" -m compileall -q -j 2 "$site" "$venv/triton" >/dev/null || true # a few files are templates, not Python
+"$venv/bin/python" -m compileall -q -j 2 "$site" >/dev/null || true # a few files are templates, not Python
 echo "$recipe" >"$marker"
 echo "vLLM $vllm is installed in $venv"

@@ -23,7 +23,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 struct Index { unsigned x = 0, y = 0, z = 0; };
 inline thread_local Index threadIdx;
 inline Index blockIdx, blockDim, gridDim;
-alignas(128) inline unsigned shared[57 * 1024];  // what a block may have
+alignas(1024) inline unsigned shared[57 * 1024];  // what a block may have
 
 struct Warp {
     std::barrier<> met{32};
@@ -76,6 +76,45 @@ inline void mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a
     warp.met.arrive_and_wait();
 }
 
+// wgmma.m64nNk16: the first operand in registers as mma's, the second in shared memory, 128-byte rows of swizzled pieces.
+template <int COUNT> void wgmma(float (&sums)[COUNT], const unsigned (&part)[4], unsigned at, bool add) {
+    Warp &warp = *warps[threadIdx.x / 32];
+    const int lane = threadIdx.x % 32;
+    std::memcpy(warp.a[lane], part, sizeof part);
+    warp.met.arrive_and_wait();
+    const char *slice = (const char *)shared + at / 128 * 128;
+    for (int i = 0; i < COUNT; ++i) {
+        const int place = i / 4 * 8 + lane % 4 * 2 + i % 2, half = i / 2 % 2;
+        float sum = add ? sums[i] : 0;
+        for (int k = 0; k < 16; ++k) {
+            const int piece = at % 128 / 16 + k / 8;
+            unsigned pair;
+            std::memcpy(&pair, slice + 128 * place + 16 * (piece ^ place % 8) + k % 8 / 2 * 4, 4);
+            sum += half_of(warp.a[lane / 4 * 4 + k % 8 / 2][half + k / 8 * 2], k % 2) * half_of(pair, k % 2);
+        }
+        sums[i] = sum;
+    }
+    warp.met.arrive_and_wait();
+}
+inline void wgmma_begin() {}
+inline void wgmma_commit() {}
+template <int LATER> void wgmma_wait() {}
+inline void visible_to_wgmma() {}
+inline std::vector<std::unique_ptr<std::barrier<>>> groups;
+inline void group_barrier(int group) { groups[group]->arrive_and_wait(); }
+
+inline int atomicAdd(int *to, int value) { return __atomic_fetch_add(to, value, __ATOMIC_RELAXED); }
+inline unsigned __ballot_sync(unsigned, bool yes) {
+    Warp &warp = *warps[threadIdx.x / 32];
+    warp.b[threadIdx.x % 32][0] = yes;
+    warp.met.arrive_and_wait();
+    unsigned all = 0;
+    for (int lane = 0; lane < 32; ++lane) all |= warp.b[lane][0] << lane;
+    warp.met.arrive_and_wait();
+    return all;
+}
+inline int __popc(unsigned word) { return __builtin_popcount(word); }
+
 template <int BYTES> void copy_async(unsigned to, const unsigned *from) { std::memcpy((char *)shared + to, from, BYTES); }
 inline void copies_ordered() {}
 template <int LATER> void wait_for_copies() {}
@@ -85,6 +124,8 @@ template <typename Kernel> void launch(Kernel kernel, Index grid, unsigned threa
     blockDim = {threads, 1, 1};
     gridDim = grid;
     block = std::make_unique<std::barrier<>>(threads);
+    groups.clear();
+    for (unsigned i = 0; i < threads / 128; ++i) groups.push_back(std::make_unique<std::barrier<>>(128));
     warps.clear();
     for (unsigned w = 0; w < threads / 32; ++w) warps.push_back(std::make_unique<Warp>());
     for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)

@@ -1,4 +1,4 @@
-"""The any-precision linear layer on a device: torch on a CPU, Triton on a GPU, one operator for both.
+"""The any-precision linear layer on a device: torch on a CPU, CUDA kernels on a GPU, one operator for both.
 
 `lay_out` turns a layer of the store into the device's own arrangement of the same bits; the operator
 `anyprec::linear(x, codes, tables, widths, bits)` multiplies row t of x by the layer at width widths[t].
@@ -20,7 +20,7 @@ _library.define("linear(Tensor x, Tensor codes, Tensor tables, Tensor widths, in
 def _on_gpu(
     x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
 ) -> torch.Tensor:
-    from backends.anyprec.kernels import fused  # noqa: PLC0415  Triton is there only where a GPU is
+    from backends.anyprec.kernels import fused  # noqa: PLC0415  CUDA's compiler is there only where a GPU is
 
     return fused.linear(x, codes, tables, widths, bits)
 
@@ -46,6 +46,6 @@ def linear(x: torch.Tensor, laid: Laid, widths: torch.Tensor, *, bits: list[int]
 def announce(widths: torch.Tensor, present: tuple[int, ...]) -> None:
     """Tell the operator which widths the host has just written into `widths`."""
     if widths.device.type == "cuda":
-        from backends.anyprec.kernels import fused  # noqa: PLC0415  Triton is there only where a GPU is
+        from backends.anyprec.kernels import fused  # noqa: PLC0415  CUDA's compiler is there only where a GPU is
 
         fused.announce(widths, present)

@@ -6,7 +6,7 @@ typedef unsigned short u16;
 
 #ifndef ON_CPU  // the tests compile the kernels for a CPU, with stand-ins for what is here
 
-extern __shared__ __align__(128) u32 shared[];
+extern __shared__ __align__(1024) u32 shared[];
 
 __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"

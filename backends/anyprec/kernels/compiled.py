@@ -1,18 +1,19 @@
-"""CUDA source to a kernel on the current device, by NVIDIA's run-time compiler."""
+"""CUDA source to kernels of the current device, by NVIDIA's run-time compiler."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from cuda.bindings import driver, nvrtc
 
+from backends.anyprec.kernels.tensor_cores import header
+
 FOLDER = Path(__file__).parent
-HEADERS = ("common.cuh",)
 
 
 class KernelError(RuntimeError):
@@ -28,12 +29,12 @@ def _checked(answer: tuple[Any, ...]) -> Any:
 
 
 @functools.cache
-def load(name: str, macros: tuple[str, ...], device: int, shared_bytes: int) -> Any:
-    """The function `name` of NAME.cu compiled with -D options, allowed so much dynamic shared memory a block.
+def load(file: str, name: str, options: tuple[str, ...], *, places: int, device: int, shared_bytes: int) -> Any:
+    """The kernel `name` of FILE.cu, allowed so much dynamic shared memory a block; `places` as in many.cu.
 
     Raises: KernelError, with the compiler's words.
     """
-    binary = _compile(name, macros, torch.cuda.get_device_capability(device))
+    binary = _compile(file, options, places, torch.cuda.get_device_capability(device))
     with torch.cuda.device(device):
         module = _checked(driver.cuModuleLoadData(binary))
         function = _checked(driver.cuModuleGetFunction(module, name.encode()))
@@ -42,30 +43,32 @@ def load(name: str, macros: tuple[str, ...], device: int, shared_bytes: int) -> 
     return function
 
 
-def _compile(name: str, macros: Iterable[str], capability: tuple[int, int]) -> bytes:
-    source = (FOLDER / f"{name}.cu").read_bytes()
-    headers = [(FOLDER / header).read_bytes() for header in HEADERS]
-    named = [header.encode() for header in HEADERS]
-    program = _checked(nvrtc.nvrtcCreateProgram(source, f"{name}.cu".encode(), len(headers), headers, named))
+@functools.cache
+def _compile(file: str, options: tuple[str, ...], places: int, capability: tuple[int, int]) -> bytes:
+    headers = {"common.cuh": (FOLDER / "common.cuh").read_text(), "wgmma.cuh": header(places)}
+    program = _program(file, (FOLDER / f"{file}.cu").read_text(), headers)
     major, minor = capability
     suffix = "a" if major >= 9 else ""  # with the instructions of this architecture alone
-    options = [f"--gpu-architecture=sm_{major}{minor}{suffix}", "-std=c++17", *(f"-D{macro}" for macro in macros)]
-    status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    words = [f"--gpu-architecture=sm_{major}{minor}{suffix}", "-std=c++17", *(f"-D{option}" for option in options)]
+    status, *_ = nvrtc.nvrtcCompileProgram(program, len(words), [word.encode() for word in words])
     if status.value:
         log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
         _checked(nvrtc.nvrtcGetProgramLog(program, log))
-        raise KernelError(f"{name}.cu: {log.decode(errors='replace').strip()}")
+        raise KernelError(f"{file}.cu: {log.decode(errors='replace').strip()}")
     binary = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))
     _checked(nvrtc.nvrtcDestroyProgram(program))
-    return binary
+    return bytes(binary)
 
 
-def launch(
-    function: Any, grid: tuple[int, int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure
-) -> None:
+def _program(file: str, source: str, headers: Mapping[str, str]) -> Any:
+    texts, names = [text.encode() for text in headers.values()], [name.encode() for name in headers]
+    return _checked(nvrtc.nvrtcCreateProgram(source.encode(), f"{file}.cu".encode(), len(headers), texts, names))
+
+
+def launch(function: Any, grid: tuple[int, int], threads: int, shared_bytes: int, arguments: ctypes.Structure) -> None:
     """Queue a kernel with one argument, a structure passed by value, on torch's current stream. Raises: KernelError."""
     parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
     stream = torch.cuda.current_stream().cuda_stream
-    size = (*grid, threads, 1, 1, shared_bytes)
+    size = (*grid, 1, threads, 1, 1, shared_bytes)
     _checked(driver.cuLaunchKernel(function, *size, stream, ctypes.addressof(parameters), 0))

@@ -23,7 +23,7 @@ struct Few {
     int first[9];         // where the table of a width begins in a row's tables
 };
 
-constexpr int MOST = 64;  // rows of x
+constexpr int MOST = 64;  // rows of x; THREADS must be as many at least
 constexpr int PARTS_BYTES = 16 * THREADS * TILES;
 
 struct Tokens {

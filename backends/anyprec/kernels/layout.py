@@ -3,10 +3,10 @@
 On a CPU: one byte a weight, its widest code, because a CPU has no cheap way to gather single bits.
 
 On a GPU: planes still, so that a narrow width reads only its own, in blocks of 128 columns, which are 4 words. Column
-128 B + 16 s + 4 t + r lies in word t of block B, at bit 16 (s % 2) + 4 r + s // 2. Word t holds what lane t of four gives
-to the tensor cores in eight steps of 16 columns; four by four bits, transposed, are codes in neighbouring nibbles. Four
-blocks at a time lie word by word, so that a lane reads its words of all four at once: word t of block B is at
-16 (B // 4) + t n + B % 4, where n is 4, or what is left in the last such group.
+128 B + 16 s + 4 t + r lies in word t of block B, at bit 16 (s % 2) + 4 r + s // 2. Word t holds what lane t of four
+gives to the tensor cores in eight steps of 16 columns; four by four bits, transposed, are codes in neighbouring
+nibbles. Four blocks at a time lie word by word, so that a lane reads its words of all four at once: word t of block B
+is at 16 (B // 4) + t n + B % 4, where n is 4, or what is left in the last such group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator in torch's own operations: what a CPU runs, and what the Triton kernels must agree with."""
+"""The operator in torch's own operations: what a CPU runs, and what the CUDA kernels must agree with."""
 
 from __future__ import annotations
 
