@@ -103,11 +103,7 @@ def compare(rng: Any, layer: Layer, widths: Sequence[int], how: Launch) -> None:
         kernel = on_cpu("few", "few", "Few", macros(bits, whole=whole, **dict(launches.few_sizes(bits, how)[0])))
         kernel.run(ctypes.byref(argument), 2, 1, 32 * how.warps)
     else:
-        options = macros(bits, whole=whole, **dict(launches.many_sizes(bits, how)[0]))
-        kernel, arranged = on_cpu("many", "many", "Many", options), torch.empty_like(x)
-        pairs = launches.Arranged(x.data_ptr(), arranged.data_ptr(), x.numel() // 16)
-        on_cpu("many", "arrange", "Arranged", options).run(ctypes.byref(pairs), -(-pairs.pairs // 64), 1, 64)
-        argument.x = arranged.data_ptr()
+        kernel = on_cpu("many", "many", "Many", macros(bits, whole=whole, **dict(launches.many_sizes(bits, how)[0])))
         tiles = launches.most_tiles(len(widths), how.places, len(bits))
         kernel.run(ctypes.byref(argument), -(-len(layer.codes) // 64), tiles, 128 * how.groups)
     check(out, layer.product(x.double().numpy(), widths), (layer.codes.shape, widths, how))
@@ -129,13 +125,13 @@ def few(rng: Any) -> None:
 def many(rng: Any) -> None:
     """Tiles of one width each, padding among them, the last of each width not full."""
     layer = random_layer(rng, 72, 672, bits=(3, 4, 6, 8), group=2)
-    compare(rng, layer, rng.choice([0, 3, 4, 6, 8], 45), Many(16, 2, 4))
-    compare(rng, random_layer(rng, 64, 512, bits=(2, 5, 7)), [5] * 20 + [2, 7], Many(32, 1, 5))
+    compare(rng, layer, rng.choice([0, 3, 4, 6, 8], 45), Many(16, 2))
+    compare(rng, random_layer(rng, 64, 512, bits=(2, 5, 7)), [5] * 20 + [2, 7], Many(32, 1))
 
 
 def dequantize(rng: Any) -> None:
     layer, first = random_layer(rng, 80, 288, bits=(3, 4, 6, 8)), 8
-    laid, bits, how = layer.laid(gpu=True), tuple(layer.bits), Many(16, 2, 4)
+    laid, bits, how = layer.laid(gpu=True), tuple(layer.bits), Many(16, 2)
     kernel = on_cpu("many", "dequantize", "Some", macros(bits, whole=0, **dict(launches.many_sizes(bits, how)[0])))
     for width in layer.bits:
         rows = torch.full((66, 288), torch.nan, dtype=torch.bfloat16)

@@ -116,10 +116,6 @@ inline unsigned __ballot_sync(unsigned, bool yes) {
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 
 template <int BYTES> void copy_async(unsigned to, const unsigned *from) { std::memcpy((char *)shared + to, from, BYTES); }
-inline void copy_async_or_zeros(unsigned to, const unsigned *from, bool copied) {
-    if (copied) std::memcpy((char *)shared + to, from, 16);
-    else std::memset((char *)shared + to, 0, 16);
-}
 inline void copies_ordered() {}
 template <int LATER> void wait_for_copies() {}
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }

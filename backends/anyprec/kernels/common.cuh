@@ -19,10 +19,6 @@ template <int BYTES> __device__ __forceinline__ void copy_async(u32 to, const u3
     if (BYTES == 16) asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(at), "l"(from));
     else asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(BYTES));
 }
-__device__ __forceinline__ void copy_async_or_zeros(u32 to, const u32 *from, bool copied) {
-    const u32 at = (u32)__cvta_generic_to_shared(shared) + to;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(copied ? 16 : 0));
-}
 __device__ __forceinline__ void copies_ordered() { asm volatile("cp.async.commit_group;"); }
 template <int LATER> __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory"); }
 

@@ -14,7 +14,6 @@ import torch
 from backends.anyprec.kernels import compiled
 from backends.anyprec.kernels.launches import (
     GROUP_COLUMNS,
-    Arranged,
     Few,
     Launch,
     Many,
@@ -79,25 +78,15 @@ def launch(
     """As `linear`, with the launch's sizes given."""
     x, m, n, device = x.contiguous(), x.shape[0], codes.shape[1], x.device.index
     out = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    argument = layer(x, codes, tables, widths, bits, out, columns=x.shape[1])
     if isinstance(how, Few):
-        argument = layer(x, codes, tables, widths, bits, out, columns=x.shape[1])
         function, shared = _function("few", "few", bits, how, columns=x.shape[1], device=device)
         blocks = min(-(-n // 16), how.resident * _multiprocessors(device))
         compiled.launch(function, (blocks, 1), 32 * how.warps, shared, argument)
     else:
-        arranged = arrange(x, bits, how)
-        argument = layer(arranged, codes, tables, widths, bits, out, columns=x.shape[1])
         function, shared = _function("many", "many", bits, how, columns=x.shape[1], device=device)
         tiles = most_tiles(m, how.places, len(bits))
         compiled.launch(function, (-(-n // 64), tiles), 128 * how.groups, shared, argument)
-    return out
-
-
-def arrange(x: torch.Tensor, bits: list[int], how: Many) -> torch.Tensor:
-    """x with the columns of each sixteen in the order in which many.cu reads them."""
-    out, pairs = torch.empty_like(x), x.numel() // 16
-    function, _ = _function("many", "arrange", bits, how, columns=x.shape[1], device=x.device.index)
-    compiled.launch(function, (-(-pairs // 256), 1), 256, 0, Arranged(x.data_ptr(), out.data_ptr(), pairs))
     return out
 
 
@@ -106,7 +95,7 @@ def dequantize_rows(
 ) -> None:
     """Rows first … first + len(out) of the layer at `width` into out (rows, K) bfloat16."""
     count, columns = out.shape
-    how = Many(16, 4, 3)
+    how = Many(16, 4)
     function, _ = _function("many", "dequantize", bits, how, columns=columns, device=out.device.index)
     argument = Some(layer(None, codes, tables, None, bits, out, columns=columns), width, first, count)
     shared = dict(many_sizes(tuple(bits), how)[0])["table_bytes"]

@@ -25,12 +25,6 @@ class Layer(ctypes.Structure):
     ]  # fmt: skip
 
 
-class Arranged(ctypes.Structure):
-    """The argument of `arrange`."""
-
-    _fields_ = [("x", ctypes.c_void_p), ("out", ctypes.c_void_p), ("pairs", ctypes.c_int)]
-
-
 class Some(ctypes.Structure):
     """The argument of `dequantize`."""
 
@@ -50,11 +44,10 @@ class Few:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """A launch of many.cu: its PLACES, GROUPS and SLICES."""
+    """A launch of many.cu: its PLACES and GROUPS."""
 
     places: int
     groups: int
-    slices: int
 
 
 Launch = Few | Many
@@ -69,8 +62,8 @@ def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     if rows <= 16:
         return Few(2, 2, 1, 8, 2) if wide else Few(2, 4, 2, 4, 3)
     if rows <= 32:
-        return Many(32, 4, 6)
-    return Many(64, 4, 4) if rows <= 64 else Many(128, 2, 4)
+        return Many(32, 4)
+    return Many(64, 4) if rows <= 64 else Many(128, 2)
 
 
 def layer(
@@ -112,9 +105,8 @@ def few_sizes(bits: tuple[int, ...], how: Few) -> tuple[tuple[tuple[str, int], .
 def many_sizes(bits: tuple[int, ...], how: Many) -> tuple[tuple[tuple[str, int], ...], int]:
     """The macros of many.cu and the bytes of shared memory a block."""
     table = 4 * TABLE_BYTES["many"] << max(bits) if max(bits) > 3 else 0
-    values = {"places": how.places, "groups": how.groups, "slices": how.slices}
-    values |= {"table_bytes": table, "table_times": TABLE_BYTES["many"]}
-    return tuple(values.items()), max(table + how.groups * how.slices * 128 * how.places, how.groups * 256 * how.places)
+    values = {"places": how.places, "groups": how.groups, "table_bytes": table, "table_times": TABLE_BYTES["many"]}
+    return tuple(values.items()), max(table + how.groups * 3 * 128 * how.places, how.groups * 256 * how.places)
 
 
 def most_tiles(rows: int, places: int, widths: int) -> int:

@@ -6,8 +6,7 @@
 // copy of a table; x lies in shared memory as wgmma wants its second: rows of 64 columns, 16-byte pieces swizzled.
 //
 // Compiled with EACH_WIDTH(X), a list of X(width) in ascending order; PLACES (16, 32, 64 or 128); GROUPS; WHOLE, whether the
-// columns are a multiple of 512; SLICES, how many slices of 64 columns of x each warpgroup has room for (3 at least).
-// Columns must be a multiple of 16.
+// columns are a multiple of 512. Columns must be a multiple of 16.
 
 #include "common.cuh"
 #include "wgmma.cuh"
@@ -16,13 +15,13 @@ struct Many {
     const u32 *planes;    // (P, N, KW)
     const u16 *tables;    // (N / group, stride) bfloat16
     const int *widths;    // (m,)
-    const u16 *x;         // (m, K) bfloat16, arranged
+    const u16 *x;         // (m, K) bfloat16
     u16 *out;             // (m, N) bfloat16
     int m, rows, columns, words, group, stride;
     int first[9];         // where the table of a width begins in a row's tables
 };
 
-constexpr int THREADS = 128 * GROUPS, SLICE_BYTES = 128 * PLACES, AHEAD = SLICES - 2;
+constexpr int THREADS = 128 * GROUPS, SLICE_BYTES = 128 * PLACES, SLICES = 3;
 
 struct Tokens {
     int count[9];         // rows of x of each width
@@ -132,13 +131,37 @@ template <> struct Decoder<1> : Narrow<1> {};
 template <> struct Decoder<2> : Narrow<2> {};
 template <> struct Decoder<3> : Narrow<3> {};
 
-// Starts the copies of 64 columns of x, as `arrange` left them, to a slice: beyond the last column there are zeros.
-__device__ __forceinline__ void order(const Many &a, const Tokens &tokens, int column, u32 slice) {
+// x on its way from memory: of 64 columns of PLACES rows, this thread's pieces of 16 columns.
+struct Piece { u32 word[8]; };
+constexpr int PIECES = 4 * PLACES / 128 ? 4 * PLACES / 128 : 1;
+
+__device__ __forceinline__ void load(Piece (&to)[PIECES], const Many &a, const Tokens &tokens, int column) {
 #pragma unroll
-    for (int i = 0; i < (PLACES + 15) / 16; ++i) {
-        const int n = threadIdx.x % 128 + 128 * i, place = n / 8, piece = n % 8, at = column + 8 * piece;
-        const u16 *from = a.x + (size_t)tokens.of[min(place, tokens.taken - 1)] * a.columns + (at < a.columns ? at : 0);
-        copy_async_or_zeros(slice + 128 * place + 16 * (piece ^ place % 8), (const u32 *)from, at < a.columns);
+    for (int i = 0; i < PIECES; ++i) {
+        const int n = threadIdx.x % 128 + 128 * i, place = n / 4, at = column + 16 * (n % 4);
+        if (place >= PLACES) break;
+        if (at < a.columns) {
+            const u32 *from = (const u32 *)(a.x + (size_t)tokens.of[min(place, tokens.taken - 1)] * a.columns + at);
+            load_words<4>(to[i].word, from);
+            load_words<4>(to[i].word + 4, from + 4);
+        } else {
+#pragma unroll
+            for (int w = 0; w < 8; ++w) to[i].word[w] = 0;
+        }
+    }
+}
+
+// Columns 4 t and 4 t + 1 of each sixteen come to the first eight, 4 t + 2 and 4 t + 3 to the others: as lanes have weights.
+__device__ __forceinline__ void store(const Piece (&from)[PIECES], u32 slice) {
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+        const int n = threadIdx.x % 128 + 128 * i, place = n / 4, piece = n % 4 * 2;
+        if (place >= PLACES) break;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            u32 *to = (u32 *)shared_at(slice + 128 * place + 16 * ((piece + half) ^ place % 8));
+            *(uint4 *)to = make_uint4(from[i].word[half], from[i].word[2 + half], from[i].word[4 + half], from[i].word[6 + half]);
+        }
     }
 }
 
@@ -158,48 +181,54 @@ template <int WIDTH> __device__ __forceinline__ void multiply(const Many &a, con
     constexpr int UPPER = WIDTH < 4 ? WIDTH : 4, LOWER = WIDTH - UPPER;
     const int own = threadIdx.x / 128, row0 = 64 * blockIdx.x, steps = a.words / 4;
     const u32 slices = TABLE_BYTES + own * SLICES * SLICE_BYTES;
-    const int halves = own < steps ? (steps - own + GROUPS - 1) / GROUPS * 2 : 0;  // of words, 64 columns each
-    const auto column = [&](int half) { return 128 * (own + half / 2 * GROUPS) + half % 2 * 64; };
-    for (int half = 0; half < AHEAD; ++half) {
-        if (half < halves) order(a, tokens, column(half), slices + half * SLICE_BYTES);
-        copies_ordered();
-    }
     u32 planes[2][WIDTH][1];
-    if (halves) load<WIDTH>(planes, a, row0, own);
+    Piece piece[PIECES];
+    if (own < steps) {
+        load<WIDTH>(planes, a, row0, own);
+        load(piece, a, tokens, 128 * own);
+    }
     Decoder<WIDTH> decoder;
     decoder.build(a, row0);
     float sums[PLACES / 2];
+    if (own < steps) {
+        store(piece, slices);
+        load(piece, a, tokens, 128 * own + 64);
+        visible_to_wgmma();
+        group_barrier(own);
+    }
+    int slice = 0;
     u32 part[2][2][2][4];  // [half of the word][i][step][register]
-    int slice = 0, next = AHEAD * SLICE_BYTES;
-    for (int half = 0; half < halves; half += 2) {
+    for (int step = own; step < steps; step += GROUPS) {
         u32 upper[2][4], lower[2][4];
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            nibbles<0, UPPER>(planes[r], 0, upper[r]);
-            if (LOWER) nibbles<WIDTH - LOWER, LOWER>(planes[r], 0, lower[r]);
+        for (int half = 0; half < 2; ++half) {
+            nibbles<0, UPPER>(planes[half], 0, upper[half]);
+            if (LOWER) nibbles<WIDTH - LOWER, LOWER>(planes[half], 0, lower[half]);
         }
-        if (half + 2 < halves) load<WIDTH>(planes, a, row0, own + (half / 2 + 1) * GROUPS);
+        const int after = step + GROUPS;
+        if (after < steps) load<WIDTH>(planes, a, row0, after);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            wait_for_copies<AHEAD - 1>();
-            visible_to_wgmma();
-            group_barrier(own);
-            // The slice that is filled now was read two halves ago, which every warp of the group has waited for.
-            if (half + h + AHEAD < halves) order(a, tokens, column(half + h + AHEAD), slices + next);
-            copies_ordered();
-            next = next == (SLICES - 1) * SLICE_BYTES ? 0 : next + SLICE_BYTES;
 #pragma unroll
             for (int i = 0; i < 2; ++i) decoder.decode(upper, lower, 2 * h + i, part[h][i]);
             wgmma_begin();
 #pragma unroll
-            for (int i = 0; i < 4; ++i) wgmma(sums, part[h][i / 2][i % 2], slices + slice + 32 * i, half || h || i);
+            for (int i = 0; i < 4; ++i) wgmma(sums, part[h][i / 2][i % 2], slices + slice * SLICE_BYTES + 32 * i, step != own || h || i);
             wgmma_commit();
             wgmma_wait<1>();
-            slice = slice == (SLICES - 1) * SLICE_BYTES ? 0 : slice + SLICE_BYTES;
+            slice = slice == SLICES - 1 ? 0 : slice + 1;
+            // What is stored now was last read three slices ago, which every warp of the group has waited for.
+            if (h == 0 || after < steps) {
+                store(piece, slices + slice * SLICE_BYTES);
+                const int next = h ? 128 * after + 64 : 128 * after;
+                if (after < steps) load(piece, a, tokens, next);
+                visible_to_wgmma();
+            }
+            group_barrier(own);
         }
     }
     wgmma_wait<0>();
-    if (!halves) {
+    if (own >= steps) {
 #pragma unroll
         for (int i = 0; i < PLACES / 2; ++i) sums[i] = 0;
     }
@@ -216,21 +245,6 @@ template <int WIDTH> __device__ __forceinline__ void multiply(const Many &a, con
         for (int k = 0; k < GROUPS; ++k) sum += parts[k * PLACES * 64 + i];
         a.out[(size_t)tokens.of[i / 64] * a.rows + row0 + i % 64] = to_bfloat16(sum);
     }
-}
-
-struct Arranged {
-    const uint4 *x;       // pieces of eight columns
-    uint4 *out;
-    int pairs;            // of pieces
-};
-
-// Columns 4 t and 4 t + 1 of each sixteen come to the first eight, 4 t + 2 and 4 t + 3 to the others: as lanes have weights.
-extern "C" __global__ void arrange(const Arranged a) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= a.pairs) return;
-    const uint4 first = a.x[2 * i], second = a.x[2 * i + 1];
-    a.out[2 * i] = make_uint4(first.x, first.z, second.x, second.z);
-    a.out[2 * i + 1] = make_uint4(first.y, first.w, second.y, second.w);
 }
 
 struct Some {
