@@ -3,6 +3,8 @@
     python -m benchmarks.kernels --out kernels.json            the figures of docs/gpu.md
     python -m benchmarks.kernels --out tune.json --tune         every candidate launch, on a few shapes
 
+Rows of "in turn" are what large batches outside CUDA graphs get: each width dequantized in parts, times those rows.
+
 Times are of CUDA graph replays over several copies of the layer, together larger than the cache. The floor of a time
 is the fewest bytes (planes of the width, its tables, x and the result) over the measured copy bandwidth.
 """
@@ -211,17 +213,20 @@ def figures(bandwidth: float, models: list[str]) -> Iterator[dict[str, Any]]:
         bench = Bench(*shape)
         for batch in BATCHES:
             dense = bench.dense_seconds(Case(*shape, batch, (16,)))
-            rows = []
-            for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
-                case = Case(*shape, batch, widths)
-                error, seconds = bench.run(case, fused.linear)
-                rows.append({
-                    "model": model, "layer": layer, **asdict(case), "error": error, "us": seconds * 1e6,
-                    "dense_us": dense * 1e6, "of_bandwidth": floor_bytes(case) / seconds / bandwidth,
-                })  # fmt: skip
-            cells = [f"{r['us']:7.1f} {r['of_bandwidth']:4.0%} {r['dense_us'] / r['us']:4.2f}x" for r in rows]
-            print(f"{model:13} {layer:8} m{batch:<4} bf16 {dense * 1e6:7.1f} | " + " | ".join(cells), flush=True)
-            yield from rows
+            ways = {"": fused.linear} | ({"in turn": None} if batch >= fused.LARGE else {})
+            for way, multiply in ways.items():
+                rows = []
+                for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
+                    case = Case(*shape, batch, widths)
+                    error, seconds = bench.run(case, multiply or by_width(widths))
+                    rows.append({
+                        "model": model, "layer": layer, "way": way, **asdict(case), "error": error, "us": seconds * 1e6,
+                        "dense_us": dense * 1e6, "of_bandwidth": floor_bytes(case) / seconds / bandwidth,
+                    })  # fmt: skip
+                cells = [f"{r['us']:7.1f} {r['of_bandwidth']:4.0%} {r['dense_us'] / r['us']:4.2f}x" for r in rows]
+                name = f"{model:13} {layer:8} m{batch:<4} {way:7}"
+                print(f"{name} bf16 {dense * 1e6:7.1f} | " + " | ".join(cells), flush=True)
+                yield from rows
         del bench
         torch.cuda.empty_cache()
 

@@ -61,9 +61,9 @@ def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
         return Few(1, 4, 2, 4, 4) if square else Few(1, 4, 2, 6, 2)
     if rows <= 16:
         return Few(2, 2, 1, 8, 2) if wide else Few(2, 4, 2, 4, 3)
-    if rows <= 32:
-        return Many(32, 4)
-    return Many(64, 4) if rows <= 64 else Many(128, 2)
+    if rows <= 64:
+        return Many(32, 4) if rows <= 32 or layer_rows <= 4096 else Many(64, 4)
+    return Many(128, 2)
 
 
 def layer(
