@@ -36,14 +36,16 @@ class Health:
 
     def __init__(self) -> None:
         self.belief: Float = np.zeros((0, len(HEALTH)))  # (M, H)
+        self.factors: Float = np.zeros(0)  # (M,) expected factor on quality, of that belief
 
     def grow(self) -> None:
         """One more arm, believed well."""
         self.belief = np.concatenate([self.belief, np.eye(len(HEALTH))[None, WELL]])
+        self.settle()
 
-    def factors(self) -> Float:
-        """(M,) expected factor on quality."""
-        return np.asarray(self.belief @ HEALTH)
+    def settle(self) -> None:
+        """Say what the belief comes to: once here, not for every query."""
+        self.factors = self.belief @ HEALTH
 
     def observe(self, arm: int, score: float, expected: float, weight: float) -> None:
         """One score against what was expected of it."""
@@ -54,12 +56,14 @@ class Health:
         likely = np.clip(HEALTH * np.clip(expected, 0.02, 0.98), 0.005, 0.98)
         belief *= np.exp(weight * (score * np.log(likely) + (1.0 - score) * np.log1p(-likely)))
         self.belief[arm] = belief / belief.sum()
+        self.settle()
 
     def pass_time(self) -> None:
         """One query arrived."""
         ill = self.belief[:, :WELL] * RECOVERS
         self.belief[:, :WELL] -= ill
         self.belief[:, WELL] += ill.sum(axis=1)
+        self.settle()
 
 
 class Tariff:
@@ -111,8 +115,8 @@ class Residuals:
         self.values: Float32 = np.zeros((SUMS, size), np.float32)  # weight · residual by channel, weight by channel
         self.arms = 0
         self.count = 0
-        self._sharpness = np.float32(sharpness)
-        self._doubt = np.array(doubt)
+        self._sharpness = sharpness
+        self._doubt = math.exp(sharpness) * np.array(doubt)  # in the unit of _sums()
 
     def grow(self) -> None:
         """One more arm."""
@@ -152,39 +156,51 @@ class Residuals:
 
         place (r,): the vector in the directions, of any length, where the caller has it already.
         """
-        held = min(self.count, self.values.shape[1])
-        if held:
-            place = self._place(vector) if place is None else _unit(place)
-        if held == 0 or place is None or len(self.vectors) != len(place):
-            nothing = np.zeros((self.arms, CHANNELS))
-            return nothing, nothing
-        near = place @ self.vectors[:, :held]
-        near -= np.float32(1.0)
-        near *= self._sharpness
-        sums = self._sums(np.exp(near, out=near), held)
-        rest = np.add.reduce(sums) - sums
-        rest[:, CHANNELS:] += self._doubt
-        others = rest[:, :CHANNELS] / rest[:, CHANNELS:]
+        sums = self._sums(vector, place)
+        others = self._others(sums)
         total, weight = sums[:, :CHANNELS], sums[:, CHANNELS:]
         return others, (total - weight * others) / (weight + self._doubt)
 
+    def shift(self, vector: Float32, place: Float32 | None = None) -> Float:
+        """(M, 2) both together: the sum of shifts(), in fewer steps."""
+        sums = self._sums(vector, place)
+        total = self._others(sums)
+        total *= self._doubt
+        total += sums[:, :CHANNELS]
+        total /= sums[:, CHANNELS:] + self._doubt
+        return total
+
+    def _others(self, sums: Float) -> Float:
+        """(M, 2) what the other arms' answers say, of sums (M, SUMS)."""
+        rest = np.add.reduce(sums) - sums
+        rest[:, CHANNELS:] += self._doubt
+        return np.asarray(rest[:, :CHANNELS] / rest[:, CHANNELS:])
+
     def _place(self, vector: Float32) -> Float32:
         """(r,) of unit length: where a query (d,) lies in the directions."""
-        if self.directions.shape[1] != len(vector):
-            return vector
-        return _unit(np.dot(self.directions, vector))
+        return vector if self.directions.shape[1] != len(vector) else _long(self._sight(vector), 1.0)
 
-    def _sums(self, near: Float32, held: int) -> Float:
-        """(M, SUMS) of the values (SUMS, held) of every arm's answers, by how near they are (held,)."""
-        weighed = self.values[:, :held] * near
+    def _sight(self, vector: Float32) -> Float32:
+        """(r,) of any length: where a query (d,) lies in the directions."""
+        return vector if self.directions.shape[1] != len(vector) else np.dot(self.directions, vector)
+
+    def _sums(self, vector: Float32, place: Float32 | None) -> Float:
+        """(M, SUMS) of the values of every arm's answers by how near they are, e^sharpness where they are here."""
+        held = min(self.count, self.values.shape[1])
+        if held:
+            place = _long(self._sight(vector) if place is None else place, self._sharpness)
+        if held == 0 or place is None or len(self.vectors) != len(place):
+            return np.zeros((self.arms, SUMS))
+        near = place @ self.vectors[:, :held]
+        weighed = self.values[:, :held] * np.exp(near, out=near)
         sums = np.bincount(self.cells[:, :held].ravel(), weighed.ravel(), SUMS * self.arms)
-        return np.asarray(sums.reshape(-1, SUMS), np.float64)
+        return sums.reshape(-1, SUMS)
 
 
-def _unit(place: Float32) -> Float32:
-    """(r,) of unit length, in an array of its own; unchanged where it is zero."""
-    length = math.sqrt(np.dot(place, place))
-    return place * np.float32(1.0 / length if length > 0.0 else 1.0)
+def _long(place: Float32, length: float) -> Float32:
+    """(r,) of this length, in an array of its own; unchanged where it is zero."""
+    is_now = math.sqrt(np.dot(place, place))
+    return place * np.float32(length / is_now if is_now > 0.0 else 1.0)
 
 
 class Drift:
@@ -225,6 +241,7 @@ class Drift:
             raise ValueError(f"{len(state['residuals.values'])} rows of residuals, expected {SUMS}")
         for part, name in DRIFT_STATE:
             setattr(self._part(part), name, np.array(state[f"{part}.{name}"]))
+        self.health.settle()
         self.residuals.count = int(self.residuals.count)
         self.residuals.arms = int(self.residuals.arms)
         self._rows = {str(name): row for row, name in enumerate(state["names"])}

@@ -65,6 +65,7 @@ class Single:
         self._alone = _alone(stack.weights)
         self._rest = (1.0 - stack.weights.sum()) * stack.means
         self._rest_alone = (1.0 - self._alone.sum()) * stack.means
+        self._prior = SHRINKAGE * stack.means
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
@@ -88,18 +89,24 @@ class Single:
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
             members[2] = self._neighbours(query)
-            known = stack.weights @ members + self._rest
+            known = stack.weights @ members
+            known += self._rest
         else:
-            known = self._alone @ members + self._rest_alone
+            known = self._alone @ members
+            known += self._rest_alone
         trust = self._trust(query.similarity)
         if trust < 1.0:
             known = stack.means + trust * (known - stack.means)
         if self._kin is not None:
             known = known @ self._kin + stack.level
-        apart = np.maximum.reduce(members) - np.minimum.reduce(members)  # where members disagree, nobody knows
-        variance = (2.0 - trust) ** 2 * self._variance + apart * apart
+        sigma = np.maximum.reduce(members)
+        sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
+        sigma *= sigma
+        sigma += self._variance if trust == 1.0 else (2.0 - trust) ** 2 * self._variance
+        np.sqrt(sigma, out=sigma)
         cost = self._charges.expect(rough[dimensions:], left, query.prompt_tokens)
-        return Estimates(np.minimum(np.maximum(known, 0.0), 1.0), np.sqrt(variance), cost)
+        np.maximum(known, 0.0, out=known)
+        return Estimates(np.minimum(known, 1.0, out=known), sigma, cost)
 
     def _smooth(self, rough: Float32, dimensions: int) -> Float32:
         """(p + 2,) what the kernel sees of rough (dimensions + f,), and two places it needs."""
@@ -114,15 +121,20 @@ class Single:
 
     def _neighbours(self, query: Query) -> Float:
         """(M,) shrunk means of the neighbours, as neighbour_means()."""
-        near = np.maximum(query.similarity, 0.0).astype(np.float64)
+        near = np.maximum(query.similarity, 0.0, dtype=np.float64)
         near *= near
         near += 1e-3
-        near *= len(near) / near.sum()
-        weight, total = seen_sums(near, query.scores)
-        means = self._stack.means
+        near *= len(near) / np.add.reduce(near)
+        total = near @ query.scores
+        weight: Float | float = float(len(near))
+        if math.isnan(sum(total.tolist())):
+            weight, total = seen_sums(near, query.scores)
         if query.columns is not None:
-            weight, total = (_spread(each, query.columns, len(means)) for each in (weight, total))
-        return np.asarray((total + SHRINKAGE * means) / (weight + SHRINKAGE))
+            arms = len(self._prior)
+            weight, total = (_spread(each, query.columns, arms) for each in (weight, total))
+        total += self._prior
+        total /= weight + SHRINKAGE
+        return total
 
     def _trust(self, similarity: Float32) -> float:
         """In [0, 1]: how near the nearest rows are, against how near they usually are."""
@@ -154,7 +166,7 @@ def _write_surface(place: Float32, query: Query) -> None:
     place[-2], place[-1] = math.log1p(query.prompt_characters), math.log1p(query.prompt_tokens)
 
 
-def _spread(values: Float, columns: Sequence[int] | NDArray[np.intp], arms: int) -> Float:
+def _spread(values: Float | float, columns: Sequence[int] | NDArray[np.intp], arms: int) -> Float:
     """(M,) values (n,) at their columns, zero elsewhere."""
     wide = np.zeros(arms)
     wide[columns] = values

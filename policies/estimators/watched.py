@@ -65,7 +65,7 @@ class Watched:
         names, expected = found
         rows = self._drift.rows(names)
         return names, Estimates(
-            expected.quality * _at(self._drift.health.factors(), rows, 1.0),
+            expected.quality * _at(self._drift.health.factors, rows, 1.0),
             expected.sigma,
             expected.cost * np.exp(_at(self._drift.tariff.level, rows, 0.0)),
         )
@@ -73,13 +73,16 @@ class Watched:
     def estimate(self, context: RouteContext) -> Estimates:
         expected = self.fitted.estimate(context)
         rows = self._drift.rows(tuple([arm.name for arm in context.arms]))
-        others, own = self._drift.residuals.shifts(context.embedding, self._place(context.embedding))
-        shift = _at(others + own, rows, 0.0)
-        quality = expected.quality * _at(self._drift.health.factors(), rows, 1.0) + shift[:, QUALITY]
-        charge = np.minimum(np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT), LARGEST_CHARGE_SHIFT)
+        shift = _at(self._drift.residuals.shift(context.embedding, self._place(context.embedding)), rows, 0.0)
+        quality = expected.quality * _at(self._drift.health.factors, rows, 1.0)
+        quality += shift[:, QUALITY]
+        charge = np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT)
+        np.minimum(charge, LARGEST_CHARGE_SHIFT, out=charge)
         charge += _at(self._drift.tariff.level, rows, 0.0)
-        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        return Estimates(quality, expected.sigma, expected.cost * np.exp(charge))
+        np.exp(charge, out=charge)
+        charge *= expected.cost
+        np.maximum(quality, 0.0, out=quality)
+        return Estimates(np.minimum(quality, 1.0, out=quality), expected.sigma, charge)
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.score) or not np.isnan(outcome.cost):
@@ -136,7 +139,7 @@ class Watched:
     def _judged(self, outcome: Outcome, row: int, expected: float, elsewhere: float) -> None:
         if np.isnan(outcome.score):
             return
-        factor = float(self._drift.health.factors()[row])
+        factor = float(self._drift.health.factors[row])
         self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight)
         residual = outcome.score - factor * expected
         self._drift.residuals.add(outcome.embedding, row, QUALITY, residual, outcome.weight)

@@ -73,7 +73,8 @@ class Remaining:
         self._recent = QuerySample(RECENT_ROWS)
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        prices = np.full(len(context.arms), float(context.preference))
+        prices = np.empty(len(context.arms))
+        prices.fill(context.preference)
         if not math.isfinite(context.purse.reset_s):
             return prices
         names = tuple([arm.name for arm in context.arms])

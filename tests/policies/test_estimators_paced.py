@@ -233,11 +233,11 @@ def test_an_arm_that_failed_is_tried_again_once_time_has_passed() -> None:
     health.grow()
     for _ in range(20):
         health.observe(0, 0.0, 0.8, 1.0)
-    down = float(health.factors()[0])
+    down = float(health.factors[0])
     for _ in range(3000):
         health.pass_time()
     assert down < 0.1
-    assert health.factors()[0] > 0.9
+    assert health.factors[0] > 0.9
 
 
 def test_doubting_an_arm_that_is_as_good_as_expected_costs_less_than_a_hundredth() -> None:
@@ -247,7 +247,7 @@ def test_doubting_an_arm_that_is_as_good_as_expected_costs_less_than_a_hundredth
     for _ in range(3000):
         health.pass_time()
         health.observe(0, float(rng.random() < 0.7), 0.7, 1.0)
-        factors.append(health.factors()[0])
+        factors.append(health.factors[0])
     assert np.mean(factors) > 0.99
 
 
