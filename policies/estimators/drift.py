@@ -81,20 +81,21 @@ class Tariff:
         self.sums = np.concatenate([self.sums, np.zeros((1, 2, 3))])
         self.since = np.concatenate([self.since, np.zeros((1, 2))])
 
-    def observe(self, arm: int, log_ratio: float) -> None:
-        """One charge against what was expected of it."""
-        z = float(np.clip((log_ratio - self.level[arm]) / max(self.spread[arm], 0.05), -LARGEST, LARGEST))
+    def observe(self, arm: int, log_ratio: float, weight: float = 1.0) -> None:
+        """One charge against what was expected of it; weight in [0, 1] by how much that is worth."""
+        z = weight * float(np.clip((log_ratio - self.level[arm]) / max(self.spread[arm], 0.05), -LARGEST, LARGEST))
         for side, sign in enumerate((1.0, -1.0)):
             excess, total, count = self.sums[arm, side]
             excess = max(0.0, excess + sign * z - SLACK)
-            self.sums[arm, side] = (excess, total + log_ratio, count + 1.0) if excess > 0 else (0.0, 0.0, 0.0)
+            sums = excess, total + weight * log_ratio, count + weight
+            self.sums[arm, side] = sums if excess > 0 else (0.0, 0.0, 0.0)
             if excess > ALARM:
                 self.since[arm] = self.sums[arm, side, 1:]
                 self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
                 self.sums[arm] = 0.0
                 return
         if self.since[arm, 1] > 0:
-            self.since[arm] += log_ratio, 1.0
+            self.since[arm] += weight * log_ratio, weight
             self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
 
 
@@ -103,7 +104,8 @@ class Residuals:
 
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
     harder or longer than thought), and an arm's own answers for itself; each is shrunk to zero by `doubt` answers.
-    An answer's score and its charge share a place, whichever comes first.
+    An answer's score and its charge share a place, whichever comes first. Strange queries are near each other in that
+    the fit knows nothing of either: what one earned and cost is the best that is known of the next.
     """
 
     def __init__(self, *, size: int = 512, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
@@ -113,6 +115,7 @@ class Residuals:
         )  # (r, size) unit columns: a product along them is faster
         self.cells: NDArray[np.int64] = np.zeros((SUMS, size), np.int64)  # SUMS · arm + row: where values are summed
         self.values: Float32 = np.zeros((SUMS, size), np.float32)  # weight · residual by channel, weight by channel
+        self.strange: Float32 = np.zeros(size, np.float32)  # strangeness of the query, in [0, 1)
         self.arms = 0
         self.count = 0
         self._sharpness = sharpness
@@ -128,7 +131,9 @@ class Residuals:
         if directions is not None:
             self.directions = directions
 
-    def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
+    def add(
+        self, vector: Float32, arm: int, channel: int, residual: float, weight: float, strangeness: float = 0.0
+    ) -> None:
         """One channel of one answer of one arm to a query (d,)."""
         place = self._place(vector)
         if len(self.vectors) != len(place):
@@ -136,6 +141,7 @@ class Residuals:
             self.clear()
         row = self._row(place, arm, channel)
         self.values[channel::CHANNELS, row] = weight * residual, weight
+        self.strange[row] = strangeness
 
     def _row(self, place: Float32, arm: int, channel: int) -> int:
         """Where this arm's answer there lacks the channel; else a new place, and the oldest answer is forgotten."""
@@ -151,28 +157,34 @@ class Residuals:
         self.count += 1
         return row
 
-    def shifts(self, vector: Float32, place: Float32 | None = None) -> tuple[Float, Float]:
+    def shifts(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,).
 
         place (r,): the vector in the directions, of any length, where the caller has it already.
         """
-        sums = self._sums(vector, place)
-        others = self._others(sums)
-        total, weight = sums[:, :CHANNELS], sums[:, CHANNELS:]
-        return others, (total - weight * others) / (weight + self._doubt)
+        sums = self._sums(vector, place, strangeness)
+        share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
+        others = self._others(sums, share)
+        return others, share * (others + sums[:, :CHANNELS] / self._doubt) - others
 
-    def shift(self, vector: Float32, place: Float32 | None = None) -> Float:
+    def shift(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> Float:
         """(M, 2) both together: the sum of shifts(), in fewer steps."""
-        sums = self._sums(vector, place)
-        total = self._others(sums)
-        total *= self._doubt
-        total += sums[:, :CHANNELS]
-        total /= sums[:, CHANNELS:] + self._doubt
-        return total
+        sums = self._sums(vector, place, strangeness)
+        share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
+        shift = self._others(sums, share)
+        shift += sums[:, :CHANNELS] / self._doubt
+        shift *= share
+        return shift
 
-    def _others(self, sums: Float) -> Float:
-        """(M, 2) what the other arms' answers say, of sums (M, SUMS)."""
-        rest = np.add.reduce(sums) - sums
+    def _others(self, sums: Float, share: Float) -> Float:
+        """(M, 2) what the other arms' answers say, of sums (M, SUMS); share (M, 2) of an arm's answers tells of others.
+
+        Arms differ from each other as much as kinds of queries do, so an arm with many answers counts as `doubt` of
+        them: what one arm did a hundred times says no more of the others than that.
+        """
+        rest = np.concatenate([share, share], axis=1)
+        rest *= sums
+        rest = np.add.reduce(rest) - rest
         rest[:, CHANNELS:] += self._doubt
         return np.asarray(rest[:, :CHANNELS] / rest[:, CHANNELS:])
 
@@ -184,7 +196,7 @@ class Residuals:
         """(r,) of any length: where a query (d,) lies in the directions."""
         return vector if self.directions.shape[1] != len(vector) else np.dot(self.directions, vector)
 
-    def _sums(self, vector: Float32, place: Float32 | None) -> Float:
+    def _sums(self, vector: Float32, place: Float32 | None, strangeness: float) -> Float:
         """(M, SUMS) of the values of every arm's answers by how near they are, e^sharpness where they are here."""
         held = min(self.count, self.values.shape[1])
         if held:
@@ -192,9 +204,12 @@ class Residuals:
         if held == 0 or place is None or len(self.vectors) != len(place):
             return np.zeros((self.arms, SUMS))
         near = place @ self.vectors[:, :held]
-        weighed = self.values[:, :held] * np.exp(near, out=near)
+        np.exp(near, out=near)
+        if strangeness > 0.0:
+            near += np.float32(strangeness * math.exp(self._sharpness)) * self.strange[:held]
+        weighed = self.values[:, :held] * near
         sums = np.bincount(self.cells[:, :held].ravel(), weighed.ravel(), SUMS * self.arms)
-        return sums.reshape(-1, SUMS)
+        return np.asarray(sums.reshape(-1, SUMS), np.float64)
 
 
 def _long(place: Float32, length: float) -> Float32:
@@ -267,6 +282,7 @@ DRIFT_STATE = (
     ("residuals", "vectors"),
     ("residuals", "cells"),
     ("residuals", "values"),
+    ("residuals", "strange"),
     ("residuals", "arms"),
     ("residuals", "count"),
 )

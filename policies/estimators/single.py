@@ -45,6 +45,7 @@ class Fitted(Protocol):
     weights: Float
     spread: Float
     familiar: float
+    usual: float
     directions: Float32
     centre: Float32
     scale: Float32
@@ -69,12 +70,22 @@ class Single:
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
-        self._last: tuple[Float32 | None, Float32] = (None, np.zeros(0, np.float32))  # the last query and where it is
+        self._last: tuple[Float32 | None, Float32, float] = (None, np.zeros(0, np.float32), 0.0)  # the last query,
+        # where it is and how strange
 
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in the stack's directions, if it is the one that was last asked about."""
-        last, place = self._last
+        last, place, _ = self._last
         return place if last is embedding else None
+
+    def strangeness(self, query: Query) -> float:
+        """In [0, 1), as Stack.strangeness()."""
+        last, _, strangeness = self._last
+        if last is not query.embedding:
+            rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
+            _write_surface(rough[len(query.embedding) :], query)
+            strangeness = self._strangeness(self._smooth(rough, len(query.embedding)))
+        return strangeness
 
     def expect(self, query: Query) -> Estimates:
         """(M,) each, in the order of the stack's arms."""
@@ -84,7 +95,8 @@ class Single:
         _write_surface(rough[dimensions:], query)
         members = np.empty((3 if len(query.similarity) else 2, len(stack.means)))
         smooth = self._smooth(rough, dimensions)
-        self._last = query.embedding, smooth[: len(stack.directions)]
+        strangeness = self._strangeness(smooth)
+        self._last = query.embedding, smooth[: len(stack.directions)], strangeness
         stack.kernel.predict_one(smooth, members[0])
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
@@ -94,7 +106,7 @@ class Single:
         else:
             known = self._alone @ members
             known += self._rest_alone
-        trust = self._trust(query.similarity)
+        trust = min(self._trust(query.similarity), 1.0 - strangeness)
         if trust < 1.0:
             known = stack.means + trust * (known - stack.means)
         if self._kin is not None:
@@ -118,6 +130,12 @@ class Single:
         scaled -= self._shift
         np.minimum(np.maximum(scaled, -self._reach, out=scaled), self._reach, out=scaled)
         return smooth
+
+    def _strangeness(self, smooth: Float32) -> float:
+        """How far the surface features lie outside of what nearly all of history is like."""
+        scaled = smooth[len(self._stack.directions) : -2]
+        unusual, usual = float(np.dot(scaled, scaled)), self._stack.usual
+        return 1.0 - usual / unusual if unusual > max(usual, 1e-9) else 0.0
 
     def _neighbours(self, query: Query) -> Float:
         """(M,) shrunk means of the neighbours, as neighbour_means()."""
