@@ -59,6 +59,9 @@ class Blend:
         """In [0, 1): how unlike the history the surface of this query is; 0 before a refit."""
         if self._stack is None:
             return 0.0
+        known = self._stack.last_strangeness(asked.embedding)
+        if known is not None:
+            return known
         lengths = asked.prompt_characters, asked.prompt_tokens
         return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 

@@ -182,11 +182,11 @@ class Residuals:
         Arms differ from each other as much as kinds of queries do, so an arm with many answers counts as `doubt` of
         them: what one arm did a hundred times says no more of the others than that.
         """
-        rest = np.concatenate([share, share], axis=1)
-        rest *= sums
-        rest = np.add.reduce(rest) - rest
-        rest[:, CHANNELS:] += self._doubt
-        return np.asarray(rest[:, :CHANNELS] / rest[:, CHANNELS:])
+        told = sums.reshape(-1, 2, CHANNELS) * share[:, None]
+        rest = np.add.reduce(told) - told
+        total, weight = rest[:, 0], rest[:, 1]
+        weight += self._doubt
+        return np.asarray(total / weight)
 
     def _place(self, vector: Float32) -> Float32:
         """(r,) of unit length: where a query (d,) lies in the directions."""

@@ -78,14 +78,16 @@ class Single:
         last, place, _ = self._last
         return place if last is embedding else None
 
+    def last_strangeness(self, embedding: Float32) -> float | None:
+        """In [0, 1), of the query that was last asked about, if this is its embedding."""
+        last, _, strangeness = self._last
+        return strangeness if last is embedding else None
+
     def strangeness(self, query: Query) -> float:
         """In [0, 1), as Stack.strangeness()."""
-        last, _, strangeness = self._last
-        if last is not query.embedding:
-            rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
-            _write_surface(rough[len(query.embedding) :], query)
-            strangeness = self._strangeness(self._smooth(rough, len(query.embedding)))
-        return strangeness
+        rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
+        _write_surface(rough[len(query.embedding) :], query)
+        return self._strangeness(self._smooth(rough, len(query.embedding)))
 
     def expect(self, query: Query) -> Estimates:
         """(M,) each, in the order of the stack's arms."""

@@ -118,6 +118,10 @@ class Stack:
         """
         return self._strangeness(self._smooth_inputs(embeddings, features))
 
+    def last_strangeness(self, embedding: Float32) -> float | None:
+        """Of the query that expect_one() was last asked about, if this is its embedding."""
+        return None if self._single is None else self._single.last_strangeness(embedding)
+
     def strangeness_one(self, query: Query) -> float:
         """The same of one query. Raises: ValueError before a fit."""
         if self._single is None:
