@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
@@ -33,6 +34,7 @@ class Fitted:
     history: Rows
     blend: Blend
     expected: Estimates  # (n, M) each
+    strangeness: Float  # (n,)
 
     @property
     def trace(self) -> Trace:
@@ -68,6 +70,9 @@ class Prepared:
     def place(self, embedding: Float32) -> Float32 | None:
         """Nothing is looked up by place."""
         return None
+
+    def strangeness(self, asked: RouteContext | Outcome) -> float:
+        return float(self._fitted.strangeness[int(asked.request_id)])
 
     def estimate(self, context: RouteContext) -> Estimates:
         row, found = int(context.request_id), self._fitted.expected
@@ -105,7 +110,8 @@ def fit(trace: Trace, seed: int, *, unseen: str = "") -> Fitted:
     blend = Blend(NeighbourMeans(Means()))
     past = embedded.history(history)
     blend.refit(past)
-    return Fitted(embedded, stream, history, blend, blend.estimate_batch(embedded.queries(stream, past)))
+    queries = embedded.queries(stream, past)
+    return Fitted(embedded, stream, history, blend, blend.estimate_batch(queries), blend.strangeness_batch(queries))
 
 
 def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:
@@ -129,7 +135,10 @@ def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon:
         arm = int(np.argmax(proposal.probabilities))
         if proposal.scores[arm] >= 0.0:
             choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
-        policy.learn(_outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at]))
+        outcome = _outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at])
+        if choices[at] != LOST and not served[at]:
+            outcome = replace(outcome, refused=context.arms[arm].name, left=till.left(arm))
+        policy.learn(outcome)
     return judge(choices, served, scores=scores, costs=costs)
 
 

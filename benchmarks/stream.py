@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
@@ -92,7 +93,9 @@ class Driver:
         """Take in what came of one choice."""
         context, proposal, chosen = self.open.pop(query_id)
         if not admitted or cost is None:
-            self._policy.learn(self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan")))
+            lost = self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan"))
+            left = min(self._total, float("inf") if self._left is None else float(self._left[chosen]))
+            self._policy.learn(replace(lost, refused=self.models[chosen], left=left))
             return
         if self._left is not None:
             self._left[chosen] -= cost

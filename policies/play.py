@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from policies.replay import LOST, Result, Rows, Till, judge
@@ -141,7 +142,10 @@ def play(
             served[row] = till.admit(arm, float(stream.costs[row, arm]))
         if served[row]:
             memory.take(row, arm, score=float(stream.scores[row, arm]), cost=float(stream.costs[row, arm]))
-        policy.learn(_outcome(stream, row, context, proposal, drawn if served[row] else LOST))
+        outcome = _outcome(stream, row, context, proposal, drawn if served[row] else LOST)
+        if choices[row] != LOST and not served[row]:
+            outcome = replace(outcome, refused=stream.arms[arm].name, left=till.left(arm))
+        policy.learn(outcome)
         spent[row] = till.spent.sum()
         if told is not None:
             told(row)

@@ -87,6 +87,11 @@ class Till:
         self.spent[arm] += cost
         return True
 
+    def left(self, arm: int) -> float:
+        """USD an answer of this arm may cost at most."""
+        own = float("inf") if self.budgets is None else float(self.budgets[arm] - self.spent[arm])
+        return min(own, self.remaining())
+
     def fits(self, expected: Float) -> NDArray[np.bool_]:
         """(M,) whether an answer of this expected cost (M,) still fits."""
         open_total = self.spent.sum() + expected <= self.total

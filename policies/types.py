@@ -112,6 +112,8 @@ class Outcome(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
     expected: Estimates | None = None  # what was expected of the candidates when it was decided, cost at list prices
     signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
+    refused: str = ""  # the arm that was chosen in vain: its answer cost more than its budget still held
+    left: float = float("nan")  # USD which that budget held
 
     @property
     def is_judgement(self) -> bool:

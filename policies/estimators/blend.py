@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.single import Query
 from policies.estimators.stack import Queries, Stack
-from policies.types import Estimates, Float32, History, Outcome, RouteContext
+from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
 
 MIN_ROWS = 60  # judged answers that two arms must have before anything is fitted
 FIRST_LABELS = 20  # judged answers that every arm should have before the first fit
@@ -54,6 +54,22 @@ class Blend:
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in them, if it is the one last asked about."""
         return None if self._stack is None else self._stack.place(embedding)
+
+    def strangeness(self, asked: RouteContext | Outcome) -> float:
+        """In [0, 1): how unlike the history the surface of this query is; 0 before a refit."""
+        if self._stack is None:
+            return 0.0
+        known = self._stack.last_strangeness(asked.embedding)
+        if known is not None:
+            return known
+        lengths = asked.prompt_characters, asked.prompt_tokens
+        return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
+
+    def strangeness_batch(self, queries: Queries) -> Float:
+        """(m,) the same of many. Raises: ValueError before a refit."""
+        if self._stack is None:
+            raise ValueError("nothing was fitted yet")
+        return self._stack.strangeness(queries.embeddings, queries.features)
 
     def knows(self, context: RouteContext) -> bool:
         """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""

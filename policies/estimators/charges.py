@@ -110,14 +110,21 @@ class SingleCharge:
         self._prompt, self._completion = prompt, completion
         listed = completion > 0
         self._listed = listed if bool(listed.any()) else None
+        self._all_listed = bool(listed.all())
 
     def expect(self, inputs: Float32, left: Float32, prompt_tokens: int) -> Float:
         """(M,) USD for inputs (p,), what the trees say of the logarithm (M,) and prompt tokens."""
-        level = np.exp(inputs @ self._slopes + self._offset + left)
+        level: Float = inputs @ self._slopes
+        level += self._offset
+        level += left
+        np.exp(level, out=level)
         if self._listed is None:
-            return np.asarray(level)
-        listed = prompt_tokens * self._prompt + self._completion * np.maximum(level - 1.0, 0.0)
-        return np.asarray(np.where(self._listed, listed, level))
+            return level
+        listed = level - 1.0
+        np.maximum(listed, 0.0, out=listed)
+        listed *= self._completion
+        listed += prompt_tokens * self._prompt
+        return listed if self._all_listed else np.where(self._listed, listed, level)
 
 
 CHARGES_STATE = ("centre", "slopes", "offset", "prices")

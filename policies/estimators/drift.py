@@ -36,14 +36,16 @@ class Health:
 
     def __init__(self) -> None:
         self.belief: Float = np.zeros((0, len(HEALTH)))  # (M, H)
+        self.factors: Float = np.zeros(0)  # (M,) expected factor on quality, of that belief
 
     def grow(self) -> None:
         """One more arm, believed well."""
         self.belief = np.concatenate([self.belief, np.eye(len(HEALTH))[None, WELL]])
+        self.settle()
 
-    def factors(self) -> Float:
-        """(M,) expected factor on quality."""
-        return np.asarray(self.belief @ HEALTH)
+    def settle(self) -> None:
+        """Say what the belief comes to: once here, not for every query."""
+        self.factors = self.belief @ HEALTH
 
     def observe(self, arm: int, score: float, expected: float, weight: float) -> None:
         """One score against what was expected of it."""
@@ -54,12 +56,14 @@ class Health:
         likely = np.clip(HEALTH * np.clip(expected, 0.02, 0.98), 0.005, 0.98)
         belief *= np.exp(weight * (score * np.log(likely) + (1.0 - score) * np.log1p(-likely)))
         self.belief[arm] = belief / belief.sum()
+        self.settle()
 
     def pass_time(self) -> None:
         """One query arrived."""
         ill = self.belief[:, :WELL] * RECOVERS
         self.belief[:, :WELL] -= ill
         self.belief[:, WELL] += ill.sum(axis=1)
+        self.settle()
 
 
 class Tariff:
@@ -77,20 +81,21 @@ class Tariff:
         self.sums = np.concatenate([self.sums, np.zeros((1, 2, 3))])
         self.since = np.concatenate([self.since, np.zeros((1, 2))])
 
-    def observe(self, arm: int, log_ratio: float) -> None:
-        """One charge against what was expected of it."""
-        z = float(np.clip((log_ratio - self.level[arm]) / max(self.spread[arm], 0.05), -LARGEST, LARGEST))
+    def observe(self, arm: int, log_ratio: float, weight: float = 1.0) -> None:
+        """One charge against what was expected of it; weight in [0, 1] by how much that is worth."""
+        z = weight * float(np.clip((log_ratio - self.level[arm]) / max(self.spread[arm], 0.05), -LARGEST, LARGEST))
         for side, sign in enumerate((1.0, -1.0)):
             excess, total, count = self.sums[arm, side]
             excess = max(0.0, excess + sign * z - SLACK)
-            self.sums[arm, side] = (excess, total + log_ratio, count + 1.0) if excess > 0 else (0.0, 0.0, 0.0)
+            sums = excess, total + weight * log_ratio, count + weight
+            self.sums[arm, side] = sums if excess > 0 else (0.0, 0.0, 0.0)
             if excess > ALARM:
                 self.since[arm] = self.sums[arm, side, 1:]
                 self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
                 self.sums[arm] = 0.0
                 return
         if self.since[arm, 1] > 0:
-            self.since[arm] += log_ratio, 1.0
+            self.since[arm] += weight * log_ratio, weight
             self.level[arm] = self.since[arm, 0] / self.since[arm, 1]
 
 
@@ -99,7 +104,8 @@ class Residuals:
 
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
     harder or longer than thought), and an arm's own answers for itself; each is shrunk to zero by `doubt` answers.
-    An answer's score and its charge share a place, whichever comes first.
+    An answer's score and its charge share a place, whichever comes first. Strange queries are near each other in that
+    the fit knows nothing of either: what one earned and cost is the best that is known of the next.
     """
 
     def __init__(self, *, size: int = 512, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
@@ -109,10 +115,11 @@ class Residuals:
         )  # (r, size) unit columns: a product along them is faster
         self.cells: NDArray[np.int64] = np.zeros((SUMS, size), np.int64)  # SUMS · arm + row: where values are summed
         self.values: Float32 = np.zeros((SUMS, size), np.float32)  # weight · residual by channel, weight by channel
+        self.strange: Float32 = np.zeros(size, np.float32)  # strangeness of the query, in [0, 1)
         self.arms = 0
         self.count = 0
-        self._sharpness = np.float32(sharpness)
-        self._doubt = np.array(doubt)
+        self._sharpness = sharpness
+        self._doubt = math.exp(sharpness) * np.array(doubt)  # in the unit of _sums()
 
     def grow(self) -> None:
         """One more arm."""
@@ -124,7 +131,9 @@ class Residuals:
         if directions is not None:
             self.directions = directions
 
-    def add(self, vector: Float32, arm: int, channel: int, residual: float, weight: float) -> None:
+    def add(
+        self, vector: Float32, arm: int, channel: int, residual: float, weight: float, strangeness: float = 0.0
+    ) -> None:
         """One channel of one answer of one arm to a query (d,)."""
         place = self._place(vector)
         if len(self.vectors) != len(place):
@@ -132,6 +141,7 @@ class Residuals:
             self.clear()
         row = self._row(place, arm, channel)
         self.values[channel::CHANNELS, row] = weight * residual, weight
+        self.strange[row] = strangeness
 
     def _row(self, place: Float32, arm: int, channel: int) -> int:
         """Where this arm's answer there lacks the channel; else a new place, and the oldest answer is forgotten."""
@@ -147,44 +157,65 @@ class Residuals:
         self.count += 1
         return row
 
-    def shifts(self, vector: Float32, place: Float32 | None = None) -> tuple[Float, Float]:
+    def shifts(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,).
 
         place (r,): the vector in the directions, of any length, where the caller has it already.
         """
-        held = min(self.count, self.values.shape[1])
-        if held:
-            place = self._place(vector) if place is None else _unit(place)
-        if held == 0 or place is None or len(self.vectors) != len(place):
-            nothing = np.zeros((self.arms, CHANNELS))
-            return nothing, nothing
-        near = place @ self.vectors[:, :held]
-        near -= np.float32(1.0)
-        near *= self._sharpness
-        sums = self._sums(np.exp(near, out=near), held)
-        rest = np.add.reduce(sums) - sums
-        rest[:, CHANNELS:] += self._doubt
-        others = rest[:, :CHANNELS] / rest[:, CHANNELS:]
-        total, weight = sums[:, :CHANNELS], sums[:, CHANNELS:]
-        return others, (total - weight * others) / (weight + self._doubt)
+        sums = self._sums(vector, place, strangeness)
+        share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
+        others = self._others(sums, share)
+        return others, share * (others + sums[:, :CHANNELS] / self._doubt) - others
+
+    def shift(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> Float:
+        """(M, 2) both together: the sum of shifts(), in fewer steps."""
+        sums = self._sums(vector, place, strangeness)
+        share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
+        shift = self._others(sums, share)
+        shift += sums[:, :CHANNELS] / self._doubt
+        shift *= share
+        return shift
+
+    def _others(self, sums: Float, share: Float) -> Float:
+        """(M, 2) what the other arms' answers say, of sums (M, SUMS); share (M, 2) of an arm's answers tells of others.
+
+        Arms differ from each other as much as kinds of queries do, so an arm with many answers counts as `doubt` of
+        them: what one arm did a hundred times says no more of the others than that.
+        """
+        told = sums.reshape(-1, 2, CHANNELS) * share[:, None]
+        rest = np.add.reduce(told) - told
+        total, weight = rest[:, 0], rest[:, 1]
+        weight += self._doubt
+        return np.asarray(total / weight)
 
     def _place(self, vector: Float32) -> Float32:
         """(r,) of unit length: where a query (d,) lies in the directions."""
-        if self.directions.shape[1] != len(vector):
-            return vector
-        return _unit(np.dot(self.directions, vector))
+        return vector if self.directions.shape[1] != len(vector) else _long(self._sight(vector), 1.0)
 
-    def _sums(self, near: Float32, held: int) -> Float:
-        """(M, SUMS) of the values (SUMS, held) of every arm's answers, by how near they are (held,)."""
+    def _sight(self, vector: Float32) -> Float32:
+        """(r,) of any length: where a query (d,) lies in the directions."""
+        return vector if self.directions.shape[1] != len(vector) else np.dot(self.directions, vector)
+
+    def _sums(self, vector: Float32, place: Float32 | None, strangeness: float) -> Float:
+        """(M, SUMS) of the values of every arm's answers by how near they are, e^sharpness where they are here."""
+        held = min(self.count, self.values.shape[1])
+        if held:
+            place = _long(self._sight(vector) if place is None else place, self._sharpness)
+        if held == 0 or place is None or len(self.vectors) != len(place):
+            return np.zeros((self.arms, SUMS))
+        near = place @ self.vectors[:, :held]
+        np.exp(near, out=near)
+        if strangeness > 0.0:
+            near += np.float32(strangeness * math.exp(self._sharpness)) * self.strange[:held]
         weighed = self.values[:, :held] * near
         sums = np.bincount(self.cells[:, :held].ravel(), weighed.ravel(), SUMS * self.arms)
         return np.asarray(sums.reshape(-1, SUMS), np.float64)
 
 
-def _unit(place: Float32) -> Float32:
-    """(r,) of unit length, in an array of its own; unchanged where it is zero."""
-    length = math.sqrt(np.dot(place, place))
-    return place * np.float32(1.0 / length if length > 0.0 else 1.0)
+def _long(place: Float32, length: float) -> Float32:
+    """(r,) of this length, in an array of its own; unchanged where it is zero."""
+    is_now = math.sqrt(np.dot(place, place))
+    return place * np.float32(length / is_now if is_now > 0.0 else 1.0)
 
 
 class Drift:
@@ -225,6 +256,7 @@ class Drift:
             raise ValueError(f"{len(state['residuals.values'])} rows of residuals, expected {SUMS}")
         for part, name in DRIFT_STATE:
             setattr(self._part(part), name, np.array(state[f"{part}.{name}"]))
+        self.health.settle()
         self.residuals.count = int(self.residuals.count)
         self.residuals.arms = int(self.residuals.arms)
         self._rows = {str(name): row for row, name in enumerate(state["names"])}
@@ -250,6 +282,7 @@ DRIFT_STATE = (
     ("residuals", "vectors"),
     ("residuals", "cells"),
     ("residuals", "values"),
+    ("residuals", "strange"),
     ("residuals", "arms"),
     ("residuals", "count"),
 )

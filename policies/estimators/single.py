@@ -45,6 +45,7 @@ class Fitted(Protocol):
     weights: Float
     spread: Float
     familiar: float
+    usual: float
     directions: Float32
     centre: Float32
     scale: Float32
@@ -65,15 +66,28 @@ class Single:
         self._alone = _alone(stack.weights)
         self._rest = (1.0 - stack.weights.sum()) * stack.means
         self._rest_alone = (1.0 - self._alone.sum()) * stack.means
+        self._prior = SHRINKAGE * stack.means
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
-        self._last: tuple[Float32 | None, Float32] = (None, np.zeros(0, np.float32))  # the last query and where it is
+        self._last: tuple[Float32 | None, Float32, float] = (None, np.zeros(0, np.float32), 0.0)  # the last query,
+        # where it is and how strange
 
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in the stack's directions, if it is the one that was last asked about."""
-        last, place = self._last
+        last, place, _ = self._last
         return place if last is embedding else None
+
+    def last_strangeness(self, embedding: Float32) -> float | None:
+        """In [0, 1), of the query that was last asked about, if this is its embedding."""
+        last, _, strangeness = self._last
+        return strangeness if last is embedding else None
+
+    def strangeness(self, query: Query) -> float:
+        """In [0, 1), as Stack.strangeness()."""
+        rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
+        _write_surface(rough[len(query.embedding) :], query)
+        return self._strangeness(self._smooth(rough, len(query.embedding)))
 
     def expect(self, query: Query) -> Estimates:
         """(M,) each, in the order of the stack's arms."""
@@ -83,23 +97,30 @@ class Single:
         _write_surface(rough[dimensions:], query)
         members = np.empty((3 if len(query.similarity) else 2, len(stack.means)))
         smooth = self._smooth(rough, dimensions)
-        self._last = query.embedding, smooth[: len(stack.directions)]
+        strangeness = self._strangeness(smooth)
+        self._last = query.embedding, smooth[: len(stack.directions)], strangeness
         stack.kernel.predict_one(smooth, members[0])
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
             members[2] = self._neighbours(query)
-            known = stack.weights @ members + self._rest
+            known = stack.weights @ members
+            known += self._rest
         else:
-            known = self._alone @ members + self._rest_alone
-        trust = self._trust(query.similarity)
+            known = self._alone @ members
+            known += self._rest_alone
+        trust = min(self._trust(query.similarity), 1.0 - strangeness)
         if trust < 1.0:
             known = stack.means + trust * (known - stack.means)
         if self._kin is not None:
             known = known @ self._kin + stack.level
-        apart = np.maximum.reduce(members) - np.minimum.reduce(members)  # where members disagree, nobody knows
-        variance = (2.0 - trust) ** 2 * self._variance + apart * apart
+        sigma = np.maximum.reduce(members)
+        sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
+        sigma *= sigma
+        sigma += self._variance if trust == 1.0 else (2.0 - trust) ** 2 * self._variance
+        np.sqrt(sigma, out=sigma)
         cost = self._charges.expect(rough[dimensions:], left, query.prompt_tokens)
-        return Estimates(np.minimum(np.maximum(known, 0.0), 1.0), np.sqrt(variance), cost)
+        np.maximum(known, 0.0, out=known)
+        return Estimates(np.minimum(known, 1.0, out=known), sigma, cost)
 
     def _smooth(self, rough: Float32, dimensions: int) -> Float32:
         """(p + 2,) what the kernel sees of rough (dimensions + f,), and two places it needs."""
@@ -112,17 +133,28 @@ class Single:
         np.minimum(np.maximum(scaled, -self._reach, out=scaled), self._reach, out=scaled)
         return smooth
 
+    def _strangeness(self, smooth: Float32) -> float:
+        """How far the surface features lie outside of what nearly all of history is like."""
+        scaled = smooth[len(self._stack.directions) : -2]
+        unusual, usual = float(np.dot(scaled, scaled)), self._stack.usual
+        return 1.0 - usual / unusual if unusual > max(usual, 1e-9) else 0.0
+
     def _neighbours(self, query: Query) -> Float:
         """(M,) shrunk means of the neighbours, as neighbour_means()."""
-        near = np.maximum(query.similarity, 0.0).astype(np.float64)
+        near = np.maximum(query.similarity, 0.0, dtype=np.float64)
         near *= near
         near += 1e-3
-        near *= len(near) / near.sum()
-        weight, total = seen_sums(near, query.scores)
-        means = self._stack.means
+        near *= len(near) / np.add.reduce(near)
+        total = near @ query.scores
+        weight: Float | float = float(len(near))
+        if math.isnan(sum(total.tolist())):
+            weight, total = seen_sums(near, query.scores)
         if query.columns is not None:
-            weight, total = (_spread(each, query.columns, len(means)) for each in (weight, total))
-        return np.asarray((total + SHRINKAGE * means) / (weight + SHRINKAGE))
+            arms = len(self._prior)
+            weight, total = (_spread(each, query.columns, arms) for each in (weight, total))
+        total += self._prior
+        total /= weight + SHRINKAGE
+        return total
 
     def _trust(self, similarity: Float32) -> float:
         """In [0, 1]: how near the nearest rows are, against how near they usually are."""
@@ -154,7 +186,7 @@ def _write_surface(place: Float32, query: Query) -> None:
     place[-2], place[-1] = math.log1p(query.prompt_characters), math.log1p(query.prompt_tokens)
 
 
-def _spread(values: Float, columns: Sequence[int] | NDArray[np.intp], arms: int) -> Float:
+def _spread(values: Float | float, columns: Sequence[int] | NDArray[np.intp], arms: int) -> Float:
     """(M,) values (n,) at their columns, zero elsewhere."""
     wide = np.zeros(arms)
     wide[columns] = values

@@ -47,6 +47,7 @@ class Stack:
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
         self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
+        self.usual = 0.0  # mean square of surface features above which it is
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) of the embeddings, for the kernel
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
         self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
@@ -63,6 +64,7 @@ class Stack:
         rank = min(DIRECTIONS, history.embeddings.shape[1])
         self.directions = principal_directions(history.embeddings, rank)
         smooth = self._smooth_inputs(history.embeddings, features)
+        self.usual = float(np.quantile(self._unusual(smooth), 0.99))
         rough = np.concatenate([history.embeddings, features], axis=1)
         members = [
             _out_of_fold(self.kernel, smooth, targets),
@@ -90,7 +92,7 @@ class Stack:
             members.append(neighbour_means(queries.similarity, queries.neighbour_scores, self.means))
         else:
             weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
-        trust = self._trust(queries.similarity)
+        trust = np.minimum(self._trust(queries.similarity), 1.0 - self._strangeness(smooth)[:, None])
         known = self.means + trust * (self._weigh(members, weights) - self.means)
         quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
         apart = np.max(members, axis=0) - np.min(members, axis=0)  # where members disagree, nobody knows
@@ -108,6 +110,23 @@ class Stack:
             return None
         place = self._places.get
         return np.array([place(name, -1) for name in names], np.intp)
+
+    def strangeness(self, embeddings: Float32, features: Float32) -> Float:
+        """(m,) in [0, 1): how far surface features (m, f) lie outside of what nearly all of history is like.
+
+        Embeddings say little of it: whatever the text, some of history is near it in directions learned there.
+        """
+        return self._strangeness(self._smooth_inputs(embeddings, features))
+
+    def last_strangeness(self, embedding: Float32) -> float | None:
+        """Of the query that expect_one() was last asked about, if this is its embedding."""
+        return None if self._single is None else self._single.last_strangeness(embedding)
+
+    def strangeness_one(self, query: Query) -> float:
+        """The same of one query. Raises: ValueError before a fit."""
+        if self._single is None:
+            raise ValueError("nothing was fitted yet")
+        return self._single.strangeness(query)
 
     def expect_one(self, query: Query) -> Estimates:
         """(M,) each, as expect() has them for this query. Raises: ValueError before a fit."""
@@ -127,7 +146,7 @@ class Stack:
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         for name in STACK_STATE:
             setattr(self, name, np.array(state[name]))
-        self.familiar = float(self.familiar)
+        self.familiar, self.usual = float(self.familiar), float(self.usual)
         self.arms = tuple(str(name) for name in state["arms"])
         for part in ("kernel", "forest", "charges"):
             prefix = f"{part}."
@@ -138,6 +157,14 @@ class Stack:
         scaled = np.clip((features - self.centre) / self.scale, -FARTHEST, FARTHEST)
         scaled *= np.float32(1.0 / np.sqrt(max(features.shape[1], 1)))  # all of them weigh what the unit embedding does
         return np.concatenate([embeddings @ self.directions.T, scaled], axis=1)
+
+    def _unusual(self, smooth: Float32) -> Float:
+        """(m,) mean squares of the surface features, each in standard deviations and at most FARTHEST."""
+        scaled = smooth[:, len(self.directions) :]
+        return np.asarray(np.einsum("ij,ij->i", scaled, scaled), np.float64)
+
+    def _strangeness(self, smooth: Float32) -> Float:
+        return 1.0 - self.usual / np.maximum(self._unusual(smooth), max(self.usual, 1e-9))
 
     def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
         weights = self.weights if weights is None else weights
@@ -200,6 +227,7 @@ STACK_STATE = (
     "spread",
     "charge_spread",
     "familiar",
+    "usual",
     "directions",
     "centre",
     "scale",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from policies.estimators.drift import CHARGE, QUALITY, Drift
 from policies.estimators.linear import principal_directions
 from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
 
 DIRECTIONS = 128  # principal directions of the embeddings that say which answers are near
+STRANGE_SPREAD = 1.0  # of log(charge / expected) between kinds of queries that nothing was fitted on
 LARGEST_CHARGE_SHIFT = 3.0  # log of the factor residuals may put on a charge
 
 
@@ -33,6 +37,9 @@ class Fitted(Protocol):
 
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in them, if that is known already."""
+
+    def strangeness(self, asked: RouteContext | Outcome) -> float:
+        """In [0, 1): how unlike all that was fitted this query is."""
 
     def estimate(self, context: RouteContext) -> Estimates: ...
 
@@ -65,7 +72,7 @@ class Watched:
         names, expected = found
         rows = self._drift.rows(names)
         return names, Estimates(
-            expected.quality * _at(self._drift.health.factors(), rows, 1.0),
+            expected.quality * _at(self._drift.health.factors, rows, 1.0),
             expected.sigma,
             expected.cost * np.exp(_at(self._drift.tariff.level, rows, 0.0)),
         )
@@ -73,25 +80,31 @@ class Watched:
     def estimate(self, context: RouteContext) -> Estimates:
         expected = self.fitted.estimate(context)
         rows = self._drift.rows(tuple([arm.name for arm in context.arms]))
-        others, own = self._drift.residuals.shifts(context.embedding, self._place(context.embedding))
-        shift = _at(others + own, rows, 0.0)
-        quality = expected.quality * _at(self._drift.health.factors(), rows, 1.0) + shift[:, QUALITY]
-        charge = np.minimum(np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT), LARGEST_CHARGE_SHIFT)
+        place, strangeness = self._place(context.embedding), self.fitted.strangeness(context)
+        shift = _at(self._drift.residuals.shift(context.embedding, place, strangeness), rows, 0.0)
+        quality = expected.quality * _at(self._drift.health.factors, rows, 1.0)
+        quality += shift[:, QUALITY]
+        charge = np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT)
+        np.minimum(charge, LARGEST_CHARGE_SHIFT, out=charge)
         charge += _at(self._drift.tariff.level, rows, 0.0)
-        quality = np.minimum(np.maximum(quality, 0.0), 1.0)
-        return Estimates(quality, expected.sigma, expected.cost * np.exp(charge))
+        np.exp(charge, out=charge)
+        charge *= expected.cost
+        np.maximum(quality, 0.0, out=quality)
+        return Estimates(np.minimum(quality, 1.0, out=quality), expected.sigma, charge)
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.score) or not np.isnan(outcome.cost):
             self._drift.health.pass_time()
+        if outcome.refused:
+            self._refused(replace(outcome, arm=outcome.refused))
         if not outcome.arm:
             return
         expected = self.fitted.expected(outcome)
         if expected is not None:
-            row = self._drift.row(outcome.arm)
-            others, _ = self._drift.residuals.shifts(outcome.embedding)
-            self._charged(outcome, row, expected[1], float(others[row, CHARGE]))
-            self._judged(outcome, row, expected[0], float(others[row, QUALITY]))
+            row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
+            others, _ = self._drift.residuals.shifts(outcome.embedding, strangeness=strangeness)
+            self._charged(outcome, row, expected[1], float(others[row, CHARGE]), strangeness)
+            self._judged(outcome, row, expected[0], float(others[row, QUALITY]), strangeness)
         self.fitted.learn(outcome)
 
     def refit(self, history: History) -> None:
@@ -125,21 +138,44 @@ class Watched:
         own = self._drift.residuals.directions
         return len(own) if len(own) and np.array_equal(self.fitted.directions[: len(own)], own) else 0
 
-    def _charged(self, outcome: Outcome, row: int, expected: float, elsewhere: float) -> None:
+    def _charged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, strangeness: float) -> None:
         if not outcome.cost > 0.0 or not expected > 0.0:
             return
         log_ratio = float(np.log(outcome.cost / expected))
-        self._drift.tariff.observe(row, log_ratio - elsewhere)
+        self._drift.tariff.observe(row, log_ratio - elsewhere, 1.0 - strangeness)
         residual = log_ratio - float(self._drift.tariff.level[row])
-        self._drift.residuals.add(outcome.embedding, row, CHARGE, residual, 1.0)
+        self._drift.residuals.add(outcome.embedding, row, CHARGE, residual, 1.0, strangeness)
 
-    def _judged(self, outcome: Outcome, row: int, expected: float, elsewhere: float) -> None:
+    def _refused(self, outcome: Outcome) -> None:
+        """An answer that cost more than was left counts as what it is expected to have cost, given that.
+
+        Otherwise nothing would be learned from it, and an arm whose answers are dearer than thought and whose budget
+        holds none of them would be chosen in vain for ever.
+        """
+        expected = self.fitted.expected(outcome)
+        if expected is None or not expected[1] > 0.0 or not outcome.left > 0.0:
+            return
+        row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
+        others, _ = self._drift.residuals.shifts(outcome.embedding, strangeness=strangeness)
+        elsewhere, level = float(others[row, CHARGE]), float(self._drift.tariff.level[row])
+        sigma = math.hypot(float(self._drift.tariff.spread[row]), STRANGE_SPREAD * strangeness)
+        beyond = _mean_beyond(math.log(outcome.left / expected[1]), level + elsewhere, sigma)
+        cost = expected[1] * float(np.exp(beyond))
+        self._charged(replace(outcome, cost=cost), row, expected[1], elsewhere, strangeness)
+
+    def _judged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, strangeness: float) -> None:
         if np.isnan(outcome.score):
             return
-        factor = float(self._drift.health.factors()[row])
-        self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight)
+        factor = float(self._drift.health.factors[row])
+        self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight * (1.0 - strangeness))
         residual = outcome.score - factor * expected
-        self._drift.residuals.add(outcome.embedding, row, QUALITY, residual, outcome.weight)
+        self._drift.residuals.add(outcome.embedding, row, QUALITY, residual, outcome.weight, strangeness)
+
+
+def _mean_beyond(bound: float, mean: float, sigma: float) -> float:
+    """E[x | x > bound] of a normal x."""
+    z = (bound - mean) / sigma
+    return mean + sigma * float(np.exp(-0.5 * z * z - 0.5 * np.log(2.0 * np.pi) - log_ndtr(-z)))
 
 
 def _at(values: Float, rows: NDArray[np.intp] | None, otherwise: float) -> Float:

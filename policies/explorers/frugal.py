@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from policies.explorers.greedy import allowed, point
+from policies.explorers.greedy import allowed, best, point
 from policies.types import Estimates, Float, RouteContext
 
 
@@ -25,11 +26,12 @@ class Frugal:
             raise ValueError(f"share is {self.share}, expected 0 … 1")
 
     def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
-        best = point(scores, estimates.cost)
         if self.share == 0.0:
-            return best, scores
-        spread = allowed(scores) / np.maximum(estimates.cost, 1e-12)
+            return point(scores, estimates.cost), scores
+        spread = np.maximum(estimates.cost, 1e-12)
+        np.divide(1.0, spread, out=spread)
+        if not math.isfinite(sum(scores.tolist())):
+            spread *= allowed(scores)
         spread *= self.share / np.add.reduce(spread)
-        best *= 1.0 - self.share
-        best += spread
-        return best, scores
+        spread[best(scores, estimates.cost)] += 1.0 - self.share
+        return spread, scores

@@ -15,16 +15,20 @@ def allowed(scores: Float) -> Float:
     return finite.astype(np.float64) if np.count_nonzero(finite) else np.ones(len(scores))
 
 
+def best(scores: Float, costs: Float) -> int:
+    """The arm of the highest score; ties go to the cheaper arm, then to the first."""
+    values: list[float] = scores.tolist()  # as built-ins: n is small
+    highest = max(values)
+    if values.count(highest) == 1:
+        return values.index(highest)
+    top = np.flatnonzero(scores == highest)
+    return int(top[np.argmin(costs[top])])
+
+
 def point(scores: Float, costs: Float) -> Float:
-    """(n,) all weight on the highest score; ties go to the cheaper arm, then to the first."""
-    values = scores.tolist()
-    best = max(values)
-    chosen = values.index(best)
-    if values.count(best) > 1:
-        top = np.flatnonzero(scores == best)
-        chosen = top[np.argmin(costs[top])]
+    """(n,) all weight on the best arm."""
     probabilities = np.zeros(len(scores))
-    probabilities[chosen] = 1.0
+    probabilities[best(scores, costs)] = 1.0
     return probabilities
 
 
@@ -49,10 +53,8 @@ class Epsilon:
     def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         support = allowed(scores)
         support *= self.share / np.add.reduce(support)
-        best = point(scores, estimates.cost)
-        best *= 1.0 - self.share
-        best += support
-        return best, scores
+        support[best(scores, estimates.cost)] += 1.0 - self.share
+        return support, scores
 
 
 @dataclass(frozen=True, slots=True)

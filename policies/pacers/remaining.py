@@ -22,6 +22,9 @@ CURVE_PRICES = 64
 FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
 PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
+STALE = 0.02  # of the queries left: when so many have come prices are solved again, where that is sooner
+SOONEST = 5  # arrivals between two solutions
+
 ENDS_EARLY = 0.05  # chance that queries stop coming before all that are expected came, whenever
 RESERVE = 0.005  # of the planned queries' money, kept until they have all come
 OVERTIME = 0.3  # of the planned queries, expected once they have all come
@@ -55,8 +58,8 @@ class Remaining:
     Both budgets are spread over the queries expected until the purse's reset: the observed rate of arrivals times the
     seconds left. The queries to come are taken to look like the estimator's rehearsal and the queries seen since, each
     row of either counting the same, and to come with a chance that falls a little towards the end. γ and the curve of
-    spending against μ are solved again every `resolve` arrivals, in learn(), off the path of a request; prices()
-    solves only where nothing was solved before.
+    spending against μ are solved again every `resolve` arrivals, and oftener where that is more than a fiftieth of the
+    queries left, in learn(), off the path of a request; prices() solves only where nothing was solved before.
     """
 
     def __init__(self, rehearsal: Rehearsal, *, resolve: int = 50, queries_per_s: float = 1.0) -> None:
@@ -66,6 +69,8 @@ class Remaining:
         self._counted = PRIOR_QUERIES
         self._elapsed_s = PRIOR_QUERIES / queries_per_s
         self._last_s = np.nan
+        self._solved_at = 0  # arrivals when prices were last solved
+        self._queries = math.inf  # still to come, when last asked
         self._solved_for: tuple[str, ...] = ()
         self._gamma: Float = np.zeros(0)
         self._budgets: Float = np.zeros(0)  # USD a query that each arm of _solved_for had left when last asked
@@ -73,11 +78,13 @@ class Remaining:
         self._recent = QuerySample(RECENT_ROWS)
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        prices = np.full(len(context.arms), float(context.preference))
+        prices = np.empty(len(context.arms))
+        prices.fill(context.preference)
         if not math.isfinite(context.purse.reset_s):
             return prices
         names = tuple([arm.name for arm in context.arms])
         queries = max(context.purse.reset_s * self._counted / self._elapsed_s, self._resolve / 2)
+        self._queries = queries
         if math.isfinite(context.purse.remaining):
             prices += self._purse_price(names, context.purse.remaining / queries)
         if context.capacity is not None and np.isfinite(context.capacity).any():
@@ -94,7 +101,8 @@ class Remaining:
         self._last_s = outcome.now
         if outcome.expected is not None:
             self._recent.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
-        if self._arrivals % self._resolve == 0:
+        if self._arrivals - self._solved_at >= min(self._resolve, max(SOONEST, STALE * self._queries)):
+            self._solved_at = self._arrivals
             self._curves = {names: self._curve(names) for names in list(self._curves)[-MOST_CURVES:]}
             if self._solved_for:
                 self._gamma = self._dual(self._solved_for, self._budgets, self._gamma)
@@ -117,6 +125,7 @@ class Remaining:
         self._arrivals = int(state["arrivals"])
         self._counted, self._elapsed_s = float(state["counted"]), float(state["elapsed_s"])
         self._last_s = float(state["last_s"])
+        self._solved_at, self._queries = int(state["solved_at"]), float(state["queries"])
         self._gamma, self._budgets = np.array(state["gamma"]), np.array(state["budgets"])
         self._solved_for = tuple(str(name) for name in state["solved_for"])
         names = [tuple(str(joined).split(SEPARATOR)) for joined in state["curve_names"]]
@@ -187,4 +196,4 @@ def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cos
 
 
 SEPARATOR = "\x1f"  # between the names of one curve
-PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s")
+PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s", "solved_at", "queries")

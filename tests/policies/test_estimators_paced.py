@@ -184,6 +184,61 @@ def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(wa
     assert (strange.sigma > close.sigma).all()
 
 
+def strange_query(seed: int = 1, **changes: object) -> RouteContext:
+    """Near some of history by its embedding, and a thousand times as long as anything in it."""
+    return query(seed, prompt_tokens=100_000, prompt_characters=400_000, **changes)
+
+
+def test_a_prompt_unlike_any_in_its_surface_falls_back_to_the_means_though_its_embedding_is_near(
+    watched: Watched,
+) -> None:
+    means = HISTORY.scores.mean(axis=0)
+    close, strange = watched.estimate(query()), watched.estimate(strange_query())
+    assert np.abs(strange.quality - means).max() < 0.5 * np.abs(close.quality - means).max()
+    assert (strange.sigma > 1.4 * close.sigma).all()
+
+
+def test_what_one_strange_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(watched: Watched) -> None:
+    before, ordinary = watched.estimate(strange_query(99)).quality[3], watched.estimate(query(99)).quality[3]
+    for seed in range(12):
+        watched.learn(make_outcome(strange_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
+    assert watched.estimate(strange_query(99)).quality[3] < 0.6 * before
+    assert watched.estimate(query(99)).quality[3] > 0.9 * ordinary
+
+
+def test_dear_answers_to_strange_queries_are_no_new_tariff(watched: Watched) -> None:
+    before = watched.estimate(query(99)).cost[3]
+    for seed in range(12):
+        asked = strange_query(seed)
+        cost = 6.0 * float(watched.estimate(asked).cost[3])
+        watched.learn(make_outcome(asked, ARMS[3].name, score=float("nan"), cost=cost))
+    assert watched.estimate(query(99)).cost[3] < 1.2 * before
+
+
+def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_with_each(watched: Watched) -> None:
+    costs = []
+    for seed in range(6):
+        asked = query(1, request_id=f"r{seed}")
+        costs.append(float(watched.estimate(asked).cost[3]))
+        nobody = make_outcome(asked, "", score=float("nan"), cost=float("nan"))
+        watched.learn(replace(nobody, refused=ARMS[3].name, left=1.5 * costs[0]))
+    assert costs == sorted(costs)
+    assert costs[-1] > 1.3 * costs[0]
+
+
+def test_one_arm_s_many_failures_at_a_place_say_less_of_another_arm_than_two_arms_do() -> None:
+    alone, together = Residuals(), Residuals()
+    here = np.eye(8, dtype=np.float32)[0]
+    for each in (alone, together):
+        for _ in range(3):
+            each.grow()
+    for answer in range(40):
+        alone.add(here, 0, 0, -0.4, 1.0)
+        together.add(here, answer % 2, 0, -0.4, 1.0)
+    assert together.shift(here)[2, 0] < 1.2 * alone.shift(here)[2, 0] < 0.0
+    assert alone.shift(here)[2, 0] >= -0.2
+
+
 def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: Watched) -> None:
     context = query()
     agreeing = replace(context.neighbours, scores=np.broadcast_to(watched.estimate(context).quality, (60, 4)))
@@ -233,11 +288,11 @@ def test_an_arm_that_failed_is_tried_again_once_time_has_passed() -> None:
     health.grow()
     for _ in range(20):
         health.observe(0, 0.0, 0.8, 1.0)
-    down = float(health.factors()[0])
+    down = float(health.factors[0])
     for _ in range(3000):
         health.pass_time()
     assert down < 0.1
-    assert health.factors()[0] > 0.9
+    assert health.factors[0] > 0.9
 
 
 def test_doubting_an_arm_that_is_as_good_as_expected_costs_less_than_a_hundredth() -> None:
@@ -247,7 +302,7 @@ def test_doubting_an_arm_that_is_as_good_as_expected_costs_less_than_a_hundredth
     for _ in range(3000):
         health.pass_time()
         health.observe(0, float(rng.random() < 0.7), 0.7, 1.0)
-        factors.append(health.factors()[0])
+        factors.append(health.factors[0])
     assert np.mean(factors) > 0.99
 
 

@@ -93,6 +93,18 @@ def test_prices_of_capacities_keep_the_rehearsal_inside_its_budgets() -> None:
     assert sum(spent) > 0.9 * budgets.sum()
 
 
+@pytest.mark.parametrize(("reset_s", "arrivals"), [(1000.0, 20), (100_000.0, 50), (100.0, 5)])
+def test_prices_are_solved_again_after_a_fiftieth_of_the_queries_left(reset_s: float, arrivals: int) -> None:
+    pacer, capacity = make_pacer(), np.array([np.inf, np.inf, 5e-5 * reset_s])
+    price_of(pacer, remaining=np.inf, reset_s=reset_s, capacity=capacity)
+    half = price_of(pacer, remaining=np.inf, reset_s=reset_s, capacity=capacity / 2)[2]
+    for each in range(1, arrivals):
+        pacer.learn(arrival(float(each)))
+    assert price_of(pacer, remaining=np.inf, reset_s=reset_s, capacity=capacity / 2)[2] == half
+    pacer.learn(arrival(float(arrivals)))
+    assert price_of(pacer, remaining=np.inf, reset_s=reset_s, capacity=capacity / 2)[2] != half
+
+
 def test_a_rehearsal_twice_over_has_the_same_prices() -> None:
     budgets = np.array([2e-6, 8e-6, 2e-5])
     once = smoothed_dual(REHEARSAL.quality, REHEARSAL.cost, budgets, weights=EVEN)

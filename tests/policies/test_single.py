@@ -184,10 +184,13 @@ def test_residuals_are_kernel_means_of_the_latest_answers_shrunk_to_zero() -> No
         total[arms[row], channels[row]] += near * weights[row] * left[row]
         weight[arms[row], channels[row]] += near * weights[row]
     doubt = np.array([8.0, 2.0])
-    others = (total.sum(axis=0) - total) / (weight.sum(axis=0) - weight + doubt)
+    share = doubt / (weight + doubt)  # an arm with many answers counts as `doubt` of them
+    rest = [(share * each).sum(axis=0) - share * each for each in (total, weight)]
+    others = rest[0] / (rest[1] + doubt)
     found = residuals.shifts(query)
     np.testing.assert_allclose(found[0], others, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found[1], (total - weight * others) / (weight + doubt), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(residuals.shift(query), found[0] + found[1], rtol=1e-9, atol=1e-12)
 
 
 def test_answers_are_near_in_the_directions_given_and_no_others() -> None:
