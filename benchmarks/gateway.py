@@ -30,6 +30,7 @@ from benchmarks.rig import (
     load,
     needs,
     nginx,
+    nginx_relay,
     prompts,
     running,
     stream_load,
@@ -134,7 +135,10 @@ class Bench:
                 )
 
     def streams(self) -> None:
-        """CPU of each relayed chunk: 32 streams of 200 chunks, 5 ms apart, each chunk in a read of its own."""
+        """CPU of each relayed chunk: 32 streams of 200 chunks, 5 ms apart, each chunk in a read of its own.
+
+        Then by an nginx that only relays, which is what a read and a write of a chunk cost on this machine.
+        """
         self._stream("pointsman, 32 streams", connections=32, chunks=200, gap_ms=5)
 
     def open(self) -> None:
@@ -149,8 +153,21 @@ class Bench:
         settings = full_settings(engine, folder, free_port())
         seed_snapshot(settings, vectors=10_000)
         script = write_script(folder, [{**body, "stream": True} for body in prompts(400)], [KEY])
-        with running(command, ready=engine, log=folder / "engine.log"), gateway(folder, settings) as (url, tree):
+        with (
+            running(command, ready=engine, log=folder / "engine.log"),
+            gateway(folder, settings) as (url, tree),
+            nginx_relay(_made(folder / "relay"), engine) as (bare_url, bare),
+        ):
             stream_load(name, url, engine, script, tree, connections=connections, seconds=self._seconds * 2)
+            stream_load(
+                "  … by an nginx that only relays",
+                bare_url,
+                engine,
+                script,
+                bare,
+                connections=connections,
+                seconds=self._seconds * 2,
+            )
 
     def peers(self) -> None:
         """Other gateways in front of the same mock."""

@@ -49,13 +49,15 @@ http {{
   uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
   server {{
     listen 127.0.0.1:{port} backlog=4096; default_type application/json;
-    location = /v1/models {{ return 200 '{models}'; }}
-    location = /health {{ return 200 '{{}}'; }}
-    location = /metrics {{ return 404; }}
-    location / {{ return 200 '{answer}'; }}
+    {locations}
   }}
 }}
 """
+_ANSWERING = """location = /v1/models {{ return 200 '{models}'; }}
+    location = /health {{ return 200 '{{}}'; }}
+    location = /metrics {{ return 404; }}
+    location / {{ return 200 '{answer}'; }}"""
+_RELAYING = "location / {{ proxy_pass {engine}; proxy_http_version 1.1; proxy_buffering off; }}"
 
 _LUA = """local bodies = {{}}
 for line in io.lines("{bodies}") do bodies[#bodies + 1] = line end
@@ -192,14 +194,27 @@ def _await(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float)
 @contextmanager
 def nginx(folder: Path) -> Iterator[tuple[str, Tree]]:
     """An nginx that answers every POST at once with one short completion; its URL and process."""
-    port = free_port()
     models = json.dumps({"object": "list", "data": [{"id": "mock", "object": "model", "owned_by": "mock"}]})
+    with _nginx(folder, _ANSWERING.format(models=models, answer=json.dumps(ANSWER)), ready="/health") as found:
+        yield found
+
+
+@contextmanager
+def nginx_relay(folder: Path, engine: str) -> Iterator[tuple[str, Tree]]:
+    """An nginx that relays everything to `engine` as it comes, and no more: what a relay costs in C."""
+    with _nginx(folder, _RELAYING.format(engine=engine), ready="/count") as found:
+        yield found
+
+
+@contextmanager
+def _nginx(folder: Path, locations: str, *, ready: str) -> Iterator[tuple[str, Tree]]:
+    port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, port=port, models=models, answer=json.dumps(ANSWER)))
+    config.write_text(_NGINX.format(folder=folder, port=port, locations=locations))
     url = f"http://127.0.0.1:{port}"
     program = find("nginx")
     assert program is not None
-    with running([program, "-c", str(config)], ready=f"{url}/health", log=folder / "nginx.log") as tree:
+    with running([program, "-c", str(config)], ready=f"{url}{ready}", log=folder / "nginx.log") as tree:
         yield url, tree
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import shutil
 import threading
 from collections import OrderedDict
@@ -32,6 +33,7 @@ T = TypeVar("T")
 LOG = logging.getLogger("pointsman.learning")
 AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
 A_PAGE = 500  # texts or decisions encoded at once for a snapshot
+HALF = np.dtype("<f2")  # of embeddings in the log; made once, since the name is dear to read
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -78,10 +80,11 @@ class OutcomeTable:
         """What `models` (n,) earned and cost on `rows` (k,)."""
         asked = tuple(models)
         columns = None if asked == self._names else [self._column(model) for model in asked]
-        seen = self._seen.take(rows, axis=0).astype(np.float64)  # whole rows: half the price
+        seen = self._seen.take(rows, axis=0)  # (k, 2, M): whole rows, half the price
         if columns is not None:
             seen = seen[:, :, columns]
-        return Neighbours(similarity, seen[:, 0], seen[:, 1])
+        scores, costs = seen.transpose(1, 2, 0).astype(np.float64, order="C")  # (n, k) each, as they are summed
+        return Neighbours(similarity, scores.T, costs.T)
 
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit. Copies, so that a thread may read it."""
@@ -236,7 +239,8 @@ class Learning:
         taken = 0
         try:
             async for position, entry in self._log.tail(self.position):
-                await self._still()
+                if self._looked_at is not None:
+                    await self._still()
                 self.take(entry)
                 self.position, taken = position, taken + 1
                 if taken % AT_ONCE == 0:
@@ -450,6 +454,6 @@ def _read_pages(path: Path) -> OrderedDict[str, _Open]:
 
 def _unpack(embedding: bytes) -> NDArray[np.float32]:
     """float16 bytes to a float32 unit vector (d,)."""
-    vector = np.frombuffer(embedding, "<f2").astype(np.float32)
-    norm = float(np.sqrt(vector @ vector))
+    vector = np.frombuffer(embedding, HALF).astype(np.float32)
+    norm = math.sqrt(vector @ vector)
     return vector / norm if norm > 0 else vector

@@ -52,9 +52,16 @@ class Means:
         self._events = 0
 
     def estimate(self, context: RouteContext) -> Estimates:
-        known = [self._of(arm) for arm in context.arms]
-        costs = np.array([self._cost(arm, each, context) for arm, each in zip(context.arms, known, strict=True)])
-        return Estimates(np.array([each.quality for each in known]), np.array([each.sigma for each in known]), costs)
+        quality, sigma, costs = zip(*self.floats(context), strict=True)
+        return Estimates(np.array(quality), np.array(sigma), np.array(costs))
+
+    def floats(self, context: RouteContext) -> list[tuple[float, float, float]]:
+        """(quality, sigma, cost in USD) of each arm: estimate() for whoever goes on computing without numpy."""
+        rows = []
+        for arm in context.arms:
+            known = self._of(arm)
+            rows.append((known.quality, known.sigma, self._cost(arm, known, context)))
+        return rows
 
     def costs(self, context: RouteContext) -> Float:
         return np.array([self._cost(arm, self._of(arm), context) for arm in context.arms])
@@ -94,7 +101,10 @@ class Means:
 
     def _sums(self, name: str) -> list[float]:
         row = self._tally.find(name)
-        return [0.0] * 10 if row < 0 else [float(each) for each in self._tally.sums[row]]
+        if row < 0:
+            return [0.0] * 10
+        sums: list[float] = self._tally.sums[row].tolist()
+        return sums
 
     def _quality(self, arm: Arm, sums: list[float]) -> tuple[float, float]:
         """Posterior mean and standard deviation of the mean."""
@@ -125,10 +135,8 @@ class Means:
             sums[SCORE] += outcome.weight * outcome.score
             sums[SQUARE] += outcome.weight * outcome.score**2
         if not math.isnan(outcome.cost):
-            length, cost = outcome.prompt_tokens, outcome.cost
-            sums[COSTED : LENGTH_COST + 1] += (1.0, cost, length, length**2, length * cost)
-            sums[ANSWERS] += 1.0
-            sums[TOKENS] += outcome.completion_tokens
+            length, cost, tokens = outcome.prompt_tokens, outcome.cost, outcome.completion_tokens
+            sums[COSTED : TOKENS + 1] += (1.0, cost, length, length**2, length * cost, 1.0, tokens)
         self._events += 1
         if self._events < EVERY or self._events % EVERY == 0:
             self._pool()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,23 +42,23 @@ class NeighbourMeans:
         self._contested = contested
 
     def estimate(self, context: RouteContext) -> Estimates:
-        base = self._means.estimate(context)
         near = context.neighbours
         if len(near.similarity) == 0:
-            return base
+            return self._means.estimate(context)
         strangeness = self._strangeness(near.similarity)
-        found = len(near.similarity)
-        sums = self._sums(near, self._k if strangeness == 0.0 else found)
+        table, found = _summed(near), len(near.similarity)
+        used = min(self._k, found) if strangeness == 0.0 else found
+        sums = self._sums(table, near.similarity[:used])
         disagreement = _disagreement(sums, self._means.variances(context.arms)) if self._contested else 0.0
         if disagreement > 0.0:
-            wide = sums if strangeness > 0.0 or found <= self._k else self._sums(near, found)
+            wide = sums if used == found else self._sums(table, near.similarity)
             sums = [[(1.0 - disagreement) * each for each in row] for row in wide[:3]] + sums[3:]
             strangeness = max(strangeness, disagreement)
         shrinkage = self._shrinkage
         doubt = shrinkage if shrinkage > 1.0 else 1.0
         quality, sigma, cost = [], [], []
-        rows = zip(*sums, base.quality.tolist(), base.sigma.tolist(), base.cost.tolist(), strict=True)
-        for weight, total, squares, paid, spent, prior, prior_sigma, prior_cost in rows:  # built-ins cost too much here
+        rows = zip(*sums, self._means.floats(context), strict=True)
+        for weight, total, squares, paid, spent, (prior, prior_sigma, prior_cost) in rows:  # calls cost too much here
             held = weight + shrinkage
             mean = (total + shrinkage * prior) / held if held > 0.0 else prior
             deviation = prior_sigma
@@ -145,20 +146,16 @@ class NeighbourMeans:
         return min(1.0, strangeness) if strangeness > 0.0 else 0.0
 
     def _trust(self, similarity: Float32) -> Float:
-        """(k,) weights of neighbours."""
+        """(k,) weights of neighbours, nearest first."""
+        if similarity[-1] >= self._trusted:  # the usual case, at a quarter of the price
+            return _ones(len(similarity))
         return np.minimum(np.maximum(similarity, 0.0) / self._trusted, 1.0).astype(np.float64)
 
-    def _sums(self, near: Neighbours, k: int) -> list[list[float]]:
-        """Five rows (n,): Σw, Σw·score, Σw·score² over judged neighbours, Σw and Σw·cost over paid ones."""
-        trust = self._trust(near.similarity[:k])
-        scores, costs = near.scores[:k], near.costs[:k]
-        table = np.empty((5, *scores.shape))
-        np.equal(scores, scores, out=table[0], casting="unsafe")  # NaN is not itself
-        np.fmax(scores, 0.0, out=table[1])
-        np.multiply(table[1], table[1], out=table[2])
-        np.equal(costs, costs, out=table[3], casting="unsafe")
-        np.fmax(costs, 0.0, out=table[4])
-        sums: list[list[float]] = (trust @ table).tolist()
+    def _sums(self, table: Float, similarity: Float32) -> list[list[float]]:
+        """Five rows (n,) over the nearest: Σw, Σw·score, Σw·score² where judged, Σw and Σw·cost where paid."""
+        rows, arms, k = table.shape[0], table.shape[1], len(similarity)
+        flat = table.reshape(rows * arms, -1)[:, :k] @ self._trust(similarity)
+        sums: list[list[float]] = flat.reshape(rows, arms).tolist()
         return sums
 
     def learn(self, outcome: Outcome) -> None:
@@ -172,6 +169,28 @@ class NeighbourMeans:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._means.restore(state)
+
+
+def _summed(near: Neighbours) -> Float:
+    """(5, n, k): whether it was judged, score, score², whether it was paid and USD of each neighbour; 0 where never.
+
+    Neighbours along the rows: numpy is quick along the last axis only.
+    """
+    scores, costs = near.scores.T, near.costs.T
+    table = np.empty((5, *scores.shape))
+    np.equal(scores, scores, out=table[0], casting="unsafe")  # NaN is not itself
+    np.fmax(scores, 0.0, out=table[1])
+    np.multiply(table[1], table[1], out=table[2])
+    np.equal(costs, costs, out=table[3], casting="unsafe")
+    np.fmax(costs, 0.0, out=table[4])
+    return table
+
+
+@lru_cache(maxsize=256)
+def _ones(k: int) -> Float:
+    ones = np.ones(k)
+    ones.setflags(write=False)
+    return ones
 
 
 def _disagreement(sums: list[list[float]], variances: list[float]) -> float:
