@@ -233,20 +233,21 @@ class Book:
         return bound
 
     def _bind(self, scopes: tuple[str, ...], terms: Charges) -> Bound:
-        accounts: dict[str, Account] = {}
-        pages: dict[int, Page] = {}
-        meters = []
+        account: Account = {}
+        pages: list[Page] = []
+        meters, last = [], None
         for scope, term in zip(scopes, terms, strict=True):
-            account = accounts.get(scope)
-            if account is None:
-                page = self.page(scope)
-                account = accounts[scope] = self._account(page, scope)
-                pages[page.number] = page
-            meter = account.get(term.meter)
+            if scope != last:  # charges of one scope follow each other
+                last, page = scope, self.page(scope)
+                account = self._account(page, scope)
+                if page not in pages:
+                    pages.append(page)
+            name = term.meter
+            meter = account.get(name)
             if meter is None:
-                meter = account[term.meter] = Meter()
+                meter = account[name] = Meter()
             meters.append(meter)
-        return Bound(terms, scopes, tuple(meters), tuple(pages.values()))
+        return Bound(terms, scopes, tuple(meters), tuple(pages))
 
     def _uncounted(self, seq: int, bound: Bound) -> Iterable[tuple[Charge | Gauge, Meter]]:
         """The charges that do not know this entry yet."""

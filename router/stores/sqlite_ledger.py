@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Protocol, cast
 
@@ -53,6 +54,7 @@ ROWS = 1_000  # pages stored in one transaction, when everything is
 PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
 KEPT = 600_000  # accounts and spend lines beyond which stored ones are dropped from memory
+FOREVER = 1 << 62
 STORED = "paged"  # the fact up to which position every page has the journal; earlier versions called theirs "stored"
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
@@ -82,6 +84,9 @@ class SqliteLedger:
         self._stored_at = 0
         self._to_store: Waiting[Page] = Waiting(_number)
         self._instalments = 1
+        self._oldest_hold = (
+            FOREVER  # where the oldest hold began that was under way while this round of storing goes on
+        )
         self._changed_in = -1  # the transaction in which the book was changed
         database.on_failure.append(self._forget)
 
@@ -92,7 +97,7 @@ class SqliteLedger:
         """
         if self._is_of_earlier_version():
             await self._db.transact(self._upgrade)
-        with contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
+        with _no_collector(), contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
             self._read_first()
         await self._db.transact(self._caught_up)
         self._ticker = asyncio.create_task(self._tick())
@@ -384,7 +389,7 @@ class SqliteLedger:
         book = Book(load=self._load_page, load_line=self._load_line)
         book.position, book.edition = self._fact(STORED), self._fact("keys")
         self._stored_at = book.position
-        self._to_store = Waiting(_number)
+        self._to_store, self._oldest_hold = Waiting(_number), FOREVER
         return book
 
     def _read_first(self) -> None:
@@ -424,6 +429,7 @@ class SqliteLedger:
 
     def _store_all(self, book: Book, *, instalments: int | None = None) -> None:
         """Begin to store whatever is not stored as it is now; None: in as few instalments as may be."""
+        self._note_holds(book)
         self._to_store.add(book.dirty)
         book.dirty.clear()
         self._instalments = instalments or 1 + len(self._to_store) // ROWS
@@ -438,7 +444,12 @@ class SqliteLedger:
         self._instalments = max(1, self._instalments - 1)
         for page in pages:
             page.since = 0
+        self._note_holds(book)
         self._write(pages, book.position)
+
+    def _note_holds(self, book: Book) -> None:
+        """A page that is stored with a hold needs the entry of the hold, once it has ended, to know of the end."""
+        self._oldest_hold = min(self._oldest_hold, min((t.seq for t in book.holds.values()), default=FOREVER))
 
     def _write(self, pages: list[Page], position: int) -> None:
         """Store pages as they are at this position, and what was spent on days that are over in rows of its own."""
@@ -450,10 +461,11 @@ class SqliteLedger:
         self._db.executemany("INSERT OR REPLACE INTO page VALUES (?, ?, ?, ?)", rows)
 
     def _advance(self, book: Book, stored: int) -> None:
-        oldest = [t.seq for t in book.holds.values()]
+        self._note_holds(book)
+        oldest, self._oldest_hold = [self._oldest_hold, book.position + 1], FOREVER
         if book.dirty:
             oldest.append(book.dirty[0].since)
-        safe = min(oldest, default=book.position + 1) - 1
+        safe = min(oldest) - 1
         if safe > stored:
             self._note_fact(STORED, safe)
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
@@ -537,6 +549,18 @@ def _lag(book: Book) -> int:
 
 
 _number = attrgetter("number")
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """What a long journal makes is here to stay: looking through it again and again frees nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _ticket_of(hold: Hold) -> Ticket:
