@@ -84,9 +84,7 @@ class SqliteLedger:
         self._stored_at = 0
         self._to_store: Waiting[Page] = Waiting(_number)
         self._instalments = 1
-        self._oldest_hold = (
-            FOREVER  # where the oldest hold began that was under way while this round of storing goes on
-        )
+        self._oldest_hold = FOREVER  # where the oldest hold began that a page of this round of storing may have
         self._changed_in = -1  # the transaction in which the book was changed
         database.on_failure.append(self._forget)
 
