@@ -1,34 +1,34 @@
 """The book: budgets, limits and holds as a state machine over an ordered journal. Pure: no clock, no disk.
 
-Every process that follows the same journal has the same book. A meter or spend line that was stored at position `seq`
-ignores what the journal says up to `seq`, so the book can be stored piece by piece while it goes on.
+Every process that follows the same journal has the same book. A page of balances that was stored at some position
+ignores what the journal says up to there, so the book can be stored piece by piece while it goes on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import compress
 
 import msgspec
 
 from router.stores.meters import (
     DAY_MS,
+    Charge,
     Charges,
     Gauge,
-    Meter,
     Plan,
     PlanCache,
     Ticket,
-    alike,
     calendar_slots,
-    charges_in,
     day_of,
     need_of,
     plan_of,
+    scopes_and_terms,
     wait_ms,
 )
+from router.stores.pages import Account, Line, LineKey, Meter, Page, page_of
 from router.types import Offer, Reservation
 
 FOREVER_MS = 1 << 62
@@ -86,44 +86,25 @@ class KeysChanged(msgspec.Struct, array_like=True, tag="k"):
 
 
 Event = Opened | Settled | Expired | Late | Marked | Renewed | KeysChanged
-LineKey = tuple[str, str, str, str, str]  # day, tenant, team, key, model
-
-
-class Account:
-    """The meters of one scope, by name."""
-
-    __slots__ = ("meters", "scope", "seq", "since")
-
-    def __init__(self, scope: str, meters: dict[str, Meter]) -> None:
-        self.scope, self.meters = scope, meters
-        self.seq = 0  # position of the last change that this process has followed
-        self.since = 0  # position of the first one that is not stored; 0: it is stored as it is
-
-
-class Line:
-    """What one tenant, team, key and model spent on one day."""
-
-    __slots__ = ("completion_tokens", "cost", "key", "prompt_tokens", "requests", "seq", "since")
-
-    def __init__(self, key: LineKey) -> None:
-        self.key = key
-        self.seq = self.requests = self.prompt_tokens = self.completion_tokens = self.cost = 0
-        self.since = 0  # as of an account
-
-
-NO_LINE = Line(("", "", "", "", ""))
+NO_KEY: LineKey = ("", "", "", "", "")
 
 
 class Bound:
-    """Where holds of the same charges count: their meters and accounts, and the spend line they ended on last."""
+    """Where holds of the same charges count: meters and pages, and the spend line they ended on last."""
 
-    __slots__ = ("accounts", "charged", "key", "line", "pairs", "soft")
+    __slots__ = ("home", "is_apart", "key", "line", "meters", "pages", "scopes", "soft", "terms")
 
-    def __init__(self, charged: Charges, pairs: tuple[tuple[Any, Meter], ...], accounts: tuple[Account, ...]) -> None:
-        self.charged, self.pairs, self.accounts = charged, pairs, accounts  # those of the pairs are without scopes
-        self.soft = any(charge.soft for charge in charged)
-        self.key: LineKey | None = None
-        self.line = NO_LINE
+    def __init__(
+        self, terms: Charges, scopes: tuple[str, ...], meters: tuple[Meter, ...], pages: tuple[Page, ...]
+    ) -> None:
+        self.terms, self.scopes, self.meters = terms, scopes, meters  # of each charge
+        self.pages = pages
+        self.soft = any(charge.soft for charge in terms)
+        self.key, self.home, self.is_apart = NO_KEY, NOWHERE, True
+        self.line: Line = []
+
+
+NOWHERE = Page(-1, 0, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,99 +137,125 @@ class Note:
 
 
 class Book:
-    """State after a prefix of the journal. `load` and `load_line` fetch stored pieces, or None where there is none."""
+    """State after a prefix of the journal.
+
+    `load` fetches a stored page, and `load_line` a spend line that has left its page, with the position up to which it
+    knows; None where there is none.
+    """
 
     def __init__(
-        self, *, load: Callable[[str], dict[str, Meter] | None], load_line: Callable[[LineKey], Line | None]
+        self, *, load: Callable[[int], Page | None], load_line: Callable[[LineKey], tuple[Line, int] | None]
     ) -> None:
         self.position = 0
         self.holds: dict[str, Ticket] = {}
         self.expired: dict[str, tuple[Ticket, int, int]] = {}
         self.edition = 0  # of the keys
         self.earliest_ms = FOREVER_MS  # no hold expires before this
-        self.accounts: dict[str, Account] = {}
-        self.lines: dict[LineKey, Line] = {}
-        self.dirty_accounts: deque[Account] = deque()  # not stored as they are, by `since`
-        self.dirty_lines: deque[Line] = deque()
+        self.pages: dict[int, Page] = {}
+        self.size = 0  # accounts and spend lines on these pages
+        self.dirty: deque[Page] = deque()  # not stored as they are, by `since`
         self.notes: list[Note] = []
         self._load, self._load_line = load, load_line
+        self._stored_at = 0  # what comes after this is on no page yet
+        self._known: dict[str | LineKey, int] = {}  # accounts and lines that are newer than their pages
         self._plans = PlanCache(plan_of)
         self._bound: dict[bytes, Bound] = {}
+        self._counting: dict[str, Bound] = {}  # what the holds of this process were decided on
         self._generation = object()
         self._day, self._date = -1, ""
         self._slots: dict[str, int] = {}  # of each calendar on that day
 
     # reading
 
-    def meter(self, scope: str, name: str) -> Meter:
-        """The meter of this name on this scope's account; fetched or new at first sight."""
-        return self._meter(self._account(scope), name)
+    def page(self, scope: str) -> Page:
+        """The page of a scope; fetched or new at first sight."""
+        number = page_of(scope)
+        page = self.pages.get(number)
+        if page is None:
+            page = self.pages[number] = self._load(number) or Page(number, 0, {}, {})
+            self.size += len(page.accounts) + len(page.lines)
+            self._stored_at = max(self._stored_at, page.at)
+        return page
 
-    def _meter(self, account: Account, name: str) -> Meter:
-        meter = account.meters.get(name)
-        if meter is None:
-            meter = account.meters[name] = Meter()
-        return meter
-
-    def _account(self, scope: str) -> Account:
-        account = self.accounts.get(scope)
+    def _account(self, page: Page, scope: str) -> Account:
+        account = page.accounts.get(scope)
         if account is None:
-            account = self.accounts[scope] = Account(scope, self._load(scope) or {})
+            account = page.accounts[scope] = {}
+            self.size += 1
         return account
 
-    def line(self, key: LineKey) -> Line:
+    def adopt(self, scope: str, account: Account, seq: int) -> None:
+        """An account from elsewhere, which knows what the journal says up to `seq`."""
+        self.page(scope).accounts[scope] = account
+        self._known[scope] = seq
+        self._stored_at = max(self._stored_at, seq)
+
+    def _line(self, page: Page, key: LineKey) -> Line:
         """The spend line of this key; fetched or new at first sight."""
-        line = self.lines.get(key)
+        line = page.lines.get(key)
         if line is None:
-            line = self.lines[key] = self._load_line(key) or Line(key)
+            line, seq = self._load_line(key) or ([0, 0, 0, 0], 0)
+            page.lines[key] = line
+            self.size += 1
+            if seq > page.at:
+                self._known[key] = seq
+                self._stored_at = max(self._stored_at, seq)
         return line
 
     def rolled(self, gauge: Gauge, now_ms: int) -> Meter:
         """The gauge's meter as of now."""
-        meter = self.meter(gauge.scope, gauge.meter)
+        meter = self.page(gauge.scope).accounts.get(gauge.scope, {}).get(gauge.meter) or Meter()
         meter.roll(gauge.slot(now_ms), gauge.keep)
         return meter
 
     def shrink(self) -> None:
         """Keep only what is not stored yet; the rest is fetched again when it is asked for."""
-        self.accounts = {scope: account for scope, account in self.accounts.items() if account.since}
-        self.lines = {key: line for key, line in self.lines.items() if line.since}
+        self.pages = {number: page for number, page in self.pages.items() if page.since}
+        self.size = sum(len(page.accounts) + len(page.lines) for page in self.pages.values())
         self._bound.clear()
+        self._counting.clear()
         self._generation = object()
 
-    def _bound_to(self, plan: Plan) -> tuple[tuple[Gauge, Meter], ...]:
-        """The plan's gauges without scopes, with their meters."""
-        if plan.owner is not self._generation:
-            plan.owner = self._generation
-            if plan.charged is plan.gauges:
-                bound = plan.bound = self._bind(plan.charges, plan.charged, plan.alike)
-                plan.pairs = bound.pairs
-            else:
-                meters = [self.meter(g.scope, g.meter) for g in plan.gauges]
-                plan.bound, plan.pairs = None, tuple(zip(plan.alike, meters, strict=True))
-        return plan.pairs
+    def _bind_plan(self, plan: Plan) -> None:
+        """Find where the plan's gauges count."""
+        scopes = tuple([gauge.scope for gauge in plan.gauges])
+        bound = self._bind(scopes, plan.alike)
+        plan.meters, plan.owner = bound.meters, self._generation
+        plan.bound = bound if plan.charged is plan.gauges else None
 
     def _charged(self, charges: bytes) -> Bound:
         return self._bound.get(charges) or self._bind_anew(charges)
 
     def _bind_anew(self, charges: bytes) -> Bound:
-        charged = charges_in(charges)
-        return self._bind(charges, charged, alike(charged))
-
-    def _bind(self, charges: bytes, charged: Charges, unscoped: Charges) -> Bound:
         if len(self._bound) >= BOUND:
             self._bound.clear()
-        accounts: dict[str, Account] = {}
-        meters = []
-        for charge in charged:
-            account = accounts.get(charge.scope)
-            if account is None:
-                account = accounts[charge.scope] = self._account(charge.scope)
-            meters.append(self._meter(account, charge.meter))
-        bound = self._bound[charges] = Bound(
-            charged, tuple(zip(unscoped, meters, strict=True)), tuple(accounts.values())
-        )
+        bound = self._bound[charges] = self._bind(*scopes_and_terms(charges))
         return bound
+
+    def _bind(self, scopes: tuple[str, ...], terms: Charges) -> Bound:
+        account: Account = {}
+        pages: list[Page] = []
+        meters, last = [], None
+        for scope, term in zip(scopes, terms, strict=True):
+            if scope != last:  # charges of one scope follow each other
+                last, page = scope, self.page(scope)
+                account = self._account(page, scope)
+                if page not in pages:
+                    pages.append(page)
+            name = term.meter
+            meter = account.get(name)
+            if meter is None:
+                meter = account[name] = Meter()
+            meters.append(meter)
+        return Bound(terms, scopes, tuple(meters), tuple(pages))
+
+    def _uncounted(self, seq: int, bound: Bound) -> Iterable[tuple[Charge | Gauge, Meter]]:
+        """The charges that do not know this entry yet."""
+        fresh = [not self._knows(self.page(scope), scope, seq) for scope in bound.scopes]
+        return compress(zip(bound.terms, bound.meters, strict=True), fresh)
+
+    def _knows(self, page: Page, what: str | LineKey, seq: int) -> bool:
+        return seq <= page.at or seq <= self._known.get(what, 0)
 
     def _slot(self, calendar: str, at_ms: int) -> int:
         day = at_ms // DAY_MS
@@ -258,7 +265,8 @@ class Book:
 
     def may_note(self, ticket: Ticket, end: Settled) -> bool:
         """Whether ending this hold may give the audit log something to show."""
-        return end.cost > ticket.amount or self._charged(ticket.charges).soft
+        bound = self._counting.get(ticket.decision_id) or self._charged(ticket.charges)
+        return end.cost > ticket.amount or bound.soft
 
     def due(self, now_ms: int) -> list[str]:
         """Decision ids of the holds whose lease has run out."""
@@ -293,13 +301,18 @@ class Book:
         """
         after = []
         worst, tokens = offer.worst, offer.tokens
-        for gauge, meter in self._bound_to(plan):
-            calendar = gauge.calendar
-            slot = now_ms // gauge.width_ms if calendar is None else self._slot(calendar, now_ms)
-            if slot > meter.slot:
-                meter.roll(slot, gauge.keep)
+        if plan.owner is not self._generation:
+            self._bind_plan(plan)
+        for gauge, meter in zip(plan.alike, plan.meters, strict=True):
             kind = gauge.kind
-            used = meter.total + meter.held + (worst if kind == "budget" else tokens if kind == "tokens" else 1)
+            if kind == "concurrent":
+                used = meter.held + 1
+            else:
+                calendar = gauge.calendar
+                slot = now_ms // gauge.width_ms if calendar is None else self._slot(calendar, now_ms)
+                if slot > meter.slot:
+                    meter.roll(slot, gauge.keep)
+                used = meter.total + meter.held + (worst if kind == "budget" else tokens if kind == "tokens" else 1)
             if used > gauge.limit and gauge.hard:
                 return None
             after.append(used)
@@ -344,12 +357,13 @@ class Book:
         ticket.seq = seq
         self.holds[ticket.decision_id] = ticket
         self.earliest_ms = min(self.earliest_ms, ticket.expires_ms)
-        found = None if plan is None or plan.owner is not self._generation else plan.bound
-        bound = found if isinstance(found, Bound) else self._charged(ticket.charges)
-        for charge, meter in bound.pairs:
-            if seq <= meter.seq:
-                continue
-            meter.seq = seq
+        bound: Bound | None = None if plan is None else plan.bound
+        if bound is None:
+            bound = self._charged(ticket.charges)
+        else:
+            self._counting[ticket.decision_id] = bound
+        every = zip(bound.terms, bound.meters, strict=True)
+        for charge, meter in every if seq > self._stored_at else self._uncounted(seq, bound):
             kind = charge.kind
             if kind == "budget":
                 meter.held += ticket.amount
@@ -363,15 +377,14 @@ class Book:
                     meter.total += amount
                 else:
                     meter.count(slot, charge.keep, amount)
-        self._soil(seq, bound)
+        self._soil(seq, bound.pages)
 
-    def _soil(self, seq: int, bound: Bound) -> None:
-        """These accounts are not what was stored."""
-        for account in bound.accounts:
-            account.seq = seq
-            if not account.since:
-                account.since = seq
-                self.dirty_accounts.append(account)
+    def _soil(self, seq: int, pages: tuple[Page, ...]) -> None:
+        """These pages are not what was stored."""
+        for page in pages:
+            if not page.since and seq > page.at:
+                page.since = seq
+                self.dirty.append(page)
 
     def settle(self, seq: int, end: Settled) -> None:
         """As `apply` of Settled."""
@@ -402,13 +415,9 @@ class Book:
 
     def _close(self, seq: int, ticket: Ticket, end: Settled) -> None:
         cost, at_ms = end.cost, end.at_ms
-        bound = self._charged(ticket.charges)
-        is_new = False
-        for charge, meter in bound.pairs:
-            if seq <= meter.seq:
-                continue
-            is_new = True
-            meter.seq = seq
+        bound = self._counting.pop(ticket.decision_id, None) or self._charged(ticket.charges)
+        every = zip(bound.terms, bound.meters, strict=True)
+        for charge, meter in every if seq > self._stored_at else self._uncounted(seq, bound):
             kind = charge.kind
             if kind == "budget":
                 meter.held -= ticket.amount
@@ -427,8 +436,8 @@ class Book:
             elif kind == "tokens" and end.outcome == "settled":
                 excess = ticket.tokens - end.prompt_tokens - end.completion_tokens
                 meter.correct(ticket.at_ms // charge.width_ms, -excess)
-        self._soil(seq, bound)
-        if bound.soft and cost and is_new:
+        self._soil(seq, bound.pages)
+        if bound.soft and cost:
             self._cross(bound, end, cost)
         if end.outcome != "released":
             self._add_to_line(seq, ticket, end, bound, requests=1, cost=cost)
@@ -438,28 +447,24 @@ class Book:
 
     def _cross(self, bound: Bound, end: Settled, cost: int) -> None:
         """Note which soft limits were just crossed by this cost."""
-        for charge, (_, meter) in zip(bound.charged, bound.pairs, strict=True):
-            detail: dict[str, object] = {
-                "budget": f"{charge.scope}#{charge.meter}",
-                "spent": meter.total,
-                "limit": charge.soft,
-            }
-            for percent in crossed(meter.total - cost, meter.total, charge.soft):
+        for charge, scope, meter in zip(bound.terms, bound.scopes, bound.meters, strict=True):
+            spent = meter.total
+            detail: dict[str, object] = {"budget": f"{scope}#{charge.meter}", "spent": spent, "limit": charge.soft}
+            for percent in crossed(spent - cost, spent, charge.soft):
                 self.notes.append(Note(f"budget.{percent}%", end.at_ms, end.decision_id, detail))
 
     def _late(self, seq: int, event: Late) -> None:
         end, delta = event.settled, event.settled.cost - event.charged
         self.expired.pop(end.decision_id, None)
         bound = self._charged(event.ticket.charges)
-        for charge, meter in bound.pairs:
-            if charge.kind != "budget" or seq <= meter.seq:
+        for charge, meter in self._uncounted(seq, bound):
+            if charge.kind != "budget":
                 continue
-            meter.seq = seq
             if delta < 0:
                 meter.correct(charge.slot(event.expired_ms), delta)
             elif delta:
                 meter.count(charge.slot(end.at_ms), charge.keep, delta)
-        self._soil(seq, bound)
+        self._soil(seq, bound.pages)
         if delta > 0:
             self._cross(bound, end, delta)
         requests = -1 if end.outcome == "released" else 0 if event.charged else 1
@@ -470,19 +475,18 @@ class Book:
         if end.at_ms // DAY_MS != self._day:
             self._slot("day", end.at_ms)
         key = (self._date, ticket.tenant, ticket.team, ticket.key_id, ticket.model)
-        if bound.key != key:
-            bound.key, bound.line = key, self.line(key)
-        line = bound.line
-        if seq <= line.seq:
+        if bound.key != key or not bound.line:
+            bound.key, bound.home = key, self.page(f"key:{ticket.key_id}")
+            bound.line, bound.is_apart = self._line(bound.home, key), bound.home not in bound.pages
+        if seq <= self._stored_at and self._knows(bound.home, key, seq):
             return
-        line.seq = seq
-        line.requests += requests
-        line.prompt_tokens += end.prompt_tokens
-        line.completion_tokens += end.completion_tokens
-        line.cost += cost
-        if not line.since:
-            line.since = seq
-            self.dirty_lines.append(line)
+        line = bound.line
+        line[0] += requests
+        line[1] += end.prompt_tokens
+        line[2] += end.completion_tokens
+        line[3] += cost
+        if bound.is_apart:
+            self._soil(seq, (bound.home,))
 
     def _note(self, kind: str, at_ms: int, ticket: Ticket, **detail: object) -> None:
         who = {"tenant": ticket.tenant, "key": ticket.key_id, "model": ticket.model, "held": ticket.amount}

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from router.stores.pages import Meter
 from router.types import Budget, Offer, Principal, RateLimit
 
 Kind = Literal["budget", "requests", "tokens", "concurrent"]
@@ -98,61 +99,12 @@ def _day(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
-class Meter(msgspec.Struct, gc=False, array_like=True):
-    """What one counter has counted. `ring` maps the slots before `slot` to amounts, oldest first."""
-
-    seq: int = 0  # position of the last change, where a store numbers them
-    slot: int = 0
-    total: int = 0  # sum over the ring, and `now`
-    held: int = 0
-    ring: dict[int, int] = {}
-    now: int = 0  # what `slot` has counted; where an earlier version wrote the meter, the ring has some of it
-
-    def roll(self, slot: int, keep: int) -> None:
-        """Forget what is more than `keep` slots before `slot`. Time never runs backwards."""
-        if slot <= self.slot:
-            return
-        ring, now = self.ring, self.now
-        if now:
-            if self.slot < slot - keep:
-                self.total -= now
-            else:
-                ring[self.slot] = ring.get(self.slot, 0) + now
-            self.now = 0
-        self.slot = slot
-        while ring:
-            oldest = next(iter(ring))
-            if oldest >= slot - keep:
-                return
-            self.total -= ring.pop(oldest)
-
-    def count(self, slot: int, keep: int, amount: int) -> None:
-        """Add to a slot."""
-        if slot > self.slot:
-            self.roll(slot, keep)
-        if slot == self.slot:
-            self.now += amount
-        else:
-            self.ring[slot] = self.ring.get(slot, 0) + amount
-        self.total += amount
-
-    def correct(self, slot: int, amount: int) -> None:
-        """Add to a slot if it still counts."""
-        if slot == self.slot:
-            self.now += amount
-        elif slot in self.ring:
-            self.ring[slot] += amount
-        else:
-            return
-        self.total += amount
-
-
 def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
     """Milliseconds until `need` fits, if nothing else comes. Holds are taken to last."""
     if gauge.kind == "concurrent":
         return 1000
     over = meter.total + meter.held + need - gauge.limit
-    for slot, amount in (*meter.ring.items(), (meter.slot, meter.now)):
+    for slot, amount in meter.counted():
         over -= amount
         if over <= 0:
             return max(1, gauge.ends_ms(slot) - now_ms)
@@ -277,8 +229,8 @@ class Plan(msgspec.Struct):
     shown: Shown
     charged: Charges
     charges: bytes  # the same, as a ticket keeps them
-    pairs: tuple[tuple[Gauge, Meter], ...] = ()  # of `alike`, and the gauges' meters as `owner` found them last
-    bound: object = None  # what else it found
+    meters: tuple[Meter, ...] = ()  # the gauges' meters as `owner` found them last
+    bound: Any = None  # what else it found
     owner: object = None
 
 
@@ -324,6 +276,7 @@ def _merged(gauges: tuple[Gauge, ...]) -> Charges:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_charges = msgspec.msgpack.Decoder(tuple[Charge, ...]).decode
+_decode_rows = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, int, int, str | None, int], ...]).decode
 
 
 def charges_in(charges: bytes) -> tuple[Charge, ...]:
@@ -331,23 +284,41 @@ def charges_in(charges: bytes) -> tuple[Charge, ...]:
     return _decode_charges(charges)
 
 
+def scopes_and_terms(charges: bytes) -> tuple[tuple[str, ...], tuple[Charge, ...]]:
+    """The scopes of a ticket's charges, and these without their scopes as `alike` gives them."""
+    rows = _decode_rows(charges)
+    return tuple([row[0] for row in rows]), _terms(tuple([row[1:] for row in rows]))
+
+
+@lru_cache(maxsize=1024)
+def _terms(rows: tuple[tuple[Any, ...], ...]) -> tuple[Charge, ...]:
+    return tuple(Charge("", *row) for row in rows)
+
+
 class PlanCache(Generic[P]):
     """Plans of principals and offers, made once while the same objects come back. Bounded."""
 
     def __init__(self, make: Callable[[Principal, Offer], P], *, size: int = REMEMBERED) -> None:
         self._make, self._size = make, size
-        self._known: dict[tuple[str, str], tuple[Principal, Offer, P]] = {}
+        self._known: dict[str, dict[str, tuple[Principal, Offer, P]]] = {}  # by model and key
+        self._count = 0
 
     def of(self, principal: Principal, offer: Offer) -> P:
         """The plan of a request of this principal to this offer."""
-        key = (principal.key_id, offer.model)
-        known = self._known.get(key)
-        if known is not None and known[0] is principal and _same(known[1], offer):
-            return known[2]
-        if len(self._known) >= self._size:
+        of_model = self._known.get(offer.model)
+        if of_model is not None:
+            known = of_model.get(principal.key_id)
+            if known is not None and known[0] is principal and (known[1] is offer or _same(known[1], offer)):
+                return known[2]
+        return self._made(principal, offer)
+
+    def _made(self, principal: Principal, offer: Offer) -> P:
+        if self._count >= self._size:
             self._known.clear()
+            self._count = 0
         plan = self._make(principal, offer)
-        self._known[key] = (principal, offer, plan)
+        self._known.setdefault(offer.model, {})[principal.key_id] = (principal, offer, plan)
+        self._count += 1
         return plan
 
 

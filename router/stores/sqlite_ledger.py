@@ -12,32 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Protocol, cast
 
 import msgspec
 
 from router.errors import Conflict, StoreUnavailable
 from router.stores.book import (
-    Account,
     Book,
     Event,
     Expired,
     Found,
     KeysChanged,
     Late,
-    Line,
-    LineKey,
     Marked,
     Opened,
     Refusal,
     Renewed,
     Settled,
 )
+from router.stores.earlier import account_of
 from router.stores.keys import Guard, keep_if_good
-from router.stores.meters import DAY_MS, Gauge, Meter, Ticket, day_of, of_budget, wait_ms
+from router.stores.meters import DAY_MS, Gauge, Ticket, day_of, of_budget, wait_ms
+from router.stores.pages import Line, LineKey, Page, Stored, as_read, as_stored, take_old_lines
 from router.stores.refusals import Answer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.ring import entries_in
@@ -50,18 +51,18 @@ TICK_S = 0.5  # how often leases are renewed and expired
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 STORE_EVERY = 256  # journal entries between two looks at whether the book should be stored
 LAG = 49_152  # journal entries not yet stored in the book before it is, over a third as many more …
-LAG_MOST = 393_216  # … or as many as this where more accounts and spend lines change, each at long intervals
-ROWS = 5_000  # stored in one transaction, when everything is
+LAG_MOST = 196_608  # … or as many as this where more scopes have counted something, each at long intervals
+ROWS = 1_000  # pages stored in one transaction, when everything is
 PAGE = 64  # rows of the journal read at once, before the ledger is open
 JOURNAL_KEPT = 50_000  # entries kept for processes that lag
-ACCOUNTS_KEPT = 300_000  # beyond which stored ones are dropped from memory: about 1 kB each
+KEPT = 600_000  # accounts and spend lines beyond which stored ones are dropped from memory
+FOREVER = 1 << 62
+STORED = "paged"  # the fact up to which position every page has the journal; earlier versions called theirs "stored"
 
 UNREAD = "SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
-_decode_account = msgspec.msgpack.Decoder(dict[str, Meter]).decode
-_decode_rows = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, int, list[tuple[int, int]]]]).decode
 
 
 class Noting(Protocol):
@@ -83,11 +84,10 @@ class SqliteLedger:
         self._unsettled: list[tuple[Ticket, Settled]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._stored_at = 0
-        self._to_store, self._lines_to_store = _waiting()
+        self._to_store: Waiting[Page] = Waiting(_number)
         self._instalments = 1
+        self._oldest_hold = FOREVER  # where the oldest hold began that a page of this round of storing may have
         self._changed_in = -1  # the transaction in which the book was changed
-        self._in_file: set[int] | None = None  # hashes of what the file may have of today; None: ask it
-        self._opened_on = ""
         database.on_failure.append(self._forget)
 
     async def open(self) -> None:
@@ -95,7 +95,9 @@ class SqliteLedger:
 
         Most of it is read while others go on writing: what they have written meanwhile is little.
         """
-        with contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
+        if self._is_of_earlier_version():
+            await self._db.transact(self._upgrade)
+        with _no_collector(), contextlib.suppress(sqlite3.Error, StoreUnavailable):  # the transaction reads the rest
             self._read_first()
         await self._db.transact(self._caught_up)
         self._ticker = asyncio.create_task(self._tick())
@@ -183,7 +185,7 @@ class SqliteLedger:
     async def store(self) -> None:
         """Store the whole book, so that its tables can be read. Raises: StoreUnavailable."""
         await self._db.transact(lambda: self._store_all(self._caught_up()))
-        while self._to_store or self._lines_to_store:
+        while self._to_store:
             await self._db.transact(lambda: self._store(self._caught_up()))
 
     # one entry in the ring
@@ -384,108 +386,111 @@ class SqliteLedger:
     # storing the book piece by piece
 
     def _load_book(self) -> Book:
-        book = Book(load=self._load_account, load_line=self._load_line)
-        book.position, book.edition = self._fact("stored"), self._fact("keys")
+        book = Book(load=self._load_page, load_line=self._load_line)
+        book.position, book.edition = self._fact(STORED), self._fact("keys")
         self._stored_at = book.position
-        self._to_store, self._lines_to_store = _waiting()
-        self._in_file = None
+        self._to_store, self._oldest_hold = Waiting(_number), FOREVER
         return book
 
     def _read_first(self) -> None:
         """The book as far as it can be known without a transaction. Raises: StoreUnavailable."""
         self._book = book = self._load_book()
-        self._know_names()
         while rows := self._db.read(f"{UNREAD} LIMIT {PAGE}", book.position):
             if not _read(book, cast(list[tuple[int, bytes]], rows)):
                 return  # others have stored and forgotten what lies between: begin anew in the transaction
 
-    def _know_names(self) -> None:
-        """What the file has now is known by name: nothing is looked for in vain as long as this book lives.
+    def _load_page(self, number: int) -> Page | None:
+        sql = "SELECT number, at, accounts, lines FROM page WHERE number = ?"
+        row = self._db.execute(sql, (number,)).fetchone()
+        return None if row is None else as_read(Stored(*row))
 
-        What others add later they do for entries that follow this book, so it has them by itself.
-        """
-        self._opened_on = day_of(self._clock())
-        scopes = self._db.read(f"SELECT scope FROM account LIMIT {ACCOUNTS_KEPT}")
-        sql = f"SELECT day, tenant, team, key, model FROM spend WHERE day >= ? LIMIT {ACCOUNTS_KEPT}"
-        lines = self._db.read(sql, self._opened_on)
-        if max(len(scopes), len(lines)) < ACCOUNTS_KEPT:
-            self._in_file = {hash(scope) for (scope,) in scopes} | {hash(line) for line in lines}
-
-    def _load_account(self, scope: str) -> dict[str, Meter] | None:
-        if self._in_file is not None and hash(scope) not in self._in_file:
-            return None
-        row = self._db.execute("SELECT body FROM account WHERE scope = ?", (scope,)).fetchone()
-        return None if row is None else _account_of(row[0])
-
-    def _load_line(self, key: LineKey) -> Line | None:
-        if self._in_file is not None and key[0] >= self._opened_on and hash(key) not in self._in_file:
-            return None
+    def _load_line(self, key: LineKey) -> tuple[Line, int] | None:
         sql = (
-            "SELECT seq, requests, prompt_tokens, completion_tokens, cost FROM spend"
+            "SELECT requests, prompt_tokens, completion_tokens, cost, seq FROM spend"
             " WHERE day = ? AND tenant = ? AND team = ? AND key = ? AND model = ?"
         )
         row = self._db.execute(sql, key).fetchone()
-        if row is None:
-            return None
-        line = Line(key)
-        line.seq, line.requests, line.prompt_tokens, line.completion_tokens, line.cost = row
-        return line
+        return None if row is None else (list(row[:4]), row[4])
 
     def _store(self, book: Book) -> None:
         """Store what changed longest ago, an instalment at a time, and forget the journal nobody needs any more."""
         self._stored_at = book.position
         self._changed_in = self._db.transactions
-        stored = self._fact("stored")
+        stored = self._fact(STORED)
         self._forget_journal(stored - JOURNAL_KEPT)
-        if self._to_store or self._lines_to_store:
-            self._instalment(book, stored)
-            if not self._to_store and not self._lines_to_store:
+        if self._to_store:
+            self._instalment(book)
+            if not self._to_store:
                 self._advance(book, stored)
-                self._shrink(book)
+                if book.size > KEPT:
+                    book.shrink()
         elif book.position - stored >= (lag := _lag(book)):
             self._store_all(book, instalments=1 + lag // 3 // STORE_EVERY)
 
     def _store_all(self, book: Book, *, instalments: int | None = None) -> None:
         """Begin to store whatever is not stored as it is now; None: in as few instalments as may be."""
-        self._to_store.add(book.dirty_accounts)
-        self._lines_to_store.add(book.dirty_lines)
-        book.dirty_accounts.clear()
-        book.dirty_lines.clear()
-        rows = len(self._to_store) + len(self._lines_to_store)
-        self._instalments = instalments or 1 + rows // ROWS
-        if not rows:
-            self._advance(book, self._fact("stored"))
+        self._note_holds(book)
+        self._to_store.add(book.dirty)
+        book.dirty.clear()
+        self._instalments = instalments or 1 + len(self._to_store) // ROWS
+        if not self._to_store:
+            self._advance(book, self._fact(STORED))
 
-    def _instalment(self, book: Book, stored: int) -> None:
+    def _instalment(self, book: Book) -> None:
         """One of `_instalments` equal parts of what is left, once all is sorted."""
-        if self._to_store.sort_some() or self._lines_to_store.sort_some():
+        if self._to_store.sort_some():
             return
-        accounts, lines = self._to_store.take(self._instalments), self._lines_to_store.take(self._instalments)
+        pages = self._to_store.take(self._instalments)
         self._instalments = max(1, self._instalments - 1)
-        for account in accounts:
-            account.since = 0
-        for line in lines:
-            line.since = 0
-        # what has not changed since `stored` was stored by another process
-        rows = [(a.scope, _encode(a.meters)) for a in accounts if a.seq > stored]
-        self._db.executemany("INSERT OR REPLACE INTO account (scope, body) VALUES (?, ?)", rows)
-        values = [
-            (*x.key, x.seq, x.requests, x.prompt_tokens, x.completion_tokens, x.cost) for x in lines if x.seq > stored
-        ]
-        self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        for page in pages:
+            page.since = 0
+        self._note_holds(book)
+        self._write(pages, book.position)
 
-    def _shrink(self, book: Book) -> None:
-        if len(book.accounts) > ACCOUNTS_KEPT:
-            book.shrink()
-            self._in_file = None  # others have stored what this book did not have to ask for
+    def _note_holds(self, book: Book) -> None:
+        """A page that is stored with a hold needs the entry of the hold, once it has ended, to know of the end."""
+        self._oldest_hold = min(self._oldest_hold, min((t.seq for t in book.holds.values()), default=FOREVER))
+
+    def _write(self, pages: list[Page], position: int) -> None:
+        """Store pages as they are at this position, and what was spent on days that are over in rows of its own."""
+        today = day_of(self._clock())
+        old = [(*key, position, *line) for page in pages for key, line in take_old_lines(page, today)]
+        if old:
+            self._db.executemany("INSERT OR REPLACE INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", old)
+        rows = [as_stored(page, position) for page in pages]
+        self._db.executemany("INSERT OR REPLACE INTO page VALUES (?, ?, ?, ?)", rows)
 
     def _advance(self, book: Book, stored: int) -> None:
-        oldest = [d[0].since for d in (book.dirty_accounts, book.dirty_lines) if d]
-        oldest += [t.seq for t in book.holds.values()]
-        safe = min(oldest, default=book.position + 1) - 1
+        self._note_holds(book)
+        oldest, self._oldest_hold = [self._oldest_hold, book.position + 1], FOREVER
+        if book.dirty:
+            oldest.append(book.dirty[0].since)
+        safe = min(oldest) - 1
         if safe > stored:
-            self._note_fact("stored", safe)
+            self._note_fact(STORED, safe)
             self._db.execute("DELETE FROM spend WHERE day < ?", (day_of(self._clock() - SPEND_DAYS * DAY_MS),))
+
+    # a file of an earlier version
+
+    def _is_of_earlier_version(self) -> bool:
+        return bool(self._db.read("SELECT 1 FROM sqlite_master WHERE name = 'account' AND type = 'table'"))
+
+    def _upgrade(self) -> None:
+        """Rows of accounts become pages. What is left of their table keeps earlier versions from writing."""
+        if not self._is_of_earlier_version():
+            return
+        book = Book(load=lambda _: None, load_line=self._load_line)
+        book.position = self._fact("stored")
+        for scope, body in self._db.execute("SELECT scope, body FROM account"):
+            book.adopt(scope, *account_of(body))
+        if not _read(book, self._db.execute(UNREAD, (book.position,)).fetchall()):
+            raise StoreUnavailable(f"{self._db.path} lacks journal entries after {book.position}")
+        self._write(list(book.pages.values()), book.position)
+        book.dirty.clear()
+        self._advance(book, 0)
+        self._db.execute("DELETE FROM fact WHERE name = 'stored'")
+        self._db.execute("DROP TABLE account")
+        self._db.execute("CREATE VIEW account AS SELECT NULL AS scope, NULL AS body WHERE 0")
 
     def _forget_journal(self, until: int) -> None:
         """Remove the oldest entries up to this one, a few times as many as have come since the last time."""
@@ -542,8 +547,23 @@ class SqliteLedger:
 
 
 def _lag(book: Book) -> int:
-    """How much of the journal may wait: where more changes, more of it, so that each row is stored less often."""
-    return min(LAG_MOST, max(LAG, 2 * (len(book.dirty_accounts) + len(book.dirty_lines))))
+    """How much of the journal may wait: where more scopes count, more of it, so that each is stored less often."""
+    return min(LAG_MOST, max(LAG, 2 * book.size))
+
+
+_number = attrgetter("number")
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """What a long journal makes is here to stay: looking through it again and again frees nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _ticket_of(hold: Hold) -> Ticket:
@@ -570,17 +590,3 @@ def _hold_of(found: Found) -> Hold:
     gauges = plan.gauges if plan.shown.soft else plan.alike
     answer = Answer(t.decision_id, t.model, found.offer.worst, t.expires_ms, gauges, plan.shown, found.used)
     return hold_of(answer, t)
-
-
-def _account_of(body: bytes) -> dict[str, Meter]:
-    """An account as it was stored: a map, or a list of rows where an earlier version of this did."""
-    if body[0] >> 4 == 0x8 or body[0] in (0xDE, 0xDF):
-        return _decode_account(body)
-    return {
-        name: Meter(seq, slot, total, held, dict(ring)) for name, seq, slot, total, held, ring in _decode_rows(body)
-    }
-
-
-def _waiting() -> tuple[Waiting[Account], Waiting[Line]]:
-    """Nothing that waits to be stored."""
-    return Waiting(lambda account: account.scope), Waiting(lambda line: line.key)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.keys import Kind
+from router.stores.pages import Line, LineKey, lines_in
 from router.stores.reports import AuditEntry, SpendLine
 from router.stores.sqlite import Database, trim
 from router.stores.sqlite_ledger import SqliteLedger
@@ -76,10 +77,18 @@ class SqliteSpending:
         await self._ledger.store()
         sql = (
             "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost FROM spend"
-            " WHERE day BETWEEN ? AND ? ORDER BY day, tenant, team, key, model"
+            " WHERE day BETWEEN ? AND ?"
         )
-        return cast(list[SpendLine], await self._db.read_aside(sql, (since, until), _line))
+        pages = await self._db.read_aside("SELECT lines FROM page WHERE lines <> x''", (), _lines_of)
+        found = dict(await self._db.read_aside(sql, (since, until), _row))  # second: lines go from pages to rows
+        for lines in pages:  # what is on a page is newer
+            found.update((key, line) for key, line in lines.items() if since <= key[0] <= until)
+        return [SpendLine(*key, *line) for key, line in sorted(found.items())]
 
 
-def _line(row: tuple[str, str, str, str, str, int, int, int, int]) -> SpendLine:
-    return SpendLine(*row)
+def _row(row: tuple[str, str, str, str, str, int, int, int, int]) -> tuple[LineKey, Line]:
+    return row[:5], list(row[5:])
+
+
+def _lines_of(row: tuple[bytes]) -> dict[LineKey, Line]:
+    return lines_in(row[0])

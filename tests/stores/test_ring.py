@@ -174,8 +174,9 @@ async def test_a_file_of_an_earlier_version_is_read_and_no_longer_written_by_it(
             file.execute("DELETE FROM entry")
             file.executemany("INSERT INTO entry VALUES (?, ?)", entries)
             file.execute("ALTER TABLE entry RENAME TO journal")
-            file.execute("DELETE FROM account")
-            file.execute("UPDATE fact SET value = 0 WHERE name = 'stored'")
+            file.execute("DELETE FROM page")
+            file.execute("CREATE TABLE account (scope TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID")
+            file.execute("DELETE FROM fact WHERE name = 'paged'")
         file.close()
         async with open_stores(url, clock=clock) as upgraded:
             assert await spent_and_held(upgraded, b, clock()) == (0, 60)

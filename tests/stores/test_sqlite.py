@@ -14,7 +14,7 @@ from router.stores import sqlite, sqlite_ledger
 from router.stores.book import Book
 from router.stores.open import open_stores
 from router.stores.ring import Ring
-from tests.stores.conftest import Clock, replicas
+from tests.stores.conftest import T0, Clock, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 
 pytestmark = pytest.mark.anyio
@@ -62,7 +62,7 @@ async def test_a_gateway_that_slept_while_the_journal_was_forgotten_decides_on_w
 def stored(path: Path) -> int:
     """The position up to which balances are stored."""
     with sqlite3.connect(path) as file:
-        row = file.execute("SELECT value FROM fact WHERE name = 'stored'").fetchone()
+        row = file.execute("SELECT value FROM fact WHERE name = ?", (sqlite_ledger.STORED,)).fetchone()
     file.close()
     return int(row[0]) if row else 0
 
@@ -125,21 +125,45 @@ async def test_a_soft_budget_crossed_by_a_lone_settlement_is_in_the_audit_log(pa
         assert [entry.kind for entry in await stores.audit.read()] == ["budget.80%"]
 
 
-async def test_accounts_stored_by_an_earlier_version_are_read(path: Path, clock: Clock) -> None:
+def as_earlier_versions_stored_it(path: Path, body: object) -> None:
+    """Balances after the second entry in a row for each scope, and no pages."""
+    line = ("2027-01-15", "acme", "", "k_acme", "small", 2, 1, 3, 4, 60)
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE TABLE account (scope TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID")
+        file.execute("INSERT INTO account VALUES ('tenant:acme', ?)", (msgspec.msgpack.encode(body),))
+        file.execute("INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", line)
+        file.execute("DELETE FROM page")
+        file.execute("DELETE FROM fact WHERE name = ?", (sqlite_ledger.STORED,))
+    file.close()
+
+
+SLOT_NOW = T0 // 60_000  # an hour has 60
+EARLIER = {
+    "maps": {"3600": (2, SLOT_NOW, 60, 0, {SLOT_NOW - 1: 20}, 40)},
+    "maps whose last slot is among the others": {"3600": (2, SLOT_NOW, 60, 0, {SLOT_NOW - 1: 20, SLOT_NOW: 40})},
+    "rows": [("3600", 2, SLOT_NOW, 60, 0, [(SLOT_NOW - 1, 20), (SLOT_NOW, 40)])],
+}
+
+
+@pytest.mark.parametrize("form", EARLIER)
+async def test_balances_stored_by_an_earlier_version_are_read_and_what_the_journal_says_of_later(
+    path: Path, clock: Clock, form: str
+) -> None:
     b = budget(100)
     async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
-        await buy(stores, principal(b), 60, now_ms=clock())
-    with sqlite3.connect(path) as file:
-        for scope, body in file.execute("SELECT scope, body FROM account").fetchall():
-            of = msgspec.msgpack.decode(body)
-            rows = [
-                (name, seq, slot, total, held, [*ring.items(), (slot, now)])
-                for name, (seq, slot, total, held, ring, now) in of.items()
-            ]
-            file.execute("UPDATE account SET body = ? WHERE scope = ?", (msgspec.msgpack.encode(rows), scope))
-    file.close()
+        for cost in (60, 10):
+            await buy(stores, principal(b), cost, now_ms=clock())
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(5), now_ms=clock()))
+    as_earlier_versions_stored_it(path, EARLIER[form])
     async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
-        assert await spent_and_held(stores, b, clock()) == (60, 0)
+        assert await spent_and_held(stores, b, clock()) == (70, 5)
+        await stores.ledger.settle(hold, spend(4))
+        assert await spent_and_held(stores, b, clock()) == (74, 0)
+        lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
+        assert [(line.requests, line.cost_nanousd) for line in lines] == [(3, 74)]
+    with sqlite3.connect(path) as earlier, pytest.raises(sqlite3.OperationalError, match="view"):
+        earlier.execute("INSERT OR REPLACE INTO account VALUES ('tenant:acme', x'80')")
+    earlier.close()
 
 
 async def test_a_load_that_never_pauses_does_not_make_the_write_ahead_log_grow_for_ever(
