@@ -53,7 +53,7 @@ class Nothing:
 
     async def reserve(self, reservation: Reservation) -> Hold:
         """A hold on the first offer."""
-        return Hold(reservation.decision_id, reservation.offers[0].model, WORST, reservation.now_ms)
+        return Hold(reservation.decision_id, next(iter(reservation.offers)).model, WORST, reservation.now_ms)
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """Nothing."""

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.packed import Packed
+
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
@@ -98,7 +100,7 @@ class Outcome(msgspec.Struct, frozen=True):
     request_id: str
     tenant: str
     arm: str  # "" where no arm served the query
-    embedding: Float32  # (d,)
+    embedding: Float32 | Packed  # (d,); policies read `vector`
     score: float  # in [0, 1] or NaN
     cost: float  # USD or NaN
     propensity: float  # in (0, 1]
@@ -114,6 +116,11 @@ class Outcome(msgspec.Struct, frozen=True):
     signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
     refused: str = ""  # the arm that was chosen in vain: its answer cost more than its budget still held
     left: float = float("nan")  # USD which that budget held
+
+    @property
+    def vector(self) -> Float32:
+        """(d,) the embedding."""
+        return self.embedding.vector if isinstance(self.embedding, Packed) else self.embedding
 
     @property
     def is_judgement(self) -> bool:

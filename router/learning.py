@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import shutil
 import threading
 from collections import OrderedDict
@@ -22,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.packed import Packed
 from policies.types import Arm, Estimates, History, Neighbours, Outcome, Snapshot, StoredPolicy
 from router.index import FaissIndex
 from router.occupancy import Occupancy
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 LOG = logging.getLogger("pointsman.learning")
 AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
+NAN = float("nan")
 A_PAGE = 500  # texts or decisions encoded at once for a snapshot
-HALF = np.dtype("<f2")  # of embeddings in the log; made once, since the name is dear to read
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -304,7 +304,9 @@ class Learning:
             return
         known.cost, known.completion_tokens = entry.cost / NANO_PER_USD, entry.completion_tokens
         known.signature = entry.signature
-        self._teach(known, score=float("nan"), cost=known.cost, at_ms=entry.at_ms, weight=1.0)
+        record = known.record
+        embedding = Packed(record.embedding)
+        self._teach(known, record, embedding, score=NAN, cost=known.cost, at_ms=entry.at_ms, weight=1.0)
         known.pack()
 
     def _judged(self, entry: Feedback) -> None:
@@ -316,20 +318,31 @@ class Learning:
         known.judged_by_user |= entry.source == "user"
         self.learned += 1
         record = known.record
+        embedding = Packed(record.embedding)
         if known.row < 0:
-            embedding = _unpack(record.embedding)
-            known.row = self.table.append(record, embedding)
-            self.index.add(embedding[None, :], np.array([known.row]))
+            known.row = self.table.append(record, embedding.vector)
+            self.index.add(embedding.vector[None, :], np.array([known.row]))
         self.table.observe(known.row, record.model, score=entry.score, cost=known.cost)
-        self._teach(known, score=entry.score, cost=float("nan"), at_ms=entry.at_ms, weight=entry.reliability)
+        weight = entry.reliability
+        self._teach(known, record, embedding, score=entry.score, cost=NAN, at_ms=entry.at_ms, weight=weight)
 
-    def _teach(self, known: _Open, *, score: float, cost: float, at_ms: int, weight: float) -> None:
-        record = known.record
+    def _teach(
+        self,
+        known: _Open,
+        record: DecisionRecord,
+        embedding: Packed,
+        *,
+        score: float,
+        cost: float,
+        at_ms: int,
+        weight: float,
+    ) -> None:
+        """`record` and `embedding` are those of `known`, which keeps them packed."""
         outcome = Outcome(
             request_id=record.decision_id,
             tenant=record.tenant,
             arm=record.model,
-            embedding=_unpack(record.embedding),
+            embedding=embedding,
             score=score,
             cost=cost,
             propensity=record.propensity,
@@ -450,10 +463,3 @@ def _read_pages(path: Path) -> OrderedDict[str, _Open]:
             page = _decode_stored(file.read(int.from_bytes(length, "little")))
             opened.update((name, _Open(*stored)) for name, stored in page.items())
     return opened
-
-
-def _unpack(embedding: bytes) -> NDArray[np.float32]:
-    """float16 bytes to a float32 unit vector (d,)."""
-    vector = np.frombuffer(embedding, HALF).astype(np.float32)
-    norm = math.sqrt(vector @ vector)
-    return vector / norm if norm > 0 else vector

@@ -66,7 +66,7 @@ class ParetoBandit:
     def learn(self, outcome: Outcome) -> None:
         if not outcome.arm or np.isnan(outcome.score):
             return
-        self._router.update(outcome.arm, self._vector(outcome.embedding), outcome.score)
+        self._router.update(outcome.arm, self._vector(outcome.vector), outcome.score)
         if self._router.budget_pacer is not None:
             self._router.budget_pacer.observe(outcome.cost)
 

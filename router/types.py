@@ -5,7 +5,7 @@ What is made for every request is a msgspec struct: it costs a tenth of a frozen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
 
@@ -112,7 +112,7 @@ class Reservation(msgspec.Struct, frozen=True):
 
     decision_id: str
     principal: Principal
-    offers: tuple[Offer, ...]  # in order of preference
+    offers: Iterable[Offer]  # in order of preference, each time it is looked through; at least one
     ttl_ms: int  # the lease; the ledger renews it while this process lives …
     now_ms: int
     longest_ms: int = 0  # … for at most this long; 0: never renewed

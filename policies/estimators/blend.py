@@ -59,11 +59,12 @@ class Blend:
         """In [0, 1): how unlike the history the surface of this query is; 0 before a refit."""
         if self._stack is None:
             return 0.0
-        known = self._stack.last_strangeness(asked.embedding)
+        embedding = asked.vector if isinstance(asked, Outcome) else asked.embedding
+        known = self._stack.last_strangeness(embedding)
         if known is not None:
             return known
         lengths = asked.prompt_characters, asked.prompt_tokens
-        return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
+        return self._stack.strangeness_one(Query(embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
     def strangeness_batch(self, queries: Queries) -> Float:
         """(m,) the same of many. Raises: ValueError before a refit."""
@@ -88,7 +89,7 @@ class Blend:
             return None
         column = stack.arms.index(outcome.arm)
         lengths = outcome.prompt_characters, outcome.prompt_tokens
-        found = stack.expect_one(Query(outcome.embedding, outcome.features, *lengths, *NOTHING_NEAR, None))
+        found = stack.expect_one(Query(outcome.vector, outcome.features, *lengths, *NOTHING_NEAR, None))
         return float(found.quality[column]), float(found.cost[column])
 
     def estimate_batch(self, queries: Queries) -> Estimates:

@@ -102,7 +102,7 @@ class Watched:
         expected = self.fitted.expected(outcome)
         if expected is not None:
             row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
-            others, _ = self._drift.residuals.shifts(outcome.embedding, strangeness=strangeness)
+            others, _ = self._drift.residuals.shifts(outcome.vector, strangeness=strangeness)
             self._charged(outcome, row, expected[1], float(others[row, CHARGE]), strangeness)
             self._judged(outcome, row, expected[0], float(others[row, QUALITY]), strangeness)
         self.fitted.learn(outcome)
@@ -144,7 +144,7 @@ class Watched:
         log_ratio = float(np.log(outcome.cost / expected))
         self._drift.tariff.observe(row, log_ratio - elsewhere, 1.0 - strangeness)
         residual = log_ratio - float(self._drift.tariff.level[row])
-        self._drift.residuals.add(outcome.embedding, row, CHARGE, residual, 1.0, strangeness)
+        self._drift.residuals.add(outcome.vector, row, CHARGE, residual, 1.0, strangeness)
 
     def _refused(self, outcome: Outcome) -> None:
         """An answer that cost more than was left counts as what it is expected to have cost, given that.
@@ -156,7 +156,7 @@ class Watched:
         if expected is None or not expected[1] > 0.0 or not outcome.left > 0.0:
             return
         row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
-        others, _ = self._drift.residuals.shifts(outcome.embedding, strangeness=strangeness)
+        others, _ = self._drift.residuals.shifts(outcome.vector, strangeness=strangeness)
         elsewhere, level = float(others[row, CHARGE]), float(self._drift.tariff.level[row])
         sigma = math.hypot(float(self._drift.tariff.spread[row]), STRANGE_SPREAD * strangeness)
         beyond = _mean_beyond(math.log(outcome.left / expected[1]), level + elsewhere, sigma)
@@ -169,7 +169,7 @@ class Watched:
         factor = float(self._drift.health.factors[row])
         self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight * (1.0 - strangeness))
         residual = outcome.score - factor * expected
-        self._drift.residuals.add(outcome.embedding, row, QUALITY, residual, outcome.weight, strangeness)
+        self._drift.residuals.add(outcome.vector, row, QUALITY, residual, outcome.weight, strangeness)
 
 
 def _mean_beyond(bound: float, mean: float, sigma: float) -> float:

@@ -13,14 +13,13 @@ from collections.abc import Callable
 
 from backends.errors import BackendError, Cut, Refused, Unreachable
 from backends.types import Reply, Request
-from policies.types import Proposal
-from router.eligibility import Needs, worst_tokens
 from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer, is_streamed
 from router.gateway.deciding import Decider
 from router.gateway.escalating import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
-from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, capacity_budgets, generic_tokens
+from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, generic_tokens
+from router.gateway.offers import Offers
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
 from router.ports import Leases, Ledger, OutcomeLog
 from router.types import (
@@ -28,7 +27,6 @@ from router.types import (
     Hold,
     Model,
     NanoUsd,
-    Offer,
     Principal,
     Reservation,
     SettlementRecord,
@@ -149,13 +147,12 @@ class Gateway:
 
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
-        order = preference_order(decision.proposal, decision.choice)
-        needs, models, options = call.needs, decision.models, self.decider.options
+        models, options = decision.models, self.decider.options
         hold = await self._ledger.reserve(
             Reservation(
                 decision.decision_id,
                 principal,
-                tuple([_offer(models[i], needs) for i in order]),
+                Offers(decision, call.needs),
                 options.hold_ttl_ms,
                 int(self._clock() * 1000),
                 options.longest_ms,
@@ -264,18 +261,3 @@ class Gateway:
             finish_reason=reply.finish_reason if reply else None,
             signature=opened.signature,
         )
-
-
-def _offer(model: Model, needs: Needs) -> Offer:
-    prompt, completion = worst_tokens(model, needs)
-    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
-
-
-def preference_order(proposal: Proposal, choice: int) -> list[int]:
-    """The drawn model first, then the others by score, best first."""
-    scores = proposal.scores.tolist()
-    if len(scores) == 1:
-        return [choice]
-    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-    order.remove(choice)
-    return [choice, *order]

@@ -112,11 +112,12 @@ class RedisLedger:
         since it was looked up), StoreUnavailable.
         """
         r, who = reservation, reservation.principal
-        plans = [self._plans.of(who, offer) for offer in r.offers]
+        offers = tuple(r.offers)  # the script sees all, to choose in one step
+        plans = [self._plans.of(who, offer) for offer in offers]
         name = f"{who.tenant}\x1f{who.team or ''}\x1f{who.key_id}"
         expires = r.now_ms + r.ttl_ms
         words: list[Argument] = [r.decision_id, r.now_ms, *calendar(r.now_ms), expires, GRACE_MS, name]
-        for offer, plan in zip(r.offers, plans, strict=True):
+        for offer, plan in zip(offers, plans, strict=True):
             words += (offer.model, offer.worst, offer.tokens, plan.text)
         try:
             answer = await self._link.call("reserve", *words)
@@ -126,7 +127,7 @@ class RedisLedger:
         chosen = answer[0]
         if chosen <= 0:
             raise self._refusal(answer, plans, r)
-        offer, plan = r.offers[chosen - 1], plans[chosen - 1]
+        offer, plan = offers[chosen - 1], plans[chosen - 1]
         ends = max(expires, r.now_ms + r.longest_ms)
         owner = f"{name}\x1f{offer.model}"
         size = (offer.worst, offer.tokens)

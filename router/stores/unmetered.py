@@ -23,7 +23,7 @@ class Unmetered:
         """See Ledger.reserve."""
         if not self._passes() or _is_bounded(reservation):
             return await self._ledger.reserve(reservation)
-        offer = reservation.offers[0]
+        offer = next(iter(reservation.offers))
         expires_at_ms = reservation.now_ms + reservation.ttl_ms
         return Hold(reservation.decision_id, offer.model, offer.worst, expires_at_ms, ticket=_NOWHERE)
 

@@ -1,0 +1,38 @@
+"""What a request asks the ledger for: the model drawn, or else the best other one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policies.types import Proposal
+from router.eligibility import Needs, worst_tokens
+from router.gateway.nouns import Decision, capacity_budgets
+from router.types import Model, Offer
+
+
+class Offers:
+    """The offers of one decision, best first; each is made when it is looked at, since nearly always the first fits."""
+
+    __slots__ = ("_choice", "_models", "_needs", "_proposal")
+
+    def __init__(self, decision: Decision, needs: Needs) -> None:
+        self._models, self._proposal, self._needs = decision.models, decision.proposal, needs
+        self._choice = decision.choice  # which changes once another model was taken
+
+    def __iter__(self) -> Iterator[Offer]:
+        yield _offer(self._models[self._choice], self._needs)
+        for i in _others(self._proposal, self._choice):
+            yield _offer(self._models[i], self._needs)
+
+
+def _offer(model: Model, needs: Needs) -> Offer:
+    prompt, completion = worst_tokens(model, needs)
+    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
+
+
+def _others(proposal: Proposal, choice: int) -> list[int]:
+    """All but the drawn model by score, best first."""
+    scores = proposal.scores.tolist()
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    order.remove(choice)
+    return order
