@@ -100,10 +100,10 @@ def compare(rng: Any, layer: Layer, widths: Sequence[int], how: Launch) -> None:
     argument = launches.layer(x, laid.codes, laid.tables, asked, layer.bits, out, columns=columns)
     whole = int(columns % launches.GROUP_COLUMNS == 0)
     if isinstance(how, Few):
-        kernel = on_cpu("few", "few", "Few", macros(bits, whole=whole, **dict(launches.few_sizes(bits, how)[0])))
+        kernel = on_cpu("few", "few", "Layer", macros(bits, whole=whole, **dict(launches.few_sizes(bits, how)[0])))
         kernel.run(ctypes.byref(argument), 2, 1, 32 * how.warps)
     else:
-        kernel = on_cpu("many", "many", "Many", macros(bits, whole=whole, **dict(launches.many_sizes(bits, how)[0])))
+        kernel = on_cpu("many", "many", "Layer", macros(bits, whole=whole, **dict(launches.many_sizes(bits, how)[0])))
         tiles = launches.most_tiles(len(widths), how.places, len(bits))
         kernel.run(ctypes.byref(argument), -(-len(layer.codes) // 64), tiles, 128 * how.groups)
     check(out, layer.product(x.double().numpy(), widths), (layer.codes.shape, widths, how))

@@ -31,6 +31,21 @@ template <u32 TABLE> __device__ __forceinline__ u32 lop3(u32 a, u32 b, u32 c) {
 
 #endif
 
+// What a product reads and writes; launches.py has the same.
+struct Layer {
+    const u32 *planes;    // (P, N, KW)
+    const u16 *tables;    // (N / group, stride) bfloat16
+    const int *widths;    // (m,)
+    const u16 *x;         // (m, K) bfloat16
+    u16 *out;             // (m, N) bfloat16
+    int m, rows, columns, words, group, stride;
+    int first[9];         // where the table of a width begins in a row's tables
+};
+
+__device__ __forceinline__ const u16 *table_of(const Layer &a, int row) {
+    return a.tables + (size_t)(min(row, a.rows - 1) / a.group) * a.stride;
+}
+
 // Bits of a where the mask has ones, of b elsewhere.
 template <u32 MASK> __device__ __forceinline__ u32 pick(u32 a, u32 b) { return lop3<0xE2>(a, MASK, b); }
 

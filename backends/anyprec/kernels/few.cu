@@ -13,16 +13,6 @@
 
 #include "common.cuh"
 
-struct Few {
-    const u32 *planes;    // (P, N, KW)
-    const u16 *tables;    // (N / group, stride) bfloat16
-    const int *widths;    // (m,)
-    const u16 *x;         // (m, K) bfloat16
-    u16 *out;             // (m, N) bfloat16
-    int m, rows, columns, words, group, stride;
-    int first[9];         // where the table of a width begins in a row's tables
-};
-
 constexpr int MOST = 64;  // rows of x; THREADS must be as many at least
 constexpr int PARTS_BYTES = 16 * THREADS * TILES;
 
@@ -32,7 +22,7 @@ struct Tokens {
 };
 
 // Rows of x sorted by width; those of width 0 come last and are none.
-__device__ void sort_tokens(const Few &a, Tokens &tokens) {
+__device__ void sort_tokens(const Layer &a, Tokens &tokens) {
     const int row = threadIdx.x, mine = row < a.m ? a.widths[row] : 0;
     if (a.m == 1) {  // the most frequent case does without loops
         const int width = a.widths[0];
@@ -55,10 +45,6 @@ __device__ void sort_tokens(const Few &a, Tokens &tokens) {
     __syncthreads();
 }
 
-__device__ __forceinline__ const u16 *table_of(const Few &a, int row) {
-    return a.tables + (size_t)(min(row, a.rows - 1) / a.group) * a.stride;
-}
-
 // How the words of the planes come: each lane copies its own into shared memory, one step of its warp ahead, and reads them
 // back itself, so that no thread waits for another and no register for memory.
 template <int WIDTH> constexpr int SPAN = WIDTH > 4 ? WIDE_SPAN : NARROW_SPAN;
@@ -67,14 +53,14 @@ template <int WIDTH> struct Feed {
     int tile, step, steps, tiles;
     u32 at, place;        // in shared memory: this lane's words, and the stage to fill next
 
-    __device__ __forceinline__ Feed(const Few &a, u32 where) : tile(blockIdx.x), step(threadIdx.x / 32), place(0) {
+    __device__ __forceinline__ Feed(const Layer &a, u32 where) : tile(blockIdx.x), step(threadIdx.x / 32), place(0) {
         steps = (a.words / 4 + SPAN<WIDTH> - 1) / SPAN<WIDTH>;
         tiles = step < steps ? (a.rows + 15) / 16 : 0;
         at = where + threadIdx.x / 32 * 2 * STAGE_BYTES + threadIdx.x % 32 * 4 * SPAN<WIDTH>;
         order(a);
     }
     // Starts the copies of the next step.
-    __device__ __forceinline__ void order(const Few &a) {
+    __device__ __forceinline__ void order(const Layer &a) {
         if (tile < tiles) {
             const int t = threadIdx.x % 4, g = threadIdx.x % 32 / 4, first = step * SPAN<WIDTH>;
             const int group = first / 4, size = WHOLE ? 4 : min(4, a.words / 4 - 4 * group);
@@ -107,7 +93,7 @@ template <int WIDTH> struct Feed {
 template <int WIDTH> struct Decoder {
     static constexpr int LOWER = 1 << (WIDTH - 4), CHUNK = LOWER < 8 ? LOWER : 8, TASKS = 128 * LOWER / CHUNK;
     static constexpr int EACH = (TASKS + THREADS - 1) / THREADS;
-    __device__ __forceinline__ void order(const Few &a, int tile, u32 raw) {
+    __device__ __forceinline__ void order(const Layer &a, int tile, u32 raw) {
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
             const int task = threadIdx.x + i * THREADS, place = task / 8 % 16 * LOWER + task / 128 * CHUNK;
@@ -151,7 +137,7 @@ template <int WIDTH> struct Decoder {
 };
 
 // Every warp takes all tables of a narrow width: BYTES of each row, 16 for up to eight entries.
-template <int BYTES> __device__ __forceinline__ void order_rows(const Few &a, int tile, u32 raw, int first) {
+template <int BYTES> __device__ __forceinline__ void order_rows(const Layer &a, int tile, u32 raw, int first) {
     const int lane = threadIdx.x % 32;
     __syncwarp();
     if (lane < BYTES) copy_async<16>(raw + 16 * lane, (const u32 *)(table_of(a, 16 * tile + lane % 16) + first + lane / 16 * 8));
@@ -159,7 +145,7 @@ template <int BYTES> __device__ __forceinline__ void order_rows(const Few &a, in
 
 template <int WIDTH> struct Narrow {
     u32 low[2][2], high[2][2];  // bytes of the tables of rows g and g + 8
-    __device__ __forceinline__ void order(const Few &a, int tile, u32 raw) { order_rows<16>(a, tile, raw, a.first[WIDTH]); }
+    __device__ __forceinline__ void order(const Layer &a, int tile, u32 raw) { order_rows<16>(a, tile, raw, a.first[WIDTH]); }
     __device__ __forceinline__ void build(u32 raw) {
         __syncwarp();
 #pragma unroll
@@ -192,7 +178,7 @@ template <> struct Decoder<2> : Narrow<2> {};
 template <> struct Decoder<3> : Narrow<3> {};
 
 template <> struct Decoder<4> {
-    __device__ __forceinline__ void order(const Few &a, int tile, u32 raw) { order_rows<32>(a, tile, raw, a.first[4]); }
+    __device__ __forceinline__ void order(const Layer &a, int tile, u32 raw) { order_rows<32>(a, tile, raw, a.first[4]); }
     // Pairs of the entries q, q + 4, q + 8, q + 12 of rows g and g + 8 with those that are this warp's.
     __device__ __forceinline__ void build(u32 raw) {
         const int g = threadIdx.x % 8, q = threadIdx.x % 32 / 8;
@@ -231,7 +217,7 @@ template <int WIDTH> __device__ __forceinline__ void take(Loaded<WIDTH> &to, u32
 // The rows of x for the products with one word: for each step of 16 columns what a tensor core takes.
 struct Columns { u32 first[TILES][8], second[TILES][8]; };
 
-__device__ __forceinline__ void load(Columns &to, const Few &a, const u16 *const (&x)[TILES], int column) {
+__device__ __forceinline__ void load(Columns &to, const Layer &a, const u16 *const (&x)[TILES], int column) {
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) {
 #pragma unroll
@@ -277,7 +263,7 @@ __device__ __forceinline__ void leave(const float (&sums)[TILES][2][4], float *p
     }
 }
 
-__device__ __forceinline__ void add(const Few &a, const int *of, int count, int tile, const float *parts) {
+__device__ __forceinline__ void add(const Layer &a, const int *of, int count, int tile, const float *parts) {
     for (int i = threadIdx.x; i < 16 * min(8 * TILES, count); i += THREADS) {
         const int row = 16 * tile + i % 16;
         float sum = 0;
@@ -288,7 +274,7 @@ __device__ __forceinline__ void add(const Few &a, const int *of, int count, int 
 }
 
 // All of this block's rows of the layer times up to 8 TILES rows of x, all at one width.
-template <int WIDTH> __device__ __forceinline__ void pass(const Few &a, const int *of, int count, float *parts) {
+template <int WIDTH> __device__ __forceinline__ void pass(const Layer &a, const int *of, int count, float *parts) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tiles = (a.rows + 15) / 16;
     const u16 *x[TILES];  // a place that is not taken repeats the last: what comes of it is not stored
 #pragma unroll
@@ -334,7 +320,7 @@ template <int WIDTH> __device__ __forceinline__ void pass(const Few &a, const in
     __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) few(const Few a) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) few(const Layer a) {
     __shared__ Tokens tokens;
     float *parts = (float *)(shared + TABLE_BYTES / 4);  // (warps, 8 TILES rows of x, 16 rows of the layer)
     sort_tokens(a, tokens);

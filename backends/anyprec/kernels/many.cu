@@ -11,16 +11,6 @@
 #include "common.cuh"
 #include "wgmma.cuh"
 
-struct Many {
-    const u32 *planes;    // (P, N, KW)
-    const u16 *tables;    // (N / group, stride) bfloat16
-    const int *widths;    // (m,)
-    const u16 *x;         // (m, K) bfloat16
-    u16 *out;             // (m, N) bfloat16
-    int m, rows, columns, words, group, stride;
-    int first[9];         // where the table of a width begins in a row's tables
-};
-
 constexpr int THREADS = 128 * GROUPS, SLICE_BYTES = 128 * PLACES, SLICES = 3;
 
 struct Tokens {
@@ -30,7 +20,7 @@ struct Tokens {
 };
 
 // Finds the rows of x of this block's tile.
-__device__ __forceinline__ void find_tokens(const Many &a, Tokens &tokens) {
+__device__ __forceinline__ void find_tokens(const Layer &a, Tokens &tokens) {
     if (threadIdx.x < 9) tokens.count[threadIdx.x] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < a.m; i += THREADS) atomicAdd(&tokens.count[a.widths[i]], 1);
@@ -56,16 +46,12 @@ __device__ __forceinline__ void find_tokens(const Many &a, Tokens &tokens) {
     __syncthreads();
 }
 
-__device__ __forceinline__ const u16 *table_of(const Many &a, int row) {
-    return a.tables + (size_t)(min(row, a.rows - 1) / a.group) * a.stride;
-}
-
 // Decoders: the weights of steps 2 i and 2 i + 1 of a lane's word: part[s] is step 2 i + s, as wgmma takes it.
 template <int WIDTH> struct Decoder {
     static constexpr int LOWER = 1 << (WIDTH - 4), BYTES = (1 << WIDTH) * TABLE_TIMES;  // of a warp's 16 rows
     u32 own;
     // Entry (lower bits) * 16 + (upper four bits) has row g's weight in its lower half and that of row g + 8 above.
-    __device__ __forceinline__ void build(const Many &a, int row0) {
+    __device__ __forceinline__ void build(const Layer &a, int row0) {
         constexpr int CHUNK = LOWER < 8 ? LOWER : 8, TASKS = 128 * LOWER / CHUNK;
         for (int task = threadIdx.x; task < 4 * TASKS; task += THREADS) {
             const int g = task % 8, upper = task / 8 % 16, lower = task % TASKS / 128 * CHUNK, warp = task / TASKS;
@@ -101,7 +87,7 @@ template <int WIDTH> struct Decoder {
 
 template <int WIDTH> struct Narrow {
     u32 low[2][2], high[2][2];  // bytes of the tables of rows g and g + 8
-    __device__ __forceinline__ void build(const Many &a, int row0) {
+    __device__ __forceinline__ void build(const Layer &a, int row0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             u32 entry[4];
@@ -135,7 +121,7 @@ template <> struct Decoder<3> : Narrow<3> {};
 struct Piece { u32 word[8]; };
 constexpr int PIECES = 4 * PLACES / 128 ? 4 * PLACES / 128 : 1;
 
-__device__ __forceinline__ void load(Piece (&to)[PIECES], const Many &a, const Tokens &tokens, int column) {
+__device__ __forceinline__ void load(Piece (&to)[PIECES], const Layer &a, const Tokens &tokens, int column) {
 #pragma unroll
     for (int i = 0; i < PIECES; ++i) {
         const int n = threadIdx.x % 128 + 128 * i, place = n / 4, at = column + 16 * (n % 4);
@@ -165,7 +151,7 @@ __device__ __forceinline__ void store(const Piece (&from)[PIECES], u32 slice) {
     }
 }
 
-template <int WIDTH> __device__ __forceinline__ void load(u32 (&to)[2][WIDTH][1], const Many &a, int row0, int step) {
+template <int WIDTH> __device__ __forceinline__ void load(u32 (&to)[2][WIDTH][1], const Layer &a, int row0, int step) {
     const int lane = threadIdx.x % 32, group = step / 4, size = WHOLE ? 4 : min(4, a.words / 4 - 4 * group);
     const size_t plane = (size_t)a.rows * a.words;
 #pragma unroll
@@ -177,7 +163,7 @@ template <int WIDTH> __device__ __forceinline__ void load(u32 (&to)[2][WIDTH][1]
     }
 }
 
-template <int WIDTH> __device__ __forceinline__ void multiply(const Many &a, const Tokens &tokens) {
+template <int WIDTH> __device__ __forceinline__ void multiply(const Layer &a, const Tokens &tokens) {
     constexpr int UPPER = WIDTH < 4 ? WIDTH : 4, LOWER = WIDTH - UPPER;
     const int own = threadIdx.x / 128, row0 = 64 * blockIdx.x, steps = a.words / 4;
     const u32 slices = TABLE_BYTES + own * SLICES * SLICE_BYTES;
@@ -248,14 +234,14 @@ template <int WIDTH> __device__ __forceinline__ void multiply(const Many &a, con
 }
 
 struct Some {
-    Many layer;           // its out is (count, K) bfloat16; x and widths are not read
+    Layer layer;          // its out is (count, K) bfloat16; x and widths are not read
     int width, first_row, count;
 };
 
 // Rows of the layer at one width. blockIdx.x counts 64 rows each, blockIdx.y shares of the columns.
 template <int WIDTH> __device__ __forceinline__ void write_rows(const Some &some) {
     constexpr int UPPER = WIDTH < 4 ? WIDTH : 4, LOWER = WIDTH - UPPER;
-    const Many &a = some.layer;
+    const Layer &a = some.layer;
     const int first = 64 * blockIdx.x, row0 = some.first_row + first, lane = threadIdx.x % 32;
     Decoder<WIDTH> decoder;
     decoder.build(a, row0);
@@ -288,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) dequantize(const Some s
 #undef CASE
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) many(const Many a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) many(const Layer a) {
     __shared__ Tokens tokens;
     find_tokens(a, tokens);
 #define CASE(W) if (tokens.width == W) multiply<W>(a, tokens);
