@@ -96,3 +96,23 @@ __device__ __forceinline__ void nibbles(const u32 (&plane)[WIDTH][SPANNED], int 
     word[2] = pick<0x33333333>(even_low >> 2, even_high);
     word[3] = pick<0x33333333>(odd_low >> 2, odd_high);
 }
+
+// A table of up to eight weights in registers, their low and high bytes apart.
+struct Bytes {
+    u32 low[2], high[2];
+    __device__ __forceinline__ void split(const u32 *table) {
+        u32 entry[4];
+        load_words<4>(entry, table);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            low[i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x6420);
+            high[i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x7531);
+        }
+    }
+    // The weights of the four codes in the low nibbles of a word, as two pairs.
+    __device__ __forceinline__ void look_up(u32 codes, u32 &first, u32 &second) const {
+        const u32 l = __byte_perm(low[0], low[1], codes), h = __byte_perm(high[0], high[1], codes);
+        first = __byte_perm(l, h, 0x5140);
+        second = __byte_perm(l, h, 0x7362);
+    }
+};

@@ -144,19 +144,13 @@ template <int BYTES> __device__ __forceinline__ void order_rows(const Layer &a, 
 }
 
 template <int WIDTH> struct Narrow {
-    u32 low[2][2], high[2][2];  // bytes of the tables of rows g and g + 8
+    Bytes rows[2];  // g and g + 8
     __device__ __forceinline__ void order(const Layer &a, int tile, u32 raw) { order_rows<16>(a, tile, raw, a.first[WIDTH]); }
     __device__ __forceinline__ void build(u32 raw) {
         __syncwarp();
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            u32 entry[4];
-            load_words<4>(entry, shared_at(raw + 16 * (threadIdx.x % 32 / 4 + 8 * half)));
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                low[half][i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x6420);
-                high[half][i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x7531);
-            }
+            rows[half].split(shared_at(raw + 16 * (threadIdx.x % 32 / 4 + 8 * half)));
         }
     }
     __device__ __forceinline__ void decode(const u32 (&upper)[2][4], const u32 (&)[2][4], int i, u32 (&part)[2][4]) const {
@@ -164,11 +158,7 @@ template <int WIDTH> struct Narrow {
         for (int half = 0; half < 2; ++half) {
 #pragma unroll
             for (int s = 0; s < 2; ++s) {
-                const u32 which = upper[half][i] >> (16 * s);
-                const u32 l = __byte_perm(low[half][0], low[half][1], which);
-                const u32 h = __byte_perm(high[half][0], high[half][1], which);
-                part[half][2 * s] = __byte_perm(l, h, 0x5140);
-                part[half][2 * s + 1] = __byte_perm(l, h, 0x7362);
+                rows[half].look_up(upper[half][i] >> (16 * s), part[half][2 * s], part[half][2 * s + 1]);
             }
         }
     }

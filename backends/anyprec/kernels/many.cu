@@ -86,17 +86,11 @@ template <int WIDTH> struct Decoder {
 };
 
 template <int WIDTH> struct Narrow {
-    u32 low[2][2], high[2][2];  // bytes of the tables of rows g and g + 8
+    Bytes rows[2];  // g and g + 8
     __device__ __forceinline__ void build(const Layer &a, int row0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            u32 entry[4];
-            load_words<4>(entry, (const u32 *)(table_of(a, row0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half) + a.first[WIDTH]));
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                low[half][i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x6420);
-                high[half][i] = __byte_perm(entry[2 * i], entry[2 * i + 1], 0x7531);
-            }
+            rows[half].split((const u32 *)(table_of(a, row0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half) + a.first[WIDTH]));
         }
     }
     __device__ __forceinline__ void decode(const u32 (&upper)[2][4], const u32 (&)[2][4], int i, u32 (&part)[2][4]) const {
@@ -104,11 +98,7 @@ template <int WIDTH> struct Narrow {
         for (int half = 0; half < 2; ++half) {
 #pragma unroll
             for (int s = 0; s < 2; ++s) {
-                const u32 which = upper[half][i] >> (16 * s);
-                const u32 l = __byte_perm(low[half][0], low[half][1], which);
-                const u32 h = __byte_perm(high[half][0], high[half][1], which);
-                part[s][half] = __byte_perm(l, h, 0x5140);
-                part[s][half + 2] = __byte_perm(l, h, 0x7362);
+                rows[half].look_up(upper[half][i] >> (16 * s), part[s][half], part[s][half + 2]);
             }
         }
     }
