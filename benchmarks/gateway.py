@@ -122,7 +122,11 @@ class Bench:
             self._measure(f"  … with {count:,} vectors", url, tree, connections=self._connections[1:2])
 
     def tenants(self) -> None:
-        """The same with ten and with a hundred thousand tenants, each with a key and a budget of its own."""
+        """The same with ten and with a hundred thousand tenants, each with a key and a budget of its own.
+
+        The first requests of so many, and then, once all have asked, again.
+        """
+        connections = self._connections[1:2]
         for count in (10, 100_000):
             folder = _made(self._folder / f"tenants-{count}")
             settings = full_settings(self._mock, folder, free_port())
@@ -130,8 +134,15 @@ class Bench:
             keys = asyncio.run(seed_keys(settings, count))
             script = write_script(folder, prompts(400), keys)
             with gateway(folder, settings) as (url, tree):
+                half = count // 2  # nobody beyond it has asked in the warm-up
                 self._measure(
-                    f"  … with {count:,} tenants", url, tree, script=script, connections=self._connections[1:2]
+                    f"  … with {count:,} tenants", url, tree, script=script, connections=connections, first=half
+                )
+                asked = 0
+                while asked < count:
+                    asked += load("", url, script, tree, connections=64, seconds=4.0, first=asked).requests
+                self._measure(
+                    "    … once all have asked", url, tree, script=script, connections=connections, first=half
                 )
 
     def streams(self) -> None:
@@ -241,11 +252,19 @@ class Bench:
             yield running_gateway
 
     def _measure(
-        self, name: str, url: str, tree: Tree, *, script: Path | None = None, connections: Sequence[int] | None = None
+        self,
+        name: str,
+        url: str,
+        tree: Tree,
+        *,
+        script: Path | None = None,
+        connections: Sequence[int] | None = None,
+        first: int = 0,
     ) -> list[Run]:
         runs = []
         for count in connections or self._connections:
-            run = load(name, url, script or self._script, tree, connections=count, seconds=self._seconds)
+            seconds = self._seconds
+            run = load(name, url, script or self._script, tree, connections=count, seconds=seconds, first=first)
             print(run.row(), flush=True)
             runs.append(run)
         return runs

@@ -64,6 +64,7 @@ for line in io.lines("{bodies}") do bodies[#bodies + 1] = line end
 local keys = {{}}
 for line in io.lines("{keys}") do keys[#keys + 1] = line end
 local n = 0
+function init(arguments) n = tonumber(arguments[1] or 0) end
 function request()
   n = n + 1
   local headers = {{["Content-Type"] = "application/json", ["Authorization"] = "Bearer " .. keys[n % #keys + 1]}}
@@ -227,11 +228,14 @@ def write_script(folder: Path, bodies: Sequence[Mapping[str, object]], keys: Seq
     return script
 
 
-def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, seconds: float) -> Run:
-    """Load `url` by wrk after a short warm-up, and count the tree's CPU meanwhile."""
+def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, seconds: float, first: int = 0) -> Run:
+    """Load `url` by wrk after a short warm-up, and count the tree's CPU meanwhile.
+
+    `first`: the request of the script to begin with.
+    """
     _wrk(url, script, connections, min(2.0, seconds))
     before = tree.cpu_s()
-    requests, took_s, p50_ms, p99_ms, errors = _wrk(url, script, connections, seconds)
+    requests, took_s, p50_ms, p99_ms, errors = _wrk(url, script, connections, seconds, first)
     cpu_us = (tree.cpu_s() - before) * 1e6 / max(1, requests)
     return Run(name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us, tree.rss_mb())
 
@@ -273,7 +277,9 @@ def _count(engine: str) -> int:
         return int(answer.read())
 
 
-def _wrk(url: str, script: Path, connections: int, seconds: float) -> tuple[int, float, float, float, int]:
+def _wrk(
+    url: str, script: Path, connections: int, seconds: float, first: int = 0
+) -> tuple[int, float, float, float, int]:
     program = find("wrk")
     assert program is not None
     command = [
@@ -286,7 +292,7 @@ def _wrk(url: str, script: Path, connections: int, seconds: float) -> tuple[int,
         "-s",
         str(script),
     ]
-    done = subprocess.run([*command, url], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, url, "--", str(first)], check=True, capture_output=True, text=True)
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
     if found is None:
         raise SystemExit(f"wrk said nothing of use:\n{done.stdout}{done.stderr}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,12 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
     loaded = _loaded(settings)
     models = loaded.candidates()
     rng = np.random.default_rng(seed)
-    index = FaissIndex(256, graph_from=loaded.index.graph_from, ef_search=loaded.index.ef_search)
+    index = FaissIndex(
+        256,
+        graph_from=loaded.index.graph_from,
+        ef_search=loaded.index.ef_search,
+        build_threads=os.cpu_count() or 1,
+    )
     learning = Learning(
         log=_Empty(),
         index=index,
@@ -66,9 +73,14 @@ class _Empty:
 
 def _embeddings(start: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(count, 256) unit rows."""
-    texts = [str(body["messages"]) for body in prompts(count, seed=1000 + start % 20_000)]
-    rows = unit_rows(HashingEmbedder(256).embed_now(texts))
+    rows = _hashed(count, 1000 + start % 20_000)
     return rows if start < 20_000 else unit_rows(rows + rng.normal(0, 0.02, rows.shape).astype(np.float32))
+
+
+@lru_cache(2)
+def _hashed(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    texts = [str(body["messages"]) for body in prompts(count, seed=seed)]
+    return unit_rows(HashingEmbedder(256).embed_now(texts))
 
 
 def _remember(table: OutcomeTable, rows: Any, models: list[str], rng: np.random.Generator) -> None:

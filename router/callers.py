@@ -11,7 +11,7 @@ from router.ports import Keys
 from router.settings import Settings
 from router.types import Principal
 
-MOST_COMPLETED = 20_000
+MOST_COMPLETED = 120_000  # the oldest go first
 
 
 class Callers:
@@ -42,8 +42,9 @@ class Callers:
         """The same object again for one that has not changed: ledgers remember by it."""
         found = self._completed.get(stored.key_id)
         if found is None or found[0] is not stored:
+            self._completed.pop(stored.key_id, None)
             if len(self._completed) >= MOST_COMPLETED:
-                self._completed.clear()
+                del self._completed[next(iter(self._completed))]
             found = stored, self._settings.completed(stored)
             self._completed[stored.key_id] = found
         return found[1]

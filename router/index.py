@@ -99,8 +99,9 @@ class FaissIndex:
     since FAISS itself allows concurrent searches only.
     """
 
-    def __init__(self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64) -> None:
+    def __init__(self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64, build_threads: int = 1) -> None:
         self.dim = dim
+        self._build_threads = build_threads
         self._graph_from = graph_from
         self._ef_search = ef_search
         self._index: faiss.Index = faiss.IndexFlatIP(dim)
@@ -184,7 +185,7 @@ class FaissIndex:
 
     def _build(self, flat: faiss.Index) -> None:
         """Grow a graph from a flat index until it holds as much, and let it take over."""
-        faiss.omp_set_num_threads(1)  # each thread has a number of its own
+        faiss.omp_set_num_threads(self._build_threads)  # each thread has a number of its own
         graph = faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = 200
         graph.hnsw.efSearch = self._ef_search

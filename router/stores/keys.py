@@ -25,6 +25,7 @@ MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exa
 MIN_PERIOD_S, MAX_PERIOD_S = 30, 366 * 86_400
 PAGE = 1000
 MOST_CHECKED = 250_000  # digests of keys known to be good
+MOST_REMEMBERED = 120_000  # principals, a kilobyte or two each
 
 
 class Shelf(Protocol):
@@ -280,13 +281,17 @@ class Registry:
 
 
 class CachedKeys:
-    """Keys remembered for a short while. Bounded; unknown secrets cannot push known ones out.
+    """Keys remembered until somebody calls `forget`, as the store does once keys have changed. Bounded; unknown secrets
+    cannot push known ones out.
 
-    What another process disables or changes is seen after `ttl_ms` at most, or when somebody calls `forget`.
+    Who is known is asked for again after `ttl_ms` all the same; an unknown secret, which may be a new key's, after
+    `unknown_ms`.
     """
 
-    def __init__(self, keys: Keys, *, ttl_ms: int = 2000, size: int = 20_000) -> None:
-        self._keys, self._ttl_ms, self._size = keys, ttl_ms, size
+    def __init__(
+        self, keys: Keys, *, ttl_ms: int = 600_000, unknown_ms: int = 2_000, size: int = MOST_REMEMBERED
+    ) -> None:
+        self._keys, self._ttl_ms, self._unknown_ms, self._size = keys, ttl_ms, unknown_ms, size
         self._known: dict[bytes, tuple[Principal, int, int]] = {}  # until when, and as of which `_turn`
         self._unknown: dict[bytes, int] = {}
         self._turn = 0
@@ -303,7 +308,7 @@ class CachedKeys:
         found = await self._keys.find(secret, now_ms)
         if found is None:
             self._known.pop(digest, None)
-            _put(self._unknown, digest, now_ms + self._ttl_ms, self._size)
+            _put(self._unknown, digest, now_ms + self._unknown_ms, self._size)
             return None
         if known is not None and known[0] == found:
             found = known[0]

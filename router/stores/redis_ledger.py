@@ -90,7 +90,11 @@ class RedisLedger:
         self._tending = asyncio.Lock()
 
     async def open(self) -> None:
-        """Ask Redis once, and begin to look after leases. Raises: StoreUnavailable."""
+        """Ask Redis once, and begin to look after leases. Raises: StoreUnavailable.
+
+        Keys have an edition from now on, so that a Redis that was emptied is told by having none.
+        """
+        await self._link.command("HSETNX", f"{self._link.prefix}:meta", "keys", self._clock())
         await self.tend()
         self._start(self._tick())
 

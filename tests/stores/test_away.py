@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from router.errors import BudgetExceeded, StoreUnavailable
+from router.errors import BudgetExceeded, StoreUnavailable, Unauthenticated
 from router.stores import journal
 from router.stores.journal import Journal
+from router.stores.keys import CachedKeys, Terms
 from router.stores.open import Stores, open_stores
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
@@ -165,6 +166,23 @@ async def test_whoever_empties_redis_has_no_keys_left_and_what_is_under_way_is_c
         assert await stores.keys.find(secret, clock()) is None
         await stores.ledger.settle(hold, spend(20))
         assert await spent_and_held(stores, b, clock()) == (20, 0)
+
+
+async def test_a_key_that_is_remembered_reserves_nothing_in_a_redis_that_was_emptied(
+    redis: RedisProcess, clock: Clock
+) -> None:
+    async with open_stores(redis.url, clock=clock) as stores:
+        cached = CachedKeys(stores.keys)
+        stores.keys.watchers.append(cached.forget)
+        _, secret = await stores.keys.create("acme", terms=Terms(budgets=(budget(100),)))
+        who = await cached.find(secret, clock())
+        assert who is not None
+        await buy(stores, who, 10, now_ms=clock())
+        with Redis(unix_socket_path=str(redis.socket)) as client:
+            client.flushall()
+        with pytest.raises(Unauthenticated):
+            await buy(stores, who, 10, now_ms=clock())
+        assert await cached.find(secret, clock()) is None
 
 
 async def test_marks_survive_a_restart_of_redis(forgetful: RedisProcess, clock: Clock) -> None:

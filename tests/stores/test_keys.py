@@ -152,6 +152,25 @@ async def test_cached_keys_ask_the_store_once_in_a_while(stores: Stores, clock: 
     assert await cached.find(secret, clock()) is None
 
 
+async def test_a_known_key_is_asked_for_once_in_a_busy_hour_of_many_keys(stores: Stores, clock: Clock) -> None:
+    secrets = [(await stores.keys.create(f"t{i}"))[1] for i in range(50)]
+    counted = Counted(stores)
+    cached = CachedKeys(counted)
+    for _ in range(3):
+        for secret in secrets:
+            assert await cached.find(secret, clock()) is not None
+            clock.pass_s(1)
+    assert counted.asked == len(secrets)
+
+
+async def test_a_secret_that_was_unknown_works_seconds_after_somebody_made_it(stores: Stores, clock: Clock) -> None:
+    cached, secret = CachedKeys(stores.keys), "sk-made-elsewhere-0000000000000000"
+    assert await cached.find(secret, clock()) is None
+    await stores.keys.create("acme", secret=secret)
+    clock.pass_s(2)
+    assert await cached.find(secret, clock()) is not None
+
+
 async def test_unknown_secrets_do_not_push_known_ones_out(stores: Stores, clock: Clock) -> None:
     _, secret = await stores.keys.create("acme")
     counted = Counted(stores)
