@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix, identity, kron, vstack
+from typing import Any
 
+import numpy as np
+
+from policies.lazily import Lazily
 from policies.replay import LOST, Rows, Till
 from policies.types import Float
+
+optimize = Lazily("scipy.optimize")
+sparse = Lazily("scipy.sparse")
 
 
 def assignment(scores: Float, costs: Float, *, budgets: Float | None, total: float = float("inf")) -> Float:
@@ -16,28 +20,28 @@ def assignment(scores: Float, costs: Float, *, budgets: Float | None, total: flo
     Raises: RuntimeError where the solver fails.
     """
     queries, arms = scores.shape
-    rows = [kron(identity(queries), np.ones((1, arms)), format="csr")]
+    rows = [sparse.kron(sparse.identity(queries), np.ones((1, arms)), format="csr")]
     limits = [np.ones(queries)]
     if budgets is not None:
         rows.append(_per_arm(costs))
         limits.append(np.asarray(budgets))
     if np.isfinite(total):
-        rows.append(csr_matrix(costs.reshape(1, -1)))
+        rows.append(sparse.csr_matrix(costs.reshape(1, -1)))
         limits.append(np.array([total]))
     scale = 1.0 / np.concatenate([limits[0], *(np.maximum(each, 1e-300) for each in limits[1:])])
-    matrix = vstack(rows).multiply(scale[:, None]).tocsr()
+    matrix = sparse.vstack(rows).multiply(scale[:, None]).tocsr()
     right = np.concatenate(limits) * scale
-    solved = linprog(-scores.ravel(), A_ub=matrix, b_ub=right, bounds=(0.0, 1.0), method="highs")
+    solved = optimize.linprog(-scores.ravel(), A_ub=matrix, b_ub=right, bounds=(0.0, 1.0), method="highs")
     if solved.x is None:
         raise RuntimeError(f"the assignment LP was not solved: {solved.message}")
     return np.asarray(solved.x, dtype=np.float64).reshape(queries, arms)
 
 
-def _per_arm(costs: Float) -> csr_matrix:
+def _per_arm(costs: Float) -> Any:
     """(M, N·M) the cost of every query on its own arm."""
     queries, arms = costs.shape
     columns = np.arange(queries * arms)
-    return csr_matrix((costs.ravel(), (columns % arms, columns)), shape=(arms, queries * arms))
+    return sparse.csr_matrix((costs.ravel(), (columns % arms, columns)), shape=(arms, queries * arms))
 
 
 def rounded(shares: Float) -> Rows:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
+from policies.lazily import Lazily
 from policies.types import Float
+
+special = Lazily("scipy.special")
 
 NEVER = float("inf")
 
@@ -37,5 +39,5 @@ def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float,
 
 def possible_best(quality: Float, sigma: Float, *, coverage: float) -> NDArray[np.bool_]:
     """(n,) which arms may be the best: their upper bound reaches the best lower bound, bounds at z(coverage) · σ."""
-    half = float(ndtri((1 + coverage) / 2)) * sigma
+    half = float(special.ndtri((1 + coverage) / 2)) * sigma
     return np.asarray(quality + half >= (quality - half).max(), dtype=np.bool_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +138,13 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "cascade": _cascade,
 }
 
+_SERVING: Mapping[str, tuple[str, ...]] = {  # what each asks of lazily imported modules beside refits
+    "paced": ("scipy.optimize", "scipy.special"),
+    "port": ("scipy.optimize",),
+    "port-exact": ("scipy.optimize", "scipy.sparse"),
+    "thompson": ("scipy.special",),
+    "cascade": ("scipy.special",),
+}
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
 BLIND: frozenset[str] = frozenset({"random", "fixed", "cheapest", "best"})  # they ignore the price of quality
 
@@ -159,6 +167,8 @@ def build(name: str, arms: Sequence[Arm], options: Mapping[str, object] | None =
         if key not in known:
             raise ValueError(f"policy {name} has no option {key!r}; it has {', '.join(known) or 'none'}")
         given[key] = _typed(f"{name}.{key}", value, known[key])
+    for module in _SERVING.get(name, ()):
+        importlib.import_module(module)  # now, and not when a request waits for it
     return _BUILDERS[name](tuple(arms), **given)
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
+from policies.lazily import Lazily
 from policies.types import Float
+
+special = Lazily("scipy.special")
 
 MIN_EFFECTIVE = 50.0  # answers
 MIN_SHARE = 0.01  # of the log
@@ -125,5 +127,5 @@ def _mean_value(terms: Float, effective: float) -> Value:
 
 
 def _value(mean: float, error: float, effective: float) -> Value:
-    half = float(ndtri(0.975)) * error
+    half = float(special.ndtri(0.975)) * error
     return Value(mean, mean - half, mean + half, effective)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
+from policies.lazily import Lazily
 from policies.types import Float
+
+special = Lazily("scipy.special")
 
 Rows = NDArray[np.intp]
 LOST = -1  # a choice of no arm: the query is dropped
@@ -231,5 +233,5 @@ def over_seeds(values: Float) -> Interval:
     """Of one value for each seed (S,). With one seed the interval is the point."""
     mean, seeds = float(np.mean(values)), len(values)
     std = float(np.std(values, ddof=1)) if seeds > 1 else 0.0
-    half = float(stdtrit(seeds - 1, 0.975)) * std / np.sqrt(seeds) if seeds > 1 else 0.0
+    half = float(special.stdtrit(seeds - 1, 0.975)) * std / np.sqrt(seeds) if seeds > 1 else 0.0
     return Interval(mean, mean - half, mean + half, std, seeds)

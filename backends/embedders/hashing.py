@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Integer = TypeVar("Integer", np.int32, np.int64)
 Codes = NDArray[np.uint32]
@@ -193,6 +195,8 @@ class HashingEmbedder:
 
         Embeddings from before and after do not compare: whoever holds an index rebuilds it.
         """
+        import scipy.sparse as sp  # noqa: PLC0415 -- as what follows, tens of MB that only fitting needs
+
         counts = count_matrix(texts)
         documents = np.bincount(counts.indices, minlength=BUCKETS)
         kept = np.flatnonzero((documents >= 2) & (documents <= max(2.0, 0.6 * len(texts))))
@@ -247,6 +251,8 @@ class HashingEmbedder:
 
 def count_matrix(texts: Sequence[str]) -> sp.csr_array:
     """(m, BUCKETS) log(1 + count) of each n-gram."""
+    import scipy.sparse as sp  # noqa: PLC0415 -- only fitting needs it
+
     rows = [_counts(np.sort(_hashes(_clip(text.lower()))[0])) for text in texts]
     lengths = np.array([columns.size for columns, _ in rows], np.int64)
     indices = np.concatenate([columns for columns, _ in rows] or [np.zeros(0, np.int64)])

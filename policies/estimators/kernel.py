@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
 
+from policies.lazily import Lazily
 from policies.types import Float, Float32
+
+linalg = Lazily("scipy.linalg")
+sparse = Lazily("scipy.sparse")
 
 BLOCK = 1024  # rows whose kernel is held at once: 2.6 MB for 640 landmarks
 
@@ -77,7 +79,7 @@ class KernelRidge:
         centred = kernel - centre
         gram = centred.T @ centred + self._penalty * between
         gram[np.diag_indices_from(gram)] += 1e-6 * max(len(kernel), 1)
-        weights = cho_solve(cho_factor(gram, overwrite_a=True), centred.T @ (targets - mean))
+        weights = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True), centred.T @ (targets - mean))
         self._weights[:, columns] = weights
         self._offset[columns] = mean - centre @ self._weights[:, columns]
 
@@ -96,7 +98,7 @@ def _landmarks(inputs: Float32, count: int) -> Float32:
         [(half - inputs[at : at + BLOCK] @ drawn.T).argmin(axis=1) for at in range(0, len(inputs), BLOCK)]
     )
     ones = np.ones(len(inputs), np.float32)
-    members = csr_matrix((ones, (nearest, np.arange(len(inputs)))), shape=(len(drawn), len(inputs)))
+    members = sparse.csr_matrix((ones, (nearest, np.arange(len(inputs)))), shape=(len(drawn), len(inputs)))
     sizes = np.bincount(nearest, minlength=len(drawn))[:, None]
     means = np.asarray(members @ inputs, np.float32) / np.maximum(sizes, 1).astype(np.float32)
     return np.where(sizes > 0, means, drawn)

@@ -8,11 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from policies.estimators.means import Means
 from policies.estimators.single import seen_sums
+from policies.lazily import Lazily
 from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
+
+sparse = Lazily("scipy.sparse")
 
 LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 
@@ -133,7 +135,7 @@ class NeighbourMeans:
         used = strange | (np.arange(near.shape[1]) < self._k)
         trust = np.where(used, np.clip(similarity / self._trusted, 0.0, 1.0), 0.0).astype(np.float64)
         ends = np.arange(0, near.size + 1, near.shape[1])
-        chosen = csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
+        chosen = sparse.csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
         judged, paid = ~np.isnan(history.scores), ~np.isnan(history.costs)
         score, cost = np.where(judged, history.scores, 0.0), np.where(paid, history.costs, 0.0)
         table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (N, 5M)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
@@ -15,7 +14,10 @@ from policies.estimators.kernel import KernelRidge
 from policies.estimators.linear import principal_directions
 from policies.estimators.newcomers import fit_newcomer, newcomers
 from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
+from policies.lazily import Lazily
 from policies.types import Arm, Estimates, Float, Float32, History
+
+optimize = Lazily("scipy.optimize")
 
 FOLDS = 4
 DIRECTIONS = 256  # principal directions of the embeddings that the kernel sees; fewer lose what is unlike the history
@@ -265,7 +267,7 @@ def stack_weights(members: list[Float], targets: Float, means: Float) -> Float:
     columns = np.stack([(each - means)[seen] for each in members], axis=1)
     gram = columns.T @ columns
     factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) * np.eye(len(gram)) + 1e-12 * np.eye(len(gram)))
-    weights, _ = nnls(factor.T, np.linalg.solve(factor, columns.T @ (targets - means)[seen]))
+    weights, _ = optimize.nnls(factor.T, np.linalg.solve(factor, columns.T @ (targets - means)[seen]))
     return np.asarray(weights / max(1.0, float(weights.sum())))
 
 

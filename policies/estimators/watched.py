@@ -9,11 +9,13 @@ from typing import Protocol
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
 from policies.estimators.drift import CHARGE, QUALITY, Drift
 from policies.estimators.linear import principal_directions
+from policies.lazily import Lazily
 from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
+
+special = Lazily("scipy.special")
 
 DIRECTIONS = 128  # principal directions of the embeddings that say which answers are near
 STRANGE_SPREAD = 1.0  # of log(charge / expected) between kinds of queries that nothing was fitted on
@@ -175,7 +177,7 @@ class Watched:
 def _mean_beyond(bound: float, mean: float, sigma: float) -> float:
     """E[x | x > bound] of a normal x."""
     z = (bound - mean) / sigma
-    return mean + sigma * float(np.exp(-0.5 * z * z - 0.5 * np.log(2.0 * np.pi) - log_ndtr(-z)))
+    return mean + sigma * float(np.exp(-0.5 * z * z - 0.5 * np.log(2.0 * np.pi) - special.log_ndtr(-z)))
 
 
 def _at(values: Float, rows: NDArray[np.intp] | None, otherwise: float) -> Float:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 from policies.explorers.greedy import allowed
+from policies.lazily import Lazily
 from policies.types import Estimates, Float, RouteContext
+
+special = Lazily("scipy.special")
 
 LEAST = 1e-18  # chances below it are taken for it: a product of others that matters has no two such factors
 FINE = 0.2
@@ -26,7 +28,7 @@ def best_probabilities(mean: Float, sigma: Float) -> Float:
     grid = _thinned(np.sort(grid[grid >= reached]), FINE * float(sigma.min()))  # (G,), G ≤ n · K
     standard = np.subtract(grid, mean[:, None])
     standard /= sigma[:, None]
-    below = ndtr(standard, out=standard)  # (n, G)
+    below = special.ndtr(standard, out=standard)  # (n, G)
     np.maximum(below, LEAST, out=below)
     others = np.multiply.reduce(below) / below  # (n, G), Π over j ≠ i
     weights = np.einsum("ij,ij->i", below[:, 1:] - below[:, :-1], others[:, 1:] + others[:, :-1])

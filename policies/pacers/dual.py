@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize
 
+from policies.lazily import Lazily
 from policies.types import Float
+
+optimize = Lazily("scipy.optimize")
 
 COOLING = ((0.03, 60), (0.01, 60), (0.003, 60))  # temperatures, in quality, and iterations at each
 WARM = ((0.003, 20),)  # the same from an earlier answer
@@ -26,7 +28,7 @@ def smoothed_dual(quality: Float, cost: Float, budgets: Float, *, weights: Float
     prices = np.where(bound, 0.3, 0.0) if start is None else np.where(bound, start * scale, 0.0)
     bounds = [(0.0, PRICE_CAP if each else 0.0) for each in bound]
     for temperature, iterations in COOLING if start is None else WARM:
-        solved = minimize(
+        solved = optimize.minimize(
             _objective,
             prices,
             args=(quality, unit_cost, limits, weights, temperature),

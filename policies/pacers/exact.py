@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix, hstack
 
+from policies.lazily import Lazily
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, RouteContext
+
+optimize = Lazily("scipy.optimize")
+sparse = Lazily("scipy.sparse")
 
 Expect = Callable[[History, NDArray[np.intp]], Estimates]
 """(history, rows (S,)) -> estimates (S, M) of those rows made without looking at them."""
@@ -29,11 +31,11 @@ def exact_dual(quality: Float, cost: Float, *, cover: Float, limits: Float) -> F
     pairs = np.flatnonzero(~np.isnan(quality).ravel())
     rows, columns = np.divmod(pairs, arms)
     drawn = cover[:, columns].T * (cost.ravel()[pairs, None] / unit)  # (P, R)
-    regret = csr_matrix((np.ones(len(pairs)), (np.arange(len(pairs)), rows)), shape=(len(pairs), queries))
+    regret = sparse.csr_matrix((np.ones(len(pairs)), (np.arange(len(pairs)), rows)), shape=(len(pairs), queries))
     weights = np.maximum(limits / unit, 1e-6 * queries)
-    solved = linprog(
+    solved = optimize.linprog(
         np.concatenate([weights, np.ones(queries)]),
-        A_ub=-hstack([csr_matrix(drawn), regret], format="csr"),
+        A_ub=-sparse.hstack([sparse.csr_matrix(drawn), regret], format="csr"),
         b_ub=-quality.ravel()[pairs],
         bounds=(0.0, None),
         method="highs",

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
+from policies.lazily import Lazily
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, RouteContext
+
+optimize = Lazily("scipy.optimize")
 
 
 def port_dual(quality: Float, cost: Float, *, cover: Float, limits: Float, share: float, alpha: float) -> Float:
@@ -30,7 +32,7 @@ def port_dual(quality: Float, cost: Float, *, cover: Float, limits: Float, share
         return share * float(gamma @ limits) + float(scores[rows, best].sum()), share * limits - cover @ drawn
 
     start = np.full(len(limits), 1.0 / worth.shape[1])
-    solved = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(start))
+    solved = optimize.minimize(dual, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(start))
     return np.asarray(solved.x, dtype=np.float64)
 
 

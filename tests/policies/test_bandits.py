@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special  # noqa: F401 -- imported lazily elsewhere, which takes longer than an example may
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
