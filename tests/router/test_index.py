@@ -41,9 +41,14 @@ def test_the_nearest_come_first_with_their_cosine(index: NeighbourIndex) -> None
     rng = np.random.default_rng(2)
     vectors = unit(rng, 400)
     index.add(vectors, np.arange(1000, 1400))
+    true_to = 1e-5
+    if isinstance(index, FaissIndex):
+        index.settle()
+        true_to = 2e-3 if index.is_graph else true_to  # a graph keeps vectors in bfloat16
     hits = index.search(vectors[5:6], 8)
+    cosines = vectors[hits.ids[0] - 1000] @ vectors[5]
     assert hits.ids[0][0] == 1005
-    assert hits.similarity[0][0] == pytest.approx(1.0, abs=1e-5)
+    assert hits.similarity[0] == pytest.approx(cosines, abs=true_to)
     assert np.all(np.diff(hits.similarity[0]) <= 1e-6)
 
 
