@@ -187,8 +187,8 @@ class FaissIndex:
     def _build(self, flat: faiss.Index) -> None:
         """Grow a graph from a flat index until it holds as much, and let it take over."""
         faiss.omp_set_num_threads(self._build_threads)  # each thread has a number of its own
-        half = faiss.ScalarQuantizer.QT_bf16
-        graph = faiss.IndexHNSWSQ(self.dim, half, 32, faiss.METRIC_INNER_PRODUCT)
+        kept = faiss.ScalarQuantizer.QT_bf16
+        graph = faiss.IndexHNSWSQ(self.dim, kept, 32, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]  # wrong stub
         graph.hnsw.efConstruction = 200
         graph.hnsw.efSearch = self._ef_search
         while True:
