@@ -44,23 +44,3 @@ def quality_priors(arms: Sequence[Arm], known: Mapping[str, float] | None = None
     """(means (n,), standard deviations (n,)) for these arms."""
     pairs = np.array([quality_prior(arm, known) for arm in arms], dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def decode_ms(
-    arm: Arm, *, bandwidth_gbs: float, batch: int = 1, kv_bytes: float = 0.0, peak_tflops: float = 0.0
-) -> float:
-    """Milliseconds per decoded token by the roofline: weights and cache read at full bandwidth, or arithmetic.
-
-    Raises: ValueError where the arm's number of weights is unknown.
-    """
-    if arm.parameters is None:
-        raise ValueError(f"{arm.name}: the roofline needs the number of weights")
-    weight_bytes = arm.parameters * (arm.bits or 16) / 8
-    reading = (weight_bytes + kv_bytes * batch) / (bandwidth_gbs * 1e9)
-    computing = 2 * arm.parameters * batch / (peak_tflops * 1e12) if peak_tflops > 0 else 0.0
-    return 1e3 * max(reading, computing)
-
-
-def token_usd(arm: Arm, *, accelerator_usd_per_hour: float, bandwidth_gbs: float, batch: int = 1) -> float:
-    """USD per decoded token of a self-hosted arm: the accelerator's hourly price over the roofline's tokens."""
-    return accelerator_usd_per_hour / 3.6e6 * decode_ms(arm, bandwidth_gbs=bandwidth_gbs, batch=batch) / batch

@@ -262,7 +262,8 @@ def count_matrix(texts: Sequence[str]) -> sp.csr_array:
 
 
 def surface_features(text: str) -> Matrix:
-    """(f,) what a glance at the form of a text says, named by FEATURE_NAMES. All finite; an empty text is all zero."""
+    """(f,) what a glance at the form of a text says, named by FEATURE_NAMES: at its length, its last words, and else at
+    its first MAX_CHARACTERS. All finite; an empty text is all zero."""
     if not text:
         return np.zeros(len(FEATURE_NAMES), np.float32)
     head = text[:MAX_CHARACTERS]
@@ -277,13 +278,13 @@ def surface_features(text: str) -> Matrix:
     logs = np.log1p(np.array([len(text), len(text) - cjk, cjk, words, lines, digits, *marks], np.float32))
     shares = [cjk / total, digits / total, capitals / total, punctuation / total, space / total]
     shares.append(min(letters / max(words, 1), 20.0))
-    return np.concatenate([logs[:5], shares, logs[5:], _forms(text), _question(head)], dtype=np.float32)
+    return np.concatenate([logs[:5], shares, logs[5:], _forms(head, text[-12:]), _question(head)], dtype=np.float32)
 
 
-def _forms(text: str) -> list[float]:
+def _forms(text: str, end: str) -> list[float]:
     """Lettered choices, an ending that asks for the answer, a beginning that says question, signs of code."""
     choices = ("\nA" in text) + ("\nB" in text) + ("\nD" in text)
-    ends = text[-12:].strip().lower().endswith(("answer:", "答案：", "答案:"))
+    ends = end.strip().lower().endswith(("answer:", "答案：", "答案:"))
     code = ("def " in text) + ("python" in text) + ("function" in text) + ("assert" in text)
     return [float(choices), float(ends), float(text[:12].strip().lower().startswith("question")), float(code)]
 

@@ -7,9 +7,10 @@ and what is needed to judge another policy: `propensity`, `probability:MODEL`, `
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from router.errors import SettingsError
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, NanoUsd, SettlementRecord
@@ -21,6 +22,7 @@ OF_A_CANDIDATE = {  # column -> field of DecisionRecord
     "sigma": "sigma",
     "price": "prices",
 }
+LISTED = "charged"  # a column for each candidate and a field, where expected charges are not `expected_cost`
 PLAIN: tuple[str, ...] = (
     "decision_id",
     "at_ms",
@@ -32,7 +34,7 @@ PLAIN: tuple[str, ...] = (
     "preference",
     "embedding",
 )
-PLAIN += ("prompt_tokens", "prompt_characters", "features", "purse")
+PLAIN += ("prompt_tokens", "prompt_characters", "features", "purse", "backend")
 SETTLED = ("completion_tokens", "latency_ms", "first_byte_ms", "outcome")
 
 
@@ -74,10 +76,11 @@ def imported(path: Path) -> list[LogEntry]:
 
 def _decided(entry: DecisionRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": entry.text, **{name: getattr(entry, name) for name in PLAIN}}
+    row["metadata"] = json.dumps(dict(entry.metadata))
     for column, field in OF_A_CANDIDATE.items():
         values = zip(entry.candidates, getattr(entry, field), strict=True)
         row |= {f"{column}:{model}": value for model, value in values}
-    return row
+    return row | {f"{LISTED}:{model}": usd for model, usd in zip(entry.candidates, entry.charged, strict=False)}
 
 
 def _settled(entry: SettlementRecord) -> dict[str, Any]:
@@ -98,8 +101,13 @@ def _decision_of(row: Mapping[str, Any]) -> DecisionRecord:
     of_all: dict[str, Any] = {
         field: tuple(float(row[f"{column}:{model}"]) for model in given) for column, field in OF_A_CANDIDATE.items()
     }
-    plain: dict[str, Any] = {name: row[name] for name in PLAIN}
-    return DecisionRecord(text=row["prompt"], candidates=tuple(given), **of_all, **plain)
+    plain: dict[str, Any] = {name: row[name] for name in PLAIN if name in row}  # earlier exports lack some
+    listed = [row.get(f"{LISTED}:{model}") for model in given]
+    charged = () if any(_empty(usd) for usd in listed) else tuple(map(float, cast("list[float]", listed)))
+    metadata = json.loads(row.get("metadata") or "{}")
+    return DecisionRecord(
+        text=row["prompt"], candidates=tuple(given), **of_all, **plain, charged=charged, metadata=metadata
+    )
 
 
 def _settlement_of(row: Mapping[str, Any], decision: DecisionRecord) -> list[LogEntry]:

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from backends.embedders.hashing import FEATURE_NAMES, HashingEmbedder
+from backends.embedders.hashing import FEATURE_NAMES, MAX_CHARACTERS, HashingEmbedder
 
 TEXTS = [
     "What is the capital of France?",
@@ -104,3 +104,13 @@ def test_features_see_digits_choices_and_characters_of_chinese() -> None:
     assert features["choices"] == 2.0
     assert features["ends_with_answer"] == 1.0
     assert features["cjk_share"] > 0.2
+
+
+def test_features_of_a_long_text_are_those_of_its_beginning_its_length_and_its_last_words() -> None:
+    beginning = "Question: which?\nA. one\nB. two\n" + "x" * MAX_CHARACTERS
+    short = HashingEmbedder(16).features(f"{beginning} def Answer:")
+    long = HashingEmbedder(16).features(f"{beginning} def {'y' * 10_000} Answer:")
+    lengths = [FEATURE_NAMES.index(name) for name in ("log_characters", "log_plain_characters")]
+    assert (long[lengths] > short[lengths]).all()
+    assert np.delete(long, lengths).tolist() == np.delete(short, lengths).tolist()
+    assert dict(zip(FEATURE_NAMES, long, strict=True))["ends_with_answer"] == 1.0

@@ -43,6 +43,23 @@ async def test_what_was_exported_is_judged_like_the_log(stores: Stores, tmp_path
     assert back[0].record.embedding == there[0].record.embedding
 
 
+async def test_a_decision_comes_back_as_it_was_exported(stores: Stores, tmp_path: Path) -> None:
+    """Where machines are rented, with what was expected at list prices beside what it costs to run."""
+    rented = msgspec.structs.replace(decision("a"), backend="gpu", charged=(2e-6, 3e-6))
+    for record in (rented, msgspec.structs.replace(decision("b"), charged=())):
+        await stores.log.remember(record)
+    await export(stores.log.tail("", follow=False), tmp_path / "log.parquet")
+    assert imported(tmp_path / "log.parquet") == [*await entries(stores)]
+
+
+async def test_an_export_without_later_columns_is_still_read(stores: Stores, tmp_path: Path) -> None:
+    of_then = msgspec.structs.replace(decision("a"), backend="", charged=(), metadata={})
+    await stores.log.remember(of_then)
+    await export(stores.log.tail("", follow=False), tmp_path / "log.parquet")
+    pd.read_parquet(tmp_path / "log.parquet").drop(columns=["backend", "metadata"]).to_parquet(tmp_path / "old.parquet")
+    assert imported(tmp_path / "old.parquet") == [of_then]
+
+
 async def test_a_trace_is_no_export(tmp_path: Path) -> None:
     pd.DataFrame({"prompt": ["x"], "score:a": [1.0]}).to_parquet(tmp_path / "trace.parquet")
     assert not is_export(tmp_path / "trace.parquet")
