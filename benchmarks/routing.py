@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.lexical import lexical
 from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, Trace, load_trace
 from policies.baselines import neighbour_means, optimum
@@ -22,7 +23,7 @@ from policies.estimators.telling import telling_prompts
 from policies.identity import Skills, Vector, informative_prompts
 from policies.paced import build
 from policies.replay import Till, admitted, aiq, apgr, judge, sweep
-from policies.types import Arm, Float, History, Neighbours, Outcome, Purse, RouteContext
+from policies.types import Arm, Float, Float32, History, Neighbours, Outcome, Purse, RouteContext
 
 SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
 SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
@@ -68,9 +69,9 @@ def _goal(table: str, name: str) -> str:
     return f"must {must:g}, aim {aim:g}"
 
 
-def _approximate(run: Fitted, budgets: Float) -> float:
-    """ApproxOpt: the LP on the means of the five nearest history rows, rounded, with true admission."""
-    similarity = run.embedded.vectors[run.stream] @ run.embedded.vectors[run.history].T
+def _approximate(run: Fitted, vectors: Float32, budgets: Float) -> float:
+    """ApproxOpt: the LP on the means of the five nearest history rows by vectors (N, d), rounded, truly admitted."""
+    similarity = vectors[run.stream] @ vectors[run.history].T
     past = run.trace.scores[run.history], run.trace.costs[run.history]
     quality, cost = (neighbour_means(similarity, each, k=5) for each in past)
     return _performance(optimum(quality, cost, budgets=budgets), run, budgets)
@@ -101,25 +102,32 @@ def performance(seeds: int) -> Iterable[str]:
 
 
 def six(seeds: int) -> Iterable[str]:
-    """Six splits, % of ApproxOpt (extreme is the mean over its k; mean ± std over seeds)"""
+    """Six splits, % of ApproxOpt (extreme is the mean over its k; mean ± std over seeds)
+
+    ApproxOpt's neighbours are found in a plain lexical embedding; then, for comparison, in the router's own.
+    """
     for name, label in SHORT.items():
         rows = []
         for seed in _seeds(name, seeds):
             rows.append(_six_shares(fitted(name, seed), seed))
-            yield f"{label:12} seed {seed}: {np.mean(rows[-1]):.1f}"
-        detail = "  ".join(f"{rule} {value:.1f}" for rule, value in zip(SIX, np.mean(rows, axis=0), strict=True))
-        means = np.mean(rows, axis=1)
-        yield f"{label:12} {means.mean():6.1f} ± {means.std():.1f}   ({_goal('six', name)})   {detail}"
+            yield f"{label:12} seed {seed}: {rows[-1][0].mean():.1f}, in the own embedding {rows[-1][1].mean():.1f}"
+        for at, reference in enumerate(("", ", in the own embedding")):
+            of_one = np.array([row[at] for row in rows])
+            detail = "  ".join(f"{rule} {value:.1f}" for rule, value in zip(SIX, of_one.mean(axis=0), strict=True))
+            mean, std = of_one.mean(), of_one.mean(axis=1).std()
+            yield f"{label:12} {mean:6.1f} ± {std:.1f}   ({_goal('six', name)}{reference})   {detail}"
 
 
-def _six_shares(run: Fitted, seed: int) -> list[float]:
-    """% of ApproxOpt for each of SIX."""
-    shares: dict[str, list[float]] = {rule: [] for rule in SIX}
+def _six_shares(run: Fitted, seed: int) -> Float:
+    """(2, 6) % of ApproxOpt for each of SIX, by the lexical and by the own embedding."""
+    references = lexical(run.trace.name, run.history), run.embedded.vectors
+    shares: dict[str, list[list[float]]] = {rule: [] for rule in SIX}
     for rule in _rules(len(run.trace.models)):
         budgets = budgets_of(run, rule, seed)
-        share = 100 * route(run, budgets).performance / _approximate(run, budgets)
-        shares["extreme" if rule.startswith("extreme") else rule].append(share)
-    return [float(np.mean(shares[rule])) for rule in SIX]
+        found = 100 * route(run, budgets).performance
+        of_each = [found / _approximate(run, vectors, budgets) for vectors in references]
+        shares["extreme" if rule.startswith("extreme") else rule].append(of_each)
+    return np.array([np.mean(shares[rule], axis=0) for rule in SIX]).T
 
 
 def _rules(arms: int) -> list[str]:
