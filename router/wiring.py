@@ -150,7 +150,12 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
 def _learning(
     settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder, renting: Renting
 ) -> Learning:
-    index = FaissIndex(embedder.dim, graph_from=settings.index.graph_from, ef_search=settings.index.ef_search)
+    index = FaissIndex(
+        embedder.dim,
+        graph_from=settings.index.graph_from,
+        ef_search=settings.index.ef_search,
+        build_threads=settings.index.build_threads,
+    )
     return Learning(
         log=stores.log,
         index=index,

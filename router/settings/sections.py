@@ -372,6 +372,9 @@ class Index(Section):
     k: Positive = Field(default=100, description="Neighbours looked up for each query.")
     graph_from: Positive = Field(default=5_000, description="Vectors from which on the index is an HNSW graph.")
     ef_search: Positive = Field(default=64, description="Width of the graph search.")
+    build_threads: Positive = Field(
+        default=1, description="Threads that build the graph, aside; more where cores are idle and the log is long."
+    )
     snapshot_s: Seconds = Field(
         default=300.0, description="How often index and policy are saved with their log position."
     )

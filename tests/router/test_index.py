@@ -63,10 +63,11 @@ def test_faiss_flat_agrees_with_brute_force_exactly() -> None:
         assert a.tolist() == b.tolist()
 
 
-def test_the_graph_finds_at_least_95_percent_of_what_brute_force_finds() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_graph_finds_at_least_95_percent_of_what_brute_force_finds(threads: int) -> None:
     rng = np.random.default_rng(4)
     vectors, queries = unit(rng, 3000), unit(rng, 100)
-    graph, brute = FaissIndex(DIM, graph_from=1000), BruteForceIndex(DIM)
+    graph, brute = FaissIndex(DIM, graph_from=1000, build_threads=threads), BruteForceIndex(DIM)
     for start in range(0, 3000, 500):  # grows across the switch from flat to graph
         rows = np.arange(start, start + 500)
         graph.add(vectors[rows], rows)
