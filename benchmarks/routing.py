@@ -44,6 +44,11 @@ def fitted(name: str, seed: int) -> Fitted:
     return fit(trace(name), seed)
 
 
+@cache
+def kinds(name: str, seed: int) -> tuple[Float, Float]:
+    return fitted(name, seed).kinds()
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -236,15 +241,18 @@ def newcomer(seeds: int) -> Iterable[str]:
         for how in ("telling", "D-optimal", "evenly"):
             shown = []
             for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
-                rows = [[_joined(fitted(name, seed), arm, labels, how) for arm in arms] for seed in seen]
+                rows = [[_joined(fitted(name, seed), kinds(name, seed), arm, labels, how) for arm in arms] for seed in seen]
                 sums = np.array(rows).sum(axis=1)
                 share, each = 100 * sums[:, 0].sum() / sums[:, 1].sum(), 100 * sums[:, 0] / sums[:, 1]
                 shown.append(f"{labels} labels {share:.0f} ± {each.std():.0f}%, least {each.min():.0f} ({goal})")
             yield f"{label:12} {how:9} {'   '.join(shown)}"
 
 
-def _joined(run: Fitted, arm: int, labels: int, how: str, draws: int = 8) -> Float:
-    """(utility gained by joining with few labels, with all), summed over draws, averaged over a sweep of λ."""
+def _joined(run: Fitted, kinds: tuple[Float, Float], arm: int, labels: int, how: str, draws: int = 8) -> Float:
+    """(utility gained by joining with few labels, with all), summed over draws, averaged over a sweep of λ.
+
+    kinds are those of history and of the stream.
+    """
     others = [each for each in range(len(run.trace.models)) if each != arm]
     prices = np.geomspace(0.003, 1.0, 25) / run.expected.cost.mean()
     _, rehearsal = Prepared(run).rehearsal or ((), run.expected)
@@ -256,9 +264,9 @@ def _joined(run: Fitted, arm: int, labels: int, how: str, draws: int = 8) -> Flo
         seen = np.full(len(past), np.nan)
         seen[rows] = past[rows, arm]
         dearness = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
-        weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen, dearness)
+        new = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen, dearness, kinds[0])
         quality = run.expected.quality.copy()
-        quality[:, arm] = np.clip(quality[:, others] @ weights + level, 0.0, 1.0)
+        quality[:, arm] = np.clip(quality[:, others] @ new.weights + kinds[1] @ new.tilt + new.offset, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])
         gained += (_utility(run, quality, prices, [*others, arm]) - without, full - without)
     return gained
