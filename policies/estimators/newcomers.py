@@ -39,50 +39,60 @@ class Newcomer(NamedTuple):
     offset: float
 
 
-def fit_newcomer(
-    known: Float, expected: Float, scores: Float, dearness: Float | None = None, kinds: Float | None = None
-) -> Newcomer:
+@dataclass(frozen=True, slots=True)
+class KnownArms:
+    """What newcomers are compared with: the arms that are known well, on all of history."""
+
+    scores: Float  # (n, E), NaN where not observed
+    expected: Float  # (n, E) out of fold
+    unbiased: Float  # (n, E) the same with the mean of what was observed
+    kinds: Float  # (n, K) what kinds of query these are, with column means 0
+    strengths: Strengths
+
+
+def known_arms(scores: Float, expected: Float, kinds: Float | None = None) -> KnownArms:
+    """Their fields as in KnownArms, kinds None where nobody knows them."""
+    kinds = np.zeros((len(scores), 0)) if kinds is None else kinds
+    luck = scores - expected
+    unbiased = expected + np.nan_to_num(luck).sum(axis=0) / np.maximum((~np.isnan(luck)).sum(axis=0), 1)
+    return KnownArms(scores, expected, unbiased, kinds, learn_strengths(scores - unbiased, unbiased, kinds))
+
+
+def fit_newcomer(known: KnownArms, scores: Float, dearness: Float | None = None) -> Newcomer:
     """What a few labels say of a new arm.
 
-    known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them out of
-    fold; scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's
-    last; kinds (n, K) what kinds of query these are, with column means 0, or None where nobody knows.
+    scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last.
     How good it is altogether is judged by item response, see levels.py; where it is good, by shape(). Then it is
     held down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the
     one overrated is the one chosen.
     """
-    kinds = np.zeros((len(known), 0)) if kinds is None else kinds
-    luck = known - expected
-    bias = np.nan_to_num(luck).sum(axis=0) / np.maximum((~np.isnan(luck)).sum(axis=0), 1)
-    level, variance = new_level(known, expected + bias, scores, dearness)
-    weights, tilt = shape(luck - bias, expected + bias, kinds, scores, level=level, variance=variance)
-    offset = level - float((expected @ weights).mean())
+    level, variance = new_level(known.scores, known.unbiased, scores, dearness)
+    weights, tilt = shape(known, scores, level=level, variance=variance)
+    offset = level - float((known.expected @ weights).mean())
     return Newcomer(weights, tilt, offset - min(CAUTION * variance, float(np.sqrt(variance))))
 
 
-def shape(
-    luck: Float, expected: Float, kinds: Float, scores: Float, *, level: float, variance: float
-) -> tuple[Float, Float]:
+def shape(known: KnownArms, scores: Float, *, level: float, variance: float) -> tuple[Float, Float]:
     """((E,) weights of the known arms, (K,) of kinds of query) that say where a new arm is better than elsewhere.
 
-    luck (n, E), score less what was expected, NaN where not observed; expected (n, E); kinds (n, K); scores (n,) of the
-    new arm, NaN where not labelled; its level with the variance. Before any label the new arm is one more draw from
-    where the known ones came from: their mean, give or take their differences, and how they deviate from each other by
-    kind. Labels move it by Bayesian linear regression, in which the luck of the known arms on the same prompts explains
-    part of its own. They count by how they differ from each other; what they say together is in the level, one more
-    observation. It takes more than ten lines because each builds on those before.
+    scores (n,) of the new arm, NaN where not labelled; its level with the variance. Before any label the new arm is one
+    more draw from where the known ones came from: their mean, give or take their differences, and how they deviate from
+    each other by kind. Labels move it by Bayesian linear regression, in which the luck of the known arms on the same
+    prompts explains part of its own. They count by how they differ from each other; what they say together is in the
+    level, one more observation. It takes more than ten lines because each builds on those before.
     """
-    arms, strengths = luck.shape[1], learn_strengths(luck, expected, kinds)
-    noise, rows = strengths.noise, np.flatnonzero(~np.isnan(scores))
-    inputs, base = inputs_of(luck, expected, kinds, noise.shared)
-    overall = np.concatenate([expected.mean(axis=0) @ _apart(arms), [1.0, 0.0], np.zeros(arms), kinds.mean(axis=0)])
-    usual = float(_coin(expected.mean(axis=0)).mean() / _coin(np.array(level)))
+    expected, strengths, arms = known.unbiased, known.strengths, known.scores.shape[1]
+    rows = np.flatnonzero(~np.isnan(scores))
+    luck, mean = known.scores - expected, expected.mean(axis=0)
+    inputs, base = inputs_of(luck, expected, known.kinds, strengths.noise.shared)
+    overall = np.concatenate([mean @ _apart(arms), [1.0, 0.0], np.zeros(arms), known.kinds.mean(axis=0)])
+    usual = float(_coin(mean).mean() / _coin(np.array(level)))
     precise = usual / strengths.variances[rows]
     inputs, target = inputs[rows], (scores - base)[rows]
     if len(rows):
         inputs, target = (each - precise @ each / precise.sum() for each in (inputs, target))
     precision = (inputs.T * precise) @ inputs + np.diag(strengths.spreads**-2.0) + np.outer(overall, overall) / variance
-    moment = inputs.T @ (precise * target) + overall * (level - expected.mean()) / variance
+    moment = inputs.T @ (precise * target) + overall * (level - mean.mean()) / variance
     belief = np.linalg.solve(precision, moment)
     return (1.0 + belief[arms + 1]) / arms + _apart(arms) @ belief[:arms], belief[2 * arms + 2 :]
 
@@ -97,8 +107,8 @@ def inputs_of(luck: Float, expected: Float, kinds: Float, shared: float) -> tupl
 
     Of each prompt: how the known arms differ, one, how good they are on it against elsewhere, their luck, its kinds.
     """
-    mean, complete = expected.mean(axis=1), ~np.isnan(luck).any(axis=1)
-    beside = np.where(complete[:, None], luck, 0.0)
+    mean, complete = expected.mean(axis=1), ~np.isnan(luck).any(axis=1, keepdims=True)
+    beside = np.where(complete, luck, 0.0)
     alike = np.ones(len(luck)), mean - mean.mean()
     inputs = np.column_stack([expected @ _apart(luck.shape[1]), *alike, beside, kinds])
     return inputs, mean + shared * beside.mean(axis=1)
@@ -132,7 +142,8 @@ def learn_strengths(luck: Float, expected: Float, kinds: Float) -> Strengths:
 def _doubts(luck: Float, shared: float) -> Float:
     """(n,) how much more than usual a label on a prompt varies: as much as the known arms' own do on it, as far as
     one's tells of another's. 1 where not all of luck (n, E) was observed."""
-    arms, complete = luck.shape[1], ~np.isnan(luck).any(axis=1)
+    arms = luck.shape[1]
+    complete = np.asarray(~np.isnan(luck).any(axis=1))
     doubts = np.ones(len(luck))
     if arms < FEWEST or np.count_nonzero(complete) < COMPLETE:
         return doubts

@@ -13,7 +13,7 @@ from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.kinds import kinds_of, no_kinds
 from policies.estimators.linear import principal_directions
-from policies.estimators.newcomers import fit_newcomer, newcomers
+from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
 from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
 from policies.lazily import Lazily
 from policies.types import Arm, Estimates, Float, Float32, History
@@ -46,8 +46,8 @@ class Stack:
         self.means: Float = np.zeros(0)  # (M,)
         self.kin: Float = np.zeros((0, 0))  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
         self.level: Float = np.zeros(0)  # (M,) added to that mixture
-        self.slant: Float32 = np.zeros((0, 0), np.float32)  # (p, M) what a newcomer deviates by along smooth inputs; what
-        # it does by groups of queries is its column of the kernel
+        self.slant: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
+        # its column of the kernel says what it does by groups of queries
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
@@ -212,9 +212,11 @@ class Stack:
         """
         self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         tilts = np.zeros((kinds.shape[1], len(new)))
+        if not new.any():
+            return tilts
+        others = known_arms(scores[:, ~new], known[:, ~new], kinds)
         for arm in np.flatnonzero(new):
-            costs = np.append(dearness[~new], dearness[arm])
-            found = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm], costs, kinds)
+            found = fit_newcomer(others, scores[:, arm], np.append(dearness[~new], dearness[arm]))
             self.kin[~new, arm], tilts[:, arm], self.level[arm] = found
         return tilts
 
