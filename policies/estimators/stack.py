@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
-from policies.estimators.kinds import kinds_of, no_kinds
+from policies.estimators.kinds import Kinds, kinds_of, no_kinds
 from policies.estimators.linear import principal_directions
 from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
 from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
@@ -81,18 +81,14 @@ class Stack:
         self.weights = stack_weights(members, targets, self.means)
         known = self._weigh(members)
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
-        expected_kinds = np.hstack([by_kernel[:, len(new) :], smooth @ kinds.leading.T])
-        usual = expected_kinds.mean(axis=0)
-        expected_kinds -= usual
+        here = np.hstack([by_kernel[:, len(new) :], smooth @ kinds.leading.T])
+        usual = here.mean(axis=0)
         dearness = np.log(np.maximum(cost.mean(axis=0), 1e-12))
-        tilts = self._relate(known, history.scores, new, dearness, expected_kinds)
-        quality = np.clip(known @ self.kin + self.level + expected_kinds @ tilts, 0.0, 1.0)
+        tilts = self._relate(known, history.scores, new, dearness, here - usual)
+        quality = np.clip(known @ self.kin + self.level + (here - usual) @ tilts, 0.0, 1.0)
         self.spread = _spread(history.scores - quality)
         self.kernel.fit(smooth, np.hstack([targets, kinds.groups]))
-        if new.any():
-            groups = kinds.groups.shape[1]
-            self.kernel.mix(np.vstack([np.diag(~new), tilts[:groups]]), -usual @ tilts)
-        self.slant = np.asarray(kinds.leading.T @ tilts[kinds.groups.shape[1] :], np.float32)
+        self._tilt(kinds, tilts, usual)
         self.forest.fit(rough, targets)
         self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
@@ -219,6 +215,13 @@ class Stack:
             found = fit_newcomer(others, scores[:, arm], np.append(dearness[~new], dearness[arm]))
             self.kin[~new, arm], tilts[:, arm], self.level[arm] = found
         return tilts
+
+    def _tilt(self, kinds: Kinds, tilts: Float, usual: Float) -> None:
+        """Let columns of newcomers expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""
+        groups = kinds.groups.shape[1]
+        self.slant = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
+        if groups:
+            self.kernel.mix(np.vstack([np.diag(~self.new), tilts[:groups]]), -usual @ tilts)
 
     def kinds(self, history: tuple[Float32, Float32], queries: tuple[Float32, Float32]) -> tuple[Float, Float]:
         """((N, K) kinds of past rows out of fold, (m, K) of queries) as a newcomer among these arms is described by.
