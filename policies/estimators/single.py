@@ -74,8 +74,8 @@ class Single:
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
-        self._new = stack.new.astype(np.float64)
-        self._slant = np.vstack([stack.slant, np.zeros((2, len(stack.means)), np.float32)])  # for smooth's last places
+        padded = np.vstack([stack.slant, np.zeros((2, len(stack.means)), np.float32)])  # for smooth's last places
+        self._slants = [(int(arm), padded[:, arm].copy()) for arm in np.flatnonzero(stack.new)]
         self._last: tuple[Float32 | None, Float32, float] = (None, np.zeros(0, np.float32), 0.0)  # the last query,
         # where it is and how strange
 
@@ -119,7 +119,8 @@ class Single:
             known = stack.means + trust * (known - stack.means)
         if self._kin is not None:
             known = known @ self._kin + stack.level
-            known += trust * (members[0] * self._new + smooth @ self._slant)
+            for arm, slant in self._slants:  # one at a time: newcomers are few
+                known[arm] += trust * (members[0, arm] + slant.dot(smooth))
         sigma = np.maximum.reduce(members)
         sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
         sigma *= sigma
