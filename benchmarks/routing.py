@@ -18,7 +18,7 @@ from benchmarks.lexical import lexical
 from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, Trace, load_trace
 from policies.baselines import neighbour_means, optimum
-from policies.estimators.newcomers import fit_newcomer
+from policies.estimators.newcomers import KnownArms, fit_newcomer, known_arms
 from policies.estimators.telling import telling_prompts
 from policies.identity import Skills, Vector, informative_prompts
 from policies.paced import build
@@ -43,6 +43,19 @@ def trace(name: str) -> Trace:
 @cache
 def fitted(name: str, seed: int) -> Fitted:
     return fit(trace(name), seed)
+
+
+@cache
+def kinds(name: str, seed: int) -> tuple[Float, Float]:
+    return fitted(name, seed).kinds()
+
+
+@cache
+def known_without(name: str, seed: int, arm: int) -> KnownArms:
+    """All arms but one."""
+    run, others = fitted(name, seed), np.arange(len(trace(name).models)) != arm
+    _, rehearsal = Prepared(run).rehearsal or ((), run.expected)
+    return known_arms(run.trace.scores[run.history][:, others], rehearsal.quality[:, others], kinds(name, seed)[0])
 
 
 def main() -> None:
@@ -244,15 +257,17 @@ def newcomer(seeds: int) -> Iterable[str]:
         for how in ("telling", "D-optimal", "evenly"):
             shown = []
             for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
-                rows = [[_joined(fitted(name, seed), arm, labels, how) for arm in arms] for seed in seen]
+                rows = [[_joined(name, seed, arm, labels, how) for arm in arms] for seed in seen]
                 sums = np.array(rows).sum(axis=1)
                 share, each = 100 * sums[:, 0].sum() / sums[:, 1].sum(), 100 * sums[:, 0] / sums[:, 1]
                 shown.append(f"{labels} labels {share:.0f} ± {each.std():.0f}%, least {each.min():.0f} ({goal})")
             yield f"{label:12} {how:9} {'   '.join(shown)}"
 
 
-def _joined(run: Fitted, arm: int, labels: int, how: str, draws: int = 8) -> Float:
+def _joined(name: str, seed: int, arm: int, labels: int, how: str, draws: int = 8) -> Float:
     """(utility gained by joining with few labels, with all), summed over draws, averaged over a sweep of λ."""
+    run, (_, asked) = fitted(name, seed), kinds(name, seed)
+    known = known_without(name, seed, arm)
     others = [each for each in range(len(run.trace.models)) if each != arm]
     prices = np.geomspace(0.003, 1.0, 25) / run.expected.cost.mean()
     _, rehearsal = Prepared(run).rehearsal or ((), run.expected)
@@ -264,9 +279,9 @@ def _joined(run: Fitted, arm: int, labels: int, how: str, draws: int = 8) -> Flo
         seen = np.full(len(past), np.nan)
         seen[rows] = past[rows, arm]
         dearness = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
-        weights, level = fit_newcomer(past[:, others], rehearsal.quality[:, others], seen, dearness)
+        new = fit_newcomer(known, seen, dearness)
         quality = run.expected.quality.copy()
-        quality[:, arm] = np.clip(quality[:, others] @ weights + level, 0.0, 1.0)
+        quality[:, arm] = np.clip(quality[:, others] @ new.weights + asked @ new.tilt + new.offset, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])
         gained += (_utility(run, quality, prices, [*others, arm]) - without, full - without)
     return gained

@@ -36,6 +36,11 @@ class Fitted:
     expected: Estimates  # (n, M) each
     strangeness: Float  # (n,)
 
+    def kinds(self) -> tuple[Float, Float]:
+        """((N, K), (n, K)) what kinds of query history and stream are, as a newcomer is described by."""
+        past = self.embedded.history(self.history)
+        return self.blend.kinds(past, self.embedded.queries(self.stream, past))
+
     @property
     def trace(self) -> Trace:
         return self.embedded.trace

@@ -98,6 +98,13 @@ class Blend:
             raise ValueError("nothing was fitted yet")
         return self._stack.expect(queries)
 
+    def kinds(self, history: History, queries: Queries) -> tuple[Float, Float]:
+        """((N, K), (m, K)) as Stack.kinds(). Raises: ValueError before a refit."""
+        if self._stack is None:
+            raise ValueError("nothing was fitted yet")
+        past = surface(history.features, history.prompt_characters, history.prompt_tokens)
+        return self._stack.kinds((history.embeddings, past), (queries.embeddings, queries.features))
+
     def learn(self, outcome: Outcome) -> None:
         self._fallback.learn(outcome)
 

@@ -58,6 +58,11 @@ class KernelRidge:
         np.exp(near, out=near)
         np.add(near @ self._weights, self._offset, out=out)
 
+    def mix(self, mixing: Float, shift: Float) -> None:
+        """Predict f(x) @ mixing + shift from now on, with mixing (M, M') and shift (M',)."""
+        self._weights = np.ascontiguousarray(self._weights @ mixing, np.float32)
+        self._offset = self._offset @ mixing + shift
+
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         return {name: getattr(self, f"_{name}").copy() for name in KERNEL_STATE}
 

@@ -42,6 +42,7 @@ class Fitted(Protocol):
     means: Float
     kin: Float
     level: Float
+    slant: Float32
     weights: Float
     spread: Float
     familiar: float
@@ -49,6 +50,9 @@ class Fitted(Protocol):
     directions: Float32
     centre: Float32
     scale: Float32
+
+    @property
+    def new(self) -> NDArray[np.bool_]: ...
 
 
 class Single:
@@ -70,6 +74,8 @@ class Single:
         self._variance = stack.spread**2
         mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
         self._kin = stack.kin if mixed else None
+        padded = np.vstack([stack.slant, np.zeros((2, len(stack.means)), np.float32)])  # for smooth's last places
+        self._slants = [(int(arm), padded[:, arm].copy()) for arm in np.flatnonzero(stack.new)]
         self._last: tuple[Float32 | None, Float32, float] = (None, np.zeros(0, np.float32), 0.0)  # the last query,
         # where it is and how strange
 
@@ -113,6 +119,8 @@ class Single:
             known = stack.means + trust * (known - stack.means)
         if self._kin is not None:
             known = known @ self._kin + stack.level
+            for arm, slant in self._slants:  # one at a time: newcomers are few
+                known[arm] += trust * (members[0, arm] + slant.dot(smooth))
         sigma = np.maximum.reduce(members)
         sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
         sigma *= sigma

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from policies.estimators.charges import Charges
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
+from policies.estimators.kinds import Kinds, kinds_of, no_kinds
 from policies.estimators.linear import principal_directions
-from policies.estimators.newcomers import fit_newcomer, newcomers
+from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
 from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
 from policies.lazily import Lazily
 from policies.types import Arm, Estimates, Float, Float32, History
@@ -39,12 +40,14 @@ class Stack:
 
     def __init__(self) -> None:
         self.arms: tuple[str, ...] = ()
-        self.kernel = KernelRidge(width=1.0, penalty=3.0, landmarks=640)
+        self.kernel = make_kernel()
         self.forest = Forest(trees=60, depth=10, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
         self.kin: Float = np.zeros((0, 0))  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
         self.level: Float = np.zeros(0)  # (M,) added to that mixture
+        self.slant: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
+        # its column of the kernel says what it does by groups of queries
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
@@ -68,18 +71,24 @@ class Stack:
         smooth = self._smooth_inputs(history.embeddings, features)
         self.usual = float(np.quantile(self._unusual(smooth), 0.99))
         rough = np.concatenate([history.embeddings, features], axis=1)
+        kinds = kinds_of(smooth) if new.any() else no_kinds(smooth)
+        by_kernel = _out_of_fold(self.kernel, smooth, np.hstack([targets, kinds.groups]))
         members = [
-            _out_of_fold(self.kernel, smooth, targets),
+            by_kernel[:, : len(new)],
             _out_of_fold(self.forest, rough, targets),
             self._neighbours_of_history(history),
         ]
         self.weights = stack_weights(members, targets, self.means)
         known = self._weigh(members)
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
-        self._relate(known, history.scores, new, np.log(np.maximum(cost.mean(axis=0), 1e-12)))
-        quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
+        here = np.hstack([by_kernel[:, len(new) :], smooth @ kinds.leading.T])
+        usual = here.mean(axis=0)
+        dearness = np.log(np.maximum(cost.mean(axis=0), 1e-12))
+        tilts = self._relate(known, history.scores, new, dearness, here - usual)
+        quality = np.clip(known @ self.kin + self.level + (here - usual) @ tilts, 0.0, 1.0)
         self.spread = _spread(history.scores - quality)
-        self.kernel.fit(smooth, targets)
+        self.kernel.fit(smooth, np.hstack([targets, kinds.groups]))
+        self._tilt(kinds, tilts, usual)
         self.forest.fit(rough, targets)
         self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
@@ -96,7 +105,7 @@ class Stack:
             weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
         trust = np.minimum(self._trust(queries.similarity), 1.0 - self._strangeness(smooth)[:, None])
         known = self.means + trust * (self._weigh(members, weights) - self.means)
-        quality = np.clip(known @ self.kin + self.level, 0.0, 1.0)
+        quality = np.clip(known @ self.kin + self.level + trust * self._deviate(members[0], smooth), 0.0, 1.0)
         apart = np.max(members, axis=0) - np.min(members, axis=0)  # where members disagree, nobody knows
         sigma = np.sqrt((self.spread * (2.0 - trust)) ** 2 + apart**2)
         return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
@@ -183,13 +192,48 @@ class Stack:
         trust: Float = np.clip(near / self.familiar, 0.0, 1.0)[:, None]
         return trust
 
-    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_], dearness: Float) -> None:
-        """Every established arm is itself, every newcomer a mixture of these; dearness (M,) logs of mean costs."""
+    @property
+    def new(self) -> NDArray[np.bool_]:
+        """(M,) arms that are a mixture of the others."""
+        return np.asarray(np.diag(self.kin) == 0.0)
+
+    def _deviate(self, by_kernel: Float, smooth: Float32) -> Float:
+        """(m, M) what newcomers are more than a mixture of the others, by kind of query; 0 on average over history."""
+        return np.asarray(np.where(self.new, by_kernel, 0.0) + smooth @ self.slant)
+
+    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
+        """Every established arm is itself, every newcomer a mixture of these and (K, M) tilts by kind, as returned.
+
+        dearness (M,) logs of mean costs; kinds (N, K) of each row.
+        """
         self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
+        tilts = np.zeros((kinds.shape[1], len(new)))
+        if not new.any():
+            return tilts
+        others = known_arms(scores[:, ~new], known[:, ~new], kinds)
         for arm in np.flatnonzero(new):
-            costs = np.append(dearness[~new], dearness[arm])
-            weights, level = fit_newcomer(scores[:, ~new], known[:, ~new], scores[:, arm], costs)
-            self.kin[~new, arm], self.level[arm] = weights, level
+            found = fit_newcomer(others, scores[:, arm], np.append(dearness[~new], dearness[arm]))
+            self.kin[~new, arm], tilts[:, arm], self.level[arm] = found
+        return tilts
+
+    def _tilt(self, kinds: Kinds, tilts: Float, usual: Float) -> None:
+        """Let columns of newcomers expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""
+        groups = kinds.groups.shape[1]
+        self.slant = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
+        if groups:
+            self.kernel.mix(np.vstack([np.diag(~self.new), tilts[:groups]]), -usual @ tilts)
+
+    def kinds(self, history: tuple[Float32, Float32], queries: tuple[Float32, Float32]) -> tuple[Float, Float]:
+        """((N, K) kinds of past rows out of fold, (m, K) of queries) as a newcomer among these arms is described by.
+
+        Both come as embeddings and surface features.
+        """
+        past, asked = self._smooth_inputs(*history), self._smooth_inputs(*queries)
+        found, kernel = kinds_of(past), make_kernel()
+        known = np.hstack([_out_of_fold(kernel, past, found.groups), past @ found.leading.T])
+        kernel.fit(past, found.groups)
+        expected = np.hstack([kernel.predict(asked), asked @ found.leading.T])
+        return known - known.mean(axis=0), expected - known.mean(axis=0)
 
     def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
         """(N, M) what the neighbours of each row say of it, the row itself left out."""
@@ -225,6 +269,7 @@ STACK_STATE = (
     "means",
     "kin",
     "level",
+    "slant",
     "weights",
     "spread",
     "charge_spread",
@@ -245,6 +290,11 @@ def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage:
     if np.isnan(total).any():
         total, weight = rows @ np.fmax(scores, 0.0), rows @ (~np.isnan(scores)).astype(np.float64)
     return np.asarray((total + shrinkage * means) / (weight + shrinkage))[:, 0]
+
+
+def make_kernel() -> KernelRidge:
+    """The stack's, not fitted."""
+    return KernelRidge(width=1.0, penalty=3.0, landmarks=640)
 
 
 def _spread(residuals: Float) -> Float:

@@ -13,7 +13,7 @@ from policies.estimators.forest import Forest
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.newcomers import fit_newcomer, newcomers
+from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
 from policies.estimators.stack import stack_weights
 from policies.estimators.watched import Watched
 from policies.priors import width_offset
@@ -119,7 +119,7 @@ def test_a_newcomer_is_held_below_its_labels_and_the_more_so_the_fewer_they_are(
 
     def level(labels: int) -> float:
         seen = np.where(np.arange(1000) < labels, truth, np.nan)
-        weights, offset = fit_newcomer(known, known, seen)
+        weights, _, offset = fit_newcomer(known_arms(known, known), seen)
         return float((known @ weights + offset).mean())
 
     assert level(0) < level(20) < level(500) < truth.mean()
@@ -134,7 +134,7 @@ def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
     def level(rows: np.ndarray) -> float:
         seen = np.full(1000, np.nan)
         seen[rows] = truth[rows]
-        weights, offset = fit_newcomer(known, expected, seen)
+        weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
         return float((expected @ weights + offset).mean())
 
     order = np.argsort(luck.mean(axis=1))
@@ -150,7 +150,7 @@ def test_a_newcomer_is_believed_good_where_the_known_arms_it_resembles_are() -> 
     known = (rng.random((1000, 4)) < expected).astype(np.float64)
     seen = np.full(1000, np.nan)
     seen[:50] = rng.random(50) < np.where(kind[:50], 0.8, 0.3)
-    weights, offset = fit_newcomer(known, expected, seen)
+    weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
     believed = expected @ weights + offset
     assert believed[kind].mean() > believed[~kind].mean() + 0.2
 
@@ -162,7 +162,7 @@ def test_sparse_labels_of_the_known_arms_are_enough_to_place_a_newcomer() -> Non
     known[rng.random((1000, 3)) < 0.7] = np.nan
     seen = np.full(1000, np.nan)
     seen[:150] = rng.random(150) < 0.6
-    weights, offset = fit_newcomer(known, expected, seen)
+    weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
     assert 0.45 < (expected @ weights + offset).mean() < 0.65
 
 
