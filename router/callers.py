@@ -31,8 +31,7 @@ class Callers:
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
         """As Keys.find; an unknown key is nobody's, or anybody's where keys are not required."""
-        digest = sha256(secret.encode()).digest()
-        known = self._static.get(digest)
+        known = self._static.get(sha256(secret.encode()).digest()) if self._static else None
         if known is not None:
             return known
         stored = await self._stored.find(secret, now_ms)

@@ -21,6 +21,8 @@ class Offers:
 
     def __iter__(self) -> Iterator[Offer]:
         yield _offer(self._models[self._choice], self._needs)
+        if len(self._models) == 1:
+            return
         for i in _others(self._proposal, self._choice):
             yield _offer(self._models[i], self._needs)
 

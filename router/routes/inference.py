@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
+import random
 import time
 from collections.abc import Mapping
 
@@ -24,6 +24,7 @@ from router.schemas import PATHS, parse
 from router.types import Allowance
 
 LOG = logging.getLogger("pointsman.inference")
+_IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
 _PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -43,7 +44,7 @@ class Inference:
     async def __call__(self, exchange: Exchange) -> None:
         started = time.perf_counter()
         headers = exchange.headers
-        request_id = headers.get(b"x-request-id") or b"req-" + os.urandom(12).hex().encode()
+        request_id = headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
         answer: Answer | None = None
         try:
             principal = await self._authentication.principal(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from router.ports import Leases, Ledger
-from router.types import Balance, Budget, Hold, Reservation, Spend
+from router.types import Balance, Budget, Hold, Offer, Reservation, Spend
 
 
 class Unmetered:
@@ -21,9 +21,9 @@ class Unmetered:
 
     async def reserve(self, reservation: Reservation) -> Hold:
         """See Ledger.reserve."""
-        if not self._passes() or _is_bounded(reservation):
+        offer = _unbounded(reservation) if self._passes() else None
+        if offer is None:
             return await self._ledger.reserve(reservation)
-        offer = next(iter(reservation.offers))
         expires_at_ms = reservation.now_ms + reservation.ttl_ms
         return Hold(reservation.decision_id, offer.model, offer.worst, expires_at_ms, ticket=_NOWHERE)
 
@@ -45,8 +45,13 @@ class Unmetered:
 _NOWHERE = object()
 
 
-def _is_bounded(reservation: Reservation) -> bool:
+def _unbounded(reservation: Reservation) -> Offer | None:
+    """The first offer, where nothing bounds it nor any other; else None."""
     principal = reservation.principal
-    return bool(
-        principal.budgets or principal.limits or any(offer.budgets or offer.limits for offer in reservation.offers)
-    )
+    if principal.budgets or principal.limits:
+        return None
+    offers = list(reservation.offers)  # each look makes them anew
+    for offer in offers:
+        if offer.budgets or offer.limits:
+            return None
+    return offers[0]
