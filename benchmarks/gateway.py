@@ -51,6 +51,7 @@ def full_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
         "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
         "models": [_model("small", 0.05, 0.2), _model("medium", 0.2, 0.8), _model("large", 0.6, 2.4)],
         "policy": {"name": "neighbours"},
+        "index": {"vectors": "bfloat16"},
         "tenants": {"bench": {"budgets": [budget], "keys": [{"secret": KEY, "budgets": [budget]}]}},
     }
 

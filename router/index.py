@@ -92,16 +92,19 @@ class Recall:
 
 
 class FaissIndex:
-    """IndexFlatIP up to `graph_from` vectors, IndexHNSWSQ beyond (M = 32, ef_construction = 200; vectors in bfloat16,
-    half of what a search has to read, so that a cosine is true to about 0.001).
+    """IndexFlatIP up to `graph_from` vectors, a graph (HNSW) beyond, M = 32 and ef_construction = 200. Where `halved`
+    it keeps vectors in bfloat16, half of what a search has to read, and a cosine is true to about 0.001 only.
 
     The graph is built by a thread of its own while the flat index goes on answering and growing, and takes over when
     it holds all; additions after the switch go into it at once. A lock keeps whoever adds and whoever searches apart,
     since FAISS itself allows concurrent searches only.
     """
 
-    def __init__(self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64, build_threads: int = 1) -> None:
+    def __init__(
+        self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64, build_threads: int = 1, halved: bool = False
+    ) -> None:
         self.dim = dim
+        self._halved = halved
         self._build_threads = build_threads
         self._graph_from = graph_from
         self._ef_search = ef_search
@@ -184,11 +187,17 @@ class FaissIndex:
         if rows > len(self._ids):
             self._ids = np.concatenate([self._ids, np.empty(max(rows, 2 * len(self._ids)) - len(self._ids), np.int64)])
 
+    def _new_graph(self) -> faiss.IndexHNSW:
+        """Without vectors."""
+        if not self._halved:
+            return faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
+        kept = faiss.ScalarQuantizer.QT_bf16
+        return faiss.IndexHNSWSQ(self.dim, kept, 32, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]  # wrong stub
+
     def _build(self, flat: faiss.Index) -> None:
         """Grow a graph from a flat index until it holds as much, and let it take over."""
         faiss.omp_set_num_threads(self._build_threads)  # each thread has a number of its own
-        kept = faiss.ScalarQuantizer.QT_bf16
-        graph = faiss.IndexHNSWSQ(self.dim, kept, 32, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]  # wrong stub
+        graph = self._new_graph()
         graph.hnsw.efConstruction = 200
         graph.hnsw.efSearch = self._ef_search
         while True:

@@ -155,6 +155,7 @@ def _learning(
         graph_from=settings.index.graph_from,
         ef_search=settings.index.ef_search,
         build_threads=settings.index.build_threads,
+        halved=settings.index.vectors == "bfloat16",
     )
     return Learning(
         log=stores.log,
