@@ -15,6 +15,9 @@ COPY README.md LICENSE ./
 COPY policies policies
 COPY backends backends
 COPY router router
+COPY evaluation evaluation
+COPY cli cli
+COPY pointsman pointsman
 RUN --mount=type=cache,target=/root/.cache/pip /opt/pointsman/bin/pip install ".${EXTRAS}"
 
 FROM python:3.12-slim-bookworm

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from backends.anyprec.engine.asking import Rejected
+from backends.anyprec.engine.requests import Rejected
 from backends.anyprec.engine.service import CHAT, TEXT, Broken, EmbeddedModel, Exchange, Service
 from backends.anyprec.engine.worker import QueueFull
 from backends.errors import Failed, Overloaded, Refused
-from backends.relay import PlainReply, StreamReply
+from backends.openai import merged_fields
+from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request
-from backends.vllm import merged_fields
 
 RETRY_AFTER_S = 1.0
 

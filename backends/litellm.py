@@ -15,10 +15,10 @@ from typing import Any, cast
 import msgspec
 
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable
-from backends.http import Limits
-from backends.relay import PlainReply, StreamReply
+from backends.http1 import Limits
+from backends.openai import merged_fields, retry_after_s
+from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request
-from backends.vllm import merged_fields, retry_after_s
 
 _CALLS = {  # litellm's function and the field it cannot do without
     "/v1/chat/completions": ("acompletion", "messages"),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from backends.errors import Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
-from backends.relay import PlainReply, StreamReply
+from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request, Usage
 
 Trouble = Literal["hang", "reset", "half chunk", "error event", "500", "html", "garbage", "busy", "refuse", "down"]

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec import nesting, searches
+from backends.anyprec import dp_numpy as searches
+from backends.anyprec import nested_kmeans as nesting
 from backends.anyprec.compensate import Compensation, compensate, write_adapter
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
@@ -29,8 +30,8 @@ from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
-from backends.family.skills import SKILLS, Item, grade, sample
 from backends.family.tokens import END, encode_answer, encode_chat
+from evaluation.skills import SKILLS, Item, grade, sample
 
 BITS = (3, 4, 5, 6, 7, 8)
 Rows = Callable[[np.random.Generator, int], NDArray[np.float64]]

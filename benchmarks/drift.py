@@ -16,9 +16,9 @@ import numpy as np
 from msgspec.structs import replace as changed
 
 from benchmarks.traces import FOLDER, Trace, embed_trace, load_trace
-from policies.named import build
-from policies.play import Fixed, Growing, Stream, play
-from policies.replay import Rows, Till
+from policies.registry import build
+from policies.replay import BudgetGate, Rows
+from policies.simulation import Fixed, Growing, Stream, play
 from policies.types import Float, History
 
 POLICIES = ("port", "epsilon", "linucb", "thompson", "preference", "paced")
@@ -101,7 +101,7 @@ def rewards(world: World, name: str, *, price: float, seed: int) -> Float:
     policy.refit(history)
     memory = (Fixed if name in STATIC else Growing)(stream, history)
     rng = np.random.default_rng(seed)
-    run = play(policy, stream, memory, till=Till(len(stream.arms)), rng=rng, preference=price)
+    run = play(policy, stream, memory, till=BudgetGate(len(stream.arms)), rng=rng, preference=price)
     return _earned(stream, run.choices, price)
 
 
@@ -129,7 +129,7 @@ def _static(stream: Stream, history: History, price: float, *, hide: Rows, chang
         policy,
         shown,
         Fixed(shown, history),
-        till=Till(len(stream.arms)),
+        till=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,
     )
@@ -149,7 +149,7 @@ def most_used(stream: Stream, history: History, price: float) -> int:
         policy,
         stream,
         Fixed(stream, history),
-        till=Till(len(stream.arms)),
+        till=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,
     )

@@ -253,7 +253,7 @@ class Run:
     def _gateway(self, i: int) -> Child:
         port, config = free_port(), self.folder / f"gateway{i}.yaml"
         config.write_text(yaml.safe_dump(self._settings(i)))
-        command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config), "--port", str(port)]
+        command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config), "--port", str(port)]
         return Child(f"gateway {i}", port, command, self.folder / f"gateway{i}.log")
 
     def _settings(self, i: int) -> dict[str, Any]:

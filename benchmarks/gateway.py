@@ -83,7 +83,7 @@ def gateway(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, Tr
     config = folder / "pointsman.yaml"
     config.write_text(yaml.safe_dump(dict(settings)))
     url = f"http://127.0.0.1:{settings['server']['port']}"
-    command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config)]
+    command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config)]
     with running(command, ready=f"{url}/health", log=folder / "pointsman.log", wait_s=900) as tree:
         yield url, tree
 

@@ -15,13 +15,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from policies.batch import choose_batch
-from policies.estimators.blend import Blend, surface
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stack import Queries
-from policies.named import NAMES, build
+from policies.estimators.stacked_or_neighbours import StackedOrNeighbours, surface
+from policies.registry import NAMES, build
 from policies.types import Arm, Float, History, Neighbours, Outcome, RouteContext, StoredPolicy
-from router.index import FaissIndex
+from router.learning.index import FaissIndex
 
 ARMS, DIMENSIONS, NEIGHBOURS, ROWS, FEATURES = 16, 384, 100, 5_000, 49
 PROPOSALS, BATCH, PAIRED = 2_000, 50_000, 4_096
@@ -111,7 +111,7 @@ def neighbours_batch(rng: np.random.Generator, history: History) -> tuple[float,
 
 def paced_batch(rng: np.random.Generator, history: History) -> tuple[float, float]:
     """The same of `paced`, its estimates as fitted and one price."""
-    blend = Blend(NeighbourMeans(Means()))
+    blend = StackedOrNeighbours(NeighbourMeans(Means()))
     blend.refit(history)
     rows, tokens = rng.integers(0, ROWS, PAIRED), rng.integers(10, 500, PAIRED)
     features = None if history.features is None else history.features[rows]

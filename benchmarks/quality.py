@@ -25,10 +25,10 @@ from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
-from backends.family.skills import Item, grade
 from backends.family.tokens import encode_answer, encode_chat
 from benchmarks.anyprec import FULL_FOLDER, Scores, calibration, held_out, scores
 from benchmarks.gpu import GRAPHS, post, served
+from evaluation.skills import Item, grade
 
 ADAPTER = "eora"
 

@@ -18,12 +18,12 @@ from benchmarks.lexical import lexical
 from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, Trace, load_trace
 from policies.baselines import neighbour_means, optimum
-from policies.estimators.newcomers import KnownArms, fit_newcomer, known_arms
-from policies.estimators.telling import telling_prompts
+from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
+from policies.estimators.prompt_selection import telling_prompts
 from policies.identity import Skills, Vector, informative_prompts
 from policies.paced import build
-from policies.replay import Till, admitted, aiq, apgr, judge, sweep
-from policies.types import Arm, Float, Float32, History, Neighbours, Outcome, Purse, RouteContext
+from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
+from policies.types import Arm, BudgetState, Float, Float32, History, Neighbours, Outcome, RouteContext
 
 SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
 SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
@@ -91,7 +91,7 @@ def _approximate(run: Fitted, vectors: Float32, budgets: Float) -> float:
 
 
 def _performance(choices: np.ndarray, run: Fitted, budgets: Float) -> float:
-    served = admitted(choices, run.costs, Till(len(budgets), budgets=budgets))
+    served = admitted(choices, run.costs, BudgetGate(len(budgets), budgets=budgets))
     return judge(choices, served, scores=run.scores, costs=run.costs).performance
 
 
@@ -341,7 +341,7 @@ def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple
         similarity = -np.sort(-rng.random(100).astype(np.float32))
         return RouteContext(
             str(row), "tenant", 5.0, vectors[row], Neighbours(similarity, scores[near], costs[near]), models,
-            int(tokens[row]), int(4 * tokens[row]), 1024, float(row), Purse(1.0, 2.0, 1000.0, "purse"), None,
+            int(tokens[row]), int(4 * tokens[row]), 1024, float(row), BudgetState(1.0, 2.0, 1000.0, "purse"), None,
             features[row],
         )  # fmt: skip
 

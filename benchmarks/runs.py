@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
 from policies.composed import Composed
-from policies.estimators.blend import Blend
+from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.watched import Watched
+from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
 from policies.pacers.remaining import Remaining, queries_left
-from policies.replay import LOST, Result, Rows, Till, judge, split_budget, split_weights, total_budget
-from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, Proposal, Purse, RouteContext
+from policies.replay import LOST, BudgetGate, Result, Rows, judge, split_budget, split_weights, total_budget
+from policies.types import BudgetState, Estimates, Float, Float32, History, Neighbours, Outcome, Proposal, RouteContext
 
 TENANT = "benchmark"
 NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
@@ -32,7 +32,7 @@ class Fitted:
     embedded: Embedded
     stream: Rows  # (n,) rows of the trace, in order
     history: Rows
-    blend: Blend
+    blend: StackedOrNeighbours
     expected: Estimates  # (n, M) each
     strangeness: Float  # (n,)
 
@@ -100,9 +100,9 @@ class Prepared:
         """Nothing."""
 
 
-def watched(fitted: Fitted) -> Watched:
+def watched(fitted: Fitted) -> DriftCorrected:
     """The live estimator of `paced` over prepared expectations."""
-    estimator = Watched(Prepared(fitted))
+    estimator = DriftCorrected(Prepared(fitted))
     estimator.refit(fitted.embedded.history(fitted.history))
     return estimator
 
@@ -112,7 +112,7 @@ def fit(trace: Trace, seed: int, *, unseen: str = "") -> Fitted:
     stream, history = trace_split(trace, seed)
     history = history[trace.tasks[history] != unseen]
     embedded = embed_trace(trace, history)
-    blend = Blend(NeighbourMeans(Means()))
+    blend = StackedOrNeighbours(NeighbourMeans(Means()))
     past = embedded.history(history)
     blend.refit(past)
     queries = embedded.queries(stream, past)
@@ -131,7 +131,7 @@ def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon:
     order = np.arange(len(fitted.stream)) if order is None else order
     estimator = watched(fitted)
     policy = Composed(estimator, Remaining(lambda: estimator.rehearsal), Greedy())
-    till = Till(len(budgets), budgets=budgets)
+    till = BudgetGate(len(budgets), budgets=budgets)
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
     for at, row in enumerate(order):
@@ -155,7 +155,7 @@ def prefer(
     costs = fitted.costs if costs is None else costs
     estimator = watched(fitted)
     policy = Composed(estimator, Flat(), Greedy())
-    till, earned = Till(scores.shape[1]), np.zeros(len(scores))
+    till, earned = BudgetGate(scores.shape[1]), np.zeros(len(scores))
     for row in range(len(scores)):
         context = _context(fitted, row, row, till, len(scores), price)
         proposal = policy.propose(context)
@@ -166,7 +166,9 @@ def prefer(
     return earned
 
 
-def _context(fitted: Fitted, row: int, at: int, till: Till, horizon: int, preference: float = 0.0) -> RouteContext:
+def _context(
+    fitted: Fitted, row: int, at: int, till: BudgetGate, horizon: int, preference: float = 0.0
+) -> RouteContext:
     return RouteContext(
         request_id=str(row),
         tenant=TENANT,
@@ -178,7 +180,7 @@ def _context(fitted: Fitted, row: int, at: int, till: Till, horizon: int, prefer
         prompt_characters=0,
         max_completion_tokens=4096,
         now=float(at),
-        purse=Purse(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
+        purse=BudgetState(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
         capacity=till.capacity(),
     )
 

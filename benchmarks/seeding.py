@@ -17,12 +17,12 @@ import yaml
 from backends.embedders.hashing import HashingEmbedder
 from backends.embedders.unit import unit_rows
 from benchmarks.rig import prompts
-from policies import named
-from router.building import build_policies
-from router.gateway.nouns import arm_of
-from router.index import FaissIndex
-from router.learning import Learning, OutcomeTable
-from router.places import snapshot_path, store_url
+from policies import registry as named
+from router.catalogue.factories import build_policies
+from router.gateway.types import arm_of
+from router.learning.follower import Learning, OutcomeTable
+from router.learning.index import FaissIndex
+from router.paths import snapshot_path, store_url
 from router.settings import Settings, load
 from router.stores.keys import Registry, Terms
 from router.stores.open import open_stores

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
-from policies.named import NAMES, build, options_of
 from policies.pacers.remaining import queries_left
-from policies.play import draw
-from policies.types import Arm, History, Neighbours, Outcome, Policy, Proposal, Purse, RouteContext
-from router.index import FaissIndex
+from policies.registry import NAMES, build, options_of
+from policies.simulation import draw
+from policies.types import Arm, BudgetState, History, Neighbours, Outcome, Policy, Proposal, RouteContext
+from router.learning.index import FaissIndex
 
 NEIGHBOURS = 100
 TENANT = "stream"
@@ -123,10 +123,10 @@ class Driver:
             features=self._embedder.features(prompt),
         )
 
-    def _purse(self) -> Purse:
+    def _purse(self) -> BudgetState:
         if not self._paced:
-            return Purse()
-        return Purse(remaining=self._total, reset_s=queries_left(self._horizon, self._arrived), name=TENANT)
+            return BudgetState()
+        return BudgetState(remaining=self._total, reset_s=queries_left(self._horizon, self._arrived), name=TENANT)
 
     def _outcome(self, context: RouteContext, proposal: Proposal, *, arm: str, score: float, cost: float) -> Outcome:
         chosen = self.models.index(arm) if arm else int(np.argmax(proposal.probabilities))

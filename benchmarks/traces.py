@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from backends.embedders.hashing import HashingEmbedder
-from policies.estimators.blend import surface
 from policies.estimators.stack import Queries
+from policies.estimators.stacked_or_neighbours import surface
 from policies.replay import Rows, split
 from policies.types import Arm, Float, Float32, History
 

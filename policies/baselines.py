@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from policies.lazily import Lazily
-from policies.replay import LOST, Rows, Till
+from policies.lazy_module import LazyModule
+from policies.replay import LOST, BudgetGate, Rows
 from policies.types import Float
 
-optimize = Lazily("scipy.optimize")
-sparse = Lazily("scipy.sparse")
+optimize = LazyModule("scipy.optimize")
+sparse = LazyModule("scipy.sparse")
 
 
 def assignment(scores: Float, costs: Float, *, budgets: Float | None, total: float = float("inf")) -> Float:
@@ -59,7 +59,7 @@ def uniform(queries: int, arms: int, *, seed: int) -> Rows:
     return np.random.default_rng(seed).integers(arms, size=queries)
 
 
-def greedy(worth: Float, cost: Float, *, costs: Float, till: Till) -> Rows:
+def greedy(worth: Float, cost: Float, *, costs: Float, till: BudgetGate) -> Rows:
     """(N,) the most worth among the arms whose estimated cost still fits, charged in order at the true costs (N, M).
 
     greedy-perf and knn-perf pass q̂ as worth, greedy-cost and knn-cost pass −ĉ; what fits nowhere is lost.

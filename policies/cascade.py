@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.composed import masked, spent
 from policies.conformal import NEVER, risk_threshold
 from policies.explorers.greedy import point
-from policies.renting import routed
+from policies.machine_pricing import routed
 from policies.signature import WIDTH, Head
 from policies.types import Estimates, Estimator, Float, History, Outcome, Proposal, RouteContext, Snapshot
 

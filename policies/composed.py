@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.renting import repriced, routed
+from policies.machine_pricing import repriced, routed
 from policies.types import (
     Estimates,
     Estimator,

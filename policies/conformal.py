@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Float
 
-special = Lazily("scipy.special")
+special = LazyModule("scipy.special")
 
 NEVER = float("inf")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Float
 
-special = Lazily("scipy.special")
+special = LazyModule("scipy.special")
 
 MIN_EFFECTIVE = 50.0  # answers
 MIN_SHARE = 0.01  # of the log

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policies.composed import Composed
-from policies.estimators.blend import Blend
+from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.watched import Watched
-from policies.explorers.frugal import Frugal
-from policies.explorers.settling import Settling
+from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
+from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.explorers.thompson import Thompson
+from policies.explorers.warm_up import WarmUp
 from policies.pacers.remaining import Remaining
 from policies.types import Arm
 
@@ -28,7 +28,7 @@ def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, quer
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
     if not 0.0 <= explore <= 1.0:
         raise ValueError(f"explore is {explore}, expected 0 … 1")
-    blend = Blend(NeighbourMeans(Means(), k=100))
-    estimator = Watched(blend)
+    blend = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
+    estimator = DriftCorrected(blend)
     pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
-    return Composed(estimator, pacer, Settling(blend.knows, early=Thompson(), late=Frugal(explore)))
+    return Composed(estimator, pacer, WarmUp(blend.knows, early=Thompson(), late=CostWeightedEpsilon(explore)))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Float
 
-special = Lazily("scipy.special")
+special = LazyModule("scipy.special")
 
 Rows = NDArray[np.intp]
 LOST = -1  # a choice of no arm: the query is dropped
@@ -71,7 +71,7 @@ def split_budget(total: float, weights: Float) -> Float:
     return np.asarray(total * weights / weights.sum(), dtype=np.float64)
 
 
-class Till:
+class BudgetGate:
     """What was spent against a budget for each arm, one for all, or both; a query that does not fit is not charged."""
 
     def __init__(self, arms: int, *, budgets: Float | None = None, total: float = float("inf")) -> None:
@@ -111,7 +111,7 @@ class Till:
         return self.total - float(self.spent.sum())
 
 
-def admitted(choices: Rows, costs: Float, till: Till) -> NDArray[np.bool_]:
+def admitted(choices: Rows, costs: Float, till: BudgetGate) -> NDArray[np.bool_]:
     """(N,) which of the choices (N,) are served when charged in order at their true costs (N, M)."""
     return np.array([till.admit(int(arm), float(costs[i, arm])) for i, arm in enumerate(choices)], dtype=np.bool_)
 

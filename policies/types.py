@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.packed import Packed
+from policies.float16_embedding import Float16Embedding
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -40,7 +40,7 @@ class Neighbours(msgspec.Struct, frozen=True):
     costs: Float  # (k, n), USD; NaN where never observed
 
 
-class Purse(msgspec.Struct, frozen=True):
+class BudgetState(msgspec.Struct, frozen=True):
     """What the tightest budget of the asking tenant has left. All infinite where there is no budget."""
 
     remaining: float = float("inf")  # USD
@@ -49,7 +49,7 @@ class Purse(msgspec.Struct, frozen=True):
     name: str = ""  # identifies the budget, so that a pacer keeps one price for each
 
 
-class Rented(msgspec.Struct, frozen=True):
+class MeasuredCost(msgspec.Struct, frozen=True):
     """What tokens are measured to cost on machines whose price is known; NaN for arms that cost their list price."""
 
     prompt_usd: Float  # (n,), for a token of RouteContext.prompt_tokens
@@ -70,10 +70,10 @@ class RouteContext(msgspec.Struct, frozen=True):
     prompt_characters: int
     max_completion_tokens: int
     now: float  # seconds, monotone within a replica's log
-    purse: Purse = msgspec.field(default_factory=Purse)
+    purse: BudgetState = msgspec.field(default_factory=BudgetState)
     capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
-    rented: Rented | None = None  # None where every arm costs its list price
+    rented: MeasuredCost | None = None  # None where every arm costs its list price
 
 
 class Estimates(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ class Outcome(msgspec.Struct, frozen=True):
     request_id: str
     tenant: str
     arm: str  # "" where no arm served the query
-    embedding: Float32 | Packed  # (d,); policies read `vector`
+    embedding: Float32 | Float16Embedding  # (d,); policies read `vector`
     score: float  # in [0, 1] or NaN
     cost: float  # USD or NaN
     propensity: float  # in (0, 1]
@@ -110,7 +110,7 @@ class Outcome(msgspec.Struct, frozen=True):
     now: float
     weight: float = 1.0  # reliability of the score, in (0, 1]
     features: Float32 | None = None
-    purse: str = ""  # Purse.name the money came from
+    purse: str = ""  # BudgetState.name the money came from
     candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
     expected: Estimates | None = None  # what was expected of the candidates when it was decided, cost at list prices
     signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
@@ -120,7 +120,7 @@ class Outcome(msgspec.Struct, frozen=True):
     @property
     def vector(self) -> Float32:
         """(d,) the embedding."""
-        return self.embedding.vector if isinstance(self.embedding, Packed) else self.embedding
+        return self.embedding.vector if isinstance(self.embedding, Float16Embedding) else self.embedding
 
     @property
     def is_judgement(self) -> bool:

@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from backends.errors import BackendError
-from router.gateway.nouns import Decision, Meter, Stages
-from router.gateway.renting import LearnedPrice
+from router.gateway.machine_pricing import LearnedPrice
+from router.gateway.types import Decision, Metrics, Timings
 from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
@@ -23,7 +23,7 @@ _STATES = ("closed", "half-open", "open")
 _Pair = tuple[str, str]
 
 
-class PrometheusMeter(Meter):
+class PrometheusMeter(Metrics):
     """Counts into dictionaries by labels, and is its own collector."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class PrometheusMeter(Meter):
         self._decisions[decision.models[decision.choice].name, decision.policy] += 1
         self._holds += 1
 
-    def settled(self, model: str, tenant: str, spend: Spend, stages: Stages) -> None:
+    def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
         self._holds -= 1
         self._requests[model, "estimated" if spend.estimated else "settled"] += 1
         self._tokens[model, "prompt"] += spend.prompt_tokens

@@ -19,22 +19,22 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.replicas import Replicas
+from backends.pool import Replicas
 from backends.types import Embedder
 from policies.types import History
-from router.building import build_embedder, build_policies, build_policy, features_of
-from router.callers import Callers
-from router.catalogue import Fleet, fleet_of
+from router.catalogue.factories import build_embedder, build_policies, build_policy, features_of
+from router.catalogue.listing import Fleet, fleet_of
+from router.credentials import Credentials
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
-from router.gateway.nouns import Catalogue, Options
-from router.gateway.renting import Rent, Renting
+from router.gateway.machine_pricing import MachinePricing, MachineRate
 from router.gateway.serving import Gateway
-from router.index import FaissIndex
-from router.learning import Learning
+from router.gateway.types import Catalogue, Options
+from router.learning.follower import Learning
+from router.learning.index import FaissIndex
+from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.metrics import PrometheusMeter
-from router.places import first_key_path, snapshot_path, store_url
-from router.refitting import State, refit_aside, refit_elsewhere
+from router.paths import first_key_path, snapshot_path, store_url
 from router.settings import Settings, diff, load
 from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
@@ -54,7 +54,7 @@ class Runtime:
     fleet: Fleet
     gateway: Gateway
     stores: Stores
-    keys: Callers
+    keys: Credentials
     learning: Learning
     meter: PrometheusMeter
     clock: Callable[[], float]
@@ -120,7 +120,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         meter = PrometheusMeter()
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
-        renting = Renting(rents_of(settings))
+        renting = MachinePricing(rents_of(settings))
         learning = _learning(settings, stores, catalogue, embedder, renting)
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
         await _catch_up(learning)
@@ -129,7 +129,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             fleet=fleet,
             gateway=gateway,
             stores=stores,
-            keys=Callers(settings, cached, forget=cached.forget),
+            keys=Credentials(settings, cached, forget=cached.forget),
             learning=learning,
             meter=meter,
             clock=time.time,
@@ -148,7 +148,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
 
 
 def _learning(
-    settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder, renting: Renting
+    settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder, renting: MachinePricing
 ) -> Learning:
     index = FaissIndex(
         embedder.dim,
@@ -186,7 +186,7 @@ def _gateway(
     embedder: Embedder,
     learning: Learning,
     meter: PrometheusMeter,
-    renting: Renting,
+    renting: MachinePricing,
 ) -> Gateway:
     decider = Decider(
         catalogue=catalogue,
@@ -219,10 +219,10 @@ def options_of(settings: Settings) -> Options:
     )
 
 
-def rents_of(settings: Settings) -> dict[str, Rent]:
+def rents_of(settings: Settings) -> dict[str, MachineRate]:
     """What machines cost, by backend, where the settings say."""
     return {
-        name: Rent(section.machine_usd_per_hour, engines=section.engines)
+        name: MachineRate(section.machine_usd_per_hour, engines=section.engines)
         for name, section in settings.backends.items()
         if section.machine_usd_per_hour is not None
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import parser
+from cli import parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])

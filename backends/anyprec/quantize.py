@@ -25,9 +25,9 @@ from safetensors.numpy import save_file
 
 from backends.anyprec import store as format_
 from backends.anyprec.checkpoint import SIDE_FILES, Checkpoint, open_checkpoint
+from backends.anyprec.dp_numpy import Floats, engine
 from backends.anyprec.errors import NoRoom, Unsupported
-from backends.anyprec.nesting import Nested, balance, nest, sort_row
-from backends.anyprec.searches import Floats, engine
+from backends.anyprec.nested_kmeans import Nested, balance, nest, sort_row
 from backends.anyprec.tensors import INDEX_NAME, TensorFolder
 
 BALANCING_TABLES = 16  # rows of a matrix on which the widths are weighed against each other

@@ -19,9 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from backends.anyprec.engine.asking import Rejected
+from backends.anyprec.engine.requests import Rejected
+from backends.anyprec.engine.responses import event
 from backends.anyprec.engine.service import CHAT, TEXT, Broken, Exchange, Service
-from backends.anyprec.engine.telling import event
 from backends.anyprec.engine.tokenizer import BadMessages
 from backends.anyprec.engine.worker import QueueFull
 

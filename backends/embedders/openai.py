@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from backends.embedders.unit import unit_rows
 from backends.errors import BackendError, Failed
-from backends.http import Limits
+from backends.http1 import Limits
+from backends.openai import OpenAIBackend
 from backends.types import Request
-from backends.vllm import OpenAIBackend
 
 _LIMITS = Limits(connect_s=2.0, first_byte_s=10.0, idle_s=10.0)  # a decision waits for this
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .packed import STORES, mean_scores
-from .sizes import CONTEXT_TOKENS, SIZES
+from backends.family.packed import STORES, mean_scores
+from backends.family.sizes import CONTEXT_TOKENS, SIZES
 
 MACHINE_USD_PER_HOUR = 0.072
-# `python -m backends.family.ladder speed`, medians over the widths (they differ by less than the machine's noise)
+# `python -m research.ladder speed`, medians over the widths (they differ by less than the machine's noise)
 PROMPT_TOKENS_PER_S = {"small": 12000.0, "medium": 10200.0, "large": 1900.0}
 DECODE_TOKENS_PER_S = {"small": 1170.0, "medium": 830.0, "large": 179.0}
 OFFERED = {"small": (3, 4, 6), "medium": (3, 4, 6), "large": (3, 4, 6, 8)}

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent / "stores"
 SIZES_IN_ORDER = ("small", "medium", "large")
 STORES: dict[str, Path] = {name: FOLDER / name for name in SIZES_IN_ORDER}
 WIDTHS: dict[str, tuple[int, ...]] = {"small": (3, 4, 5, 6), "medium": (3, 4, 5, 6), "large": (3, 4, 5, 6, 8)}
-SCORES = FOLDER / "ladder.json"  # written by `python -m backends.family.ladder accuracy`
+SCORES = FOLDER / "ladder.json"  # written by `python -m research.ladder accuracy`
 MARKS = "0123456789A"  # tenths of a score there
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.estimators.cold_start import newcomers
 from policies.estimators.forest import Forest
-from policies.estimators.newcomers import newcomers
-from policies.estimators.walk import Trees
+from policies.estimators.forest_traversal import Trees
 from policies.types import Arm, Float, Float32
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.walk import Nodes, Trees
+from policies.estimators.forest_traversal import Nodes, Trees
 from policies.types import Float, Float32
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Float, Float32
 
-linalg = Lazily("scipy.linalg")
-sparse = Lazily("scipy.sparse")
+linalg = LazyModule("scipy.linalg")
+sparse = LazyModule("scipy.sparse")
 
 BLOCK = 1024  # rows whose kernel is held at once: 2.6 MB for 640 landmarks
 

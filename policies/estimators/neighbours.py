@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.means import Means
-from policies.estimators.single import seen_sums
-from policies.lazily import Lazily
+from policies.estimators.online import seen_sums
+from policies.lazy_module import LazyModule
 from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
 
-sparse = Lazily("scipy.sparse")
+sparse = LazyModule("scipy.sparse")
 
 LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.charges import Charges
+from policies.estimators.cold_start import fit_newcomer, known_arms, newcomers
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
-from policies.estimators.kinds import Kinds, kinds_of, no_kinds
 from policies.estimators.linear import principal_directions
-from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
-from policies.estimators.single import FARTHEST, NEAREST, SHRINKAGE, Query, Single
-from policies.lazily import Lazily
+from policies.estimators.mixture import Kinds, kinds_of, no_kinds
+from policies.estimators.online import FARTHEST, NEAREST, SHRINKAGE, Query, Single
+from policies.lazy_module import LazyModule
 from policies.types import Arm, Estimates, Float, Float32, History
 
-optimize = Lazily("scipy.optimize")
+optimize = LazyModule("scipy.optimize")
 
 FOLDS = 4
 DIRECTIONS = 256  # principal directions of the embeddings that the kernel sees; fewer lose what is unlike the history

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.explorers.greedy import allowed
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Estimates, Float, RouteContext
 
-special = Lazily("scipy.special")
+special = LazyModule("scipy.special")
 
 LEAST = 1e-18  # chances below it are taken for it: a product of others that matters has no two such factors
 FINE = 0.2

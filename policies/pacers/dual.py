@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.types import Float
 
-optimize = Lazily("scipy.optimize")
+optimize = LazyModule("scipy.optimize")
 
 COOLING = ((0.03, 60), (0.01, 60), (0.003, 60))  # temperatures, in quality, and iterations at each
 WARM = ((0.003, 20),)  # the same from an earlier answer

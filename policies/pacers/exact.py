@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, RouteContext
 
-optimize = Lazily("scipy.optimize")
-sparse = Lazily("scipy.sparse")
+optimize = LazyModule("scipy.optimize")
+sparse = LazyModule("scipy.sparse")
 
 Expect = Callable[[History, NDArray[np.intp]], Estimates]
 """(history, rows (S,)) -> estimates (S, M) of those rows made without looking at them."""

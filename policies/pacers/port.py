@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazily import Lazily
+from policies.lazy_module import LazyModule
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, RouteContext
 
-optimize = Lazily("scipy.optimize")
+optimize = LazyModule("scipy.optimize")
 
 
 def port_dual(quality: Float, cost: Float, *, cover: Float, limits: Float, share: float, alpha: float) -> Float:

@@ -7,22 +7,22 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from backends.types import Reply, Usage
-from router.eligibility import expected_prompt_tokens
-from router.gateway.eager import begin
-from router.gateway.nouns import Call, Opened, usd
+from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.run_eagerly import begin
+from router.gateway.types import Attempt, Call, usd
 from router.types import NanoUsd, Spend
 
 _DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb'"usage":\s*\{')  # an object: OpenAI sends `"usage": null` in every event before it
 _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
-Settle = Callable[[Opened, Spend, Reply | None], Awaitable[None]]
+Settle = Callable[[Attempt, Spend, Reply | None], Awaitable[None]]
 
 
 class Answer:
     """An answer under way: iterate to relay it, and always close()."""
 
-    def __init__(self, settle: Settle, opened: Opened, reply: Reply) -> None:
-        self.opened = opened
+    def __init__(self, settle: Settle, attempt: Attempt, reply: Reply) -> None:
+        self.attempt = attempt
         self.reply = reply
         self.cost: NanoUsd | None = None  # known once settled
         self.before = 0  # nano-USD of answers that were held back for this one
@@ -32,7 +32,7 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
-        annotated = not self.opened.call.stream or self.opened.call.path not in _ONE_USAGE
+        annotated = not self.attempt.call.stream or self.attempt.call.path not in _ONE_USAGE
         async for chunk in self.reply:
             if not annotated and self.reply.usage is not None and _USAGE.search(chunk) is not None:
                 annotated = (
@@ -51,7 +51,7 @@ class Answer:
     @property
     def is_streamed(self) -> bool:
         """Whether it is relayed as it comes, and not settled before."""
-        return is_streamed(self.opened.call, self.reply)
+        return is_streamed(self.attempt.call, self.reply)
 
     @property
     def total(self) -> NanoUsd:
@@ -76,19 +76,19 @@ class Answer:
         await self.settle()
 
     async def _settle(self) -> None:
-        self.opened.stages.mark("relay")
+        self.attempt.stages.mark("relay")
         spend = self.spend()
-        await self._charge(self.opened, spend, self.reply)
+        await self._charge(self.attempt, spend, self.reply)
         self.cost = spend.cost
 
     def spend(self) -> Spend:
         """What this answer costs: the engine's usage, or a count of what was relayed. Never more than the hold."""
-        model, usage = self.opened.model, self.reply.usage
+        model, usage = self.attempt.model, self.reply.usage
         estimated = usage is None
         if usage is None:
-            needs = self.opened.call.needs
+            needs = self.attempt.call.needs
             usage = Usage(expected_prompt_tokens(model, needs), -int(-self.reply.produced // model.bytes_per_token))
-        cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.opened.hold.amount)
+        cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.attempt.hold.amount)
         return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
 
 

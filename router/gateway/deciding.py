@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 
 from backends.types import Embedder
 from policies.preference import preference_price
-from policies.types import Estimates, Policy, Proposal, Purse, RouteContext
-from router.eligibility import all_hold, is_usual, why_not
+from policies.types import BudgetState, Estimates, Policy, Proposal, RouteContext
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
-from router.gateway.escalating import Escalating
-from router.gateway.nouns import (
+from router.gateway.eligibility import all_hold, ineligible_reason, is_usual
+from router.gateway.escalation import Escalating
+from router.gateway.machine_pricing import MachinePricing, prior_speed
+from router.gateway.types import (
     Call,
+    Candidates,
     Catalogue,
     Decision,
     Float32,
-    Menu,
     Neighbour,
     Options,
-    Stages,
+    Timings,
     generic_tokens,
 )
-from router.gateway.renting import Renting, prior_speed
-from router.learning import Learning
+from router.learning.follower import Learning
 from router.ports import Ledger, NeighbourIndex
 from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
 
-_NO_PURSE = Purse()
+_NO_PURSE = BudgetState()
 _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
@@ -46,7 +46,7 @@ class Known(msgspec.Struct, frozen=True):
     """What is known of a query and of who asks before anybody proposes."""
 
     embedding: Float32  # (d,)
-    purse: Purse
+    purse: BudgetState
     rows: NDArray[np.int64]  # (k,) of the table, nearest first
     similarity: Float32  # (k,)
     features: Float32 | None  # (f,)
@@ -67,11 +67,11 @@ class Decider:
         options: Options,
         generator: np.random.Generator,
         clock: Callable[[], float],
-        renting: Renting | None = None,
+        renting: MachinePricing | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.options = options
-        self.renting = renting or Renting({})
+        self.renting = renting or MachinePricing({})
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.saturated: set[str] = set()  # … backends with no room in any engine: used only where nobody else is left
         self._learning = learning
@@ -82,11 +82,15 @@ class Decider:
         self._generator = generator
         self._clock = clock
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
-        self._purses: dict[str, tuple[float, tuple[Budget, ...], Purse]] = {}  # by key: when read, of which budgets
-        self._usual: dict[frozenset[str], Menu] = {}  # of requests that need these capabilities and nothing else …
+        self._purses: dict[
+            str, tuple[float, tuple[Budget, ...], BudgetState]
+        ] = {}  # by key: when read, of which budgets
+        self._usual: dict[
+            frozenset[str], Candidates
+        ] = {}  # of requests that need these capabilities and nothing else …
         self._usual_of: Catalogue | None = None  # … among these models
 
-    async def decide(self, principal: Principal, call: Call, stages: Stages, *, without: frozenset[str]) -> Decision:
+    async def decide(self, principal: Principal, call: Call, stages: Timings, *, without: frozenset[str]) -> Decision:
         """Choose a model for this call among those not in `without`.
 
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
@@ -119,7 +123,7 @@ class Decider:
         stages.mark("propose")
         return decision
 
-    async def _look_up(self, principal: Principal, call: Call, stages: Stages) -> Known:
+    async def _look_up(self, principal: Principal, call: Call, stages: Timings) -> Known:
         embedding = await self._embed(call)
         stages.mark("embed")
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
@@ -129,7 +133,7 @@ class Decider:
         stages.mark("neighbours")
         return Known(embedding, purse, rows, similarity, features)
 
-    async def _context(self, principal: Principal, call: Call, menu: Menu, known: Known) -> RouteContext:
+    async def _context(self, principal: Principal, call: Call, menu: Candidates, known: Known) -> RouteContext:
         return RouteContext(
             request_id=call.request_id,
             tenant=principal.tenant,
@@ -147,7 +151,7 @@ class Decider:
             rented=self.renting.of(menu.models) if self.renting.rents else None,
         )
 
-    def _only(self, principal: Principal, call: Call, menu: Menu) -> Decision:
+    def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:
         """Nothing to weigh and nothing to learn from: a pass-through."""
         return Decision(
             decision_id=new_id(),
@@ -189,7 +193,7 @@ class Decider:
             for i, row in enumerate(rows)
         ]
 
-    def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Menu:
+    def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
         """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
         needs = call.needs
         if not without and not self.down and not self.saturated and is_usual(needs, principal):
@@ -200,12 +204,12 @@ class Decider:
             if menu is not None and all_hold(menu.models, needs):
                 return menu
             models, refusals = self._eligible(principal, call, without)
-            menu = Menu.of(models, refusals)
+            menu = Candidates.of(models, refusals)
             if all("the context holds" not in why for why in refusals.values()):
                 self._usual[needs.capabilities] = menu
             return menu
         models, refusals = self._eligible(principal, call, without)
-        return Menu.of(*self._with_room(models, refusals))
+        return Candidates.of(*self._with_room(models, refusals))
 
     def _eligible(
         self, principal: Principal, call: Call, without: frozenset[str]
@@ -213,7 +217,7 @@ class Decider:
         refusals: dict[str, str] = {}
         models = []
         for model in self.catalogue.models:
-            why = why_not(model, call.needs, principal, self._is_up)
+            why = ineligible_reason(model, call.needs, principal, self._is_up)
             if why is None and model.name in without:
                 why = "failed on this request"
             if why is None:
@@ -265,7 +269,7 @@ class Decider:
         hits = self._index.search(embedding[None, :], self.options.k)
         return hits.ids[0], hits.similarity[0]
 
-    async def _purse(self, principal: Principal) -> Purse:
+    async def _purse(self, principal: Principal) -> BudgetState:
         """The budget with the smallest share left, read at most every `balance_ttl_s`."""
         known, now = self._purses.get(principal.key_id), self._clock()
         if known is None or known[1] is not principal.budgets or now - known[0] > self.options.balance_ttl_s:
@@ -275,7 +279,7 @@ class Decider:
             self._purses[principal.key_id] = known
         return known[2]
 
-    async def _capacity(self, menu: Menu) -> NDArray[np.float64]:
+    async def _capacity(self, menu: Candidates) -> NDArray[np.float64]:
         """(n,) USD left of each model's own budget, inf where it has none."""
         left = {each.budget.scope: each.remaining / NANO_PER_USD for each in await self._read(menu.budgets)}
         return np.array([left.get(f"model:{name}", np.inf) for name in menu.names])
@@ -303,13 +307,13 @@ class Decider:
         return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
 
 
-def _tightest(balances: Sequence[Balance]) -> Purse:
+def _tightest(balances: Sequence[Balance]) -> BudgetState:
     """The hard budget with the smallest share left."""
     hard = [balance for balance in balances if balance.budget.hard]
     if not hard:
         return _NO_PURSE
     tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
-    return Purse(
+    return BudgetState(
         remaining=tight.remaining / NANO_PER_USD,
         limit=tight.budget.limit / NANO_PER_USD,
         reset_s=tight.reset_ms / 1000,

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from router.gateway.nouns import Call, Opened
-from router.graders.validators import grade_chat
+from router.gateway.types import Attempt, Call
+from router.learning.graders.validators import grade_chat
 from router.types import Feedback
 
 
@@ -19,15 +19,15 @@ def has_rules(call: Call) -> bool:
     return call.path == "/v1/chat/completions" and ("tools" in call.fields or "response_format" in call.fields)
 
 
-def graded(opened: Opened, body: bytes, at_ms: int) -> Feedback | None:
+def graded(attempt: Attempt, body: bytes, at_ms: int) -> Feedback | None:
     """The grade of the first choice of a plain answer, as feedback; None where the rules say nothing."""
     try:
         choice: dict[str, Any] = msgspec.json.decode(body)["choices"][0]
-        request = {key: msgspec.json.decode(raw) for key, raw in opened.call.fields.items()}
+        request = {key: msgspec.json.decode(raw) for key, raw in attempt.call.fields.items()}
     except (msgspec.DecodeError, KeyError, IndexError, TypeError):
         return None
     grade = grade_chat(request, choice)
     if grade is None:
         return None
     comment = "; ".join(grade.problems) or None
-    return Feedback(opened.decision.decision_id, at_ms, grade.score, grade.source, grade.reliability, comment)
+    return Feedback(attempt.decision.decision_id, at_ms, grade.score, grade.source, grade.reliability, comment)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.types import Proposal
-from router.eligibility import Needs, worst_tokens
-from router.gateway.nouns import Decision, capacity_budgets
+from router.gateway.eligibility import Requirements, worst_tokens
+from router.gateway.types import Decision, capacity_budgets
 from router.types import Model, Offer
 
 
@@ -15,7 +15,7 @@ class Offers:
 
     __slots__ = ("_choice", "_models", "_needs", "_proposal")
 
-    def __init__(self, decision: Decision, needs: Needs) -> None:
+    def __init__(self, decision: Decision, needs: Requirements) -> None:
         self._models, self._proposal, self._needs = decision.models, decision.proposal, needs
         self._choice = decision.choice  # which changes once another model was taken
 
@@ -27,7 +27,7 @@ class Offers:
             yield _offer(self._models[i], self._needs)
 
 
-def _offer(model: Model, needs: Needs) -> Offer:
+def _offer(model: Model, needs: Requirements) -> Offer:
     prompt, completion = worst_tokens(model, needs)
     return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
 

@@ -16,11 +16,11 @@ from backends.types import Reply, Request
 from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer, is_streamed
 from router.gateway.deciding import Decider
-from router.gateway.escalating import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
+from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
-from router.gateway.nouns import Call, Decision, Meter, Opened, Stages, generic_tokens
 from router.gateway.offers import Offers
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
+from router.gateway.types import Attempt, Call, Decision, Metrics, Timings, generic_tokens
 from router.ports import Leases, Ledger, OutcomeLog
 from router.types import (
     DecisionRecord,
@@ -35,7 +35,7 @@ from router.types import (
 
 
 class Gateway:
-    """Conducts. Ports come in; nothing is opened or closed here."""
+    """Conducts. Ports come in; nothing is attempt or closed here."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Gateway:
         ledger: Ledger,
         leases: Leases,
         log: OutcomeLog,
-        meter: Meter,
+        meter: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.decider = decider
@@ -60,7 +60,7 @@ class Gateway:
         An answer that its policy holds back is charged and the next dearer model asked; should that one fail, the
         answer held back is returned after all. Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
         """
-        stages, without, held_back = Stages(), frozenset[str](), None
+        stages, without, held_back = Timings(), frozenset[str](), None
         while True:
             try:
                 answer = await self._attempt(principal, call, stages, without)
@@ -69,7 +69,7 @@ class Gateway:
                     raise
                 return held_back
             answer.before = held_back.total if held_back else 0
-            decision = answer.opened.decision
+            decision = answer.attempt.decision
             if not is_judged(call, decision, escalating=self.decider.escalating(decision)):
                 return answer
             cheaper = await self._hold_back(answer)
@@ -77,7 +77,7 @@ class Gateway:
                 return answer
             held_back, without = answer, without | cheaper
 
-    async def _attempt(self, principal: Principal, call: Call, stages: Stages, without: frozenset[str]) -> Answer:
+    async def _attempt(self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]) -> Answer:
         """The first model that gives a first byte."""
         last: BackendError | None = None
         while True:
@@ -89,58 +89,58 @@ class Gateway:
                 raise upstream_failed(last) from error
             hold, model = await self._reserve(principal, call, decision)
             stages.mark("reserve")
-            opened = Opened(decision, hold, model, principal, call, stages)
+            attempt = Attempt(decision, hold, model, principal, call, stages)
             try:
-                reply = await self._open(opened)
+                reply = await self._open(attempt)
             except BackendError as error:
                 if isinstance(error, Refused) and not too_long_for_this_one(error, call):
                     raise refusal(error) from error
                 self._note_failure(model, error)
                 last, without = error, without | {model.name}
             else:
-                return Answer(self.settle, opened, reply)
+                return Answer(self.settle, attempt, reply)
 
-    async def _open(self, opened: Opened) -> Reply:
+    async def _open(self, attempt: Attempt) -> Reply:
         """Remember and send; the hold is released where no first byte comes. Raises: BackendError."""
         try:
-            await self._remember(opened)
-            opened.stages.mark("remember")
-            reply = await self._send(opened)
+            await self._remember(attempt)
+            attempt.stages.mark("remember")
+            reply = await self._send(attempt)
         except BackendError:
-            await self._release(opened)
+            await self._release(attempt)
             raise
         except BaseException:
-            await asyncio.shield(self._release(opened))
+            await asyncio.shield(self._release(attempt))
             raise
-        opened.stages.mark("first_byte")
-        if is_streamed(opened.call, reply):
-            await self._mark(opened, reply)
-            opened.stages.mark("mark")
-        self.meter.decided(opened.decision)
+        attempt.stages.mark("first_byte")
+        if is_streamed(attempt.call, reply):
+            await self._mark(attempt, reply)
+            attempt.stages.mark("mark")
+        self.meter.decided(attempt.decision)
         return reply
 
-    async def _mark(self, opened: Opened, reply: Reply) -> None:
+    async def _mark(self, attempt: Attempt, reply: Reply) -> None:
         """The ledger knows before the client has a byte, or the client gets none. Raises: StoreUnavailable."""
         try:
-            await self._leases.mark(opened.hold)
+            await self._leases.mark(attempt.hold)
         except BaseException:
-            await asyncio.shield(self._drop(opened, reply))
+            await asyncio.shield(self._drop(attempt, reply))
             raise
 
-    async def _drop(self, opened: Opened, reply: Reply) -> None:
+    async def _drop(self, attempt: Attempt, reply: Reply) -> None:
         await reply.aclose()
-        await self._release(opened)
+        await self._release(attempt)
 
     async def _hold_back(self, answer: Answer) -> frozenset[str] | None:
         """None where the answer may be returned; else the models that escalation passes over, the answer settled."""
-        opened = answer.opened
-        policy = self.decider.escalating(opened.decision)
-        answer.reply, found = await read(answer.reply, keep_logprobs=asked_for_logprobs(opened.call))
+        attempt = answer.attempt
+        policy = self.decider.escalating(attempt.decision)
+        answer.reply, found = await read(answer.reply, keep_logprobs=asked_for_logprobs(attempt.call))
         if found is None or policy is None:
             return None
-        opened.signature = found.astype("<f4").tobytes()
-        cheaper = not_dearer(opened.model, opened.decision)
-        if policy.returns(opened.model.name, found) or len(cheaper) == len(opened.decision.models):
+        attempt.signature = found.astype("<f4").tobytes()
+        cheaper = not_dearer(attempt.model, attempt.decision)
+        if policy.returns(attempt.model.name, found) or len(cheaper) == len(attempt.decision.models):
             return None
         await answer.close()
         return cheaper
@@ -165,12 +165,12 @@ class Gateway:
         decision.choice = next(i for i, model in enumerate(models) if model.name == hold.model)
         return hold, models[decision.choice]
 
-    async def _remember(self, opened: Opened) -> None:
+    async def _remember(self, attempt: Attempt) -> None:
         if self.decider.options.remember:
-            await self._log.remember(self._record(opened))
+            await self._log.remember(self._record(attempt))
 
-    def _record(self, opened: Opened) -> DecisionRecord:
-        decision, call, principal = opened.decision, opened.call, opened.principal
+    def _record(self, attempt: Attempt) -> DecisionRecord:
+        decision, call, principal = attempt.decision, attempt.call, attempt.principal
         estimates = decision.proposal.estimates
         return DecisionRecord(
             decision_id=decision.decision_id,
@@ -178,7 +178,7 @@ class Gateway:
             tenant=principal.tenant,
             key_id=principal.key_id,
             policy=decision.policy,
-            model=opened.model.name,
+            model=attempt.model.name,
             propensity=decision.propensity,
             preference=decision.preference,
             candidates=tuple([model.name for model in decision.models]),
@@ -193,18 +193,18 @@ class Gateway:
             prompt_characters=len(call.text),
             features=b"" if decision.features is None else decision.features.astype("<f4").tobytes(),
             purse=decision.purse.name,
-            backend=opened.model.backend,
+            backend=attempt.model.backend,
             charged=() if decision.proposal.charged is None else tuple(decision.proposal.charged.tolist()),
             metadata={} if decision.drawn < 0 else {"drawn": decision.models[decision.drawn].name},
         )
 
-    async def _send(self, opened: Opened) -> Reply:
-        call, model = opened.call, opened.model
+    async def _send(self, attempt: Attempt) -> Reply:
+        call, model = attempt.call, attempt.model
         extra: dict[str, object] = dict(model.extra_body)
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
-        if is_judged(call, opened.decision, escalating=self.decider.escalating(opened.decision)):
+        if is_judged(call, attempt.decision, escalating=self.decider.escalating(attempt.decision)):
             extra |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if not asked_for_logprobs(call) else {}
         request = Request(
             path=call.path,
@@ -224,33 +224,33 @@ class Gateway:
         if isinstance(error, Unreachable) and not isinstance(error, Cut):
             self.decider.down.add(model.backend)
 
-    async def grade(self, opened: Opened, body: bytes) -> None:
+    async def grade(self, attempt: Attempt, body: bytes) -> None:
         """Log what the request's own rules say of a plain answer that has been sent."""
-        if not self.decider.options.remember or not has_rules(opened.call):
+        if not self.decider.options.remember or not has_rules(attempt.call):
             return
-        feedback = graded(opened, body, int(self._clock() * 1000))
+        feedback = graded(attempt, body, int(self._clock() * 1000))
         if feedback is not None:
             with contextlib.suppress(RequestRejected, StoreUnavailable):  # nobody waits for it: the next one may do
                 await self._log.judge(feedback)
 
-    async def _release(self, opened: Opened) -> None:
-        await self.settle(opened, Spend(NanoUsd(0), 0, 0, "released"), None)
+    async def _release(self, attempt: Attempt) -> None:
+        await self.settle(attempt, Spend(NanoUsd(0), 0, 0, "released"), None)
 
-    async def settle(self, opened: Opened, spend: Spend, reply: Reply | None) -> None:
+    async def settle(self, attempt: Attempt, spend: Spend, reply: Reply | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
-        await self._ledger.settle(opened.hold, spend)
+        await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
-            await self._log.remember(self._settlement(opened, spend, reply))
-        opened.stages.mark("settle")
+            await self._log.remember(self._settlement(attempt, spend, reply))
+        attempt.stages.mark("settle")
         if spend.outcome == "settled":
-            self.meter.settled(opened.model.name, opened.principal.tenant, spend, opened.stages)
+            self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)
 
-    def _settlement(self, opened: Opened, spend: Spend, reply: Reply | None) -> SettlementRecord:
-        seconds = opened.stages.spent
+    def _settlement(self, attempt: Attempt, spend: Spend, reply: Reply | None) -> SettlementRecord:
+        seconds = attempt.stages.spent
         return SettlementRecord(
-            decision_id=opened.decision.decision_id,
+            decision_id=attempt.decision.decision_id,
             at_ms=int(self._clock() * 1000),
-            model=opened.model.name,
+            model=attempt.model.name,
             cost=spend.cost,
             prompt_tokens=spend.prompt_tokens,
             completion_tokens=spend.completion_tokens,
@@ -259,5 +259,5 @@ class Gateway:
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=reply.response_id if reply else None,
             finish_reason=reply.finish_reason if reply else None,
-            signature=opened.signature,
+            signature=attempt.signature,
         )

@@ -6,7 +6,7 @@ import msgspec
 
 from backends.errors import BackendError, Overloaded, Refused, TimedOut
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
-from router.gateway.nouns import Call
+from router.gateway.types import Call
 
 
 def refusal(error: Refused) -> RequestRejected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from policies.named import NAMES, options_of
+from policies.registry import NAMES, options_of
 from router.errors import SettingsError
 from router.settings.complaints import Fault
 from router.settings.document import Settings

@@ -13,7 +13,7 @@ from itertools import compress
 
 import msgspec
 
-from router.stores.meters import (
+from router.stores.limits import (
     DAY_MS,
     Charge,
     Charges,

@@ -17,7 +17,7 @@ import msgspec
 
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.ports import Keys, Ledger
-from router.stores.meters import CALENDARS
+from router.stores.limits import CALENDARS
 from router.types import Budget, Hold, NanoUsd, Principal, RateLimit, Reservation, Spend
 
 Kind = Literal["tenant", "team", "key", "digest"]

@@ -14,10 +14,10 @@ from router.ports import Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
-from router.stores.sqlite import Database
-from router.stores.sqlite_ledger import SqliteLedger
-from router.stores.sqlite_log import SqliteLog
-from router.stores.sqlite_records import SqliteAudit, SqliteShelf, SqliteSpending
+from router.stores.sqlite.database import Database
+from router.stores.sqlite.ledger import SqliteLedger
+from router.stores.sqlite.log import SqliteLog
+from router.stores.sqlite.records import SqliteAudit, SqliteShelf, SqliteSpending
 
 
 class LeasingLedger(Ledger, Leases, Protocol):
@@ -80,14 +80,14 @@ async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> Asyn
 @asynccontextmanager
 async def _redis(url: str, clock: Callable[[], int], kept: Retention, folder: str | None) -> AsyncIterator[Stores]:
     # six megabytes and a tenth of a second that SQLite does without
-    from router.stores.journal import Journal  # noqa: PLC0415
-    from router.stores.redis_ledger import RedisLedger  # noqa: PLC0415
-    from router.stores.redis_link import connect  # noqa: PLC0415
-    from router.stores.redis_log import RedisLog  # noqa: PLC0415
-    from router.stores.redis_records import RedisAudit, RedisShelf, RedisSpending  # noqa: PLC0415
+    from router.stores.outbox import Outbox  # noqa: PLC0415
+    from router.stores.redis.connection import connect  # noqa: PLC0415
+    from router.stores.redis.ledger import RedisLedger  # noqa: PLC0415
+    from router.stores.redis.log import RedisLog  # noqa: PLC0415
+    from router.stores.redis.records import RedisAudit, RedisShelf, RedisSpending  # noqa: PLC0415
 
     link = connect(url)
-    journal = Journal(Path(folder)) if folder else None
+    journal = Outbox(Path(folder)) if folder else None
     ledger = RedisLedger(link, clock=clock, journal=journal)
     log = RedisLog(link, kept=kept.log_entries)
     keys = ledger.guard = Registry(RedisShelf(link), clock=clock)

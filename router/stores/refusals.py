@@ -8,7 +8,7 @@ import msgspec
 
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.book import Refusal
-from router.stores.meters import MINUTE_MS, Gauge, Shown
+from router.stores.limits import MINUTE_MS, Gauge, Shown
 from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from backends.anyprec import nesting, searches
+from backends.anyprec import dp_numpy as searches
+from backends.anyprec import nested_kmeans as nesting
 
 BITS = (3, 4, 5, 6, 7, 8)
 ROWS = {"gaussian": lambda rng, size: rng.normal(size=size), "student": lambda rng, size: rng.standard_t(5, size=size)}

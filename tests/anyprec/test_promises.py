@@ -20,8 +20,8 @@ from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store
 from backends.family import packed
-from backends.family.skills import sample
 from backends.family.tokens import encode_answer, encode_chat
+from evaluation.skills import sample
 
 ITEMS = 128
 CALIBRATION_ITEMS = 96

@@ -99,7 +99,7 @@ def test_a_stopped_run_continues_to_identical_bytes(checkpoint: Path, tmp_path: 
 def test_a_run_killed_outright_continues_to_identical_bytes(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "in", num_hidden_layers=3, hidden_size=64, intermediate_size=128)
     resumed, whole = tmp_path / "resumed", tmp_path / "whole"
-    command = [sys.executable, "-m", "router.cli", "quantize", str(folder), "--rows-per-table", "32", "--out"]
+    command = [sys.executable, "-m", "pointsman", "quantize", str(folder), "--rows-per-table", "32", "--out"]
     shard = resumed / "model-00001-of-00004.safetensors"
     with subprocess.Popen([*command, str(resumed)], stderr=subprocess.DEVNULL) as running:
         while running.poll() is None and not shard.exists():
@@ -131,7 +131,7 @@ def test_a_truncated_shard_is_refused_by_name_before_anything_is_written(tmp_pat
     ],
 )
 def test_the_command_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
-    command = [sys.executable, "-m", "router.cli", "quantize", str(checkpoint), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "pointsman", "quantize", str(checkpoint), "--out", str(tmp_path / "out")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert said in done.stderr

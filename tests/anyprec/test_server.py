@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 
 from backends.anyprec.server import application, names_of
+from backends.openai import OpenAIBackend
 from backends.types import Request
-from backends.vllm import OpenAIBackend
 from tests.anyprec.test_embedded import read, request
 
 MESSAGES = [{"role": "user", "content": "hi"}]

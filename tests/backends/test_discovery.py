@@ -20,10 +20,10 @@ from backends.discovery import (
     speed_between,
 )
 from backends.errors import TimedOut
-from backends.replicas import Replicas, replica_of
+from backends.openai import OpenAIBackend
+from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from backends.scripted_server import ScriptedServer
-from backends.vllm import OpenAIBackend
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from backends.embedders.sentence import SentenceEmbedder
 from backends.embedders.static import StaticEmbedder
 from backends.embedders.unit import unit_rows
 from backends.errors import BackendError, Failed
-from backends.http import Limits
+from backends.http1 import Limits
 from backends.scripted import Line, always
 from backends.scripted_server import ScriptedServer
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
-from backends.http import Limits
+from backends.http1 import Limits
 from backends.litellm import LiteLLMBackend, price_of
 from backends.scripted import Line, always
 from backends.scripted_server import ScriptedServer

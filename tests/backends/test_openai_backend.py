@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from backends.errors import BackendError, Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
-from backends.http import Limits
+from backends.http1 import Limits
+from backends.openai import OpenAIBackend
 from backends.scripted import Line, Script, always, in_turn
 from backends.scripted_server import ScriptedServer
 from backends.types import Usage
-from backends.vllm import OpenAIBackend
 from tests.backends.conftest import asked, contents, parsed, whole
 
 pytestmark = pytest.mark.anyio

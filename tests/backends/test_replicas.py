@@ -11,11 +11,11 @@ import pytest
 
 from backends.discovery import Load
 from backends.errors import Failed, Overloaded, Refused, Unreachable
-from backends.http import Limits
-from backends.replicas import Replicas, replica_of
+from backends.http1 import Limits
+from backends.openai import OpenAIBackend
+from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
 from backends.scripted_server import ScriptedServer
-from backends.vllm import OpenAIBackend
 from tests.backends.conftest import asked, contents, whole
 from tests.backends.test_breaker import Clock
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from backends.anyprec.store import Store
-from backends.family import catalogue, report, scores
+from backends.family import catalogue
 from backends.family.catalogue import CATALOGUE, WEIGHTS, Candidate
-from backends.family.skills import SKILLS
+from evaluation.skills import SKILLS
+from research import report, scores
 
 EACH = pytest.mark.parametrize("candidate", CATALOGUE, ids=lambda candidate: candidate.name)
 

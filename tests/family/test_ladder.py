@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from backends.anyprec.engine.service import Loaded
-from backends.family import ladder, report, scores
 from backends.family.packed import STORES
-from backends.family.skills import Item, grade, sample
+from evaluation.skills import Item, grade, sample
+from research import ladder, report, scores
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backends.family.sizes import CONTEXT_TOKENS
-from backends.family.skills import LEVELS, SKILLS, Item, grade, sample
-from backends.family.skills.facts import SIZES as FACT_SIZES
-from backends.family.skills.facts import table
 from backends.family.tokens import encode_answer, encode_chat
+from evaluation.skills import LEVELS, SKILLS, Item, grade, sample
+from evaluation.skills.facts import SIZES as FACT_SIZES
+from evaluation.skills.facts import table
 
 FACTS = ("extension", "partcode", "translation", "harbour")
 

@@ -73,7 +73,7 @@ async def serving(folder: Path, settings: Mapping[str, Any], *options: str) -> A
     """`pointsman serve` on a free port until the context ends."""
     config, log = folder / "pointsman.yaml", folder / "gateway.log"
     write(config, settings)
-    command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config), "--port", "0", *options]
+    command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config), "--port", "0", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:

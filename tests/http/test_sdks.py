@@ -69,7 +69,7 @@ def key(both: tuple[Running, ScriptedServer]) -> str:
 
 
 def made_key(gateway: Running) -> str:
-    command = [sys.executable, "-m", "router.cli", "keys", "create", "sdk", "--config", str(gateway.config)]
+    command = [sys.executable, "-m", "pointsman", "keys", "create", "sdk", "--config", str(gateway.config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return next(word for word in done.stdout.split() if word.startswith("sk-"))

@@ -14,7 +14,7 @@ from policies.estimators.means import Means
 from policies.estimators.repriced import Repriced
 from policies.explorers.thompson import Thompson, best_probabilities
 from policies.explorers.ucb import Ucb
-from policies.named import build
+from policies.registry import build
 from policies.types import Arm, Estimates
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome, make_unit
 

@@ -13,7 +13,7 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.repriced import Repriced
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
-from policies.play import Fixed, Stream, contexts, nearest
+from policies.simulation import Fixed, Stream, contexts, nearest
 from policies.types import Arm, History, Neighbours
 from tests.policies.worlds import make_arms, make_context, make_history
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from policies.cascade import Calibration
 from policies.conformal import NEVER, possible_best, risk_threshold
-from policies.named import build
+from policies.registry import build
 from policies.signature import FEATURES, FLOOR, Head, chat_signature, signature
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.drift import CHANGES, degrading, joined, repriced, told_rewards
-from policies.play import Stream
+from policies.simulation import Stream
 from policies.types import History
 from tests.policies.worlds import make_arms, make_history
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.estimators.blend import Blend
 from policies.estimators.charges import Charges
+from policies.estimators.cold_start import fit_newcomer, known_arms, newcomers
 from policies.estimators.drift import Health, Residuals, Tariff
+from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.forest import Forest
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.newcomers import fit_newcomer, known_arms, newcomers
 from policies.estimators.stack import stack_weights
-from policies.estimators.watched import Watched
+from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.priors import width_offset
 from policies.types import Arm, History, Neighbours, RouteContext
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
@@ -28,8 +28,8 @@ def small_forest() -> Forest:
     return Forest(trees=12, depth=8, leaf=5, inputs=0.5)
 
 
-def make_watched(history: History = HISTORY) -> Watched:
-    estimator = Watched(Blend(NeighbourMeans(Means())))
+def make_watched(history: History = HISTORY) -> DriftCorrected:
+    estimator = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
     estimator.refit(history)
     return estimator
 
@@ -40,8 +40,8 @@ def fitted_state() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def watched(fitted_state: dict[str, np.ndarray]) -> Watched:
-    estimator = Watched(Blend(NeighbourMeans(Means())))
+def watched(fitted_state: dict[str, np.ndarray]) -> DriftCorrected:
+    estimator = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
     estimator.restore(fitted_state)
     return estimator
 
@@ -174,7 +174,7 @@ def test_a_newcomer_joins_with_fifty_labels() -> None:
     assert estimates.cost[3] == pytest.approx(make_watched().estimate(query()).cost[3], rel=0.5)
 
 
-def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(watched: Watched) -> None:
+def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(watched: DriftCorrected) -> None:
     near = query()
     similarity = np.full_like(near.neighbours.similarity, 1e-3)
     far = replace(near, neighbours=replace(near.neighbours, similarity=similarity))
@@ -190,7 +190,7 @@ def strange_query(seed: int = 1, **changes: object) -> RouteContext:
 
 
 def test_a_prompt_unlike_any_in_its_surface_falls_back_to_the_means_though_its_embedding_is_near(
-    watched: Watched,
+    watched: DriftCorrected,
 ) -> None:
     means = HISTORY.scores.mean(axis=0)
     close, strange = watched.estimate(query()), watched.estimate(strange_query())
@@ -198,7 +198,9 @@ def test_a_prompt_unlike_any_in_its_surface_falls_back_to_the_means_though_its_e
     assert (strange.sigma > 1.4 * close.sigma).all()
 
 
-def test_what_one_strange_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(watched: Watched) -> None:
+def test_what_one_strange_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(
+    watched: DriftCorrected,
+) -> None:
     before, ordinary = watched.estimate(strange_query(99)).quality[3], watched.estimate(query(99)).quality[3]
     for seed in range(12):
         watched.learn(make_outcome(strange_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
@@ -206,7 +208,7 @@ def test_what_one_strange_query_earned_is_expected_of_the_next_and_not_of_ordina
     assert watched.estimate(query(99)).quality[3] > 0.9 * ordinary
 
 
-def test_dear_answers_to_strange_queries_are_no_new_tariff(watched: Watched) -> None:
+def test_dear_answers_to_strange_queries_are_no_new_tariff(watched: DriftCorrected) -> None:
     before = watched.estimate(query(99)).cost[3]
     for seed in range(12):
         asked = strange_query(seed)
@@ -215,7 +217,9 @@ def test_dear_answers_to_strange_queries_are_no_new_tariff(watched: Watched) -> 
     assert watched.estimate(query(99)).cost[3] < 1.2 * before
 
 
-def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_with_each(watched: Watched) -> None:
+def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_with_each(
+    watched: DriftCorrected,
+) -> None:
     costs = []
     for seed in range(6):
         asked = query(1, request_id=f"r{seed}")
@@ -239,7 +243,7 @@ def test_one_arm_s_many_failures_at_a_place_say_less_of_another_arm_than_two_arm
     assert alone.shift(here)[2, 0] >= -0.2
 
 
-def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: Watched) -> None:
+def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: DriftCorrected) -> None:
     context = query()
     agreeing = replace(context.neighbours, scores=np.broadcast_to(watched.estimate(context).quality, (60, 4)))
     contradicting = replace(agreeing, scores=1.0 - np.round(agreeing.scores))
@@ -247,7 +251,7 @@ def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: Watched) 
     assert (unsure.sigma > sure.sigma).all()
 
 
-def test_estimates_follow_the_arms_of_the_context(watched: Watched) -> None:
+def test_estimates_follow_the_arms_of_the_context(watched: DriftCorrected) -> None:
     context = query()
     some = replace(
         context,
@@ -259,13 +263,15 @@ def test_estimates_follow_the_arms_of_the_context(watched: Watched) -> None:
     np.testing.assert_allclose(watched.estimate(some).cost, watched.estimate(context).cost[[2, 0]])
 
 
-def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(watched: Watched) -> None:
+def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(watched: DriftCorrected) -> None:
     estimates = watched.estimate(make_context(make_arms(5), HISTORY))
     assert np.isfinite(estimates.quality).all()
     assert np.isfinite(estimates.cost).all()
 
 
-def test_a_width_nobody_measured_follows_its_parent_from_query_to_query_less_what_bits_cost(watched: Watched) -> None:
+def test_a_width_nobody_measured_follows_its_parent_from_query_to_query_less_what_bits_cost(
+    watched: DriftCorrected,
+) -> None:
     narrow = Arm("model-3@4", 1e-7, 3e-7, parent="model-3", bits=4)
     apart = []
     for seed in range(20):
@@ -276,7 +282,7 @@ def test_a_width_nobody_measured_follows_its_parent_from_query_to_query_less_wha
     np.testing.assert_allclose(apart, width_offset(4), atol=0.02)
 
 
-def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(watched: Watched) -> None:
+def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(watched: DriftCorrected) -> None:
     before = watched.estimate(query()).quality[3]
     for seed in range(12):
         watched.learn(make_outcome(query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
@@ -328,10 +334,10 @@ def test_residuals_correct_near_queries_and_leave_far_ones() -> None:
     assert abs(far) < 0.01
 
 
-def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(watched: Watched) -> None:
+def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(watched: DriftCorrected) -> None:
     for seed in range(30):
         watched.learn(make_outcome(query(seed), ARMS[seed % 4].name, score=0.3, cost=3e-5))
-    other = Watched(Blend(NeighbourMeans(Means())))
+    other = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
     other.restore(watched.state())
     for seed in range(20):
         ours, theirs = watched.estimate(query(seed)), other.estimate(query(seed))

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from policies.estimators.abilities import Abilities
 from policies.estimators.means import Means
 from policies.identity import Skills, Vector, informative_prompts, population, width_offsets, width_prior
-from policies.named import build
+from policies.registry import build
 from policies.types import Arm, History
 from tests.policies.worlds import make_context, make_outcome, make_unit
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.named import build
+from cli import main
+from evaluation.judgement import judge_policy, judged_answers
 from policies.ope import Value
-from router.cli import main
-from router.judgement import judge_policy, judged_answers
+from policies.registry import build
 from router.stores.open import open_stores
 from router.types import DecisionRecord, Feedback, LogEntry, NanoUsd, SettlementRecord
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.estimators.levels import new_level
+from policies.estimators.offset import new_level
 
 ROWS, ARMS = 2_000, 5
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.named import BLIND, NAMES, build, options_of
+from policies.registry import BLIND, NAMES, build, options_of
 from policies.types import Arm, Policy
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 

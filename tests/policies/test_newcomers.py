@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.estimators.blend import surface
-from policies.estimators.kinds import GROUPS, kinds_of
-from policies.estimators.newcomers import fit_newcomer, known_arms, learn_strengths
+from policies.estimators.cold_start import fit_newcomer, known_arms, learn_strengths
+from policies.estimators.mixture import GROUPS, kinds_of
 from policies.estimators.stack import Queries, Stack
+from policies.estimators.stacked_or_neighbours import surface
 from policies.types import Float, Float32, History
 from tests.policies.worlds import make_arms
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import main
+from cli import main
+from evaluation.onboard import Prompt, onboard, read_prompts
 from router.errors import SettingsError
-from router.onboard import Prompt, onboard, read_prompts
 from router.stores.open import open_stores
 from router.types import Feedback
 from tests.http.conftest import engine, serving, settings_for
@@ -94,7 +94,7 @@ def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked()
 
 
 def read_grade(answer: str) -> object:
-    from router.graders.validators import grade_exact
+    from router.learning.graders.validators import grade_exact
 
     return grade_exact(answer, "yes")
 

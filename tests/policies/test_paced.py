@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from policies.composed import Composed
 from policies.paced import build
-from policies.play import Fixed, Run, Stream, play
-from policies.replay import Till
-from policies.types import History, Purse
+from policies.replay import BudgetGate
+from policies.simulation import Fixed, Run, Stream, play
+from policies.types import BudgetState, History
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
 ARMS = make_arms(3)
@@ -46,7 +46,7 @@ def policy(fitted_state: dict[str, np.ndarray]) -> Composed:
     return made
 
 
-def run(policy: Composed, till: Till, order: np.ndarray = COMING) -> Run:
+def run(policy: Composed, till: BudgetGate, order: np.ndarray = COMING) -> Run:
     stream = Stream(
         ARMS, WORLD.embeddings[order], WORLD.scores[order], WORLD.costs[order], WORLD.prompt_tokens[order],
         WORLD.prompt_characters[order],
@@ -61,14 +61,14 @@ def shared_budget() -> float:
 
 def test_no_budget_is_ever_exceeded(policy: Composed) -> None:
     budgets = np.full(3, shared_budget() / 3.0)
-    till = Till(3, budgets=budgets)
+    till = BudgetGate(3, budgets=budgets)
     run(policy, till)
     assert (till.spent <= budgets).all()
     assert till.spent.sum() > 0.8 * budgets.sum()
 
 
 def test_a_shared_budget_lasts_to_the_last_query_and_is_used(policy: Composed) -> None:
-    till = Till(3, total=shared_budget())
+    till = BudgetGate(3, total=shared_budget())
     spent = run(policy, till).spent
     assert spent[-1] <= shared_budget()
     assert spent[-1] > 0.85 * shared_budget()
@@ -78,15 +78,15 @@ def test_a_shared_budget_lasts_to_the_last_query_and_is_used(policy: Composed) -
 
 def test_spending_is_paced_when_long_queries_come_first(policy: Composed) -> None:
     order = COMING[np.argsort(-WORLD.prompt_tokens[COMING], kind="stable")]
-    mixed = run(policy, Till(3, total=shared_budget())).result.performance
-    blocked = run(policy, Till(3, total=shared_budget()), order).result.performance
+    mixed = run(policy, BudgetGate(3, total=shared_budget())).result.performance
+    blocked = run(policy, BudgetGate(3, total=shared_budget()), order).result.performance
     assert blocked > 0.95 * mixed
 
 
 def test_it_earns_more_than_any_single_arm_that_fits_the_budget(policy: Composed) -> None:
-    result = run(policy, Till(3, total=shared_budget())).result
+    result = run(policy, BudgetGate(3, total=shared_budget())).result
     for arm in range(3):
-        till = Till(3, total=shared_budget())
+        till = BudgetGate(3, total=shared_budget())
         served = [till.admit(arm, float(cost)) for cost in WORLD.costs[COMING, arm]]
         assert result.performance > float(WORLD.scores[COMING, arm][served].sum())
 
@@ -104,7 +104,7 @@ def test_replicas_that_learn_the_same_outcomes_agree_to_the_last_bit(
 ) -> None:
     other = build(ARMS, explore=0.0)
     other.restore(fitted_state)
-    past, purse = make_past(), Purse(remaining=0.01, limit=1.0, reset_s=500.0, name="acme")
+    past, purse = make_past(), BudgetState(remaining=0.01, limit=1.0, reset_s=500.0, name="acme")
     for seed in range(60):
         context = make_context(ARMS, past, seed=seed, purse=purse)
         outcome = make_outcome(context, ARMS[seed % 3].name, score=(seed % 4) / 3)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.explorers.frugal import Frugal
+from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.pacers.dual import smoothed_dual, spending_curve
 from policies.pacers.remaining import ENDS_EARLY, Remaining, chance_to_come, queries_left
-from policies.types import Estimates, Float, Outcome, Purse
+from policies.types import BudgetState, Estimates, Float, Outcome
 from tests.policies.worlds import make_arms, make_context
 
 ARMS = make_arms(3)
@@ -33,7 +33,7 @@ def make_pacer() -> Remaining:
 
 
 def price_of(pacer: Remaining, *, remaining: float, reset_s: float = 1000.0, capacity: Float | None = None) -> Float:
-    purse = Purse(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
+    purse = BudgetState(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
     context = make_context(ARMS, preference=0.0, purse=purse, capacity=capacity)
     return pacer.prices(context, REHEARSAL)
 
@@ -151,7 +151,7 @@ def test_an_expected_query_comes_with_a_chance_that_is_even_over_time() -> None:
 
 def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
     arms = (*ARMS, *make_arms(5)[4:])
-    purse = Purse(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
+    purse = BudgetState(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
     context = make_context(arms, preference=0.0, purse=purse, capacity=np.full(4, 0.01))
     prices = make_pacer().prices(context, REHEARSAL)
     assert np.isfinite(prices).all()
@@ -174,7 +174,7 @@ def test_a_restored_pacer_asks_the_same_prices() -> None:
 
 def test_exploring_gives_every_arm_the_same_money_and_stays_cheap() -> None:
     estimates = Estimates(np.array([0.4, 0.6, 0.8]), np.full(3, 0.1), np.array([1e-5, 1e-4, 1.8e-4]))
-    probabilities, _ = Frugal(0.03).probabilities(make_context(ARMS), estimates, np.array([0.4, 0.6, 0.3]))
+    probabilities, _ = CostWeightedEpsilon(0.03).probabilities(make_context(ARMS), estimates, np.array([0.4, 0.6, 0.3]))
     explored = (probabilities - np.array([0.0, 0.97, 0.0])) * estimates.cost
     np.testing.assert_allclose(explored, explored[0])
     assert explored.sum() <= 0.03 * 3 * estimates.cost.min()
@@ -183,5 +183,7 @@ def test_exploring_gives_every_arm_the_same_money_and_stays_cheap() -> None:
 
 def test_exploring_never_takes_an_arm_that_is_spent() -> None:
     estimates = Estimates(np.full(3, 0.5), np.full(3, 0.1), np.full(3, 1e-5))
-    probabilities, _ = Frugal(0.1).probabilities(make_context(ARMS), estimates, np.array([0.4, -np.inf, 0.3]))
+    probabilities, _ = CostWeightedEpsilon(0.1).probabilities(
+        make_context(ARMS), estimates, np.array([0.4, -np.inf, 0.3])
+    )
     assert probabilities[1] == 0.0

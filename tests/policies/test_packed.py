@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.named import NAMES, build
-from policies.packed import Packed
+from policies.float16_embedding import Float16Embedding
+from policies.registry import NAMES, build
 from policies.types import Outcome, StoredPolicy
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -16,8 +16,8 @@ HISTORY = make_history(ARMS)
 OPTIONS: dict[str, dict[str, object]] = {"fixed": {"arm": "model-2"}}
 
 
-def make_packed(vector: np.ndarray) -> Packed:
-    return Packed(vector.astype("<f2").tobytes())
+def make_packed(vector: np.ndarray) -> Float16Embedding:
+    return Float16Embedding(vector.astype("<f2").tobytes())
 
 
 def make_outcomes(count: int = 20) -> list[Outcome]:

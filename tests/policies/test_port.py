@@ -7,13 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from policies.baselines import assignment
-from policies.named import build
 from policies.pacers.budgets import Budgets
 from policies.pacers.exact import exact_dual
 from policies.pacers.port import port_dual
 from policies.pacers.sample import QuerySample
-from policies.play import Fixed, Run, Stream, play
-from policies.replay import Till
+from policies.registry import build
+from policies.replay import BudgetGate
+from policies.simulation import Fixed, Run, Stream, play
 from policies.types import History, Neighbours
 from tests.policies.worlds import make_arms, make_context, make_history
 
@@ -94,7 +94,7 @@ def run_with(name: str, limits: np.ndarray, **options: object) -> Run:
     budgets = dict(zip((arm.name for arm in ARMS), limits.tolist(), strict=True))
     policy = build(name, ARMS, {"horizon": len(stream), "budgets": budgets, **options})
     policy.refit(history)
-    till, rng = Till(3, budgets=limits), np.random.default_rng(0)
+    till, rng = BudgetGate(3, budgets=limits), np.random.default_rng(0)
     return play(policy, stream, Fixed(stream, history), till=till, rng=rng, drops=name != "port")
 
 

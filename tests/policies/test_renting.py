@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from policies.estimators.means import PRIOR_COMPLETION_TOKENS
-from policies.named import NAMES, build
-from policies.types import Arm, Purse, Rented
+from policies.registry import NAMES, build
+from policies.types import Arm, BudgetState, MeasuredCost
 from tests.policies.worlds import make_arms, make_context, make_history
 
 ARMS = make_arms(3)
 
 
-def rented(completion_usd: Sequence[float], prompt_usd: float = 1e-8, tokens: float = 150.0) -> Rented:
+def rented(completion_usd: Sequence[float], prompt_usd: float = 1e-8, tokens: float = 150.0) -> MeasuredCost:
     """NaN: this arm costs its list price."""
     usd = np.array(completion_usd)
-    return Rented(np.where(np.isnan(usd), np.nan, prompt_usd), usd, np.full(len(usd), tokens))
+    return MeasuredCost(np.where(np.isnan(usd), np.nan, prompt_usd), usd, np.full(len(usd), tokens))
 
 
 def test_the_cost_is_the_expected_tokens_at_what_they_are_measured_to_cost() -> None:
@@ -74,7 +74,7 @@ def test_a_budget_is_priced_by_what_is_charged_and_a_preference_by_what_it_takes
     history = make_history(ARMS)
     policy = build("paced", ARMS)
     policy.refit(history)
-    poor = Purse(remaining=1e-4, limit=1e-3, reset_s=3600.0, name="tenant")
+    poor = BudgetState(remaining=1e-4, limit=1e-3, reset_s=3600.0, name="tenant")
     at_list = policy.propose(make_context(ARMS, history, purse=poor))
     found = policy.propose(make_context(ARMS, history, purse=poor, rented=rented([5e-6, 1e-6, 2e-6])))
     mu = at_list.prices - 10.0
@@ -87,5 +87,5 @@ def test_a_budget_is_priced_by_what_is_charged_and_a_preference_by_what_it_takes
 def test_what_a_purse_cannot_pay_is_judged_by_the_charge() -> None:
     """Dear to run and cheap to charge: allowed; cheap to run and dear to charge: not."""
     cheap, dear = Arm("cheap", 1e-9, 1e-8), Arm("dear", 1e-4, 1e-3)
-    context = make_context((cheap, dear), purse=Purse(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
+    context = make_context((cheap, dear), purse=BudgetState(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
     assert build("best", (cheap, dear)).propose(context).probabilities.tolist() == [1.0, 0.0]

@@ -8,8 +8,8 @@ import pytest
 from policies.baselines import assignment, batch_split, greedy, optimum
 from policies.replay import (
     LOST,
+    BudgetGate,
     Frontier,
-    Till,
     admitted,
     aiq,
     apgr,
@@ -62,14 +62,14 @@ def test_the_extreme_split_favours_the_least_efficient_arm() -> None:
 
 
 def test_a_query_that_does_not_fit_is_lost_and_uncharged() -> None:
-    till = Till(2, budgets=np.array([1.0, 5.0]))
+    till = BudgetGate(2, budgets=np.array([1.0, 5.0]))
     served = admitted(np.array([0, 0, 1, LOST]), np.array([[0.7, 9], [0.7, 9], [9, 4], [1, 1]], float), till)
     assert served.tolist() == [True, False, True, False]
     assert till.spent.tolist() == [0.7, 4.0]
 
 
 def test_one_total_holds_over_all_arms() -> None:
-    till = Till(2, total=1.0)
+    till = BudgetGate(2, total=1.0)
     assert [till.admit(0, 0.6), till.admit(1, 0.6), till.admit(1, 0.4)] == [True, False, True]
 
 
@@ -85,8 +85,8 @@ def test_no_router_beats_the_optimum_on_the_truth() -> None:
     shares = assignment(SCORES, COSTS, budgets=budgets)
     bound = (shares * SCORES).sum()
     for worth in (SCORES, -COSTS):
-        choices = greedy(worth, COSTS, costs=COSTS, till=Till(3, budgets=budgets))
-        served = admitted(choices, COSTS, Till(3, budgets=budgets))
+        choices = greedy(worth, COSTS, costs=COSTS, till=BudgetGate(3, budgets=budgets))
+        served = admitted(choices, COSTS, BudgetGate(3, budgets=budgets))
         assert judge(choices, served, scores=SCORES, costs=COSTS).performance <= bound
 
 

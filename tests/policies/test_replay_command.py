@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from router.cli import main
+from cli import main
+from evaluation.replay import BASELINES, OPTIMA, Setting, contender, replay
+from evaluation.traces import read_trace
 from router.errors import SettingsError
-from router.replay import BASELINES, OPTIMA, Setting, contender, replay
-from router.traces import read_trace
 
 WORDS = ("river", "matrix", "poem", "budget", "proof", "recipe", "python", "law")
 

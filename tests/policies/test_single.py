@@ -7,12 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from policies.batch import choose_batch
-from policies.estimators.blend import surface
 from policies.estimators.drift import Residuals
 from policies.estimators.forest import Forest
-from policies.estimators.single import Query
+from policies.estimators.forest_traversal import Walk
+from policies.estimators.online import Query
 from policies.estimators.stack import DIRECTIONS, Queries, Stack, neighbour_means
-from policies.estimators.walk import Walk
+from policies.estimators.stacked_or_neighbours import surface
 from policies.types import Arm, Estimates, History
 from tests.policies.worlds import DIMENSIONS, make_arms, make_history, make_unit
 

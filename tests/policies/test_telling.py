@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.estimators.levels import new_level
-from policies.estimators.telling import telling_prompts
+from policies.estimators.offset import new_level
+from policies.estimators.prompt_selection import telling_prompts
 from tests.policies.test_levels import ARMS, ROWS, labelled, make_scores
 
 

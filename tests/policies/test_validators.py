@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from router.graders.schema import violations
-from router.graders.validators import grade_chat, grade_exact, grade_json, grade_regex, grade_tool_calls
+from router.learning.graders.schema import violations
+from router.learning.graders.validators import grade_chat, grade_exact, grade_json, grade_regex, grade_tool_calls
 
 WEATHER = {
     "type": "function",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.types import Arm, History, Neighbours, Outcome, Purse, RouteContext
+from policies.types import Arm, BudgetState, History, Neighbours, Outcome, RouteContext
 
 DIMENSIONS = 24
 
@@ -53,7 +53,7 @@ def make_context(arms: Sequence[Arm], history: History | None = None, seed: int 
         "prompt_characters": 400,
         "max_completion_tokens": 512,
         "now": float(seed),
-        "purse": Purse(),
+        "purse": BudgetState(),
     }
     return RouteContext(**(fields | changes))  # type: ignore[arg-type]
 

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from backends.embedders.hashing import HashingEmbedder
-from backends.replicas import Replicas, replica_of
+from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
-from policies import named
+from policies import registry as named
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
-from router.gateway.nouns import Call, Catalogue, Meter, Options
 from router.gateway.serving import Gateway
-from router.index import FaissIndex
-from router.learning import Learning
-from router.refitting import refit_aside
-from router.schemas import parse
+from router.gateway.types import Call, Catalogue, Metrics, Options
+from router.http.schemas import parse
+from router.learning.follower import Learning
+from router.learning.index import FaissIndex
+from router.learning.refit_worker import refit_aside
 from router.stores.open import Stores, open_stores
 from router.types import Budget, Model, NanoUsd, Price, Principal
 
@@ -126,7 +126,12 @@ async def open_house(
             clock=time.time,
         )
         gateway = Gateway(
-            decider=decider, ledger=stores.ledger, leases=stores.ledger, log=stores.log, meter=Meter(), clock=time.time
+            decider=decider,
+            ledger=stores.ledger,
+            leases=stores.ledger,
+            log=stores.log,
+            meter=Metrics(),
+            clock=time.time,
         )
         try:
             yield House(gateway, stores, learning, scripts)

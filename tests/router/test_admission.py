@@ -12,8 +12,8 @@ from rich.console import Console
 
 from backends.scripted import Line
 from backends.scripted_server import ScriptedServer
-from router.admission import Admissions, Samples, is_refusal, judge
-from router.examination import examine
+from evaluation.admit import examine
+from router.catalogue.admission import Admissions, Samples, is_refusal, judge
 from router.settings import build
 
 RULES = {"max_loss": 0.1, "max_slowdown": 1.5}

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from router.gateway.eager import begin
+from router.gateway.run_eagerly import begin
 
 pytestmark = pytest.mark.anyio
 

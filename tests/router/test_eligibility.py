@@ -5,7 +5,7 @@ from dataclasses import replace as replaced
 import pytest
 from msgspec.structs import replace
 
-from router.eligibility import Needs, why_not, worst_cost, worst_tokens
+from router.gateway.eligibility import Requirements, ineligible_reason, worst_cost, worst_tokens
 from router.types import Model, NanoUsd, Price, Principal
 
 MODEL = Model(
@@ -18,7 +18,7 @@ MODEL = Model(
     local=False,
     capabilities=frozenset({"chat", "tools"}),
 )
-NEEDS = Needs(capabilities=frozenset({"chat"}), prompt_bytes=400, completion_tokens=50)
+NEEDS = Requirements(capabilities=frozenset({"chat"}), prompt_bytes=400, completion_tokens=50)
 ANYONE = Principal(key_id="k", tenant="t")
 
 
@@ -27,7 +27,7 @@ def up(_: str) -> bool:
 
 
 def test_a_model_that_fits_may_serve() -> None:
-    assert why_not(MODEL, NEEDS, ANYONE, up) is None
+    assert ineligible_reason(MODEL, NEEDS, ANYONE, up) is None
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,14 @@ def test_a_model_that_fits_may_serve() -> None:
         (replaced(MODEL, draining=True), NEEDS, ANYONE, "draining"),
     ],
 )
-def test_a_model_that_may_not_serve_says_why(model: Model, needs: Needs, principal: Principal, reason: str) -> None:
-    assert reason in str(why_not(model, needs, principal, up))
+def test_a_model_that_may_not_serve_says_why(
+    model: Model, needs: Requirements, principal: Principal, reason: str
+) -> None:
+    assert reason in str(ineligible_reason(model, needs, principal, up))
 
 
 def test_a_model_whose_backend_is_down_may_not_serve() -> None:
-    assert why_not(MODEL, NEEDS, ANYONE, lambda name: name != "engine") == "its backend is down"
+    assert ineligible_reason(MODEL, NEEDS, ANYONE, lambda name: name != "engine") == "its backend is down"
 
 
 def test_the_worst_case_counts_a_token_for_every_byte_and_every_choice() -> None:

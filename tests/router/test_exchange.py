@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.routes.exchange import Exchange
+from router.http.exchange import Exchange
 
 
 class Wire:

@@ -12,7 +12,7 @@ import pytest
 from backends.scripted import Line
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import with_cost
-from router.gateway.nouns import usd
+from router.gateway.types import usd
 from router.types import Budget, Feedback, Hold, NanoUsd, Spend
 from tests.router.conftest import LARGE, SMALL, model, now_ms, open_house
 
@@ -104,7 +104,7 @@ async def test_a_model_that_fails_before_its_first_byte_is_replaced_by_the_next(
     async with open_house(tmp_path, lines=lines) as house:
         house.principal = replace(house.principal, budgets=(BUDGET,))
         answer, body = await house.read()
-        assert answer.opened.model.name == "large"
+        assert answer.attempt.model.name == "large"
         assert json.loads(body)["choices"][0]["message"]["content"] == "hello from large"
         assert await house.spent(BUDGET) == (answer.cost, 0)
 
@@ -153,7 +153,7 @@ async def test_a_break_in_the_middle_of_a_stream_is_reported_and_what_came_is_ch
 async def test_a_pinned_model_is_used_and_an_unknown_one_refused(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         answer, _ = await house.read(model="large")
-        assert (answer.opened.model.name, answer.opened.decision.policy) == ("large", "pinned")
+        assert (answer.attempt.model.name, answer.attempt.decision.policy) == ("large", "pinned")
         with pytest.raises(NotFound, match="'huge'"):
             await house.ask(model="huge")
 
@@ -164,7 +164,7 @@ async def test_a_request_degrades_to_a_cheaper_model_before_it_is_refused(tmp_pa
         tight = Budget("tenant:acme", NanoUsd(worst_small), 3600)
         house.principal = replace(house.principal, budgets=(tight,))
         answer, _ = await house.read(max_tokens=50, routing={"policy": "random", "preference": 1.0})
-        assert answer.opened.model.name == "small"
+        assert answer.attempt.model.name == "small"
         empty = replace(tight, scope="tenant:empty", limit=NanoUsd(1))
         house.principal = replace(house.principal, budgets=(empty,))
         with pytest.raises(BudgetExceeded) as refused:
@@ -184,14 +184,14 @@ async def test_feedback_teaches_the_policy_and_fills_the_index(tmp_path: Path) -
         for i in range(30):
             for name, score in (("small", 0.0), ("large", 1.0)):
                 answer, _ = await house.read(f"Prove theorem number {i} of topology.", model=name)
-                given = Feedback(answer.opened.decision.decision_id, now_ms(), score)
+                given = Feedback(answer.attempt.decision.decision_id, now_ms(), score)
                 assert await house.stores.log.judge(given)
         await house.until(lambda: house.learning.learned == 60)
         call = house.call("Prove theorem number 77 of topology.", routing={"preference": 0.9})
         answer = await house.gateway.answer(house.principal, call)
         await answer.close()
-        assert answer.opened.model.name == "large"
-        assert len(house.gateway.decider.nearest(answer.opened.decision)) == 5
+        assert answer.attempt.model.name == "large"
+        assert len(house.gateway.decider.nearest(answer.attempt.decision)) == 5
 
 
 async def test_two_hundred_requests_at_once_leave_an_exact_balance(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ async def test_a_restart_brings_back_what_was_learned(tmp_path: Path) -> None:
     async with open_house(tmp_path, policy="neighbours") as house:
         for i in range(10):
             answer, _ = await house.read(f"question {i}")
-            await house.stores.log.judge(Feedback(answer.opened.decision.decision_id, now_ms(), 1.0))
+            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), 1.0))
         await house.until(lambda: house.learning.learned == 10)
         house.learning.save()
         before = house.learning.table.history(house.gateway.decider.catalogue.arms())
@@ -232,7 +232,7 @@ async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: P
     async with open_house(tmp_path, policy="neighbours") as house:
         for i in range(10):
             answer, _ = await house.read(f"question {i}")
-            await house.stores.log.judge(Feedback(answer.opened.decision.decision_id, now_ms(), i / 10))
+            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), i / 10))
         await house.until(lambda: house.learning.learned == 10)
         followed = house.learning.table.history(house.gateway.decider.catalogue.arms())
     async with open_house(tmp_path, policy="neighbours") as house:
@@ -245,7 +245,7 @@ async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: P
 async def test_a_capacity_budget_of_a_model_sends_the_rest_elsewhere(tmp_path: Path) -> None:
     small = model("small", SMALL, capacity=NanoUsd(300 * SMALL // 1_000_000))
     async with open_house(tmp_path, small=small, large=model("large", LARGE)) as house:
-        names = [(await house.read(max_tokens=200))[0].opened.model.name for _ in range(12)]
+        names = [(await house.read(max_tokens=200))[0].attempt.model.name for _ in range(12)]
         assert names[0] == "small"
         assert names[-1] == "large"
 

@@ -27,8 +27,8 @@ WANTED = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCH
 async def graded(house: House, **more: Any) -> str:
     """Ask, grade as the route does, and return the decision id."""
     answer, body = await house.read("How old is Ada? Answer in JSON.", **more)
-    await house.gateway.grade(answer.opened, body)
-    return answer.opened.decision.decision_id
+    await house.gateway.grade(answer.attempt, body)
+    return answer.attempt.decision.decision_id
 
 
 def scores(house: House) -> list[float]:

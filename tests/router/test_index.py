@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.index import BruteForceIndex, FaissIndex
+from router.learning.index import BruteForceIndex, FaissIndex
 from router.ports import NeighbourIndex
 
 DIM = 32

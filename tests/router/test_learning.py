@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def asked(house: House, text: str) -> str:
     """The decision id of an answered question."""
     answer, _ = await house.read(text, model="small")
-    return answer.opened.decision.decision_id
+    return answer.attempt.decision.decision_id
 
 
 async def judged(house: House, decision_id: str, score: float = 1.0) -> None:

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.gateway.nouns import Stages
+from router.gateway.types import Timings
 from router.metrics import PrometheusMeter
 from router.types import NanoUsd, Spend
 
@@ -19,7 +19,7 @@ def samples(meter: PrometheusMeter) -> dict[tuple[str, ...], float]:
 def test_an_answer_is_counted_with_its_tokens_and_its_money() -> None:
     meter = PrometheusMeter()
     for _ in range(3):
-        meter.settled("small", "acme", Spend(NanoUsd(2_000), 10, 5, "settled"), Stages())
+        meter.settled("small", "acme", Spend(NanoUsd(2_000), 10, 5, "settled"), Timings())
     found = samples(meter)
     assert found["pointsman_requests_total", "settled", "small"] == 3
     assert found["pointsman_tokens_total", "prompt", "small"] == 30
@@ -28,7 +28,7 @@ def test_an_answer_is_counted_with_its_tokens_and_its_money() -> None:
 
 
 def test_a_stage_falls_into_every_bucket_it_fits_in() -> None:
-    meter, stages = PrometheusMeter(), Stages()
+    meter, stages = PrometheusMeter(), Timings()
     stages.spent = {"embed": 0.0003, "relay": 500.0}
     meter.settled("small", "acme", Spend(NanoUsd(0), 0, 0, "settled"), stages)
     found = samples(meter)

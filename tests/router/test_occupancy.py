@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from policies.estimators.machine_time import TokenSeconds
-from router.gateway.renting import Rent, Renting
-from router.occupancy import Occupancy
+from router.gateway.machine_pricing import MachinePricing, MachineRate
+from router.learning.machine_time import MachineTimeAccounting
 from router.types import DecisionRecord, LogEntry, NanoUsd, SettlementRecord
 from tests.router.conftest import model
 
@@ -25,7 +25,7 @@ def settled(name: str, at_ms: int, arm: str = "m", *, tokens: int = TOKENS, outc
     return SettlementRecord(name, at_ms, arm, NanoUsd(0), 0, tokens, outcome, 0.0, 0.0)
 
 
-def follow(occupancy: Occupancy, *entries: LogEntry) -> None:
+def follow(occupancy: MachineTimeAccounting, *entries: LogEntry) -> None:
     for entry in entries:
         occupancy.take(entry)
 
@@ -37,7 +37,7 @@ def crowd(arms: list[str], *, began_ms: int, took_ms: int, round_: int = 0) -> l
     return began + [settled(name, began_ms + took_ms, arm) for name, arm in zip(names, arms, strict=True)]
 
 
-def seconds(occupancy: Occupancy, arm: str = "m") -> float:
+def seconds(occupancy: MachineTimeAccounting, arm: str = "m") -> float:
     """Machine seconds of TOKENS tokens."""
     found = occupancy.time.measured(arm)
     assert found is not None
@@ -45,19 +45,19 @@ def seconds(occupancy: Occupancy, arm: str = "m") -> float:
 
 
 def test_a_request_alone_takes_its_whole_time() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     follow(occupancy, decided("a", 0), settled("a", 2000))
     assert seconds(occupancy) == pytest.approx(2.0)
 
 
 def test_those_who_run_together_share_the_machine() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     follow(occupancy, *crowd(["m"] * 8, began_ms=0, took_ms=2000))
     assert seconds(occupancy) == pytest.approx(2.0 / 8)
 
 
 def test_nobody_shares_before_every_engine_has_a_request() -> None:
-    occupancy = Occupancy(lambda _: 2)
+    occupancy = MachineTimeAccounting(lambda _: 2)
     follow(occupancy, *crowd(["m"] * 2, began_ms=0, took_ms=2000))
     assert seconds(occupancy) == pytest.approx(2.0)
 
@@ -68,7 +68,7 @@ def test_the_shares_of_a_backend_add_up_to_the_time_it_was_busy() -> None:
     ends = begins + rng.integers(1, 300, 60)
     events = [(int(at), 0, i) for i, at in enumerate(begins)] + [(int(at), 1, i) for i, at in enumerate(ends)]
     taken: list[float] = []
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     occupancy.time.learn = lambda arm, *, seconds, **_: taken.append(seconds)  # type: ignore[method-assign, assignment]
     for at_ms, kind, i in sorted(events):
         follow(occupancy, settled(str(i), at_ms) if kind else decided(str(i), at_ms))
@@ -77,7 +77,7 @@ def test_the_shares_of_a_backend_add_up_to_the_time_it_was_busy() -> None:
 
 
 def test_idle_hours_cost_nothing() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     hour = 3_600_000
     for i in range(8):
         follow(occupancy, decided(str(i), i * hour), settled(str(i), i * hour + 500))
@@ -85,32 +85,32 @@ def test_idle_hours_cost_nothing() -> None:
 
 
 def test_another_backends_requests_take_nothing_of_this_one() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     follow(occupancy, decided("x", 0, backend="other"), decided("a", 0), settled("a", 1000))
     assert seconds(occupancy) == pytest.approx(1.0)
 
 
 def test_a_backend_whose_machine_has_no_price_is_not_measured() -> None:
-    occupancy = Occupancy(lambda name: int(name == "gpu"))
+    occupancy = MachineTimeAccounting(lambda name: int(name == "gpu"))
     follow(occupancy, decided("a", 0, backend="elsewhere"), settled("a", 1000))
     assert occupancy.time.measured("m") is None
 
 
 def test_a_request_that_never_reached_its_engine_teaches_nothing_and_leaves() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     follow(occupancy, decided("a", 0), settled("a", 10, outcome="released", tokens=0))
     assert occupancy.time.measured("m") is None
     assert occupancy.running("gpu") == 0
 
 
 def test_a_decision_that_was_lost_with_its_gateway_does_not_share_for_ever() -> None:
-    occupancy = Occupancy(lambda _: 1, longest_ms=1000)
+    occupancy = MachineTimeAccounting(lambda _: 1, longest_ms=1000)
     follow(occupancy, decided("lost", 0), decided("a", 5000), settled("a", 6000))
     assert seconds(occupancy) == pytest.approx(1.0)
 
 
 def test_entries_of_several_gateways_may_come_a_little_out_of_order() -> None:
-    occupancy = Occupancy(lambda _: 1)
+    occupancy = MachineTimeAccounting(lambda _: 1)
     follow(occupancy, decided("a", 1000), decided("b", 990), settled("a", 2000), settled("b", 1995))
     assert occupancy.running("gpu") == 0
     assert seconds(occupancy) == pytest.approx(0.5, rel=0.02)
@@ -129,7 +129,7 @@ def some_log(rng: np.random.Generator, count: int = 200) -> list[LogEntry]:
 
 def test_a_replica_that_starts_from_a_snapshot_agrees_to_the_last_bit() -> None:
     log = some_log(np.random.default_rng())
-    whole, first, second = (Occupancy(lambda _: 1) for _ in range(3))
+    whole, first, second = (MachineTimeAccounting(lambda _: 1) for _ in range(3))
     follow(whole, *log)
     follow(first, *log[:173])  # in the middle of requests
     stored = io.BytesIO()
@@ -146,19 +146,19 @@ NARROW = model("m@3bit", 100, backend="gpu", bits=3, parent="m", parameters=7e9)
 WIDE = model("m@8bit", 100, backend="gpu", bits=8, parent="m", parameters=7e9)
 
 
-def price(renting: Renting, candidate: object) -> float:
+def price(renting: MachinePricing, candidate: object) -> float:
     found = renting.price(candidate)  # type: ignore[arg-type]
     assert found is not None
     return found.completion_usd
 
 
 def test_before_anything_is_measured_the_roofline_says_a_narrow_width_is_cheaper() -> None:
-    renting = Renting({"gpu": Rent(3.0)})
+    renting = MachinePricing({"gpu": MachineRate(3.0)})
     assert price(renting, NARROW) == pytest.approx(price(renting, WIDE) * 3 / 8)
 
 
 def test_a_width_that_is_measured_to_be_slower_at_load_becomes_dearer_whatever_its_bits() -> None:
-    renting = Renting({"gpu": Rent(3.6)})
+    renting = MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(8):
         follow(renting.occupancy, *crowd(["m@3bit"] * 8, began_ms=i * 10_000, took_ms=4000, round_=2 * i))
         follow(renting.occupancy, *crowd(["m@8bit"] * 8, began_ms=i * 10_000 + 5000, took_ms=1000, round_=2 * i + 1))
@@ -167,7 +167,7 @@ def test_a_width_that_is_measured_to_be_slower_at_load_becomes_dearer_whatever_i
 
 
 def test_of_two_alike_but_for_their_bits_measurement_makes_one_price() -> None:
-    renting = Renting({"gpu": Rent(3.6)})
+    renting = MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(8):
         arms = ["m@3bit", "m@8bit"] * 4
         follow(renting.occupancy, *crowd(arms, began_ms=i * 10_000, took_ms=1000, round_=i))
@@ -175,7 +175,7 @@ def test_of_two_alike_but_for_their_bits_measurement_makes_one_price() -> None:
 
 
 def test_a_crowd_makes_tokens_cheaper_than_a_request_alone() -> None:
-    alone, together = Renting({"gpu": Rent(3.6)}), Renting({"gpu": Rent(3.6)})
+    alone, together = MachinePricing({"gpu": MachineRate(3.6)}), MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(32):
         follow(alone.occupancy, *crowd(["m@3bit"], began_ms=i * 10_000, took_ms=1000, round_=i))
         follow(together.occupancy, *crowd(["m@3bit"] * 16, began_ms=i * 10_000, took_ms=2000, round_=i))
@@ -183,15 +183,15 @@ def test_a_crowd_makes_tokens_cheaper_than_a_request_alone() -> None:
 
 
 def test_a_new_rent_prices_what_was_measured_at_once() -> None:
-    renting = Renting({"gpu": Rent(3.6)})
+    renting = MachinePricing({"gpu": MachineRate(3.6)})
     follow(renting.occupancy, *crowd(["m@3bit"] * 40, began_ms=0, took_ms=1000))
     before = price(renting, NARROW)
-    renting.take({"gpu": Rent(7.2)})
+    renting.take({"gpu": MachineRate(7.2)})
     assert price(renting, NARROW) == 2 * before
 
 
 def test_a_byte_models_prompt_is_priced_for_tokens_of_four_bytes() -> None:
-    renting = Renting({"gpu": Rent(3.6)})
+    renting = MachinePricing({"gpu": MachineRate(3.6)})
     bytes_, words = (model("m", 100, backend="gpu", bytes_per_token=size) for size in (1.0, 4.0))
     renting.occupancy.time.measured = lambda _: TokenSeconds(1e-3, 1e-3, 32)  # type: ignore[method-assign]
     found = renting.of([bytes_, words])
@@ -201,5 +201,5 @@ def test_a_byte_models_prompt_is_priced_for_tokens_of_four_bytes() -> None:
 
 
 def test_without_rents_nothing_is_priced() -> None:
-    assert Renting({}).of([NARROW]) is None
-    assert Renting({"another": Rent(1.0)}).of([NARROW]) is None
+    assert MachinePricing({}).of([NARROW]) is None
+    assert MachinePricing({"another": MachineRate(1.0)}).of([NARROW]) is None

@@ -5,24 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.types import Estimates, Proposal, Purse
-from router.eligibility import Needs
+from policies.types import BudgetState, Estimates, Proposal
 from router.gateway import offers as module
-from router.gateway.nouns import Decision
+from router.gateway.eligibility import Requirements
 from router.gateway.offers import Offers
+from router.gateway.types import Decision
 from router.types import Model, NanoUsd, Price
 
 MODELS = tuple(
     Model(name, "b", name, Price(NanoUsd(10**9), NanoUsd(10**9)), 8192, 512, False) for name in ("a", "b", "c", "d")
 )
-NEEDS = Needs(frozenset(), 100, 50)
+NEEDS = Requirements(frozenset(), 100, 50)
 
 
 def make_decision(choice: int, *scores: float) -> Decision:
     n = np.zeros(len(scores))
     proposal = Proposal(n, Estimates(n, n, n), n, np.array(scores))
     embedding, rows = np.zeros(2, np.float32), np.zeros(0, np.int64)
-    return Decision("d", "p", 1.0, MODELS, {}, proposal, choice, embedding, rows, embedding, Purse())
+    return Decision("d", "p", 1.0, MODELS, {}, proposal, choice, embedding, rows, embedding, BudgetState())
 
 
 def test_the_drawn_model_comes_first_and_the_others_by_score() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policies import named
+from policies import registry as named
 from policies.types import Arm, History
-from router.index import FaissIndex
-from router.learning import Learning, Refit
-from router.refitting import State, refit_aside, refit_elsewhere
+from router.learning.follower import Learning, Refit
+from router.learning.index import FaissIndex
+from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.types import Feedback
 from tests.router.conftest import House, now_ms, open_house
 
@@ -147,5 +147,5 @@ async def assert_as_if_refitted_at_once(house: House, refit: Refit) -> None:
 async def teach(house: House, first: int, last: int) -> None:
     for i in range(first, last):
         answer, _ = await house.read(f"question {i}", model="small")
-        await house.stores.log.judge(Feedback(answer.opened.decision.decision_id, now_ms(), (i % 3) / 2))
+        await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), (i % 3) / 2))
     await house.until(lambda: house.learning.learned == last)

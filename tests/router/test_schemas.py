@@ -5,8 +5,8 @@ import json
 import pytest
 
 from router.errors import InvalidRequest
-from router.gateway.nouns import Call
-from router.schemas import parse
+from router.gateway.types import Call
+from router.http.schemas import parse
 
 VENDOR = b'{"big":123456789012345678901234567890, "f":1.0}'
 CHAT = {"model": "auto", "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]}

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from router.callers import Callers
+from router.credentials import Credentials
 from router.errors import PointsmanError
-from router.routes import admin
-from router.routes.authentication import Authentication
+from router.http import admin
+from router.http.auth import Authentication
 from router.settings import load
 from router.stores.keys import CachedKeys
 from router.stores.open import Stores
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def api(stores: Stores, clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    callers = Callers(load(None), CachedKeys(stores.keys))
+    callers = Credentials(load(None), CachedKeys(stores.keys))
     authentication = Authentication(callers, clock=lambda: clock() / 1000)
     app = FastAPI()
     app.include_router(admin.routes(stores, authentication))

@@ -14,10 +14,10 @@ import pytest
 from redis import Redis
 
 from router.errors import BudgetExceeded, StoreUnavailable, Unauthenticated
-from router.stores import journal
-from router.stores.journal import Journal
+from router.stores import outbox as journal
 from router.stores.keys import CachedKeys, Terms
 from router.stores.open import Stores, open_stores
+from router.stores.outbox import Outbox
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
@@ -306,7 +306,7 @@ async def test_what_a_killed_gateway_had_settled_and_redis_lost_is_charged_from_
 
 
 async def test_a_journal_forgets_what_is_paid_and_no_more(tmp_path: Path) -> None:
-    dead, heir = Journal(tmp_path), Journal(tmp_path)
+    dead, heir = Outbox(tmp_path), Outbox(tmp_path)
     for i in range(10):
         dead.owe(f"d{i}", (f"d{i}", 1, b"words"))
     dead.paid(f"d{i}" for i in range(9))
@@ -349,7 +349,7 @@ async def test_leases_are_tended_again_after_a_mishap(
 
 async def test_a_long_life_does_not_make_a_long_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "LIMIT_BYTES", 2000)
-    mine = Journal(tmp_path)
+    mine = Outbox(tmp_path)
     for i in range(1000):
         mine.owe(f"d{i}", (f"d{i}", 1, b"words"))
         mine.paid([f"d{i - 5}"])

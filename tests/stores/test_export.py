@@ -8,9 +8,9 @@ import msgspec
 import pandas as pd
 import pytest
 
+from evaluation.export import export, imported, is_export
+from evaluation.judgement import judged_answers
 from router.errors import SettingsError
-from router.judgement import judged_answers
-from router.stores.export import export, imported, is_export
 from router.stores.open import Stores
 from router.types import Feedback
 from tests.stores.test_log import decision, entries, settlement

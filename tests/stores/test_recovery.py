@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from router.errors import StoreUnavailable
-from router.stores import pages, sqlite_ledger, waiting
+from router.stores import pages, waiting
 from router.stores.book import Book, Event
-from router.stores.meters import gauges_of
+from router.stores.limits import gauges_of
 from router.stores.open import Stores, open_stores
 from router.stores.pages import Meter
 from router.stores.ring import entries_in
+from router.stores.sqlite import ledger as sqlite_ledger
 from router.types import Hold, Offer, Principal, RateLimit
 from tests.stores.conftest import Clock, replicas
 from tests.stores.making import RELEASED, budget, offer, principal, reservation, spend

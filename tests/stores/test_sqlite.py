@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from router.errors import BudgetExceeded
-from router.stores import sqlite, sqlite_ledger
 from router.stores.book import Book
 from router.stores.open import open_stores
 from router.stores.ring import Ring
+from router.stores.sqlite import database as sqlite
+from router.stores.sqlite import ledger as sqlite_ledger
 from tests.stores.conftest import T0, Clock, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 

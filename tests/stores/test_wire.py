@@ -18,7 +18,7 @@ from redis import asyncio as aioredis
 
 from router.errors import StoreUnavailable
 from router.stores.open import open_stores
-from router.stores.redis_wire import Wire
+from router.stores.redis.wire import Wire
 from tests.stores.conftest import Clock, RedisProcess, free_port
 from tests.stores.making import budget, buy, principal, spent_and_held
 

@@ -18,8 +18,8 @@ from anyio.from_thread import start_blocking_portal
 from rich.console import Console
 
 from backends.anyprec.store import Store
-from router.admission import Admissions
-from router.examination import examine
+from evaluation.admit import examine
+from router.catalogue.admission import Admissions
 from router.settings import build
 from tests.http.conftest import Running, serving
 from tests.vllm.engines import STORES, Engine

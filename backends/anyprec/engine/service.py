@@ -19,10 +19,9 @@ from threadpoolctl import threadpool_limits
 from backends.anyprec.checkpoint import read_json
 from backends.anyprec.engine.adapters import adapters_of
 from backends.anyprec.engine.answer import Piece
-from backends.anyprec.engine.asking import ChatAsk, Common, Rejected, TextAsk, read_ask, sampling_of, split_name
 from backends.anyprec.engine.llama import Llama
-from backends.anyprec.engine.scheduler import Job, Load, Scheduler
-from backends.anyprec.engine.telling import (
+from backends.anyprec.engine.requests import ChatAsk, Common, Rejected, TextAsk, read_ask, sampling_of, split_name
+from backends.anyprec.engine.responses import (
     DONE,
     ChatTelling,
     Head,
@@ -32,6 +31,7 @@ from backends.anyprec.engine.telling import (
     usage_of,
     whole_body,
 )
+from backends.anyprec.engine.scheduler import Job, Load, Scheduler
 from backends.anyprec.engine.tokenizer import BadMessages, Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.engine.worker import Worker

@@ -1,0 +1,158 @@
+"""Any server that speaks OpenAI's API over HTTP, vLLM first: bytes through, usage read on the way.
+
+Fails before the first byte with a BackendError; afterwards the reply's `failure` says what broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from functools import partial
+from time import time
+
+import msgspec
+
+from backends.errors import BackendError, Failed, Overloaded, Refused
+from backends.http1 import Client, Limits, Response
+from backends.sse import PlainReply, StreamReply
+from backends.types import Reply, Request
+
+_COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the others always report usage
+_OPERATOR_STATUSES = frozenset({401, 403, 404, 405, 408})  # the key, model name and path are ours, not the client's
+_SHOWN_BYTES = 300
+
+
+class OpenAIBackend:
+    """One server, reached at `base_url` (with or without its `/v1`).
+
+    `headers` are sent with every request beside `Authorization: Bearer api_key`; neither ever appears in an error.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str = "engine",
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.name = name
+        self.limits = limits or Limits()
+        secret = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = Client(
+            base_url.rstrip("/").removesuffix("/v1"),
+            name=name,
+            headers={"Content-Type": "application/json", **secret, **(headers or {})},
+            limits=self.limits,
+        )
+
+    async def send(self, request: Request) -> Reply:
+        """Returns when the first event, or the whole of a plain answer, is there. Raises: BackendError."""
+        try:
+            response = await self._client.request("POST", request.path, body=body_of(request), headers=request.headers)
+        except ValueError as problem:
+            raise Refused(str(problem), backend=self.name, status=400, body=b"") from problem
+        try:
+            if response.status != 200:
+                await self._refuse(response)
+            return await self._reply(response, request)
+        except BaseException:
+            response.close()
+            raise
+
+    async def ping(self) -> bool:
+        """Whether /health answers below 500: servers without that path are up all the same."""
+        try:
+            return (await self.get("/health"))[0] < 500
+        except BackendError:
+            return False
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a GET, for discovery. Raises: BackendError."""
+        response = await self._client.request("GET", path)
+        return response.status, await response.body(self.limits)
+
+    async def aclose(self) -> None:
+        """Cut every connection."""
+        await self._client.aclose()
+
+    async def _reply(self, response: Response, request: Request) -> Reply:
+        kind = _kind(response.header(b"content-type"))
+        if kind == "text/event-stream":
+            return await self._stream(response, request)
+        if kind == "text/html" or request.stream:
+            raise Failed(f"answered {kind or 'nothing known'} to {_wanted(request)}", backend=self.name)
+        body = await response.body(self.limits)
+        return PlainReply(body, backend=self.name, answers_as=request.answers_as)
+
+    async def _stream(self, response: Response, request: Request) -> Reply:
+        if not request.stream:
+            raise Failed(f"answered a stream to {_wanted(request)}", backend=self.name)
+        reply = StreamReply(
+            partial(response.read, self.limits.idle_s),
+            response.close,
+            backend=self.name,
+            answers_as=request.answers_as,
+            wants_usage=request.wants_usage,
+            pour=partial(response.pour, limit_s=self.limits.idle_s),
+        )
+        await reply.start(partial(response.read, self.limits.first_byte_s))
+        return reply
+
+    async def _refuse(self, response: Response) -> None:
+        status, body = response.status, await response.body(self.limits)
+        shown = body[:_SHOWN_BYTES].decode("utf-8", errors="replace")
+        if status in {429, 503}:
+            wait_s = retry_after_s(response.header(b"retry-after") or None, time())
+            raise Overloaded(f"answered {status}: {shown}", backend=self.name, retry_after_s=wait_s)
+        if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
+            raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
+        if status in {401, 403}:
+            raise Failed(f"answered {status}: it does not accept the gateway's own key", backend=self.name)
+        raise Failed(f"answered {status}: {shown}", backend=self.name)
+
+
+def body_of(request: Request) -> bytes:
+    """The JSON body for the engine."""
+    return msgspec.json.encode(merged_fields(request))
+
+
+def merged_fields(request: Request) -> dict[str, object]:
+    """The client's fields, with `model`, `extra` and the wish for usage laid over."""
+    fields: dict[str, object] = {**request.fields, "model": request.model}
+    for key, value in request.extra.items():
+        fields[key] = {**_object(fields.get(key)), **value} if isinstance(value, Mapping) else value
+    if request.stream and request.path in _COUNTED_STREAMS:
+        fields["stream_options"] = {**_object(fields.get("stream_options")), "include_usage": True}
+    return fields
+
+
+def retry_after_s(value: str | None, now_s: float) -> float | None:
+    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None where it says nothing."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
+    except ValueError:
+        return None
+
+
+def _object(value: object) -> dict[str, object]:
+    """A field as a dict; {} for what is none."""
+    if isinstance(value, msgspec.Raw):
+        value = msgspec.json.decode(value)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _kind(content_type: str) -> str:
+    """The media type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _wanted(request: Request) -> str:
+    return "a request for a stream" if request.stream else "a plain request"

@@ -1,0 +1,150 @@
+"""The verb about who may ask: keys create, list, rotate, disable, enable."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.stores.keys import Key, Registry, Terms
+
+Verbs = Any  # argparse gives its subparsers no public type
+Work = Callable[[argparse.Namespace, "Registry"], Awaitable[None]]
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add keys and what can be done to them."""
+    top = verbs.add_parser("keys", help="create, list, rotate and disable keys")
+    acts = top.add_subparsers(metavar="ACTION", required=True)
+    create = acts.add_parser("create", help="make a key and show it, this once")
+    create.add_argument("tenant", help="who pays; made if there is none of that name")
+    create.add_argument("--team", help="a team of the tenant")
+    create.add_argument("--name", default="", help="for recognition")
+    create.add_argument("--expires", metavar="PERIOD", help="when it ends: 12h, 30d, 1y")
+    create.add_argument("--budget", action="append", default=[], help="e.g. '5 USD per day', '1 USD per 30s soft'")
+    create.add_argument("--models", help="names it may use, separated by commas (default: all)")
+    create.add_argument("--local-only", action="store_true", help="only models on machines of yours")
+    create.add_argument("--preference", type=float, help="0 cheapest … 1 best")
+    create.add_argument("--rpm", type=int, help="requests a minute")
+    create.add_argument("--tpm", type=int, help="tokens a minute")
+    create.add_argument("--concurrent", type=int, help="requests at once")
+    create.add_argument("--admin", action="store_true", help="may use the admin API")
+    _add(create, _create)
+    _add(acts.add_parser("list", help="every key, without its secret"), _list)
+    rotate = acts.add_parser("rotate", help="give a key a new secret and show it, this once")
+    rotate.add_argument("id", help="k_…")
+    rotate.add_argument("--grace", default="0s", metavar="PERIOD", help="how long the old secret works on (default 0s)")
+    _add(rotate, _rotate)
+    for act, disabled in (("disable", True), ("enable", False)):
+        switch = acts.add_parser(act, help=f"{act} a key")
+        switch.add_argument("id", help="k_…")
+        switch.set_defaults(disabled=disabled)
+        _add(switch, _switch)
+
+
+def _add(parser: argparse.ArgumentParser, work: Work) -> None:
+    parser.add_argument("--config", type=Path, help="settings file (default: none)")
+    parser.set_defaults(run=_run, work=work)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from router.paths import store_url  # noqa: PLC0415  (each verb imports what it needs)
+    from router.settings import load  # noqa: PLC0415
+    from router.stores.open import open_stores  # noqa: PLC0415
+
+    async def work() -> None:
+        async with open_stores(store_url(load(arguments.config)), clock=_now_ms) as stores:
+            await arguments.work(arguments, stores.keys)
+
+    asyncio.run(work())
+    return 0
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+async def _create(arguments: argparse.Namespace, registry: Registry) -> None:
+    expires = None if arguments.expires is None else _now_ms() + _seconds(arguments.expires, "--expires") * 1000
+    key, secret = await registry.create(
+        arguments.tenant,
+        team=arguments.team,
+        name=arguments.name,
+        expires_ms=expires,
+        terms=_terms(arguments),
+        admin=arguments.admin,
+    )
+    print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; only its hash is kept.")
+
+
+async def _list(arguments: argparse.Namespace, registry: Registry) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
+
+    from router.stores.keys import Key  # noqa: PLC0415
+
+    whole = Column("id", no_wrap=True, overflow="fold")
+    table = Table(whole, "begins with", "tenant", "team", "name", "state", "models")
+    async for key in registry.all(Key):
+        models = ", ".join(sorted(key.terms.allowed_models)) if key.terms.allowed_models else "all"
+        table.add_row(key.id, f"{key.prefix}…", key.tenant, key.team or "", key.name, _state(key), models)
+    Console().print(table)
+
+
+async def _rotate(arguments: argparse.Namespace, registry: Registry) -> None:
+    grace_s = _seconds(arguments.grace, "--grace") if arguments.grace != "0s" else 0
+    key, secret = await registry.rotate(arguments.id, grace_s=grace_s)
+    print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; the old one works {grace_s} s more.")
+
+
+async def _switch(arguments: argparse.Namespace, registry: Registry) -> None:
+    key = await registry.disable(arguments.id, disabled=arguments.disabled)
+    print(f"{key.id} is {_state(key)}")
+
+
+def _state(key: Key) -> str:
+    if key.terms.disabled:
+        return "disabled"
+    if key.expires_ms is not None and key.expires_ms <= _now_ms():
+        return "expired"
+    return "admin" if key.admin else "active"
+
+
+def _terms(arguments: argparse.Namespace) -> Terms:
+    from router.stores.keys import Terms  # noqa: PLC0415
+    from router.types import RateLimit  # noqa: PLC0415
+
+    rates = arguments.rpm, arguments.tpm, arguments.concurrent
+    return Terms(
+        budgets=tuple(_budget(text) for text in arguments.budget),
+        limits=(RateLimit("key:", *rates),) if any(rates) else (),
+        allowed_models=frozenset(arguments.models.split(",")) if arguments.models else None,
+        local_only=arguments.local_only,
+        preference=arguments.preference,
+    )
+
+
+def _budget(text: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+
+    from router.settings.sections import BudgetSection  # noqa: PLC0415
+
+    try:
+        return TypeAdapter(BudgetSection).validate_python(text).budget("key:")
+    except ValidationError as error:
+        raise InvalidRequest(f"--budget {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def _seconds(text: str, option: str) -> int:
+    from router.settings.amounts import period  # noqa: PLC0415
+
+    try:
+        return period(text)[0]
+    except ValueError as error:
+        raise InvalidRequest(f"{option} {text!r}: {error}") from None

@@ -1,0 +1,214 @@
+"""The verbs that judge and tune policies: replay, tune, onboard, admit."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+WIDTH = 140  # columns of a table whose cells are not cut, where the terminal is narrower or there is none
+Verbs = Any  # argparse gives its subparsers no public type
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add replay, tune, onboard and admit."""
+    replay = verbs.add_parser("replay", help="compare policies on a trace where every model's answer is known")
+    replay.add_argument("trace", help="a .parquet, .csv or RouterBench .pkl file, a gateway's store (a URL) or export")
+    replay.add_argument("--policy", action="append", help="a name or a YAML file; may be repeated (default: paced)")
+    replay.add_argument("--seeds", type=int, default=3, help="how many random splits (default 3)")
+    replay.add_argument("--stream", type=int, help="queries routed; the rest is history (default 40 %%, at most 5000)")
+    replay.add_argument("--split", default="weighted", help="weighted, cost, perf, uniform, extreme1-5, random, global")
+    replay.add_argument("--factor", type=float, default=1.0, help="budget, times the cheapest model's cost (default 1)")
+    replay.add_argument("--out", type=Path, default=Path("replay"), help="folder for JSON and figures (default replay)")
+    replay.set_defaults(run=_replay)
+    exported = verbs.add_parser("export", help="write a gateway's outcome log as parquet, which replay reads")
+    exported.add_argument("store", help="sqlite:///PATH or a Redis URL")
+    exported.add_argument("out", type=Path, help="the .parquet file to write")
+    exported.set_defaults(run=_export)
+    tune = verbs.add_parser("tune", help="propose settings of `neighbours` for a trace and a budget; prints YAML")
+    tune.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
+    tune.add_argument("--budget", type=float, required=True, help="USD for all queries of the trace")
+    tune.set_defaults(run=_tune)
+    onboard = verbs.add_parser("onboard", help="let a new model answer a few informative prompts and learn from them")
+    onboard.add_argument("model", help="a model the gateway serves")
+    onboard.add_argument("--prompts", type=int, default=30, help="how many to ask (default 30)")
+    onboard.add_argument(
+        "--from", dest="file", type=Path, help='JSON lines: "prompt" and "answer", "regex" or "schema"'
+    )
+    onboard.add_argument("--url", help="a running gateway (default: http://127.0.0.1:8080, or a fresh one)")
+    onboard.add_argument("--key", help="a key of that gateway")
+    onboard.set_defaults(run=_onboard)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from evaluation.export import is_export  # noqa: PLC0415  # each verb imports what it needs when it runs
+
+    a_log = "://" in arguments.trace or is_export(Path(arguments.trace))
+    return _judge_log(arguments) if a_log else _replay_trace(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write the log of a store as parquet."""
+    from evaluation.export import export  # noqa: PLC0415
+    from router.stores.open import open_stores  # noqa: PLC0415
+
+    _must_exist(arguments.store)
+
+    async def work() -> int:
+        async with open_stores(arguments.store, clock=lambda: time.time_ns() // 1_000_000) as stores:
+            return await export(stores.log.tail("", follow=False), arguments.out)
+
+    print(f"{asyncio.run(work())} decisions in {arguments.out}")
+    return 0
+
+
+def _judge_log(arguments: argparse.Namespace) -> int:
+    """Off-policy evaluation from the propensities in a gateway's log."""
+    from evaluation.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
+    from evaluation.replay import contender  # noqa: PLC0415
+
+    wanted = [contender(each) for each in arguments.policy or ["paced"]]
+    policies = {each.label: built(each.policy, each.options) for each in wanted}
+    answers = judged_answers(asyncio.run(_log_of(arguments.trace)))
+    judged = {}
+    with _Bar(len(policies)) as told:
+        for label, policy in policies.items():
+            judged[label] = judge_policy(policy, answers)
+            told(label)
+    judged = {"live": live_value(answers), **judged}
+    print(f"{len(answers)} judged answers")
+    for label, judgement in judged.items():
+        for metric, values in judgement.items():
+            for estimator, value in values.items():
+                text = value if isinstance(value, str) else f"{value.mean:.6g} [{value.low:.6g}, {value.high:.6g}]"
+                print(f"{label:16} {metric:9} {estimator:8} {text}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "judgement.json"
+    path.write_text(json.dumps({"answers": len(answers), **as_json(judged)}, indent=2))
+    print(path)
+    return 0
+
+
+def _must_exist(url: str) -> None:
+    """Reading makes no store. Raises: SettingsError where a file is named that is not there."""
+    from router.errors import SettingsError  # noqa: PLC0415
+
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.is_file():
+        raise SettingsError(f"there is no store {path}", param=str(path))
+
+
+async def _log_of(url: str) -> list[Any]:
+    """Every entry of the store's log."""
+    from router.stores.open import open_stores  # noqa: PLC0415
+
+    if "://" not in url:
+        from evaluation.export import imported  # noqa: PLC0415
+
+        return list(imported(Path(url)))
+    _must_exist(url)
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        return [entry async for _, entry in stores.log.tail("", follow=False)]
+
+
+def _replay_trace(arguments: argparse.Namespace) -> int:
+    from evaluation.plots import write_report  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from evaluation.replay import Setting, contender, default_stream, replay, stages  # noqa: PLC0415
+    from evaluation.traces import read_trace  # noqa: PLC0415
+
+    trace = read_trace(Path(arguments.trace))
+    setting = Setting(
+        contenders=tuple(contender(each) for each in arguments.policy or ["paced"]),
+        stream=default_stream(len(trace)) if arguments.stream is None else arguments.stream,
+        seeds=tuple(range(arguments.seeds)),
+        split=arguments.split,
+        factor=arguments.factor,
+    )
+    with _Bar(stages(setting)) as told:
+        report = replay(trace, setting, told=told)
+    _print_report(report)
+    for path in write_report(report, arguments.out):
+        print(path)
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from evaluation.traces import embed_whole, read_trace  # noqa: PLC0415
+    from evaluation.tune import parts, tune  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from router.errors import SettingsError  # noqa: PLC0415
+
+    trace = read_trace(arguments.trace)
+    with _Bar(parts()) as told:
+        try:
+            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), told=told)
+        except ValueError as error:
+            raise SettingsError(str(error), param="budget") from error
+    print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
+    print("policy: neighbours")
+    print(f"options: {{k: {found.k}, shrinkage: {found.shrinkage}, explore: {found.explore}}}")
+    return 0
+
+
+def _onboard(arguments: argparse.Namespace) -> int:
+    from cli.serving import post  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from evaluation.local_gateway import running_gateway  # noqa: PLC0415
+    from evaluation.onboard import family_prompts, onboard, read_prompts  # noqa: PLC0415
+
+    prompts = read_prompts(arguments.file) if arguments.file else family_prompts(10 * arguments.prompts)
+    bar = _Bar(len(prompts) + arguments.prompts)
+    with running_gateway(arguments.url, arguments.key, say=print) as (url, key), bar as told:
+        found = onboard(
+            arguments.model,
+            prompts,
+            count=arguments.prompts,
+            post=lambda path, body: post(f"{url}{path}", key, dict(body)),
+            told=told,
+        )
+    print(f"{arguments.model}: {found.asked} prompts of {len(prompts)}, mean grade {found.mean_score:.3f}")
+    print(f"expected over all of them: {found.level:.3f} ± {found.sigma:.3f}")
+    for name, quality in sorted(found.rivals.items(), key=lambda each: -each[1]):
+        print(f"  beside {name}: {quality:.3f}")
+    return 0
+
+
+class _Bar:
+    """A progress bar over a known number of parts."""
+
+    def __init__(self, parts: int) -> None:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        self._progress = Progress(
+            TextColumn("{task.description:32}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+        )
+        self._task = self._progress.add_task("reading", total=parts)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return lambda what: self._progress.update(self._task, advance=1, description=what)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def _print_report(report: Any) -> None:
+    from rich import box  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from evaluation.replay import rows_of  # noqa: PLC0415
+
+    setting = report.setting
+    title = f"{report.trace}: {setting.stream} queries, {setting.split} budgets × {setting.factor:g}, 95 % intervals"
+    shown = ("performance", "cost_usd", "performance_per_usd", "throughput", "of_approx_opt", "of_true_opt")
+    for name, measured, columns in (
+        (f"{title} over {len(setting.seeds)} seeds", report.budget, shown),
+        ("preference mode", report.preference, ("aiq", "apgr", "cpt_50", "cpt_80")),
+    ):
+        table = Table("", *columns, title=name, title_justify="left", box=box.SIMPLE_HEAD)
+        for cells in rows_of(measured, columns):
+            table.add_row(*cells)
+        Console(width=max(Console().width, WIDTH)).print(table)

@@ -1,0 +1,167 @@
+"""`pointsman admit`: the same graded prompts to a variant and its parent, straight to their engines, and the verdict.
+
+Fails with a plain message where a model is unknown or an engine does not answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from backends.errors import BackendError
+from backends.types import Request
+from evaluation.skills import grade, sample
+from router.catalogue.admission import Admissions, Samples, Verdict, is_refusal, judge, parent_of
+from router.catalogue.listing import Fleet, fleet_of
+from router.errors import PointsmanError
+from router.paths import admissions_path
+from router.settings import Settings
+from router.types import Model
+
+ANSWER_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and what tells a good answer."""
+
+    prompt: str
+    grade: Callable[[str], float]
+
+
+async def examine(
+    settings: Settings,
+    name: str,
+    *,
+    parent: str | None,
+    prompts: int,
+    own: Path | None,
+    refusals: Path | None,
+    seed: int,
+    console: Console,
+) -> Verdict:
+    """Compare, print and keep the verdict. Raises: PointsmanError."""
+    fleet = await fleet_of(settings)
+    try:
+        pair = _pair(fleet, name, parent)
+        questions = _own(own) if own is not None else _graded(prompts, seed)
+        samples = await _samples(fleet, pair, questions, _lines(refusals), console)
+    finally:
+        for backend in fleet.backends.values():
+            await backend.aclose()
+    section = settings.admission
+    try:
+        verdict = judge(name, pair[1].name, samples, max_loss=section.max_loss, max_slowdown=section.max_slowdown)
+    except ValueError as error:
+        raise PointsmanError(str(error)) from None
+    kept = Admissions(admissions_path(settings)).keep(verdict)
+    console.print(table_of(verdict))
+    console.print("admitted" if verdict.admitted else "refused: " + "; ".join(verdict.reasons))
+    console.print(f"the verdict is in {kept}", soft_wrap=True)
+    return verdict
+
+
+def _pair(fleet: Fleet, name: str, parent: str | None) -> tuple[Model, Model]:
+    models = fleet.every_model()
+    named = {model.name: model for model in models}
+    for each in filter(None, (name, parent)):
+        if each not in named:
+            raise PointsmanError(f"there is no model {each!r}; there are {', '.join(named)}")
+    other = named[parent] if parent else parent_of(named[name], models)
+    if other is None:
+        raise PointsmanError(f"{name} has no parent here to be compared with; name one with --parent")
+    return named[name], other
+
+
+def _graded(prompts: int, seed: int) -> list[Question]:
+    items = sample(prompts, rng=np.random.default_rng(seed), split="test")
+    return [Question(item.prompt, lambda text, item=item: grade(item, text)) for item in items]  # type: ignore[misc]
+
+
+def _own(path: Path) -> list[Question]:
+    """A user's own set. Raises: PointsmanError naming the line."""
+    questions = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            each = json.loads(line)
+            questions.append(Question(each["prompt"], _grader(each)))
+        except (ValueError, KeyError, TypeError, re.error) as error:
+            message = f"{path}:{number}: {error!r}; expected an object with prompt and answer, or prompt and regex"
+            raise PointsmanError(message) from None
+    return questions
+
+
+def _grader(each: dict[str, str]) -> Callable[[str], float]:
+    if "regex" in each:
+        pattern = re.compile(each["regex"])
+        return lambda text: float(pattern.search(text) is not None)
+    wanted = each["answer"].strip()
+    return lambda text: float(text.strip() == wanted)
+
+
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise PointsmanError(f"{path}: {error.strerror}") from None
+
+
+async def _samples(
+    fleet: Fleet, pair: tuple[Model, Model], questions: Sequence[Question], refusals: Sequence[str], console: Console
+) -> Samples:
+    scores, seconds = np.zeros((len(questions), 2)), np.zeros((len(questions), 2))
+    for i, question in enumerate(track(questions, f"{pair[0].name} against {pair[1].name}", console=console)):
+        for j in (0, 1) if i % 2 == 0 else (1, 0):  # turn by turn, so that neither always runs on a warm machine
+            text, seconds[i, j] = await _ask(fleet, pair[j], question.prompt)
+            scores[i, j] = question.grade(text)
+    refused = np.zeros((len(refusals), 2))
+    for i, prompt in enumerate(refusals):
+        for j in (0, 1):
+            refused[i, j] = is_refusal((await _ask(fleet, pair[j], prompt))[0])
+    return Samples(scores, seconds, refused)
+
+
+async def _ask(fleet: Fleet, model: Model, prompt: str) -> tuple[str, float]:
+    """(text, seconds) of a greedy answer. Raises: PointsmanError."""
+    body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": ANSWER_TOKENS}
+    fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}
+    request = Request("/v1/chat/completions", fields, model.upstream, model.name, extra=model.extra_body)
+    started = time.perf_counter()
+    try:
+        reply = await fleet.backends[model.backend].send(request)
+        whole = b"".join([chunk async for chunk in reply])
+        await reply.aclose()
+    except BackendError as error:
+        raise PointsmanError(f"{model.name}: {error}") from None
+    text = msgspec.json.decode(whole)["choices"][0]["message"]["content"] or ""
+    return text, time.perf_counter() - started
+
+
+def table_of(verdict: Verdict) -> Table:
+    """The verdict for people."""
+    table = Table("", verdict.model, verdict.parent, "difference", "95 % interval", title="Admission")
+    difference, slowdown = verdict.difference, verdict.slowdown
+    table.add_row(
+        "quality",
+        f"{verdict.quality:.3f}",
+        f"{verdict.parent_quality:.3f}",
+        f"{difference.mean:+.3f}",
+        f"{difference.low:+.3f} … {difference.high:+.3f}",
+    )
+    table.add_row("time", "", "", f"× {slowdown.mean:.2f}", f"× {slowdown.low:.2f} … {slowdown.high:.2f}")
+    if verdict.refusals is not None:
+        shown = verdict.refusals
+        table.add_row("refusals", "", "", f"{shown.mean:+.3f}", f"{shown.low:+.3f} … {shown.high:+.3f}")
+    return table

@@ -1,0 +1,42 @@
+"""ĉ where an arm's machine is rented: the expected tokens at what they are measured to cost, in place of list prices.
+
+Budgets and capacities are enforced at list prices, so their prices μ and γ stay prices of a dollar charged. Expressed
+as prices of a dollar of ĉ they differ between arms, (λ + (μ + γ_m) · charged_m / ĉ_m), and price times ĉ_m comes to
+λ ĉ_m + (μ + γ_m) charged_m: the Lagrangian of costs in one currency under budgets in another.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.types import Estimates, Float, MeasuredCost, RouteContext
+
+CHEAPEST_USD = 1e-15  # of an answer: prices are divided by it
+
+
+def routed(context: RouteContext, charged: Estimates) -> Estimates:
+    """The estimates that decide, from those at list prices."""
+    rented = context.rented
+    if rented is None:
+        return charged
+    listed = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).T  # (2, n)
+    tokens = _completion_tokens(context, charged, rented, listed)
+    cost = rented.prompt_usd * context.prompt_tokens + rented.completion_usd * tokens
+    cost = np.where(np.isnan(rented.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD))
+    return Estimates(charged.quality, charged.sigma, cost)
+
+
+def repriced(context: RouteContext, prices: Float, charged: Estimates, estimates: Estimates) -> Float:
+    """(n,) prices of a dollar of ĉ, from λ + μ + γ of a dollar charged."""
+    if estimates is charged:
+        return prices
+    ratio = charged.cost / np.maximum(estimates.cost, CHEAPEST_USD)
+    return np.asarray(context.preference + (prices - context.preference) * ratio)
+
+
+def _completion_tokens(context: RouteContext, charged: Estimates, rented: MeasuredCost, listed: Float) -> Float:
+    """(n,) those which the charge implies; of an arm that charges nothing for them, its usual ones."""
+    prompt, completion = listed
+    implied = (charged.cost - prompt * context.prompt_tokens) / np.where(completion > 0.0, completion, 1.0)
+    tokens = np.where(completion > 0.0, np.maximum(implied, 0.0), rented.tokens)
+    return np.asarray(np.minimum(tokens, context.max_completion_tokens))

@@ -1,0 +1,222 @@
+"""Play a policy over a stream of queries on which every arm's answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from policies.replay import LOST, BudgetGate, Result, Rows, judge
+from policies.types import (
+    Arm,
+    BudgetState,
+    Float,
+    Float32,
+    History,
+    Neighbours,
+    Outcome,
+    Policy,
+    Proposal,
+    RouteContext,
+)
+
+TENANT = "replay"
+COMPLETION_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """N queries in order of arrival, one a second, with the truth of all M arms."""
+
+    arms: tuple[Arm, ...]  # (M,)
+    embeddings: Float32  # (N, d), unit rows
+    scores: Float  # (N, M), in [0, 1]
+    costs: Float  # (N, M), USD
+    prompt_tokens: NDArray[np.int64]  # (N,)
+    prompt_characters: NDArray[np.int64]  # (N,)
+    features: Float32 | None = None  # (N, f)
+    present: NDArray[np.bool_] | None = None  # (N, M) which arms exist at each query; None: all
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def columns(self, row: int) -> NDArray[np.intp]:
+        """Arms that exist at this query."""
+        return np.arange(len(self.arms)) if self.present is None else np.flatnonzero(self.present[row])
+
+
+class Memory(Protocol):
+    """The past queries a policy is shown."""
+
+    def near(self, row: int, columns: NDArray[np.intp]) -> Neighbours:
+        """Of query `row` of the stream, for these arms."""
+
+    def take(self, row: int, arm: int, *, score: float, cost: float) -> None:
+        """An answer to query `row` was judged."""
+
+
+class Fixed:
+    """The history only, as given: what PORT and the rules of budget mode look at."""
+
+    def __init__(self, stream: Stream, history: History, *, k: int = 100) -> None:
+        self._rows, self._similarity = nearest(stream.embeddings, history.embeddings, k)
+        self._scores, self._costs = history.scores, history.costs
+
+    def near(self, row: int, columns: NDArray[np.intp]) -> Neighbours:
+        cells = self._rows[row][:, None], columns
+        return Neighbours(self._similarity[row], self._scores[cells], self._costs[cells])
+
+    def take(self, row: int, arm: int, *, score: float, cost: float) -> None:
+        """The history does not grow."""
+
+
+class Growing:
+    """The history and every answer since, as the gateway's index has it: one arm known for each new row."""
+
+    def __init__(self, stream: Stream, history: History, *, k: int = 100) -> None:
+        self._k, self._past = k, len(history.scores)
+        self._rows, self._similarity = nearest(stream.embeddings, history.embeddings, k)
+        self._embeddings = stream.embeddings
+        self._judged = np.zeros(len(stream), np.bool_)
+        blank = np.full(stream.scores.shape, np.nan)
+        self._scores, self._costs = np.vstack([history.scores, blank]), np.vstack([history.costs, blank])
+
+    def near(self, row: int, columns: NDArray[np.intp]) -> Neighbours:
+        since = np.flatnonzero(self._judged)
+        similarity = np.concatenate([self._similarity[row], self._embeddings[since] @ self._embeddings[row]])
+        rows = np.concatenate([self._rows[row], since + self._past])
+        order = np.argsort(-similarity, kind="stable")[: self._k]
+        cells = rows[order][:, None], columns
+        return Neighbours(similarity[order], self._scores[cells], self._costs[cells])
+
+    def take(self, row: int, arm: int, *, score: float, cost: float) -> None:
+        self._judged[row] = True
+        self._scores[self._past + row, arm], self._costs[self._past + row, arm] = score, cost
+
+
+def nearest(queries: Float32, rows: Float32, k: int) -> tuple[NDArray[np.intp], Float32]:
+    """(m, k) rows most similar to each query and (m, k) their cosines, descending; fewer than k where rows are few."""
+    k = min(k, len(rows))
+    found, similarity = np.empty((len(queries), k), np.intp), np.empty((len(queries), k), np.float32)
+    for start in range(0, len(queries) if k else 0, 512):
+        part = slice(start, start + 512)
+        cosines = queries[part] @ rows.T
+        best = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        close = np.take_along_axis(cosines, best, axis=1)
+        order = np.argsort(-close, axis=1, kind="stable")
+        found[part] = np.take_along_axis(best, order, axis=1)
+        similarity[part] = np.take_along_axis(close, order, axis=1)
+    return found, similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a policy did on a stream."""
+
+    choices: Rows  # (N,), LOST where the policy dropped the query
+    served: NDArray[np.bool_]  # (N,)
+    propensity: Float  # (N,) of the choice, in (0, 1]
+    spent: Float  # (N,) USD after each query
+    result: Result
+
+
+def play(
+    policy: Policy,
+    stream: Stream,
+    memory: Memory,
+    *,
+    till: BudgetGate,
+    rng: np.random.Generator,
+    preference: float = 0.0,
+    drops: bool = False,
+    told: Callable[[int], None] | None = None,
+) -> Run:
+    """Propose, draw, admit and learn, query by query.
+
+    `preference` is λ in 1/USD. `drops`: a query whose best score is below zero is not worth its price and is dropped.
+    `told(row)` hears of progress.
+    """
+    choices, served = np.full(len(stream), LOST), np.zeros(len(stream), np.bool_)
+    propensity, spent = np.ones(len(stream)), np.zeros(len(stream))
+    for row in range(len(stream)):
+        columns = stream.columns(row)
+        context = _context(stream, memory, row, columns, preference=preference, till=till)
+        proposal = policy.propose(context)
+        drawn = draw(proposal.probabilities, rng)
+        arm = int(columns[drawn])
+        if not drops or proposal.scores[drawn] >= 0.0:
+            choices[row], propensity[row] = arm, proposal.probabilities[drawn]
+            served[row] = till.admit(arm, float(stream.costs[row, arm]))
+        if served[row]:
+            memory.take(row, arm, score=float(stream.scores[row, arm]), cost=float(stream.costs[row, arm]))
+        outcome = _outcome(stream, row, context, proposal, drawn if served[row] else LOST)
+        if choices[row] != LOST and not served[row]:
+            outcome = replace(outcome, refused=stream.arms[arm].name, left=till.left(arm))
+        policy.learn(outcome)
+        spent[row] = till.spent.sum()
+        if told is not None:
+            told(row)
+    return Run(choices, served, propensity, spent, judge(choices, served, scores=stream.scores, costs=stream.costs))
+
+
+def draw(probabilities: Float, rng: np.random.Generator) -> int:
+    """One arm of a distribution (n,)."""
+    return int(np.searchsorted(np.cumsum(probabilities), rng.random() * probabilities.sum(), side="right"))
+
+
+def contexts(stream: Stream, memory: Memory, *, preference: float = 0.0) -> list[RouteContext]:
+    """Every query of a stream as a policy sees it before any is answered, without budgets."""
+    till = BudgetGate(len(stream.arms))
+    return [
+        _context(stream, memory, row, stream.columns(row), preference=preference, till=till)
+        for row in range(len(stream))
+    ]
+
+
+def _context(
+    stream: Stream, memory: Memory, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
+) -> RouteContext:
+    capacity = till.capacity()
+    everything = len(columns) == len(stream.arms)
+    return RouteContext(
+        request_id=str(row),
+        tenant=TENANT,
+        preference=preference,
+        embedding=stream.embeddings[row],
+        neighbours=memory.near(row, columns),
+        arms=stream.arms if everything else tuple(stream.arms[column] for column in columns),
+        prompt_tokens=int(stream.prompt_tokens[row]),
+        prompt_characters=int(stream.prompt_characters[row]),
+        max_completion_tokens=COMPLETION_TOKENS,
+        now=float(row),
+        purse=BudgetState(remaining=till.remaining(), limit=till.total, reset_s=float(len(stream) - row), name=TENANT),
+        capacity=None if capacity is None else capacity[columns],
+        features=None if stream.features is None else stream.features[row],
+    )
+
+
+def _outcome(stream: Stream, row: int, context: RouteContext, proposal: Proposal, drawn: int) -> Outcome:
+    lost = drawn == LOST
+    arm = context.arms[drawn]
+    column = stream.arms.index(arm)
+    return Outcome(
+        request_id=context.request_id,
+        tenant=TENANT,
+        arm="" if lost else arm.name,
+        embedding=context.embedding,
+        score=float("nan") if lost else float(stream.scores[row, column]),
+        cost=float("nan") if lost else float(stream.costs[row, column]),
+        propensity=1.0 if lost else float(proposal.probabilities[drawn]),
+        prompt_tokens=context.prompt_tokens,
+        completion_tokens=0,
+        prompt_characters=context.prompt_characters,
+        now=context.now,
+        features=context.features,
+        purse=TENANT,
+        candidates=tuple(each.name for each in context.arms),
+        expected=proposal.estimates,
+    )

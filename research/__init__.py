@@ -1,0 +1,1 @@
+"""Training, packing and measuring the model family. Not in the wheel; needs torch."""

@@ -1,0 +1,162 @@
+"""One function for each thing settings describe: backends, embedders, policies, keys.
+
+Heavy libraries are imported where a setting asks for them and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.anyprec.engine.service import EmbeddedModel
+from backends.anyprec.errors import AnyprecError
+from backends.breaker import BreakerRule
+from backends.embedded import EmbeddedBackend
+from backends.embedders.cache import CachedEmbedder
+from backends.embedders.hashing import HashingEmbedder
+from backends.embedders.openai import OpenAIEmbedder
+from backends.embedders.sentence import SentenceEmbedder
+from backends.embedders.static import StaticEmbedder
+from backends.http1 import Limits
+from backends.litellm import LiteLLMBackend
+from backends.openai import OpenAIBackend
+from backends.pool import Replicas, replica_of
+from backends.renamed import Renamed
+from backends.scripted import Line, Scripted, always
+from backends.types import Backend, Embedder
+from policies import registry as named
+from policies.types import Arm, StoredPolicy
+from router.errors import SettingsError
+from router.settings import Settings, sections
+
+if TYPE_CHECKING:
+    from backends.family.catalogue import Candidate
+
+
+def build_backend(name: str, section: sections.Backend) -> Replicas:
+    """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
+    rule = BreakerRule(failures=section.breaker.failures, ban_s=section.breaker.open_s)
+    engines = [
+        replica_of(engine, name=label, most=section.max_concurrency, clock=time.monotonic, rule=rule)
+        for label, engine in _engines(name, section)
+    ]
+    return Replicas(engines, name=name, attempts=section.attempts)
+
+
+def _engines(name: str, section: sections.Backend) -> Sequence[tuple[str, Backend]]:
+    if isinstance(section, sections.VllmBackend):
+        return [(str(each.url), _named(_openai(name, section, each), each)) for each in section.replicas]
+    if isinstance(section, sections.LitellmBackend):
+        return [(f"{name}/{i}", _named(_litellm(name, section, each), each)) for i, each in enumerate(section.replicas)]
+    if isinstance(section, sections.EmbeddedBackend):
+        return [(name, _embedded(name, section))]
+    return [(name, Scripted(always(Line(text=section.text)), name=name))]
+
+
+def _embedded(name: str, section: sections.EmbeddedBackend) -> EmbeddedBackend:
+    try:
+        return EmbeddedBackend(section.stores or _weights(), name=name, queue=section.queue)
+    except AnyprecError as error:
+        raise SettingsError(f"backends.{name}.stores: {error}", param=f"backends.{name}.stores") from error
+
+
+def _weights() -> Mapping[str, Path]:
+    from backends.family.catalogue import WEIGHTS  # noqa: PLC0415  (the family is looked for where it is configured)
+
+    return WEIGHTS
+
+
+def family() -> tuple[Candidate, ...]:
+    """The candidates of the packaged family, cheapest first."""
+    from backends.family.catalogue import CATALOGUE  # noqa: PLC0415
+
+    return CATALOGUE
+
+
+def models_of(engine: Backend) -> list[EmbeddedModel]:
+    """What an embedded engine offers; nothing where it is another kind of engine."""
+    return engine.models() if isinstance(engine, EmbeddedBackend) else []
+
+
+def _named(engine: Backend, replica: sections.Replica) -> Backend:
+    return engine if replica.upstream is None else Renamed(engine, replica.upstream)
+
+
+def _openai(name: str, section: sections.VllmBackend, replica: sections.Replica) -> OpenAIBackend:
+    return OpenAIBackend(
+        str(replica.url),
+        name=name,
+        api_key=_secret(replica),
+        headers={key: value.get_secret_value() for key, value in section.headers.items()},
+        limits=_limits(section),
+    )
+
+
+def _litellm(name: str, section: sections.LitellmBackend, replica: sections.Replica) -> LiteLLMBackend:
+    base = None if replica.url is None else str(replica.url)
+    try:
+        return LiteLLMBackend(
+            name=name, api_key=_secret(replica), api_base=base, options=replica.params, limits=_limits(section)
+        )
+    except ImportError as error:
+        raise SettingsError(f"backends.{name}: {error}", param=f"backends.{name}.kind") from error
+
+
+def _secret(replica: sections.Replica) -> str | None:
+    return replica.api_key.get_secret_value() if replica.api_key else None
+
+
+def _limits(section: sections.VllmBackend | sections.LitellmBackend) -> Limits:
+    waits = section.timeouts
+    return Limits(connect_s=waits.connect_s, first_byte_s=waits.first_byte_s, idle_s=waits.idle_s)
+
+
+def build_embedder(section: sections.Embedder) -> Embedder:
+    """The embedder of settings behind its cache. Raises: SettingsError where an extra is missing."""
+    try:
+        embedder = _embedder(section)
+    except ImportError as error:
+        raise SettingsError(f"embedder: {error}", param="embedder.kind") from error
+    return CachedEmbedder(embedder, most=section.cache) if section.cache else embedder
+
+
+def _embedder(section: sections.Embedder) -> Embedder:
+    if isinstance(section, sections.HashingEmbedder):
+        return HashingEmbedder(section.dim)
+    if isinstance(section, sections.StaticEmbedder):
+        return StaticEmbedder(section.model)
+    if isinstance(section, sections.SentenceEmbedder):
+        return SentenceEmbedder(section.model)
+    return OpenAIEmbedder(
+        str(section.url),
+        model=section.model,
+        dim=section.dim,
+        api_key=section.api_key.get_secret_value() if section.api_key else None,
+        window_s=section.wait_ms / 1000,
+        batch=section.batch,
+    )
+
+
+def features_of(settings: Settings) -> Callable[[str], NDArray[np.float32]] | None:
+    """What computes a query's surface features, where the default policy makes use of them."""
+    return HashingEmbedder(16).features if settings.policy.name == "paced" else None
+
+
+def build_policies(section: sections.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
+    """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
+    names = dict.fromkeys([section.name, *section.options])
+    try:
+        return {name: build_policy(name, section.options_of(name), arms) for name in names}
+    except ValueError as error:
+        raise SettingsError(f"policy: {error}", param="policy.options") from error
+
+
+def build_policy(name: str, options: Mapping[str, object], arms: Sequence[Arm]) -> StoredPolicy:
+    """A named policy. Raises: ValueError naming what there is."""
+    policy: StoredPolicy = named.build(name, arms, options)
+    return policy

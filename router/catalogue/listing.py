@@ -1,0 +1,145 @@
+"""Which models may be chosen from: those the settings list and those the backends tell of themselves.
+
+A backend that does not answer at the start only lacks what it would have told; it is asked again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from backends.discovery import Found
+from backends.pool import Replicas
+from router.catalogue.admission import Admissions
+from router.catalogue.factories import build_backend, family, models_of
+from router.gateway.types import Catalogue
+from router.paths import admissions_path
+from router.settings import Settings
+from router.settings.sections import EmbeddedBackend, VllmBackend
+from router.types import NANO_PER_USD, Model, NanoUsd, Price
+
+if TYPE_CHECKING:
+    from backends.family.catalogue import Candidate
+
+FULL = 0.97  # of a KV cache
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Every backend that is running."""
+
+    settings: Settings
+    backends: Mapping[str, Replicas]
+
+    async def refresh(self) -> None:
+        """Ask every backend how it is. Never raises."""
+        await asyncio.gather(*(backend.refresh() for backend in self.backends.values()))
+
+    def down(self) -> set[str]:
+        """Names of backends that do not answer."""
+        return {name for name, backend in self.backends.items() if not backend.is_up}
+
+    def saturated(self) -> set[str]:
+        """Names of backends of which every engine has requests waiting and no room in its KV cache."""
+        return {
+            name
+            for name, backend in self.backends.items()
+            if all(each.watch.load.waiting > 0 and each.watch.load.kv_usage > FULL for each in backend.replicas)
+        }
+
+    def catalogue(self) -> Catalogue:
+        """Every candidate there is now, cheapest first; a variant nobody admitted says so.
+
+        Raises: SettingsError where nothing prices one.
+        """
+        admissions = Admissions(admissions_path(self.settings))
+        return Catalogue(tuple([self._gated(model, admissions) for model in self.every_model()]), self.backends)
+
+    def _gated(self, model: Model, admissions: Admissions) -> Model:
+        packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedBackend) and not section.stores
+        is_variant = model.bits is not None and model.parent is not None and not packaged
+        if not is_variant or not self.settings.admission.required or admissions.admits(model.name):
+            return model
+        return replace(model, admitted=False)
+
+    def every_model(self) -> tuple[Model, ...]:
+        """Every model there is, cheapest first, whether admitted or not. Raises: SettingsError."""
+        models = {model.name: model for model in self.settings.candidates()}
+        for name, section in self.settings.backends.items():
+            if isinstance(section, EmbeddedBackend) and section.discover:
+                models |= {model.name: model for model in self._embedded(name, section)}
+            elif isinstance(section, VllmBackend):
+                models |= {model.name: model for model in self._told(name, section)}
+        return tuple(sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name)))
+
+    def _told(self, backend: str, section: VllmBackend) -> Iterable[Model]:
+        """What the engines list; of engines that are not to be discovered only what the settings list too."""
+        for found in self.backends[backend].models:
+            if section.discover or self.settings.lists(backend, found.name):
+                yield self.settings.discovered(backend, _upstream(found), **_facts(found))
+
+    def _embedded(self, backend: str, section: EmbeddedBackend) -> Iterable[Model]:
+        if not section.stores:
+            return [self._packaged(backend, candidate) for candidate in family()]
+        engine = self.backends[backend].replicas[0].backend
+        return [
+            self.settings.discovered(
+                backend,
+                found.name,
+                context_tokens=found.context_tokens,
+                parent=found.parent,
+                bits=found.bits,
+                parameters=found.parameters,
+                bytes_per_token=1.0,
+            )
+            for found in models_of(engine)
+        ]
+
+    def _packaged(self, backend: str, candidate: Candidate) -> Model:
+        return self.settings.discovered(
+            backend,
+            candidate.name,
+            price=Price(_nano(candidate.prompt_usd), _nano(candidate.completion_usd)),
+            context_tokens=candidate.context_tokens,
+            parent=candidate.parent,
+            bits=candidate.bits,
+            parameters=candidate.parameters,
+            quality=candidate.quality,
+            bytes_per_token=1.0,
+        )
+
+
+async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
+    """The backends of these settings; one whose section did not change goes on running as it is.
+
+    Raises: SettingsError.
+    """
+    kept = {
+        name: old.backends[name]
+        for name, section in settings.backends.items()
+        if old is not None and old.settings.backends.get(name) == section
+    }
+    backends = {name: kept.get(name) or build_backend(name, section) for name, section in settings.backends.items()}
+    fleet = Fleet(settings, backends)
+    await fleet.refresh()
+    return fleet
+
+
+def _upstream(found: Found) -> str:
+    """The name the engine is asked for: a width is asked for by its parent's."""
+    return found.parent if found.bits is not None and found.parent else found.name
+
+
+def _facts(found: Found) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": found.name, "parent": found.parent, "bits": found.bits}
+    if found.context_tokens is not None:
+        facts["context_tokens"] = found.context_tokens
+    if found.bits is not None:
+        facts["extra_body"] = {"vllm_xargs": {"anyprec_bits": found.bits}}
+    return facts
+
+
+def _nano(usd: float) -> NanoUsd:
+    return NanoUsd(round(usd * NANO_PER_USD))

@@ -1,0 +1,214 @@
+"""What passes through the gateway: a call, the catalogue it may choose from, the decision and the hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.errors import BackendError
+from backends.pool import Replicas
+from policies.types import Arm, BudgetState, Proposal
+from router.gateway.eligibility import Requirements, text_bytes
+from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
+
+Float32 = NDArray[np.float32]
+GENERIC_BYTES_PER_TOKEN = 4.0
+
+
+@dataclass(slots=True)
+class Call:
+    """One parsed request: what must be known of the body, and the body's own bytes for everything else."""
+
+    path: str
+    fields: dict[str, msgspec.Raw]
+    text: str  # what is embedded: the last thing the user said
+    needs: Requirements
+    stream: bool = False
+    wants_usage: bool = True
+    preference: float | None = None
+    alias: str | None = None  # NAME of auto:NAME
+    policy: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    session: str | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What may be chosen from: replaced as a whole when settings are reloaded."""
+
+    models: tuple[Model, ...]
+    backends: Mapping[str, Replicas]
+
+    def names(self) -> list[str]:
+        """Every model a client may name."""
+        return [model.name for model in self.models]
+
+    def arms(self) -> tuple[Arm, ...]:
+        """The models as policies see them."""
+        return tuple(arm_of(model) for model in self.models)
+
+
+def generic_tokens(call: Call) -> int:
+    """Prompt tokens of four bytes each, for comparing models of different tokenizers."""
+    return int(text_bytes(call.needs) / GENERIC_BYTES_PER_TOKEN) + 1
+
+
+@lru_cache(maxsize=4096)
+def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
+    parent, bits, parameters, quality = lineage
+    per_token = 1e6 * NANO_PER_USD
+    return Arm(
+        name=name,
+        prompt_price=prompt * scale / per_token,
+        completion_price=completion / per_token,
+        context_tokens=context,
+        parent=parent if isinstance(parent, str) else None,
+        bits=bits if isinstance(bits, int) else None,
+        parameters=parameters if isinstance(parameters, float) else None,
+        quality=quality if isinstance(quality, float) else None,
+    )
+
+
+def arm_of(model: Model) -> Arm:
+    """The model as a policy sees it. Its prompt price is per generic token of four bytes, so that models of different
+    tokenizers compare on one prompt length."""
+    scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
+    lineage = (model.parent, model.bits, model.parameters, model.quality)
+    return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
+
+
+def capacity_budgets(model: Model) -> tuple[Budget, ...]:
+    """The model's own budget, as the ledger knows it; () where it has none."""
+    if model.capacity is None:
+        return ()
+    return (Budget(f"model:{model.name}", model.capacity, model.capacity_period_s),)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The models a request may choose from, with what every decision over them needs; made once, used by many."""
+
+    models: tuple[Model, ...]  # (n,)
+    refusals: Mapping[str, str]  # model -> reason, for the others
+    names: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    budgets: tuple[Budget, ...]  # the models' own capacities
+    longest: int  # completion tokens of the most talkative
+
+    @classmethod
+    def of(cls, models: tuple[Model, ...], refusals: Mapping[str, str]) -> Candidates:
+        """From the models that may serve."""
+        return cls(
+            models,
+            refusals,
+            names=tuple([model.name for model in models]),
+            arms=tuple([arm_of(model) for model in models]),
+            budgets=tuple([budget for model in models for budget in capacity_budgets(model)]),
+            longest=max([model.max_output_tokens for model in models], default=0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One past query near the present one, as evidence."""
+
+    text: str
+    similarity: float
+    scores: Mapping[str, float]
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided for one call and why; frozen in spirit once drawn."""
+
+    decision_id: str
+    policy: str
+    preference: float  # λ, 1/USD
+    models: tuple[Model, ...]  # (n,) eligible
+    refusals: Mapping[str, str]  # model -> reason, for the others
+    proposal: Proposal
+    choice: int  # index into models
+    embedding: Float32
+    neighbour_rows: NDArray[np.int64]
+    similarity: Float32
+    purse: BudgetState
+    features: Float32 | None = None  # (f,)
+    drawn: int = -1  # what was drawn, where a budget forced another choice
+
+    @property
+    def propensity(self) -> float:
+        """Probability with which the choice was made: its own, and that of what was drawn and did not fit."""
+        probabilities = self.proposal.probabilities
+        own = float(probabilities[self.choice])
+        return own if self.drawn < 0 else own + float(probabilities[self.drawn])
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a gateway decides; from settings."""
+
+    policy: str
+    preference: float
+    reference_usd: float
+    k: int
+    hold_ttl_ms: int = 30_000  # the lease; renewed while this process lives
+    longest_ms: int = 600_000  # no request is served for longer
+    keep_characters: int = 0  # of the query's text, in the log
+    remember: bool = True  # False: nothing is embedded, logged or learned
+    balance_ttl_s: float = 0.25
+    aliases: Mapping[str, float] = field(default_factory=dict)  # preference by NAME of auto:NAME
+
+
+class Timings:
+    """Seconds of each stage of one request, by perf_counter."""
+
+    __slots__ = ("at", "spent")
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+        self.spent: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        """Add the time since the last mark to this stage."""
+        now = time.perf_counter()
+        self.spent[stage] = self.spent.get(stage, 0.0) + now - self.at
+        self.at = now
+
+
+class Metrics:
+    """What the gateway counts; the metrics endpoint subclasses it. The defaults count nothing."""
+
+    def decided(self, decision: Decision) -> None:
+        """A decision was drawn."""
+
+    def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
+        """A request ended and was charged."""
+
+    def failed(self, model: str, error: BackendError) -> None:
+        """A backend failed before its first byte."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A request with its hold taken."""
+
+    decision: Decision
+    hold: Hold
+    model: Model
+    principal: Principal
+    call: Call
+    stages: Timings
+    signature: bytes = b""  # float32 (12,) of the answer, where it was judged
+
+
+def usd(cost: NanoUsd) -> str:
+    """Nano-USD as a decimal number of USD, exact."""
+    whole, nano = divmod(cost, NANO_PER_USD)
+    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".") if nano else str(whole)

@@ -1,0 +1,362 @@
+"""/admin/v1: tenants, teams, keys, budgets, spend and audit, for holders of an admin key."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.errors import InvalidRequest
+from router.http.auth import Authentication, require_admin
+from router.stores.keys import Key, Registry, Team, Tenant, Terms
+from router.stores.open import Stores
+from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
+from router.types import NANO_PER_USD, Balance, Budget, NanoUsd, RateLimit
+
+Calendar = Literal["day", "week", "month", "year"]
+CALENDAR_S: Mapping[str, int] = {"day": 86_400, "week": 604_800, "month": 2_678_400, "year": 31_622_400}
+MOST_LISTED = 1000
+Admin = Callable[[Request], Awaitable[None]]
+
+
+class BudgetBody(BaseModel):
+    """A spending limit: rolling over `period_s`, or from one start of a UTC `calendar` period to the next."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit_usd: float = Field(ge=0, le=9_000_000)
+    period_s: int | None = Field(None, ge=30, le=366 * 86_400)
+    calendar: Calendar | None = None
+    hard: bool = Field(True, description="false: warn at 80 % and 100 %, never refuse")
+    model: str | None = Field(None, description="hold for this model only")
+
+    def budget(self) -> Budget:
+        """Raises: InvalidRequest unless one of period_s and calendar is given."""
+        if (self.period_s is None) == (self.calendar is None):
+            raise InvalidRequest("Give period_s or calendar, one of them.", param="budgets")
+        period_s = self.period_s if self.period_s is not None else CALENDAR_S[self.calendar or "day"]
+        limit = NanoUsd(round(self.limit_usd * NANO_PER_USD))
+        window: Literal["rolling", "calendar"] = "rolling" if self.calendar is None else "calendar"
+        return Budget(_scope(self.model), limit, period_s, window, self.hard, self.calendar)
+
+
+class LimitBody(BaseModel):
+    """Rate limits; what is left out is unlimited."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: int | None = Field(None, ge=0)
+    tokens_per_minute: int | None = Field(None, ge=0)
+    concurrent: int | None = Field(None, ge=0)
+    model: str | None = Field(None, description="hold for this model only")
+
+    def limit(self) -> RateLimit:
+        """The same, under no scope yet."""
+        return RateLimit(_scope(self.model), self.requests_per_minute, self.tokens_per_minute, self.concurrent)
+
+
+class TermsBody(BaseModel):
+    """What tenants, teams and keys may all set. Budgets and limits add up; of the rest the nearest rules."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budgets: list[BudgetBody] = []
+    limits: list[LimitBody] = []
+    allowed_models: list[str] | None = None
+    local_only: bool = False
+    preference: float | None = Field(None, ge=0, le=1, description="0 cheapest … 1 best")
+    policy: str | None = None
+    metadata: dict[str, str] = {}
+    disabled: bool = False
+
+    def terms(self) -> Terms:
+        """Raises: InvalidRequest."""
+        return Terms(
+            tuple(b.budget() for b in self.budgets),
+            tuple(limit.limit() for limit in self.limits),
+            None if self.allowed_models is None else frozenset(self.allowed_models),
+            self.local_only,
+            self.preference,
+            self.policy,
+            self.metadata,
+            self.disabled,
+        )
+
+
+class TeamBody(TermsBody):
+    """A team of a tenant, perhaps within another team."""
+
+    tenant: str
+    parent: str | None = None
+
+
+class KeyBody(TermsBody):
+    """A new key."""
+
+    tenant: str
+    team: str | None = None
+    name: str = ""
+    expires_ms: int | None = Field(None, description="milliseconds since 1970")
+    admin: bool = False
+
+
+class RotateBody(BaseModel):
+    """How long the old secret works on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grace_s: int = Field(0, ge=0, le=30 * 86_400)
+
+
+def routes(stores: Stores, authentication: Authentication, *, changed: Callable[[], None] = lambda: None) -> APIRouter:
+    """The router. `changed` is called after every change of a tenant, team or key."""
+
+    async def admin(request: Request) -> None:
+        require_admin(await authentication.of(request.scope["headers"]))
+
+    async def note(kind: str, subject: str, **detail: object) -> None:
+        changed()
+        await stores.audit.note(kind, subject, detail)
+
+    router = APIRouter(prefix="/admin/v1", tags=["admin"], dependencies=[Depends(admin)])
+    _tenants(router, stores.keys, note)
+    _teams(router, stores.keys, note)
+    _keys(router, stores.keys, note)
+    _reports(router, stores)
+    return router
+
+
+Note = Callable[..., Awaitable[None]]
+
+
+def _tenants(router: APIRouter, keys: Registry, note: Note) -> None:
+    @router.get("/tenants")
+    async def tenants(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+        """Tenants in the order of their names."""
+        return await _listed(keys.all(Tenant, after=after), limit)
+
+    @router.get("/tenants/{name}")
+    async def tenant(name: str) -> dict[str, object]:
+        """One tenant."""
+        return view(await keys.get(Tenant, name))
+
+    @router.put("/tenants/{name}")
+    async def put_tenant(name: str, body: TermsBody) -> dict[str, object]:
+        """Make a tenant, or replace its terms."""
+        await keys.put(Tenant(name, body.terms()))
+        await note("tenant.put", name, terms=body.model_dump())
+        return view(await keys.get(Tenant, name))
+
+
+def _teams(router: APIRouter, keys: Registry, note: Note) -> None:
+    @router.get("/teams")
+    async def teams(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+        """Teams in the order of their names."""
+        return await _listed(keys.all(Team, after=after), limit)
+
+    @router.get("/teams/{name}")
+    async def team(name: str) -> dict[str, object]:
+        """One team."""
+        return view(await keys.get(Team, name))
+
+    @router.put("/teams/{name}")
+    async def put_team(name: str, body: TeamBody) -> dict[str, object]:
+        """Make a team, or replace its terms."""
+        await keys.put(Team(name, body.tenant, body.parent, body.terms()))
+        await note("team.put", name, terms=body.model_dump())
+        return view(await keys.get(Team, name))
+
+
+def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
+    @router.get("/keys")
+    async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+        """Keys in the order of their ids, without secrets."""
+        return await _listed(keys.all(Key, after=after), limit)
+
+    @router.get("/keys/{key_id}")
+    async def key(key_id: str) -> dict[str, object]:
+        """One key, without its secret."""
+        return view(await keys.get(Key, key_id))
+
+    @router.post("/keys", status_code=201)
+    async def create(body: KeyBody) -> dict[str, object]:
+        """Make a key. `secret` is shown this once."""
+        made, secret = await keys.create(
+            body.tenant,
+            team=body.team,
+            name=body.name,
+            expires_ms=body.expires_ms,
+            terms=body.terms(),
+            admin=body.admin,
+        )
+        await note("key.created", made.id, tenant=made.tenant, name=made.name)
+        return {**view(made), "secret": secret}
+
+    @router.put("/keys/{key_id}")
+    async def put_key(key_id: str, body: TermsBody) -> dict[str, object]:
+        """Replace the terms of a key."""
+        await keys.put(replace(await keys.get(Key, key_id), terms=body.terms()))
+        await note("key.put", key_id, terms=body.model_dump())
+        return view(await keys.get(Key, key_id))
+
+    @router.post("/keys/{key_id}/rotate")
+    async def rotate(key_id: str, body: RotateBody) -> dict[str, object]:
+        """Give a key a new secret, shown this once."""
+        made, secret = await keys.rotate(key_id, grace_s=body.grace_s)
+        await note("key.rotated", key_id, grace_s=body.grace_s)
+        return {**view(made), "secret": secret}
+
+    @router.post("/keys/{key_id}/disable")
+    async def disable(key_id: str) -> dict[str, object]:
+        """Refuse a key from now on; other gateways learn of it within seconds."""
+        made = await keys.disable(key_id)
+        await note("key.disabled", key_id)
+        return view(made)
+
+    @router.post("/keys/{key_id}/enable")
+    async def enable(key_id: str) -> dict[str, object]:
+        """Accept a disabled key again."""
+        made = await keys.disable(key_id, disabled=False)
+        await note("key.enabled", key_id)
+        return view(made)
+
+
+def _reports(router: APIRouter, stores: Stores) -> None:
+    @router.get("/budgets")
+    async def budgets(tenant: str | None = None, team: str | None = None, key: str | None = None) -> dict[str, object]:
+        """What is left of the budgets of a tenant, a team or a key."""
+        terms = await _terms_of(stores.keys, tenant=tenant, team=team, key=key)
+        balances = await stores.ledger.balances(terms.budgets, int(time.time() * 1000))
+        return {"object": "list", "data": [_balance(b) for b in balances]}
+
+    @router.get("/spend", response_model=None)
+    async def spend(
+        since: dt.date | None = None,
+        until: dt.date | None = None,
+        by: str = "day,tenant,team,key,model",
+        tenant: str | None = None,
+        team: str | None = None,
+        key: str | None = None,
+        model: str | None = None,
+        form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
+    ) -> Response | dict[str, object]:
+        """What was settled from one UTC day to another (default: the last 30), summed over what is not in `by`."""
+        last = until or dt.datetime.now(dt.UTC).date()
+        first = since or last - dt.timedelta(days=29)
+        groups = _groups(by)
+        asked = {"tenant": tenant, "team": team, "key": key, "model": model}
+        lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())
+        found = await asyncio.to_thread(_summed, lines, asked, groups)  # there may be a million
+        if form == "csv":
+            return Response(as_csv(found), media_type="text/csv")
+        return {"object": "list", "since": first.isoformat(), "until": last.isoformat(), "data": as_rows(found)}
+
+    @router.get("/audit")
+    async def audit(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+        """What happened to money and keys, oldest first. `next` is the position to go on after."""
+        entries = await stores.audit.read(after=after, limit=limit)
+        data = [
+            {"position": e.position, "at_ms": e.at_ms, "kind": e.kind, "subject": e.subject, "detail": e.detail}
+            for e in entries
+        ]
+        return {"object": "list", "data": data, "next": entries[-1].position if entries else after}
+
+
+def _summed(lines: list[SpendLine], asked: Mapping[str, str | None], groups: list[str]) -> list[SpendLine]:
+    """Sums over the lines that were asked for."""
+    wanted = [(name, value) for name, value in asked.items() if value is not None]
+    return grouped([line for line in lines if all(getattr(line, name) == value for name, value in wanted)], groups)
+
+
+def _scope(model: str | None) -> str:
+    return "" if model is None else f"|model:{model}"
+
+
+def _groups(by: str) -> list[str]:
+    groups = [name for name in by.split(",") if name]
+    unknown = [name for name in groups if name not in GROUPS]
+    if unknown:
+        raise InvalidRequest(f"by names {', '.join(unknown)}; it may name {', '.join(GROUPS)}.", param="by")
+    return groups
+
+
+async def _terms_of(keys: Registry, *, tenant: str | None, team: str | None, key: str | None) -> Terms:
+    if key is not None:
+        return (await keys.get(Key, key)).terms
+    if team is not None:
+        return (await keys.get(Team, team)).terms
+    if tenant is not None:
+        return (await keys.get(Tenant, tenant)).terms
+    raise InvalidRequest("Name a tenant, a team or a key.", param="tenant")
+
+
+async def _listed(things: AsyncIterator[Any], limit: int) -> dict[str, object]:
+    data = []
+    async for thing in things:
+        data.append(view(thing))
+        if len(data) == limit:
+            break
+    return {"object": "list", "data": data}
+
+
+def view(thing: Tenant | Team | Key) -> dict[str, object]:
+    """A tenant, team or key as JSON values; digests stay inside."""
+    shown: dict[str, object] = {"terms": _terms(thing.terms)}
+    if isinstance(thing, Tenant):
+        return {"object": "tenant", "name": thing.name, **shown}
+    if isinstance(thing, Team):
+        return {"object": "team", "name": thing.name, "tenant": thing.tenant, "parent": thing.parent, **shown}
+    return {
+        "object": "key",
+        "id": thing.id,
+        "prefix": thing.prefix,
+        "tenant": thing.tenant,
+        "team": thing.team,
+        "name": thing.name,
+        "created_ms": thing.created_ms,
+        "expires_ms": thing.expires_ms,
+        "admin": thing.admin,
+        **shown,
+    }
+
+
+def _terms(terms: Terms) -> dict[str, object]:
+    return {
+        "budgets": [_budget(b) for b in terms.budgets],
+        "limits": [
+            {
+                "scope": limit.scope,
+                "requests_per_minute": limit.requests_per_minute,
+                "tokens_per_minute": limit.tokens_per_minute,
+                "concurrent": limit.concurrent,
+            }
+            for limit in terms.limits
+        ],
+        "allowed_models": None if terms.allowed_models is None else sorted(terms.allowed_models),
+        "local_only": terms.local_only,
+        "preference": terms.preference,
+        "policy": terms.policy,
+        "metadata": dict(terms.metadata),
+        "disabled": terms.disabled,
+    }
+
+
+def _budget(budget: Budget) -> dict[str, object]:
+    period = {"period_s": budget.period_s} if budget.calendar is None else {"calendar": budget.calendar}
+    return {"scope": budget.scope, "limit_usd": budget.limit / NANO_PER_USD, **period, "hard": budget.hard}
+
+
+def _balance(balance: Balance) -> dict[str, object]:
+    return {
+        **_budget(balance.budget),
+        "spent_usd": balance.spent / NANO_PER_USD,
+        "held_usd": balance.held / NANO_PER_USD,
+        "remaining_usd": balance.remaining / NANO_PER_USD,
+        "reset_s": balance.reset_ms / 1000,
+    }

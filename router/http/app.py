@@ -1,0 +1,124 @@
+"""The application: what calls a model by way of Inference, everything else by FastAPI, both over one runtime.
+
+An ASGI application to the server, but for the routes of schemas.PATHS, which router/http/protocol.py brings to
+`inference` itself. Opening the runtime is the application's lifespan; what cannot be opened stops the start.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from router.errors import InvalidRequest, PointsmanError
+from router.http import admin, decisions
+from router.http import models as surface
+from router.http.auth import Authentication
+from router.http.errors import error_body, error_headers
+from router.http.inference import Inference
+from router.http.schemas import PATHS
+from router.wiring import Runtime
+
+LOG = logging.getLogger("pointsman")
+GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Open = Callable[[], AbstractAsyncContextManager[Runtime]]
+
+
+class App:
+    """ASGI. `open_runtime` opens stores, backends and views, and closes them again."""
+
+    def __init__(self, open_runtime: Open) -> None:
+        self._open_runtime = open_runtime
+        self.inference: Inference  # once it is open
+        self._rest: FastAPI | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and self._rest is not None:
+            await self._rest(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self._open_runtime() as runtime:
+                self.inference, self._rest = build(runtime)
+                _settle_garbage()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except PointsmanError as error:
+            await send({"type": "lifespan.startup.failed", "message": error.message})
+        except Exception as error:
+            LOG.exception("the gateway could not start")
+            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+def _settle_garbage() -> None:
+    """What the start made stays: the collector need not look at it again, nor at requests before thousands are open."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
+
+
+def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
+    """The hot path and the rest, over an open runtime."""
+    authentication = Authentication(runtime.keys, clock=runtime.clock)
+    inference = Inference(runtime.gateway, authentication, max_body_bytes=runtime.settings.server.max_body_bytes)
+    rest = FastAPI(title="Pointsman", version=runtime.version, docs_url="/docs", redoc_url=None)
+    rest.include_router(
+        surface.routes(
+            runtime.gateway,
+            authentication,
+            ready=runtime.missing,
+            metrics=runtime.meter.text,
+        )
+    )
+    rest.include_router(decisions.routes(runtime.gateway, runtime.stores.log, authentication))
+    rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
+    _shape_errors(rest)
+    return inference, rest
+
+
+def _shape_errors(rest: FastAPI) -> None:
+    """Every error leaves in the API's own shape, never FastAPI's `detail`."""
+
+    @rest.exception_handler(PointsmanError)
+    async def known(request: Request, error: PointsmanError) -> Response:
+        headers = {key.decode(): value.decode() for key, value in error_headers(error)}
+        return Response(error_body(error, request.url.path), error.status, headers)
+
+    @rest.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return await known(request, _first(error))
+
+    @rest.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        wrong_method = request.url.path in PATHS  # a POST there never comes here
+        status, detail = (405, "this path takes POST") if wrong_method else (error.status_code, error.detail)
+        code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
+        message = f"{request.method} {request.url.path}: {detail}"
+        return await known(request, InvalidRequest(message, status=status, code=code))
+
+    @rest.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return await known(request, PointsmanError("the gateway failed on this request; its log says why"))
+
+
+def _first(error: RequestValidationError) -> InvalidRequest:
+    """The first thing pydantic found, with its place; inputs are not echoed."""
+    found: dict[str, Any] = dict(error.errors()[0])
+    place = ".".join(str(part) for part in found["loc"] if part not in ("body", "query", "path"))
+    text = str(found["msg"]).removeprefix("Value error, ")
+    return InvalidRequest(f"{place}: {text}" if place else text, param=place or None, code="invalid_value")

@@ -1,0 +1,48 @@
+"""Who is asking, from the headers of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from router.credentials import Credentials
+from router.errors import Forbidden, Unauthenticated
+from router.types import Principal
+
+_HINT = "send it as 'Authorization: Bearer sk-…' or 'x-api-key: sk-…'"
+
+
+def secret_of(authorization: bytes | None, api_key: bytes | None) -> str | None:
+    """The key a client sent, or None."""
+    if authorization is not None and authorization[:7].lower() == b"bearer ":
+        return authorization[7:].strip().decode("latin-1") or None
+    return api_key.strip().decode("latin-1") or None if api_key is not None else None
+
+
+class Authentication:
+    """Turns a secret into a principal."""
+
+    def __init__(self, keys: Credentials, *, clock: Callable[[], float]) -> None:
+        self._keys = keys
+        self._clock = clock
+
+    async def principal(self, secret: str | None) -> Principal:
+        """Raises: Unauthenticated, StoreUnavailable."""
+        if secret is None:
+            if self._keys.anonymous is not None:
+                return self._keys.anonymous
+            raise Unauthenticated(f"this gateway needs a key; {_HINT}")
+        principal = await self._keys.find(secret, int(self._clock() * 1000))
+        if principal is None:
+            raise Unauthenticated(f"the key is unknown, disabled or expired; {_HINT}")
+        return principal
+
+    async def of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """The principal of raw ASGI headers. Raises: Unauthenticated, StoreUnavailable."""
+        found = dict(headers)
+        return await self.principal(secret_of(found.get(b"authorization"), found.get(b"x-api-key")))
+
+
+def require_admin(principal: Principal) -> None:
+    """Raises: Forbidden where the key is not an admin's."""
+    if not principal.admin:
+        raise Forbidden("this needs the admin key")

@@ -1,0 +1,135 @@
+"""POST /v1/route, the decision without the call, and POST /v1/feedback, what came of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from router.errors import InvalidRequest
+from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.serving import Gateway
+from router.gateway.types import Call, Decision, Timings, usd
+from router.http.auth import Authentication
+from router.http.inference import preference_of
+from router.http.schemas import parse
+from router.ports import OutcomeLog
+from router.types import Feedback, Model
+
+USUAL_COMPLETION_TOKENS = 256  # of an answer whose length the caller leaves open
+
+
+class FeedbackBody(BaseModel):
+    """A judgement of one answer, by its decision id or its response id."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision_id: str | None = None
+    response_id: str | None = None
+    score: float | None = Field(None, ge=0, le=1, description="0 is worthless, 1 is perfect")
+    thumbs: Literal["up", "down"] | None = None
+    comment: str | None = Field(None, max_length=4000)
+    replace: bool = Field(False, description="let this judgement take the place of an earlier one")
+
+    @model_validator(mode="after")
+    def _complete(self) -> FeedbackBody:
+        if (self.decision_id is None) == (self.response_id is None):
+            raise ValueError("give decision_id or response_id, one of them")
+        if (self.score is None) == (self.thumbs is None):
+            raise ValueError("give score or thumbs, one of them")
+        return self
+
+    @property
+    def value(self) -> float:
+        """The score in [0, 1]."""
+        return self.score if self.score is not None else float(self.thumbs == "up")
+
+
+def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) -> APIRouter:
+    """The router for both."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/route")
+    async def route(request: Request) -> Response:
+        """Decide as POST /v1/chat/completions would, and explain instead of calling."""
+        principal = await authentication.of(request.scope["headers"])
+        header = request.headers.get("x-pointsman-preference")
+        knob = preference_of(header.encode() if header is not None else None)
+        call = parse(
+            "/v1/chat/completions",
+            await request.body(),
+            {},
+            preference=knob,
+            aliases=gateway.decider.options.aliases,
+        )
+        decision = await gateway.decider.decide(principal, call, Timings(), without=frozenset())
+        return Response(msgspec.json.encode(explain(gateway, call, decision)), media_type="application/json")
+
+    @router.post("/feedback")
+    async def feedback(body: FeedbackBody, request: Request) -> dict[str, object]:
+        """Record a judgement. The same one again changes nothing; another one needs `replace`."""
+        await authentication.of(request.scope["headers"])
+        judged = body.decision_id or body.response_id
+        if judged is None:
+            raise InvalidRequest("give decision_id or response_id", param="decision_id")
+        given = Feedback(judged, int(time.time() * 1000), body.value, comment=body.comment, replace=body.replace)
+        recorded = await log.judge(given)
+        return {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
+
+    return router
+
+
+def _delay_s(gateway: Gateway, call: Call, model: Model) -> float:
+    tokens = call.needs.completion_tokens or USUAL_COMPLETION_TOKENS
+    prompt = expected_prompt_tokens(model, call.needs)
+    return gateway.decider.delay_s(model, prompt_tokens=prompt, completion_tokens=min(tokens, model.max_output_tokens))
+
+
+def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
+    """USD per million tokens, and the answers they rest on; nothing where no machine's price is known."""
+    price = gateway.decider.renting.price(model)
+    if price is None:
+        return {}
+    per_million = {"prompt": price.prompt_usd * 1e6, "completion": price.completion_usd * 1e6}
+    return {"learned_price": {**per_million, "answers": price.answers}}
+
+
+def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, object]:
+    """A decision with its evidence, as JSON values: money in USD, λ in 1/USD."""
+    proposal, estimates = decision.proposal, decision.proposal.estimates
+    candidates: list[dict[str, object]] = [
+        {
+            "model": model.name,
+            "eligible": True,
+            "quality": float(estimates.quality[i]),
+            "sigma": float(estimates.sigma[i]),
+            "cost_usd": float(estimates.cost[i]),
+            "price": float(proposal.prices[i]),
+            "score": float(proposal.scores[i]),
+            "probability": float(proposal.probabilities[i]),
+            "prompt_tokens": expected_prompt_tokens(model, call.needs),
+            "delay_s": _delay_s(gateway, call, model),
+            "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
+            **_learned_price(gateway, model),
+        }
+        for i, model in enumerate(decision.models)
+    ]
+    candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
+    return {
+        "object": "routing.decision",
+        "model": decision.models[decision.choice].name,
+        "policy": decision.policy,
+        "preference": decision.preference,
+        "propensity": decision.propensity,
+        "budget": {"name": decision.purse.name, "remaining_usd": decision.purse.remaining}
+        if decision.purse.name
+        else None,
+        "candidates": candidates,
+        "neighbours": [
+            {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}
+            for each in gateway.decider.nearest(decision)
+        ],
+    }

@@ -1,0 +1,86 @@
+"""Models, health and metrics: what clients and operators look at."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from fastapi import APIRouter, Request, Response
+
+from router.errors import NotFound
+from router.gateway.serving import Gateway
+from router.http.auth import Authentication
+from router.types import Model
+
+Ready = Callable[[], Awaitable[dict[str, str]]]
+
+
+def routes(
+    gateway: Gateway, authentication: Authentication, *, ready: Ready, metrics: Callable[[], bytes]
+) -> APIRouter:
+    """The router. `ready` names what is not: an empty answer is ready."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    async def models(request: Request) -> dict[str, object]:
+        """Aliases first, then every model the key may use."""
+        principal = await authentication.of(request.scope["headers"])
+        allowed = principal.allowed_models
+        mine = [m for m in gateway.decider.catalogue.models if allowed is None or m.name in allowed]
+        named = [alias(name) for name in alias_names(gateway.decider.options.aliases)]
+        return {"object": "list", "data": named + [describe(model) for model in mine]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> dict[str, object]:
+        await authentication.of(request.scope["headers"])
+        if name in alias_names(gateway.decider.options.aliases):
+            return alias(name)
+        for each in gateway.decider.catalogue.models:
+            if each.name == name:
+                return describe(each)
+        raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")
+
+    @router.get("/health")
+    @router.get("/health/liveliness")
+    async def health() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @router.get("/ready")
+    @router.get("/health/readiness")
+    async def readiness(response: Response) -> dict[str, object]:
+        """The stores answer and at least one backend is up."""
+        missing = await ready()
+        response.status_code = 503 if missing else 200
+        return {"status": "not ready" if missing else "ready", "missing": missing}
+
+    @router.get("/metrics")
+    async def metric() -> Response:
+        """Prometheus text."""
+        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def alias_names(aliases: Mapping[str, float]) -> list[str]:
+    """What a client may ask for instead of a model."""
+    return ["auto", *(f"auto:{name}" for name in aliases)]
+
+
+def alias(name: str) -> dict[str, object]:
+    """An alias in OpenAI's shape of a model."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
+
+
+def describe(model: Model) -> dict[str, object]:
+    """A model in OpenAI's shape, with what is particular here beside it."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": model.backend,
+        "parent": model.parent,
+        "max_model_len": model.context_tokens,
+        "capabilities": sorted(model.capabilities),
+        "bits": model.bits,
+        "draining": model.draining,
+    }

@@ -1,0 +1,383 @@
+"""The wire: what must be known of a body is decoded, everything else stays the client's own bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from router.errors import InvalidRequest, NotFound
+from router.gateway.eligibility import Requirements
+from router.gateway.types import Call
+from router.types import NANO_PER_USD, NanoUsd
+
+ALIASES: Final[Mapping[str, float]] = {"cheap": 0.0, "balanced": 0.5, "best": 1.0}  # of auto:NAME, by default
+
+PATHS: Final[Mapping[str, str]] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
+
+
+_ABSENT = msgspec.Raw()  # msgspec reads no `Raw | None`
+
+
+class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The body's own `routing` object. Unknown keys are an error: a typo must not cost money."""
+
+    preference: float | None = None
+    allowed_models: list[str] | None = None
+    max_cost_usd: float | None = None
+    local_only: bool = False
+    policy: str | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str = "user"
+    content: str | list[_Part | str] | None = None
+
+
+_Prompt = str | list[str | int | list[int]]  # text, texts, token ids, lists of token ids
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
+class _Common(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    routing: Routing | None = None
+    n: int | None = None
+    user: str | None = None
+
+
+class _Chat(_Common, kw_only=True):
+    messages: list[_Message]
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
+    logprobs: bool | None = None
+
+
+class _Completion(_Common, kw_only=True):
+    prompt: _Prompt
+    max_tokens: int | None = None
+    best_of: int | None = None
+
+
+class _Embedding(_Common, kw_only=True):
+    input: _Prompt
+
+
+class _Responses(_Common, kw_only=True):
+    input: str | list[Any]
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: msgspec.Raw = _ABSENT
+
+
+class _Messages(_Common, kw_only=True):
+    messages: list[_Message]
+    max_tokens: int
+    system: str | list[_Part] | None = None
+    tools: msgspec.Raw = _ABSENT
+
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHAT = msgspec.json.Decoder(_Chat)
+_COMPLETION = msgspec.json.Decoder(_Completion)
+_EMBEDDING = msgspec.json.Decoder(_Embedding)
+_RESPONSES = msgspec.json.Decoder(_Responses)
+_MESSAGES = msgspec.json.Decoder(_Messages)
+_NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
+_EMPTY = (b"", b"[]", b"null")
+_NO_MODEL = "model_not_found"
+MOST_CHOICES = 128
+_IMAGES = ("image_url", "image", "input_image")
+
+
+def parse(
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    preference: float | None = None,
+    aliases: Mapping[str, float] = ALIASES,
+) -> Call:
+    """A client's request as the gateway needs it.
+
+    The body's own preference comes first, then the alias's, then `preference`, the header's.
+    Raises: InvalidRequest naming the parameter at fault; NotFound for an unknown alias.
+    """
+    try:
+        fields = _FIELDS.decode(body)
+        call = _PARSERS[path](body, fields)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    call.path = path
+    call.headers = headers
+    fields.pop("routing", None)
+    if call.preference is None:
+        call.preference = preference if call.alias is None else _preference_of(call.alias, aliases)
+    if call.preference is not None and not 0.0 <= call.preference <= 1.0:
+        raise InvalidRequest(
+            f"preference is {call.preference}, expected 0 (cheapest) … 1 (best)", param="routing.preference"
+        )
+    return call
+
+
+def _preference_of(alias: str, aliases: Mapping[str, float]) -> float:
+    if alias not in aliases:
+        names = ", ".join(f"auto:{name}" for name in aliases)
+        raise NotFound(f"there is no alias 'auto:{alias}'; there are auto, {names}", param="model", code=_NO_MODEL)
+    return aliases[alias]
+
+
+def _invalid(message: str) -> InvalidRequest:
+    """msgspec's «Expected `str`, got `int` - at `$.model`» with the parameter taken out."""
+    text, _, at = message.partition(" - at `$.")
+    param = at.rstrip("`") or None
+    missing = text.partition("missing required field `")[2].partition("`")[0]
+    unknown = text.partition("contains unknown field `")[2].partition("`")[0]
+    named = missing or unknown
+    if named:
+        param = f"{param}.{named}" if param else named
+    return InvalidRequest(f"{param}: {text}" if param else text, param=param, code="invalid_value")
+
+
+def _chat(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
+    chat = _CHAT.decode(body)
+    images = _check(chat.messages)
+    needs = {"chat"}
+    if bytes(chat.tools) not in _EMPTY or bytes(chat.functions) not in _EMPTY:
+        needs.add("tools")
+    if images:
+        needs.add("vision")
+    if chat.logprobs:
+        needs.add("logprobs")
+    asked = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
+    return _call(
+        chat,
+        fields,
+        capabilities=_NO_CAPABILITIES["chat"] if len(needs) == 1 else frozenset(needs),
+        text=_last_user_text(chat.messages),
+        prompt_bytes=_size(fields, "messages", "tools", "functions", "response_format"),
+        completion_tokens=_at_least(asked, 1, "max_tokens"),
+        images=images,
+        messages=len(chat.messages),
+    )
+
+
+def _completion(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
+    completion = _COMPLETION.decode(body)
+    if completion.prompt in ("", []):
+        raise InvalidRequest("prompt is empty", param="prompt")
+    prompts = len(completion.prompt) if _is_batch(completion.prompt) else 1
+    asked = completion.max_tokens if completion.max_tokens is not None else 16  # OpenAI's default for this route
+    return _call(
+        completion,
+        fields,
+        capabilities=_NO_CAPABILITIES["completions"],
+        text=_text_of(completion.prompt),
+        prompt_bytes=_size(fields, "prompt", "suffix"),
+        completion_tokens=_at_least(asked, 0, "max_tokens"),
+        choices=max(completion.n or 1, completion.best_of or 1) * prompts,
+    )
+
+
+def _embedding(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
+    embedding = _EMBEDDING.decode(body)
+    if embedding.input in ("", []):
+        raise InvalidRequest("input is empty", param="input")
+    return _call(
+        embedding,
+        fields,
+        capabilities=_NO_CAPABILITIES["embeddings"],
+        text=_text_of(embedding.input),
+        prompt_bytes=_size(fields, "input"),
+        completion_tokens=0,
+    )
+
+
+def _responses(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
+    response = _RESPONSES.decode(body)
+    if response.input in ("", []):
+        raise InvalidRequest("input is empty", param="input")
+    needs = {"responses"} if bytes(response.tools) in _EMPTY else {"responses", "tools"}
+    return _call(
+        response,
+        fields,
+        capabilities=frozenset(needs),
+        text=response.input if isinstance(response.input, str) else _last_item_text(response.input),
+        prompt_bytes=_size(fields, "input", "instructions", "tools"),
+        completion_tokens=_at_least(response.max_output_tokens, 1, "max_output_tokens"),
+    )
+
+
+def _messages(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
+    messages = _MESSAGES.decode(body)
+    images = _check(messages.messages)
+    needs = {"messages"}
+    if bytes(messages.tools) not in _EMPTY:
+        needs.add("tools")
+    if images:
+        needs.add("vision")
+    return _call(
+        messages,
+        fields,
+        capabilities=frozenset(needs),
+        text=_last_user_text(messages.messages),
+        prompt_bytes=_size(fields, "messages", "system", "tools"),
+        completion_tokens=_at_least(messages.max_tokens, 1, "max_tokens"),
+        images=images,
+        messages=len(messages.messages),
+    )
+
+
+_PARSERS = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+    "/v1/embeddings": _embedding,
+    "/v1/responses": _responses,
+    "/v1/messages": _messages,
+}
+
+
+def _call(
+    common: _Common,
+    fields: dict[str, msgspec.Raw],
+    *,
+    capabilities: frozenset[str],
+    text: str,
+    prompt_bytes: int,
+    completion_tokens: int | None,
+    choices: int | None = None,
+    images: int = 0,
+    messages: int = 1,
+) -> Call:
+    routing = common.routing or _NO_ROUTING
+    pinned, alias = _named(common.model)
+    if choices is None:
+        choices = _at_least(common.n, 1, "n") or 1
+    if choices > MOST_CHOICES:
+        raise InvalidRequest(f"n is {choices}, at most {MOST_CHOICES} are allowed", param="n")
+    needs = Requirements(
+        capabilities=capabilities,
+        prompt_bytes=prompt_bytes,
+        completion_tokens=completion_tokens,
+        choices=choices,
+        pinned=pinned,
+        allowed=None if routing.allowed_models is None else frozenset(routing.allowed_models),
+        local_only=routing.local_only,
+        max_cost=_max_cost(routing.max_cost_usd),
+        images=images,
+        messages=messages,
+    )
+    return Call(
+        path="",
+        fields=fields,
+        text=text,
+        needs=needs,
+        stream=bool(common.stream),
+        wants_usage=common.stream_options is not None and common.stream_options.include_usage,
+        preference=routing.preference,
+        alias=alias,
+        policy=routing.policy,
+        session=common.user,
+    )
+
+
+_NO_ROUTING = Routing()
+
+
+def _named(model: str) -> tuple[str | None, str | None]:
+    """(pinned model, alias) that the body's `model` stands for."""
+    if model == "auto":
+        return None, None
+    if model.startswith("auto:"):
+        return None, model[5:]
+    if not model:
+        raise InvalidRequest("model is empty; ask for 'auto' or for a name of GET /v1/models", param="model")
+    return model, None
+
+
+def _max_cost(usd: float | None) -> NanoUsd | None:
+    if usd is None:
+        return None
+    if not 0.0 <= usd < 1e9:
+        raise InvalidRequest(f"max_cost_usd is {usd}, expected 0 or more", param="routing.max_cost_usd")
+    return NanoUsd(int(usd * NANO_PER_USD))
+
+
+def _at_least(value: int | None, least: int, param: str) -> int | None:
+    if value is not None and not least <= value <= 10_000_000:
+        raise InvalidRequest(f"{param} is {value}, expected {least} … 10000000", param=param)
+    return value
+
+
+def _size(fields: Mapping[str, msgspec.Raw], *names: str) -> int:
+    """Bytes of these fields as the client sent them: no tokenizer makes more tokens of them than this."""
+    return sum([len(memoryview(fields[name])) for name in names if name in fields])
+
+
+def _check(messages: list[_Message]) -> int:
+    """Count the images. Raises: InvalidRequest where there is nothing to answer."""
+    if not messages:
+        raise InvalidRequest("messages is empty; send at least one message", param="messages")
+    images = 0
+    for message in messages:
+        if isinstance(message.content, list):
+            images += sum(
+                [isinstance(p, _Part) and p.type in ("image_url", "image", "input_image") for p in message.content]
+            )
+    return images
+
+
+def _last_user_text(messages: list[_Message]) -> str:
+    """What the user said last; where nobody is a user, the last message's text."""
+    for message in reversed(messages):
+        if message.role == "user":
+            return _content_text(message.content)
+    return _content_text(messages[-1].content)
+
+
+def _content_text(content: str | list[_Part | str] | None) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join([p if isinstance(p, str) else p.text or "" for p in content or ()])
+
+
+def _last_item_text(items: list[Any]) -> str:
+    for item in reversed(items):
+        content = item.get("content") if isinstance(item, dict) else item
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list):
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            return "\n".join([text for text in texts if isinstance(text, str)])
+    return ""
+
+
+def _is_batch(prompt: _Prompt) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+
+
+def _text_of(prompt: _Prompt) -> str:
+    """The text of a prompt; token ids have none."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join([each for each in prompt if isinstance(each, str)])

@@ -1,0 +1,121 @@
+"""The server process: uvicorn over the application, one process or several, and what is printed when it is up.
+
+A port that is taken or settings that cannot run stop the start with one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from router.errors import SettingsError
+from router.http.app import App
+from router.http.protocol import HttpProtocol
+from router.settings import load
+from router.wiring import open_runtime, prepare
+
+START_LIMIT_S = 120.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def make_app(path: Path | None) -> App:
+    """The application a worker process runs; each reads the settings file itself."""
+    settings = load(path)
+    logging.basicConfig(level=settings.telemetry.level.upper(), format=LOG_FORMAT)
+    if settings.telemetry.access_log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # uvicorn's own level is for its warnings
+    return App(partial(open_runtime, settings, path))
+
+
+def serve(
+    path: Path | None, *, host: str | None, port: int | None, workers: int | None, say: Callable[[str], None]
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises: SettingsError."""
+    settings = load(path)
+    server = settings.server
+    config = uvicorn.Config(
+        partial(make_app, path),
+        factory=True,
+        host=host or server.host,
+        port=server.port if port is None else port,
+        workers=workers or server.workers,
+        loop="uvloop",
+        http=HttpProtocol,
+        lifespan="on",
+        log_level="warning",
+        access_log=settings.telemetry.access_log,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=int(server.drain_s),
+        limit_concurrency=None,
+        backlog=2048,
+    )
+    listening = _bind(config)
+    key = asyncio.run(prepare(settings))
+    for note in settings.notes:
+        say(f"note: {note}")
+    url = "http://{}:{}".format(*listening.getsockname()[:2])
+    listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
+    threading.Thread(target=_announce, args=(url, key, say), daemon=True).start()
+    if config.workers == 1:
+        uvicorn.Server(config).run(sockets=[listening])
+    else:
+        Multiprocess(config, sockets=[listening]).run()
+    return 0
+
+
+def _announce(url: str, key: str | None, say: Callable[[str], None]) -> None:
+    """Say that the gateway is up once it answers; nothing is said of one that does not start."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(f"{url}/health", timeout=START_LIMIT_S).close()
+        request = urllib.request.Request(f"{url}/v1/models", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=START_LIMIT_S) as answer:
+                names = [model["id"] for model in json.load(answer)["data"]]
+        except urllib.error.HTTPError:  # keys are required and none was made here
+            names = ["auto"]
+        say(welcome(url, key, names))
+
+
+def _bind(config: uvicorn.Config) -> socket.socket:
+    """A listening socket. Raises: SettingsError naming the address where it is taken."""
+    listening = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        message = f"cannot listen on {config.host}:{config.port}: {why}; choose another with --port"
+        raise SettingsError(message, param="server.port") from None
+    listening.set_inheritable(True)
+    return listening
+
+
+def welcome(url: str, key: str | None, names: Sequence[str]) -> str:
+    """What a newcomer needs: the URL, the models, a request to paste."""
+    authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
+    return f"""
+Pointsman is up at {url}
+  models   {", ".join(names)}
+  key      {key or "one of your own"}
+  docs     {url}/docs
+
+  curl {url}/v1/chat/completions{authorization} \\
+    -H "Content-Type: application/json" \\
+    -d '{{"model": "auto", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
+"""

@@ -1,0 +1,1 @@
+"""The outcome log turned into an index of past queries and policies that were fitted on it."""

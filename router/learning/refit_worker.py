@@ -1,0 +1,97 @@
+"""Refits that take seconds run in a process of their own, so that no request waits for the interpreter's lock.
+
+The process reads a job from a folder and writes the refitted state beside it; where it fails, the policy keeps its
+state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from policies import registry as named
+from policies.types import Arm, History
+
+State = dict[str, NDArray[Any]]
+NICENESS = 10
+
+
+async def refit_elsewhere(name: str, options: Mapping[str, object], *, state: State, history: History) -> State:
+    """The state of a named policy after refit(history). Raises: RuntimeError with what the process said."""
+    with tempfile.TemporaryDirectory(prefix="pointsman-refit-") as folder:
+        await asyncio.to_thread(_write, Path(folder), name, options, state, history)
+        command = [sys.executable, "-m", "router.learning.refit_worker", folder]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            _, said = await process.communicate()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        if process.returncode:
+            raise RuntimeError(f"the refit of {name} ended with {process.returncode}: {said.decode()[-2000:]}")
+        return await asyncio.to_thread(_load, Path(folder) / "refitted.npz")
+
+
+async def refit_aside(name: str, options: Mapping[str, object], *, state: State, history: History) -> State:
+    """The same in a thread of this process, for policies whose refit takes milliseconds."""
+
+    return await asyncio.to_thread(_refitted, name, options, state, history)
+
+
+def _refitted(name: str, options: Mapping[str, object], state: State, history: History) -> State:
+    """On one thread of BLAS: the event loop needs the other core, and sums come out the same wherever this runs."""
+    policy = named.build(name, history.arms, options)
+    policy.restore(state)
+    with threadpool_limits(1):
+        policy.refit(history)
+    return dict(policy.state())
+
+
+def _write(folder: Path, name: str, options: Mapping[str, object], state: State, history: History) -> None:
+    arms = [msgspec.structs.asdict(arm) for arm in history.arms]
+    (folder / "job.json").write_text(json.dumps({"name": name, "options": dict(options), "arms": arms}))
+    np.savez(folder / "state.npz", allow_pickle=False, **state)
+    arrays: State = {
+        "embeddings": history.embeddings,
+        "scores": history.scores,
+        "costs": history.costs,
+        "prompt_tokens": history.prompt_tokens,
+        "prompt_characters": history.prompt_characters,
+    }
+    if history.features is not None:
+        arrays["features"] = history.features
+    np.savez(folder / "history.npz", allow_pickle=False, **arrays)
+
+
+def _load(path: Path) -> State:
+    with np.load(path) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Refit the job in a folder."""
+    os.nice(NICENESS)
+    folder = Path(arguments[0])
+    job = json.loads((folder / "job.json").read_text())
+    arms = tuple(Arm(**arm) for arm in job["arms"])
+    history = History(arms=arms, **_load(folder / "history.npz"))
+    state = _refitted(job["name"], job["options"], _load(folder / "state.npz"), history)
+    np.savez(folder / "refitted.npz", allow_pickle=False, **state)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The outcome log as a Redis stream, followed by every gateway on every host.
+
+Records travel together, 10 ms late at most. While Redis is away up to 10,000 of them wait in memory; beyond that, and
+for feedback at once, it is StoreUnavailable. The stream keeps about `kept` entries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from router.errors import Conflict, NotFound, StoreUnavailable
+from router.stores.codec import KINDS, decode, encode
+from router.stores.redis.connection import Link
+from router.stores.redis.wire import Argument
+from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+
+FLUSH_S = 0.01
+LATE_S = 0.1  # feedback may come this much before its decision
+AGAIN_S = 0.25  # after a failure
+WAITING = 10_000
+TOGETHER = 256
+PAGE = 500
+FOLLOW_MS = 500
+
+
+class RedisLog:
+    """An OutcomeLog on one Redis."""
+
+    def __init__(self, link: Link, *, kept: int) -> None:
+        self._link, self._kept = link, kept
+        self._key = f"{link.prefix}:log"
+        self._rows: list[tuple[Argument, Argument, Argument, Argument]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        """Write what still waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(StoreUnavailable):
+            await self._flush()
+
+    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+        """Append. Raises: StoreUnavailable where too many records wait already."""
+        if len(self._rows) >= WAITING:
+            raise StoreUnavailable(f"{WAITING} records wait for Redis")
+        response_id = record.response_id or "" if isinstance(record, SettlementRecord) else ""
+        self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        self._soon(FLUSH_S)
+
+    async def judge(self, feedback: Feedback) -> bool:
+        """Append a judgement; False where the same one is already recorded.
+
+        Its decision may wait in another gateway to travel, and is given the time for it.
+        Raises: NotFound, Conflict, StoreUnavailable.
+        """
+        await self._flush()
+        found = await self._decision(feedback.decision_id)
+        if found is None:
+            await asyncio.sleep(LATE_S)
+            found = await self._decision(feedback.decision_id)
+        if found is None:
+            raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
+        given = msgspec.structs.replace(feedback, decision_id=found.decode())
+        says = encode((given.score, given.comment))
+        words = (given.decision_id, given.source, says, int(given.replace), self._kept, encode(given))
+        outcome = await self._link.call("judge", *words)
+        if outcome[0] == -1:
+            raise Conflict(f"{given.decision_id} was judged otherwise already; send replace: true to change that.")
+        return bool(outcome[0])
+
+    async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
+        """Entries after a position with their positions, oldest first; waits for more if `follow`."""
+        position = after or "0-0"
+        if not follow:
+            await self._flush()
+        wait: tuple[Argument, ...] = ("BLOCK", FOLLOW_MS) if follow else ()
+        while True:
+            found = await self._link.wait("XREAD", "COUNT", PAGE, *wait, "STREAMS", self._key, position)
+            if not found and not follow:
+                return
+            for entry_id, fields in _entries(found):
+                position = entry_id
+                yield entry_id, decode(fields[b"k"].decode(), fields[b"b"])
+
+    async def _decision(self, some_id: str) -> bytes | None:
+        found: bytes | None = await self._link.command("GET", f"{self._link.prefix}:seen:{some_id}")
+        return found
+
+    def _soon(self, after_s: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(after_s, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._timer = None
+        self._flushing = asyncio.get_running_loop().create_task(self._flush_quietly())
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self._flush()
+        except StoreUnavailable:
+            self._soon(AGAIN_S)
+
+    async def _flush(self) -> None:
+        async with self._lock:
+            while self._rows:
+                batch = self._rows[:TOGETHER]
+                await self._link.call("log", self._kept, *(word for row in batch for word in row))
+                del self._rows[: len(batch)]
+
+
+def _entries(found: object) -> list[tuple[str, dict[bytes, bytes]]]:
+    """What XREAD gave in either protocol: [[key, [(id, fields), …]]] or {key: [[(id, fields), …]]}."""
+    if not found:
+        return []
+    streams = [rows for pages in found.values() for rows in pages] if isinstance(found, dict) else [found[0][1]]  # type: ignore[index]
+    return [(entry_id.decode(), dict(fields)) for rows in streams for entry_id, fields in rows]

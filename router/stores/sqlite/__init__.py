@@ -1,0 +1,1 @@
+"""The ledger, the log and the records of one machine, in SQLite."""

@@ -1,0 +1,166 @@
+"""The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
+
+Records ride in the ledger's next transaction, or in one of their own FLUSH_S later. The oldest beyond `kept` are
+removed with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once,
+it is StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import cast
+
+from router.errors import Conflict, NotFound, StoreUnavailable
+from router.stores.codec import KINDS, contradicts, decode, encode
+from router.stores.sqlite.database import FLUSH_S, Database, Execute, trim
+from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+
+WAITING = 10_000  # records kept while the file is away
+LATE_S = 2 * FLUSH_S  # feedback may come this much before its decision
+TOGETHER = 64  # records that need not wait for company
+PAGE = 500
+TRIM_EVERY = 128  # records; fewer than are removed at once, so that a log that is too long shrinks
+FOLLOW_S = 0.25  # how soon records of other processes are seen
+OWN = 2_000  # records of this process kept for its followers, which need not read and decode them again
+
+INSERT = "INSERT INTO log (kind, decision_id, response_id, body) VALUES (?, ?, ?, ?)"
+Row = tuple[str, str, str | None, bytes]
+
+
+class SqliteLog:
+    """An OutcomeLog on one database."""
+
+    def __init__(self, database: Database, *, kept: int) -> None:
+        self._db, self._kept = database, kept
+        self._grown_by = TRIM_EVERY  # since it was trimmed: look at the first opportunity
+        self._rows: list[Row] = []
+        self._records: list[DecisionRecord | SettlementRecord] = []  # of these rows
+        self._boarded = 0
+        self._first = 0  # position of the first of those boarded
+        self._own: dict[int, LogEntry] = {}  # the latest of this process, by position
+        self._grown = asyncio.Event()
+        database.riders.append(self)
+
+    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+        """Append. Raises: StoreUnavailable where too many records wait already."""
+        if len(self._rows) >= WAITING:
+            raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
+        response_id = record.response_id if isinstance(record, SettlementRecord) else None
+        self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        self._records.append(record)
+        self._db.soon()
+
+    async def judge(self, feedback: Feedback) -> bool:
+        """Append a judgement; False where the same one is already recorded.
+
+        Its decision may wait in another process for its transaction, and is given the time for it.
+        Raises: NotFound, Conflict, StoreUnavailable.
+        """
+        try:
+            return await self._judge(feedback)
+        except NotFound:
+            await asyncio.sleep(LATE_S)
+            return await self._judge(feedback)
+
+    async def _judge(self, feedback: Feedback) -> bool:
+        def work() -> bool:
+            decision_id = self._decision(feedback.decision_id)
+            if decision_id is None:
+                raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
+            known = self._judged(decision_id, feedback.source)
+            if known is not None and not contradicts(known, feedback):
+                return False
+            if known is not None and not feedback.replace:
+                raise Conflict(f"{decision_id} was given {known.score} already; send replace: true to change that.")
+            given = _with_id(feedback, decision_id)
+            self._db.execute(INSERT, ("f", decision_id, None, encode(given)))
+            return True
+
+        fresh = await self._db.transact(work, due=True)
+        self._grown.set()
+        return fresh
+
+    async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
+        """Entries after a position with their positions, oldest first; waits for more if `follow`."""
+        position = int(after or 0)
+        while True:
+            while (own := self._own.get(position + 1)) is not None:
+                position += 1
+                yield str(position), own
+            rows = self._db.read(f"SELECT seq, kind, body FROM log WHERE seq > ? ORDER BY seq LIMIT {PAGE}", position)
+            for seq, kind, body in cast(list[tuple[int, str, bytes]], rows):
+                position = seq
+                yield str(seq), decode(kind, body)
+            if rows:
+                await asyncio.sleep(0)
+            elif not follow:
+                if not self._rows:
+                    return
+                await self._db.transact(_nothing, due=True)
+            else:
+                await self._wait()
+
+    # riding along
+
+    def board(self, execute: Execute, *, due: bool) -> None:
+        """Write what waits, many at once: a page then takes several."""
+        self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
+        if self._boarded:
+            self._db.executemany(INSERT, self._rows[: self._boarded])
+            last: int = execute("SELECT last_insert_rowid()").fetchone()[0]
+            self._first = last - self._boarded + 1  # the writer is alone: they follow one another
+        self._grown_by += self._boarded
+        if self._grown_by >= TRIM_EVERY:
+            self._grown_by = 0
+            trim(execute, "log", self._kept)
+
+    def arrive(self) -> None:
+        """It is committed."""
+        if self._boarded:
+            own = self._own
+            own.update(enumerate(self._records[: self._boarded], self._first))
+            while len(own) > min(OWN, self._kept):
+                del own[next(iter(own))]
+            del self._rows[: self._boarded], self._records[: self._boarded]
+            self._grown.set()
+
+    async def _wait(self) -> None:
+        self._grown.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOW_S):  # wait_for swallows a cancellation that comes with an entry
+                await self._grown.wait()
+
+    def _decision(self, some_id: str) -> str | None:
+        for column in ("decision_id", "response_id"):
+            row = self._db.execute(f"SELECT decision_id FROM log WHERE {column} = ? LIMIT 1", (some_id,)).fetchone()
+            if row is not None:
+                return str(row[0])
+        return None
+
+    def _judged(self, decision_id: str, source: str) -> Feedback | None:
+        sql = "SELECT body FROM log WHERE decision_id = ? AND kind = 'f' ORDER BY seq DESC"
+        for (body,) in self._db.execute(sql, (decision_id,)):
+            known = cast(Feedback, decode("f", body))
+            if known.source == source:
+                return known
+        return None
+
+
+def _nothing() -> None:
+    return None
+
+
+def _with_id(feedback: Feedback, decision_id: str) -> Feedback:
+    if feedback.decision_id == decision_id:
+        return feedback
+    return Feedback(
+        decision_id,
+        feedback.at_ms,
+        feedback.score,
+        feedback.source,
+        feedback.reliability,
+        feedback.comment,
+        feedback.replace,
+    )
