@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from backends.anyprec.store import METHOD, VERSION, WORD_BITS, config_digest, sha256_of, words
+from backends.anyprec.store import ACTIVATIONS, METHOD, VERSION, WORD_BITS, config_digest, sha256_of, words
 
 SPECIALS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 TEMPLATE = (
@@ -60,7 +60,7 @@ class Shape:
             "hidden_size": self.hidden, "intermediate_size": self.intermediate, "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads, "vocab_size": self.vocabulary,
             "max_position_embeddings": self.context, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
-            "tie_word_embeddings": True, "torch_dtype": "float16", "bos_token_id": 256, "eos_token_id": 260,
+            "tie_word_embeddings": True, "torch_dtype": ACTIVATIONS, "bos_token_id": 256, "eos_token_id": 260,
         }  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def _config(plan: Plan, checksums: dict[str, str]) -> dict[str, Any]:
         "checksums": checksums,
     }
     config = {key: value for key, value in plan.checkpoint.config.items() if key != "torch_dtype"}
-    config |= {"dtype": "float16", "quantization_config": quantization}
+    config |= {"dtype": format_.ACTIVATIONS, "quantization_config": quantization}
     quantization["config_sha256"] = format_.config_digest(config)
     return config
 

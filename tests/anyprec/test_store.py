@@ -12,6 +12,8 @@ import pytest
 from backends.anyprec import store as format_
 from backends.anyprec.errors import Corrupt, Unsupported
 from backends.anyprec.store import Store
+from backends.family.packed import STORES
+from benchmarks.random_store import SHAPES, write_store
 
 
 @pytest.mark.parametrize("columns", [1, 31, 32, 48, 100])
@@ -117,3 +119,11 @@ def test_a_width_that_was_not_stored_is_refused(store_folder: Path) -> None:
     store = Store.open(store_folder)
     with pytest.raises(Unsupported, match="width 2"):
         store.dequantize(store.layers[0], 2)
+
+
+def test_every_store_says_the_activations_that_the_gpu_kernels_take(store_folder: Path, tmp_path: Path) -> None:
+    write_store(tmp_path / "random", SHAPES["tiny"], bits=(3, 4))
+    for folder in (store_folder, tmp_path / "random", *STORES.values()):
+        config = json.loads((folder / "config.json").read_text())
+        assert config.get("dtype", config.get("torch_dtype")) == "bfloat16", folder
+        Store.open(folder)  # its checksums stand

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -164,8 +165,20 @@ def alone(rng: Any) -> None:
             sys.exit(1)
 
 
+def types(rng: Any) -> None:
+    """The kernels read bfloat16, so a launch with anything else is refused, with both types in the message."""
+    layer = random_layer(rng, 16, 256, bits=(3, 4))
+    laid, asked = layer.laid(gpu=True), torch.tensor([3], dtype=torch.int32)
+    for dtype in (torch.float16, torch.float32):
+        x, out = torch.zeros(1, 256, dtype=dtype), torch.zeros(1, 16, dtype=dtype)
+        for rows in (x, None):
+            with pytest.raises(TypeError, match=f"{dtype}.*torch.bfloat16"):
+                launches.layer(rows, laid.codes, laid.tables, asked, layer.bits, out, columns=256)
+
+
 CHECKS = {
     "one": one, "few": few, "many": many, "dequantize": dequantize, "portable": portable_operator, "alone": alone,
+    "types": types,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -27,5 +27,9 @@ def test_a_kernel_agrees_with_numpy_in_float64(what: str) -> None:
     run(what)
 
 
+def test_a_launch_refuses_activations_of_another_type() -> None:
+    run("types")
+
+
 def test_a_row_of_the_operator_on_a_cpu_is_the_same_alone_and_in_a_crowd() -> None:
     run("alone")

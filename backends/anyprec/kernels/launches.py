@@ -66,11 +66,18 @@ def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
     return Many(128, 2)
 
 
+def require_bfloat16(tensor: torch.Tensor) -> None:
+    """Raises: TypeError, for the kernels read every activation as bfloat16."""
+    if tensor.dtype != torch.bfloat16:
+        raise TypeError(f"activations are {tensor.dtype}; on a GPU they must be {torch.bfloat16}: --dtype bfloat16")
+
+
 def layer(
     x: torch.Tensor | None, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor | None, bits: list[int],
     out: torch.Tensor, *, columns: int,
 ) -> Layer:  # fmt: skip
-    """A kernel's first argument. Raises: ValueError: columns are no multiple of 16."""
+    """A kernel's first argument. Raises: ValueError: columns are no multiple of 16; TypeError: another type."""
+    require_bfloat16(out if x is None else x)
     if columns % 16:
         raise ValueError(f"{columns} columns: the kernels take multiples of 16")
     firsts, stride = aligned_offsets(bits)

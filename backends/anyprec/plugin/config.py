@@ -9,6 +9,7 @@ from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.platforms import current_platform
 
 from backends.anyprec.plugin.admission import guard_admission
 from backends.anyprec.plugin.cards import show_widths
@@ -37,8 +38,10 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
 
     @classmethod
     def get_supported_act_dtypes(cls) -> list[torch.dtype]:
-        """Activations the kernels take; float32 on a CPU only."""
-        return [torch.bfloat16, torch.float16, torch.float32]
+        """Activations the kernels take; a CPU takes more."""
+        if current_platform.is_cpu():
+            return [torch.bfloat16, torch.float16, torch.float32]
+        return [torch.bfloat16]
 
     @classmethod
     def get_min_capability(cls) -> int:
