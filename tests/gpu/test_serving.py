@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from backends.family.packed import STORES
-from backends.family.skills import Item, grade, sample
 from backends.family.tokens import encode_answer
+from evaluation.skills import Item, grade, sample
 
 ROOT = Path(__file__).parents[2]
 STARTUP_S = 300
