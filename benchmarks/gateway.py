@@ -2,6 +2,7 @@
 
     python -m benchmarks.gateway                 the table of docs/performance.md
     python -m benchmarks.gateway --only full     one part, of those that --help lists
+    python -m benchmarks.gateway --only inprocess --json     CPU at best, without sockets, as one JSON object
 
 Peers are measured where they are installed: python -m venv .venv-peers && .venv-peers/bin/pip install vllm-router
 'litellm[proxy]'. CPU is that of the gateway's process tree, a figure that survives a noisy machine.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import in_process
 from benchmarks.rig import (
     HEAD,
     Run,
@@ -37,44 +40,10 @@ from benchmarks.rig import (
     write_script,
 )
 from benchmarks.seeding import seed_keys, seed_snapshot
+from benchmarks.settings import KEY, full_settings, pass_settings
 
 PEERS = Path(".venv-peers/bin")
-KEY = "sk-bench-0000000000000001"
 ROUNDS = 5
-
-
-def full_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
-    """Everything on: keys, budgets of tenant and key, rate limits, three candidates, neighbours, the log."""
-    budget = "100000 USD per day"
-    return {
-        **_server(folder, port),
-        "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
-        "models": [_model("small", 0.05, 0.2), _model("medium", 0.2, 0.8), _model("large", 0.6, 2.4)],
-        "policy": {"name": "neighbours"},
-        "index": {"vectors": "bfloat16"},
-        "tenants": {"bench": {"budgets": [budget], "keys": [{"secret": KEY, "budgets": [budget]}]}},
-    }
-
-
-def pass_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
-    """A pass-through: one model, no keys, no budgets, nothing remembered."""
-    return {
-        **_server(folder, port),
-        "auth": {"required": False},
-        "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
-        "models": [_model("mock", 0.0, 0.0)],
-        "policy": {"name": "fixed", "options": {"fixed": {"arm": "mock"}}},
-        "log": {"enabled": False},
-    }
-
-
-def _server(folder: Path, port: int) -> dict[str, object]:
-    return {"server": {"port": port}, "state_dir": str(folder / "state")}
-
-
-def _model(name: str, prompt: float, completion: float) -> dict[str, object]:
-    price = {"prompt": prompt, "completion": completion}
-    return {"name": name, "backend": "mock", "upstream": "mock", "price": price, "max_output_tokens": 512}
 
 
 @contextmanager
@@ -287,18 +256,36 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("mock", "pass", "full", "peers", "ratios", "streams", "open", "tenants", "vectors")  # the slowest last
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    parts = ("inprocess", "mock", "pass", "full", "peers", "ratios", "streams", "open", "tenants", "vectors")
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))  # the slowest last
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
-    arguments = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="with --only inprocess: one JSON object and nothing else")
+    arguments = parser.parse_args(given)
+    if arguments.json and arguments.only != ["inprocess"]:
+        parser.error("--json goes with --only inprocess")
+    with tempfile.TemporaryDirectory() as made:
+        if "inprocess" in arguments.only:
+            _print_in_process(in_process.measure(Path(made)), as_json=arguments.json)
+        if rest := [part for part in arguments.only if part != "inprocess"]:
+            _over_sockets(rest, Path(made), seconds=arguments.seconds, connections=arguments.connections)
+
+
+def _print_in_process(figures: Mapping[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for name, figure in figures.items():
+        print(f"in process, {name.removesuffix('_us').replace('_', ' ')}: {figure:,.1f} µs")
+
+
+def _over_sockets(parts: Sequence[str], folder: Path, *, seconds: float, connections: Sequence[int]) -> None:
     needs("nginx", "wrk")
-    with tempfile.TemporaryDirectory() as made, nginx(_made(Path(made) / "nginx")) as (mock, tree):
-        folder = Path(made)
-        bench = Bench(mock, tree, folder, seconds=arguments.seconds, connections=arguments.connections)
+    with nginx(_made(folder / "nginx")) as (mock, tree):
+        bench = Bench(mock, tree, folder, seconds=seconds, connections=connections)
         measure: dict[str, Callable[[], None]] = {
             "mock": bench.mock,
             "pass": bench.passes,
@@ -311,7 +298,7 @@ def main() -> None:
             "ratios": bench.ratios,
         }
         print(HEAD)
-        for part in arguments.only:
+        for part in parts:
             measure[part]()
 
 

@@ -23,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 from router.errors import SettingsError
 from router.http.app import App
 from router.http.protocol import HttpProtocol
-from router.settings import load
+from router.settings import Settings, load
 from router.wiring import open_runtime, prepare
 
 START_LIMIT_S = 120.0
@@ -39,13 +39,17 @@ def make_app(path: Path | None) -> App:
     return App(partial(open_runtime, settings, path))
 
 
-def serve(
-    path: Path | None, *, host: str | None, port: int | None, workers: int | None, say: Callable[[str], None]
-) -> int:
-    """Serve until told to stop; returns the exit code. Raises: SettingsError."""
-    settings = load(path)
+def configuration(
+    settings: Settings,
+    path: Path | None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
+) -> uvicorn.Config:
+    """How uvicorn serves the application; what is given goes before the settings."""
     server = settings.server
-    config = uvicorn.Config(
+    return uvicorn.Config(
         partial(make_app, path),
         factory=True,
         host=host or server.host,
@@ -63,6 +67,14 @@ def serve(
         limit_concurrency=None,
         backlog=2048,
     )
+
+
+def serve(
+    path: Path | None, *, host: str | None, port: int | None, workers: int | None, say: Callable[[str], None]
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises: SettingsError."""
+    settings = load(path)
+    config = configuration(settings, path, host=host, port=port, workers=workers)
     listening = _bind(config)
     key = asyncio.run(prepare(settings))
     for note in settings.notes:

@@ -1,0 +1,47 @@
+"""The cost of a request in process: three figures, and no figure of requests that failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gateway, in_process
+from benchmarks.settings import full_settings
+
+NAMES = ["pass_through_us", "repeated_us", "never_seen_us"]
+
+
+def test_the_three_figures_come_from_requests_that_the_gateway_answers_without_a_socket(tmp_path: Path) -> None:
+    figures = in_process.measure(tmp_path, batches=2, vectors=200)
+    assert list(figures) == NAMES
+    assert all(figure > 0 for figure in figures.values())
+
+
+def test_a_request_that_fails_ends_the_run_with_the_gateways_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_process, "_ANSWER", b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+    settings = full_settings(in_process.ENGINE, tmp_path, 0)
+    with (
+        pytest.raises(SystemExit, match=r"answered HTTP/1\.1 50"),
+        in_process.stubbed(tmp_path, settings) as run,
+    ):
+        run(in_process.messages(1))
+
+
+def test_json_is_one_object_with_exactly_these_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(in_process, "measure", lambda folder: dict.fromkeys(NAMES, 1.5))
+    gateway.main(["--only", "inprocess", "--json"])
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert printed == dict.fromkeys(NAMES, 1.5)
+
+
+def test_json_of_other_parts_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gateway.main(["--only", "mock", "--json"])
+    assert "--json goes with --only inprocess" in capsys.readouterr().err
