@@ -65,7 +65,8 @@ class OutcomeLog(Protocol):
     async def judge(self, feedback: Feedback) -> bool:
         """Append a judgement; False where the same one is already recorded.
 
-        `decision_id` may be a response id. Raises: NotFound, Conflict, StoreUnavailable.
+        `decision_id` may be a response id of the feedback's tenant. What another tenant decided is NotFound, as what
+        nobody did is. Raises: NotFound, Conflict, StoreUnavailable.
         """
 
     def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:

@@ -207,6 +207,7 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     response_id: str | None = None
     finish_reason: str | None = None
     signature: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, where it was judged
+    tenant: str = ""
 
 
 class Feedback(msgspec.Struct, frozen=True, gc=False):
@@ -219,6 +220,9 @@ class Feedback(msgspec.Struct, frozen=True, gc=False):
     reliability: float = 1.0  # weight in (0, 1]
     comment: str | None = None
     replace: bool = False
+    tenant: str = ""  # whose decision it judges: no other tenant's is found
+    key_id: str = ""  # of whoever judged; only the same one may replace what it said
+    by_admin: bool = False  # an admin key with the right to judge for any tenant, which may replace what others said
 
 
 LogEntry = DecisionRecord | SettlementRecord | Feedback

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -39,7 +40,6 @@ _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
-_TAILS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -179,14 +179,16 @@ class Decider:
         backend, prior = self.catalogue.backends[model.backend], prior_speed(model)
         return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
 
-    def nearest(self, decision: Decision, limit: int = 5) -> list[Neighbour]:
-        """The past queries a decision rests on, nearest first."""
-        names = [model.name for model in decision.models]
-        rows, similarity = decision.neighbour_rows[:limit], decision.similarity[:limit]
-        found = self._learning.table.neighbours(rows, similarity, names)
+    async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
+        """The tenant's own past queries that are nearest, whatever others asked: others count in estimates only."""
+        if not decision.embedding.size or not self.options.remember:
+            return []
+        table, names = self._learning.table, [model.name for model in decision.models]
+        rows, similarity = await asyncio.to_thread(table.nearest_own, tenant, decision.embedding, limit)
+        found = table.neighbours(rows, similarity, names)
         return [
             Neighbour(
-                text=self._learning.table.texts[row],
+                text=table.texts[row],
                 similarity=float(similarity[i]),
                 scores={n: float(s) for n, s in zip(names, found.scores[i], strict=True) if not np.isnan(s)},
             )
@@ -333,8 +335,8 @@ def _price(knob: float, reference_usd: float) -> float:
 
 
 def new_id() -> str:
-    """A decision id: `dec-` and 24 hexadecimal digits, the first 12 of them milliseconds since 1970."""
-    return f"dec-{int(time.time() * 1000):012x}{_TAILS.getrandbits(48):012x}"
+    """A decision id: `dec-` and 36 hexadecimal digits, 12 of milliseconds since 1970 and 24 that nobody can guess."""
+    return f"dec-{int(time.time() * 1000):012x}{secrets.token_hex(12)}"
 
 
 def draw(probabilities: NDArray[np.float64], uniform: float) -> int:

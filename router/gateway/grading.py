@@ -30,4 +30,12 @@ def graded(attempt: Attempt, body: bytes, at_ms: int) -> Feedback | None:
     if grade is None:
         return None
     comment = "; ".join(grade.problems) or None
-    return Feedback(attempt.decision.decision_id, at_ms, grade.score, grade.source, grade.reliability, comment)
+    return Feedback(
+        attempt.decision.decision_id,
+        at_ms,
+        grade.score,
+        grade.source,
+        grade.reliability,
+        comment,
+        tenant=attempt.principal.tenant,
+    )

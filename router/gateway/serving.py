@@ -15,7 +15,7 @@ from backends.errors import BackendError, Cut, Refused, Unreachable
 from backends.types import Reply, Request
 from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer, is_streamed
-from router.gateway.deciding import Decider
+from router.gateway.deciding import Decider, new_id
 from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
 from router.gateway.offers import Offers
@@ -27,11 +27,14 @@ from router.types import (
     Hold,
     Model,
     NanoUsd,
+    Offer,
     Principal,
     Reservation,
     SettlementRecord,
     Spend,
 )
+
+EXPLAINED = "/v1/route"  # stands for the model in spend lines of decisions that were only explained
 
 
 class Gateway:
@@ -76,6 +79,20 @@ class Gateway:
             if cheaper is None:
                 return answer
             held_back, without = answer, without | cheaper
+
+    async def explain(self, principal: Principal, call: Call) -> Decision:
+        """Decide and send nothing. It counts against the limits of requests and tokens as a request does, at no cost.
+
+        Raises: RequestRejected, NoCandidate, StoreUnavailable.
+        """
+        options, tokens = self.decider.options, generic_tokens(call)
+        offer = Offer(EXPLAINED, NanoUsd(0), tokens)
+        held = Reservation(new_id(), principal, (offer,), options.hold_ttl_ms, int(self._clock() * 1000))
+        hold = await self._ledger.reserve(held)
+        try:
+            return await self.decider.decide(principal, call, Timings(), without=frozenset())
+        finally:
+            await asyncio.shield(self._ledger.settle(hold, Spend(NanoUsd(0), tokens, 0, "settled")))
 
     async def _attempt(self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]) -> Answer:
         """The first model that gives a first byte."""
@@ -260,4 +277,5 @@ class Gateway:
             response_id=reply.response_id if reply else None,
             finish_reason=reply.finish_reason if reply else None,
             signature=attempt.signature,
+            tenant=attempt.principal.tenant,
         )

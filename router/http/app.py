@@ -84,7 +84,11 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
             metrics=runtime.meter.text,
         )
     )
-    rest.include_router(decisions.routes(runtime.gateway, runtime.stores.log, authentication))
+    rest.include_router(
+        decisions.routes(
+            runtime.gateway, runtime.stores, authentication, admin_feedback=runtime.settings.auth.admin_feedback
+        )
+    )
     rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
     _shape_errors(rest)
     return inference, rest

@@ -9,17 +9,18 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from router.errors import InvalidRequest
+from router.errors import Forbidden, InvalidRequest
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Decision, Timings, usd
-from router.http.auth import Authentication
+from router.gateway.types import Call, Decision, usd
+from router.http.auth import Authentication, require_admin
 from router.http.inference import preference_of
 from router.http.schemas import parse
-from router.ports import OutcomeLog
-from router.types import Feedback, Model
+from router.stores.open import Stores
+from router.types import Feedback, Model, Principal
 
 USUAL_COMPLETION_TOKENS = 256  # of an answer whose length the caller leaves open
+LONGEST_ID = 512  # characters: providers encode much into the ids of their responses
 
 
 class FeedbackBody(BaseModel):
@@ -27,12 +28,13 @@ class FeedbackBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decision_id: str | None = None
-    response_id: str | None = None
+    decision_id: str | None = Field(None, max_length=LONGEST_ID)
+    response_id: str | None = Field(None, max_length=LONGEST_ID)
     score: float | None = Field(None, ge=0, le=1, description="0 is worthless, 1 is perfect")
     thumbs: Literal["up", "down"] | None = None
     comment: str | None = Field(None, max_length=4000)
-    replace: bool = Field(False, description="let this judgement take the place of an earlier one")
+    replace: bool = Field(False, description="let this judgement take the place of an earlier one of the same key")
+    tenant: str | None = Field(None, max_length=128, description="whose decision it is, for admin keys with that right")
 
     @model_validator(mode="after")
     def _complete(self) -> FeedbackBody:
@@ -48,8 +50,15 @@ class FeedbackBody(BaseModel):
         return self.score if self.score is not None else float(self.thumbs == "up")
 
 
-def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) -> APIRouter:
-    """The router for both."""
+def must_judge_for_others(principal: Principal, *, allowed: bool) -> None:
+    """Raises: Forbidden unless it is an admin's key and the settings give admin keys this right."""
+    require_admin(principal)
+    if not allowed:
+        raise Forbidden("admin keys judge for other tenants only where auth.admin_feedback is true", param="tenant")
+
+
+def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, admin_feedback: bool) -> APIRouter:
+    """The router for both. `admin_feedback`: whether admin keys may judge for tenants they name."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/route")
@@ -65,18 +74,32 @@ def routes(gateway: Gateway, log: OutcomeLog, authentication: Authentication) ->
             preference=knob,
             aliases=gateway.decider.options.aliases,
         )
-        decision = await gateway.decider.decide(principal, call, Timings(), without=frozenset())
-        return Response(msgspec.json.encode(explain(gateway, call, decision)), media_type="application/json")
+        decision = await gateway.explain(principal, call)
+        found = await explain(gateway, call, decision, principal.tenant)
+        return Response(msgspec.json.encode(found), media_type="application/json")
 
     @router.post("/feedback")
     async def feedback(body: FeedbackBody, request: Request) -> dict[str, object]:
         """Record a judgement. The same one again changes nothing; another one needs `replace`."""
-        await authentication.of(request.scope["headers"])
+        principal = await authentication.of(request.scope["headers"])
         judged = body.decision_id or body.response_id
         if judged is None:
             raise InvalidRequest("give decision_id or response_id", param="decision_id")
-        given = Feedback(judged, int(time.time() * 1000), body.value, comment=body.comment, replace=body.replace)
-        recorded = await log.judge(given)
+        given = Feedback(
+            judged,
+            int(time.time() * 1000),
+            body.value,
+            comment=body.comment,
+            replace=body.replace,
+            tenant=principal.tenant if body.tenant is None else body.tenant,
+            key_id=principal.key_id,
+            by_admin=body.tenant is not None,
+        )
+        if given.by_admin:
+            must_judge_for_others(principal, allowed=admin_feedback)
+        recorded = await stores.log.judge(given)
+        if given.by_admin:
+            await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
         return {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
 
     return router
@@ -97,8 +120,8 @@ def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
     return {"learned_price": {**per_million, "answers": price.answers}}
 
 
-def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, object]:
-    """A decision with its evidence, as JSON values: money in USD, λ in 1/USD."""
+async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str) -> dict[str, object]:
+    """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
     proposal, estimates = decision.proposal, decision.proposal.estimates
     candidates: list[dict[str, object]] = [
         {
@@ -130,6 +153,6 @@ def explain(gateway: Gateway, call: Call, decision: Decision) -> dict[str, objec
         "candidates": candidates,
         "neighbours": [
             {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}
-            for each in gateway.decider.nearest(decision)
+            for each in await gateway.decider.nearest(decision, tenant)
         ],
     }

@@ -33,6 +33,8 @@ T = TypeVar("T")
 LOG = logging.getLogger("pointsman.learning")
 AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
 NAN = float("nan")
+MOST_OWN = 4_096  # of a tenant's latest queries, looked through for those nearest
+Similarity = NDArray[np.float32]
 A_PAGE = 500  # texts or decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
 
@@ -51,6 +53,8 @@ class OutcomeTable:
         self._embeddings = np.empty((0, dim), np.float16)
         self._lengths = np.empty((0, 2), np.int64)  # prompt tokens, prompt characters
         self._features: NDArray[np.float32] | None = None
+        self._owners = np.empty(0, np.int32)  # (capacity,) whose query a row is: a number of _tenants; −1: unknown
+        self._tenants: dict[str, int] = {}
         self.texts: list[str] = []
 
     def __len__(self) -> int:
@@ -62,6 +66,7 @@ class OutcomeTable:
         self._fit(self._size)
         self._embeddings[row] = embedding
         self._lengths[row] = record.prompt_tokens, record.prompt_characters
+        self._owners[row] = self._tenants.setdefault(record.tenant, len(self._tenants))
         self.texts.append(record.text)
         if record.features:
             features = np.frombuffer(record.features, "<f4")
@@ -86,6 +91,15 @@ class OutcomeTable:
         scores, costs = seen.transpose(1, 2, 0).astype(np.float64, order="C")  # (n, k) each, as they are summed
         return Neighbours(similarity, scores.T, costs.T)
 
+    def nearest_own(self, tenant: str, query: NDArray[np.float32], limit: int) -> tuple[NDArray[np.int64], Similarity]:
+        """Rows (<= limit,) of this tenant's latest queries nearest to `query` (d,), and their similarity. They do not
+        depend on what others asked. Takes milliseconds; may run in a thread while rows are added."""
+        owners, embeddings = self._owners[: self._size], self._embeddings
+        own = np.flatnonzero(owners == self._tenants.get(tenant, -2))[-MOST_OWN:]
+        similarity = embeddings[own].astype(np.float32) @ query
+        order = np.argsort(-similarity, kind="stable")[:limit]
+        return own[order], similarity[order]
+
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit. Copies, so that a thread may read it."""
         columns = [self._column(arm.name) for arm in arms]
@@ -109,6 +123,8 @@ class OutcomeTable:
             "costs": self._seen[:n, 1],
             "embeddings": self._embeddings[:n],
             "lengths": self._lengths[:n],
+            "owners": self._owners[:n],
+            "tenants": np.array(list(self._tenants), dtype=np.str_),
         }
         if self._features is not None:
             arrays["features"] = self._features[:n]
@@ -125,6 +141,9 @@ class OutcomeTable:
             self._seen = np.stack([stored["scores"], stored["costs"]], axis=1)
             self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
             self._features = stored["features"] if "features" in stored.files else None
+            names = stored["tenants"].tolist() if "tenants" in stored.files else []
+            self._tenants = {name: i for i, name in enumerate(names)}
+            self._owners = stored["owners"] if names else np.full(len(self._seen), -1, np.int32)
         self._size = len(self._seen)
         old = folder / "texts.json"  # of earlier versions
         pages = [old.read_text()] if old.exists() else (folder / "texts.jsonl").read_text().splitlines()
@@ -146,6 +165,7 @@ class OutcomeTable:
         self._seen = np.vstack([self._seen, np.full((more, *self._seen.shape[1:]), np.nan, np.float32)])
         self._embeddings = np.vstack([self._embeddings, np.zeros((more, self._embeddings.shape[1]), np.float16)])
         self._lengths = np.vstack([self._lengths, np.zeros((more, 2), np.int64)])
+        self._owners = np.concatenate([self._owners, np.full(more, -1, np.int32)])
         if self._features is not None:
             self._features = np.vstack([self._features, np.zeros((more, self._features.shape[1]), np.float32)])
 

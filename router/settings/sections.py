@@ -82,6 +82,10 @@ class Auth(Section):
     required: bool = Field(default=True, description="False answers callers without a key as `tenant`.")
     tenant: Name = Field(default="default", description="Tenant of callers without a key, where keys are not required.")
     admin_key: Secret = Field(default=None, description="Key of the admin API; without one the admin API answers 403.")
+    admin_feedback: bool = Field(
+        default=False,
+        description="True lets admin keys judge for the `tenant` they name; each judgement is in the audit log.",
+    )
 
 
 class Timeouts(Section):

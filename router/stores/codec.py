@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from router.errors import Conflict, NotFound
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 KINDS: dict[type[LogEntry], str] = {DecisionRecord: "d", SettlementRecord: "s", Feedback: "f"}
@@ -16,6 +17,41 @@ def decode(kind: str, body: bytes) -> LogEntry:
     """The entry of these bytes. `kind` is one of the values of KINDS."""
     entry: LogEntry = _decoders[kind].decode(body)
     return entry
+
+
+def scoped_response(tenant: str, response_id: str) -> str:
+    """A response id as stores look it up: engines count them, and clients may choose them, so each tenant has its own.
+
+    No name of a tenant holds the separator.
+    """
+    return f"{tenant}\x1f{response_id}"
+
+
+def response_of(record: LogEntry) -> str | None:
+    """The response id of a settlement, scoped; None where there is none."""
+    if not isinstance(record, SettlementRecord) or record.response_id is None:
+        return None
+    return scoped_response(record.tenant, record.response_id)
+
+
+def unknown(some_id: str) -> NotFound:
+    """What is said of an id that is nobody's, and of another tenant's alike."""
+    return NotFound(f"No decision or response {some_id!r} is recorded.", param="decision_id")
+
+
+def needs_replace(given: Feedback) -> Conflict:
+    """What is said where another judgement is recorded."""
+    return Conflict(f"{given.decision_id} was judged otherwise already; send replace: true to change that.")
+
+
+def judged_by_another(given: Feedback) -> Conflict:
+    """What is said where another key's judgement is to be replaced."""
+    return Conflict(f"{given.decision_id} was judged by another key; only that one may replace what it said.")
+
+
+def may_replace(known: Feedback, given: Feedback) -> bool:
+    """Whether it comes from the key that gave the known one, or from an admin."""
+    return given.by_admin or known.key_id in ("", given.key_id)
 
 
 def contradicts(known: Feedback, given: Feedback) -> bool:

@@ -58,7 +58,7 @@ def make_answer(
     )
     cost = NanoUsd(round(USD[MODELS[chosen]] * 1e9))
     paid = SettlementRecord(key, at_ms, MODELS[chosen], cost, 50, 20, "settled", latency_ms=9.0, first_byte_ms=3.0)
-    return [decision, paid, Feedback(key, at_ms, score)]
+    return [decision, paid, Feedback(key, at_ms, score, tenant="acme")]
 
 
 def test_another_policy_is_judged_within_its_interval() -> None:

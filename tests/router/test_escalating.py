@@ -38,7 +38,9 @@ async def teach(house: House, *, sure: float, unsure: float) -> None:
         right = i % 2 == 0
         house.scripts["small"]._script = lambda _m, _b, right=right: choice("x", sure if right else unsure)  # type: ignore[misc]
         answer, _ = await house.read(f"question {i}", routing={"policy": "cascade", "allowed_models": ["small"]})
-        await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), float(right)))
+        await house.stores.log.judge(
+            Feedback(answer.attempt.decision.decision_id, now_ms(), float(right), tenant="acme")
+        )
     await house.until(lambda: house.learning.learned == 120)
     await house.learning.refit()
 

@@ -184,7 +184,7 @@ async def test_feedback_teaches_the_policy_and_fills_the_index(tmp_path: Path) -
         for i in range(30):
             for name, score in (("small", 0.0), ("large", 1.0)):
                 answer, _ = await house.read(f"Prove theorem number {i} of topology.", model=name)
-                given = Feedback(answer.attempt.decision.decision_id, now_ms(), score)
+                given = Feedback(answer.attempt.decision.decision_id, now_ms(), score, tenant="acme")
                 assert await house.stores.log.judge(given)
         await house.until(lambda: house.learning.learned == 60)
         call = house.call("Prove theorem number 77 of topology.", routing={"preference": 0.9})
@@ -217,7 +217,7 @@ async def test_a_restart_brings_back_what_was_learned(tmp_path: Path) -> None:
     async with open_house(tmp_path, policy="neighbours") as house:
         for i in range(10):
             answer, _ = await house.read(f"question {i}")
-            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), 1.0))
+            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), 1.0, tenant="acme"))
         await house.until(lambda: house.learning.learned == 10)
         house.learning.save()
         before = house.learning.table.history(house.gateway.decider.catalogue.arms())
@@ -232,7 +232,7 @@ async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: P
     async with open_house(tmp_path, policy="neighbours") as house:
         for i in range(10):
             answer, _ = await house.read(f"question {i}")
-            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), i / 10))
+            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), i / 10, tenant="acme"))
         await house.until(lambda: house.learning.learned == 10)
         followed = house.learning.table.history(house.gateway.decider.catalogue.arms())
     async with open_house(tmp_path, policy="neighbours") as house:

@@ -58,15 +58,17 @@ async def test_a_tool_call_is_graded_by_the_tool_s_own_schema(tmp_path: Path) ->
 async def test_an_answer_without_rules_is_not_graded(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         decision_id = await graded(house)
-        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.5))
+        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.5, tenant="acme"))
         await house.until(lambda: scores(house) == [0.5])
 
 
 async def test_a_person_s_judgement_replaces_the_rules_and_is_not_replaced_by_them(tmp_path: Path) -> None:
     async with open_house(tmp_path, lines={"small": Line(text='{"age": 36}')}) as house:
         decision_id = await graded(house, response_format=WANTED)
-        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.25))
+        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.25, tenant="acme"))
         await house.until(lambda: scores(house) == [0.25])
-        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 1.0, source="validator:late"))
-        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.75, replace=True))
+        assert await house.stores.log.judge(
+            Feedback(decision_id, now_ms(), 1.0, source="validator:late", tenant="acme")
+        )
+        assert await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.75, replace=True, tenant="acme"))
         await house.until(lambda: scores(house) == [0.75])

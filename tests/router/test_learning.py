@@ -23,7 +23,7 @@ async def asked(house: House, text: str) -> str:
 
 
 async def judged(house: House, decision_id: str, score: float = 1.0) -> None:
-    await house.stores.log.judge(Feedback(decision_id, now_ms(), score))
+    await house.stores.log.judge(Feedback(decision_id, now_ms(), score, tenant="acme"))
 
 
 async def test_what_comes_in_while_a_snapshot_is_written_belongs_to_the_next(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ async def test_feedback_after_a_restart_teaches_of_decisions_before_the_snapshot
         await house.until(lambda: again.learned == 1)
         assert again.load()
         await judged(house, early, 0.75)
-        await house.stores.log.judge(Feedback(twice, now_ms(), 0.5, replace=True))
+        await house.stores.log.judge(Feedback(twice, now_ms(), 0.5, replace=True, tenant="acme"))
         await house.until(lambda: again.learned == 3)
         assert again.table.texts == ["judged again", "judged later"]
         scores = again.table.history(house.gateway.decider.catalogue.arms()).scores

@@ -147,5 +147,7 @@ async def assert_as_if_refitted_at_once(house: House, refit: Refit) -> None:
 async def teach(house: House, first: int, last: int) -> None:
     for i in range(first, last):
         answer, _ = await house.read(f"question {i}", model="small")
-        await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), (i % 3) / 2))
+        await house.stores.log.judge(
+            Feedback(answer.attempt.decision.decision_id, now_ms(), (i % 3) / 2, tenant="acme")
+        )
     await house.until(lambda: house.learning.learned == last)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_export_has_the_columns_of_a_trace_and_the_propensities(stores: Stores, tmp_path: Path) -> None:
     await stores.log.remember(decision("a"))
     await stores.log.remember(settlement("a"))
-    await stores.log.judge(Feedback("a", 9, 0.75))
+    await stores.log.judge(Feedback("a", 9, 0.75, tenant="acme"))
     assert await export(stores.log.tail("", follow=False), tmp_path / "log.parquet") == 1
     row = pd.read_parquet(tmp_path / "log.parquet").iloc[0]
     assert (row["prompt"], row["model"], row["propensity"]) == ("why?", "small", 0.25)
@@ -33,7 +33,7 @@ async def test_what_was_exported_is_judged_like_the_log(stores: Stores, tmp_path
     for record in (decision("a"), settlement("a"), other, settlement("b"), decision("c")):
         await stores.log.remember(record)
     for name, score in (("a", 0.0), ("b", 1.0)):
-        await stores.log.judge(Feedback(name, 9, score))
+        await stores.log.judge(Feedback(name, 9, score, tenant="acme"))
     await export(stores.log.tail("", follow=False), tmp_path / "log.parquet")
     back = judged_answers(imported(tmp_path / "log.parquet"))
     there = judged_answers(await entries(stores))  # type: ignore[arg-type]

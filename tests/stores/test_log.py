@@ -41,8 +41,9 @@ def decision(name: str) -> DecisionRecord:
     )
 
 
-def settlement(name: str, response_id: str | None = None) -> SettlementRecord:
-    return SettlementRecord(name, 2, "small", NanoUsd(5), 7, 3, "settled", 12.5, 1.5, response_id, "stop")
+def settlement(name: str, response_id: str | None = None, tenant: str = "acme") -> SettlementRecord:
+    paid = SettlementRecord(name, 2, "small", NanoUsd(5), 7, 3, "settled", 12.5, 1.5, response_id, "stop")
+    return replace(paid, tenant=tenant)
 
 
 async def entries(stores: Stores, after: str = "") -> list[object]:
@@ -53,7 +54,7 @@ async def test_what_is_remembered_comes_back_whole_and_in_order(stores: Stores) 
     given = [decision("a"), settlement("a", "chatcmpl-1"), decision("b"), settlement("b")]
     for record in given:
         await stores.log.remember(record)
-    judged = Feedback("a", 9, 0.75, comment="good")
+    judged = Feedback("a", 9, 0.75, comment="good", tenant="acme")
     assert await stores.log.judge(judged)
     assert await entries(stores) == [*given, judged]
 
@@ -76,11 +77,11 @@ async def test_a_follower_hears_what_another_gateway_says(url: str, clock: Clock
         task = asyncio.create_task(follow())
         await here.log.remember(decision("a"))
         first = await asyncio.wait_for(heard.get(), 10)
-        await here.log.judge(Feedback("a", 3, 1.0))
+        await here.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
         second = await asyncio.wait_for(heard.get(), 10)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert [first, second] == [decision("a"), Feedback("a", 3, 1.0)]
+    assert [first, second] == [decision("a"), Feedback("a", 3, 1.0, tenant="acme")]
 
 
 async def test_gateways_that_write_in_turn_read_the_same_entries_at_the_same_positions(url: str, clock: Clock) -> None:
@@ -98,7 +99,7 @@ async def test_gateways_that_write_in_turn_read_the_same_entries_at_the_same_pos
 async def test_feedback_may_come_to_another_gateway_before_the_decision_is_written(url: str, clock: Clock) -> None:
     async with replicas(url, clock) as (here, there):
         await here.log.remember(decision("a"))
-        assert await there.log.judge(Feedback("a", 3, 1.0))
+        assert await there.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
 
 
 async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores, url: str) -> None:
@@ -115,7 +116,7 @@ async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores
     await heard.wait()
     for _ in range(20):  # until it waits for the next
         await asyncio.sleep(0)
-    await stores.log.judge(Feedback("a", 3, 1.0))
+    await stores.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=5)
     assert done
@@ -129,26 +130,69 @@ async def test_an_entry_of_an_earlier_version_is_read_as_it_was_meant() -> None:
 async def test_feedback_may_name_the_response(stores: Stores) -> None:
     await stores.log.remember(decision("a"))
     await stores.log.remember(settlement("a", "chatcmpl-1"))
-    await stores.log.judge(Feedback("chatcmpl-1", 3, 1.0))
-    assert (await entries(stores))[-1] == Feedback("a", 3, 1.0)
+    await stores.log.judge(Feedback("chatcmpl-1", 3, 1.0, tenant="acme"))
+    assert (await entries(stores))[-1] == Feedback("a", 3, 1.0, tenant="acme")
 
 
 async def test_the_same_feedback_again_changes_nothing(stores: Stores) -> None:
     await stores.log.remember(decision("a"))
-    assert await stores.log.judge(Feedback("a", 3, 1.0))
-    assert not await stores.log.judge(Feedback("a", 4, 1.0))
+    assert await stores.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
+    assert not await stores.log.judge(Feedback("a", 4, 1.0, tenant="acme"))
     assert len(await entries(stores)) == 2
 
 
 async def test_contradicting_feedback_is_a_conflict_unless_it_replaces(stores: Stores) -> None:
     await stores.log.remember(decision("a"))
-    await stores.log.judge(Feedback("a", 3, 1.0))
+    await stores.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
     with pytest.raises(Conflict):
-        await stores.log.judge(Feedback("a", 4, 0.0))
-    assert await stores.log.judge(Feedback("a", 4, 0.0, replace=True))
-    assert await stores.log.judge(Feedback("a", 5, 0.5, source="validator:json"))
+        await stores.log.judge(Feedback("a", 4, 0.0, tenant="acme"))
+    assert await stores.log.judge(Feedback("a", 4, 0.0, replace=True, tenant="acme"))
+    assert await stores.log.judge(Feedback("a", 5, 0.5, source="validator:json", tenant="acme"))
 
 
 async def test_feedback_on_an_unknown_decision_is_not_found(stores: Stores) -> None:
     with pytest.raises(NotFound):
-        await stores.log.judge(Feedback("nobody", 3, 1.0))
+        await stores.log.judge(Feedback("nobody", 3, 1.0, tenant="acme"))
+
+
+@pytest.mark.parametrize("name", ["a", "chatcmpl-1"])
+async def test_another_tenants_decision_is_as_unknown_as_nobodys(stores: Stores, name: str) -> None:
+    await stores.log.remember(decision("a"))
+    await stores.log.remember(settlement("a", "chatcmpl-1"))
+    said = []
+    for some_id in (name, "never-heard-of"):
+        with pytest.raises(NotFound) as refused:
+            await stores.log.judge(Feedback(some_id, 3, 0.0, replace=True, tenant="mallory", key_id="k_m"))
+        said.append(refused.value.message.replace(repr(some_id), "ID"))
+    assert said[0] == said[1]
+    assert len(await entries(stores)) == 2
+
+
+async def test_tenants_whose_engine_counts_its_answers_judge_their_own(stores: Stores) -> None:
+    for tenant in ("acme", "mallory", "acme"):  # the engine was started anew: the last "chatcmpl-1" is meant
+        name = f"{tenant}{len(await entries(stores))}"
+        await stores.log.remember(replace(decision(name), tenant=tenant))
+        await stores.log.remember(settlement(name, "chatcmpl-1", tenant))
+    for tenant in ("acme", "mallory"):
+        await stores.log.judge(Feedback("chatcmpl-1", 3, 1.0, tenant=tenant))
+    assert [each.decision_id for each in await entries(stores) if isinstance(each, Feedback)] == ["acme4", "mallory2"]
+
+
+async def test_a_response_that_is_named_like_a_decision_of_another_tenant_hides_nothing(stores: Stores) -> None:
+    await stores.log.remember(decision("a"))
+    await stores.log.remember(replace(decision("b"), tenant="mallory"))
+    await stores.log.remember(settlement("b", "a", "mallory"))  # clients may choose the ids of some engines
+    with pytest.raises(NotFound):
+        await stores.log.judge(Feedback("a", 3, 0.0, tenant="mallory"))
+    assert await stores.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
+    assert [each.decision_id for each in await entries(stores) if isinstance(each, Feedback)] == ["a"]
+
+
+async def test_only_the_key_that_judged_or_an_admin_replaces_what_it_said(stores: Stores) -> None:
+    await stores.log.remember(decision("a"))
+    assert await stores.log.judge(Feedback("a", 3, 1.0, tenant="acme", key_id="k_1"))
+    with pytest.raises(Conflict):
+        await stores.log.judge(Feedback("a", 4, 0.0, replace=True, tenant="acme", key_id="k_2"))
+    assert await stores.log.judge(Feedback("a", 5, 0.5, replace=True, tenant="acme", key_id="k_1"))
+    assert await stores.log.judge(Feedback("a", 6, 0.25, replace=True, tenant="acme", key_id="k_admin", by_admin=True))
+    assert [each.score for each in await entries(stores) if isinstance(each, Feedback)] == [1.0, 0.5, 0.25]

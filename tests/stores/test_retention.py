@@ -80,7 +80,7 @@ async def test_a_judgement_of_what_is_not_kept_any_more_is_not_lost_silently(clo
                 await entries(stores)
         await entries(stores)
         with pytest.raises(NotFound):
-            await stores.log.judge(Feedback("d0000", 1, 1.0))
+            await stores.log.judge(Feedback("d0000", 1, 1.0, tenant="acme"))
 
 
 async def test_a_retention_that_is_no_number_stops_the_start(url: str, clock: Clock) -> None:

@@ -36,8 +36,8 @@ SCRIPTS = {  # name -> version: gateways of different versions may share a Redis
     "restore": "v2",
     "tend": "v2",
     "balance": "v1",
-    "log": "v1",
-    "judge": "v1",
+    "log": "v2",
+    "judge": "v2",
     "put": "v1",
 }
 

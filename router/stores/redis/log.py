@@ -12,8 +12,17 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from router.errors import Conflict, NotFound, StoreUnavailable
-from router.stores.codec import KINDS, decode, encode
+from router.errors import StoreUnavailable
+from router.stores.codec import (
+    KINDS,
+    decode,
+    encode,
+    judged_by_another,
+    needs_replace,
+    response_of,
+    scoped_response,
+    unknown,
+)
 from router.stores.redis.connection import Link
 from router.stores.redis.wire import Argument
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
@@ -33,7 +42,7 @@ class RedisLog:
     def __init__(self, link: Link, *, kept: int) -> None:
         self._link, self._kept = link, kept
         self._key = f"{link.prefix}:log"
-        self._rows: list[tuple[Argument, Argument, Argument, Argument]] = []
+        self._rows: list[tuple[Argument, ...]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -49,8 +58,8 @@ class RedisLog:
         """Append. Raises: StoreUnavailable where too many records wait already."""
         if len(self._rows) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for Redis")
-        response_id = record.response_id or "" if isinstance(record, SettlementRecord) else ""
-        self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        row = (KINDS[type(record)], record.tenant, record.decision_id, response_of(record) or "", encode(record))
+        self._rows.append(row)
         self._soon(FLUSH_S)
 
     async def judge(self, feedback: Feedback) -> bool:
@@ -60,18 +69,18 @@ class RedisLog:
         Raises: NotFound, Conflict, StoreUnavailable.
         """
         await self._flush()
-        found = await self._decision(feedback.decision_id)
+        found = await self._decision(feedback.decision_id, feedback.tenant)
         if found is None:
             await asyncio.sleep(LATE_S)
-            found = await self._decision(feedback.decision_id)
+            found = await self._decision(feedback.decision_id, feedback.tenant)
         if found is None:
-            raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
-        given = msgspec.structs.replace(feedback, decision_id=found.decode())
+            raise unknown(feedback.decision_id)
+        given = msgspec.structs.replace(feedback, decision_id=found)
         says = encode((given.score, given.comment))
         words = (given.decision_id, given.source, says, int(given.replace), self._kept, encode(given))
-        outcome = await self._link.call("judge", *words)
-        if outcome[0] == -1:
-            raise Conflict(f"{given.decision_id} was judged otherwise already; send replace: true to change that.")
+        outcome = await self._link.call("judge", *words, given.key_id, int(given.by_admin))
+        if outcome[0] < 0:
+            raise needs_replace(given) if outcome[0] == -1 else judged_by_another(given)
         return bool(outcome[0])
 
     async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
@@ -88,9 +97,14 @@ class RedisLog:
                 position = entry_id
                 yield entry_id, decode(fields[b"k"].decode(), fields[b"b"])
 
-    async def _decision(self, some_id: str) -> bytes | None:
-        found: bytes | None = await self._link.command("GET", f"{self._link.prefix}:seen:{some_id}")
-        return found
+    async def _decision(self, some_id: str, tenant: str) -> str | None:
+        """The decision of this tenant that is meant; None where there is none, whoever else's it may be."""
+        whose: bytes | None = await self._link.command("GET", f"{self._link.prefix}:of:{some_id}")
+        if whose is not None:
+            return some_id if whose.decode() == tenant else None
+        said = f"{self._link.prefix}:said:{scoped_response(tenant, some_id)}"
+        found: bytes | None = await self._link.command("GET", said)
+        return None if found is None else found.decode()
 
     def _soon(self, after_s: float) -> None:
         if self._timer is None:

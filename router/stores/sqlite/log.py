@@ -12,8 +12,21 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import cast
 
-from router.errors import Conflict, NotFound, StoreUnavailable
-from router.stores.codec import KINDS, contradicts, decode, encode
+import msgspec
+
+from router.errors import NotFound, StoreUnavailable
+from router.stores.codec import (
+    KINDS,
+    contradicts,
+    decode,
+    encode,
+    judged_by_another,
+    may_replace,
+    needs_replace,
+    response_of,
+    scoped_response,
+    unknown,
+)
 from router.stores.sqlite.database import FLUSH_S, Database, Execute, trim
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
@@ -47,8 +60,7 @@ class SqliteLog:
         """Append. Raises: StoreUnavailable where too many records wait already."""
         if len(self._rows) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
-        response_id = record.response_id if isinstance(record, SettlementRecord) else None
-        self._rows.append((KINDS[type(record)], record.decision_id, response_id, encode(record)))
+        self._rows.append((KINDS[type(record)], record.decision_id, response_of(record), encode(record)))
         self._records.append(record)
         self._db.soon()
 
@@ -66,15 +78,17 @@ class SqliteLog:
 
     async def _judge(self, feedback: Feedback) -> bool:
         def work() -> bool:
-            decision_id = self._decision(feedback.decision_id)
+            decision_id = self._decision(feedback.decision_id, feedback.tenant)
             if decision_id is None:
-                raise NotFound(f"No decision or response {feedback.decision_id!r} is recorded.", param="decision_id")
+                raise unknown(feedback.decision_id)
+            given = msgspec.structs.replace(feedback, decision_id=decision_id)
             known = self._judged(decision_id, feedback.source)
-            if known is not None and not contradicts(known, feedback):
+            if known is not None and not contradicts(known, given):
                 return False
-            if known is not None and not feedback.replace:
-                raise Conflict(f"{decision_id} was given {known.score} already; send replace: true to change that.")
-            given = _with_id(feedback, decision_id)
+            if known is not None and not given.replace:
+                raise needs_replace(given)
+            if known is not None and not may_replace(known, given):
+                raise judged_by_another(given)
             self._db.execute(INSERT, ("f", decision_id, None, encode(given)))
             return True
 
@@ -132,12 +146,15 @@ class SqliteLog:
             async with asyncio.timeout(FOLLOW_S):  # wait_for swallows a cancellation that comes with an entry
                 await self._grown.wait()
 
-    def _decision(self, some_id: str) -> str | None:
-        for column in ("decision_id", "response_id"):
-            row = self._db.execute(f"SELECT decision_id FROM log WHERE {column} = ? LIMIT 1", (some_id,)).fetchone()
-            if row is not None:
-                return str(row[0])
-        return None
+    def _decision(self, some_id: str, tenant: str) -> str | None:
+        """The decision of this tenant that is meant; None where there is none, whoever else's it may be."""
+        sql = "SELECT kind, body FROM log WHERE decision_id = ? ORDER BY seq LIMIT 1"
+        row = self._db.execute(sql, (some_id,)).fetchone()
+        if row is not None:
+            return some_id if decode(*row).tenant == tenant else None
+        sql = "SELECT decision_id FROM log WHERE response_id = ? ORDER BY seq DESC LIMIT 1"
+        row = self._db.execute(sql, (scoped_response(tenant, some_id),)).fetchone()
+        return None if row is None else str(row[0])
 
     def _judged(self, decision_id: str, source: str) -> Feedback | None:
         sql = "SELECT body FROM log WHERE decision_id = ? AND kind = 'f' ORDER BY seq DESC"
@@ -150,17 +167,3 @@ class SqliteLog:
 
 def _nothing() -> None:
     return None
-
-
-def _with_id(feedback: Feedback, decision_id: str) -> Feedback:
-    if feedback.decision_id == decision_id:
-        return feedback
-    return Feedback(
-        decision_id,
-        feedback.at_ms,
-        feedback.score,
-        feedback.source,
-        feedback.reliability,
-        feedback.comment,
-        feedback.replace,
-    )
