@@ -191,7 +191,8 @@ async def test_feedback_teaches_the_policy_and_fills_the_index(tmp_path: Path) -
         answer = await house.gateway.answer(house.principal, call)
         await answer.close()
         assert answer.attempt.model.name == "large"
-        assert len(house.gateway.decider.nearest(answer.attempt.decision)) == 5
+        assert len(await house.gateway.decider.nearest(answer.attempt.decision, "acme")) == 5
+        assert await house.gateway.decider.nearest(answer.attempt.decision, "mallory") == []
 
 
 async def test_two_hundred_requests_at_once_leave_an_exact_balance(tmp_path: Path) -> None:
