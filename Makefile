@@ -2,7 +2,7 @@
 #   make serve   the gateway on 127.0.0.1:8080 with the embedded model family     (ARGS="--port 9000 --config FILE")
 #   make demo    graded prompts through the gateway, with a table at the end
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
-#   make bench   what a request costs     make test-vllm, make test-faults   the long suites
+#   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve demo test check bench test-vllm test-faults clean help
+.PHONY: serve demo test check bench test-vllm test-packages test-faults clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +39,9 @@ bench: $(VENV)/.test
 test-vllm: $(VENV)/.test
 	tests/vllm/install.sh
 	$(BIN)/python -m pytest tests/vllm -m vllm --timeout 900 $(ARGS)
+
+test-packages: $(VENV)/.test
+	$(BIN)/python -m pytest tests/cli/test_packages.py -m packages $(ARGS)
 
 test-faults: $(VENV)/.test
 	$(BIN)/python -m benchmarks.money faults --seconds $(SECONDS_OF_FAULTS) $(ARGS)

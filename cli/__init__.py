@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from cli import keys, models, policies, serving
 from router.errors import PointsmanError
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every verb with its options."""
     top = argparse.ArgumentParser(prog="pointsman", description="Decides which language model answers each request.")
+    top.add_argument("--version", action="version", version=f"pointsman {version('pointsman')}")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     for room in ROOMS:
         room.add_verbs(verbs)
