@@ -208,6 +208,7 @@ def options_of(settings: Settings) -> Options:
     """How this gateway decides."""
     return Options(
         policy=settings.policy.name,
+        on_request=settings.on_request(),
         preference=settings.preference.default,
         aliases=settings.aliases,
         remember=settings.log.enabled,

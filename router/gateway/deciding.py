@@ -298,6 +298,12 @@ class Decider:
         return known[1]
 
     def _policy(self, principal: Principal, call: Call) -> tuple[str, Policy]:
+        allowed = self.options.on_request
+        if call.policy is not None and allowed is not None and call.policy not in allowed:
+            may = ", ".join(sorted(allowed))
+            raise InvalidRequest(
+                f"a request may not name the policy {call.policy!r} here; it may name {may}", param="routing.policy"
+            )
         name = call.policy or principal.policy or self.options.policy
         try:
             return name, self._learning.policy(name)

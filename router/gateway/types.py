@@ -164,6 +164,7 @@ class Options:
     remember: bool = True  # False: nothing is embedded, logged or learned
     balance_ttl_s: float = 0.25
     aliases: Mapping[str, float] = field(default_factory=dict)  # preference by NAME of auto:NAME
+    on_request: frozenset[str] | None = None  # policies that a request may name; None: all there are
 
 
 class Timings:

@@ -85,9 +85,7 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
         )
     )
     rest.include_router(
-        decisions.routes(
-            runtime.gateway, runtime.stores, authentication, admin_feedback=runtime.settings.auth.admin_feedback
-        )
+        decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)
     )
     rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
     _shape_errors(rest)

@@ -15,7 +15,9 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Call, Decision, usd
 from router.http.auth import Authentication, require_admin
 from router.http.inference import preference_of
+from router.http.rates import Rates
 from router.http.schemas import parse
+from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
 from router.types import Feedback, Model, Principal
 
@@ -54,11 +56,13 @@ def must_judge_for_others(principal: Principal, *, allowed: bool) -> None:
     """Raises: Forbidden unless it is an admin's key and the settings give admin keys this right."""
     require_admin(principal)
     if not allowed:
-        raise Forbidden("admin keys judge for other tenants only where auth.admin_feedback is true", param="tenant")
+        raise Forbidden("admin keys judge for other tenants only where feedback.by_admins is true", param="tenant")
 
 
-def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, admin_feedback: bool) -> APIRouter:
-    """The router for both. `admin_feedback`: whether admin keys may judge for tenants they name."""
+def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, rules: FeedbackSection) -> APIRouter:
+    """The router for both."""
+    by_key = Rates("judgements", rules.per_key, clock=time.monotonic)
+    by_tenant = Rates("judgements", rules.per_tenant, clock=time.monotonic)
     router = APIRouter(prefix="/v1")
 
     @router.post("/route")
@@ -82,6 +86,8 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
     async def feedback(body: FeedbackBody, request: Request) -> dict[str, object]:
         """Record a judgement. The same one again changes nothing; another one needs `replace`."""
         principal = await authentication.of(request.scope["headers"])
+        by_key.take(f"key:{principal.key_id}")
+        by_tenant.take(f"tenant:{principal.tenant}")
         judged = body.decision_id or body.response_id
         if judged is None:
             raise InvalidRequest("give decision_id or response_id", param="decision_id")
@@ -96,7 +102,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
             by_admin=body.tenant is not None,
         )
         if given.by_admin:
-            must_judge_for_others(principal, allowed=admin_feedback)
+            must_judge_for_others(principal, allowed=rules.by_admins)
         recorded = await stores.log.judge(given)
         if given.by_admin:
             await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})

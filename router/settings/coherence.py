@@ -76,6 +76,7 @@ def _policies(settings: Settings) -> Iterator[Fault]:
         used |= {
             f"tenants.{name}.keys[{number}].policy": key.policy for number, key in enumerate(tenant.keys) if key.policy
         }
+    used |= {f"policy.on_request[{i}]": policy for i, policy in enumerate(settings.policy.on_request)}
     for path, policy in used.items():
         if policy not in NAMES:
             yield path, f"got {policy!r}, expected one of {', '.join(NAMES)}"

@@ -18,6 +18,7 @@ from router.settings.sections import (
     Backend,
     EmbeddedBackend,
     Embedder,
+    FeedbackSection,
     HashingEmbedder,
     Index,
     KeySection,
@@ -94,6 +95,7 @@ class Settings(Section):
     admission: Admission = Field(
         default=Admission(), description="What a compressed variant must show before it serves."
     )
+    feedback: FeedbackSection = Field(default=FeedbackSection(), description="What is taken in of judgements.")
     log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
     telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
@@ -243,6 +245,13 @@ class Settings(Section):
             for name, tenant in self.tenants.items()
             for key in tenant.keys
         )
+
+    def on_request(self) -> frozenset[str]:
+        """Policies a request may name: those the operator has chosen somewhere, and those that cost next to nothing."""
+        chosen = {self.policy.name, *self.policy.options}
+        for tenant in self.tenants.values():
+            chosen |= {name for name in (tenant.policy, *(key.policy for key in tenant.keys)) if name}
+        return frozenset(chosen.union(self.policy.on_request))
 
     def worth_usd(self) -> float:
         """What a full point of quality on one request is worth at preference 0.5, in USD."""

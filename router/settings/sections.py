@@ -82,10 +82,6 @@ class Auth(Section):
     required: bool = Field(default=True, description="False answers callers without a key as `tenant`.")
     tenant: Name = Field(default="default", description="Tenant of callers without a key, where keys are not required.")
     admin_key: Secret = Field(default=None, description="Key of the admin API; without one the admin API answers 403.")
-    admin_feedback: bool = Field(
-        default=False,
-        description="True lets admin keys judge for the `tenant` they name; each judgement is in the audit log.",
-    )
 
 
 class Timeouts(Section):
@@ -395,6 +391,11 @@ class PolicySection(Section):
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="Options by policy name, e.g. {neighbours: {k: 40}}."
     )
+    on_request: tuple[str, ...] = Field(
+        default=("random", "cheapest", "best"),
+        description="Policies that a request may name in `routing`, beside `name`, those with options and those of "
+        "tenants and keys. Each policy that was once named is kept in memory and refitted.",
+    )
     seed: int = Field(default=0, ge=0, description="Of the generator that draws from the policy's distribution.")
 
     def options_of(self, name: str) -> dict[str, Any]:
@@ -457,6 +458,17 @@ class TenantSection(Section):
     local_only: bool = Field(default=False, description="Only models on machines of yours.")
     teams: dict[Name, TeamSection] = Field(default={}, description="Teams by name.")
     keys: tuple[KeySection, ...] = Field(default=(), description="Keys from this file.")
+
+
+class FeedbackSection(Section):
+    """What POST /v1/feedback takes in."""
+
+    per_key: Positive = Field(default=1_200, description="Judgements a minute of one key, in each worker.")
+    per_tenant: Positive = Field(default=6_000, description="Judgements a minute of one tenant, in each worker.")
+    by_admins: bool = Field(
+        default=False,
+        description="True lets admin keys judge for the `tenant` they name; each judgement is in the audit log.",
+    )
 
 
 class Log(Section):

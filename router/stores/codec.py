@@ -9,6 +9,8 @@ from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 KINDS: dict[type[LogEntry], str] = {DecisionRecord: "d", SettlementRecord: "s", Feedback: "f"}
 
+MOST_JUDGEMENTS = 16  # of one answer: what is replaced stays in the log
+
 encode = msgspec.msgpack.Encoder().encode
 _decoders = {kind: msgspec.msgpack.Decoder(cls) for cls, kind in KINDS.items()}
 
@@ -47,6 +49,11 @@ def needs_replace(given: Feedback) -> Conflict:
 def judged_by_another(given: Feedback) -> Conflict:
     """What is said where another key's judgement is to be replaced."""
     return Conflict(f"{given.decision_id} was judged by another key; only that one may replace what it said.")
+
+
+def judged_too_often(given: Feedback) -> Conflict:
+    """What is said where an answer has been judged again and again."""
+    return Conflict(f"{given.decision_id} was judged {MOST_JUDGEMENTS} times, which is the limit.")
 
 
 def may_replace(known: Feedback, given: Feedback) -> bool:

@@ -148,9 +148,9 @@ async def test_nobody_can_guess_a_decision_id(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 async def test_an_admin_judges_for_a_tenant_by_an_explicit_right_and_is_audited(tmp_path: Path, right: bool) -> None:
-    auth = {"admin_key": ROOT, "admin_feedback": right}
+    given_right = {"auth": {"admin_key": ROOT}, "feedback": {"by_admins": right}}
     async with (
-        gateway_of(tmp_path, auth=auth) as gateway,
+        gateway_of(tmp_path, **given_right) as gateway,
         as_key(gateway, ALICE) as alice,
         as_key(gateway, MALLORY) as mallory,
         as_key(gateway, ROOT) as root,
@@ -163,3 +163,31 @@ async def test_an_admin_judges_for_a_tenant_by_an_explicit_right_and_is_audited(
         entries = (await root.get("/admin/v1/audit")).json()["data"]
         noted = [(each["subject"], each["detail"]) for each in entries if each["kind"] == "feedback.by_admin"]
         assert noted == ([(decision_id, {"tenant": "acme", "by": "admin"})] if right else [])
+
+
+async def test_feedback_has_limits_of_its_own_for_a_key_and_a_tenant(tmp_path: Path) -> None:
+    rules = {"per_key": 5, "per_tenant": 8}
+    async with (
+        gateway_of(tmp_path, feedback=rules) as gateway,
+        as_key(gateway, ALICE) as alice,
+        as_key(gateway, BOB) as bob,
+        as_key(gateway, MALLORY) as mallory,
+    ):
+        mine = [await judge(alice, "dec-nobody", 1.0) for _ in range(7)]
+        assert [answer.status_code for answer in mine] == [404] * 5 + [429] * 2
+        assert mine[-1].json()["error"]["code"] == "rate_limit_exceeded"
+        assert int(mine[-1].headers["retry-after"]) >= 1
+        assert [(await judge(bob, "dec-nobody", 1.0)).status_code for _ in range(4)] == [404] * 3 + [429]
+        assert (await judge(mallory, "dec-nobody", 1.0)).status_code == 404
+
+
+async def test_a_request_names_only_policies_the_operator_chose(tmp_path: Path) -> None:
+    evil = {**TENANTS["evil"], "policy": "epsilon"}
+    async with gateway_of(tmp_path, tenants={**TENANTS, "evil": evil}) as gateway, as_key(gateway, MALLORY) as mallory:
+        for name in ("linucb", "thompson", "paced", "port-exact"):
+            for path in (CHAT, "/v1/route"):
+                refused = await mallory.post(path, json=chat(routing={"policy": name}))
+                assert (refused.status_code, refused.json()["error"]["param"]) == (400, "routing.policy")
+                assert "it may name best, cheapest, epsilon, neighbours, random" in refused.json()["error"]["message"]
+        for name in ("epsilon", "neighbours", "cheapest"):
+            assert (await mallory.post(CHAT, json=chat(routing={"policy": name}))).status_code == 200

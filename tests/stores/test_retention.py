@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
+import sqlite3
+from collections import Counter
+from pathlib import Path
 
-from router.errors import NotFound, SettingsError
-from router.stores.open import open_stores
+import pytest
+from msgspec.structs import replace
+
+from router.errors import Conflict, NotFound, SettingsError
+from router.stores.codec import MOST_JUDGEMENTS, encode
+from router.stores.open import Stores, open_stores
 from router.types import Feedback
 from tests.stores.conftest import Clock
 from tests.stores.making import budget, buy, principal, spent_and_held
@@ -88,3 +95,77 @@ async def test_a_retention_that_is_no_number_stops_the_start(url: str, clock: Cl
         with pytest.raises(SettingsError):
             async with open_stores(keeping(url, wrong), clock=clock):
                 pass
+
+
+async def remembered(stores: Stores, tenant: str, count: int) -> None:
+    for i in range(count):
+        await stores.log.remember(replace(decision(f"{tenant}{i:04d}"), tenant=tenant))
+        if i % 100 == 99:
+            await entries(stores)  # which writes what waits
+    await entries(stores)
+
+
+async def held_by(stores: Stores) -> Counter[str]:
+    return Counter(entry.tenant for entry in await entries(stores))  # type: ignore[attr-defined]
+
+
+async def test_a_tenant_that_floods_the_log_pushes_out_its_own_entries(url: str, clock: Clock) -> None:
+    async with open_stores(keeping(url, "log_entries=500"), clock=clock) as stores:
+        await remembered(stores, "quiet", 200)
+        await remembered(stores, "small", 40)
+        await remembered(stores, "flood", 3000)
+        held = await held_by(stores)
+        assert (held["quiet"], held["small"]) == (200, 40)
+        assert 260 <= held["flood"] <= 260 + SLACK
+        newest = [entry.decision_id for entry in await entries(stores)][-1]  # type: ignore[attr-defined]
+        assert newest == "flood2999"
+        assert await stores.log.judge(Feedback("quiet0000", 1, 1.0, tenant="quiet"))
+
+
+async def test_tenants_that_all_flood_the_log_share_it(url: str, clock: Clock) -> None:
+    async with open_stores(keeping(url, "log_entries=300"), clock=clock) as stores:
+        for _ in range(3):
+            for tenant in ("a", "b", "c"):
+                await remembered(stores, tenant, 400)
+        held = await held_by(stores)
+        assert min(held.values()) >= 100 - 32
+        assert sum(held.values()) <= 300 + SLACK
+
+
+async def test_many_tenants_with_one_entry_each_are_bounded_too(url: str, clock: Clock) -> None:
+    async with open_stores(keeping(url, "log_entries=20"), clock=clock) as stores:
+        for i in range(700):
+            await stores.log.remember(replace(decision(f"d{i:04d}"), tenant=f"t{i}"))
+            if i % 100 == 99:
+                await entries(stores)
+        assert 20 <= len(await entries(stores)) <= 20 + SLACK
+
+
+async def test_a_judgement_that_is_replaced_again_and_again_is_refused(url: str, clock: Clock) -> None:
+    async with open_stores(url, clock=clock) as stores:
+        await stores.log.remember(decision("a"))
+        for i in range(MOST_JUDGEMENTS):
+            assert await stores.log.judge(Feedback("a", i, i % 2, replace=True, tenant="acme"))
+        with pytest.raises(Conflict, match=str(MOST_JUDGEMENTS)):
+            await stores.log.judge(Feedback("a", 99, 0.5, replace=True, tenant="acme"))
+        assert not await stores.log.judge(Feedback("a", 99, (MOST_JUDGEMENTS - 1) % 2, tenant="acme"))
+        assert len(await entries(stores)) == 1 + MOST_JUDGEMENTS
+
+
+async def test_a_log_of_an_earlier_version_is_kept_and_shrinks(clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "a.db"
+    with contextlib.closing(sqlite3.connect(file)) as old:
+        old.execute(
+            "CREATE TABLE log (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, decision_id TEXT NOT NULL,"
+            " response_id TEXT, body BLOB NOT NULL)"
+        )
+        for i in range(300):
+            row = ("d", f"old{i}", encode(decision(f"old{i}")))
+            old.execute("INSERT INTO log (kind, decision_id, body) VALUES (?, ?, ?)", row)
+        old.commit()
+    async with open_stores(f"sqlite:///{file}?log_entries=300", clock=clock) as stores:
+        assert await stores.log.judge(Feedback("old0", 1, 1.0, tenant="acme"))
+        await remembered(stores, "acme", 300)
+        held = [entry.decision_id for entry in await entries(stores)]  # type: ignore[attr-defined]
+    assert len(held) <= 300 + SLACK
+    assert sum(name.startswith("acme") for name in held) >= 150

@@ -1,7 +1,7 @@
 """The outcome log as a Redis stream, followed by every gateway on every host.
 
 Records travel together, 10 ms late at most. While Redis is away up to 10,000 of them wait in memory; beyond that, and
-for feedback at once, it is StoreUnavailable. The stream keeps about `kept` entries.
+for feedback at once, it is StoreUnavailable. Beyond `kept` entries the oldest of whoever has most are removed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import msgspec
 from router.errors import StoreUnavailable
 from router.stores.codec import (
     KINDS,
+    MOST_JUDGEMENTS,
     decode,
     encode,
     judged_by_another,
+    judged_too_often,
     needs_replace,
     response_of,
     scoped_response,
@@ -34,6 +36,7 @@ WAITING = 10_000
 TOGETHER = 256
 PAGE = 500
 FOLLOW_MS = 500
+REFUSALS = {-1: needs_replace, -2: judged_by_another, -3: judged_too_often}
 
 
 class RedisLog:
@@ -78,9 +81,10 @@ class RedisLog:
         given = msgspec.structs.replace(feedback, decision_id=found)
         says = encode((given.score, given.comment))
         words = (given.decision_id, given.source, says, int(given.replace), self._kept, encode(given))
-        outcome = await self._link.call("judge", *words, given.key_id, int(given.by_admin))
+        by = (given.key_id, int(given.by_admin), given.tenant, MOST_JUDGEMENTS)
+        outcome = await self._link.call("judge", *words, *by)
         if outcome[0] < 0:
-            raise needs_replace(given) if outcome[0] == -1 else judged_by_another(given)
+            raise REFUSALS[outcome[0]](given)
         return bool(outcome[0])
 
     async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:

@@ -71,6 +71,7 @@ class Database:
         self.path = path
         self.riders: list[Rider] = []
         self.on_failure: list[Callable[[], None]] = []
+        self.preparations: list[Callable[[Execute], None]] = []  # run in a transaction when it is opened
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=0, cached_statements=256)
         except sqlite3.Error as error:
@@ -98,6 +99,10 @@ class Database:
             self._connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             self._rename_journal()
             self._connection.executescript(SCHEMA)
+            self._connection.execute("BEGIN IMMEDIATE")
+            for prepare in self.preparations:
+                prepare(self.execute)
+            self._connection.execute("COMMIT")
             self._connection.execute("PRAGMA busy_timeout = 0")
             self.ring = Ring(Path(f"{self.path}-ring"), mode=self.path.stat().st_mode & 0o777)
         except sqlite3.Error as error:

@@ -1,8 +1,8 @@
 """The outcome log in SQLite: one table in commit order, which every process on the machine may follow.
 
-Records ride in the ledger's next transaction, or in one of their own FLUSH_S later. The oldest beyond `kept` are
-removed with them. While the file is away up to 10,000 records wait in memory; beyond that, and for feedback at once,
-it is StoreUnavailable.
+Records ride in the ledger's next transaction, or in one of their own FLUSH_S later. Beyond
+`kept` of them the oldest of whoever has most are removed. While the file is away up to 10,000 records wait in memory;
+beyond that, and for feedback at once, it is StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ import msgspec
 from router.errors import NotFound, StoreUnavailable
 from router.stores.codec import (
     KINDS,
+    MOST_JUDGEMENTS,
     contradicts,
     decode,
     encode,
     judged_by_another,
+    judged_too_often,
     may_replace,
     needs_replace,
     response_of,
     scoped_response,
     unknown,
 )
-from router.stores.sqlite.database import FLUSH_S, Database, Execute, trim
+from router.stores.sqlite import shares
+from router.stores.sqlite.database import FLUSH_S, Database, Execute
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 WAITING = 10_000  # records kept while the file is away
@@ -38,8 +41,8 @@ TRIM_EVERY = 128  # records; fewer than are removed at once, so that a log that 
 FOLLOW_S = 0.25  # how soon records of other processes are seen
 OWN = 2_000  # records of this process kept for its followers, which need not read and decode them again
 
-INSERT = "INSERT INTO log (kind, decision_id, response_id, body) VALUES (?, ?, ?, ?)"
-Row = tuple[str, str, str | None, bytes]
+INSERT = "INSERT INTO log (kind, tenant, decision_id, response_id, body) VALUES (?, ?, ?, ?, ?)"
+Row = tuple[str, str, str, str | None, bytes]
 
 
 class SqliteLog:
@@ -55,12 +58,14 @@ class SqliteLog:
         self._own: dict[int, LogEntry] = {}  # the latest of this process, by position
         self._grown = asyncio.Event()
         database.riders.append(self)
+        database.preparations.append(shares.prepare)
 
     async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
         """Append. Raises: StoreUnavailable where too many records wait already."""
         if len(self._rows) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
-        self._rows.append((KINDS[type(record)], record.decision_id, response_of(record), encode(record)))
+        kind = KINDS[type(record)]
+        self._rows.append((kind, record.tenant, record.decision_id, response_of(record), encode(record)))
         self._records.append(record)
         self._db.soon()
 
@@ -82,14 +87,18 @@ class SqliteLog:
             if decision_id is None:
                 raise unknown(feedback.decision_id)
             given = msgspec.structs.replace(feedback, decision_id=decision_id)
-            known = self._judged(decision_id, feedback.source)
+            known, times = self._judged(decision_id, feedback.source)
             if known is not None and not contradicts(known, given):
                 return False
             if known is not None and not given.replace:
                 raise needs_replace(given)
             if known is not None and not may_replace(known, given):
                 raise judged_by_another(given)
-            self._db.execute(INSERT, ("f", decision_id, None, encode(given)))
+            if times >= MOST_JUDGEMENTS:
+                raise judged_too_often(given)
+            self._db.execute(INSERT, ("f", given.tenant, decision_id, None, encode(given)))
+            shares.add(self._db.execute, (given.tenant,))
+            self._grown_by += 1
             return True
 
         fresh = await self._db.transact(work, due=True)
@@ -125,10 +134,11 @@ class SqliteLog:
             self._db.executemany(INSERT, self._rows[: self._boarded])
             last: int = execute("SELECT last_insert_rowid()").fetchone()[0]
             self._first = last - self._boarded + 1  # the writer is alone: they follow one another
+            shares.add(execute, [row[1] for row in self._rows[: self._boarded]])
         self._grown_by += self._boarded
         if self._grown_by >= TRIM_EVERY:
             self._grown_by = 0
-            trim(execute, "log", self._kept)
+            shares.shrink(execute, self._kept)
 
     def arrive(self) -> None:
         """It is committed."""
@@ -156,13 +166,11 @@ class SqliteLog:
         row = self._db.execute(sql, (scoped_response(tenant, some_id),)).fetchone()
         return None if row is None else str(row[0])
 
-    def _judged(self, decision_id: str, source: str) -> Feedback | None:
+    def _judged(self, decision_id: str, source: str) -> tuple[Feedback | None, int]:
+        """What this source said of it last, and how often it was judged."""
         sql = "SELECT body FROM log WHERE decision_id = ? AND kind = 'f' ORDER BY seq DESC"
-        for (body,) in self._db.execute(sql, (decision_id,)):
-            known = cast(Feedback, decode("f", body))
-            if known.source == source:
-                return known
-        return None
+        said = [cast(Feedback, decode("f", body)) for (body,) in self._db.execute(sql, (decision_id,))]
+        return next((each for each in said if each.source == source), None), len(said)
 
 
 def _nothing() -> None:
