@@ -19,6 +19,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     yield from _store(settings)
     yield from _backends(settings)
     yield from _models(settings)
+    yield from _names(settings)
     yield from _policies(settings)
     yield from _tenants(settings)
     if not settings.models and not any(each.discovers for each in settings.backends.values()):
@@ -67,6 +68,30 @@ def _models(settings: Settings) -> Iterator[Fault]:
             yield f"{path}.backend", f"got {backend!r}, expected one of {', '.join(settings.backends)}"
         elif settings.price_of(model) is None and not settings.backends[backend].discovers:
             yield f"{path}.price", "missing, expected {prompt, completion} in USD per million tokens, or default_price"
+
+
+def _names(settings: Settings) -> Iterator[Fault]:
+    """Names that stand for models, where no backend discovers any that the file does not list."""
+    if any(each.discovers for each in settings.backends.values()):
+        return
+    known = {each.name for each in settings.models}
+    aliases = {"auto", *(f"auto:{name}" for name in settings.aliases)}
+    for name, meant in settings.model_map.items():
+        if name in known | aliases:
+            yield f"model_map.{name}", "already the name of a model, expected a name that no model has"
+        if meant not in known | aliases:
+            yield f"model_map.{name}", f"got {meant!r}, expected a model's name, auto or auto:NAME"
+    if settings.unknown_model is not None and settings.unknown_model not in known | aliases:
+        yield "unknown_model", f"got {settings.unknown_model!r}, expected a model's name, auto or auto:NAME"
+    for field in ("fallbacks", "context_fallbacks"):
+        for name, chain in getattr(settings, field).items():
+            for each in chain:
+                if each not in known or each == name:
+                    yield f"{field}.{name}", f"got {each!r}, expected the names of other models"
+    for name, shared in settings.model_budgets.items():
+        for each in shared.models or ():
+            if each not in known:
+                yield f"model_budgets.{name}.models", f"got {each!r}, expected names of models"
 
 
 def _policies(settings: Settings) -> Iterator[Fault]:

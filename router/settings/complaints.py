@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -19,17 +20,33 @@ _PATTERNS = {NAME: "a name without spaces, commas and bars", URL: "an address th
 Fault = tuple[str, str]  # path of the key, what is wrong
 
 
-def refuse(faults: Iterable[Fault]) -> SettingsError:
-    """One error for all of them, a line each; `param` is the first path."""
-    lines = list(faults)
+def refuse(faults: Iterable[Fault], origins: Mapping[str, str] = MappingProxyType({})) -> SettingsError:
+    """One error for all of them, a line each; `param` is the first path.
+
+    `origins` are the paths of the user's own file, by the paths that were made of them.
+    """
+    lines = [(_own(path, origins), text) for path, text in faults]
     return SettingsError("\n".join(f"{path}: {text}" for path, text in lines), param=lines[0][0])
 
 
 def translate(
-    error: ValidationError, root: type[BaseModel], tree: Mapping[str, Any], places: Mapping[Steps, str]
+    error: ValidationError,
+    root: type[BaseModel],
+    tree: Mapping[str, Any],
+    places: Mapping[Steps, str],
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> SettingsError:
     """What pydantic found in this tree. `places` are the values that came from the environment."""
-    return refuse(_fault(each, root, tree, places) for each in error.errors(include_url=False))
+    return refuse((_fault(each, root, tree, places) for each in error.errors(include_url=False)), origins)
+
+
+def _own(path: str, origins: Mapping[str, str]) -> str:
+    """The path in the user's own file: the longest part that was translated, and what follows it."""
+    made = [each for each in origins if each and (path == each or path.startswith((f"{each}.", f"{each}[")))]
+    if made:
+        longest = max(made, key=len)
+        return origins[longest] + path.removeprefix(longest)
+    return origins.get("", "") + path
 
 
 def _fault(each: ErrorDetails, root: type[BaseModel], tree: Mapping[str, Any], places: Mapping[Steps, str]) -> Fault:

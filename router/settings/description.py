@@ -32,6 +32,12 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield f"model     {_model(model)}"
     for name, tenant in settings.tenants.items():
         yield f"tenant    {name}: {_tenant(tenant)}"
+    for name, shared in settings.model_budgets.items():
+        yield f"budget    {name}: {_budget(shared.budget)} for {', '.join(shared.models or ('every model',))}"
+    yield from (f"name      {name}: {meant}" for name, meant in settings.model_map.items())
+    if settings.unknown_model is not None:
+        yield f"name      any other: {settings.unknown_model}"
+    yield from (f"not routable  {each}" for each in settings.unroutable)
     yield from (f"note      {note}" for note in settings.notes)
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from router.errors import SettingsError
 from router.settings import amounts
+from router.settings.listed import Listed
 from router.settings.sections import (
     Admission,
     Auth,
@@ -23,6 +24,7 @@ from router.settings.sections import (
     Index,
     KeySection,
     Log,
+    ModelBudget,
     ModelSection,
     Name,
     PolicySection,
@@ -59,15 +61,6 @@ class StaticKey:
     principal: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What a provider's list says of a model."""
-
-    price: Price
-    context_tokens: int | None = None
-    max_output_tokens: int | None = None
-
-
 class Settings(Section):
     """Everything. An empty file means the packaged model family, SQLite and hashed embeddings."""
 
@@ -88,6 +81,21 @@ class Settings(Section):
     index: Index = Field(default=Index(), description="The nearest past queries.")
     policy: PolicySection = Field(default=PolicySection(), description="Who decides.")
     preference: Preference = Field(default=Preference(), description="Quality against money.")
+    model_map: dict[Name, Name] = Field(
+        default={}, description="What an application's own names mean: a model, `auto` or `auto:NAME` by such a name."
+    )
+    unknown_model: Name | None = Field(
+        default=None, description="What every name that is not known means; without it such a name is an error 404."
+    )
+    fallbacks: dict[Name, tuple[Name, ...]] = Field(
+        default={}, description="By name: models asked in this order when the one asked for by that name cannot answer."
+    )
+    context_fallbacks: dict[Name, tuple[Name, ...]] = Field(
+        default={}, description="The same for a request that is too long for the one asked for."
+    )
+    model_budgets: dict[Name, ModelBudget] = Field(
+        default={}, description="Budgets that several models share over all tenants."
+    )
     aliases: dict[Name, Share] = Field(
         default={"cheap": 0.0, "balanced": 0.5, "best": 1.0}, description="Preference of each `auto:NAME`."
     )
@@ -101,6 +109,7 @@ class Settings(Section):
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
 
     _notes: tuple[str, ...] = PrivateAttr(default=())
+    _unroutable: tuple[str, ...] = PrivateAttr(default=())
     _listed: dict[str, Listed] = PrivateAttr(default_factory=dict)
 
     @property
@@ -108,9 +117,17 @@ class Settings(Section):
         """What was read and has no effect here, and what was assumed; to be shown at the start."""
         return self._notes
 
-    def annotate(self, notes: tuple[str, ...], listed: Mapping[str, Listed]) -> Settings:
-        """The same settings with notes and with what a provider's list says, by model name."""
+    @property
+    def unroutable(self) -> tuple[str, ...]:
+        """Models of the file that nothing can be sent to, each with its reason and the line to add."""
+        return self._unroutable
+
+    def annotate(
+        self, notes: tuple[str, ...], listed: Mapping[str, Listed], unroutable: tuple[str, ...] = ()
+    ) -> Settings:
+        """The same settings with notes, with what a provider's list says by model name, and what cannot be called."""
         self._notes = notes
+        self._unroutable = unroutable
         self._listed = dict(listed)
         return self
 
@@ -126,8 +143,9 @@ class Settings(Section):
         """The model's price, its provider's list price or the default; None where there is none."""
         if model.price is not None:
             return model.price.price()
-        if model.name in self._listed:
-            return self._listed[model.name].price
+        listed = self._listed.get(model.name)
+        if listed is not None and listed.price is not None:
+            return listed.price
         return self.default_price.price() if self.default_price else None
 
     def candidates(self) -> tuple[Model, ...]:
@@ -151,7 +169,7 @@ class Settings(Section):
             context_tokens=context,
             max_output_tokens=min(longest, context),
             local=self.backends[backend].is_local if section.local is None else section.local,
-            capabilities=CAPABILITIES[kind] if section.capabilities is None else section.capabilities,
+            capabilities=_able(kind, section, listed),
             parent=section.parent,
             bits=section.bits,
             parameters=section.parameters,
@@ -291,6 +309,17 @@ class Settings(Section):
     def lists(self, backend: str, upstream: str) -> bool:
         """Whether `models` has an entry for this model of a backend."""
         return self._section(backend, upstream, upstream) is not None
+
+
+def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:
+    """What the document says, else what the provider's list says, else what the kind of backend can."""
+    if section.capabilities is not None:
+        return section.capabilities
+    if listed.mode == "embedding":
+        return frozenset({"embeddings"})
+    if listed.mode not in (None, "chat", "responses", "completion"):
+        return frozenset()
+    return CAPABILITIES[kind] if listed.abilities is None else frozenset({"chat"}) | listed.abilities
 
 
 def _section_of(price: Price) -> PriceSection:

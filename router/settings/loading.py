@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from router.errors import SettingsError
-from router.settings import amounts, model_list, source
+from router.settings import litellm_file, source
 from router.settings.coherence import faults
 from router.settings.complaints import refuse, translate
-from router.settings.document import Listed, Settings
+from router.settings.document import Settings
+from router.settings.listed import Listed, Look, cost_map, is_provider
 from router.settings.sections import LitellmBackend
-from router.types import Price
-
-List = Callable[[str], Listed | None]
-"""What a provider's list says of a model by its litellm name; None where the list does not know it."""
+from router.settings.source import Steps
 
 
-def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: List | None = None) -> Settings:
+def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look | None = None) -> Settings:
     """Settings of a file; of no file, the defaults. `listed` is litellm's cost map unless given.
 
     Raises: SettingsError; its message has one line for each key that is wrong.
@@ -29,45 +27,42 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: List
     return build({} if path is None else source.read(path), env, listed=listed)
 
 
-def build(tree: Mapping[str, Any], env: Mapping[str, str], *, listed: List | None = None) -> Settings:
+def build(tree: Mapping[str, Any], env: Mapping[str, str], *, listed: Look | None = None) -> Settings:
     """Settings of a mapping as YAML gives it, in Pointsman's own form or LiteLLM's. Raises: SettingsError."""
-    foreign = model_list.is_litellm(tree)
-    filled, places = source.substitute(tree, env, litellm=foreign)
-    notes: tuple[str, ...] = ()
-    if foreign:
-        filled, notes = model_list.translate(filled)
-        places = {}
+    look = listed or cost_map
+    if not litellm_file.is_litellm(tree):
+        filled, places = source.substitute(tree, env)
+        return _validated(filled, places, look, {})
+    found = litellm_file.translate(dict(tree), env, look, is_provider, today=datetime.now(UTC).date().isoformat())
+    if not found.tree["models"]:
+        raise refuse([(each.path, f"{each.reason}; {each.remedy}".removesuffix("; ")) for each in found.unroutable])
+    settings = _validated(found.tree, {}, look, {**found.origins, "": "pointsman."})
+    return settings.annotate(found.notes, {}, tuple(map(str, found.unroutable)))
+
+
+def _validated(
+    filled: Mapping[str, Any], places: Mapping[Steps, str], look: Look, origins: Mapping[str, str]
+) -> Settings:
+    """`origins`: the user's own path of each path that was translated; "" is what stands before all others."""
     try:
         settings = Settings.model_validate(filled)
     except ValidationError as error:
-        raise translate(error, Settings, filled, places) from None
-    settings = settings.annotate(notes, _listed(settings, listed or _cost_map))
+        raise translate(error, Settings, filled, places, origins) from None
+    settings = settings.annotate((), _listed(settings, look))
     wrong = list(faults(settings))
     if wrong:
-        raise refuse(wrong)
+        raise refuse(wrong, origins)
     return settings
 
 
-def _listed(settings: Settings, look_up: List) -> dict[str, Listed]:
+def _listed(settings: Settings, look: Look) -> dict[str, Listed]:
     """What the list says of the models that litellm calls, where the document does not say it all."""
     found: dict[str, Listed] = {}
     for model in settings.models:
         backend = settings.backends.get(model.backend or next(iter(settings.backends)))
-        if isinstance(backend, LitellmBackend) and (model.price is None or model.context_tokens is None):
-            listed = look_up(model.upstream or model.name)
+        said = model.price is not None and model.context_tokens is not None
+        if isinstance(backend, LitellmBackend) and not (said and model.capabilities is not None):
+            listed = look(model.upstream or model.name)
             if listed is not None:
                 found[model.name] = listed
     return found
-
-
-def _cost_map(upstream: str) -> Listed | None:
-    try:
-        from backends.litellm import price_of  # noqa: PLC0415 (an optional extra, imported only where it is configured)
-
-        found = price_of(upstream)
-    except ImportError as error:
-        raise SettingsError(f"backends of kind litellm need the extra `providers`: {error}") from error
-    if found is None:
-        return None
-    price = Price(amounts.per_million(found.prompt_usd), amounts.per_million(found.completion_usd))
-    return Listed(price, found.context_tokens, found.max_output_tokens)

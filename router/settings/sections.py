@@ -99,12 +99,32 @@ class Breaker(Section):
     open_s: Seconds = Field(default=10.0, description="How long it stays open before one probe.")
 
 
+class PriceSection(Section):
+    """USD per million tokens."""
+
+    prompt: Usd = Field(description="USD per million prompt tokens.")
+    completion: Usd = Field(description="USD per million completion tokens.")
+
+    def price(self) -> Price:
+        """In nano-USD per million tokens."""
+        return Price(self.prompt, self.completion)
+
+
 class Replica(Section):
     """One server of a backend; a plain address may stand for it."""
 
     url: Url | None = Field(default=None, description="Base address, with or without /v1.")
     api_key: Secret = Field(default=None, description="Sent as a bearer token; by default the backend's own.")
     upstream: Name | None = Field(default=None, description="The model's name at this server, where it differs.")
+    price: PriceSection | None = Field(
+        default=None, description="What an answer of this server costs, where it differs; a hold covers the dearest."
+    )
+    context_tokens: Positive | None = Field(
+        default=None, description="Prompt and completion together at this server, where it differs."
+    )
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=1.0, description="Its share of the requests beside its siblings."
+    )
     params: dict[str, Any] = Field(
         default={}, description="Passed to litellm as they are, e.g. api_version, aws_region_name."
     )
@@ -236,17 +256,6 @@ Backend = Annotated[
 ]
 
 
-class PriceSection(Section):
-    """USD per million tokens."""
-
-    prompt: Usd = Field(description="USD per million prompt tokens.")
-    completion: Usd = Field(description="USD per million completion tokens.")
-
-    def price(self) -> Price:
-        """In nano-USD per million tokens."""
-        return Price(self.prompt, self.completion)
-
-
 class BudgetSection(Section):
     """A spending limit over a period; '5 USD per day' is short for it."""
 
@@ -314,10 +323,24 @@ class ModelSection(Section):
         default=4.0, gt=0, description="Bytes of ordinary text a token covers; 1 for byte models."
     )
     extra_body: dict[str, Any] = Field(default={}, description="Merged into the body sent upstream, e.g. vllm_xargs.")
+    defaults: dict[str, Any] = Field(
+        default={}, description="Fields of a request where the client sets none, e.g. {temperature: 0.2}."
+    )
+    drop_fields: frozenset[Name] = Field(
+        default=frozenset(), description="Fields of a request that this model does not get."
+    )
+    limits: LimitSection | None = Field(default=None, description="The model's own rate limits over all tenants.")
     capacity: BudgetSection | None = Field(
         default=None, description="The model's own budget over all tenants, rolling, e.g. '20 USD per 1h'."
     )
     drain: bool = Field(default=False, description="True finishes what runs and takes no new requests.")
+
+
+class ModelBudget(Section):
+    """A budget that several models share over all tenants."""
+
+    budget: BudgetSection = Field(description="What they may cost together, e.g. '20 USD per 1d'.")
+    models: tuple[Name, ...] | None = Field(default=None, description="The models that share it; null is all.")
 
 
 class _Embedder(Section):
@@ -422,7 +445,7 @@ class Preference(Section):
 class KeySection(Section):
     """One key from the settings file; keys made with `pointsman keys` live in the store instead."""
 
-    secret: SecretStr = Field(min_length=8, description="The key itself; take it from the environment: ${ACME_KEY}.")
+    secret: SecretStr = Field(min_length=1, description="The key itself; take it from the environment: ${ACME_KEY}.")
     name: Name | None = Field(default=None, description="For recognition; by default made from the key's hash.")
     team: Name | None = Field(default=None, description="A team of the tenant.")
     allowed_models: frozenset[Name] | None = Field(default=None, description="Models it may use; null is all.")

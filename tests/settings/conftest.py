@@ -8,7 +8,7 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import Settings, build
-from router.settings.document import Listed
+from router.settings.listed import Listed
 from router.settings.source import parse
 
 Read = Callable[..., Settings]

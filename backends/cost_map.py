@@ -1,0 +1,118 @@
+"""litellm's cost map as it is installed, read as data: litellm itself is not imported.
+
+How it fails: without the extra `providers` there is no map (ImportError). What an entry holds that is no finite price,
+no count or no text is left out of the listing, never guessed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+_PRICES = "model_prices_and_context_window_backup.json"
+_PROVIDERS = "provider_endpoints_support_backup.json"
+_MOST_USD_PER_TOKEN = 1.0
+_MOST_TOKENS = 2**40
+_ABILITIES = {"supports_function_calling": "tools", "supports_vision": "vision"}
+_NO_SLASH = "sample_spec"  # the map's own documentation
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the map says of one model; None where it does not say. Prices in USD per token, at least 0."""
+
+    mode: str | None
+    prompt_usd: float | None
+    completion_usd: float | None
+    context_tokens: int | None
+    max_output_tokens: int | None
+    abilities: frozenset[str] = field(default_factory=frozenset)
+    retires: str | None = None  # a date, YYYY-MM-DD
+
+
+def find(model: str) -> Listing | None:
+    """The listing of a model by the name litellm calls it; None where the map does not know it. Raises: ImportError."""
+    entries = _entries(_PRICES)
+    entry = entries.get(model)
+    if entry is None:
+        provider, _, rest = model.partition("/")
+        entry = entries.get(rest) if rest else None
+        if entry is not None and not _text(entry, "litellm_provider").startswith(provider):
+            return None  # another provider's model of this name has another price
+    return None if entry is None or model == _NO_SLASH else _listing(entry)
+
+
+def is_provider(name: str) -> bool:
+    """Whether litellm has a provider of this name. Raises: ImportError."""
+    return name in _providers()
+
+
+def under(provider: str) -> list[str]:
+    """Every name `provider/model` that the map prices for a provider, sorted. Raises: ImportError."""
+    found = (
+        name if name.startswith(f"{provider}/") else f"{provider}/{name}"
+        for name, entry in _entries(_PRICES).items()
+        if _text(entry, "litellm_provider") == provider
+    )
+    return sorted(set(found))
+
+
+@lru_cache(maxsize=1)
+def _providers() -> frozenset[str]:
+    support = _read(_PROVIDERS).get("providers")
+    listed = support if isinstance(support, Mapping) else {}
+    priced = (_text(entry, "litellm_provider") for entry in _entries(_PRICES).values())
+    return frozenset(listed) | frozenset(filter(None, priced))
+
+
+@lru_cache(maxsize=1)
+def _entries(file: str) -> Mapping[str, Mapping[str, object]]:
+    return {name: entry for name, entry in _read(file).items() if isinstance(entry, Mapping)}
+
+
+def _read(file: str) -> dict[str, object]:
+    spec = find_spec("litellm")
+    if spec is None or spec.origin is None:
+        raise ImportError("litellm's cost map needs the extra: pip install 'pointsman[providers]'")
+    path = Path(spec.origin).parent / file
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ImportError(f"litellm's {file} cannot be read: {error}") from error
+
+
+def _listing(entry: Mapping[str, object]) -> Listing:
+    return Listing(
+        mode=_text(entry, "mode") or None,
+        prompt_usd=_price(entry, "input_cost_per_token"),
+        completion_usd=_price(entry, "output_cost_per_token"),
+        context_tokens=_count(entry, "max_input_tokens") or _count(entry, "max_tokens"),
+        max_output_tokens=_count(entry, "max_output_tokens"),
+        abilities=frozenset(ability for key, ability in _ABILITIES.items() if entry.get(key) is True),
+        retires=_text(entry, "deprecation_date") or None,
+    )
+
+
+def _text(entry: Mapping[str, object], key: str) -> str:
+    value = entry.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _price(entry: Mapping[str, object], key: str) -> float | None:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and 0 <= value < _MOST_USD_PER_TOKEN else None
+
+
+def _count(entry: Mapping[str, object], key: str) -> int | None:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_TOKENS:
+        return None
+    return int(value) if value == int(value) else None

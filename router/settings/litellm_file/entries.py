@@ -1,0 +1,217 @@
+"""One entry of `model_list`: where it is called, what it can do, what it costs; or why nothing can be sent there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.errors import SettingsError
+from router.settings import amounts, source
+from router.settings.listed import Listed, Look
+from router.types import NanoUsd
+
+Tree = dict[str, Any]
+DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
+DIRECT |= {"lm_studio", "llamafile"}
+OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
+ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
+_CHATS = frozenset({"chat", "responses"})
+_COSTS = {"input_cost_per_token": "prompt", "output_cost_per_token": "completion"}
+_SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
+_ENGINE = ("chat", "completions", "logprobs", "responses", "messages")
+_EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:\d]|$)", re.IGNORECASE)
+_SPEAKS = re.compile(
+    r"(^|[/_.:-])(rerank\w*|whisper|tts|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora)([-_.:\d]|$)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unroutable:
+    """An entry nothing can be sent to."""
+
+    name: str
+    path: str  # in the user's file
+    reason: str
+    remedy: str = ""  # the line to add, where one helps
+
+    def __str__(self) -> str:
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.name} ({self.path}): {self.reason}{remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One server of one model. Prices in nano-USD per million tokens; None: `pointsman.default_price` or assumed."""
+
+    name: str
+    path: str
+    params: Tree
+    info: Tree
+    provider: str
+    price: tuple[NanoUsd, NanoUsd] | None
+    context_tokens: int | None
+    max_output_tokens: int | None
+    capabilities: tuple[str, ...] | None  # None: what the kind of backend can
+    retired: str | None = None
+
+    @property
+    def model(self) -> str:
+        """As litellm calls it, provider/model."""
+        return str(self.params["model"])
+
+    @property
+    def api_base(self) -> str | None:
+        """The address, where the entry gives one."""
+        given = self.params.get("api_base") or self.params.get("base_url")
+        return str(given) if given else None
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether an OpenAI-compatible server stands at its address."""
+        return self.provider in DIRECT and self.api_base is not None
+
+    def upstream(self, *, direct: bool) -> str:
+        """The name the engine knows the model by: without the provider where it is called directly."""
+        provider, _, rest = self.model.partition("/")
+        return rest if direct and provider in DIRECT and rest else self.model
+
+
+def read_entry(
+    entry: object, path: str, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool]
+) -> Entry | Unroutable:
+    """One entry of the list. Raises: SettingsError where it is no entry of LiteLLM's at all."""
+    name = _shape(entry, path)
+    try:
+        filled, _ = source.substitute(entry, env, litellm=True)
+    except SettingsError as error:
+        key, _, why = error.message.partition(": ")
+        return Unroutable(name, path, f"{path}.{key}: {why.partition(', expected')[0]}")
+    params, info = dict(filled["litellm_params"]), dict(filled.get("model_info") or {})
+    provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
+    is_own = provider in OWN_MACHINES and bool(params.get("api_base") or params.get("base_url"))
+    known = _look_up(look, str(info.get("base_model") or params.get("base_model") or params["model"]), is_own=is_own)
+    said = {**params, **{key: value for key, value in info.items() if value is not None}}
+    mode = _not_text(said, known, str(params["model"]))
+    if mode is not None:
+        return Unroutable(name, path, f"it is no model of text ({mode}); this gateway has no API for it")
+    entry_price = _price(said, known, path)
+    if entry_price is None and not is_own:
+        return Unroutable(name, path, *_unpriced(params, provider, path, is_provider))
+    return Entry(
+        name=name,
+        path=path,
+        params=params,
+        info=info,
+        provider=provider,
+        price=entry_price,
+        context_tokens=_count(said, "max_input_tokens", path) or (known.context_tokens if known else None),
+        max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
+        capabilities=_capabilities(said, known, str(params["model"]), is_own=is_own),
+        retired=known.retires if known else None,
+    )
+
+
+def _look_up(look: Look, model: str, *, is_own: bool) -> Listed | None:
+    """A server of one's own runs without the extra `providers`, and so without the map."""
+    try:
+        return look(model)
+    except SettingsError:
+        if is_own:
+            return None
+        raise
+
+
+def _shape(entry: object, path: str) -> str:
+    """The entry's name. Raises: SettingsError."""
+    expected = "missing, expected {model_name, litellm_params: {model, …}}"
+    params = entry.get("litellm_params") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not entry.get("model_name"):
+        raise SettingsError(f"{path}.model_name: {expected}", param=path)
+    if not params:
+        raise SettingsError(f"{path}.litellm_params: {expected}", param=path)
+    if not isinstance(params, dict) or not isinstance(params.get("model"), str):
+        raise SettingsError(f"{path}.litellm_params.model: missing, expected provider/model", param=path)
+    info = entry.get("model_info")
+    if info is not None and not isinstance(info, dict):
+        raise SettingsError(f"{path}.model_info: got {type(info).__name__}, expected a mapping", param=path)
+    return str(entry["model_name"]).replace(" ", "-")
+
+
+def _not_text(said: Tree, known: Listed | None, model: str) -> str | None:
+    """The mode of a model that makes images, sound or something else; None where it reads and writes text.
+
+    The map is believed before the file: a file may leave the mode out, or call a video model an image model.
+    """
+    modes = [mode for mode in (known.mode if known else None, said.get("mode")) if mode]
+    for mode in modes:
+        if mode not in _CHATS | {"completion", "embedding"}:
+            return str(mode)
+    looks = _SPEAKS.search(model)
+    return f"by its name, {looks[2]}" if not modes and looks else None
+
+
+def _capabilities(said: Tree, known: Listed | None, model: str, *, is_own: bool) -> tuple[str, ...] | None:
+    modes = {mode for mode in (known.mode if known else None, said.get("mode")) if mode}
+    if "embedding" in modes or (not modes and _EMBEDS.search(model)):
+        return ("embeddings",)
+    if "completion" in modes:
+        return ("completions", "logprobs")
+    if is_own:
+        if not any(key in said for key in _SUPPORTS):
+            return None
+        tools = ("tools",) if said.get("supports_function_calling", True) else ()
+        return (*_ENGINE, *tools, *(("vision",) if said.get("supports_vision") else ()))
+    able = set(known.abilities or {"tools"}) if known else {"tools"}
+    for key, ability in _SUPPORTS.items():
+        if key in said:
+            (able.add if said[key] else able.discard)(ability)
+    return ("chat", *sorted(able))
+
+
+def _price(said: Tree, known: Listed | None, path: str) -> tuple[NanoUsd, NanoUsd] | None:
+    """Prompt and completion price: each from the file, else from the map; None unless both are known."""
+    given = {
+        side: _per_million(said[key], f"{path}.{key}") for key, side in _COSTS.items() if said.get(key) is not None
+    }
+    embeds = (known is not None and known.mode == "embedding") or said.get("mode") == "embedding"
+    listed = known.price if known else None
+    prompt = given.get("prompt", listed.prompt if listed else None)
+    completion = given.get("completion", listed.completion if listed else None)
+    if completion is None and embeds:
+        completion = NanoUsd(0)
+    return None if prompt is None or completion is None else (prompt, completion)
+
+
+def _unpriced(params: Tree, provider: str, path: str, is_provider: Callable[[str], bool]) -> tuple[str, str]:
+    """(reason, the line to add)"""
+    if not is_provider(provider) and "/" in params["model"]:
+        return f"litellm has no provider {provider!r}, and custom providers do not run here", ""
+    if "/" not in params["model"] and "custom_llm_provider" not in params:
+        return (
+            f"litellm's cost map does not know {params['model']!r}",
+            f"write {path}.litellm_params.model: provider/model",
+        )
+    costs = "input_cost_per_token: …, output_cost_per_token: …"
+    base = " or base_model: azure/…" if provider.startswith("azure") else ""
+    return f"litellm's cost map has no price for {params['model']!r}", f"add {path}.model_info: {{{costs}}}{base}"
+
+
+def _per_million(value: object, path: str) -> NanoUsd:
+    try:
+        price = float(str(value))
+        if not 0 <= price < 1:
+            raise ValueError
+        return amounts.per_million(price)
+    except (ValueError, ArithmeticError):
+        raise SettingsError(f"{path}: got {value!r}, expected USD per token such as 0.0000025", param=path) from None
+
+
+def _count(said: Tree, key: str, path: str) -> int | None:
+    value = said.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 2**40:
+        raise SettingsError(f"{path}.{key}: got {value!r}, expected a number of tokens", param=path)
+    return value

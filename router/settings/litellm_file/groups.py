@@ -1,0 +1,143 @@
+"""Entries of one name: one backend with a replica for each, and the model they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from router.errors import SettingsError
+from router.settings import amounts
+from router.settings.litellm_file.entries import Entry, Tree
+from router.settings.litellm_file.money import capacity
+
+DEFAULTS = frozenset({"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "stop", "seed", "user"})
+DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
+DEFAULTS |= {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "verbosity", "modalities"}
+DEFAULTS |= {"service_tier"}  # fields of a request: what the file gives holds where the client sets none
+_ADDRESS = {"model", "api_base", "base_url", "api_key", "custom_llm_provider"}
+_PRICES = {"input_cost_per_token", "output_cost_per_token"}
+_INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
+_TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
+_LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
+_HERE = _ADDRESS | _PRICES | _INFO | _TAKEN | DEFAULTS | {*_LIMITS, "weight", "max_budget", "budget_duration"}
+_NO_EFFECT = {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
+_INFORMS = _PRICES | _INFO | {"id", "db_model", "description", "access_groups", "max_tokens"}
+
+
+def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
+    """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
+    direct = all(each.is_direct for each in entries)
+    upstream = entries[0].upstream(direct=direct)
+    backend: Tree = {
+        "kind": "vllm" if direct else "litellm",
+        "urls": [_replica(each, upstream, direct=direct) for each in entries],
+        **_waiting(entries),
+    }
+    if direct and (headers := entries[0].params.get("extra_headers")):
+        backend["headers"] = headers
+    notes += [note for each in entries for note in _unused(each, direct=direct)]
+    notes += [note for each in entries[1:] for note in _differing(entries[0], each)]
+    return backend, _model(name, upstream, entries)
+
+
+def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
+    own = entry.upstream(direct=direct)
+    replica: Tree = {
+        "url": entry.api_base,
+        "api_key": entry.params.get("api_key"),
+        "upstream": own if own != upstream else None,
+        "price": _shown(entry.price) if entry.price is not None else None,
+        "context_tokens": entry.context_tokens,
+        "weight": entry.params.get("weight"),
+    }
+    if not direct:
+        replica["params"] = {k: v for k, v in entry.params.items() if k not in _HERE | _NO_EFFECT}
+        for key in ("custom_llm_provider", "drop_params", "additional_drop_params"):
+            if key in entry.params:
+                replica["params"][key] = entry.params[key]
+    return {key: value for key, value in replica.items() if value is not None}
+
+
+def _waiting(entries: Sequence[Entry]) -> Tree:
+    """Time limits and concurrency, where an entry gives them."""
+    backend: Tree = {}
+    if given := [limit for each in entries if (limit := _seconds(each)) is not None]:
+        backend["timeouts"] = {"first_byte_s": max(given)}
+    params = [each.params for each in entries]
+    if parallel := [each["max_parallel_requests"] for each in params if each.get("max_parallel_requests")]:
+        backend["max_concurrency"] = max(parallel)
+    return backend
+
+
+def _seconds(entry: Entry) -> float | None:
+    key = "timeout" if entry.params.get("timeout") else "stream_timeout"
+    value = entry.params.get(key)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        path = f"{entry.path}.litellm_params.{key}"
+        raise SettingsError(f"{path}: got {value!r}, expected seconds", param=path) from None
+
+
+def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
+    """The model its replicas are of: the dearest price, so that a hold covers each; the widest context."""
+    model: Tree = {"name": name, "backend": name, "upstream": upstream}
+    prices = [each.price for each in entries if each.price is not None]
+    if prices:
+        model["price"] = _shown((max(p[0] for p in prices), max(p[1] for p in prices)))
+    for key in ("context_tokens", "max_output_tokens"):
+        if known := [value for each in entries if (value := getattr(each, key)) is not None]:
+            model[key] = max(known)
+    able = [set(each.capabilities) for each in entries if each.capabilities is not None]
+    if able:
+        model["capabilities"] = sorted(set.intersection(*able))
+    first = entries[0].params
+    for key, value in (
+        ("extra_body", first.get("extra_body")),
+        ("defaults", {k: v for k, v in first.items() if k in DEFAULTS and v is not None}),
+        ("drop_fields", first.get("additional_drop_params")),
+        ("limits", _limits(entries)),
+        ("capacity", capacity(entries)),
+    ):
+        if value:
+            model[key] = value
+    return model
+
+
+def _limits(entries: Sequence[Entry]) -> Tree:
+    """Requests and tokens a minute of all replicas together, where every replica has such a limit."""
+    found: Tree = {}
+    for key, name in _LIMITS.items():
+        each = [entry.params.get(key, entry.info.get(key)) for entry in entries]
+        if all(isinstance(value, int) and value > 0 for value in each):
+            found[name] = sum(value for value in each if value is not None)
+    return found
+
+
+def _shown(price: tuple[int, int]) -> dict[str, str]:
+    return {"prompt": amounts.show_usd(price[0]), "completion": amounts.show_usd(price[1])}
+
+
+def _unused(entry: Entry, *, direct: bool) -> Iterator[str]:
+    known = _HERE | {"extra_headers", "rpm", "tpm"} if direct else set(entry.params) - _NO_EFFECT
+    for key in sorted(set(entry.params) - known):
+        yield f"{entry.path}.litellm_params.{key}: has no effect here"
+    for key in sorted(set(entry.info) - _INFORMS - {"rpm", "tpm", "weight"}):
+        if not key.startswith("supports_"):
+            yield f"{entry.path}.model_info.{key}: has no effect here"
+
+
+def _differing(first: Entry, other: Entry) -> Iterator[str]:
+    """Defaults belong to the model, not to one of its replicas."""
+    for key in sorted((DEFAULTS | {"extra_body"}) & (set(first.params) | set(other.params))):
+        if first.params.get(key) != other.params.get(key):
+            where, what = f"{other.path}.litellm_params.{key}", f"{first.path}.litellm_params.{key}"
+            yield f"{where}: the first entry's holds for every replica ({what})"
+
+
+def names_of(value: Any) -> list[str]:
+    """The names in a list that may hold mappings {model: …} as well."""
+    each = value if isinstance(value, list) else [value]
+    return [str(one.get("model")) if isinstance(one, dict) else str(one) for one in each]

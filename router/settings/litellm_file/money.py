@@ -1,0 +1,104 @@
+"""Limits of money in LiteLLM's file: kept as budgets, or the start stops. None is dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from router.errors import SettingsError
+from router.settings.litellm_file.entries import Entry, Tree
+
+ALL = "gateway"  # the name of what every model together may cost
+_NO_LIMIT = {"budget_duration", "proxy_budget_rescheduler_min_time", "proxy_budget_rescheduler_max_time"}
+_LIMIT = re.compile(r"budget|max_spend|spend_limit|cost_limit", re.IGNORECASE)
+_THOUGHT = re.compile(r"budget_tokens|thinking|reasoning", re.IGNORECASE)  # tokens a model may think
+_DURATION = re.compile(r"(\d+) ?(s|m|h|d|w|mo)")
+_NEVER = "366d"  # the longest window there is, where a limit is never reset
+
+
+def capacity(entries: Sequence[Entry]) -> Tree | None:
+    """The model's own budget. Raises: SettingsError where replicas would share one that each has for itself."""
+    limited = [each for each in entries if each.params.get("max_budget") is not None]
+    if not limited:
+        return None
+    if len(entries) > 1:
+        path = f"{limited[0].path}.litellm_params.max_budget"
+        raise SettingsError(
+            f"{path}: a budget of one entry among {len(entries)} of the name {limited[0].name!r} cannot be kept, "
+            f"expected a model_name of its own for every entry with a budget",
+            param=path,
+        )
+    (entry,) = entries
+    return _budget(entry.params, f"{entry.path}.litellm_params", "max_budget", "budget_duration")
+
+
+def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) -> Tree:
+    """Budgets that several models share: each provider's, and everybody's. Raises: SettingsError."""
+    budgets: Tree = {}
+    library, router = tree.get("litellm_settings") or {}, tree.get("router_settings") or {}
+    if library.get("max_budget") is not None:
+        budgets[ALL] = {"budget": _budget(library, "litellm_settings", "max_budget", "budget_duration")}
+    for provider, config in (router.get("provider_budget_config") or {}).items():
+        path = f"router_settings.provider_budget_config.{provider}"
+        named = sorted({each.name for each in entries if each.provider == provider or _made_by(each, provider)})
+        if not named:
+            notes.append(f"{path}: no model of this file is called at {provider}")
+            continue
+        limit, period = _keys(config, path)
+        budgets[str(provider)] = {"budget": _budget(config, path, limit, period), "models": named}
+    return budgets
+
+
+def unkept(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Limits of money that nothing here keeps, as (path, what to do)."""
+    for section in ("general_settings", "litellm_settings", "router_settings"):
+        for path, key, value in _walk(tree.get(section), section):
+            kept = path in {"litellm_settings.max_budget", "router_settings.provider_budget_config"}
+            inside = path.startswith("router_settings.provider_budget_config.")
+            if value in (None, False) or kept or inside or key in _NO_LIMIT or _THOUGHT.search(key):
+                continue
+            if _LIMIT.search(key):
+                yield path, "a limit of money that is not kept here, expected budgets under pointsman.tenants instead"
+
+
+def _walk(node: object, path: str) -> Iterator[tuple[str, str, object]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{path}.{key}", str(key), value
+            if not _LIMIT.search(str(key)):
+                yield from _walk(value, f"{path}.{key}")
+    if isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _walk(value, f"{path}[{number}]")
+
+
+def _made_by(entry: Entry, provider: object) -> bool:
+    """Whether an entry without a provider in its name is called at this one, by litellm's own names."""
+    prefixes = {"openai": ("gpt-", "o1", "o3", "o4", "chatgpt-"), "anthropic": ("claude-",), "gemini": ("gemini-",)}
+    return "/" not in entry.model and entry.model.startswith(prefixes.get(str(provider), ("\0",)))
+
+
+def _keys(config: object, path: str) -> tuple[str, str]:
+    """LiteLLM took both pairs of names over time."""
+    if not isinstance(config, dict):
+        raise SettingsError(f"{path}: got {config!r}, expected {{budget_limit, time_period}}", param=path)
+    limit = "budget_limit" if "budget_limit" in config else "max_budget"
+    return limit, "time_period" if "time_period" in config else "budget_duration"
+
+
+def _budget(config: Mapping[str, Any], path: str, limit: str, period: str) -> Tree:
+    amount, duration = config.get(limit), config.get(period)
+    if isinstance(amount, bool) or not isinstance(amount, int | float | str):
+        raise SettingsError(f"{path}.{limit}: got {amount!r}, expected an amount in USD", param=f"{path}.{limit}")
+    return {"limit": amount, "period": _period(duration, f"{path}.{period}")}
+
+
+def _period(duration: object, path: str) -> str:
+    """30s, 1h, 7d: a window of that length, which is never looser than a reset. 1mo: the calendar month."""
+    if duration is None:
+        return _NEVER
+    match = _DURATION.fullmatch(str(duration).strip())
+    if match is None or (match[2] == "mo" and match[1] != "1"):
+        raise SettingsError(f"{path}: got {duration!r}, expected a duration such as 30s, 1h, 7d or 1mo", param=path)
+    return "month" if match[2] == "mo" else f"{match[1]}{match[2]}"

@@ -1,0 +1,248 @@
+"""The whole file in Pointsman's form, with the way back: which key of the user's file each key came from."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.errors import SettingsError
+from router.settings import source
+from router.settings.complaints import refuse
+from router.settings.listed import Look
+from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, read_entry
+from router.settings.litellm_file.groups import group, names_of
+from router.settings.litellm_file.money import ALL, shared, unkept
+
+_SECTIONS = {
+    "model_list",
+    "pointsman",
+    "general_settings",
+    "router_settings",
+    "litellm_settings",
+    "environment_variables",
+}
+_GENERAL = {"master_key", "default_model"}
+_ROUTER = {
+    *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "fallbacks"),
+    *("context_window_fallbacks", "default_fallbacks", "model_group_alias", "provider_budget_config"),
+}
+_LIBRARY = {
+    *("num_retries", "request_timeout", "fallbacks", "context_window_fallbacks", "default_fallbacks", "default_model"),
+    *("drop_params", "max_budget", "budget_duration", "model_group_alias"),
+}
+_CHAINS = {"fallbacks": "fallbacks", "context_window_fallbacks": "context_fallbacks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """The file in Pointsman's form. `origins`: the user's own path of each path that was translated."""
+
+    tree: Tree
+    notes: tuple[str, ...]
+    unroutable: tuple[Unroutable, ...]
+    origins: Mapping[str, str]
+
+
+def is_litellm(tree: Mapping[str, Any]) -> bool:
+    """Whether this is LiteLLM's form of a settings file."""
+    return "model_list" in tree
+
+
+def translate(
+    tree: Tree, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool], *, today: str
+) -> Translated:
+    """`today` is YYYY-MM-DD. Raises: SettingsError for what is not LiteLLM's either and for unkept limits of money."""
+    notes = [f"{key}: not a section of LiteLLM's file, ignored" for key in sorted(set(tree) - _SECTIONS)]
+    if wrong := list(unkept(tree)):
+        raise refuse(wrong)
+    given = {key: str(value) for key, value in _mapping(tree, "environment_variables").items()}
+    env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
+    entries, unroutable, patterns = _entries(tree["model_list"], env, look, is_provider)
+    notes += [f"{path}: a wildcard is no candidate of a router, ignored" for path in patterns]
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.name, []).append(entry)
+    backends: Tree = {}
+    models: list[Tree] = []
+    for name, each in groups.items():
+        backends[name], model = group(name, each, notes)
+        models.append(model)
+    notes += [note for entry in entries for note in _retired(entry, today)]
+    general, used = _Sections(tree, env), notes
+    translated = {"backends": backends, "models": models, **general.auth(used), **general.store()}
+    general.waiting(backends)
+    translated |= general.chains(list(groups), used)
+    translated |= general.names(set(groups), used)
+    if budgets := shared(tree, entries, notes):
+        translated["model_budgets"] = budgets
+    notes += list(general.unused())
+    own = source.substitute(_mapping(tree, "pointsman"), env)[0]
+    if "default_price" not in own:
+        _assume(models, notes)
+    for key, value in own.items():
+        translated[key] = _joined(translated.get(key), value)
+    return Translated(translated, tuple(notes), tuple(unroutable), _origins(groups))
+
+
+def _entries(
+    listed: object, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool]
+) -> tuple[list[Entry], list[Unroutable], list[str]]:
+    """(what can be called, what cannot, paths of wildcards)"""
+    if not isinstance(listed, list) or not listed:
+        raise SettingsError("model_list: expected a list of {model_name, litellm_params}", param="model_list")
+    entries: list[Entry] = []
+    unroutable: list[Unroutable] = []
+    patterns: list[str] = []
+    for number, each in enumerate(listed):
+        path = f"model_list[{number}]"
+        if isinstance(each, dict) and "*" in str(each.get("model_name")):
+            patterns.append(path)
+            continue
+        found = read_entry(each, path, env, look, is_provider)
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            unroutable.append(found)
+    return entries, unroutable, patterns
+
+
+class _Sections:
+    """What stands beside the list. Only keys that are used are looked up in the environment."""
+
+    def __init__(self, tree: Tree, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._general = _mapping(tree, "general_settings")
+        self._router = _mapping(tree, "router_settings")
+        self._library = _mapping(tree, "litellm_settings")
+
+    def auth(self, notes: list[str]) -> Tree:
+        """The master key opens everything, as it does there; without one callers need no key."""
+        master = self._value("general_settings", self._general, "master_key")
+        if not master:
+            notes.append("general_settings.master_key: none, so callers need no key (as with LiteLLM)")
+            return {"auth": {"required": False}}
+        key = {"secret": master, "name": "master", "admin": True}
+        return {"auth": {"admin_key": master}, "tenants": {"default": {"keys": [key]}}}
+
+    def store(self) -> Tree:
+        """Redis, where the router's settings name one."""
+        if url := self._value("router_settings", self._router, "redis_url"):
+            return {"store": {"redis": url}}
+        if not (host := self._value("router_settings", self._router, "redis_host")):
+            return {}
+        password = self._value("router_settings", self._router, "redis_password")
+        port = self._value("router_settings", self._router, "redis_port") or 6379
+        return {"store": {"redis": f"redis://{f':{password}@' if password else ''}{host}:{port}/0"}}
+
+    def waiting(self, backends: Tree) -> None:
+        """Retries, time limits and parameters that providers do not take."""
+        retries = self._router.get("num_retries", self._library.get("num_retries"))
+        timeout = self._router.get("timeout", self._library.get("request_timeout"))
+        for backend in backends.values():
+            if isinstance(retries, int):
+                backend.setdefault("attempts", max(1, retries + 1))
+            if timeout:
+                backend.setdefault("timeouts", {"first_byte_s": timeout})
+            if self._library.get("drop_params") and backend["kind"] == "litellm":
+                backend["params"] = {"drop_params": True}
+
+    def chains(self, known: list[str], notes: list[str]) -> Tree:
+        """Which models are asked, in this order, when the one asked for by a name cannot answer.
+
+        The name itself may be of an entry that cannot be called: its chain answers for it.
+        """
+        found: Tree = {field: {} for field in _CHAINS.values()}
+        for key, field in _CHAINS.items():
+            for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
+                for path, name, chain in _pairs(settings.get(key), f"{section}.{key}"):
+                    if missing := [each for each in (name, *chain) if each not in known]:
+                        notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
+                    if usable := [each for each in chain if each in known and each != name]:
+                        found[field].setdefault(name, usable)
+        default = names_of(self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or [])
+        for name in known:
+            if usable := [each for each in default if each in known and each != name]:
+                found["fallbacks"].setdefault(name, usable)
+        return found
+
+    def names(self, known: set[str], notes: list[str]) -> Tree:
+        """What other names stand for: aliases, and the default model for all that are unknown."""
+        found: Tree = {}
+        mapped: Tree = {}
+        for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
+            for alias, target in (settings.get("model_group_alias") or {}).items():
+                name = names_of(target)[0]
+                if name in known:
+                    mapped[str(alias)] = name
+                else:
+                    notes.append(f"{section}.model_group_alias.{alias}: {name} cannot be called here, left out")
+        if mapped:
+            found["model_map"] = mapped
+        default = self._general.get("default_model") or self._library.get("default_model")
+        if default in known:
+            found["unknown_model"] = default
+        elif default:
+            notes.append(f"default_model: {default} cannot be called here, so unknown names are an error")
+        return found
+
+    def unused(self) -> Iterator[str]:
+        """Every key of these sections that has no counterpart."""
+        for section, settings, used in (
+            ("general_settings", self._general, _GENERAL),
+            ("router_settings", self._router, _ROUTER),
+            ("litellm_settings", self._library, _LIBRARY),
+        ):
+            yield from (f"{section}.{key}: has no effect here" for key in sorted(set(settings) - used))
+
+    def _value(self, section: str, settings: Tree, key: str) -> Any:
+        """A key's value from the environment where it says so. Raises: SettingsError."""
+        filled, _ = source.substitute({section: {key: settings.get(key)}}, self._env, litellm=True)
+        return filled[section][key]
+
+
+def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, list[str]]]:
+    """(path, model, chain) of [{model: [others]}]"""
+    for number, each in enumerate(chains if isinstance(chains, list) else [chains] if chains else []):
+        for name, chain in each.items() if isinstance(each, dict) else ():
+            yield f"{path}[{number}].{name}", str(name), names_of(chain)
+
+
+def _joined(mine: object, added: object) -> object:
+    if isinstance(mine, dict) and isinstance(added, dict):
+        return {**mine, **added}
+    return [*mine, *added] if isinstance(mine, list) and isinstance(added, list) else added
+
+
+def _assume(models: list[Tree], notes: list[str]) -> None:
+    """Servers of one's own are seldom priced in this form; free would be a leak, so they get a price and a note."""
+    for model in models:
+        if "price" not in model:
+            model["price"] = {"prompt": ASSUMED_USD, "completion": ASSUMED_USD}
+            notes.append(
+                f"model {model['name']}: no price in the file, {ASSUMED_USD} USD per million tokens is assumed; "
+                f"give model_info.input_cost_per_token and output_cost_per_token, or pointsman.default_price"
+            )
+
+
+def _retired(entry: Entry, today: str) -> Iterator[str]:
+    if entry.retired is not None and entry.retired <= today:
+        yield f"{entry.path}: by litellm's cost map {entry.model} was retired on {entry.retired}"
+
+
+def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
+    origins = {"auth.admin_key": "general_settings.master_key", "tenants.default": "general_settings.master_key"}
+    origins |= {"store.redis": "router_settings.redis_host", "model_budgets": "router_settings.provider_budget_config"}
+    everybody = f"model_budgets.{ALL}.budget"
+    origins |= {f"{everybody}.limit": "litellm_settings.max_budget", everybody: "litellm_settings.budget_duration"}
+    for number, (name, entries) in enumerate(groups.items()):
+        origins[f"models[{number}]"] = origins[f"backends.{name}"] = f"{entries[0].path}.litellm_params"
+    return origins
+
+
+def _mapping(tree: Tree, key: str) -> Tree:
+    value = tree.get(key) or {}
+    if not isinstance(value, dict):
+        raise SettingsError(f"{key}: got {type(value).__name__}, expected a mapping", param=key)
+    return value

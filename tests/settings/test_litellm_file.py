@@ -1,0 +1,295 @@
+"""LiteLLM's own file starts the gateway."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.settings import build, describe
+from router.settings.listed import Listed
+from router.settings.source import parse
+from router.types import NanoUsd, Price
+from tests.settings.conftest import Complain, Read
+
+FILE = """
+model_list:
+- model_name: small
+  litellm_params: {model: hosted_vllm/org/m, api_base: http://10.0.0.1:8000/v1, api_key: os.environ/KEY, rpm: 3}
+- model_name: large
+  litellm_params: {model: acme/big, api_key: k, api_version: v1}
+- model_name: small
+  litellm_params: {model: openai/org/m, api_base: http://10.0.0.2:8000/v1}
+"""
+LISTED = {"acme/big": Listed(Price(7, 8), 200_000, 8_000)}  # type: ignore[arg-type]
+ENV = {"KEY": "sk-engine", "MASTER": "sk-master-1"}
+
+
+def test_entries_of_one_name_become_replicas_of_one_model(read: Read) -> None:
+    settings = read(FILE, env=ENV, listed=LISTED)
+    small = settings.backends["small"]
+    assert small.kind == "vllm"
+    assert [each.url for each in small.replicas] == ["http://10.0.0.1:8000/v1", "http://10.0.0.2:8000/v1"]
+    assert small.replicas[0].api_key is not None
+    assert small.replicas[0].api_key.get_secret_value() == "sk-engine"
+    assert [(each.name, each.upstream) for each in settings.candidates()] == [("small", "org/m"), ("large", "acme/big")]
+
+
+def test_other_providers_go_through_litellm_with_their_parameters(read: Read) -> None:
+    settings = read(FILE, env=ENV, listed=LISTED)
+    large = settings.backends["large"]
+    assert large.kind == "litellm"
+    assert large.replicas[0].params == {"api_version": "v1"}
+    assert settings.candidates()[1].price == LISTED["acme/big"].price
+
+
+def test_replicas_may_know_the_model_by_different_names(read: Read) -> None:
+    settings = read(FILE.replace("openai/org/m", "openai/other"), env=ENV, listed=LISTED)
+    assert settings.backends["small"].kind == "vllm"
+    assert [each.upstream for each in settings.backends["small"].replicas] == [None, "other"]
+
+
+def test_costs_per_token_become_prices_per_million(read: Read) -> None:
+    info = "  model_info: {input_cost_per_token: 2.5e-06, output_cost_per_token: 1.0e-05, max_input_tokens: 1000}\n"
+    settings = read(FILE.replace("rpm: 3}\n", "rpm: 3}\n" + info), env=ENV, listed=LISTED)
+    small = settings.candidates()[0]
+    assert small.price == Price(2_500_000_000, 10_000_000_000)  # type: ignore[arg-type]
+    assert small.context_tokens == 1000
+
+
+def test_where_replicas_differ_in_price_the_dearest_counts(read: Read) -> None:
+    cheap, dear = (
+        f"  model_info: {{input_cost_per_token: {c}, output_cost_per_token: 1e-6}}\n" for c in ("1e-6", "3e-6")
+    )
+    settings = read(FILE.replace("rpm: 3}\n", "rpm: 3}\n" + cheap) + dear, env=ENV, listed=LISTED)
+    assert settings.candidates()[0].price == Price(3_000_000_000, 1_000_000_000)  # type: ignore[arg-type]
+
+
+def test_a_server_without_a_price_is_charged_and_the_note_says_so(read: Read) -> None:
+    settings = read(FILE, env=ENV, listed=LISTED)
+    assert settings.candidates()[0].price.prompt == 1_000_000_000
+    assert any(note.startswith("model small: no price in the file, 1 USD") for note in settings.notes)
+
+
+def test_a_default_price_of_ones_own_is_used_instead(read: Read) -> None:
+    settings = read(FILE + "pointsman: {default_price: {prompt: 2, completion: 3}}", env=ENV, listed=LISTED)
+    assert settings.candidates()[0].price.prompt == 2_000_000_000
+
+
+def test_a_provider_nothing_prices_leaves_the_others_running_and_is_listed_with_the_line_to_add(read: Read) -> None:
+    text = FILE.replace("acme/big", "openai/retired-9")
+    settings = read(text, env=ENV)
+    assert [each.name for each in settings.candidates()] == ["small"]
+    (line,) = settings.unroutable
+    assert line.startswith(
+        "large (model_list[1]): litellm's cost map has no price for 'openai/retired-9'; add model_list[1]"
+    )
+    assert f"not routable  {line}" in describe(settings)
+
+
+def test_a_custom_provider_is_listed_as_not_routable(read: Read) -> None:
+    assert "no provider 'acme'" in read(FILE, env=ENV).unroutable[0]
+
+
+def test_an_entry_whose_variable_is_not_set_leaves_the_others_running(read: Read) -> None:
+    settings = read(FILE, listed=LISTED)
+    assert [len(settings.backends[name].replicas) for name in ("small", "large")] == [1, 1]  # type: ignore[union-attr]
+    (line,) = settings.unroutable
+    assert "model_list[0].litellm_params.api_key: the environment variable KEY is not set" in line
+
+
+def test_where_nothing_can_be_called_the_start_stops_and_names_each_entry(complain: Complain) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/retired-9}}]"
+    assert complain(text).startswith("model_list[0]: litellm's cost map has no price")
+
+
+def test_the_master_key_opens_everything(read: Read) -> None:
+    settings = read(FILE + "general_settings: {master_key: os.environ/MASTER}", env=ENV, listed=LISTED)
+    assert settings.auth.required
+    assert settings.auth.admin_key is not None
+    (key,) = settings.static_keys()
+    assert key.secret.get_secret_value() == settings.auth.admin_key.get_secret_value() == "sk-master-1"
+    assert key.principal.admin
+
+
+def test_without_a_master_key_callers_need_none(read: Read) -> None:
+    assert read(FILE, env=ENV, listed=LISTED).anonymous() is not None
+
+
+def test_retries_and_time_limits_are_taken_over(read: Read) -> None:
+    more = "router_settings: {num_retries: 3, timeout: 9}\n"
+    backend = read(FILE + more, env=ENV, listed=LISTED).backends["small"]
+    assert (backend.attempts, backend.timeouts.first_byte_s) == (4, 9)
+
+
+def test_what_has_no_effect_is_noted_never_dropped_in_silence(read: Read) -> None:
+    text = FILE.replace("rpm: 3", "rpm: 3, tags: [a]") + "litellm_settings: {set_verbose: true}\n"
+    settings = read(text, env=ENV, listed=LISTED)
+    assert "litellm_settings.set_verbose: has no effect here" in settings.notes
+    assert "model_list[0].litellm_params.tags: has no effect here" in settings.notes
+    assert "note      litellm_settings.set_verbose" in describe(settings)
+
+
+def test_keys_of_ones_own_may_be_added(read: Read) -> None:
+    settings = read(FILE + "pointsman: {preference: 0.9, server: {port: 1}}", env=ENV, listed=LISTED)
+    assert (settings.preference.default, settings.server.port) == (0.9, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model_list: []", "model_list: expected a list"),
+        ("model_list: [{litellm_params: {model: a}}]", "model_list[0].model_name: missing"),
+        ("model_list: [{model_name: a}]", "model_list[0].litellm_params: missing"),
+        ("model_list: [{model_name: a, litellm_params: {api_base: x}}]", "model_list[0].litellm_params.model: missing"),
+        (
+            FILE + "general_settings: {master_key: os.environ/GONE}",
+            "general_settings.master_key: the environment variable",
+        ),
+        (FILE + "pointsman: {server: {prot: 1}}", "pointsman.server.prot: unknown key, did you mean port?"),
+        (
+            FILE.replace("os.environ/KEY, rpm: 3", "k, timeout: soon"),
+            "model_list[0].litellm_params.timeout: got 'soon'",
+        ),
+    ],
+)
+def test_an_entry_that_is_wrong_is_named(complain: Complain, text: str, expected: str) -> None:
+    assert expected in complain(text)
+
+
+def test_each_replica_has_its_own_price_and_context_and_the_model_takes_the_dearest_and_widest(read: Read) -> None:
+    listed = {
+        "acme/a": Listed(Price(NanoUsd(7), NanoUsd(80)), 1000, 100),
+        "acme/b": Listed(Price(NanoUsd(9), NanoUsd(8)), 9000, 50),
+    }
+    entries = "".join(f"\n- model_name: one\n  litellm_params: {{model: acme/{each}, weight: 2}}" for each in "ab")
+    settings = read(f"model_list:{entries}", listed=listed)
+    (model,) = settings.candidates()
+    assert (model.price, model.context_tokens, model.max_output_tokens) == (Price(NanoUsd(9), NanoUsd(80)), 9000, 100)
+    replicas = settings.backends["one"].replicas  # type: ignore[union-attr]
+    assert [each.price.price() for each in replicas if each.price] == [listed["acme/a"].price, listed["acme/b"].price]
+    assert [(each.context_tokens, each.weight) for each in replicas] == [(1000, 2), (9000, 2)]
+
+
+def test_a_known_model_behind_an_address_of_its_own_has_the_maps_price(read: Read) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o, api_base: 'http://10.0.0.1/v1'}}]"
+    listed = {"openai/gpt-4o": Listed(Price(NanoUsd(5), NanoUsd(6)), 128_000)}
+    assert read(text, listed=listed).candidates()[0].price == Price(NanoUsd(5), NanoUsd(6))
+
+
+def test_a_deployment_is_priced_by_its_base_model(read: Read) -> None:
+    text = """
+model_list:
+- model_name: a
+  litellm_params: {model: azure/my-deployment, api_base: https://x.example, api_key: k}
+  model_info: {base_model: azure/gpt-4o}
+"""
+    listed = {"azure/gpt-4o": Listed(Price(NanoUsd(5), NanoUsd(6)), 128_000, mode="chat")}
+    assert read(text, listed=listed).candidates()[0].price == Price(NanoUsd(5), NanoUsd(6))
+
+
+@pytest.mark.parametrize(
+    ("model", "info", "able"),
+    [
+        ("azure/text-embedding-3-large", "", {"embeddings"}),
+        ("openai/gpt-image-1", "{mode: chat, input_cost_per_token: 1e-6, output_cost_per_token: 1e-6}", None),
+        ("hosted_vllm/BAAI/bge-m3", "", {"embeddings"}),
+        ("hosted_vllm/openai/whisper-large-v3", "", None),
+        ("hosted_vllm/org/chat-7b", "{mode: rerank}", None),
+        ("hosted_vllm/org/embedder", "{mode: embedding}", {"embeddings"}),
+        ("gpt-3.5-turbo-instruct", "", {"completions", "logprobs"}),
+    ],
+)
+def test_only_what_can_chat_is_a_candidate_for_chat(model: str, info: str, able: set[str] | None) -> None:
+    text = (
+        "model_list:\n- model_name: other\n  litellm_params: {model: hosted_vllm/o, api_base: 'http://10.0.0.1/v1'}\n"
+    )
+    text += f"- model_name: it\n  litellm_params: {{model: '{model}', api_base: 'http://10.0.0.1/v1'}}\n"
+    settings = build(parse(text + (f"  model_info: {info}" if info else "")), {})
+    found = {each.name: each.capabilities for each in settings.candidates()}
+    assert found.get("it") == (None if able is None else frozenset(able))
+    assert "chat" in found["other"]
+    assert bool(settings.unroutable) is (able is None)
+
+
+def test_defaults_dropped_fields_and_rate_limits_of_an_entry_are_kept(read: Read) -> None:
+    params = "temperature: 0.2, max_tokens: 99, additional_drop_params: [logit_bias], rpm: 3, tpm: 500"
+    settings = read(FILE.replace("rpm: 3", params), env=ENV, listed=LISTED)
+    small = settings.models[0]
+    assert small.defaults == {"temperature": 0.2, "max_tokens": 99}
+    assert small.drop_fields == frozenset({"logit_bias"})
+    assert small.limits is None  # the other replica has no limit, so the two together have none
+    alone = read(FILE.replace("rpm: 3", params).rpartition("- model_name")[0], env=ENV, listed=LISTED).models[0].limits
+    assert alone is not None
+    assert (alone.requests_per_minute, alone.tokens_per_minute) == (3, 500)
+
+
+def test_fallbacks_aliases_and_the_default_model_are_kept_in_the_files_order(read: Read) -> None:
+    more = """
+router_settings:
+  fallbacks: [{small: [large, gone]}, {gone: [large, small]}]
+  context_window_fallbacks: [{small: [large]}]
+  model_group_alias: {gpt-4: small, gpt-5: {model: large, hidden: true}}
+litellm_settings: {default_fallbacks: [small], default_model: large}
+"""
+    settings = read(FILE + more, env=ENV, listed=LISTED)
+    assert settings.fallbacks == {"small": ("large",), "gone": ("large", "small"), "large": ("small",)}
+    assert settings.context_fallbacks == {"small": ("large",)}
+    assert settings.model_map == {"gpt-4": "small", "gpt-5": "large"}
+    assert settings.unknown_model == "large"
+    assert any("gone cannot be called here" in note for note in settings.notes)
+
+
+def test_budgets_of_models_providers_and_everybody_are_kept(read: Read) -> None:
+    more = """
+router_settings: {provider_budget_config: {acme: {budget_limit: 20, time_period: 1d}, nobody: {max_budget: 1}}}
+litellm_settings: {max_budget: 100, budget_duration: 30d}
+"""
+    text = FILE.replace("api_version: v1", "api_version: v1, max_budget: 2, budget_duration: 1h")
+    settings = read(text + more, env=ENV, listed=LISTED)
+    assert settings.models[1].capacity is not None
+    assert (settings.models[1].capacity.limit, settings.models[1].capacity.period) == (2_000_000_000, (3600, None))
+    shared = {
+        name: (each.budget.limit, each.budget.period, each.models) for name, each in settings.model_budgets.items()
+    }
+    assert shared == {
+        "gateway": (100_000_000_000, (30 * 86_400, None), None),
+        "acme": (20_000_000_000, (86_400, None), ("large",)),
+    }
+    assert any("nobody: no model of this file" in note for note in settings.notes)
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ("litellm_settings: {max_user_budget: 5}", "litellm_settings.max_user_budget"),
+        (
+            "litellm_settings: {default_internal_user_params: {max_budget: 5}}",
+            "litellm_settings.default_internal_user_params.max_budget",
+        ),
+        ("router_settings: {tag_budget_config: {a: {max_budget: 1}}}", "router_settings.tag_budget_config"),
+        ("general_settings: {default_team_budget: 3}", "general_settings.default_team_budget"),
+        ("litellm_settings: {max_budget: lots}", "litellm_settings.max_budget"),
+        ("litellm_settings: {max_budget: 5, budget_duration: often}", "litellm_settings.budget_duration"),
+    ],
+)
+def test_a_limit_of_money_that_cannot_be_kept_stops_the_start(complain: Complain, more: str, path: str) -> None:
+    assert complain(FILE + more, env=ENV).startswith(f"{path}")
+
+
+def test_a_budget_of_one_replica_among_several_stops_the_start(complain: Complain) -> None:
+    assert "model_list[0].litellm_params.max_budget" in complain(FILE.replace("rpm: 3", "max_budget: 3"), env=ENV)
+
+
+def test_tokens_a_model_may_think_are_no_limit_of_money(read: Read) -> None:
+    text = FILE.replace("rpm: 3", "thinking: {type: enabled, budget_tokens: 1024}")
+    assert read(text, env=ENV, listed=LISTED).models[0].defaults["thinking"]["budget_tokens"] == 1024
+
+
+def test_the_files_own_variables_are_used(read: Read) -> None:
+    settings = read(FILE + "environment_variables: {KEY: sk-own}", listed=LISTED)
+    assert settings.backends["small"].replicas[0].api_key.get_secret_value() == "sk-own"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("master", ["sk-1234", "x", "a key with blanks"])
+def test_a_master_key_of_any_form_is_taken(read: Read, master: str) -> None:
+    settings = read(FILE + f"general_settings: {{master_key: '{master}'}}", env=ENV, listed=LISTED)
+    assert settings.static_keys()[0].secret.get_secret_value() == master
