@@ -29,30 +29,6 @@ class Price:
         return NanoUsd(-(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // 1_000_000))
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One candidate: a name clients may ask for, behind one backend."""
-
-    name: str
-    backend: str  # key of the backend in settings
-    upstream: str  # the name the engine knows it by
-    price: Price
-    context_tokens: int
-    max_output_tokens: int
-    local: bool  # served on the operator's own machines
-    capabilities: frozenset[str] = frozenset()  # "chat", "completions", "tools", "vision", "logprobs", "embeddings", …
-    parent: str | None = None  # the full-width model this is a variant of
-    bits: int | None = None
-    parameters: float | None = None  # number of weights
-    quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where estimates start
-    extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs
-    capacity: NanoUsd | None = None  # the model's own budget per capacity_period_s
-    capacity_period_s: int = 3600
-    draining: bool = False
-    admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
-    bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
-
-
 Window = Literal["rolling", "calendar"]
 
 
@@ -76,6 +52,32 @@ class RateLimit:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One candidate: a name clients may ask for, behind one backend."""
+
+    name: str
+    backend: str  # key of the backend in settings
+    upstream: str  # the name the engine knows it by
+    price: Price
+    context_tokens: int
+    max_output_tokens: int
+    local: bool  # served on the operator's own machines
+    capabilities: frozenset[str] = frozenset()  # "chat", "completions", "tools", "vision", "logprobs", "embeddings", …
+    parent: str | None = None  # the full-width model this is a variant of
+    bits: int | None = None
+    parameters: float | None = None  # number of weights
+    quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where estimates start
+    extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs
+    defaults: Mapping[str, object] = field(default_factory=dict)  # fields of a request where the client sets none
+    drop_fields: frozenset[str] = frozenset()  # fields of a request that it does not get
+    budgets: tuple[Budget, ...] = ()  # its own over all tenants, and those it shares with other models
+    limits: tuple[RateLimit, ...] = ()  # its own over all tenants
+    draining: bool = False
+    admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
+    bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from router.credentials import Credentials
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing, MachineRate
+from router.gateway.names import Names
 from router.gateway.serving import Gateway
 from router.gateway.types import Catalogue, Options
 from router.learning.follower import Learning
@@ -211,6 +212,7 @@ def options_of(settings: Settings) -> Options:
         on_request=settings.on_request(),
         preference=settings.preference.default,
         aliases=settings.aliases,
+        names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
         remember=settings.log.enabled,
         reference_usd=settings.worth_usd(),
         k=settings.index.k,

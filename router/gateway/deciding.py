@@ -167,6 +167,11 @@ class Decider:
             purse=_NO_PURSE,
         )
 
+    def meaning(self, name: str) -> str:
+        """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
+        names = self.options.names
+        return names.meaning(name, self.catalogue.names()) if names.mapped or names.unknown else name
+
     def escalating(self, decision: Decision) -> Escalating | None:
         """The policy that may hold answers to this decision back; None for every other policy."""
         if decision.policy != "cascade":
@@ -282,9 +287,9 @@ class Decider:
         return known[2]
 
     async def _capacity(self, menu: Candidates) -> NDArray[np.float64]:
-        """(n,) USD left of each model's own budget, inf where it has none."""
-        left = {each.budget.scope: each.remaining / NANO_PER_USD for each in await self._read(menu.budgets)}
-        return np.array([left.get(f"model:{name}", np.inf) for name in menu.names])
+        """(n,) USD left of the tightest of each model's budgets, inf where it has none."""
+        left = {each.budget: each.remaining / NANO_PER_USD for each in await self._read(menu.budgets)}
+        return np.array([min([left[budget] for budget in model.budgets], default=np.inf) for model in menu.models])
 
     async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
         """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from policies.types import Proposal
 from router.gateway.eligibility import Requirements, worst_tokens
-from router.gateway.types import Decision, capacity_budgets
+from router.gateway.types import Decision
 from router.types import Model, Offer
 
 
@@ -29,7 +29,7 @@ class Offers:
 
 def _offer(model: Model, needs: Requirements) -> Offer:
     prompt, completion = worst_tokens(model, needs)
-    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, capacity_budgets(model))
+    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, model.budgets, model.limits)
 
 
 def _others(proposal: Proposal, choice: int) -> list[int]:

@@ -11,9 +11,19 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import msgspec
+
 from backends.errors import BackendError, Cut, Refused, Unreachable
 from backends.types import Reply, Request
-from router.errors import BudgetExceeded, NoCandidate, RequestRejected, StoreUnavailable, UpstreamFailed
+from router.errors import (
+    BudgetExceeded,
+    InvalidRequest,
+    NoCandidate,
+    PointsmanError,
+    RequestRejected,
+    StoreUnavailable,
+    UpstreamFailed,
+)
 from router.gateway.answers import Answer, is_streamed
 from router.gateway.deciding import Decider, new_id
 from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
@@ -35,6 +45,7 @@ from router.types import (
 )
 
 EXPLAINED = "/v1/route"  # stands for the model in spend lines of decisions that were only explained
+_WITH_DEFAULTS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 class Gateway:
@@ -60,8 +71,27 @@ class Gateway:
     async def answer(self, principal: Principal, call: Call) -> Answer:
         """Decide, reserve, remember and send; returns when the first byte of an answer is there.
 
-        An answer that its policy holds back is charged and the next dearer model asked; should that one fail, the
-        answer held back is returned after all. Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
+        Where a model asked for by name cannot answer, the names of its chain of fallbacks are asked in order.
+        Raises: RequestRejected, NoCandidate, UpstreamFailed, StoreUnavailable.
+        """
+        try:
+            return await self._answer(principal, call)
+        except (RequestRejected, NoCandidate, UpstreamFailed) as error:
+            return await self._fall_back(principal, call, error)
+
+    async def _fall_back(self, principal: Principal, call: Call, error: PointsmanError) -> Answer:
+        """The answer of the first name of the chain that can give one. Raises: `error` where none can."""
+        too_long = error.code == "context_length_exceeded"
+        if isinstance(error, InvalidRequest) and not too_long:
+            raise error  # the request is wrong, whoever is asked
+        for other in self.decider.options.names.after(call, too_long=too_long):
+            with contextlib.suppress(RequestRejected, NoCandidate, UpstreamFailed):
+                return await self._answer(principal, other)
+        raise error
+
+    async def _answer(self, principal: Principal, call: Call) -> Answer:
+        """An answer that its policy holds back is charged and the next dearer model asked; should that one fail, the
+        answer held back is returned after all.
         """
         stages, without, held_back = Timings(), frozenset[str](), None
         while True:
@@ -217,7 +247,7 @@ class Gateway:
 
     async def _send(self, attempt: Attempt) -> Reply:
         call, model = attempt.call, attempt.model
-        extra: dict[str, object] = dict(model.extra_body)
+        extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
@@ -225,7 +255,7 @@ class Gateway:
             extra |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if not asked_for_logprobs(call) else {}
         request = Request(
             path=call.path,
-            fields=call.fields,
+            fields=_kept(model, call),
             model=model.upstream,
             answers_as=model.name,
             stream=call.stream,
@@ -279,3 +309,17 @@ class Gateway:
             signature=attempt.signature,
             tenant=attempt.principal.tenant,
         )
+
+
+def _unset(model: Model, call: Call) -> dict[str, object]:
+    """The model's defaults for fields that the client left out."""
+    if not model.defaults or call.path not in _WITH_DEFAULTS:
+        return {}
+    return {key: value for key, value in model.defaults.items() if key not in call.fields}
+
+
+def _kept(model: Model, call: Call) -> dict[str, msgspec.Raw]:
+    """The client's fields without those that the model does not get."""
+    if not model.drop_fields:
+        return call.fields
+    return {key: value for key, value in call.fields.items() if key not in model.drop_fields}

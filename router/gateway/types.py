@@ -15,6 +15,7 @@ from backends.errors import BackendError
 from backends.pool import Replicas
 from policies.types import Arm, BudgetState, Proposal
 from router.gateway.eligibility import Requirements, text_bytes
+from router.gateway.names import Names
 from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
 
 Float32 = NDArray[np.float32]
@@ -84,13 +85,6 @@ def arm_of(model: Model) -> Arm:
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 
-def capacity_budgets(model: Model) -> tuple[Budget, ...]:
-    """The model's own budget, as the ledger knows it; () where it has none."""
-    if model.capacity is None:
-        return ()
-    return (Budget(f"model:{model.name}", model.capacity, model.capacity_period_s),)
-
-
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """The models a request may choose from, with what every decision over them needs; made once, used by many."""
@@ -99,7 +93,7 @@ class Candidates:
     refusals: Mapping[str, str]  # model -> reason, for the others
     names: tuple[str, ...]
     arms: tuple[Arm, ...]
-    budgets: tuple[Budget, ...]  # the models' own capacities
+    budgets: tuple[Budget, ...]  # the models' own and those they share, each once
     longest: int  # completion tokens of the most talkative
 
     @classmethod
@@ -110,7 +104,7 @@ class Candidates:
             refusals,
             names=tuple([model.name for model in models]),
             arms=tuple([arm_of(model) for model in models]),
-            budgets=tuple([budget for model in models for budget in capacity_budgets(model)]),
+            budgets=tuple(dict.fromkeys([budget for model in models for budget in model.budgets])),
             longest=max([model.max_output_tokens for model in models], default=0),
         )
 
@@ -165,6 +159,7 @@ class Options:
     balance_ttl_s: float = 0.25
     aliases: Mapping[str, float] = field(default_factory=dict)  # preference by NAME of auto:NAME
     on_request: frozenset[str] | None = None  # policies that a request may name; None: all there are
+    names: Names = field(default_factory=Names)
 
 
 class Timings:

@@ -76,6 +76,7 @@ class Inference:
             passed,
             preference=preference_of(headers.get(b"x-pointsman-preference")),
             aliases=self._gateway.decider.options.aliases,
+            meaning=self._gateway.decider.meaning,
         )
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]

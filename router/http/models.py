@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request, Response
 
 from router.errors import NotFound
 from router.gateway.serving import Gateway
+from router.gateway.types import Options
 from router.http.auth import Authentication
 from router.types import Model
 
@@ -22,17 +23,17 @@ def routes(
 
     @router.get("/v1/models")
     async def models(request: Request) -> dict[str, object]:
-        """Aliases first, then every model the key may use."""
+        """Aliases and an application's own names first, then every model the key may use."""
         principal = await authentication.of(request.scope["headers"])
         allowed = principal.allowed_models
         mine = [m for m in gateway.decider.catalogue.models if allowed is None or m.name in allowed]
-        named = [alias(name) for name in alias_names(gateway.decider.options.aliases)]
+        named = [alias(name) for name in alias_names(gateway.decider.options)]
         return {"object": "list", "data": named + [describe(model) for model in mine]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, object]:
         await authentication.of(request.scope["headers"])
-        if name in alias_names(gateway.decider.options.aliases):
+        if name in alias_names(gateway.decider.options):
             return alias(name)
         for each in gateway.decider.catalogue.models:
             if each.name == name:
@@ -61,9 +62,9 @@ def routes(
     return router
 
 
-def alias_names(aliases: Mapping[str, float]) -> list[str]:
+def alias_names(options: Options) -> list[str]:
     """What a client may ask for instead of a model."""
-    return ["auto", *(f"auto:{name}" for name in aliases)]
+    return ["auto", *(f"auto:{name}" for name in options.aliases), *options.names.mapped]
 
 
 def alias(name: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -115,8 +115,9 @@ def parse(
     *,
     preference: float | None = None,
     aliases: Mapping[str, float] = ALIASES,
+    meaning: Callable[[str], str] = str,
 ) -> Call:
-    """A client's request as the gateway needs it.
+    """A client's request as the gateway needs it. `meaning` says what a name stands for: a model, auto or auto:NAME.
 
     The body's own preference comes first, then the alias's, then `preference`, the header's.
     Raises: InvalidRequest naming the parameter at fault; NotFound for an unknown alias.
@@ -124,6 +125,8 @@ def parse(
     try:
         fields = _FIELDS.decode(body)
         call = _PARSERS[path](body, fields)
+        if call.needs.pinned is not None:
+            _rename(call, meaning(call.needs.pinned))
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -313,6 +316,13 @@ def _named(model: str) -> tuple[str | None, str | None]:
     if not model:
         raise InvalidRequest("model is empty; ask for 'auto' or for a name of GET /v1/models", param="model")
     return model, None
+
+
+def _rename(call: Call, meant: str) -> None:
+    """Take the model, `auto` or `auto:NAME` in place of the name the client used."""
+    if meant != call.needs.pinned:
+        pinned, call.alias = _named(meant)
+        call.needs = msgspec.structs.replace(call.needs, pinned=pinned)
 
 
 def _max_cost(usd: float | None) -> NanoUsd | None:

@@ -77,6 +77,8 @@ def serve(
     config = configuration(settings, path, host=host, port=port, workers=workers)
     listening = _bind(config)
     key = asyncio.run(prepare(settings))
+    for each in settings.unroutable:
+        say(f"not routable: {each}")
     for note in settings.notes:
         say(f"note: {note}")
     url = "http://{}:{}".format(*listening.getsockname()[:2])

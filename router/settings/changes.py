@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from router.settings.document import Settings
 from router.settings.sections import ModelSection
 
-LIVE = ("models", "admission", "default_price", "preference", "aliases", "tenants", "backends", "admission")
+_NAMES = ("model_map", "unknown_model", "fallbacks", "context_fallbacks", "model_budgets")
+LIVE = ("models", "admission", "default_price", "preference", "aliases", "tenants", "backends", *_NAMES)
 """Taken up while running: new backends are opened, those no model needs any more are closed once drained."""
 
 

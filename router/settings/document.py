@@ -174,10 +174,21 @@ class Settings(Section):
             bits=section.bits,
             parameters=section.parameters,
             extra_body=section.extra_body,
-            capacity=section.capacity.limit if section.capacity else None,
-            capacity_period_s=section.capacity.period[0] if section.capacity else 3600,
+            defaults=section.defaults,
+            drop_fields=section.drop_fields,
+            budgets=self._model_budgets(section.name, section),
+            limits=(section.limits.limit(f"model:{section.name}"),) if section.limits else (),
             draining=section.drain,
             bytes_per_token=section.bytes_per_token,
+        )
+
+    def _model_budgets(self, name: str, section: ModelSection | None) -> tuple[Budget, ...]:
+        """Its own budget and those that it shares with other models."""
+        own = section.capacity if section is not None else None
+        shared = ((key, each) for key, each in self.model_budgets.items() if each.models is None or name in each.models)
+        return (
+            *((own.budget(f"model:{name}"),) if own is not None else ()),
+            *(each.budget.budget(f"models:{key}") for key, each in shared),
         )
 
     def discovered(
@@ -208,6 +219,7 @@ class Settings(Section):
             context_tokens=context_tokens,
             max_output_tokens=min(max_output_tokens or context_tokens, context_tokens),
             local=self.backends[backend].is_local,
+            budgets=self._model_budgets(name or upstream, None),
             **facts,
         )
         section = self._section(backend, upstream, model.name)
@@ -238,7 +250,7 @@ class Settings(Section):
     def _overridden(self, found: Model, section: ModelSection) -> Model:
         """The found model with every field the document sets."""
         listed = self._candidate(section.model_copy(update={"price": section.price or _section_of(found.price)}))
-        written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity"}
+        written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity", "limits"}
         taken = {key: getattr(listed, key) for key in written if getattr(section, key) is not None}
         for key in ("context_tokens", "capabilities", "parent", "bits", "parameters", "extra_body", "bytes_per_token"):
             taken.setdefault(key, getattr(found, key))
@@ -250,8 +262,8 @@ class Settings(Section):
             upstream=found.upstream,
             price=listed.price,
             max_output_tokens=min(longest, taken["context_tokens"]),
-            capacity=listed.capacity,
-            capacity_period_s=listed.capacity_period_s,
+            budgets=listed.budgets,
+            limits=listed.limits,
             draining=listed.draining,
             **{key: value for key, value in taken.items() if key not in {"name", "upstream"}},
         )

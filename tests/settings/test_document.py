@@ -166,7 +166,7 @@ def test_a_listed_model_only_its_backend_can_price_waits_for_it(read: Read) -> N
     settings = read("models: [{name: small@3bit, capacity: 1 USD per 1h}]")
     assert settings.candidates() == ()
     found = settings.discovered("family", "small@3bit", price=Price(5, 6))  # type: ignore[arg-type]
-    assert (found.price.prompt, found.capacity) == (5, 1_000_000_000)
+    assert (found.price.prompt, found.budgets[0].limit) == (5, 1_000_000_000)
 
 
 def test_a_stored_key_gets_what_the_document_says_of_its_tenant_and_team(read: Read) -> None:

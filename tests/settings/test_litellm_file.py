@@ -214,7 +214,7 @@ def test_defaults_dropped_fields_and_rate_limits_of_an_entry_are_kept(read: Read
     params = "temperature: 0.2, max_tokens: 99, additional_drop_params: [logit_bias], rpm: 3, tpm: 500"
     settings = read(FILE.replace("rpm: 3", params), env=ENV, listed=LISTED)
     small = settings.models[0]
-    assert small.defaults == {"temperature": 0.2, "max_tokens": 99}
+    assert (small.defaults, small.max_output_tokens) == ({"temperature": 0.2}, 99)
     assert small.drop_fields == frozenset({"logit_bias"})
     assert small.limits is None  # the other replica has no limit, so the two together have none
     alone = read(FILE.replace("rpm: 3", params).rpartition("- model_name")[0], env=ENV, listed=LISTED).models[0].limits

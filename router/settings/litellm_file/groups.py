@@ -10,7 +10,7 @@ from router.settings import amounts
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.litellm_file.money import capacity
 
-DEFAULTS = frozenset({"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "stop", "seed", "user"})
+DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
 DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
 DEFAULTS |= {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "verbosity", "modalities"}
 DEFAULTS |= {"service_tier"}  # fields of a request: what the file gives holds where the client sets none
@@ -19,7 +19,9 @@ _PRICES = {"input_cost_per_token", "output_cost_per_token"}
 _INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
 _TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
 _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
-_HERE = _ADDRESS | _PRICES | _INFO | _TAKEN | DEFAULTS | {*_LIMITS, "weight", "max_budget", "budget_duration"}
+_BUDGETS = {"max_budget", "budget_duration"}
+_HERE = _ADDRESS | _PRICES | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
+
 _NO_EFFECT = {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
 _INFORMS = _PRICES | _INFO | {"id", "db_model", "description", "access_groups", "max_tokens"}
 
@@ -90,6 +92,8 @@ def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
     for key in ("context_tokens", "max_output_tokens"):
         if known := [value for each in entries if (value := getattr(each, key)) is not None]:
             model[key] = max(known)
+    if (longest := entries[0].params.get("max_tokens")) is not None:
+        model["max_output_tokens"] = longest
     able = [set(each.capabilities) for each in entries if each.capabilities is not None]
     if able:
         model["capabilities"] = sorted(set.intersection(*able))

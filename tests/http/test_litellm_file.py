@@ -1,0 +1,148 @@
+"""LiteLLM's own file in front of engines on real sockets: names, chains, budgets and defaults are kept.
+
+Files as they are found in public repositories lie in ../shared/litellm_files; where they are absent, they are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from backends.scripted import Line, by_model
+from backends.scripted_server import ScriptedServer
+from router.settings import build
+from router.settings.source import parse
+from tests.http.conftest import Running, serving
+
+pytestmark = pytest.mark.anyio
+PUBLIC = Path(__file__).parents[3] / "shared" / "litellm_files"
+FILES = sorted(PUBLIC.glob("*.yaml"))
+EACH = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+if not FILES:
+    EACH = pytest.mark.skip(reason=f"no public LiteLLM files at {PUBLIC}")
+COST = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+CHAT = "/v1/chat/completions"
+
+
+def variables(path: Path) -> dict[str, str]:
+    """A dummy for each variable a file refers to."""
+    found = dict.fromkeys(re.findall(r"os\.environ/(\w+)", path.read_text()), "sk-dummy")
+    found |= {name: "http://127.0.0.1:9/v1" for name in found if name.endswith("_BASE")}
+    return found | {"RF_EXTRACT_MODEL": "anthropic/claude-haiku-4-5", "RF_VERIFY_MODEL": "openai/gpt-4o"}
+
+
+def entry(name: str, engine: ScriptedServer, **more: Any) -> dict[str, Any]:
+    params = {"model": f"hosted_vllm/{name}", "api_base": f"{engine.url}/v1", **more}
+    return {"model_name": name, "litellm_params": params, "model_info": COST}
+
+
+@asynccontextmanager
+async def gateway(
+    folder: Path, lines: dict[str, Line], params: dict[str, dict[str, Any]] | None = None, **sections: Any
+) -> AsyncIterator[tuple[Running, httpx.AsyncClient, ScriptedServer]]:
+    async with ScriptedServer(by_model(lines)) as engine:
+        own = {"state_dir": str(folder / "state"), "policy": {"name": "cheapest"}}
+        tree = {
+            "state_dir": str(folder / "state"),
+            "model_list": [entry(name, engine, **(params or {}).get(name, {})) for name in lines],
+            "pointsman": own,
+            **sections,
+        }
+        async with serving(folder, tree) as running, httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+            yield running, client, engine
+
+
+async def ask(client: httpx.AsyncClient, model: str, **more: Any) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20, **more}
+    return await client.post(CHAT, json={key: value for key, value in body.items() if value is not None})
+
+
+@EACH
+def test_a_public_file_starts_and_every_key_that_is_not_kept_is_named(path: Path) -> None:
+    env = {**os.environ, **variables(path)}
+    check = subprocess.run(
+        [sys.executable, "-m", "pointsman", "check", str(path)], env=env, capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stderr
+    said = check.stdout
+    tree = yaml.safe_load(path.read_text())
+    for section in ("general_settings", "litellm_settings", "router_settings"):
+        for key in tree.get(section) or {}:
+            kept = ("master_key", "drop_params", "default_model", "request_timeout", "num_retries", "fallbacks")
+            money = ("max_budget", "budget_duration", "provider_budget_config", "redis_host")
+            assert key in kept + money or f"{section}.{key}: has no effect here" in said
+
+
+@EACH
+def test_nothing_but_models_of_text_is_a_candidate_for_chat(path: Path) -> None:
+    settings = build(parse(path.read_text()), variables(path))
+    able = {model.name for model in settings.candidates() if "chat" in model.capabilities}
+    assert able
+    assert not able & {"govchat-embedding", "gpt-image-2", "veo-3.1", "grok-video", "tts-fast", "whisper"}
+
+
+async def test_a_chain_of_fallbacks_holds_in_the_files_order(tmp_path: Path) -> None:
+    lines = {
+        "first": Line(trouble="500"),
+        "second": Line(trouble="500"),
+        "third": Line(text="from the third"),
+        "fourth": Line(text="from the fourth"),
+    }
+    chains = {"fallbacks": [{"first": ["second", "third", "fourth"]}], "num_retries": 0}
+    async with gateway(tmp_path, lines, router_settings=chains) as (_, client, engine):
+        answer = (await ask(client, "first")).json()
+        assert answer["model"] == "third"
+        assert [heard.json()["model"] for heard in engine.heard] == ["first", "second", "third"]
+        assert (await ask(client, "second")).status_code == 502  # a model without a chain has its own error
+
+
+async def test_the_chain_of_a_name_that_cannot_be_called_answers_for_it(tmp_path: Path) -> None:
+    chains = {"fallbacks": [{"gone": ["good"]}]}
+    async with gateway(tmp_path, {"good": Line(text="here")}, router_settings=chains) as (_, client, _engine):
+        assert (await ask(client, "gone")).json()["model"] == "good"
+        assert (await ask(client, "never-heard-of")).status_code == 404
+
+
+async def test_aliases_and_unknown_names_mean_what_the_file_says(tmp_path: Path) -> None:
+    router, library = {"model_group_alias": {"gpt-4": "b"}}, {"default_model": "a"}
+    lines = {"a": Line(text="from a"), "b": Line(text="from b")}
+    async with gateway(tmp_path, lines, router_settings=router, litellm_settings=library) as (_, client, _engine):
+        assert (await ask(client, "gpt-4")).json()["model"] == "b"
+        assert "gpt-4" in [each["id"] for each in (await client.get("/v1/models")).json()["data"]]
+        assert (await ask(client, "whatever-else")).json()["model"] == "a"
+
+
+async def test_defaults_hold_where_the_client_sets_none_and_dropped_fields_stay_here(tmp_path: Path) -> None:
+    params = {"a": {"temperature": 0.25, "max_tokens": 7, "additional_drop_params": ["logit_bias"]}}
+    async with gateway(tmp_path, {"a": Line(text="x")}, params) as (_, client, engine):
+        await ask(client, "a", logit_bias={"1": 2}, max_tokens=None)
+        await ask(client, "a", temperature=0.9)
+        first, second = (heard.json() for heard in engine.heard)
+        assert (first["temperature"], first["max_tokens"], "logit_bias" in first) == (0.25, 7, False)
+        assert (second["temperature"], second["max_tokens"]) == (0.9, 20)
+
+
+async def test_budgets_of_a_model_and_of_everybody_are_kept(tmp_path: Path) -> None:
+    """A request's worst case is a few hundred tokens at a millionth of a dollar each."""
+    lines, params = {"a": Line(text="x"), "b": Line(text="x")}, {"a": {"max_budget": 0.00005, "budget_duration": "1h"}}
+    library = {"max_budget": 0.0003, "budget_duration": "1d"}
+    async with gateway(tmp_path, lines, params, litellm_settings=library) as (_, client, engine):
+        refused = await ask(client, "a")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+        assert "model:a" in refused.json()["error"]["message"]
+        answers = [await ask(client, "b") for _ in range(60)]
+        codes = [answer.status_code for answer in answers]
+        assert codes[0] == 200
+        assert codes[-1] == 429
+        assert "models:gateway" in answers[-1].json()["error"]["message"]
+        assert all(heard.json()["model"] == "b" for heard in engine.heard)
