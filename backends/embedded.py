@@ -39,7 +39,7 @@ class EmbeddedBackend:
         try:
             if request.stream:
                 return await self._stream(exchange, request)
-            return PlainReply(await exchange.body(), backend=self.name, answers_as=request.answers_as)
+            return PlainReply(await exchange.body(), request=request, backend=self.name)
         except Broken as error:
             raise Failed(str(error), backend=self.name) from error
         except BaseException:
@@ -81,9 +81,8 @@ class EmbeddedBackend:
         reply = StreamReply(
             read,
             exchange.close,
+            request=request,
             backend=self.name,
-            answers_as=request.answers_as,
-            wants_usage=request.wants_usage,
         )
         await reply.start(read)
         return reply

@@ -91,9 +91,7 @@ class LiteLLMBackend:
             raise self._translated(problem) from None  # litellm's chain may quote the key
         if request.stream:
             return await self._stream(answer, request)
-        return PlainReply(
-            answer.model_dump_json(exclude_none=True).encode(), backend=self.name, answers_as=request.answers_as
-        )
+        return PlainReply(answer.model_dump_json(exclude_none=True).encode(), request=request, backend=self.name)
 
     async def ping(self) -> bool:
         """True: asking a provider costs money, so only requests tell."""
@@ -126,9 +124,8 @@ class LiteLLMBackend:
         reply = StreamReply(
             read,
             lambda: None,
+            request=request,
             backend=self.name,
-            answers_as=request.answers_as,
-            wants_usage=request.wants_usage,
             aclose=(answer if hasattr(answer, "aclose") else answer.completion_stream).aclose,
         )
         await reply.start(read)

@@ -84,7 +84,7 @@ class OpenAIBackend:
         if kind == "text/html" or request.stream:
             raise Failed(f"answered {kind or 'nothing known'} to {_wanted(request)}", backend=self.name)
         body = await response.body(self.limits)
-        return PlainReply(body, backend=self.name, answers_as=request.answers_as)
+        return PlainReply(body, request=request, backend=self.name)
 
     async def _stream(self, response: Response, request: Request) -> Reply:
         if not request.stream:
@@ -92,9 +92,8 @@ class OpenAIBackend:
         reply = StreamReply(
             partial(response.read, self.limits.idle_s),
             response.close,
+            request=request,
             backend=self.name,
-            answers_as=request.answers_as,
-            wants_usage=request.wants_usage,
             pour=partial(response.pour, limit_s=self.limits.idle_s),
         )
         await reply.start(partial(response.read, self.limits.first_byte_s))

@@ -216,6 +216,10 @@ class _Counted:
         return self._reply.produced
 
     @property
+    def complete(self) -> bool:
+        return self._reply.complete
+
+    @property
     def response_id(self) -> str | None:
         return self._reply.response_id
 

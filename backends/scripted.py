@@ -15,7 +15,7 @@ import msgspec
 
 from backends.errors import Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
 from backends.sse import PlainReply, StreamReply
-from backends.types import Reply, Request, Usage
+from backends.types import Reply, Request
 
 Trouble = Literal["hang", "reset", "half chunk", "error event", "500", "html", "garbage", "busy", "refuse", "down"]
 """What goes wrong: the first four may come after `trouble_after` pieces of a stream, the others come at once.
@@ -30,6 +30,8 @@ class Line:
     prompt_tokens: int | None = None  # None: words of the prompt
     completion_tokens: int | None = None  # None: words of the text
     reports_usage: bool = True
+    usage: object = None  # reported in place of the honest usage: what JSON can hold, or its bytes
+    verbatim: tuple[bytes, ...] = ()  # the whole answer as it leaves: a body, or the pieces of a stream
     finish_reason: str = "stop"
     delay_s: float = 0.0  # before the first byte
     piece_delay_s: float = 0.0  # between pieces of a stream
@@ -92,7 +94,7 @@ class Scripted:
         answer_id = f"chatcmpl-{self.name}-{next(self._numbers)}"
         if not request.stream:
             whole = plain_answer(line, model=request.model, body=body, path=request.path, answer_id=answer_id)
-            return PlainReply(whole, backend=self.name, answers_as=request.answers_as)
+            return PlainReply(whole, request=request, backend=self.name)
         return await self._stream(request, line, list(events(line, request.model, body, request.path, answer_id)))
 
     async def ping(self) -> bool:
@@ -121,9 +123,7 @@ class Scripted:
             self.aborted += not done
             done = True
 
-        reply = StreamReply(
-            read, close, backend=self.name, answers_as=request.answers_as, wants_usage=request.wants_usage
-        )
+        reply = StreamReply(read, close, request=request, backend=self.name)
         await reply.start(read)
         return reply
 
@@ -155,21 +155,26 @@ REFUSAL = b'{"error":{"message":"The script refuses this.","type":"BadRequestErr
 
 def plain_answer(line: Line, *, model: str, body: Mapping[str, Any], path: str, answer_id: str) -> bytes:
     """A whole answer as the path's API writes it; embeddings are one small vector for each input."""
+    if line.verbatim:
+        return b"".join(line.verbatim)
     usage = _usage(line, body)
     if path == "/v1/embeddings":
-        return _embeddings(model, body, usage.prompt_tokens)
+        return _embeddings(model, body, usage)
     head: dict[str, object] = {"id": answer_id, "object": "chat.completion", "created": 1_700_000_000, "model": model}
     choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": line.finish_reason}
     if path == "/v1/completions":
         head["object"], choice["text"] = "text_completion", line.text
     else:
         choice["message"] = {"role": "assistant", "content": line.text, **(line.message or {})}
-    tail = {"usage": _usage_object(usage)} if line.reports_usage else {}
+    tail = {"usage": usage} if line.reports_usage else {}
     return msgspec.json.encode({**head, "choices": [choice], **tail, **(line.fields or {})})
 
 
 def events(line: Line, model: str, body: Mapping[str, Any], path: str, answer_id: str) -> Iterator[bytes]:
     """The same answer as SSE events, one for each word, then the finish, usage if asked for, and [DONE]."""
+    if line.verbatim:
+        yield from line.verbatim
+        return
     chat = path != "/v1/completions"
     head: dict[str, object] = {
         "id": answer_id,
@@ -184,7 +189,7 @@ def events(line: Line, model: str, body: Mapping[str, Any], path: str, answer_id
     last: dict[str, object] = {"delta": dict(line.message or {})} if chat else {"text": ""}
     yield event({**head, "choices": [{"index": 0, **last, "logprobs": None, "finish_reason": line.finish_reason}]})
     if line.reports_usage:
-        yield event({**head, "choices": [], "usage": _usage_object(_usage(line, body))})
+        yield event({**head, "choices": [], "usage": _usage(line, body)})
     yield b"data: [DONE]\n\n"
 
 
@@ -198,30 +203,22 @@ def pieces_of(text: str) -> list[str]:
     return [word if number == 0 else f" {word}" for number, word in enumerate(text.split(" "))]
 
 
-def _usage(line: Line, body: Mapping[str, Any]) -> Usage:
+def _usage(line: Line, body: Mapping[str, Any]) -> object:
+    if line.usage is not None:
+        return msgspec.Raw(line.usage) if isinstance(line.usage, bytes) else line.usage
     asked = body.get("messages") or body.get("prompt") or body.get("input") or ""
-    words = len(str(asked).split())
-    return Usage(
-        prompt_tokens=words if line.prompt_tokens is None else line.prompt_tokens,
-        completion_tokens=len(line.text.split()) if line.completion_tokens is None else line.completion_tokens,
-    )
+    prompt = len(str(asked).split()) if line.prompt_tokens is None else line.prompt_tokens
+    completion = len(line.text.split()) if line.completion_tokens is None else line.completion_tokens
+    if "input" in body:  # embeddings
+        return {"prompt_tokens": prompt, "total_tokens": prompt}
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
-def _usage_object(usage: Usage) -> dict[str, int]:
-    total = usage.prompt_tokens + usage.completion_tokens
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "total_tokens": total,
-        "completion_tokens": usage.completion_tokens,
-    }
-
-
-def _embeddings(model: str, body: Mapping[str, Any], prompt_tokens: int) -> bytes:
+def _embeddings(model: str, body: Mapping[str, Any], usage: object) -> bytes:
     asked = body.get("input", "")
     texts = asked if isinstance(asked, list) else [asked]
     data = [
         {"object": "embedding", "index": number, "embedding": [1.0, float(len(str(text))), 0.0]}
         for number, text in enumerate(texts)
     ]
-    usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
     return msgspec.json.encode({"object": "list", "data": data, "model": model, "usage": usage})

@@ -6,59 +6,34 @@ block is searched for a few byte strings, and only an event that carries a usage
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 
 from backends.errors import BackendError, Failed
-from backends.types import Usage
+from backends.types import Request, Usage
+from backends.usage import merged, usage_of
+from backends.visible import visible_bytes, visible_streamed
 
 Sink = Callable[[bytes], bool]
 _UNCOUNTED = 256  # blocks kept to be counted later
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
-_USAGE = re.compile(rb'"usage": ?\{')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _MODEL = re.compile(rb'"model": ?"((?:[^"\\]|\\.)*)"')
 _ID = re.compile(rb'"id": ?"([^"\\]*)"')
 _FINISH = re.compile(rb'_reason": ?"([^"\\]*)"')  # of finish_reason and stop_reason
-_TEXT = re.compile(
-    rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments|thinking|partial_json)": ?"((?:[^"\\]|\\.)*)"'
-)
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"(?:error"|type": ?"error"|object": ?"error")')
-_DONE = b"data: [DONE]\n"
+_DONE = b"data: [DONE]\n\n"
+_EVENT = re.compile(rb".*?\n\n", re.DOTALL)
 _LAST = re.compile(rb"(?:^|\n)event: (?:message_stop|response\.(?:completed|incomplete|failed))\n")
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """The three dialects of usage: chat and completions, responses, messages."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-
-    def tokens(self) -> Usage:
-        """In one dialect. Anthropic counts cached input beside `input_tokens`, the others within it."""
-        details = self.prompt_tokens_details or self.input_tokens_details
-        beside = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
-        return Usage(
-            prompt_tokens=(self.prompt_tokens or self.input_tokens or 0) + beside,
-            completion_tokens=self.completion_tokens or self.output_tokens or 0,
-            cached_tokens=(details.cached_tokens if details else None) or self.cache_read_input_tokens or 0,
-        )
-
-
 class _Inner(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -70,7 +45,7 @@ class _Answer(msgspec.Struct):
 
     id: str | None = None
     model: str | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     choices: list[_Choice] | None = None
     stop_reason: str | None = None
     status: str | None = None
@@ -86,26 +61,27 @@ class PlainReply:
     """An answer that came whole. Raises (on construction): Failed where it is no JSON object or holds an error."""
 
     failure: str | None = None
+    complete = True
 
-    def __init__(self, body: bytes, *, backend: str, answers_as: str, content_type: str = "application/json") -> None:
+    def __init__(self, body: bytes, *, request: Request, backend: str, content_type: str = "application/json") -> None:
         try:
-            answer = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            answer = _read(body)
+        except (ValueError, RecursionError) as problem:
             raise Failed(f"answered something that is no answer ({problem})", backend=backend) from problem
         if bytes(answer.error) not in {b"", b"null"}:
             raise Failed("answered an error under status 200", backend=backend)
         self.status = 200
         self.content_type = content_type
-        self.usage = answer.usage.tokens() if answer.usage else None
+        self.usage = usage_of(answer.usage)
         self.response_id = answer.id
         self.finish_reason = _finish_reason(answer)
-        self.body: bytes | None = _renamed(body, answer.model, answers_as)
-        self._text = body
+        self.body: bytes | None = _renamed(body, answer.model, request.answers_as)
+        self._text, self._path = body, request.path
 
     @property
     def produced(self) -> int:
-        """Characters of text in the answer; counted only when asked, which billing does where usage is missing."""
-        return characters(self._text)
+        """Bytes of text in the answer; counted when asked."""
+        return visible_bytes(self._path, self._text)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self.body is not None:
@@ -134,15 +110,14 @@ class StreamReply:
         read: Callable[[], Awaitable[bytes]],
         close: Callable[[], None],
         *,
+        request: Request,
         backend: str,
-        answers_as: str,
-        wants_usage: bool,
         aclose: Callable[[], Awaitable[None]] | None = None,
         pour: Callable[[Sink], Awaitable[None]] | None = None,
     ) -> None:
         self.usage: Usage | None = None
         self.failure: str | None = None
-        self._produced = 0  # characters of text, without those of …
+        self._produced = 0  # bytes of text, without those of …
         self._uncounted: list[bytes] = []  # … the latest blocks
         self.response_id: str | None = None
         self.finish_reason: str | None = None
@@ -152,12 +127,13 @@ class StreamReply:
         self._sink: Sink | None = None  # where what is poured goes
         self._aclose = aclose  # for sources that can only be cut by awaiting
         self._backend = backend
-        self._answers_as = answers_as
-        self._wants_usage = wants_usage
+        self._request = request
         self._rename: tuple[bytes, bytes] | None = None
         self._tail = b""
         self._ready: deque[bytes] = deque()
-        self._complete = False  # the engine said it was done
+        self.complete = False  # the engine said it was done
+        self._said_done = False  # by [DONE], which nothing may follow
+        self._shown_at_last = 0  # bytes of text in an event that repeats the whole answer
         self._over = False  # nothing more will be read
 
     async def start(self, read: Callable[[], Awaitable[bytes]]) -> None:
@@ -233,7 +209,7 @@ class StreamReply:
 
     def _break_off(self, problem: BackendError) -> None:
         self._over = True
-        if not self._complete:
+        if not self.complete:
             self.failure = str(problem)
         self._close()
 
@@ -256,12 +232,12 @@ class StreamReply:
 
     @property
     def produced(self) -> int:
-        """Characters of text so far; counted when asked, which billing does where usage is missing."""
+        """Bytes of text so far; counted when asked."""
         self._count()
-        return self._produced
+        return max(self._produced, self._shown_at_last)
 
     def _count(self) -> None:
-        self._produced += characters(b"".join(self._uncounted))
+        self._produced += visible_streamed(self._request.path, b"".join(self._uncounted))
         self._uncounted.clear()
 
     def _meet(self, block: bytes) -> None:
@@ -269,13 +245,15 @@ class StreamReply:
         found = _ID.search(block)
         self.response_id = found[1].decode() if found else None
         model = _MODEL.search(block)
-        wanted = msgspec.json.encode(self._answers_as)
+        wanted = msgspec.json.encode(self._request.answers_as)
         if model is not None and b'"%b"' % model[1] != wanted:
             self._rename = (model[0], model[0].replace(b'"%b"' % model[1], wanted))
 
     def _pass(self, block: bytes) -> bool:
         """Make ready what of a block goes to the client, in order; whether it needs no more than to be relayed."""
         plain = True
+        if self._said_done or _DONE in block:
+            block, plain = self._until_done(block), False
         if self.response_id is None:
             self._meet(block)
         self._uncounted.append(block)
@@ -287,8 +265,8 @@ class StreamReply:
             self.failure, self._over = f"broke off with an error: {_shown(block[error.start() :])}", True
             before, gap, _ = block[: error.start() + 1].rpartition(b"\n\n")
             block, plain = before + gap, False
-        elif _DONE in block or (b"event: " in block and _LAST.search(block) is not None):
-            self._complete, plain = True, False
+        elif b"event: " in block and _LAST.search(block) is not None:
+            self.complete, plain = True, False
         if self._rename is not None:
             block = block.replace(*self._rename)
         if b'"usage"' in block and _USAGE.search(block) is not None:
@@ -298,9 +276,19 @@ class StreamReply:
             self._ready.append(block)
         return plain
 
+    def _until_done(self, block: bytes) -> bytes:
+        """The block up to [DONE]: of what an engine sends after it only usage is read, and nothing is relayed."""
+        cut = 0 if self._said_done else block.index(_DONE) + len(_DONE)
+        rest, self._over = block[cut:], self._said_done
+        self.complete = self._said_done = True
+        for event in _EVENT.findall(rest):
+            if _USAGE.search(event) is not None:
+                self._read_usage(event)
+        return block[:cut]
+
     def _pass_usage(self, block: bytes) -> None:
         others = b""
-        for event in re.findall(rb".*?\n\n", block, re.DOTALL):
+        for event in _EVENT.findall(block):
             if _USAGE.search(event) is None:
                 others += event
                 continue
@@ -308,47 +296,66 @@ class StreamReply:
             if others:
                 self._ready.append(others)
                 others = b""
-            if self._wants_usage or not alone:
+            if self._request.wants_usage or not alone:
                 self._ready.append(event)
         if others:
             self._ready.append(others)
 
     def _read_usage(self, event: bytes) -> bool:
         """Whether the event is there for its usage alone, as `include_usage` makes it."""
-        start = event.find(b"data:") + 5
+        data = event[event.find(b"data:") + 5 :]
         try:
-            answer = _decode(event[start:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            answer = _read(data)
+        except (ValueError, RecursionError):
             return False
-        counted = answer.usage or _within(answer.message) or _within(answer.response)
-        if counted is not None:
-            new, old = counted.tokens(), self.usage or Usage(0, 0)
-            self.usage = Usage(  # messages reports the prompt first and the completion last
-                max(new.prompt_tokens, old.prompt_tokens),
-                max(new.completion_tokens, old.completion_tokens),
-                max(new.cached_tokens, old.cached_tokens),
-            )
+        said = answer.usage or _within(answer.message) or _within(answer.response)
+        usage = usage_of(said)
+        if usage is not None:
+            self.usage = merged(usage, self.usage)
+        if answer.response is not None:
+            self._shown_at_last = visible_bytes(self._request.path, data)
         return answer.choices == []
 
     def _judge_end(self) -> None:
         if self._tail.strip():
             self.failure = "ended in the middle of an event"
-        elif not self._complete and self.finish_reason is None:
+        elif not self.complete and self.finish_reason is None:
             self.failure = "ended before the answer was complete"
 
 
-def characters(body: bytes) -> int:
-    """Characters of answer text in a JSON body or a block of events, found without parsing it."""
-    return sum(_length(text) for text in _TEXT.findall(body))
-
-
-def _length(text: bytes) -> int:
-    if text.isascii() and b"\\" not in text:
-        return len(text)
+def _read(data: bytes) -> _Answer:
+    """What is read of an answer. Raises: ValueError, RecursionError where it is no JSON object."""
     try:
-        return len(msgspec.json.decode(b'"%b"' % text, type=str))
+        return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return len(text)
+        return _read_leniently(data)
+
+
+def _read_leniently(data: bytes) -> _Answer:
+    """The same of what Python engines send where a number is none (NaN), or a field is not of its usual type."""
+    said = json.loads(data, parse_int=_integer)
+    if not isinstance(said, dict):
+        raise ValueError("it is no object")
+    choices, texts = said.get("choices"), {}
+    for name in ("id", "model", "stop_reason", "status"):
+        texts[name] = found if isinstance(found := said.get(name), str) else None
+    reasons = [each.get("finish_reason") for each in choices or () if isinstance(each, dict)]
+    return _Answer(
+        **texts,
+        usage=said.get("usage"),
+        choices=[_Choice(why if isinstance(why, str) else None) for why in reasons] if choices is not None else None,
+        message=_Inner(_usage_in(said.get("message"))),
+        response=_Inner(_usage_in(said["response"])) if isinstance(said.get("response"), dict) else None,
+        error=msgspec.Raw(b"" if said.get("error") is None else b"{}"),
+    )
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 30 else float("inf")
+
+
+def _usage_in(said: object) -> object:
+    return said.get("usage") if isinstance(said, dict) else None
 
 
 def _finish_reason(answer: _Answer) -> str | None:
@@ -357,7 +364,7 @@ def _finish_reason(answer: _Answer) -> str | None:
     return answer.stop_reason or answer.status
 
 
-def _within(inner: _Inner | None) -> _Usage | None:
+def _within(inner: _Inner | None) -> object:
     return inner.usage if inner is not None else None
 
 

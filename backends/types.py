@@ -9,13 +9,26 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_TOKENS = 1 << 40  # the largest count anybody is believed to have meant
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens as the engine reported them."""
+    """Tokens as the engine reported them, each from 0 to MOST_TOKENS; None where it reported nothing that is a count.
 
-    prompt_tokens: int
-    completion_tokens: int
+    Raises: ValueError for any other number.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     cached_tokens: int = 0
+    unseen_prompt_tokens: int = 0  # that no text shows: cached, audio, images
+    unseen_completion_tokens: int = 0  # that no text shows: reasoning, audio, predictions that were rejected
+
+    def __post_init__(self) -> None:
+        counts = (self.cached_tokens, self.unseen_prompt_tokens, self.unseen_completion_tokens)
+        for count in (self.prompt_tokens or 0, self.completion_tokens or 0, *counts):
+            if not 0 <= count <= MOST_TOKENS:
+                raise ValueError(f"{count} tokens is no count from 0 to {MOST_TOKENS}")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -40,8 +53,8 @@ class Reply(Protocol):
     """An answer whose first byte has come. Iterate once, then read `usage`; always close.
 
     After the iteration: `usage` as the engine reported it or None; `failure` says what broke an answer midway, else
-    None; `produced` counts characters of relayed text (for billing when usage is missing); `response_id` and
-    `finish_reason` as the engine gave them. A plain (not streamed) answer yields its body once. A stream yields whole
+    None; `produced` counts bytes of relayed text, to check usage by; `response_id` and `finish_reason` as the engine
+    gave them. A plain (not streamed) answer yields its body once. A stream yields whole
     SSE events as bytes, each ending in a blank line, [DONE] included: as many in one block as came in one read, and the
     usage event always alone, so where `usage` turns from None after a block, that block is the usage event.
     """
@@ -68,7 +81,11 @@ class Reply(Protocol):
 
     @property
     def produced(self) -> int:
-        """Characters of answer text relayed so far."""
+        """UTF-8 bytes of answer text relayed so far."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the engine said that its answer was whole."""
 
     @property
     def response_id(self) -> str | None:

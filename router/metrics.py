@@ -31,6 +31,7 @@ class PrometheusMeter(Metrics):
         self._tokens: Counter[_Pair] = Counter()  # model, kind
         self._cost: Counter[_Pair] = Counter()  # model, tenant; nano-USD
         self._decisions: Counter[_Pair] = Counter()  # model, policy
+        self._doubts: Counter[_Pair] = Counter()  # model, kind
         self._failures: Counter[_Pair] = Counter()  # model, error
         self._stages: dict[str, list[float]] = {}  # a count for each bucket, one beyond the last, and the sum
         self._holds = 0
@@ -57,6 +58,9 @@ class PrometheusMeter(Metrics):
             counts[bisect_left(_SECONDS, seconds)] += 1
             counts[-1] += seconds
 
+    def doubted(self, model: str, kind: str) -> None:
+        self._doubts[model, kind] += 1
+
     def failed(self, model: str, error: BackendError) -> None:
         self._failures[model, type(error).__name__] += 1
 
@@ -81,6 +85,7 @@ class PrometheusMeter(Metrics):
         usd = {labels: nano / NANO_PER_USD for labels, nano in self._cost.items()}
         yield _counter("pointsman_cost_usd", "Money settled, in USD", ("model", "tenant"), usd)
         yield _counter("pointsman_decisions", "Decisions drawn", ("model", "policy"), self._decisions)
+        yield _counter("pointsman_doubts", "Reports that did not fit", ("model", "kind"), self._doubts)
         yield _counter("pointsman_backend_failures", "Failed attempts", ("model", "error"), self._failures)
         yield self._histogram()
         yield GaugeMetricFamily("pointsman_holds", "Requests with a hold taken and not settled", value=self._holds)

@@ -5,7 +5,7 @@ Every implementation of a port passes one test suite, parametrised over all of t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,10 +36,10 @@ class Ledger(Protocol):
         """
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing.
+        """End a hold with what it really cost, which may be more than was held. Settling twice changes nothing.
 
-        What was marked is charged sooner or later. Raises: StoreUnavailable: what was not marked is not charged, and
-        must not be sent.
+        More than was held is charged in full and noted as `hold.over`. What was marked is charged sooner or later.
+        Raises: StoreUnavailable: what was not marked is not charged, and must not be sent.
         """
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -54,6 +54,17 @@ class Leases(Protocol):
 
         Raises: StoreUnavailable: the ledger does not know, and nothing may be sent.
         """
+
+
+class HoldingLedger(Ledger, Leases, Protocol):
+    """A ledger that also knows what is being sent."""
+
+
+class AuditTrail(Protocol):
+    """Where what happened to money is written down."""
+
+    async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None:
+        """Append. Raises: StoreUnavailable."""
 
 
 class OutcomeLog(Protocol):

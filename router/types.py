@@ -19,10 +19,14 @@ NANO_PER_USD = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """List price of a model, in nano-USD per million tokens."""
+    """List price of a model, in nano-USD per million tokens. Raises: ValueError below zero."""
 
     prompt: NanoUsd
     completion: NanoUsd
+
+    def __post_init__(self) -> None:
+        if self.prompt < 0 or self.completion < 0:
+            raise ValueError(f"a price is {self.prompt} and {self.completion} nano-USD, expected 0 or more")
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> NanoUsd:
         """Cost of an answer in nano-USD, rounded up."""
@@ -100,13 +104,17 @@ class Principal:
 
 
 class Offer(msgspec.Struct, frozen=True, gc=False):
-    """One model the request may be sent to, and the most it can cost there."""
+    """One model the request may be sent to, and the most it can cost there. Raises: ValueError below zero."""
 
     model: str
     worst: NanoUsd
     tokens: int  # prompt plus the most completion tokens
     budgets: tuple[Budget, ...] = ()  # the model's own capacity, beyond the principal's
     limits: tuple[RateLimit, ...] = ()  # limits that hold for this model only
+
+    def __post_init__(self) -> None:
+        if self.worst < 0 or self.tokens < 0:
+            raise ValueError(f"{self.model!r} cannot cost {self.worst} nano-USD for {self.tokens} tokens at most")
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -142,13 +150,22 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Spend(msgspec.Struct, frozen=True, gc=False):
-    """What really happened to a hold. All zero with outcome "released": nothing was sent."""
+    """What really happened to a hold. All zero with outcome "released": nothing was sent.
+
+    Raises: ValueError for what is below zero.
+    """
 
     cost: NanoUsd
     prompt_tokens: int
     completion_tokens: int
     outcome: Literal["settled", "released", "expired"]
-    estimated: bool = False  # the engine reported no usage; tokens were counted from the relayed text
+    estimated: bool = False  # what the engine reported could not be: tokens were counted from the text
+
+    def __post_init__(self) -> None:
+        if self.cost < 0 or self.prompt_tokens < 0 or self.completion_tokens < 0:
+            raise ValueError(
+                f"nobody spends {self.cost} nano-USD for {self.prompt_tokens} and {self.completion_tokens} tokens"
+            )
 
 
 @dataclass(frozen=True, slots=True)

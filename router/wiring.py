@@ -202,7 +202,7 @@ def _gateway(
         renting=renting,
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
-    return Gateway(decider=decider, ledger=ledger, leases=ledger, log=stores.log, meter=meter, clock=time.time)
+    return Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
 
 
 def options_of(settings: Settings) -> Options:

@@ -6,16 +6,16 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from backends.types import Reply, Usage
-from router.gateway.eligibility import expected_prompt_tokens
+from backends.types import Reply
+from router.gateway.metering import Bill, billed
 from router.gateway.run_eagerly import begin
 from router.gateway.types import Attempt, Call, usd
-from router.types import NanoUsd, Spend
+from router.types import NanoUsd
 
 _DONE = b"data: [DONE]\n\n"
 _USAGE = re.compile(rb'"usage":\s*\{')  # an object: OpenAI sends `"usage": null` in every event before it
 _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
-Settle = Callable[[Attempt, Spend, Reply | None], Awaitable[None]]
+Settle = Callable[[Attempt, Bill, Reply | None], Awaitable[None]]
 
 
 class Answer:
@@ -32,17 +32,19 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
-        annotated = not self.attempt.call.stream or self.attempt.call.path not in _ONE_USAGE
+        annotates = self.attempt.call.stream and self.attempt.call.path in _ONE_USAGE
         async for chunk in self.reply:
-            if not annotated and self.reply.usage is not None and _USAGE.search(chunk) is not None:
-                annotated = (
-                    True  # usage is known as soon as its event is read, which may be blocks before it is relayed
-                )
-                yield with_cost(chunk, self.spend().cost)
+            if annotates and self._is_last_usage(chunk):
+                yield with_cost(chunk, self.bill().spend.cost)
                 continue
             if chunk.endswith(_DONE):
                 await self.settle()
             yield chunk
+
+    def _is_last_usage(self, chunk: bytes) -> bool:
+        """Whether this is the usage of the whole answer. Some engines report theirs in every event."""
+        known = self.reply.usage is not None and self.reply.finish_reason is not None
+        return known and _USAGE.search(chunk) is not None
 
     async def pour(self, sink: Callable[[bytes], bool]) -> None:
         """As Reply.pour: what it hands on is what iterating would have yielded unchanged."""
@@ -56,8 +58,12 @@ class Answer:
     @property
     def total(self) -> NanoUsd:
         """What the request costs with everything that was held back."""
-        cost = self.spend().cost if self.cost is None else self.cost
+        cost = self.bill().spend.cost if self.cost is None else self.cost
         return NanoUsd(self.before + cost)
+
+    def bill(self) -> Bill:
+        """What this answer costs as far as it has come, in full."""
+        return billed(self.attempt, self.reply)
 
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
@@ -77,19 +83,9 @@ class Answer:
 
     async def _settle(self) -> None:
         self.attempt.stages.mark("relay")
-        spend = self.spend()
-        await self._charge(self.attempt, spend, self.reply)
-        self.cost = spend.cost
-
-    def spend(self) -> Spend:
-        """What this answer costs: the engine's usage, or a count of what was relayed. Never more than the hold."""
-        model, usage = self.attempt.model, self.reply.usage
-        estimated = usage is None
-        if usage is None:
-            needs = self.attempt.call.needs
-            usage = Usage(expected_prompt_tokens(model, needs), -int(-self.reply.produced // model.bytes_per_token))
-        cost = min(model.price.of(usage.prompt_tokens, usage.completion_tokens), self.attempt.hold.amount)
-        return Spend(NanoUsd(cost), usage.prompt_tokens, usage.completion_tokens, "settled", estimated)
+        bill = self.bill()
+        await self._charge(self.attempt, bill, self.reply)
+        self.cost = bill.spend.cost
 
 
 def is_streamed(call: Call, reply: Reply) -> bool:

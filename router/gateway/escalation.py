@@ -56,6 +56,10 @@ class Buffered:
         return self.reply.produced
 
     @property
+    def complete(self) -> bool:
+        return self.reply.complete
+
+    @property
     def response_id(self) -> str | None:
         return self.reply.response_id
 

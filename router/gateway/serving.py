@@ -26,12 +26,14 @@ from router.errors import (
 )
 from router.gateway.answers import Answer, is_streamed
 from router.gateway.deciding import Decider, new_id
+from router.gateway.doubts import Doubts
 from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
+from router.gateway.metering import Bill
 from router.gateway.offers import Offers
 from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
 from router.gateway.types import Attempt, Call, Decision, Metrics, Timings, generic_tokens
-from router.ports import Leases, Ledger, OutcomeLog
+from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
     DecisionRecord,
     Hold,
@@ -55,17 +57,17 @@ class Gateway:
         self,
         *,
         decider: Decider,
-        ledger: Ledger,
-        leases: Leases,
+        ledger: HoldingLedger,
         log: OutcomeLog,
+        audit: AuditTrail,
         meter: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.decider = decider
         self.meter = meter
         self._ledger = ledger
-        self._leases = leases
         self._log = log
+        self._doubts = Doubts(audit, meter, clock)
         self._clock = clock
 
     async def answer(self, principal: Principal, call: Call) -> Answer:
@@ -169,7 +171,7 @@ class Gateway:
     async def _mark(self, attempt: Attempt, reply: Reply) -> None:
         """The ledger knows before the client has a byte, or the client gets none. Raises: StoreUnavailable."""
         try:
-            await self._leases.mark(attempt.hold)
+            await self._ledger.mark(attempt.hold)
         except BaseException:
             await asyncio.shield(self._drop(attempt, reply))
             raise
@@ -281,16 +283,19 @@ class Gateway:
                 await self._log.judge(feedback)
 
     async def _release(self, attempt: Attempt) -> None:
-        await self.settle(attempt, Spend(NanoUsd(0), 0, 0, "released"), None)
+        await self.settle(attempt, Bill(Spend(NanoUsd(0), 0, 0, "released")), None)
 
-    async def settle(self, attempt: Attempt, spend: Spend, reply: Reply | None) -> None:
+    async def settle(self, attempt: Attempt, bill: Bill, reply: Reply | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
+        spend = bill.spend
         await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, reply))
         attempt.stages.mark("settle")
         if spend.outcome == "settled":
             self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)
+        if bill.doubts:
+            await self._doubts.note(attempt, bill.doubts)
 
     def _settlement(self, attempt: Attempt, spend: Spend, reply: Reply | None) -> SettlementRecord:
         seconds = attempt.stages.spent

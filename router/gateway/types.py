@@ -187,6 +187,9 @@ class Metrics:
     def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
         """A request ended and was charged."""
 
+    def doubted(self, model: str, kind: str) -> None:
+        """An engine's report did not fit, or an answer cost more than was held; `kind` as in the audit log."""
+
     def failed(self, model: str, error: BackendError) -> None:
         """A backend failed before its first byte."""
 

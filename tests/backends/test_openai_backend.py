@@ -188,14 +188,14 @@ async def test_a_stream_that_breaks_midway_ends_with_a_failure_and_whole_events_
     assert b"error" not in stream
 
 
-async def test_an_answer_without_usage_is_whole_and_counted_in_characters() -> None:
+async def test_an_answer_without_usage_is_whole_and_counted_in_bytes() -> None:
     async with engine(Line(text='naïve "quotes" \n and 漢字', reports_usage=False)) as (_, backend):
         reply = await backend.send(asked(stream=True))
         stream = await whole(reply)
     assert reply.usage is None
     assert reply.failure is None
     assert contents(stream) == 'naïve "quotes" \n and 漢字'
-    assert reply.produced == len('naïve "quotes" \n and 漢字')
+    assert reply.produced == len('naïve "quotes" \n and 漢字'.encode())
 
 
 async def test_closing_a_reply_cuts_the_engine_off_at_once() -> None:

@@ -128,8 +128,8 @@ async def open_house(
         gateway = Gateway(
             decider=decider,
             ledger=stores.ledger,
-            leases=stores.ledger,
             log=stores.log,
+            audit=stores.audit,
             meter=Metrics(),
             clock=time.time,
         )

@@ -52,7 +52,7 @@ async def test_an_unsure_answer_is_held_back_and_a_sure_one_returned(tmp_path: P
         unsure, body = await house.read("a hard one")
         assert json.loads(body)["choices"][0]["message"]["content"] == "large knows"
         assert unsure.before > 0
-        assert unsure.total > unsure.spend().cost
+        assert unsure.total > unsure.bill().spend.cost
         house.scripts["small"]._script = lambda _m, _b: choice("small knows", 0.97)
         sure, body = await house.read("an easy one")
         assert json.loads(body)["choices"][0]["message"]["content"] == "small knows"

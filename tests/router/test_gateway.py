@@ -51,16 +51,17 @@ async def test_a_stream_is_relayed_whole_and_charged_before_done(tmp_path: Path)
         assert usage["cost"] == pytest.approx((answer.cost or 0) / 1e9)
 
 
-async def test_no_byte_of_a_stream_is_there_before_the_ledger_knows(tmp_path: Path) -> None:
+async def test_no_byte_of_a_stream_is_there_before_the_ledger_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who cannot say so has sent nothing, and pays nothing."""
 
-    class Deaf:
-        async def mark(self, hold: Hold) -> None:
-            raise StoreUnavailable("the store is away")
+    async def deaf(hold: Hold) -> None:
+        raise StoreUnavailable("the store is away")
 
     async with open_house(tmp_path) as house:
         house.principal = replace(house.principal, budgets=(BUDGET,))
-        house.gateway._leases = Deaf()
+        monkeypatch.setattr(house.stores.ledger, "mark", deaf)
         with pytest.raises(StoreUnavailable):
             await house.ask(stream=True)
         assert await house.spent(BUDGET) == (0, 0)
@@ -93,7 +94,7 @@ async def test_an_answer_without_usage_is_charged_by_the_text_that_was_relayed(t
     lines = {"small": Line(text="twelve letters" * 8, reports_usage=False)}
     async with open_house(tmp_path, lines=lines) as house:
         answer, _ = await house.read(model="small")
-        spend = answer.spend()
+        spend = answer.bill().spend
         assert spend.estimated
         assert spend.completion_tokens >= len("twelve letters" * 8) // 4
 

@@ -1,0 +1,74 @@
+"""How much of an answer can be seen: bytes of text that the model wrote, found without parsing what is around it.
+
+Text, reasoning, refusals and arguments of tools count; logprobs, ids and what a server adds do not. Nothing fails
+here: what is no JSON shows nothing.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_Keys = tuple[re.Pattern[bytes], ...]
+
+
+def _keys(names: str) -> _Keys:
+    return tuple(re.compile(rb'"%b"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"' % name.encode()) for name in names.split())
+
+
+# Of each API: keys whose texts add up, and keys that may repeat one another, of which the longest counts.
+_STREAMED: dict[str, tuple[_Keys, _Keys]] = {
+    "/v1/chat/completions": (_keys("content refusal arguments transcript"), _keys("reasoning reasoning_content text")),
+    "/v1/completions": (_keys("text"), ()),
+    "/v1/responses": (_keys("delta"), ()),
+    "/v1/messages": (_keys("text thinking partial_json"), ()),
+}
+_WHOLE = {**_STREAMED, "/v1/responses": (_keys("text refusal arguments"), ())}
+_NOTHING: tuple[_Keys, _Keys] = ((), ())
+
+
+class _Block(msgspec.Struct):
+    text: str = ""
+    thinking: str = ""
+    input: msgspec.Raw = msgspec.Raw()  # of a tool, as JSON that the model wrote
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block]
+
+
+_MESSAGE = msgspec.json.Decoder(_Message)
+
+
+def visible_bytes(path: str, answer: bytes) -> int:
+    """UTF-8 bytes of the text in a whole answer of this API."""
+    if path == "/v1/messages":
+        try:
+            blocks = _MESSAGE.decode(answer).content
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        else:
+            return sum(len((block.text + block.thinking).encode()) + len(bytes(block.input)) for block in blocks)
+    return _found(answer, *_WHOLE.get(path, _NOTHING))
+
+
+def visible_streamed(path: str, events: bytes) -> int:
+    """The same of some events of a stream."""
+    return _found(events, *_STREAMED.get(path, _NOTHING))
+
+
+def _found(data: bytes, adding: _Keys, repeating: _Keys) -> int:
+    total = sum([_length(key, data) for key in adding])
+    return total + max([_length(key, data) for key in repeating], default=0)
+
+
+def _length(key: re.Pattern[bytes], data: bytes) -> int:
+    return sum([len(text) if b"\\" not in text else _unescaped(text) for text in key.findall(data)])
+
+
+def _unescaped(text: bytes) -> int:
+    try:
+        return len(msgspec.json.decode(b'"%b"' % text, type=str).encode())
+    except (msgspec.DecodeError, UnicodeError):
+        return len(text)

@@ -1,0 +1,130 @@
+"""What an answer is charged for: what the engine reported where that can be, our own count where it cannot.
+
+Pure. A reported part stands while it is from 0 to the model's context and not below a quarter of what can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from backends.types import Reply, Usage
+from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.types import Attempt, Call
+from router.types import Model, Spend
+
+TIMES = 4  # believed from a quarter of our own count; up to four times it nobody wonders
+SLACK_TOKENS = 16  # a template's and an end's, which nobody sees
+_NO_USAGE = Usage()
+_PROMPT = ("messages", "prompt", "input", "system", "instructions")
+_CUT = frozenset({"truncate_prompt_tokens", "truncation", "truncate", "context_management"})  # less is read than sent
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """Something an engine said that did not fit, for the audit log."""
+
+    kind: str  # "usage.estimated", "usage.unexplained", "hold.over"
+    detail: Mapping[str, object]
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """What is charged, and what was doubtful about it."""
+
+    spend: Spend
+    doubts: tuple[Doubt, ...] = ()
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The prompt or the completion: what was reported of it, what we count, and the bounds a report must keep."""
+
+    reported: int | None
+    unseen: int  # of these, those that the engine says no text shows
+    counted: int
+    least: float
+    most: int
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether the report stands. Nothing reported of nothing is 0."""
+        if self.reported is None:
+            return self.counted == 0
+        return self.least <= self.reported <= self.most
+
+    @property
+    def tokens(self) -> int:
+        """What is charged."""
+        return (self.reported or 0) if self.is_believed else min(self.counted, self.most)
+
+    @property
+    def is_far_above(self) -> bool:
+        """Whether it stands though neither the text nor the rest of the report explains it."""
+        return self.is_believed and self.tokens - self.unseen > TIMES * (self.counted + SLACK_TOKENS)
+
+
+def billed(attempt: Attempt, reply: Reply) -> Bill:
+    """What this answer costs, in full, whatever was held for it."""
+    call, model = attempt.call, attempt.model
+    usage = reply.usage or _NO_USAGE
+    prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, reply.produced)
+    cost = model.price.of(prompt.tokens, completion.tokens)
+    estimated = not (prompt.is_believed and completion.is_believed)
+    spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated)
+    doubts = []
+    if estimated and reply.complete:  # who was cut off could not report
+        doubts.append(_doubt("usage.estimated", prompt, completion))
+    if (prompt.is_far_above and not call.needs.images) or completion.is_far_above:
+        doubts.append(_doubt("usage.unexplained", prompt, completion))
+    if cost > attempt.hold.amount:
+        doubts.append(Doubt("hold.over", {"held": attempt.hold.amount, "charged": cost}))
+    return Bill(spend, tuple(doubts))
+
+
+def _prompt(call: Call, model: Model, usage: Usage) -> Part:
+    counted, least = expected_prompt_tokens(model, call.needs), 0.0
+    if usage.prompt_tokens is not None and usage.prompt_tokens * TIMES < counted:
+        least = _shown_tokens(call, model) / TIMES
+    most = model.context_tokens * call.needs.choices
+    return Part(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least, most)
+
+
+def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> Part:
+    if shown_bytes and bytes(call.fields.get("echo", b"")) == b"true":
+        shown_bytes = max(0, shown_bytes - int(_shown_tokens(call, model) * model.bytes_per_token))
+    counted = -int(-shown_bytes // model.bytes_per_token)
+    most = model.context_tokens * call.needs.choices
+    return Part(usage.completion_tokens, usage.unseen_completion_tokens, counted, counted / TIMES, most)
+
+
+def _shown_tokens(call: Call, model: Model) -> float:
+    """Tokens of the prompt's own text, without tools, schemas and images; 0 where the engine may read less of it."""
+    if not _CUT.isdisjoint(call.fields):
+        return 0.0
+    try:
+        return sum([_tokens(msgspec.json.decode(call.fields[n]), model) for n in _PROMPT if n in call.fields])
+    except (msgspec.DecodeError, RecursionError):
+        return 0.0
+
+
+def _tokens(said: Any, model: Model) -> float:
+    """Of a text, a token's id, or the texts of messages and their parts."""
+    if isinstance(said, str):
+        return len(said.encode(errors="replace")) / model.bytes_per_token
+    if isinstance(said, int):
+        return 1.0
+    if isinstance(said, list):
+        return sum([_tokens(each, model) for each in said])
+    if isinstance(said, dict):
+        return _tokens(said.get("content"), model) + _tokens(said.get("text"), model)
+    return 0.0
+
+
+def _doubt(kind: str, prompt: Part, completion: Part) -> Doubt:
+    detail = {
+        "prompt_reported": prompt.reported,
+        "prompt_counted": prompt.counted,
+        "completion_reported": completion.reported,
+        "completion_counted": completion.counted,
+    }
+    return Doubt(kind, detail)
