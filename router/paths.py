@@ -19,7 +19,8 @@ def store_url(settings: Settings) -> str:
                 "prefix": f"{{{store.prefix}}}",
                 "pool": store.pool,
                 "timeout_s": store.timeout_s,
-                "journal": owed_path(settings),
+                "outbox": owed_path(settings),
+                "eviction": "accepted" if store.accept_eviction else "refused",
                 **kept,
             }
         )

@@ -64,6 +64,10 @@ class Store(Section):
     timeout_s: Seconds = Field(
         default=2.0, description="How long the store may take before requests are refused with 503."
     )
+    accept_eviction: bool = Field(
+        default=False,
+        description="Start although Redis may evict what was spent: its maxmemory-policy is not noeviction.",
+    )
     hold_ttl_s: Seconds = Field(default=30.0, description="Lease of a hold; renewed while the request lives.")
     log_entries: Positive = Field(
         default=1_000_000,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[St
         async with _sqlite(Path(rest.removeprefix("/")), clock, kept) as stores:
             yield stores
     elif scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
-        async with _redis(url, clock, kept, query.get("journal")) as stores:
+        async with _redis(url, clock, kept, query) as stores:
             yield stores
     else:
         raise SettingsError(f"cannot open a store at {url!r}: sqlite:///PATH or a redis URL is expected", param="store")
@@ -78,23 +78,26 @@ async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> Asyn
 
 
 @asynccontextmanager
-async def _redis(url: str, clock: Callable[[], int], kept: Retention, folder: str | None) -> AsyncIterator[Stores]:
+async def _redis(
+    url: str, clock: Callable[[], int], kept: Retention, query: Mapping[str, str]
+) -> AsyncIterator[Stores]:
     # six megabytes and a tenth of a second that SQLite does without
-    from router.stores.outbox import Outbox  # noqa: PLC0415
     from router.stores.redis.connection import connect  # noqa: PLC0415
     from router.stores.redis.ledger import RedisLedger  # noqa: PLC0415
     from router.stores.redis.log import RedisLog  # noqa: PLC0415
+    from router.stores.redis.outbox import Outbox  # noqa: PLC0415
     from router.stores.redis.records import RedisAudit, RedisShelf, RedisSpending  # noqa: PLC0415
 
     link = connect(url)
-    journal = Outbox(Path(folder)) if folder else None
-    ledger = RedisLedger(link, clock=clock, journal=journal)
+    outbox = Outbox(Path(query["outbox"])) if query.get("outbox") else None
+    audit = RedisAudit(link, clock=clock, kept=kept.audit_entries)
+    accepts = query.get("eviction") == "accepted"
+    ledger = RedisLedger(link, clock=clock, audit=audit, outbox=outbox, accepts_eviction=accepts)
     log = RedisLog(link, kept=kept.log_entries)
     keys = ledger.guard = Registry(RedisShelf(link), clock=clock)
     try:
         await ledger.open()
         try:
-            audit = RedisAudit(link, clock=clock, kept=kept.audit_entries)
             await audit.open()
             yield Stores(ledger, log, keys, audit, RedisSpending(link))
         finally:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from router.stores.open import Stores, open_stores
+from router.stores.redis import connection
+from tests.stores.scripts import by_the_callers_clock
 
 T0 = 1_800_000_000_000  # a moment to begin at
 
@@ -90,6 +92,13 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def redis_keeps_the_tests_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis's clock orders the money; where a test moves time, it moves that too, unless it is about real clocks."""
+    if request.node.get_closest_marker("real_time") is None:
+        monkeypatch.setattr(connection, "script", by_the_callers_clock(connection.script))
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,14 @@ import signal
 import sys
 
 from router.stores.open import open_stores
+from router.stores.redis import connection
 from tests.stores.conftest import T0, Clock
 from tests.stores.making import budget, offer, principal, reservation, spend
+from tests.stores.scripts import by_the_callers_clock
 
 
 async def main(url: str, how: str) -> None:
+    connection.script = by_the_callers_clock(connection.script)
     async with open_stores(url, clock=Clock(T0)) as stores:
         hold = await stores.ledger.reserve(reservation(principal(budget(100)), offer(60), now_ms=T0))
         if how == "has settled":

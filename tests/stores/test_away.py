@@ -14,10 +14,10 @@ import pytest
 from redis import Redis
 
 from router.errors import BudgetExceeded, StoreUnavailable, Unauthenticated
-from router.stores import outbox as journal
 from router.stores.keys import CachedKeys, Terms
 from router.stores.open import Stores, open_stores
-from router.stores.outbox import Outbox
+from router.stores.redis import outbox
+from router.stores.redis.outbox import Outbox
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
@@ -258,7 +258,7 @@ async def test_what_a_killed_gateway_owed_is_taken_over_from_its_disk(
 ) -> None:
     """Redis went away while the answer was sent, and the gateway died before Redis came back."""
     b = budget(100)
-    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+    url = f"{redis.url}?outbox={tmp_path / 'owed'}"
     died_while_redis_was_away(redis, url, dies)
     async with open_stores(url, clock=clock) as heir:
         await back(heir)
@@ -274,7 +274,7 @@ async def test_what_others_were_given_is_not_charged_again_when_a_killed_gateway
 ) -> None:
     """Redis was away when the answer came, the gateway died meanwhile, and started again after its lease."""
     b = budget(100)
-    url = f"{redis.url}?journal={tmp_path / 'owed'}"
+    url = f"{redis.url}?outbox={tmp_path / 'owed'}"
     died_while_redis_was_away(redis, url, dies)
     clock.pass_s(60)
     async with open_stores(redis.url, clock=clock) as other:
@@ -289,7 +289,7 @@ async def test_what_a_killed_gateway_had_settled_and_redis_lost_is_charged_from_
 ) -> None:
     """Redis had said that it had the settlement, and lost its last second with the gateway."""
     b = budget(100)
-    url = f"{forgetful.url}?journal={tmp_path / 'owed'}"
+    url = f"{forgetful.url}?outbox={tmp_path / 'owed'}"
     command = [sys.executable, "-m", "tests.stores.dying", url, "has settled"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as dying:
         assert dying.stdin is not None
@@ -308,8 +308,8 @@ async def test_what_a_killed_gateway_had_settled_and_redis_lost_is_charged_from_
 async def test_a_journal_forgets_what_is_paid_and_no_more(tmp_path: Path) -> None:
     dead, heir = Outbox(tmp_path), Outbox(tmp_path)
     for i in range(10):
-        dead.owe(f"d{i}", (f"d{i}", 1, b"words"))
-    dead.paid(f"d{i}" for i in range(9))
+        dead.add(f"d{i}", (f"d{i}", 1, b"words"))
+    dead.acknowledge(f"d{i}" for i in range(9))
     dead.close()
     assert [owed for _, owed in heir.orphans()] == [{"d9": ("d9", 1, b"words")}]
     heir.close()
@@ -320,7 +320,7 @@ async def test_what_was_settled_while_redis_was_away_is_owed_once(
     redis: RedisProcess, clock: Clock, tmp_path: Path
 ) -> None:
     b, folder = budget(100), tmp_path / "owed"
-    async with open_stores(f"{redis.url}?journal={folder}", clock=clock) as stores:
+    async with open_stores(f"{redis.url}?outbox={folder}", clock=clock) as stores:
         hold = await reserved(stores, b, 60, clock)
         await stores.ledger.mark(hold)
         redis.kill()
@@ -348,13 +348,13 @@ async def test_leases_are_tended_again_after_a_mishap(
 
 
 async def test_a_long_life_does_not_make_a_long_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "LIMIT_BYTES", 2000)
+    monkeypatch.setattr(outbox, "LIMIT_BYTES", 2000)
     mine = Outbox(tmp_path)
     for i in range(1000):
-        mine.owe(f"d{i}", (f"d{i}", 1, b"words"))
-        mine.paid([f"d{i - 5}"])
+        mine.add(f"d{i}", (f"d{i}", 1, b"words"))
+        mine.acknowledge([f"d{i - 5}"])
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 4000
-    mine.paid([f"d{i}" for i in range(995, 1000)])
+    mine.acknowledge([f"d{i}" for i in range(995, 1000)])
     mine.close()
 
 

@@ -1,4 +1,4 @@
-"""The way to Redis: versioned scripts by digest, pipelined by the turn of the event loop. Fails closed.
+"""The way to Redis: scripts by digest, pipelined by the turn of the event loop. Fails closed.
 
 Everything called within one turn of the loop travels in one write on one connection (of a cluster: in one pipeline of
 redis-py, which knows its nodes). A Redis that does not answer within the timeout, is loading or has lost its master is
@@ -9,43 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-import msgspec
 from hiredis import ReplyError
 from redis import asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from router.errors import SettingsError, StoreUnavailable
-from router.stores.limits import DAY_MS, calendar_bounds, day_of
 from router.stores.redis.wire import AWAY, Argument, Wire
 
 TIMEOUT_S = 2.0
 CONNECTIONS = 64
 PREFIX = "{pointsman}"
-SCRIPTS = {  # name -> version: gateways of different versions may share a Redis
-    "reserve": "v2",
-    "settle": "v2",
-    "mark": "v1",
-    "restore": "v2",
-    "tend": "v2",
-    "balance": "v1",
-    "log": "v2",
-    "judge": "v2",
-    "put": "v1",
+SCRIPTS = {  # name -> what it begins with
+    **dict.fromkeys(("reserve", "settle", "mark", "restore", "tend", "balance"), ("prelude",)),
+    **dict.fromkeys(("log", "judge"), ("prelude", "entries")),
+    "put": ("prelude",),
 }
+# Errors that say how Redis is, not what it was asked; the next try may do.
+PASSING = re.compile(
+    r"\b(OOM|READONLY|LOADING|MASTERDOWN|NOAUTH|NOPERM|BUSY|TRYAGAIN|CLUSTERDOWN|MISCONF|NOREPLICAS|MOVED|ASK|NOSCRIPT)\b"
+    r"|can't run this command"
+)
+
+
+class Rejected(StoreUnavailable):
+    """A script refused its arguments or failed: nothing was written, and asking the same again is in vain."""
 
 
 def script(name: str) -> str:
-    """The text of a script, with what all scripts begin with."""
-    folder = files("router.stores") / "lua"
-    return "\n".join((folder / part).read_text() for part in ("prelude_v1.lua", f"{name}_{SCRIPTS[name]}.lua"))
+    """The text of a script, with what it begins with."""
+    folder = files("router.stores.redis") / "lua"
+    return "\n".join((folder / f"{part}.lua").read_text() for part in (*SCRIPTS[name], name))
 
 
 class Carrier(Protocol):
@@ -151,19 +152,11 @@ def fields_of(found: Any) -> dict[bytes, bytes]:
 
 def away(error: Exception) -> StoreUnavailable:
     """The same, in the gateway's terms."""
+    text = str(error)
+    is_rejected = "REFUSED " in text or "user_script" in text
+    if is_rejected and PASSING.search(text) is None and not isinstance(error, OutOfMemoryError):
+        return Rejected(f"Redis refused: {text}")
     return StoreUnavailable(f"Redis is away: {type(error).__name__}: {error}")
-
-
-@lru_cache(maxsize=4)
-def _calendar(day: int) -> tuple[bytes, str]:
-    at_ms = day * DAY_MS
-    bounds = {name: calendar_bounds(name, at_ms) for name in ("day", "week", "month", "year")}
-    return msgspec.json.encode(bounds), day_of(at_ms)
-
-
-def calendar(now_ms: int) -> tuple[bytes, str]:
-    """The calendar argument of the scripts, and the day."""
-    return _calendar(now_ms // DAY_MS)
 
 
 def connect(url: str) -> Link:
@@ -174,7 +167,7 @@ def connect(url: str) -> Link:
     """
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    for name in ("journal", "log_entries", "audit_entries"):
+    for name in ("outbox", "log_entries", "audit_entries", "eviction"):
         query.pop(name, None)
     prefix = query.pop("prefix", PREFIX)
     if not (prefix.startswith("{") and "}" in prefix):

@@ -1,11 +1,13 @@
 """The ledger in Redis: one script reserves, one settles, whatever they touch; exact over any number of hosts.
 
+Redis's own clock orders the money; a gateway whose clock differs by more than 5 s reserves nothing.
+
 Fails closed: what cannot be asked is StoreUnavailable and nothing was reserved. Nothing of an answer may be sent before
 Redis has said that it knows, by a mark or by the settlement itself: whatever Redis gives free again was not sent. A
-settlement of what was sent that cannot be written is kept and written as soon as Redis is back. After a restart of
-Redis, which may have lost its last second, every gateway puts its own holds and settlements back while reservations
-wait for GRACE_MS. With a journal, what a killed gateway had sent, or had settled so lately that Redis may yet lose it,
-is taken over from its disk.
+settlement of what was sent that cannot be written is kept and written as soon as Redis is back. A settlement that is
+refused is never repeated: the worst case is charged instead, once. After a restart of Redis or the promotion of a
+replica every gateway puts its holds back, and all settlements that may have been lost, while reservations wait. With an
+outbox, what a killed gateway had sent or settled is taken over from its disk.
 """
 
 from __future__ import annotations
@@ -13,89 +15,97 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+import secrets
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 
-import msgspec
-
-from router.errors import Conflict, StoreUnavailable
+from router.errors import Conflict, SettingsError, StoreUnavailable
 from router.stores.book import Refusal
+from router.stores.bounds import check_offers, why_refused, worst_case
 from router.stores.keys import Guard, keep_if_good
-from router.stores.limits import Gauge, PlanCache, Shown, gauges_of, of_budget, shown_of
-from router.stores.outbox import Outbox
-from router.stores.redis.connection import Link, calendar
+from router.stores.limits import PlanCache, of_budget
+from router.stores.redis.condition import Condition, skewed
+from router.stores.redis.connection import Link, Rejected
+from router.stores.redis.outbox import Outbox
+from router.stores.redis.records import RedisAudit
+from router.stores.redis.replication import DISK_S, replication_of
+from router.stores.redis.settlement import (
+    HELD,
+    Lease,
+    Settlement,
+    WirePlan,
+    as_lost,
+    limits_text,
+    plan_of,
+    release,
+    settlement,
+)
+from router.stores.redis.settling import Settling
 from router.stores.redis.wire import Argument, Unanswered
 from router.stores.refusals import Answer, hold_of, refuse
-from router.types import Balance, Budget, Hold, NanoUsd, Offer, Principal, Reservation, Spend
+from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")
+FORM = b"3"  # of what the scripts write
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 AGAIN_S = 0.05  # between two tries to tell Redis what must be known before anything is sent
-GRACE_MS = 2000  # how long reservations wait after a restart of Redis; four times TICK_S
-DONE_MS = 120_000  # how long Redis remembers that a hold has ended; as in settle
-REPEATED_S = 5.0  # settlements repeated after a restart of Redis, which loses a second or two at most
-HELD, KNOWN, ANY = -1, 0, 1  # what a settlement charges: only what is held; or was, and its lease ran out; or whatever
+FORGOTTEN_AT_ONCE = 1000
 NOTHING = Spend(NanoUsd(0), 0, 0, "released")
-
-
-class WirePlan(msgspec.Struct, frozen=True, gc=False):
-    """The gauges of one principal and offer, and the same as the scripts read them."""
-
-    gauges: tuple[Gauge, ...]
-    shown: Shown
-    text: bytes
-
-
-class Lease(msgspec.Struct, gc=False):
-    """A hold of this process."""
-
-    decision_id: str
-    who: str
-    amount: int
-    tokens: int
-    at_ms: int
-    expires_ms: int
-    ends_ms: int
-    lease_ms: int
-    plan: bytes
-    sent: bool = False  # bytes of the answer may have been relayed, and Redis knows
-    ended: bool = False
-
-
-def wire(gauges: Sequence[Gauge]) -> bytes:
-    """Gauges as the scripts read them."""
-    return msgspec.json.encode(
-        [(f"{g.scope}#{g.meter}", g.kind, g.limit, int(g.hard), g.width_ms, g.keep, g.calendar or "") for g in gauges]
-    )
-
-
-def _plan(principal: Principal, offer: Offer) -> WirePlan:
-    gauges = gauges_of(principal, offer)
-    return WirePlan(gauges, shown_of(gauges), wire(gauges))
 
 
 class RedisLedger:
     """A Ledger and its Leases on one Redis."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], int], journal: Outbox | None = None) -> None:
-        self._link, self._clock, self._journal = link, clock, journal
+    def __init__(
+        self,
+        link: Link,
+        *,
+        clock: Callable[[], int],
+        audit: RedisAudit,
+        outbox: Outbox | None = None,
+        accepts_eviction: bool = False,
+    ) -> None:
+        self._link, self._clock, self._audit = link, clock, audit
         self.guard: Guard | None = None
-        self._plans: PlanCache[WirePlan] = PlanCache(_plan)
+        self._owner = secrets.token_hex(8)
+        self._condition = Condition(accepts_eviction=accepts_eviction)
+        self._settling = Settling(link, clock=clock, audit=audit, outbox=outbox)
+        self._plans: PlanCache[WirePlan] = PlanCache(plan_of)
         self._mine: dict[str, Lease] = {}
-        self._marks: dict[str, None] = {}  # that a restart of Redis may have lost
-        self._settled: deque[tuple[float, tuple[Argument, ...]]] = deque()
-        self._unsettled: list[tuple[Argument, ...]] = []
         self._run: bytes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tending = asyncio.Lock()
 
+    @property
+    def refused(self) -> Counter[str]:
+        """Settlements that were charged at their worst case because they could not be charged as they were."""
+        return self._settling.refused
+
     async def open(self) -> None:
-        """Ask Redis once, and begin to look after leases. Raises: StoreUnavailable.
+        """Ask Redis once, and begin to look after leases.
 
         Keys have an edition from now on, so that a Redis that was emptied is told by having none.
+        Raises: SettingsError (it evicts, or holds a ledger of another form), StoreUnavailable.
         """
-        await self._link.command("HSETNX", f"{self._link.prefix}:meta", "keys", self._clock())
-        await self.tend()
+        meta = f"{self._link.prefix}:meta"
+        run, form = await self._link.command("HMGET", meta, "run", "form")
+        if run is not None and form != FORM:
+            raise SettingsError(
+                f"Redis holds a ledger of another form under {self._link.prefix}; choose another store.prefix.",
+                param="store.prefix",
+            )
+        await self._link.command("HSETNX", meta, "form", FORM)
+        await self._link.command("HSETNX", meta, "keys", self._clock())
+        try:
+            policy = await self._tend(heed_policy=False)
+        except StoreUnavailable as error:
+            if isinstance(error, Rejected) or "can't run" in error.message or "NOPERM" in error.message:
+                needed = "scripts, INFO, and hashes, sorted sets and streams under its prefix"
+                raise SettingsError(
+                    f"Redis forbids what the ledger needs ({needed}): {error}", param="store.redis"
+                ) from error
+            raise
+        self._condition.check_start(policy or await self._configured_policy())
         self._start(self._tick())
 
     async def aclose(self) -> None:
@@ -104,40 +114,38 @@ class RedisLedger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
-            await self.tend()
-        self._forget_settled(older_than_s=0.0)
-        if self._journal is not None:
-            self._journal.close()
+            await self._tend(age_s=0.0)
+        self._settling.close()
 
     async def reserve(self, reservation: Reservation) -> Hold:
         """Take a hold on the first offer that fits every budget and limit, atomically.
 
-        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), Unauthenticated (the key has been disabled
-        since it was looked up), StoreUnavailable.
+        Raises: BudgetExceeded, RateLimited, Conflict (the id has a hold), InvalidRequest (a worst case that nobody can
+        hold), Unauthenticated (the key has been disabled since it was looked up), StoreUnavailable.
         """
         r, who = reservation, reservation.principal
         offers = tuple(r.offers)  # the script sees all, to choose in one step
+        check_offers(offers)
         plans = [self._plans.of(who, offer) for offer in offers]
         name = f"{who.tenant}\x1f{who.team or ''}\x1f{who.key_id}"
-        expires = r.now_ms + r.ttl_ms
-        words: list[Argument] = [r.decision_id, r.now_ms, *calendar(r.now_ms), expires, GRACE_MS, name]
+        words: list[Argument] = [r.decision_id, self._owner, r.ttl_ms, r.longest_ms, name]
         for offer, plan in zip(offers, plans, strict=True):
             words += (offer.model, offer.worst, offer.tokens, plan.text)
         try:
-            answer = await self._link.call("reserve", *words)
+            answer = await self._link.call("reserve", self._clock(), *words)
         except (asyncio.CancelledError, Unanswered):  # nobody will use it: give back what may have been taken
-            self._unsettled.append(_release(r, name))
+            self._settling.later(release(r, self._owner, name))
             raise
         chosen = answer[0]
         if chosen <= 0:
-            raise self._refusal(answer, plans, r)
-        offer, plan = offers[chosen - 1], plans[chosen - 1]
-        ends = max(expires, r.now_ms + r.longest_ms)
-        owner = f"{name}\x1f{offer.model}"
+            raise _refusal(answer, plans, r)
+        offer, plan, now_ms = offers[chosen - 1], plans[chosen - 1], answer[2]
+        expires, ends = now_ms + r.ttl_ms, now_ms + max(r.ttl_ms, r.longest_ms)
         size = (offer.worst, offer.tokens)
-        lease = Lease(r.decision_id, owner, *size, r.now_ms, expires, ends, r.ttl_ms, plan.text)
+        lease = Lease(r.decision_id, f"{name}\x1f{offer.model}", *size, now_ms, r.ttl_ms, plan.text, expires, ends)
+        self._settling.held_again(r.decision_id)
         self._mine[r.decision_id] = lease
-        found = Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[2:])
+        found = Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[3:])
         hold = hold_of(found, lease)
         if self.guard is not None:
             self.guard.heard(answer[1])
@@ -146,7 +154,7 @@ class RedisLedger:
         return hold
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
-        """End a hold. Settling twice changes nothing.
+        """End a hold. Settling twice changes nothing; a spend out of all bounds is charged as the worst case.
 
         Where Redis is away, the settlement of what was marked is kept for later. Else nothing has been sent yet, and
         nothing is charged unless Redis says so before the lease ends. Raises: StoreUnavailable: nothing may be sent.
@@ -154,36 +162,40 @@ class RedisLedger:
         lease = _lease_of(hold)
         if lease.ended:
             return
-        words = _settlement(lease, self._clock(), spend)
+        if (why := why_refused(spend)) is not None:
+            await self._settling.note_refusal(lease.decision_id, lease.who, lease.amount, why, where="usage")
+            spend = worst_case(hold.amount)
         if lease.sent or spend.outcome == "released":
-            await self._settle_sent(lease, words)
+            await self._settle_sent(settlement(lease, self._owner, spend))
         else:
-            await self._settle_unsent(lease, words)
+            await self._settle_unsent(lease, settlement(lease, self._owner, spend, charges=HELD))
         lease.ended = True
         self._mine.pop(lease.decision_id, None)
 
-    async def _settle_sent(self, lease: Lease, words: tuple[Argument, ...]) -> None:
-        self._marks.pop(lease.decision_id, None)
-        self._remember_settled(words)
-        self._owe(lease.decision_id, words)
+    async def _settle_sent(self, end: Settlement) -> None:
+        self._settling.promise(end)
         try:
-            await self._link.call("settle", *words)
+            await self._settling.end(end)
+        except Rejected:
+            LOG.exception(
+                "The settlement of %s could not be charged; the end of its lease charges it.", end.decision_id
+            )
         except StoreUnavailable:
-            self._unsettled.append(words)
+            self._settling.later(end)
 
-    async def _settle_unsent(self, lease: Lease, words: tuple[Argument, ...]) -> None:
+    async def _settle_unsent(self, lease: Lease, end: Settlement) -> None:
         try:
-            await self._surely(lease, "settle", *words[:-1], HELD)
+            await self._surely(lease, lambda: self._settling.end(end))
         except BaseException:  # it may have been done all the same: then it stays so
-            self._unsettled.append(_settlement(lease, self._clock(), NOTHING))
+            self._settling.later(settlement(lease, self._owner, NOTHING))
             raise
-        self._remember_settled(words)
-        self._owe(lease.decision_id, words)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
-        """What is left of each budget. Raises: StoreUnavailable."""
-        text = wire([of_budget(b) for b in budgets])
-        found: list[int] = await self._link.call("balance", now_ms, *calendar(now_ms), text)
+        """What is left of each budget now, by Redis's clock. Raises: StoreUnavailable."""
+        text = limits_text([of_budget(b) for b in budgets])
+        status, *found = await self._link.call("balance", self._clock(), text)
+        if status < 0:
+            raise skewed(found[0])
         return [
             Balance(budget, NanoUsd(found[3 * i]), NanoUsd(found[3 * i + 1]), found[3 * i + 2])
             for i, budget in enumerate(budgets)
@@ -195,125 +207,103 @@ class RedisLedger:
         Raises: StoreUnavailable: the lease has ended, or Redis was away until then; nothing may be sent.
         """
         lease = _lease_of(hold)
-        await self._surely(lease, "mark", lease.decision_id)
+        await self._surely(lease, lambda: self._link.call("mark", lease.decision_id))
         lease.sent = True
-        self._owe(lease.decision_id, _settlement(lease, self._clock(), Spend(hold.amount, 0, 0, "expired")))
+        self._settling.promise(settlement(lease, self._owner, worst_case(hold.amount)))
 
-    async def _surely(self, lease: Lease, name: str, *words: Argument) -> None:
+    async def _surely(self, lease: Lease, tell: Callable[[], Coroutine[None, None, int]]) -> None:
         """Tell Redis something of a hold, again while it is away and the lease lasts.
 
-        Raises: StoreUnavailable: the lease has ended.
+        Raises: StoreUnavailable: the lease has ended, or what is told is refused.
         """
         while True:
             try:
-                if await self._link.call(name, *words) >= 0:
+                if await tell() >= 0:
                     return
-                await self._link.call("restore", *_as_lost(lease, self._clock()))
-                if await self._link.call(name, *words) >= 0:
+                await self._link.call("restore", self._clock(), *as_lost(lease, self._owner, self._now()))
+                if await tell() >= 0:
                     return
+            except Rejected:
+                raise
             except StoreUnavailable:
-                if self._clock() >= lease.expires_ms:
+                if self._now() >= lease.expires_ms:
                     raise
             else:
                 raise StoreUnavailable("The lease ended before the answer was there. Nothing was sent.")
             await asyncio.sleep(AGAIN_S)
 
     async def tend(self) -> None:
-        """Mark, renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
+        """Renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
+        await self._tend()
+
+    async def _tend(self, *, heed_policy: bool = True, age_s: float = DISK_S) -> str:
+        """As `tend`; returns the maxmemory-policy, "" where it cannot be read."""
         async with self._tending:
-            now_ms = self._clock()
-            marks = list(self._marks)
-            renewed = self._renewals(now_ms)
-            pairs = [word for i, expires in renewed.items() for word in (i, expires)]
-            run, edition, *missing = await self._link.call(
-                "tend", now_ms, *calendar(now_ms), len(marks), *marks, *pairs
-            )
+            asked_s = asyncio.get_running_loop().time()
+            renewed, forgotten = self._renewals(self._now()), self._settling.forgettable(FORGOTTEN_AT_ONCE)
+            pairs = [word for decision_id, ms in renewed.items() for word in (decision_id, ms)]
+            words = (self._owner, len(forgotten), *forgotten, *pairs)
+            run, edition, skew_ms, policy, told, lately, missing = await self._link.call("tend", self._clock(), *words)
+            self._condition.heard_skew(skew_ms)
             if self.guard is not None:
                 self.guard.heard(edition)
-            for decision_id in marks:
-                self._marks.pop(decision_id, None)
-            for decision_id, expires in renewed.items():
-                if decision_id in self._mine:
-                    self._mine[decision_id].expires_ms = expires
+            self._settling.forgotten(forgotten)
+            self._renewed(renewed)
+            replication = replication_of(told.decode())
             if self._run not in (None, run):
-                await self._restore(now_ms)
-                missing = []
+                await self._put_back()
+                await self._settling.repeat_lost(replication)
+            else:
+                for decision_id in missing:
+                    self._mine.pop(decision_id.decode(), None)
             self._run = run
-            for decision_id in missing:
-                self._mine.pop(decision_id.decode(), None)
-            await self._settle_kept()
-            await self._take_over(now_ms)
-            self._forget_settled()
+            await self._settling.settle_waiting()
+            await self._settling.take_over()
+            self._settling.heard(replication, [each.decode() for each in lately], asked_s=asked_s, age_s=age_s)
+            if heed_policy and (changed := self._condition.heard_policy(policy.decode())) is not None:
+                await self._audit.note("store.evicts", self._link.prefix, {"reason": changed})
+            return str(policy.decode())
+
+    def _now(self) -> int:
+        """By Redis's clock."""
+        return self._clock() - self._condition.skew_ms
 
     def _renewals(self, now_ms: int) -> dict[str, int]:
-        """Leases with less than two thirds left, and when they shall end."""
-        renewed = {}
-        for decision_id, lease in self._mine.items():
-            expires = min(now_ms + lease.lease_ms, lease.ends_ms)
-            if lease.expires_ms - now_ms < lease.lease_ms * 2 // 3 and expires > lease.expires_ms:
-                renewed[decision_id] = expires
-        return renewed
+        """Leases with less than two thirds left, and the milliseconds they shall last from now."""
+        return {
+            decision_id: lease.lease_ms
+            for decision_id, lease in self._mine.items()
+            if lease.expires_ms - now_ms < lease.lease_ms * 2 // 3 and lease.ends_ms > lease.expires_ms
+        }
 
-    async def _restore(self, now_ms: int) -> None:
-        """Redis has restarted and may have lost its last second: say again what this process said in it."""
-        self._marks.update((i, None) for i, lease in self._mine.items() if lease.sent)
-        calls = [self._link.call("restore", *_as_lost(lease, now_ms)) for lease in self._mine.values()]
-        calls += [self._link.call("settle", *words) for _, words in self._settled]
-        await asyncio.gather(*calls)
+    def _renewed(self, renewed: dict[str, int]) -> None:
+        now_ms = self._now()
+        for decision_id, ms in renewed.items():
+            if (lease := self._mine.get(decision_id)) is not None:
+                lease.expires_ms = min(now_ms + ms, lease.ends_ms)
 
-    async def _settle_kept(self) -> None:
-        while self._unsettled:
-            words = self._unsettled[0]
-            await self._link.call("settle", *words)
-            self._remember_settled(words)
-            del self._unsettled[0]
+    async def _put_back(self) -> None:
+        """Redis has restarted or was promoted: say again which holds this process has."""
+        now_ms = self._now()
+        calls = [as_lost(lease, self._owner, now_ms) for lease in self._mine.values()]
+        for i in range(0, len(calls), FORGOTTEN_AT_ONCE):
+            some = calls[i : i + FORGOTTEN_AT_ONCE]
+            await asyncio.gather(*(self._link.call("restore", self._clock(), *words) for words in some))
 
-    async def _take_over(self, now_ms: int) -> None:
-        """Settle what dead processes of this machine owed: their last word, or the worst case of what they had sent."""
-        for _, owed in self._journal.orphans() if self._journal is not None else ():
-            calls = [_as_heir(words, now_ms) for words in owed.values()]
-            await asyncio.gather(*(self._link.call("settle", *words) for words in calls))
-            for words in calls:
-                self._owe(str(words[0]), words)
-                self._remember_settled(words)
-
-    def _owe(self, decision_id: str, words: tuple[Argument, ...]) -> None:
-        if self._journal is not None:
-            with contextlib.suppress(StoreUnavailable):  # a full disk must not keep Redis from hearing of it
-                self._journal.owe(decision_id, words)
-
-    def _remember_settled(self, words: tuple[Argument, ...]) -> None:
-        self._settled.append((asyncio.get_running_loop().time(), words))
-
-    def _forget_settled(self, *, older_than_s: float = REPEATED_S) -> None:
-        """What Redis cannot lose any more is owed no more."""
-        oldest = asyncio.get_running_loop().time() - older_than_s
-        waiting, paid = {words[0] for words in self._unsettled}, []
-        while self._settled and self._settled[0][0] <= oldest:
-            _, words = self._settled.popleft()
-            if words[0] not in waiting:
-                paid.append(str(words[0]))
-        if self._journal is not None:
-            with contextlib.suppress(StoreUnavailable):
-                self._journal.paid(paid)
-
-    def _refusal(self, answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:
-        if answer[0] == -2:
-            return Conflict(f"Decision {r.decision_id} has a hold already.")
-        if answer[0] == -1:
-            return StoreUnavailable("Redis has restarted and holds are being restored.", retry_after_s=answer[1] / 1000)
-        _, offer, gauge, used, need, wait_ms = answer
-        return refuse(Refusal(plans[offer - 1].gauges[gauge - 1], used, need, wait_ms))
-
-    async def _tend_quietly(self) -> None:
-        with contextlib.suppress(StoreUnavailable):
-            await self.tend()
+    async def _configured_policy(self) -> str:
+        try:
+            found = await self._link.command("CONFIG", "GET", "maxmemory-policy")
+        except StoreUnavailable:  # a managed Redis may forbid it
+            return ""
+        values = found.values() if isinstance(found, dict) else found[1::2]
+        return next((value.decode() for value in values), "")
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
             try:
-                await self._tend_quietly()
+                with contextlib.suppress(StoreUnavailable):
+                    await self.tend()
             except Exception:  # leases must be renewed whatever else went wrong
                 LOG.exception("The holds could not be tended; it is tried again in %s s.", TICK_S)
 
@@ -323,31 +313,18 @@ class RedisLedger:
         task.add_done_callback(self._tasks.discard)
 
 
+def _refusal(answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:
+    if answer[0] == -3:
+        return skewed(answer[1])
+    if answer[0] == -2:
+        return Conflict(f"Decision {r.decision_id} has a hold already.")
+    if answer[0] == -1:
+        return StoreUnavailable("Redis has restarted and holds are being restored.", retry_after_s=answer[1] / 1000)
+    _, offer, place, used, need, wait_ms = answer
+    return refuse(Refusal(plans[offer - 1].gauges[place - 1], used, need, wait_ms))
+
+
 def _lease_of(hold: Hold) -> Lease:
     if not isinstance(hold.ticket, Lease):
         raise TypeError("name the hold that reserve returned, not a copy")
     return hold.ticket
-
-
-def _settlement(lease: Lease, now_ms: int, spend: Spend) -> tuple[Argument, ...]:
-    """The arguments of the settle script."""
-    tokens = (spend.prompt_tokens, spend.completion_tokens)
-    held = (lease.who, lease.amount, lease.tokens, lease.at_ms, lease.plan)
-    return (lease.decision_id, now_ms, *calendar(now_ms), spend.cost, *tokens, spend.outcome, *held, ANY)
-
-
-def _as_lost(lease: Lease, now_ms: int) -> tuple[Argument, ...]:
-    """The arguments of the restore script."""
-    held = (lease.who, lease.amount, lease.tokens, lease.at_ms, int(lease.sent), lease.plan)
-    return (lease.decision_id, now_ms, calendar(now_ms)[0], lease.expires_ms, *held)
-
-
-def _release(r: Reservation, name: str) -> tuple[Argument, ...]:
-    """The arguments of the settle script for a hold that may exist, of which nothing was sent."""
-    return (r.decision_id, r.now_ms, *calendar(r.now_ms), 0, 0, 0, "released", name, 0, 0, r.now_ms, b"[]", KNOWN)
-
-
-def _as_heir(words: tuple[Argument, ...], now_ms: int) -> tuple[Argument, ...]:
-    """The same settlement now; so old that Redis may have forgotten it was done, it only ends a hold that is known."""
-    known_only = now_ms - int(words[1]) > DONE_MS // 2
-    return (words[0], now_ms, *calendar(now_ms), *words[4:-1], KNOWN if known_only else ANY)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +21,7 @@ from redis.exceptions import RedisError
 from router.errors import StoreUnavailable
 
 # Replies that say that this connection leads to the wrong place; another one may lead to the right one.
-MISPLACED = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "NOPERM")
+MISPLACED = re.compile(r"^(LOADING|MASTERDOWN|NOAUTH|NOPERM)|\bREADONLY\b")  # the last also from within a script
 AWAY = (RedisError, OSError, RuntimeError)  # uvloop says RuntimeError of a connection that closed under a write
 
 Argument = bytes | str | int
@@ -125,7 +126,7 @@ class Line(asyncio.Protocol):
             future, _ = asked.popleft()
             if not future.done():  # else whoever asked has gone
                 future.set_result(reply)
-            if type(reply) is ReplyError and str(reply).startswith(MISPLACED):
+            if type(reply) is ReplyError and MISPLACED.search(str(reply)) is not None:
                 self.hang_up(str(reply))
                 return
 

@@ -1,4 +1,4 @@
-"""Settlements on this machine's disk until Redis surely has them, so that a gateway that is killed owes nothing.
+"""Settlements on this machine's disk until Redis cannot lose them, so that a gateway that is killed owes nothing.
 
 Each process appends to a file of its own and keeps it locked; a file whose lock is free belongs to a dead process, and
 whoever finds it first takes over what is in it. Writes go to the operating system, not to the platter: a kill loses
@@ -39,14 +39,16 @@ class Outbox:
         except OSError as error:
             raise StoreUnavailable(f"cannot write {folder}: {error}") from error
 
-    def owe(self, decision_id: str, words: Words) -> None:
+    def add(self, decision_id: str, words: Words) -> None:
         """These arguments must reach Redis; they replace earlier ones of the decision."""
         frame = _frame(decision_id, words)
+        if self._open.get(decision_id) == frame:
+            return
         self._open_size += len(frame) - len(self._open.get(decision_id, b""))
         self._open[decision_id] = frame
         self._write(frame)
 
-    def paid(self, decision_ids: Iterable[str]) -> None:
+    def acknowledge(self, decision_ids: Iterable[str]) -> None:
         """They have, and Redis will not forget it."""
         known = {decision_id for decision_id in decision_ids if decision_id in self._open}  # one settled twice is one
         if not known:
