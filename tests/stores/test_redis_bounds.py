@@ -16,7 +16,7 @@ from router.stores.bounds import MAX_NANO_USD, MAX_TOKENS
 from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
 from router.stores.redis.connection import Link, Rejected
-from router.types import Budget, NanoUsd, Offer, RateLimit, Spend
+from router.types import Budget, NanoUsd, RateLimit, Spend
 from tests.stores.conftest import T0, Clock, RedisProcess
 from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
 from tests.stores.scripts import changed
@@ -78,7 +78,9 @@ async def test_a_worst_case_out_of_all_bounds_is_refused_before_redis_is_asked(
 ) -> None:
     b = budget(2**53)
     too_many = MAX_TOKENS + 1 if isinstance(lie, int) and lie > MAX_TOKENS else lie
-    for bad in (Offer("large", lie, 10), Offer("large", NanoUsd(1), too_many)):
+    for part, value in (("worst", lie), ("tokens", too_many)):
+        bad = offer(1, model="large")
+        msgspec.structs.force_setattr(bad, part, value)  # past what the type itself refuses
         with pytest.raises(InvalidRequest, match="large"):
             await stores.ledger.reserve(reservation(principal(b), offer(10), bad, now_ms=clock()))
     assert await spent_and_held(stores, b, clock()) == (0, 0)
