@@ -31,9 +31,10 @@ import yaml
 from backends.scripted import Line
 from backends.scripted_server import ScriptedServer
 from router.errors import StoreUnavailable
-from router.stores.keys import Tenant, Terms
+from router.stores.keys import Tenant
 from router.stores.open import Stores, open_stores
-from router.types import NANO_PER_USD, Budget, NanoUsd, Price, RateLimit
+from router.terms import Terms
+from router.types import NANO_PER_USD, Budget, NanoUsd, Price
 
 GATEWAYS, CROWD, STEADY = 4, 2000, 48
 LEASE_S = 6
@@ -43,8 +44,9 @@ PRICES = {
 }
 MAX_TOKENS = 64
 WORST = max(price.of(500, MAX_TOKENS) for price in PRICES.values())
-AMPLE, TIGHT = Budget("", NanoUsd(10**13), 86_400), Budget("", NanoUsd(8_000_000), 3600)
-TENANTS = {"ample": AMPLE, "tight-1": TIGHT, "tight-2": TIGHT, "rolling": Budget("", NanoUsd(4_000_000), 30)}
+AMPLE, TIGHT = Terms.of(budgets=["10000 USD per 1d"]), Terms.of(budgets=["0.008 USD per 1h"])
+ROLLING = Terms.of(budgets=["0.004 USD per 30s"])
+TENANTS = {"ample": AMPLE, "tight-1": TIGHT, "tight-2": TIGHT, "rolling": ROLLING}
 
 
 def now_ms() -> int:
@@ -296,7 +298,7 @@ class Run:
 
     async def watch(self, stores: Stores) -> None:
         """Count every moment at which spent + held exceeds a limit."""
-        budgets = [_under(name, budget) for name, budget in TENANTS.items()]
+        budgets = _budgets()
         while not self.stop.is_set():
             with contextlib.suppress(StoreUnavailable):
                 for balance in await stores.ledger.balances(budgets, now_ms()):
@@ -364,19 +366,21 @@ class Run:
         self._down.discard(child.name)
 
 
-def _under(tenant: str, budget: Budget) -> Budget:
-    return Budget(f"tenant:{tenant}", budget.limit, budget.period_s)
+def _budgets() -> list[Budget]:
+    return [each.budget(f"tenant:{name}") for name, terms in TENANTS.items() for each in terms.budgets]
 
 
 async def make_accounts(stores: Stores, count: int) -> list[Account]:
     """Tenants with budgets, and keys of theirs with a rate limit each."""
-    for name, budget in TENANTS.items():
-        await stores.keys.put(Tenant(name, Terms(budgets=(budget,))))
+    for name, terms in TENANTS.items():
+        await stores.keys.put(Tenant(name, terms))
     names = itertools.cycle(TENANTS)
     accounts = []
     for _ in range(count):
         name = next(names)
-        key, secret = await stores.keys.create(name, terms=Terms(limits=(RateLimit("", 10_000, None, 100),)))
+        key, secret = await stores.keys.create(
+            name, terms=Terms.of(limits={"requests_per_minute": 10_000, "concurrent": 100})
+        )
         accounts.append(Account(key.id, secret, name))
     return accounts
 
@@ -404,7 +408,7 @@ async def steady(run: Run, clients: Clients) -> None:
 
 async def phantom_holds(stores: Stores) -> int:
     """Budgets that still show a hold after every lease must have ended."""
-    budgets = [_under(name, budget) for name, budget in TENANTS.items()]
+    budgets = _budgets()
     deadline, held = time.monotonic() + LEASE_S + 5, 1
     while held and time.monotonic() < deadline:
         await asyncio.sleep(0.2)

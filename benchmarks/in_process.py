@@ -70,9 +70,16 @@ def stubbed(folder: Path, settings: Mapping[str, Any]) -> Iterator[Callable[[Seq
         opened = _opened(path)
         clients = runner.run(opened.__aenter__())
         try:
-            yield lambda batch: runner.run(_cpu_us(clients, batch))
+            yield lambda batch: _run(runner, clients, batch)
         finally:
             runner.run(opened.__aexit__(None, None, None))
+
+
+def _run(runner: asyncio.Runner, clients: Sequence[Caller], batch: Sequence[bytes]) -> float:
+    try:
+        return runner.run(_cpu_us(clients, batch))
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from None
 
 
 @asynccontextmanager
@@ -186,7 +193,7 @@ class Caller(Wire):
         self.protocol.connection_made(self)
 
     async def ask(self, requests: Iterator[bytes]) -> None:
-        """Send these, one after another. Raises: SystemExit for an answer that is not 200."""
+        """Send these, one after another. Raises: RuntimeError for an answer that is not 200."""
         for request in requests:
             self._answered = asyncio.get_running_loop().create_future()
             self.protocol.data_received(request)
@@ -202,4 +209,4 @@ class Caller(Wire):
         if got.startswith(b"HTTP/1.1 200"):
             answered.set_result(None)
         else:
-            answered.set_exception(SystemExit(f"the gateway answered {got.decode()}"))
+            answered.set_exception(RuntimeError(f"the gateway answered {got.decode()}"))

@@ -23,6 +23,7 @@ import msgspec
 import uvloop
 
 from benchmarks import faults
+from router.amounts import CALENDAR_S
 from router.stores.book import Book, Found, Opened, Settled
 from router.stores.open import open_stores
 from router.stores.refusals import Answer, hold_of
@@ -43,7 +44,7 @@ def principal(i: int) -> Principal:
     tenant, key = f"t{i:06d}", f"k_{i:06d}"
     budgets = (
         Budget(f"tenant:{tenant}", NanoUsd(10**14), 86_400),
-        Budget(f"key:{key}", NanoUsd(10**14), 2_678_400, "calendar", True, "month"),
+        Budget(f"key:{key}", NanoUsd(10**14), CALENDAR_S["month"], True, "month"),
     )
     return Principal(key, tenant, budgets=budgets, limits=(RateLimit(f"key:{key}", 10**7, 10**10, 10_000),))
 

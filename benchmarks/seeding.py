@@ -22,11 +22,12 @@ from router.catalogue.factories import build_policies
 from router.gateway.types import arm_of
 from router.learning.follower import Learning, OutcomeTable
 from router.learning.index import FaissIndex
-from router.paths import snapshot_path, store_url
 from router.settings import Settings, load
-from router.stores.keys import Registry, Terms
+from router.settings.paths import snapshot_path, store_url
+from router.stores.keys import Registry
 from router.stores.open import open_stores
-from router.types import NANO_PER_USD, Budget, DecisionRecord, NanoUsd
+from router.terms import Terms
+from router.types import DecisionRecord
 
 _BATCH = 10_000
 
@@ -98,8 +99,7 @@ async def seed_keys(settings: Mapping[str, Any], tenants: int) -> list[str]:
 
     async def make(keys: Registry, first: int) -> None:
         for number in range(first, tenants, 64):
-            budget = Budget(f"tenant:t{number}", NanoUsd(100 * NANO_PER_USD), 86_400)
-            _, secret = await keys.create(f"t{number}", terms=Terms(budgets=(budget,)))
+            _, secret = await keys.create(f"t{number}", terms=Terms.of(budgets=["100 USD per 1d"]))
             made.append(secret)
 
     async with open_stores(store_url(_loaded(settings)), clock=lambda: int(time.time() * 1000)) as stores:

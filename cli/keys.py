@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING, Any
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from router.stores.keys import Key, Registry, Terms
+    from pydantic import ValidationError
+
+    from router.stores.keys import Key, Registry
+    from router.terms import Terms
 
 Verbs = Any  # argparse gives its subparsers no public type
+_OPTIONS = {
+    "budgets": "--budget",
+    "requests_per_minute": "--rpm",
+    "tokens_per_minute": "--tpm",
+    "concurrent": "--concurrent",
+    "allowed_models": "--models",
+    "preference": "--preference",
+}
 Work = Callable[[argparse.Namespace, "Registry"], Awaitable[None]]
 
 
@@ -54,8 +65,8 @@ def _add(parser: argparse.ArgumentParser, work: Work) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from router.paths import store_url  # noqa: PLC0415  (each verb imports what it needs)
     from router.settings import load  # noqa: PLC0415
+    from router.settings.paths import store_url  # noqa: PLC0415  (each verb imports what it needs)
     from router.stores.open import open_stores  # noqa: PLC0415
 
     async def work() -> None:
@@ -117,34 +128,41 @@ def _state(key: Key) -> str:
 
 
 def _terms(arguments: argparse.Namespace) -> Terms:
-    from router.stores.keys import Terms  # noqa: PLC0415
-    from router.types import RateLimit  # noqa: PLC0415
+    from pydantic import ValidationError  # noqa: PLC0415
 
-    rates = arguments.rpm, arguments.tpm, arguments.concurrent
-    return Terms(
-        budgets=tuple(_budget(text) for text in arguments.budget),
-        limits=(RateLimit("key:", *rates),) if any(rates) else (),
-        allowed_models=frozenset(arguments.models.split(",")) if arguments.models else None,
-        local_only=arguments.local_only,
-        preference=arguments.preference,
-    )
+    from router.terms import Terms  # noqa: PLC0415
 
-
-def _budget(text: str) -> Any:
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
-
-    from router.settings.sections import BudgetSection  # noqa: PLC0415
-
+    rates = {
+        "requests_per_minute": arguments.rpm,
+        "tokens_per_minute": arguments.tpm,
+        "concurrent": arguments.concurrent,
+    }
+    given = {
+        "budgets": arguments.budget,
+        "limits": [rates] if any(rate is not None for rate in rates.values()) else [],
+        "allowed_models": arguments.models.split(",") if arguments.models else None,
+        "local_only": arguments.local_only,
+        "preference": arguments.preference,
+    }
     try:
-        return TypeAdapter(BudgetSection).validate_python(text).budget("key:")
+        return Terms.model_validate(given)
     except ValidationError as error:
-        raise InvalidRequest(f"--budget {text!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise InvalidRequest(_complaint(error, arguments)) from None
+
+
+def _complaint(error: ValidationError, arguments: argparse.Namespace) -> str:
+    """The option that is wrong, what it says and what was expected."""
+    first = error.errors()[0]
+    option, value = _OPTIONS[str(first["loc"][-1] if first["loc"][0] == "limits" else first["loc"][0])], first["input"]
+    if option == "--budget":
+        value = arguments.budget[int(first["loc"][1])]
+    return f"{option} {value!r}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _seconds(text: str, option: str) -> int:
-    from router.settings.amounts import period  # noqa: PLC0415
+    from router.amounts import period  # noqa: PLC0415
 
     try:
-        return period(text)[0]
+        return period(text).seconds
     except ValueError as error:
         raise InvalidRequest(f"{option} {text!r}: {error}") from None

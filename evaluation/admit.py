@@ -24,8 +24,8 @@ from evaluation.skills import grade, sample
 from router.catalogue.admission import Admissions, Samples, Verdict, is_refusal, judge, parent_of
 from router.catalogue.listing import Fleet, fleet_of
 from router.errors import PointsmanError
-from router.paths import admissions_path
 from router.settings import Settings
+from router.settings.paths import admissions_path
 from router.types import Model
 
 ANSWER_TOKENS = 64

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from router.errors import PointsmanError
-from router.paths import first_key_path
 from router.settings import load
+from router.settings.paths import first_key_path
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 START_LIMIT_S = 120.0

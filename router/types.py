@@ -33,19 +33,15 @@ class Price:
         return NanoUsd(-(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // 1_000_000))
 
 
-Window = Literal["rolling", "calendar"]
-
-
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A spending limit of one scope over one period."""
+    """A spending limit of one scope over one period: rolling, or from one UTC calendar period to the next."""
 
     scope: str  # "tenant:acme", "team:research", "key:k_01…", "model:small@3bit"
     limit: NanoUsd
     period_s: int
-    window: Window = "rolling"
     hard: bool = True
-    calendar: str | None = None  # "day", "week", "month", "year" when window is "calendar" (UTC)
+    calendar: str | None = None  # "day", "week", "month" or "year"; period_s is then its nominal length
 
 
 @dataclass(frozen=True, slots=True)

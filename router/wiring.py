@@ -24,7 +24,6 @@ from backends.types import Embedder
 from policies.types import History
 from router.catalogue.factories import build_embedder, build_policies, build_policy, features_of
 from router.catalogue.listing import Fleet, fleet_of
-from router.credentials import Credentials
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing, MachineRate
@@ -35,8 +34,9 @@ from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.metrics import PrometheusMeter
-from router.paths import first_key_path, snapshot_path, store_url
 from router.settings import Settings, diff, load
+from router.settings.credentials import Credentials
+from router.settings.paths import first_key_path, snapshot_path, store_url
 from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
 from router.stores.unmetered import Unmetered

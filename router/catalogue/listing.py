@@ -15,8 +15,8 @@ from backends.pool import Replicas
 from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
 from router.gateway.types import Catalogue
-from router.paths import admissions_path
 from router.settings import Settings
+from router.settings.paths import admissions_path
 from router.settings.sections import EmbeddedBackend, VllmBackend
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
 

@@ -10,106 +10,38 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from router.amounts import Period
 from router.errors import InvalidRequest
 from router.http.auth import Authentication, require_admin
-from router.stores.keys import Key, Registry, Team, Tenant, Terms
+from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
-from router.types import NANO_PER_USD, Balance, Budget, NanoUsd, RateLimit
+from router.terms import KeyTerms, Level, OwnerName, Section, Terms
+from router.types import NANO_PER_USD, Balance
 
-Calendar = Literal["day", "week", "month", "year"]
-CALENDAR_S: Mapping[str, int] = {"day": 86_400, "week": 604_800, "month": 2_678_400, "year": 31_622_400}
 MOST_LISTED = 1000
+LAST_MS = 253_402_300_799_999  # the year 9999
 Admin = Callable[[Request], Awaitable[None]]
 
 
-class BudgetBody(BaseModel):
-    """A spending limit: rolling over `period_s`, or from one start of a UTC `calendar` period to the next."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit_usd: float = Field(ge=0, le=9_000_000)
-    period_s: int | None = Field(None, ge=30, le=366 * 86_400)
-    calendar: Calendar | None = None
-    hard: bool = Field(True, description="false: warn at 80 % and 100 %, never refuse")
-    model: str | None = Field(None, description="hold for this model only")
-
-    def budget(self) -> Budget:
-        """Raises: InvalidRequest unless one of period_s and calendar is given."""
-        if (self.period_s is None) == (self.calendar is None):
-            raise InvalidRequest("Give period_s or calendar, one of them.", param="budgets")
-        period_s = self.period_s if self.period_s is not None else CALENDAR_S[self.calendar or "day"]
-        limit = NanoUsd(round(self.limit_usd * NANO_PER_USD))
-        window: Literal["rolling", "calendar"] = "rolling" if self.calendar is None else "calendar"
-        return Budget(_scope(self.model), limit, period_s, window, self.hard, self.calendar)
-
-
-class LimitBody(BaseModel):
-    """Rate limits; what is left out is unlimited."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    requests_per_minute: int | None = Field(None, ge=0)
-    tokens_per_minute: int | None = Field(None, ge=0)
-    concurrent: int | None = Field(None, ge=0)
-    model: str | None = Field(None, description="hold for this model only")
-
-    def limit(self) -> RateLimit:
-        """The same, under no scope yet."""
-        return RateLimit(_scope(self.model), self.requests_per_minute, self.tokens_per_minute, self.concurrent)
-
-
-class TermsBody(BaseModel):
-    """What tenants, teams and keys may all set. Budgets and limits add up; of the rest the nearest rules."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    budgets: list[BudgetBody] = []
-    limits: list[LimitBody] = []
-    allowed_models: list[str] | None = None
-    local_only: bool = False
-    preference: float | None = Field(None, ge=0, le=1, description="0 cheapest … 1 best")
-    policy: str | None = None
-    metadata: dict[str, str] = {}
-    disabled: bool = False
-
-    def terms(self) -> Terms:
-        """Raises: InvalidRequest."""
-        return Terms(
-            tuple(b.budget() for b in self.budgets),
-            tuple(limit.limit() for limit in self.limits),
-            None if self.allowed_models is None else frozenset(self.allowed_models),
-            self.local_only,
-            self.preference,
-            self.policy,
-            self.metadata,
-            self.disabled,
-        )
-
-
-class TeamBody(TermsBody):
+class TeamBody(Terms):
     """A team of a tenant, perhaps within another team."""
 
-    tenant: str
-    parent: str | None = None
+    tenant: OwnerName
+    parent: OwnerName | None = None
 
 
-class KeyBody(TermsBody):
+class KeyBody(KeyTerms):
     """A new key."""
 
-    tenant: str
-    team: str | None = None
-    name: str = ""
-    expires_ms: int | None = Field(None, description="milliseconds since 1970")
-    admin: bool = False
+    tenant: OwnerName
+    expires_ms: Annotated[int, Field(ge=0, le=LAST_MS)] | None = Field(None, description="milliseconds since 1970")
 
 
-class RotateBody(BaseModel):
+class RotateBody(Section):
     """How long the old secret works on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     grace_s: int = Field(0, ge=0, le=30 * 86_400)
 
@@ -147,10 +79,10 @@ def _tenants(router: APIRouter, keys: Registry, note: Note) -> None:
         return view(await keys.get(Tenant, name))
 
     @router.put("/tenants/{name}")
-    async def put_tenant(name: str, body: TermsBody) -> dict[str, object]:
+    async def put_tenant(name: str, body: Terms) -> dict[str, object]:
         """Make a tenant, or replace its terms."""
-        await keys.put(Tenant(name, body.terms()))
-        await note("tenant.put", name, terms=body.model_dump())
+        await keys.put(Tenant(name, body))
+        await note("tenant.put", name, terms=_shown(body))
         return view(await keys.get(Tenant, name))
 
 
@@ -168,8 +100,8 @@ def _teams(router: APIRouter, keys: Registry, note: Note) -> None:
     @router.put("/teams/{name}")
     async def put_team(name: str, body: TeamBody) -> dict[str, object]:
         """Make a team, or replace its terms."""
-        await keys.put(Team(name, body.tenant, body.parent, body.terms()))
-        await note("team.put", name, terms=body.model_dump())
+        await keys.put(Team(name, body.tenant, body.parent, body.bare()))
+        await note("team.put", name, terms=_shown(body))
         return view(await keys.get(Team, name))
 
 
@@ -192,17 +124,17 @@ def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
             team=body.team,
             name=body.name,
             expires_ms=body.expires_ms,
-            terms=body.terms(),
+            terms=body.bare(),
             admin=body.admin,
         )
         await note("key.created", made.id, tenant=made.tenant, name=made.name)
         return {**view(made), "secret": secret}
 
     @router.put("/keys/{key_id}")
-    async def put_key(key_id: str, body: TermsBody) -> dict[str, object]:
+    async def put_key(key_id: str, body: Terms) -> dict[str, object]:
         """Replace the terms of a key."""
-        await keys.put(replace(await keys.get(Key, key_id), terms=body.terms()))
-        await note("key.put", key_id, terms=body.model_dump())
+        await keys.put(replace(await keys.get(Key, key_id), terms=body))
+        await note("key.put", key_id, terms=_shown(body))
         return view(await keys.get(Key, key_id))
 
     @router.post("/keys/{key_id}/rotate")
@@ -231,8 +163,9 @@ def _reports(router: APIRouter, stores: Stores) -> None:
     @router.get("/budgets")
     async def budgets(tenant: str | None = None, team: str | None = None, key: str | None = None) -> dict[str, object]:
         """What is left of the budgets of a tenant, a team or a key."""
-        terms = await _terms_of(stores.keys, tenant=tenant, team=team, key=key)
-        balances = await stores.ledger.balances(terms.budgets, int(time.time() * 1000))
+        level = await _level_of(stores.keys, tenant=tenant, team=team, key=key)
+        budgets = [each.budget(level.scope) for each in level.terms.budgets]
+        balances = await stores.ledger.balances(budgets, int(time.time() * 1000))
         return {"object": "list", "data": [_balance(b) for b in balances]}
 
     @router.get("/spend", response_model=None)
@@ -274,10 +207,6 @@ def _summed(lines: list[SpendLine], asked: Mapping[str, str | None], groups: lis
     return grouped([line for line in lines if all(getattr(line, name) == value for name, value in wanted)], groups)
 
 
-def _scope(model: str | None) -> str:
-    return "" if model is None else f"|model:{model}"
-
-
 def _groups(by: str) -> list[str]:
     groups = [name for name in by.split(",") if name]
     unknown = [name for name in groups if name not in GROUPS]
@@ -286,13 +215,13 @@ def _groups(by: str) -> list[str]:
     return groups
 
 
-async def _terms_of(keys: Registry, *, tenant: str | None, team: str | None, key: str | None) -> Terms:
+async def _level_of(keys: Registry, *, tenant: str | None, team: str | None, key: str | None) -> Level:
     if key is not None:
-        return (await keys.get(Key, key)).terms
+        return Level(f"key:{key}", (await keys.get(Key, key)).terms)
     if team is not None:
-        return (await keys.get(Team, team)).terms
+        return Level(f"team:{team}", (await keys.get(Team, team)).terms)
     if tenant is not None:
-        return (await keys.get(Tenant, tenant)).terms
+        return Level(f"tenant:{tenant}", (await keys.get(Tenant, tenant)).terms)
     raise InvalidRequest("Name a tenant, a team or a key.", param="tenant")
 
 
@@ -307,7 +236,7 @@ async def _listed(things: AsyncIterator[Any], limit: int) -> dict[str, object]:
 
 def view(thing: Tenant | Team | Key) -> dict[str, object]:
     """A tenant, team or key as JSON values; digests stay inside."""
-    shown: dict[str, object] = {"terms": _terms(thing.terms)}
+    shown: dict[str, object] = {"terms": _shown(thing.terms)}
     if isinstance(thing, Tenant):
         return {"object": "tenant", "name": thing.name, **shown}
     if isinstance(thing, Team):
@@ -326,35 +255,18 @@ def view(thing: Tenant | Team | Key) -> dict[str, object]:
     }
 
 
-def _terms(terms: Terms) -> dict[str, object]:
-    return {
-        "budgets": [_budget(b) for b in terms.budgets],
-        "limits": [
-            {
-                "scope": limit.scope,
-                "requests_per_minute": limit.requests_per_minute,
-                "tokens_per_minute": limit.tokens_per_minute,
-                "concurrent": limit.concurrent,
-            }
-            for limit in terms.limits
-        ],
-        "allowed_models": None if terms.allowed_models is None else sorted(terms.allowed_models),
-        "local_only": terms.local_only,
-        "preference": terms.preference,
-        "policy": terms.policy,
-        "metadata": dict(terms.metadata),
-        "disabled": terms.disabled,
-    }
-
-
-def _budget(budget: Budget) -> dict[str, object]:
-    period = {"period_s": budget.period_s} if budget.calendar is None else {"calendar": budget.calendar}
-    return {"scope": budget.scope, "limit_usd": budget.limit / NANO_PER_USD, **period, "hard": budget.hard}
+def _shown(terms: Terms) -> dict[str, object]:
+    """As a body may say it again."""
+    return terms.model_dump(mode="json")
 
 
 def _balance(balance: Balance) -> dict[str, object]:
+    budget = balance.budget
     return {
-        **_budget(balance.budget),
+        "scope": budget.scope,
+        "limit_usd": budget.limit / NANO_PER_USD,
+        "period": str(Period(budget.period_s, budget.calendar)),
+        "hard": budget.hard,
         "spent_usd": balance.spent / NANO_PER_USD,
         "held_usd": balance.held / NANO_PER_USD,
         "remaining_usd": balance.remaining / NANO_PER_USD,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from router.credentials import Credentials
 from router.errors import Forbidden, Unauthenticated
+from router.settings.credentials import Credentials
 from router.types import Principal
 
 _HINT = "send it as 'Authorization: Bearer sk-…' or 'x-api-key: sk-…'"

@@ -10,6 +10,7 @@ from router.errors import SettingsError
 from router.settings.complaints import Fault
 from router.settings.document import Settings
 from router.settings.sections import EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+from router.terms import Terms
 
 _REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://")
 
@@ -22,6 +23,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     yield from _names(settings)
     yield from _policies(settings)
     yield from _tenants(settings)
+    yield from _unknown_models(settings)
     if not settings.models and not any(each.discovers for each in settings.backends.values()):
         yield "models", "empty and no backend discovers any, expected at least one model"
 
@@ -96,12 +98,8 @@ def _names(settings: Settings) -> Iterator[Fault]:
 
 def _policies(settings: Settings) -> Iterator[Fault]:
     used = {"policy.name": settings.policy.name}
-    for name, tenant in settings.tenants.items():
-        used[f"tenants.{name}.policy"] = tenant.policy or settings.policy.name
-        used |= {
-            f"tenants.{name}.keys[{number}].policy": key.policy for number, key in enumerate(tenant.keys) if key.policy
-        }
     used |= {f"policy.on_request[{i}]": policy for i, policy in enumerate(settings.policy.on_request)}
+    used |= {f"{path}.policy": terms.policy for path, terms in _terms(settings) if terms.policy}
     for path, policy in used.items():
         if policy not in NAMES:
             yield path, f"got {policy!r}, expected one of {', '.join(NAMES)}"
@@ -127,15 +125,22 @@ def _tenants(settings: Settings) -> Iterator[Fault]:
                     f"tenants.{name}.teams.{team}",
                     "another tenant has a team of this name, expected names that differ",
                 )
-        yield from _unknown_models(settings, f"tenants.{name}.allowed_models", tenant.allowed_models)
         for number, key in enumerate(tenant.keys):
             path = f"tenants.{name}.keys[{number}]"
-            yield from _unknown_models(settings, f"{path}.allowed_models", key.allowed_models)
             if secrets[key.secret.get_secret_value()] > 1:
                 yield f"{path}.secret", "the same key is given twice, expected each key once"
             if key.name and names[key.name] > 1:
                 yield f"{path}.name", f"got {key.name!r} twice, expected names that differ"
             yield from _team(path, key.team, tenant)
+
+
+def _terms(settings: Settings) -> Iterator[tuple[str, Terms]]:
+    """Everything that has terms, by its path."""
+    for name, tenant in settings.tenants.items():
+        path = f"tenants.{name}"
+        yield path, tenant
+        yield from ((f"{path}.teams.{team}", terms) for team, terms in tenant.teams.items())
+        yield from ((f"{path}.keys[{number}]", key) for number, key in enumerate(tenant.keys))
 
 
 def _team(path: str, team: str | None, tenant: TenantSection) -> Iterator[Fault]:
@@ -144,10 +149,15 @@ def _team(path: str, team: str | None, tenant: TenantSection) -> Iterator[Fault]
         yield f"{path}.team", f"got {team!r}, expected {known}"
 
 
-def _unknown_models(settings: Settings, path: str, allowed: frozenset[str] | None) -> Iterator[Fault]:
+def _unknown_models(settings: Settings) -> Iterator[Fault]:
     """Where a backend discovers models, their names are not known yet."""
     known = {each.name for each in settings.models}
-    if allowed is None or any(each.discovers for each in settings.backends.values()):
+    if any(each.discovers for each in settings.backends.values()):
         return
-    for name in sorted(allowed - known):
-        yield path, f"got {name!r}, expected names of models: {', '.join(sorted(known))}"
+    for path, terms in _terms(settings):
+        named = [(f"{path}.allowed_models", name) for name in sorted(terms.allowed_models or ())]
+        named += [(f"{path}.budgets[{n}].model", each.model) for n, each in enumerate(terms.budgets) if each.model]
+        named += [(f"{path}.limits[{n}].model", each.model) for n, each in enumerate(terms.limits) if each.model]
+        for where, name in named:
+            if name not in known:
+                yield where, f"got {name!r}, expected names of models: {', '.join(sorted(known))}"

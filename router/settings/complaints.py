@@ -12,8 +12,9 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import SettingsError
-from router.settings.sections import NAME, URL
+from router.settings.sections import URL
 from router.settings.source import Steps, path_of
+from router.terms import NAME
 
 _SECRETIVE = {"api_key", "admin_key", "secret", "redis", "headers", "params"}  # never echoed, nor anything inside
 _PATTERNS = {NAME: "a name without spaces, commas and bars", URL: "an address that begins with http:// or https://"}
@@ -60,7 +61,7 @@ def _fault(each: ErrorDetails, root: type[BaseModel], tree: Mapping[str, Any], p
         return f"{path}.kind", f"missing, expected {_tags(each)}"
     if each["type"] == "union_tag_invalid":
         return f"{path}.kind", f"got {each['ctx']['tag']!r}, expected {_tags(each)}"
-    return path, f"got {_seen(each['input'], steps, places)}, {_expected(each)}"
+    return path, f"got {_seen(_written(steps, each['input'], tree), steps, places)}, {_expected(each)}"
 
 
 def _expected(each: ErrorDetails) -> str:
@@ -95,8 +96,15 @@ def _unknown(key: str, known: list[str]) -> str:
     return f"unknown key, {hint}expected one of {', '.join(sorted(known))}"
 
 
+def _written(steps: Steps, value: object, tree: object) -> object:
+    """What the file has there where it is a short form: '5 USD per day', of which pydantic saw a part."""
+    for step in steps:
+        tree = _child(tree, step)
+    return tree if isinstance(tree, str) else value
+
+
 def _without_tags(loc: Steps, tree: object) -> Steps:
-    """pydantic puts the kind of a backend into the location; the file has no such step."""
+    """The steps that the file has: neither the kind of a backend, which pydantic puts in, nor parts of a short form."""
     kept: list[str | int] = []
     node: object = tree
     for step in loc:
@@ -104,6 +112,8 @@ def _without_tags(loc: Steps, tree: object) -> Steps:
             continue
         if isinstance(step, int) and not isinstance(node, list):
             continue
+        if node is not None and not isinstance(node, dict | list):
+            break
         kept.append(step)
         node = _child(node, step)
     return tuple(kept)

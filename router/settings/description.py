@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from router.settings.amounts import show_period, show_usd
+from router.amounts import show_usd
 from router.settings.document import Settings
-from router.settings.sections import Backend, BudgetSection, EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+from router.settings.sections import Backend, EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
 from router.types import Model
 
 
@@ -33,7 +33,7 @@ def _lines(settings: Settings) -> Iterator[str]:
     for name, tenant in settings.tenants.items():
         yield f"tenant    {name}: {_tenant(tenant)}"
     for name, shared in settings.model_budgets.items():
-        yield f"budget    {name}: {_budget(shared.budget)} for {', '.join(shared.models or ('every model',))}"
+        yield f"budget    {name}: {shared.budget} for {', '.join(shared.models or ('every model',))}"
     yield from (f"name      {name}: {meant}" for name, meant in settings.model_map.items())
     if settings.unknown_model is not None:
         yield f"name      any other: {settings.unknown_model}"
@@ -77,13 +77,8 @@ def _model(model: Model) -> str:
 
 
 def _tenant(tenant: TenantSection) -> str:
-    budgets = ", ".join(_budget(each) for each in tenant.budgets) or "no budget"
+    budgets = ", ".join(map(str, tenant.budgets)) or "no budget"
     return f"{budgets}, {_many(len(tenant.keys), 'key')}"
-
-
-def _budget(budget: BudgetSection) -> str:
-    seconds, calendar = budget.period
-    return f"{show_usd(budget.limit)} USD per {calendar or show_period(seconds)}{'' if budget.hard else ' soft'}"
 
 
 def _many(number: int, noun: str) -> str:

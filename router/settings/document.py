@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PrivateAttr, SecretStr
 
+from router import amounts
 from router.errors import SettingsError
-from router.settings import amounts
 from router.settings.listed import Listed
 from router.settings.sections import (
     Admission,
@@ -26,20 +26,17 @@ from router.settings.sections import (
     Log,
     ModelBudget,
     ModelSection,
-    Name,
     PolicySection,
     Preference,
     PriceSection,
     Reload,
-    Section,
     Server,
-    Share,
     Store,
-    TeamSection,
     Telemetry,
     TenantSection,
 )
-from router.types import Budget, Model, Price, Principal, RateLimit
+from router.terms import Level, Name, OwnerName, Section, Share, narrowed
+from router.types import Budget, Model, Price, Principal
 
 USUAL_WORTH_USD = 0.001  # of a point of quality on one request of a few hundred tokens
 FAMILY_WORTH_USD = 0.000_01  # … on one of the packaged family, a few dozen bytes
@@ -99,7 +96,7 @@ class Settings(Section):
     aliases: dict[Name, Share] = Field(
         default={"cheap": 0.0, "balanced": 0.5, "best": 1.0}, description="Preference of each `auto:NAME`."
     )
-    tenants: dict[Name, TenantSection] = Field(default={}, description="Tenants that exist from the start.")
+    tenants: dict[OwnerName, TenantSection] = Field(default={}, description="Tenants that exist from the start.")
     admission: Admission = Field(
         default=Admission(), description="What a compressed variant must show before it serves."
     )
@@ -269,12 +266,24 @@ class Settings(Section):
         )
 
     def static_keys(self) -> tuple[StaticKey, ...]:
-        """The keys this document brings, with everything their tenant and team add."""
-        return tuple(
-            StaticKey(key.secret, _principal(name, tenant, key))
-            for name, tenant in self.tenants.items()
-            for key in tenant.keys
-        )
+        """The keys this document brings that may be used, with everything their tenant and team add."""
+        keys = ((name, key) for name, tenant in self.tenants.items() for key in tenant.keys)
+        found = ((key.secret, self._principal(name, key)) for name, key in keys)
+        return tuple(StaticKey(secret, principal) for secret, principal in found if principal is not None)
+
+    def _principal(self, tenant: str, key: KeySection) -> Principal | None:
+        identity = key.name or key_id(key.secret.get_secret_value())
+        bare = Principal(identity, tenant, key.team, admin=key.admin)
+        return narrowed(bare, [Level(f"key:{identity}", key), *self._levels(tenant, key.team)])
+
+    def _levels(self, tenant: str, team: str | None) -> Iterator[Level]:
+        """What this document says of a team and its tenant."""
+        section = self.tenants.get(tenant)
+        if section is None:
+            return
+        if team in section.teams:
+            yield Level(f"team:{team}", section.teams[team])
+        yield Level(f"tenant:{tenant}", section)
 
     def on_request(self) -> frozenset[str]:
         """Policies a request may name: those the operator has chosen somewhere, and those that cost next to nothing."""
@@ -291,32 +300,12 @@ class Settings(Section):
         return FAMILY_WORTH_USD if packaged else USUAL_WORTH_USD
 
     def anonymous(self) -> Principal | None:
-        """Who a caller without a key is; None where keys are required."""
-        if self.auth.required:
-            return None
-        name = self.auth.tenant
-        return _principal(name, self.tenants.get(name, TenantSection()), None)
+        """Who a caller without a key is; None where keys are required, or the tenant is disabled."""
+        return None if self.auth.required else self.completed(Principal("anonymous", self.auth.tenant))
 
-    def completed(self, principal: Principal) -> Principal:
-        """A principal from the key store with what this document says of its tenant and team added.
-
-        Budgets and limits add up, models can only be narrowed, and the principal's own preference and policy stay.
-        """
-        tenant = self.tenants.get(principal.tenant)
-        if tenant is None:
-            return principal
-        team = tenant.teams.get(principal.team or "", TeamSection())
-        scopes = ((f"tenant:{principal.tenant}", tenant), (f"team:{principal.team}", team))
-        allowed = [each for each in (tenant.allowed_models, principal.allowed_models) if each is not None]
-        return replace(
-            principal,
-            budgets=(*(b.budget(scope) for scope, part in scopes for b in part.budgets), *principal.budgets),
-            limits=(*(p.limits.limit(scope) for scope, p in scopes if p.limits is not None), *principal.limits),
-            allowed_models=frozenset.intersection(*allowed) if allowed else None,
-            local_only=tenant.local_only or principal.local_only,
-            preference=tenant.preference if principal.preference is None else principal.preference,
-            policy=principal.policy or tenant.policy,
-        )
+    def completed(self, principal: Principal) -> Principal | None:
+        """A principal with what this document says of its tenant and team added; None where they are disabled."""
+        return narrowed(principal, self._levels(principal.tenant, principal.team))
 
     def lists(self, backend: str, upstream: str) -> bool:
         """Whether `models` has an entry for this model of a backend."""
@@ -341,40 +330,3 @@ def _section_of(price: Price) -> PriceSection:
 def key_id(secret: str) -> str:
     """k_ and twelve hexadecimal digits of the key's SHA-256: tells keys apart and reveals nothing."""
     return f"k_{hashlib.sha256(secret.encode()).hexdigest()[:12]}"
-
-
-def _principal(name: str, tenant: TenantSection, key: KeySection | None) -> Principal:
-    """A key of a tenant; without a key, the tenant's anonymous caller."""
-    if key is None:
-        key = KeySection(secret=SecretStr("anonymous"), name="anonymous")
-    identity = key.name or key_id(key.secret.get_secret_value())
-    allowed = [each for each in (tenant.allowed_models, key.allowed_models) if each is not None]
-    return Principal(
-        key_id=identity,
-        tenant=name,
-        team=key.team,
-        allowed_models=frozenset.intersection(*allowed) if allowed else None,
-        local_only=tenant.local_only or key.local_only,
-        preference=tenant.preference if key.preference is None else key.preference,
-        policy=key.policy or tenant.policy,
-        budgets=_budgets(name, tenant, key, identity),
-        limits=_limits(name, tenant, key, identity),
-        metadata=key.metadata,
-        admin=key.admin,
-    )
-
-
-def _budgets(name: str, tenant: TenantSection, key: KeySection, identity: str) -> tuple[Budget, ...]:
-    team = tenant.teams[key.team].budgets if key.team else ()
-    return (
-        *(each.budget(f"tenant:{name}") for each in tenant.budgets),
-        *(each.budget(f"team:{key.team}") for each in team),
-        *(each.budget(f"key:{identity}") for each in key.budgets),
-    )
-
-
-def _limits(name: str, tenant: TenantSection, key: KeySection, identity: str) -> tuple[RateLimit, ...]:
-    team = tenant.teams[key.team].limits if key.team else None
-    scoped = [(f"tenant:{name}", tenant.limits), (f"team:{key.team}", team), (f"key:{identity}", key.limits)]
-    scoped += [(f"key:{identity}|model:{model}", limit) for model, limit in key.model_limits.items()]
-    return tuple(limit.limit(scope) for scope, limit in scoped if limit is not None)

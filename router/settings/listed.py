@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router import amounts
 from router.errors import SettingsError
-from router.settings import amounts
 from router.types import Price
 
 

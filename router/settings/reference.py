@@ -12,19 +12,23 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from router import terms
 from router.settings import sections
 from router.settings.document import Settings
 
 BEGIN, END = "<!-- made by python -m router.settings.reference -->", "<!-- end -->"
 _NAMES: dict[object, str] = {
-    sections.Usd: "USD",
+    terms.Usd: "USD",
+    sections.Dollars: "USD",
     sections.Bytes: "size",
     sections.Count: "number",
-    sections.Period: "period",
+    terms.Period: "period",
     sections.Url: "address",
-    sections.Name: "name",
+    terms.Name: "name",
+    terms.OwnerName: "name",
+    terms.Counted: "integer",
     sections.Seconds: "seconds",
-    sections.Share: "0 … 1",
+    terms.Share: "0 … 1",
     SecretStr: "secret",
     Path: "path",
     str: "text",
@@ -35,8 +39,10 @@ _NAMES: dict[object, str] = {
 }
 _SHORT: dict[object, str] = {
     sections.PriceSection: "price",
-    sections.BudgetSection: "budget",
-    sections.LimitSection: "limits",
+    terms.BudgetTerms: "budget",
+    terms.OwnerBudget: "budget",
+    terms.LimitTerms: "limits",
+    terms.OwnerLimit: "limits",
     sections.Replica: "address or mapping",
 }
 
@@ -134,6 +140,8 @@ def _written(value: object) -> str:
     """A default as YAML would have it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if value == "":
+        return '""'
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_written(each)}" for key, each in value.items()) + "}"
     if isinstance(value, tuple):

@@ -7,28 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from router.settings import amounts
-from router.types import Budget, NanoUsd, Price, RateLimit
+from router import amounts
+from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms, Usd
+from router.types import NANO_PER_USD, Price
 
-NAME, URL = r"^[^\s,|]+$", r"^https?://[^\s]+$"
+URL = r"^https?://[^\s]+$"
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Usd = Annotated[NanoUsd, BeforeValidator(amounts.usd)]
 Bytes = Annotated[int, BeforeValidator(amounts.size)]
 Count = Annotated[float, BeforeValidator(amounts.count)]
-Period = Annotated[tuple[int, str | None], BeforeValidator(amounts.period)]
+Dollars = Annotated[float, BeforeValidator(lambda value: amounts.usd(value) / NANO_PER_USD), Field(gt=0)]
 Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
-Name = Annotated[str, Field(min_length=1, pattern=NAME)]
 Url = Annotated[str, Field(pattern=URL)]
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _optional_secret(value: object) -> object:
@@ -149,7 +141,7 @@ class _Backend(Section):
     attempts: Positive = Field(
         default=2, description="Tries of one request, over replicas, before another model is drawn."
     )
-    machine_usd_per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    machine_usd_per_hour: Dollars | None = Field(
         default=None,
         description="What one replica's machine costs, in USD an hour, all its accelerators together. Given, routing "
         "weighs this backend's models by what their tokens are measured to cost; tenants pay list prices all the same.",
@@ -260,42 +252,6 @@ Backend = Annotated[
 ]
 
 
-class BudgetSection(Section):
-    """A spending limit over a period; '5 USD per day' is short for it."""
-
-    limit: Usd = Field(description="USD.")
-    period: Period = Field(
-        description="30s … 1y is a rolling window (s, m, h, d, w, y); day, week, month and year are calendar periods "
-        "in UTC, unless written 'rolling day'."
-    )
-    hard: bool = Field(
-        default=True, description="False warns at 80 % and 100 % and refuses nothing; 'soft' in the short form."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, data: object) -> object:
-        return amounts.budget(data) if isinstance(data, str) else data
-
-    def budget(self, scope: str) -> Budget:
-        """As the ledger knows it."""
-        seconds, calendar = self.period
-        window: Literal["rolling", "calendar"] = "calendar" if calendar else "rolling"
-        return Budget(scope, self.limit, seconds, window, self.hard, calendar)
-
-
-class LimitSection(Section):
-    """Rate limits; null is unlimited."""
-
-    requests_per_minute: Positive | None = Field(default=None, description="Requests in any minute.")
-    tokens_per_minute: Positive | None = Field(default=None, description="Prompt and completion tokens in any minute.")
-    concurrent: Positive | None = Field(default=None, description="Requests at once.")
-
-    def limit(self, scope: str) -> RateLimit:
-        """As the ledger knows it."""
-        return RateLimit(scope, self.requests_per_minute, self.tokens_per_minute, self.concurrent)
-
-
 class ModelSection(Section):
     """One candidate."""
 
@@ -333,8 +289,8 @@ class ModelSection(Section):
     drop_fields: frozenset[Name] = Field(
         default=frozenset(), description="Fields of a request that this model does not get."
     )
-    limits: LimitSection | None = Field(default=None, description="The model's own rate limits over all tenants.")
-    capacity: BudgetSection | None = Field(
+    limits: LimitTerms | None = Field(default=None, description="The model's own rate limits over all tenants.")
+    capacity: BudgetTerms | None = Field(
         default=None, description="The model's own budget over all tenants, rolling, e.g. '20 USD per 1h'."
     )
     drain: bool = Field(default=False, description="True finishes what runs and takes no new requests.")
@@ -343,7 +299,7 @@ class ModelSection(Section):
 class ModelBudget(Section):
     """A budget that several models share over all tenants."""
 
-    budget: BudgetSection = Field(description="What they may cost together, e.g. '20 USD per 1d'.")
+    budget: BudgetTerms = Field(description="What they may cost together, e.g. '20 USD per 1d'.")
     models: tuple[Name, ...] | None = Field(default=None, description="The models that share it; null is all.")
 
 
@@ -434,7 +390,7 @@ class Preference(Section):
     """Quality against money; a plain number stands for `default`."""
 
     default: Share = Field(default=0.5, description="0 is the cheapest answer, 1 the best, for whoever sets none.")
-    reference_usd: Annotated[float, Field(gt=0)] | None = Field(
+    reference_usd: Dollars | None = Field(
         default=None,
         description="What a full point of quality on one request is worth at 0.5, in USD: by default 0.001, and "
         "0.00001 where only the packaged family is served, whose answers cost about a millionth of a dollar.",
@@ -446,44 +402,16 @@ class Preference(Section):
         return data if isinstance(data, dict) else {"default": data}
 
 
-class KeySection(Section):
+class KeySection(KeyTerms):
     """One key from the settings file; keys made with `pointsman keys` live in the store instead."""
 
     secret: SecretStr = Field(min_length=1, description="The key itself; take it from the environment: ${ACME_KEY}.")
-    name: Name | None = Field(default=None, description="For recognition; by default made from the key's hash.")
-    team: Name | None = Field(default=None, description="A team of the tenant.")
-    allowed_models: frozenset[Name] | None = Field(default=None, description="Models it may use; null is all.")
-    local_only: bool = Field(default=False, description="Only models on machines of yours.")
-    preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default the tenant's.")
-    policy: str | None = Field(default=None, description="Policy; by default the tenant's.")
-    budgets: tuple[BudgetSection, ...] = Field(
-        default=(), description="Its own budgets, beside the tenant's and the team's."
-    )
-    limits: LimitSection | None = Field(default=None, description="Its own rate limits.")
-    model_limits: dict[str, LimitSection] = Field(default={}, description="Its rate limits by model.")
-    metadata: dict[str, str] = Field(default={}, description="Copied into the log.")
-    admin: bool = Field(default=False, description="True may use the admin API.")
 
 
-class TeamSection(Section):
-    """A part of a tenant with budgets of its own."""
-
-    budgets: tuple[BudgetSection, ...] = Field(default=(), description="Budgets of the team.")
-    limits: LimitSection | None = Field(default=None, description="Rate limits of the team.")
-
-
-class TenantSection(Section):
+class TenantSection(Terms):
     """A tenant that exists from the start."""
 
-    budgets: tuple[BudgetSection, ...] = Field(
-        default=(), description="Budgets, e.g. ['5 USD per day', '100 USD per month']."
-    )
-    limits: LimitSection | None = Field(default=None, description="Rate limits of all its keys together.")
-    preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default `preference`.")
-    policy: str | None = Field(default=None, description="Policy of this tenant; by default `policy.name`.")
-    allowed_models: frozenset[Name] | None = Field(default=None, description="Models its keys may use; null is all.")
-    local_only: bool = Field(default=False, description="Only models on machines of yours.")
-    teams: dict[Name, TeamSection] = Field(default={}, description="Teams by name.")
+    teams: dict[OwnerName, Terms] = Field(default={}, description="Teams by name.")
     keys: tuple[KeySection, ...] = Field(default=(), description="Keys from this file.")
 
 

@@ -9,21 +9,21 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from policies.registry import NAMES
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.ports import Keys, Ledger
-from router.stores.limits import CALENDARS
-from router.types import Budget, Hold, NanoUsd, Principal, RateLimit, Reservation, Spend
+from router.terms import Level, Terms, narrowed, owner_name
+from router.types import Hold, NanoUsd, Principal, Reservation, Spend
 
 Kind = Literal["tenant", "team", "key", "digest"]
-MAX_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exact up to here
-MIN_PERIOD_S, MAX_PERIOD_S = 30, 366 * 86_400
 PAGE = 1000
+NO_TERMS = Terms()
 MOST_CHECKED = 250_000  # digests of keys known to be good
 MOST_REMEMBERED = 120_000  # principals, a kilobyte or two each
 
@@ -42,25 +42,11 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What tenants, teams and keys may all set. Budgets and limits add up; of the rest the nearest rules."""
-
-    budgets: tuple[Budget, ...] = ()
-    limits: tuple[RateLimit, ...] = ()
-    allowed_models: frozenset[str] | None = None
-    local_only: bool = False
-    preference: float | None = None
-    policy: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    disabled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Tenant:
     """Who pays."""
 
     name: str
-    terms: Terms = Terms()
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +56,7 @@ class Team:
     name: str
     tenant: str
     parent: str | None = None
-    terms: Terms = Terms()
+    terms: Terms = NO_TERMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +74,22 @@ class Key:
     previous: bytes | None = None  # digest of the secret before the last rotation …
     previous_until_ms: int = 0  # … and until when it still works
     admin: bool = False
-    terms: Terms = Terms()
+    terms: Terms = NO_TERMS
 
 
 Thing = TypeVar("Thing", Tenant, Team, Key)
-_encode = msgspec.msgpack.Encoder().encode
+
+
+def _plain(terms: Any) -> object:
+    """Terms as their own grammar has them."""
+    return terms.model_dump(mode="json", exclude_defaults=True)
+
+
+def _read(cls: Any, plain: Any) -> object:
+    return cls.model_validate(plain)
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _KIND: dict[type, Kind] = {Tenant: "tenant", Team: "team", Key: "key"}
 
 
@@ -183,9 +180,9 @@ class Registry:
         tenant = await self._get(Tenant, key.tenant)
         if tenant is None:
             return None
-        teams = [team async for team in self._lineage(key.team)]
-        levels = [key.terms, *(team.terms for team in teams), tenant.terms]
-        return None if any(terms.disabled for terms in levels) else _principal(key, digest, levels)
+        teams = [Level(f"team:{team.name}", team.terms) async for team in self._lineage(key.team)]
+        levels = [Level(f"key:{key.id}", key.terms), *teams, Level(f"tenant:{tenant.name}", tenant.terms)]
+        return _principal(key, digest, levels)
 
     async def create(
         self,
@@ -206,7 +203,7 @@ class Registry:
         secret = secret or mint()
         key_id = "k_" + secrets.token_hex(8)
         key = Key(key_id, secret[:8], digest_of(secret), tenant, self._clock(), team, name, expires_ms)
-        key = replace(key, terms=scoped(terms or Terms(), f"key:{key_id}"), admin=admin)
+        key = replace(key, terms=terms or NO_TERMS, admin=admin)
         await self._keep(key)
         return key, secret
 
@@ -222,7 +219,7 @@ class Registry:
     async def disable(self, key_id: str, *, disabled: bool = True) -> Key:
         """Refuse a key from now on, or accept it again. Raises: NotFound."""
         key = await self.get(Key, key_id)
-        key = replace(key, terms=replace(key.terms, disabled=disabled))
+        key = replace(key, terms=key.terms.model_copy(update={"disabled": disabled}))
         await self.put(key)
         return key
 
@@ -232,8 +229,10 @@ class Registry:
             await self._check_team(thing)
         name = thing.id if isinstance(thing, Key) else thing.name
         check_name(name)
-        kind = _KIND[type(thing)]
-        await self._shelf.put(kind, name, _encode(replace(thing, terms=scoped(thing.terms, f"{kind}:{name}"))))
+        if thing.terms.policy is not None and thing.terms.policy not in NAMES:
+            message = f"policy is {thing.terms.policy!r}, expected one of {', '.join(NAMES)}."
+            raise InvalidRequest(message, param="policy")
+        await self._shelf.put(_KIND[type(thing)], name, _encode(thing))
 
     async def get(self, cls: type[Thing], name: str) -> Thing:
         """A tenant, team or key. Raises: NotFound."""
@@ -247,11 +246,11 @@ class Registry:
         while page := await self._shelf.page(_KIND[cls], after, PAGE):
             for name, body in page:
                 after = name
-                yield msgspec.msgpack.decode(body, type=cls)
+                yield msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
 
     async def _get(self, cls: type[Thing], name: str) -> Thing | None:
         body = await self._shelf.get(_KIND[cls], name)
-        return None if body is None else msgspec.msgpack.decode(body, type=cls)
+        return None if body is None else msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
 
     async def _keep(self, key: Key) -> None:
         await self.put(key)
@@ -347,63 +346,16 @@ def _until_ms(key: Key, digest: bytes) -> int | None:
     return min((until for until in (key.expires_ms, rotated) if until is not None), default=None)
 
 
-def _principal(key: Key, digest: bytes, levels: Sequence[Terms]) -> Principal:
-    allowed = [terms.allowed_models for terms in levels if terms.allowed_models is not None]
-    return Principal(
-        key_id=key.id,
-        tenant=key.tenant,
-        team=key.team,
-        allowed_models=frozenset.intersection(*allowed) if allowed else None,
-        local_only=any(terms.local_only for terms in levels),
-        preference=next((t.preference for t in levels if t.preference is not None), None),
-        policy=next((t.policy for t in levels if t.policy is not None), None),
-        budgets=tuple(b for terms in levels for b in terms.budgets),
-        limits=tuple(limit for terms in levels for limit in terms.limits),
-        metadata={k: v for terms in reversed(levels) for k, v in terms.metadata.items()},
-        admin=key.admin,
-        digest=digest,
-        until_ms=_until_ms(key, digest),
-    )
-
-
-def scoped(terms: Terms, scope: str) -> Terms:
-    """The same terms with every budget and limit under this scope, its model part kept. Raises: InvalidRequest."""
-    check_terms(terms)
-
-    def under(old: str) -> str:
-        _, bar, model = old.partition("|model:")
-        return scope + bar + model
-
-    budgets = tuple(replace(b, scope=under(b.scope)) for b in terms.budgets)
-    limits = tuple(replace(limit, scope=under(limit.scope)) for limit in terms.limits)
-    return replace(terms, budgets=budgets, limits=limits)
+def _principal(key: Key, digest: bytes, levels: Iterable[Level]) -> Principal | None:
+    """None where one of the levels is disabled."""
+    until_ms = _until_ms(key, digest)
+    bare = Principal(key.id, key.tenant, key.team, admin=key.admin, digest=digest, until_ms=until_ms)
+    return narrowed(bare, levels)
 
 
 def check_name(name: str) -> None:
     """Raises: InvalidRequest where a name is empty, long or holds what separates scopes."""
-    if not name or len(name) > 128 or any(c in name for c in "|#\x00") or not name.isprintable():
-        raise InvalidRequest(f"{name!r} is no name: 1 to 128 printable characters without | and #.", param="name")
-
-
-def check_terms(terms: Terms) -> None:
-    """Raises: InvalidRequest where a number is out of its range."""
-    for budget in terms.budgets:
-        check_budget(budget)
-    for limit in terms.limits:
-        values = (limit.requests_per_minute, limit.tokens_per_minute, limit.concurrent)
-        if any(v is not None and v < 0 for v in values):
-            raise InvalidRequest("A rate limit cannot be negative.", param="limits")
-    if terms.preference is not None and not 0 <= terms.preference <= 1:
-        raise InvalidRequest(f"preference is {terms.preference}; it must lie in 0..1.", param="preference")
-
-
-def check_budget(budget: Budget) -> None:
-    """Raises: InvalidRequest where a budget cannot be enforced."""
-    if not 0 <= budget.limit <= MAX_NANO_USD:
-        raise InvalidRequest(f"A budget of {budget.limit} nano-USD must lie in 0..{MAX_NANO_USD}.", param="budgets")
-    if not MIN_PERIOD_S <= budget.period_s <= MAX_PERIOD_S:
-        raise InvalidRequest(
-            f"A period of {budget.period_s} s must lie in {MIN_PERIOD_S}..{MAX_PERIOD_S}.", param="budgets"
-        )
-    if budget.calendar is not None and budget.calendar not in CALENDARS:
-        raise InvalidRequest(f"calendar is {budget.calendar!r}; it must be one of {CALENDARS}.", param="budgets")
+    try:
+        owner_name(name)
+    except ValueError as error:
+        raise InvalidRequest(f"The name is {name[:140]!r}, {error}.", param="name") from None

@@ -113,11 +113,9 @@ def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
 
 def of_budget(budget: Budget) -> Gauge:
     """The gauge of a budget."""
-    calendar = budget.calendar if budget.window == "calendar" else None
+    calendar = budget.calendar
     if calendar is not None:
         width, keep, name = 0, 0, calendar
-    elif budget.window == "calendar":
-        width, keep, name = budget.period_s * 1000, 0, f"{budget.period_s}c"
     else:
         width, keep, name = budget.period_s * 1000 // SLOTS, SLOTS, f"{budget.period_s}"
     return Gauge(

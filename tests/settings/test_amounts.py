@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.settings import amounts
+from router import amounts
 
 
 @pytest.mark.parametrize("value", [0.15, "0.15", "$0.15", "0.15 USD", Decimal("0.15"), " 0.150 "])

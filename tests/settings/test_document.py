@@ -7,7 +7,7 @@ import pytest
 from router.errors import SettingsError
 from router.settings import describe
 from router.settings.document import Listed
-from router.types import Budget, Price, Principal, RateLimit
+from router.types import Budget, NanoUsd, Price, Principal, RateLimit
 from tests.settings.conftest import Read
 
 ENGINE = """
@@ -93,15 +93,15 @@ tenants:
       name: app
       team: lab
       budgets: [2 USD per rolling day]
-      model_limits: {small: {requests_per_minute: 9}}
+      limits: {model: small, requests_per_minute: 9}
 """)
     (key,) = settings.static_keys()
     assert key.principal.budgets == (
-        Budget("tenant:acme", 5_000_000_000, 86_400, "calendar", True, "day"),  # type: ignore[arg-type]
-        Budget("team:lab", 1_000_000_000, 30, "rolling", False),  # type: ignore[arg-type]
-        Budget("key:app", 2_000_000_000, 86_400, "rolling", True),  # type: ignore[arg-type]
+        Budget("key:app", NanoUsd(2_000_000_000), 86_400),
+        Budget("team:lab", NanoUsd(1_000_000_000), 30, hard=False),
+        Budget("tenant:acme", NanoUsd(5_000_000_000), 86_400, calendar="day"),
     )
-    assert key.principal.limits == (RateLimit("tenant:acme", concurrent=3), RateLimit("key:app|model:small", 9))
+    assert key.principal.limits == (RateLimit("key:app|model:small", 9), RateLimit("tenant:acme", concurrent=3))
     assert key.principal.local_only
     assert key.principal.preference == 0.7
 
@@ -177,7 +177,8 @@ tenants:
     own = Budget("key:k_1", 1, 30)  # type: ignore[arg-type]
     stored = Principal("k_1", "acme", team="lab", allowed_models=frozenset({"b", "c"}), preference=0.9, budgets=(own,))
     completed = settings.completed(stored)
-    assert [budget.scope for budget in completed.budgets] == ["tenant:acme", "key:k_1"]
+    assert completed is not None
+    assert [budget.scope for budget in completed.budgets] == ["key:k_1", "tenant:acme"]
     assert completed.limits == (RateLimit("team:lab", concurrent=2),)
     assert (completed.allowed_models, completed.preference) == ({"b"}, 0.9)
     assert settings.completed(Principal("k_2", "other")) == Principal("k_2", "other")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from router.amounts import show_usd
 from router.stores.open import Stores
 from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
 
@@ -13,8 +14,12 @@ _numbers = itertools.count()
 def budget(
     limit: int, *, scope: str = "tenant:acme", period_s: int = 3600, hard: bool = True, calendar: str | None = None
 ) -> Budget:
-    window = "rolling" if calendar is None else "calendar"
-    return Budget(scope, NanoUsd(limit), period_s, window, hard, calendar)  # type: ignore[arg-type]
+    return Budget(scope, NanoUsd(limit), period_s, hard, calendar)
+
+
+def usd(nano: int) -> str:
+    """A budget of so many nano-USD per rolling hour, as people write it."""
+    return f"{show_usd(nano)} USD per 1h"
 
 
 def principal(*terms: Budget | RateLimit, tenant: str = "acme", team: str | None = None) -> Principal:

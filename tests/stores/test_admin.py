@@ -8,11 +8,11 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from router.credentials import Credentials
 from router.errors import PointsmanError
 from router.http import admin
 from router.http.auth import Authentication
 from router.settings import load
+from router.settings.credentials import Credentials
 from router.stores.keys import CachedKeys
 from router.stores.open import Stores
 from tests.stores.conftest import Clock
@@ -48,7 +48,7 @@ async def test_only_an_admin_key_gets_in(api: httpx.AsyncClient, stores: Stores)
 async def test_a_key_is_made_shown_once_rotated_and_disabled(
     api: httpx.AsyncClient, stores: Stores, clock: Clock
 ) -> None:
-    body = {"tenant": "acme", "name": "app", "budgets": [{"limit_usd": 5, "calendar": "month"}], "preference": 0.3}
+    body = {"tenant": "acme", "name": "app", "budgets": [{"limit": 5, "period": "month"}], "preference": 0.3}
     made = (await api.post("/keys", json=body)).raise_for_status().json()
     found = await stores.keys.find(made["secret"], clock())
     assert found is not None
@@ -66,17 +66,27 @@ async def test_a_key_is_made_shown_once_rotated_and_disabled(
 
 
 async def test_tenants_and_teams_are_put_and_listed(api: httpx.AsyncClient) -> None:
-    await api.put("/tenants/acme", json={"budgets": [{"limit_usd": 1, "period_s": 60, "model": "large"}]})
+    await api.put("/tenants/acme", json={"budgets": [{"limit": 1, "period": "60s", "model": "large"}]})
     await api.put("/teams/lab", json={"tenant": "acme", "limits": [{"requests_per_minute": 9}]})
-    assert (await api.get("/tenants/acme")).json()["terms"]["budgets"][0]["scope"] == "tenant:acme|model:large"
+    assert (await api.get("/tenants/acme")).json()["terms"]["budgets"][0]["model"] == "large"
+    assert (await api.get("/budgets?tenant=acme")).json()["data"][0]["scope"] == "tenant:acme|model:large"
     assert [t["name"] for t in (await api.get("/teams")).json()["data"]] == ["lab"]
     assert (await api.get("/tenants/nobody")).status_code == 404
 
 
 async def test_an_unknown_field_or_a_bad_budget_is_refused(api: httpx.AsyncClient) -> None:
     assert (await api.put("/tenants/acme", json={"budget": 3})).status_code == 422
-    both = {"budgets": [{"limit_usd": 1, "period_s": 60, "calendar": "day"}]}
-    assert (await api.put("/tenants/acme", json=both)).status_code == 400
+    for bad in ("1 USD per eon", {"limit": -1, "period": "day"}, {"limit": 2**80, "period": "day"}, {"limit": 1}):
+        assert (await api.put("/tenants/acme", json={"budgets": [bad]})).status_code == 422
+    assert (await api.put("/tenants/acme", json={"policy": "oracle"})).status_code == 400
+    assert (await api.put("/tenants/a%7Cb", json={})).status_code == 400
+
+
+async def test_what_the_api_shows_of_terms_may_be_put_back(api: httpx.AsyncClient) -> None:
+    terms = {"budgets": ["5 USD per day", "0.15 USD per 30d soft"], "limits": {"concurrent": 2, "model": "large"}}
+    shown = (await api.put("/tenants/acme", json=terms)).json()["terms"]
+    assert (await api.put("/tenants/acme", json=shown)).json()["terms"] == shown
+    assert [each["limit"] for each in shown["budgets"]] == ["5", "0.15"]
 
 
 async def test_spend_is_reported_as_json_and_csv(api: httpx.AsyncClient, stores: Stores, clock: Clock) -> None:
@@ -93,6 +103,6 @@ async def test_spend_is_reported_as_json_and_csv(api: httpx.AsyncClient, stores:
 
 
 async def test_balances_of_a_tenant_are_shown(api: httpx.AsyncClient) -> None:
-    await api.put("/tenants/acme", json={"budgets": [{"limit_usd": 2, "period_s": 3600}]})
+    await api.put("/tenants/acme", json={"budgets": ["2 USD per 1h"]})
     data = (await api.get("/budgets", params={"tenant": "acme"})).json()["data"]
     assert (data[0]["remaining_usd"], data[0]["held_usd"]) == (2, 0)

@@ -14,13 +14,14 @@ import pytest
 from redis import Redis
 
 from router.errors import BudgetExceeded, StoreUnavailable, Unauthenticated
-from router.stores.keys import CachedKeys, Terms
+from router.stores.keys import CachedKeys
 from router.stores.open import Stores, open_stores
 from router.stores.redis import outbox
 from router.stores.redis.outbox import Outbox
+from router.terms import Terms
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
-from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held, usd
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +175,7 @@ async def test_a_key_that_is_remembered_reserves_nothing_in_a_redis_that_was_emp
     async with open_stores(redis.url, clock=clock) as stores:
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
-        _, secret = await stores.keys.create("acme", terms=Terms(budgets=(budget(100),)))
+        _, secret = await stores.keys.create("acme", terms=Terms.of(budgets=[usd(100)]))
         who = await cached.find(secret, clock())
         assert who is not None
         await buy(stores, who, 10, now_ms=clock())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
-from router.stores.keys import CachedKeys, Key, Team, Tenant, Terms
+from router.stores.keys import CachedKeys, Key, Team, Tenant
 from router.stores.open import Stores
-from router.types import Principal, RateLimit
+from router.terms import Terms
+from router.types import Principal
 from tests.stores.conftest import Clock, replicas
-from tests.stores.making import budget, buy, spent_and_held
+from tests.stores.making import buy, spent_and_held, usd
 
 pytestmark = pytest.mark.anyio
 
@@ -61,13 +63,12 @@ async def test_a_disabled_tenant_disables_its_keys(stores: Stores, clock: Clock)
 
 
 async def test_budgets_of_key_team_parent_and_tenant_all_hold(stores: Stores, clock: Clock) -> None:
-    terms = Terms(budgets=(budget(5, scope=""),))
-    await stores.keys.put(Tenant("acme", replace(terms, local_only=True, preference=0.2)))
-    await stores.keys.put(Team("lab", "acme", terms=terms))
-    await stores.keys.put(Team("vision", "acme", parent="lab", terms=replace(terms, preference=0.9)))
-    key, secret = await stores.keys.create(
-        "acme", team="vision", terms=Terms(limits=(RateLimit("|model:large", requests_per_minute=3),))
-    )
+    budgets = [usd(5)]
+    await stores.keys.put(Tenant("acme", Terms.of(budgets=budgets, local_only=True, preference=0.2)))
+    await stores.keys.put(Team("lab", "acme", terms=Terms.of(budgets=budgets)))
+    await stores.keys.put(Team("vision", "acme", parent="lab", terms=Terms.of(budgets=budgets, preference=0.9)))
+    limits = {"model": "large", "requests_per_minute": 3}
+    key, secret = await stores.keys.create("acme", team="vision", terms=Terms.of(limits=limits))
     found = await stores.keys.find(secret, clock())
     assert found is not None
     assert [b.scope for b in found.budgets] == ["team:vision", "team:lab", "tenant:acme"]
@@ -101,17 +102,38 @@ async def test_what_is_not_there_is_not_found(stores: Stores) -> None:
 @pytest.mark.parametrize(
     "terms",
     [
-        Terms(budgets=(budget(-1),)),
-        Terms(budgets=(budget(2**53 + 1),)),
-        Terms(budgets=(budget(1, period_s=29),)),
-        Terms(budgets=(budget(1, period_s=367 * 86_400),)),
-        Terms(limits=(RateLimit("", requests_per_minute=-1),)),
-        Terms(preference=1.5),
+        {"budgets": ["-1 USD per day"]},
+        {"budgets": [usd(2**53 + 1)]},
+        {"budgets": ["1 USD per 29s"]},
+        {"budgets": ["1 USD per 367d"]},
+        {"budgets": [{"limit": float("nan"), "period": "day"}]},
+        {"budgets": [{"limit": "1e999999", "period": "day"}]},
+        {"limits": {"requests_per_minute": -1}},
+        {"limits": {"tokens_per_minute": 2**64}},
+        {"preference": 1.5},
+        {"preference": float("nan")},
     ],
 )
-async def test_terms_that_cannot_be_enforced_are_rejected(stores: Stores, terms: Terms) -> None:
-    with pytest.raises(InvalidRequest):
-        await stores.keys.put(Tenant("acme", terms))
+def test_terms_that_cannot_be_enforced_cannot_be_made(terms: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Terms.of(**terms)
+
+
+async def test_a_policy_that_does_not_exist_is_refused_when_terms_are_kept(stores: Stores) -> None:
+    with pytest.raises(InvalidRequest, match=r"policy is 'oracle', expected one of .*neighbours"):
+        await stores.keys.put(Tenant("acme", Terms(policy="oracle")))
+
+
+async def test_terms_come_back_from_the_store_as_they_went_in(stores: Stores) -> None:
+    terms = Terms.of(
+        budgets=["5 USD per day", {"limit": "0.000000001", "period": "rolling month", "hard": False, "model": "large"}],
+        limits=[{"requests_per_minute": 0, "model": "large"}, {"concurrent": 3}],
+        allowed_models=["b", "a"],
+        metadata={"a": "b"},
+        policy="neighbours",
+    )
+    await stores.keys.put(Tenant("acme", terms))
+    assert (await stores.keys.get(Tenant, "acme")).terms == terms
 
 
 async def test_names_that_would_blur_scopes_are_rejected(stores: Stores) -> None:
@@ -187,7 +209,7 @@ async def test_a_key_changed_elsewhere_reserves_nothing_from_then_on(url: str, c
     """The gateway still remembers the principal; the same step that takes the hold learns that keys have changed."""
     async with replicas(url, clock) as (here, there):
         for change in ("disable", "rotate", "tenant"):
-            key, secret = await here.keys.create(change, terms=Terms(budgets=(budget(100),)))
+            key, secret = await here.keys.create(change, terms=Terms.of(budgets=[usd(100)]))
             who = await there.keys.find(secret, clock())
             assert who is not None
             await buy(there, who, 10, now_ms=clock())

@@ -334,7 +334,7 @@ async def test_two_hundred_tasks_never_exceed_what_runs_at_once(url: str, clock:
 
 
 async def test_a_restart_loses_nothing(url: str, clock: Clock) -> None:
-    budgets = (budget(1000), Budget("key:k_acme", NanoUsd(500), 86_400, "calendar", True, "day"))
+    budgets = (budget(1000), Budget("key:k_acme", NanoUsd(500), 86_400, True, "day"))
     who = principal(*budgets)
     async with open_stores(url, clock=clock) as before:
         await buy(before, who, 30, now_ms=clock())

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from router import amounts
 from router.errors import SettingsError
-from router.settings import amounts, source
+from router.settings import source
 from router.settings.listed import Listed, Look
 from router.types import NanoUsd
 

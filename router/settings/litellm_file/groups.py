@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from router import amounts
 from router.errors import SettingsError
-from router.settings import amounts
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.litellm_file.money import capacity
 

@@ -26,7 +26,7 @@ class Credentials:
         """Go on with these settings."""
         self._settings = settings
         self._static: Mapping[bytes, Principal] = _static(settings)
-        self._completed: dict[str, tuple[Principal, Principal]] = {}  # by key: as stored, as used
+        self._completed: dict[str, tuple[Principal, Principal | None]] = {}  # by key: as stored, as used
         self.anonymous = settings.anonymous()
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
@@ -37,8 +37,8 @@ class Credentials:
         stored = await self._stored.find(secret, now_ms)
         return self.anonymous if stored is None else self._complete(stored)
 
-    def _complete(self, stored: Principal) -> Principal:
-        """The same object again for one that has not changed: ledgers remember by it."""
+    def _complete(self, stored: Principal) -> Principal | None:
+        """The same object again for one that has not changed: ledgers remember by it. None where it is disabled."""
         found = self._completed.get(stored.key_id)
         if found is None or found[0] is not stored:
             self._completed.pop(stored.key_id, None)
@@ -58,4 +58,6 @@ def _static(settings: Settings) -> dict[bytes, Principal]:
 
 
 def _admin(settings: Settings) -> Principal:
-    return settings.completed(Principal(key_id="admin", tenant=settings.auth.tenant, admin=True))
+    """Whatever the settings say of its tenant: a disabled one must not lock its operator out."""
+    bare = Principal(key_id="admin", tenant=settings.auth.tenant, admin=True)
+    return settings.completed(bare) or bare
