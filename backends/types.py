@@ -128,5 +128,9 @@ class Embedder(Protocol):
     def dim(self) -> int:
         """d."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether texts stay on machines of the operator's: what must stay local is embedded by no other."""
+
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(m, d) float32, unit rows (a text with no features gives a zero row)."""

@@ -44,6 +44,7 @@ from router.stores.unmetered import Unmetered
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
+RETIRE_AFTER_S = 5.0  # longer than a reservation takes
 SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
@@ -299,7 +300,8 @@ async def reload(runtime: Runtime, path: Path) -> None:
 
 
 async def _retire(backend: Replicas) -> None:
-    """Close a backend once its last request has ended."""
+    """Close a backend once its last request has ended, and those that were decided before have come."""
+    await asyncio.sleep(RETIRE_AFTER_S)
     while backend.in_flight:  # noqa: ASYNC110  (rare, and nobody waits for it)
         await asyncio.sleep(0.5)
     await backend.aclose()

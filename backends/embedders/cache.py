@@ -28,6 +28,11 @@ class CachedEmbedder:
         self._era = 0
 
     @property
+    def is_local(self) -> bool:
+        """As the embedder behind it."""
+        return self._embedder.is_local
+
+    @property
     def dim(self) -> int:
         """d."""
         return self._embedder.dim

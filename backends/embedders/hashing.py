@@ -164,6 +164,11 @@ class HashingEmbedder:
         self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
 
     @property
+    def is_local(self) -> bool:
+        """It touches nothing but memory."""
+        return True
+
+    @property
     def dim(self) -> int:
         """d."""
         return self._dim

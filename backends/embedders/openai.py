@@ -43,15 +43,22 @@ class OpenAIEmbedder:
         window_s: float = 0.002,
         batch: int = 64,
         limits: Limits = _LIMITS,
+        is_local: bool = False,
     ) -> None:
         self._backend = OpenAIBackend(base_url, name=f"embedder {model}", api_key=api_key, limits=limits)
         self._model = model
         self._dim = dim
+        self._is_local = is_local
         self._window_s = window_s
         self._batch = batch
         self._waiting: list[tuple[str, asyncio.Future[NDArray[np.float32]]]] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the operator says that the server is one of theirs."""
+        return self._is_local
 
     @property
     def dim(self) -> int:

@@ -32,6 +32,11 @@ class SentenceEmbedder:
         self._dim = len(self._encode(["dimension"])[0])
 
     @property
+    def is_local(self) -> bool:
+        """The model is in this process; only its weights may be fetched."""
+        return True
+
+    @property
     def dim(self) -> int:
         """d."""
         return self._dim

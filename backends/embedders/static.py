@@ -30,6 +30,11 @@ class StaticEmbedder:
         self._model = library.StaticModel.from_pretrained(path, force_download=False)
 
     @property
+    def is_local(self) -> bool:
+        """The model is in this process; only its weights may be fetched."""
+        return True
+
+    @property
     def dim(self) -> int:
         """d."""
         return int(self._model.dim)

@@ -139,6 +139,7 @@ def _embedder(section: sections.Embedder) -> Embedder:
         api_key=section.api_key.get_secret_value() if section.api_key else None,
         window_s=section.wait_ms / 1000,
         batch=section.batch,
+        is_local=section.is_local,
     )
 
 

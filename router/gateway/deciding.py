@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.errors import BackendError
 from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import BudgetState, Estimates, Policy, Proposal, RouteContext
@@ -40,6 +42,8 @@ _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
 MOST_BALANCES = 10_000  # kept at once
+SAY_EVERY_S = 60.0  # how often the same failure is logged, at most
+LOG = logging.getLogger("pointsman.deciding")
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -81,6 +85,7 @@ class Decider:
         self._index = index
         self._generator = generator
         self._clock = clock
+        self._said_at = -SAY_EVERY_S  # that the embedder failed
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
         self._purses: dict[
             str, tuple[float, tuple[Budget, ...], BudgetState]
@@ -124,7 +129,7 @@ class Decider:
         return decision
 
     async def _look_up(self, principal: Principal, call: Call, stages: Timings) -> Known:
-        embedding = await self._embed(call)
+        embedding = await self._embed(principal, call)
         stages.mark("embed")
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         stages.mark("balance")
@@ -263,11 +268,24 @@ class Decider:
             return InvalidRequest(f"no model may serve this request: {detail}", param="model", code="no_eligible_model")
         return NoCandidate(f"no model can serve this request now: {detail}", retry_after_s=5.0)
 
-    async def _embed(self, call: Call) -> Float32:
-        if not self.options.remember:
+    async def _embed(self, principal: Principal, call: Call) -> Float32:
+        """(d,), zero where the text may not leave for the embedder or the embedder fails: estimates are then means."""
+        stays = principal.local_only or call.needs.local_only
+        if not self.options.remember or (stays and not self._embedder.is_local):
             return np.zeros(self._embedder.dim, np.float32)
-        vector: Float32 = (await self._embedder.embed([call.text]))[0]
+        try:
+            vector: Float32 = (await self._embedder.embed([call.text]))[0]
+        except BackendError as error:
+            self._say_embedder_failed(error)
+            return np.zeros(self._embedder.dim, np.float32)
         return vector
+
+    def _say_embedder_failed(self, error: BackendError) -> None:
+        """Once a minute: there may be a thousand requests a second."""
+        now = self._clock()
+        if now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            LOG.warning("the embedder failed, requests are routed without their text until it answers: %s", error)
 
     def _nearest_rows(self, embedding: Float32) -> tuple[NDArray[np.int64], Float32]:
         """Rows (k,) of the past queries nearest to this one, and their similarity (k,)."""

@@ -130,6 +130,7 @@ class Gateway:
         """The first model that gives a first byte."""
         last: BackendError | None = None
         while True:
+            backends = self.decider.catalogue.backends
             try:
                 decision = await self.decider.decide(principal, call, stages, without=without)
             except NoCandidate as error:
@@ -138,7 +139,7 @@ class Gateway:
                 raise upstream_failed(last) from error
             hold, model = await self._reserve(principal, call, decision)
             stages.mark("reserve")
-            attempt = Attempt(decision, hold, model, principal, call, stages)
+            attempt = Attempt(decision, hold, model, principal, call, stages, backends[model.backend])
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
@@ -266,7 +267,7 @@ class Gateway:
             extra=extra,
             session=call.session,
         )
-        return await self.decider.catalogue.backends[model.backend].send(request)
+        return await attempt.backend.send(request)
 
     def _note_failure(self, model: Model, error: BackendError) -> None:
         self.meter.failed(model.name, error)

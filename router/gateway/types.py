@@ -204,6 +204,7 @@ class Attempt:
     principal: Principal
     call: Call
     stages: Timings
+    backend: Replicas  # as it was when the decision was made: a reload may give its name to another
     signature: bytes = b""  # float32 (12,) of the answer, where it was judged
 
 

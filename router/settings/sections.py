@@ -342,6 +342,16 @@ class OpenAIEmbedder(_Embedder):
     dim: Positive = Field(description="Dimensions of its vectors.")
     batch: Positive = Field(default=32, description="Texts in one call, at most.")
     wait_ms: float = Field(default=2.0, ge=0, description="How long a text waits for company.")
+    local: bool | None = Field(
+        default=None,
+        description="Whether it runs on machines of yours; by default true where its address is loopback, private or a "
+        "name without a public domain. What is local_only is never sent to one that does not: its estimates rest on "
+        "the models' means.",
+    )
+
+    @property
+    def is_local(self) -> bool:
+        return _is_private(self.url) if self.local is None else self.local
 
 
 Embedder = Annotated[

@@ -191,3 +191,20 @@ async def test_a_request_names_only_policies_the_operator_chose(tmp_path: Path) 
                 assert "it may name best, cheapest, epsilon, neighbours, random" in refused.json()["error"]["message"]
         for name in ("epsilon", "neighbours", "cheapest"):
             assert (await mallory.post(CHAT, json=chat(routing={"policy": name}))).status_code == 200
+
+
+async def test_a_local_only_tenant_is_routed_without_the_embedder_outside(tmp_path: Path) -> None:
+    local = {"acme": {**TENANTS["acme"], "local_only": True}, "evil": TENANTS["evil"]}
+    async with engine(text="I embed nothing") as outside:
+        embedder = {"kind": "openai", "url": outside.url, "model": "e", "dim": 8, "local": False}
+        async with (
+            gateway_of(tmp_path, tenants=local, embedder=embedder) as gateway,
+            as_key(gateway, ALICE) as alice,
+            as_key(gateway, MALLORY) as mallory,
+        ):
+            await asked(alice, "a secret of ours")
+            assert (await alice.post("/v1/route", json=chat("a secret of ours"))).status_code == 200
+            assert not outside.heard
+            await asked(mallory, "nothing to hide")  # answered although the embedder fails
+            assert "nothing to hide" in str([each.body for each in outside.heard])
+            assert "the embedder failed" in gateway.log.read_text()
