@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ from router.gateway.types import Call, Catalogue, Metrics, Options
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.refit_worker import refit_aside
-from router.stores.unmetered import Unmetered
+from router.stores.reports import AuditEntry
 from router.types import (
     Balance,
     Budget,
@@ -68,7 +68,7 @@ class Overheard:
 
 
 class Forgetful:
-    """A ledger and a log that keep nothing. `on_reserve` happens while a reservation is under way."""
+    """A ledger, a log and an audit that keep nothing. `on_reserve` happens while a reservation is under way."""
 
     def __init__(self) -> None:
         self.on_reserve = lambda: None
@@ -87,6 +87,11 @@ class Forgetful:
         return []
 
     async def remember(self, record: DecisionRecord | SettlementRecord) -> None: ...
+
+    async def note(self, kind: str, subject: str, detail: Mapping[str, object]) -> None: ...
+
+    async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
+        return []
 
     async def judge(self, feedback: Feedback) -> bool:
         return True
@@ -156,8 +161,7 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
             decider.catalogue = second.catalogue
 
         store.on_reserve = reload
-    ledger = Unmetered(store, store, passes=lambda: False)
-    gateway = Gateway(decider=decider, ledger=ledger, leases=store, log=store, meter=Metrics(), clock=time.time)
+    gateway = Gateway(decider=decider, ledger=store, log=store, audit=store, meter=Metrics(), clock=time.time)
     return World(gateway, embedder, (first, second))
 
 
