@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,7 +19,6 @@ import httptools
 
 from backends.errors import Cut, Failed, TimedOut, Unreachable
 
-Take = Callable[[bytes], bool]  # False: no more
 _HIGH_WATER_BYTES = 256 * 1024  # a reader this far behind stops the socket
 
 
@@ -46,8 +45,6 @@ class Response:
         self.problem: str | None = None
         self.due = 0.0  # when the read under way has waited too long
         self.waiter: asyncio.Future[bool] | None = None  # of that read
-        self.patience_s = 0.0  # how long what is poured may be silent
-        self._take: Take | None = None  # what is poured goes there
         self._headers: dict[bytes, bytes] = {}
         self._backend = backend
         self._connection: _Connection | None = connection
@@ -70,16 +67,6 @@ class Response:
         """Nothing more will come."""
         self._connection = None
         self.problem = self.problem or problem
-        self.wake()
-
-    def arrived(self) -> None:
-        """Something came: it is poured on, or whoever reads goes on."""
-        take = self._take
-        if take is not None:
-            self.due = self.loop.time() + self.patience_s
-            if (not self.blocks or take(self._taken())) and not self.ended:
-                return
-            self._take = None
         self.wake()
 
     def wake(self, arrived: bool = True) -> None:
@@ -106,22 +93,6 @@ class Response:
             if not await self._more(limit_s):
                 raise self._late(limit_s)
         return self._taken()
-
-    async def pour(self, take: Take, limit_s: float) -> None:
-        """Give what comes to `take` the moment it comes, until that says False or the body ends.
-
-        Neither a task wakes for it nor the loop turns. Raises: TimedOut, Unreachable.
-        """
-        if self.ended or (self.blocks and not take(self._taken())):
-            return
-        self._take, self.patience_s = take, limit_s
-        try:
-            if not await self._more(limit_s):
-                raise self._late(limit_s)
-        finally:
-            self._take = None
-        if self.problem is not None:
-            self._more(limit_s)
 
     async def body(self, limits: Limits) -> bytes:
         """The whole body. Raises: TimedOut, Unreachable, Failed where it is longer than `limits.body_bytes`."""
@@ -207,7 +178,7 @@ class _Connection(asyncio.Protocol):
             self._finished()
         elif response.buffered > _HIGH_WATER_BYTES:
             self.pause()
-        response.arrived()
+        response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

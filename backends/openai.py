@@ -94,7 +94,6 @@ class OpenAIBackend:
             response.close,
             request=request,
             backend=self.name,
-            pour=partial(response.pour, limit_s=self.limits.idle_s),
         )
         await reply.start(partial(response.read, self.limits.first_byte_s))
         return reply

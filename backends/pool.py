@@ -230,9 +230,6 @@ class _Counted:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._reply.__aiter__()
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> None:
-        await self._reply.pour(sink)
-
     async def aclose(self) -> None:
         replica, self._replica = self._replica, None
         if replica is not None:

@@ -19,7 +19,6 @@ from backends.types import Request, Usage
 from backends.usage import merged, usage_of
 from backends.visible import visible_bytes, visible_streamed
 
-Sink = Callable[[bytes], bool]
 _UNCOUNTED = 256  # blocks kept to be counted later
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -87,9 +86,6 @@ class PlainReply:
         if self.body is not None:
             yield self.body
 
-    async def pour(self, sink: Sink) -> None:
-        """It came whole."""
-
     async def aclose(self) -> None:
         """Nothing is left to stop."""
 
@@ -113,7 +109,6 @@ class StreamReply:
         request: Request,
         backend: str,
         aclose: Callable[[], Awaitable[None]] | None = None,
-        pour: Callable[[Sink], Awaitable[None]] | None = None,
     ) -> None:
         self.usage: Usage | None = None
         self.failure: str | None = None
@@ -123,8 +118,6 @@ class StreamReply:
         self.finish_reason: str | None = None
         self._read = read
         self._close = close
-        self._pour = pour  # for sources that can push
-        self._sink: Sink | None = None  # where what is poured goes
         self._aclose = aclose  # for sources that can only be cut by awaiting
         self._backend = backend
         self._request = request
@@ -166,16 +159,6 @@ class StreamReply:
             await self._advance()
         return self._ready.popleft()
 
-    async def pour(self, sink: Sink) -> None:
-        """Hand blocks to `sink` the moment they come, as long as they need no more than that and it says True."""
-        if self._pour is None or self._ready or self._over:
-            return
-        self._sink = sink
-        try:
-            await self._pour(self._arrive)
-        except BackendError as problem:
-            self._break_off(problem)
-
     async def aclose(self) -> None:
         """Stop at once: an engine still generating is cut off. Idempotent."""
         self._over = True
@@ -192,26 +175,11 @@ class StreamReply:
                 self._judge_end()
                 self._over = True
         except BackendError as problem:
-            self._break_off(problem)
+            self._over = True
+            if not self.complete:
+                self.failure = str(problem)
         if self._over:
             self._close()
-
-    def _arrive(self, data: bytes) -> bool:
-        """Take in what was pushed; whether that was all plain and the sink wants more."""
-        try:
-            plain = self._pass(self._whole(data))
-        except BackendError as problem:
-            self._break_off(problem)
-            return False
-        if not plain or self._sink is None:
-            return False
-        return not self._ready or self._sink(self._ready.popleft())
-
-    def _break_off(self, problem: BackendError) -> None:
-        self._over = True
-        if not self.complete:
-            self.failure = str(problem)
-        self._close()
 
     def _whole(self, data: bytes) -> bytes:
         """The whole events so far; the rest waits for the next read."""
@@ -249,11 +217,10 @@ class StreamReply:
         if model is not None and b'"%b"' % model[1] != wanted:
             self._rename = (model[0], model[0].replace(b'"%b"' % model[1], wanted))
 
-    def _pass(self, block: bytes) -> bool:
-        """Make ready what of a block goes to the client, in order; whether it needs no more than to be relayed."""
-        plain = True
+    def _pass(self, block: bytes) -> None:
+        """Make ready what of a block goes to the client, in order."""
         if self._said_done or _DONE in block:
-            block, plain = self._until_done(block), False
+            block = self._until_done(block)
         if self.response_id is None:
             self._meet(block)
         self._uncounted.append(block)
@@ -264,17 +231,15 @@ class StreamReply:
         if b'rror"' in block and (error := _ERROR.search(block)) is not None:
             self.failure, self._over = f"broke off with an error: {_shown(block[error.start() :])}", True
             before, gap, _ = block[: error.start() + 1].rpartition(b"\n\n")
-            block, plain = before + gap, False
+            block = before + gap
         elif b"event: " in block and _LAST.search(block) is not None:
-            self.complete, plain = True, False
+            self.complete = True
         if self._rename is not None:
             block = block.replace(*self._rename)
         if b'"usage"' in block and _USAGE.search(block) is not None:
             self._pass_usage(block)
-            return False
-        if block:
+        elif block:
             self._ready.append(block)
-        return plain
 
     def _until_done(self, block: bytes) -> bytes:
         """The block up to [DONE]: of what an engine sends after it only usage is read, and nothing is relayed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -96,13 +96,6 @@ class Reply(Protocol):
         """As the engine gave it."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def pour(self, sink: Callable[[bytes], bool]) -> None:
-        """Hand blocks of a stream to `sink` the moment they come, without waking anybody, where the source can.
-
-        Ends, at the latest, before a block that is more than text (usage, [DONE], an error), at the end, and where
-        `sink` says False; go on iterating then, and pour again after a block.
-        """
 
     async def aclose(self) -> None:
         """Stop at once: an engine still generating is cut off. Idempotent."""

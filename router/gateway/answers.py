@@ -46,10 +46,6 @@ class Answer:
         known = self.reply.usage is not None and self.reply.finish_reason is not None
         return known and _USAGE.search(chunk) is not None
 
-    async def pour(self, sink: Callable[[bytes], bool]) -> None:
-        """As Reply.pour: what it hands on is what iterating would have yielded unchanged."""
-        await self.reply.pour(sink)
-
     @property
     def is_streamed(self) -> bool:
         """Whether it is relayed as it comes, and not settled before."""

@@ -5,7 +5,7 @@ Only plain chat answers of one choice are judged: a stream's first bytes are gon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,9 +69,6 @@ class Buffered:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self.body
-
-    async def pour(self, sink: Callable[[bytes], bool]) -> None:
-        """It is here whole."""
 
     async def aclose(self) -> None:
         await self.reply.aclose()

@@ -1,35 +1,35 @@
 """The application: what calls a model by way of Inference, everything else by FastAPI, both over one runtime.
 
-An ASGI application to the server, but for the routes of schemas.PATHS, which router/http/protocol.py brings to
-`inference` itself. Opening the runtime is the application's lifespan; what cannot be opened stops the start.
+It is ASGI and no more, for any server and under any middleware. Opening the runtime is its lifespan; what cannot be
+opened stops the start.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.errors import InvalidRequest, PointsmanError
+from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http import admin, decisions
 from router.http import models as surface
 from router.http.auth import Authentication
+from router.http.connections import CONNECTIONS, Connections, HeadLimits
 from router.http.errors import error_body, error_headers
-from router.http.inference import Inference
+from router.http.inference import Inference, path_of
+from router.http.intake import BodyLimits, Intake
 from router.http.schemas import PATHS
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
 
@@ -38,20 +38,23 @@ class App:
 
     def __init__(self, open_runtime: Open) -> None:
         self._open_runtime = open_runtime
-        self.inference: Inference  # once it is open
-        self._rest: FastAPI | None = None
+        self._serve: ASGIApp | None = None  # once it is open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http" and self._rest is not None:
-            await self._rest(scope, receive, send)
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await (self._serve or _not_open)(scope, receive, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
             async with self._open_runtime() as runtime:
-                self.inference, self._rest = build(runtime)
+                server = runtime.settings.server
+                self._serve = build(runtime)
+                scope.setdefault("state", {})[CONNECTIONS] = Connections(HeadLimits(body_bytes=server.max_body_bytes))
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
@@ -64,6 +67,14 @@ class App:
             await send({"type": "lifespan.shutdown.complete"})
 
 
+async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
+    """Where a server began without the lifespan, or before it."""
+    body = error_body(NoCandidate("the gateway is not open", code="not_open"), path_of(scope))
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 def _settle_garbage() -> None:
     """What the start made stays: the collector need not look at it again, nor at requests before thousands are open."""
     gc.collect()
@@ -71,10 +82,22 @@ def _settle_garbage() -> None:
     gc.set_threshold(GARBAGE, 20, 20)
 
 
-def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
-    """The hot path and the rest, over an open runtime."""
+def build(runtime: Runtime) -> ASGIApp:
+    """The whole application, over an open runtime."""
+    server = runtime.settings.server
     authentication = Authentication(runtime.keys, clock=runtime.clock)
-    inference = Inference(runtime.gateway, authentication, max_body_bytes=runtime.settings.server.max_body_bytes)
+    inference = Inference(runtime.gateway, authentication, longest_s=server.longest_s)
+    rest = _rest(runtime, authentication)
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
+        await (inference if hot else rest)(scope, receive, send)
+
+    return Intake(route, BodyLimits(body_bytes=server.max_body_bytes, longest_s=server.longest_s))
+
+
+def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:
+    """What calls no model."""
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url="/docs", redoc_url=None)
     rest.include_router(
         surface.routes(
@@ -89,7 +112,7 @@ def build(runtime: Runtime) -> tuple[Inference, FastAPI]:
     )
     rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
     _shape_errors(rest)
-    return inference, rest
+    return rest
 
 
 def _shape_errors(rest: FastAPI) -> None:

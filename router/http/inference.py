@@ -1,7 +1,7 @@
-"""The hot path: one callable for every route that calls a model.
+"""The hot path: one ASGI application for every route that calls a model.
 
-No framework stands between the connection and the gateway here; errors leave in the caller's API shape, and a client
-that hangs up stops the engine at once and is still charged.
+No framework stands between the server and the gateway here; errors leave in the caller's API shape, and a client that
+hangs up stops the engine at once and is still charged.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import time
-from collections.abc import Mapping
+
+from starlette.types import Receive, Scope, Send
 
 from router.errors import InvalidRequest, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
@@ -19,13 +21,15 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Call, usd
 from router.http.auth import Authentication, secret_of
 from router.http.errors import Headers, error_body, error_event, error_headers
-from router.http.exchange import Exchange
+from router.http.intake import Gone, whole_body
+from router.http.presence import Presence
 from router.http.schemas import PATHS, parse
-from router.types import Allowance
+from router.types import Allowance, Principal
 
 LOG = logging.getLogger("pointsman.inference")
 _IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
 _PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # what would end a header's line
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -36,42 +40,51 @@ _SSE = [
 class Inference:
     """Serves the paths of schemas.PATHS."""
 
-    def __init__(self, gateway: Gateway, authentication: Authentication, *, max_body_bytes: int) -> None:
+    def __init__(self, gateway: Gateway, authentication: Authentication, *, longest_s: float) -> None:
         self._gateway = gateway
         self._authentication = authentication
-        self._max_body_bytes = max_body_bytes
+        self._longest_s = longest_s
 
-    async def __call__(self, exchange: Exchange) -> None:
-        started = time.perf_counter()
-        headers = exchange.headers
-        request_id = headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
-        answer: Answer | None = None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one POST."""
+        asked = Asked(scope, send)
         try:
             principal = await self._authentication.principal(
-                secret_of(headers.get(b"authorization"), headers.get(b"x-api-key"))
+                secret_of(asked.headers.get(b"authorization"), asked.headers.get(b"x-api-key"))
             )
-            call = self._call(exchange.path, await exchange.body(self._max_body_bytes), headers, request_id)
+            call = self._call(asked, await whole_body(receive))
+            with Presence(receive, longest_s=self._longest_s) as presence:
+                await self._answer(principal, call, asked, presence)
+        except PointsmanError as error:
+            await asked.fail(error)
+        except Gone:
+            pass
+        except Exception:  # a bug: the caller still gets an error in its API's shape
+            LOG.exception("POST %s failed", asked.path)
+            await asked.fail(PointsmanError("the gateway failed on this request; its log says why"))
+
+    async def _answer(self, principal: Principal, call: Call, asked: Asked, presence: Presence) -> None:
+        answer: Answer | None = None
+        try:
             answer = await self._gateway.answer(principal, call)
             relay = self._stream if answer.is_streamed else self._plain
-            await relay(answer, call, exchange, started, request_id)
-        except PointsmanError as error:
-            _fail(error, exchange, request_id)
+            await relay(answer, asked, presence)
         except asyncio.CancelledError:
-            if not exchange.disconnected:
+            if presence.ended is None:
                 raise
-        except Exception:  # a bug: the caller still gets an error in its API's shape
-            LOG.exception("POST %s failed", exchange.path)
-            _fail(PointsmanError("the gateway failed on this request; its log says why"), exchange, request_id)
+            if presence.ended == "overdue":
+                raise _overdue(self._longest_s) from None
         finally:
             if answer is not None:
                 with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
                     await answer.close()
 
-    def _call(self, path: str, body: bytes, headers: Mapping[bytes, bytes], request_id: bytes) -> Call:
+    def _call(self, asked: Asked, body: bytes) -> Call:
+        headers = asked.headers
         passed = {name: headers[key].decode("latin-1") for key, name in _PASSED_ON.items() if key in headers}
-        passed["x-request-id"] = request_id.decode("latin-1")
+        passed["x-request-id"] = asked.request_id.decode("latin-1")
         call = parse(
-            path,
+            asked.path,
             body,
             passed,
             preference=preference_of(headers.get(b"x-pointsman-preference")),
@@ -82,7 +95,7 @@ class Inference:
         call.request_id = passed["x-request-id"]
         return call
 
-    async def _plain(self, answer: Answer, call: Call, exchange: Exchange, started: float, request_id: bytes) -> None:
+    async def _plain(self, answer: Answer, asked: Asked, presence: Presence) -> None:
         body = answer.reply.body
         if body is None:
             body = b"".join([chunk async for chunk in answer])
@@ -90,33 +103,85 @@ class Inference:
         await answer.settle()
         if answer.reply.failure is not None:
             raise UpstreamFailed(f"the model's answer broke off: {answer.reply.failure}")
-        headers = _decision_headers(answer, request_id)
+        headers = _decision_headers(answer, asked.request_id)
         headers += [
             (b"content-type", answer.reply.content_type.encode()),
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
-            (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - started - upstream_s) * 1000)),
+            (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - asked.at - upstream_s) * 1000)),
         ]
-        exchange.answer(answer.reply.status, headers, body)
+        presence.release()
+        await asked.answer(answer.reply.status, headers, body)
         await self._gateway.grade(answer.attempt, body)
 
-    async def _stream(self, answer: Answer, call: Call, exchange: Exchange, started: float, request_id: bytes) -> None:
-        overhead_s = time.perf_counter() - started - answer.attempt.stages.spent["first_byte"]
-        headers = [*_decision_headers(answer, request_id), *_SSE]
+    async def _stream(self, answer: Answer, asked: Asked, presence: Presence) -> None:
+        overhead_s = time.perf_counter() - asked.at - answer.attempt.stages.spent["first_byte"]
+        headers = [*_decision_headers(answer, asked.request_id), *_SSE]
         headers.append((b"x-pointsman-overhead-ms", b"%.3f" % (overhead_s * 1000)))
-        exchange.begin(200, headers)
         broken: str | None = None
         try:
-            await answer.pour(exchange.write)
+            await asked.begin(200, headers)
             async for chunk in answer:
-                exchange.write(chunk)
-                await exchange.drain()
-                await answer.pour(exchange.write)
-                await exchange.drain()
+                await asked.write(chunk)
             await answer.settle()
             broken = answer.reply.failure
         except PointsmanError as error:  # the headers are out: only the stream itself can tell
             broken = error.message
-        exchange.end(b"" if broken is None else error_event(f"the answer broke off: {broken}", call.path))
+        except asyncio.CancelledError:
+            if presence.ended == "gone":
+                raise
+            broken = "the gateway stops" if presence.ended is None else _overdue(self._longest_s).message
+        presence.release()
+        await asked.end(b"" if broken is None else error_event(f"the answer broke off: {broken}", asked.path))
+
+
+class Asked:
+    """A request whose head is there, and its answer."""
+
+    __slots__ = ("_send", "_started", "at", "headers", "path", "request_id")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.at = time.perf_counter()
+        self.path: str = path_of(scope)
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
+        self._send = send
+        self._started = False
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer; content-length is added."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self.begin(status, headers)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """The head of an answer. Raises: ValueError for a header that would end its line."""
+        if _UNSAFE.search(b"".join([value for _, value in headers])) is not None:
+            raise ValueError("a header's value holds a control character")
+        self._started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes) -> None:
+        """A piece of a stream; waits where the client is behind."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, last: bytes) -> None:
+        """The last piece of a stream."""
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def fail(self, error: PointsmanError) -> None:
+        """Tell an error, where nothing was sent yet."""
+        if not self._started:
+            headers = [*error_headers(error), (b"x-request-id", self.request_id)]
+            await self.answer(error.status, headers, error_body(error, self.path))
+
+
+def path_of(scope: Scope) -> str:
+    """The path below where the application is mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def _overdue(longest_s: float) -> UpstreamFailed:
+    return UpstreamFailed(f"the answer took longer than {longest_s:g} s", code="too_slow", status=504)
 
 
 def preference_of(header: bytes | None) -> float | None:
@@ -153,13 +218,6 @@ def _allowance(kind: bytes, left: Allowance) -> Headers:
         (b"x-ratelimit-remaining-" + kind, str(left.remaining).encode()),
         (b"x-ratelimit-reset-" + kind, b"%.3fs" % (left.reset_ms / 1000)),
     ]
-
-
-def _fail(error: PointsmanError, exchange: Exchange, request_id: bytes) -> None:
-    if exchange.started:  # the connection is closed where the answer is not whole
-        return
-    headers = [*error_headers(error), (b"x-request-id", request_id)]
-    exchange.answer(error.status, headers, error_body(error, exchange.path))
 
 
 __all__ = ["PATHS", "Inference", "preference_of"]

@@ -22,11 +22,12 @@ from uvicorn.supervisors import Multiprocess
 
 from router.errors import SettingsError
 from router.http.app import App
-from router.http.protocol import HttpProtocol
+from router.http.connections import Connection
 from router.settings import Settings, load
 from router.wiring import open_runtime, prepare
 
 START_LIMIT_S = 120.0
+WORKER_SILENT_S = 60  # then a worker is replaced; uvicorn's five seconds are too few for a start on a busy machine
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -56,7 +57,8 @@ def configuration(
         port=server.port if port is None else port,
         workers=workers or server.workers,
         loop="uvloop",
-        http=HttpProtocol,
+        http=Connection,
+        ws="none",
         lifespan="on",
         log_level="warning",
         access_log=settings.telemetry.access_log,
@@ -64,7 +66,7 @@ def configuration(
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(server.drain_s),
-        limit_concurrency=None,
+        timeout_worker_healthcheck=WORKER_SILENT_S,
         backlog=2048,
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -158,9 +161,41 @@ def test_a_client_of_http_1_0_gets_the_answer_and_the_end_of_the_connection(
     connection.sendall(message(gateway, asked(stream=stream), version="1.0"))
     data = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = data.partition(b"\r\n\r\n")
-    assert b"transfer-encoding" not in head
-    assert b"connection: close" in head
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
     assert body.endswith(b"data: [DONE]\n\n") if stream else text_of(body) == WORDS
+
+
+JAVA = "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAABgAGAAA\r\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_offer_to_upgrade_is_ignored_and_the_request_answered(
+    gateway: Running, connection: socket.socket, stream: bool
+) -> None:
+    """Java's own client offers HTTP/2 with every request; two of them share a connection."""
+    for _ in range(2):
+        connection.sendall(message(gateway, asked(stream=stream), more=JAVA + "Upgrade: h2c\r\n"))
+        assert answers(connection, 1)[0][0] == 200
+    connection.sendall(f"GET /health HTTP/1.1\r\nHost: g\r\n{JAVA}Upgrade: h2c\r\n\r\n".encode())
+    assert answers(connection, 1)[0][0] == 200
+    assert "upgrade" not in gateway.log.read_text().lower()
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK: apt-get install openjdk-17-jdk-headless")
+def test_javas_own_client_is_answered(gateway: Running) -> None:
+    bodies = [asked(stream=stream).decode() for stream in (False, True, False)]
+    program = [str(shutil.which("java")), str(Path(__file__).with_name("Client.java"))]
+    command = [*program, gateway.url + CHAT, gateway.key, *bodies]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["200", "HTTP_1_1"]] * 3, done.stderr
+    assert "[DONE]" in done.stdout
+
+
+def test_an_offer_of_a_websocket_is_ignored_too(gateway: Running, connection: socket.socket) -> None:
+    offer = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"
+    connection.sendall(f"GET /health HTTP/1.1\r\nHost: g\r\n{offer}\r\n".encode())
+    assert answers(connection, 1)[0][0] == 200
 
 
 def test_a_client_that_asks_for_it_has_its_connection_closed(gateway: Running, connection: socket.socket) -> None:

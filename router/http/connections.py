@@ -1,0 +1,288 @@
+"""uvicorn's connection with a limit and a deadline for the head of each request, and a count of the connections.
+
+It sees bytes before uvicorn's parser does and says no more than: this head is too long, too slow, or one too many.
+What a request is stays the parser's to say. A connection that breaks a limit is told so (431, 408, 503) and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from router.errors import InvalidRequest, NoCandidate, PointsmanError
+from router.http.errors import error_body
+
+CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
+CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
+_CHUNKED = b"\r\ntransfer-encoding:"
+_PHRASES = {408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """How long a head may be, how long it may take to come, and how many connections there may be."""
+
+    head_bytes: int = 64 * 1024
+    headers: int = 100
+    head_s: float = 10.0
+    idle_s: float = 5.0  # before the first byte
+    connections: int = 16_384
+    per_address: int | None = None
+    ahead_bytes: int = 64 * 1024  # of the next requests, kept while one is answered
+    body_bytes: int = 16 * 1024 * 1024  # of a body whose end only the parser sees; as many again for its framing
+
+
+@dataclass(slots=True)
+class Connections:
+    """Those of one worker process."""
+
+    limits: HeadLimits
+    open: int = 0
+    by_address: Counter[str] = field(default_factory=Counter)
+
+    def admit(self, address: str) -> str | None:
+        """Count a connection in; or why not."""
+        most, per_address = self.limits.connections, self.limits.per_address
+        if self.open >= most:
+            return f"{most} connections are open, which is the limit of this gateway"
+        if per_address is not None and self.by_address[address] >= per_address:
+            return f"{per_address} connections from this address are open, which is the limit"
+        self.open += 1
+        self.by_address[address] += 1
+        return None
+
+    def leave(self, address: str) -> None:
+        """A connection that was counted in is gone."""
+        self.open -= 1
+        self.by_address[address] -= 1
+        if not self.by_address[address]:
+            del self.by_address[address]
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. Over asyncio's own methods alone: what comes in is counted, and passed on to uvicorn.
+
+    A request is HEAD, then BODY, then AFTER until it is answered. Bytes that come AFTER belong to the next request:
+    they are kept back, so that uvicorn has one request at a time and a hang-up concerns that one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, {**app_state, CONNECTION: self}, _loop)
+        self._made = config, server_state, app_state
+        self._all: Connections = app_state[CONNECTIONS]
+        self._address: str | None = None  # while it is counted
+        self._wire = cast(asyncio.Transport, None)
+        self._alarm: asyncio.TimerHandle | None = None  # of the first byte, then of an unfinished head
+        self._head = b""  # as much of an unfinished head as has come
+        self._body_left: int | None = 0  # bytes of it still to come; None: the parser will know
+        self._state = "HEAD"
+        self._raw = 0  # bytes of a body whose length is not declared, framing included
+        self._kept = b""  # of the next request
+        self._clock = asyncio.get_running_loop()
+        self.arrived_at = 0.0  # when the first byte of the latest request came, by perf_counter
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        refused = self._all.admit(address)
+        if refused is not None:
+            self._refuse(NoCandidate(refused, code="too_many_connections"), b"")
+            return
+        self._address = address
+        super().connection_made(self._wire)
+        self._alarm = self._clock.call_later(self._all.limits.idle_s, self._wire.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        if self._address is not None:
+            self._all.leave(self._address)
+            self._address = None
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._address is None or self._wire.is_closing():
+            return
+        if self._state == "HEAD":
+            self._take_head(data)
+        elif self._state == "AFTER":
+            self._keep(data)
+        elif self._body_left is None:
+            self._take_unframed(data)
+        else:
+            self._take_body(data)
+
+    def began(self) -> None:
+        """A request is served. The parser may have found one that came in the same read as the one before."""
+        if self._state == "HEAD":
+            self._rest()
+            self._state, self._head, self._body_left, self._raw = "BODY", b"", None, 0
+
+    def body_is_whole(self) -> None:
+        """The body has been read to its end."""
+        if self._state == "BODY":
+            self._state = "AFTER"
+
+    def answered(self) -> None:
+        """The answer is written: what comes now is the next request."""
+        if self._kept:
+            self._clock.call_soon(self._take_kept)
+        else:
+            self._state = "HEAD"
+
+    def _take_head(self, data: bytes) -> None:
+        if not self._head:
+            data = data.lstrip(b"\r\n")  # as the parser does before a request
+            if not data:
+                return
+            self.arrived_at = perf_counter()
+        head = self._head + data if self._head else data
+        end = head.find(b"\r\n\r\n", max(0, len(self._head) - 3))
+        limits = self._all.limits
+        if (len(head) if end < 0 else end) > limits.head_bytes:
+            self._refuse(_too_long(f"the head has more than {limits.head_bytes} bytes"), head)
+        elif end < 0:
+            self._wait_on(head)
+        elif head.count(b"\r\n", 0, end) > limits.headers:
+            self._refuse(_too_long(f"the head has more than {limits.headers} headers"), head)
+        elif head[: head.find(b"\r\n")].endswith(b" HTTP/1.0"):
+            self._hand_over(head)
+        else:
+            self._begin(head, end + 4)
+
+    def _wait_on(self, head: bytes) -> None:
+        """The rest of the head is still to come, before its deadline; uvicorn sees whole ones only."""
+        if not head[:1].isalpha():
+            super().data_received(head)  # no method begins so: a refusal
+            return
+        if not self._head:
+            self._rest()
+            self._alarm = self._clock.call_later(self._all.limits.head_s, self._too_slow)
+            super().data_received(b"")  # the connection is no longer idle
+        self._head = head
+
+    def _begin(self, data: bytes, end: int) -> None:
+        """A head is whole, and perhaps a body is behind it."""
+        self._rest()
+        self._head = b""
+        head = data[:end].lower()
+        if b"\r\nupgrade:" in head:
+            data, head, end = _without_offer(data, head)
+        length = _body_length(head)
+        if length is None:
+            self._state, self._body_left, self._raw = "BODY", None, 0
+            super().data_received(data)
+            return
+        self._body_left = max(0, length - (len(data) - end))
+        self._state = "BODY" if self._body_left else "AFTER"
+        ahead = data[end + length :]
+        super().data_received(data[: end + length] if ahead else data)
+        if ahead:
+            self._keep(ahead)
+
+    def _take_body(self, data: bytes) -> None:
+        """Of a body whose length is declared, exactly that."""
+        left = cast(int, self._body_left)
+        self._body_left = max(0, left - len(data))
+        if not self._body_left:
+            self._state = "AFTER"
+        super().data_received(data[:left])
+        if len(data) > left:
+            self._keep(data[left:])
+
+    def _take_unframed(self, data: bytes) -> None:
+        self._raw += len(data)
+        if self._raw > 2 * self._all.limits.body_bytes + self._all.limits.head_bytes:
+            self._wire.abort()  # chunks of a byte, or trailers: the body itself would have met its limit
+            return
+        super().data_received(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._kept += data
+        if len(self._kept) > self._all.limits.ahead_bytes:
+            self._wire.pause_reading()
+
+    def _take_kept(self) -> None:
+        kept, self._kept, self._state = self._kept, b"", "HEAD"
+        if not self._wire.is_closing():
+            self._wire.resume_reading()
+        self.data_received(kept)
+
+    def _hand_over(self, head: bytes) -> None:
+        """HTTP/1.0 knows no chunks, which uvicorn's quick protocol sends all the same; its other one does not."""
+        address, self._address = cast(str, self._address), None
+        super().connection_lost(ConnectionError("handed over"))
+        config, server_state, app_state = self._made
+        old = OldConnection(config, server_state, app_state, lambda: self._all.leave(address))
+        old.connection_made(self._wire)
+        self._wire.set_protocol(old)
+        old.data_received(head)
+
+    def _too_slow(self) -> None:
+        self._alarm = None
+        message = f"the head did not come within {self._all.limits.head_s:g} s"
+        self._refuse(InvalidRequest(message, status=408, code="request_timeout"), self._head)
+
+    def _refuse(self, error: PointsmanError, head: bytes) -> None:
+        """Answer without a request, and close."""
+        path = head[:256].partition(b" ")[2].decode("latin-1")
+        body = error_body(error, path)
+        head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self._wire.write(head % (error.status, _PHRASES[error.status], len(body)) + body)
+        self._wire.close()
+
+    def _rest(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+
+class OldConnection(H11Protocol):
+    """A connection of HTTP/1.0: one request, and the close says where a stream ends."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], leave: Callable[[], None]
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._leave = leave
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+
+def _without_offer(data: bytes, head: bytes) -> tuple[bytes, bytes, int]:
+    """A request without its offer to upgrade, which the parser would take for accepted and drop the body."""
+    while (at := head.find(b"\r\nupgrade:")) >= 0:
+        to = head.find(b"\r\n", at + 2)
+        data, head = data[:at] + data[to:], head[:at] + head[to:]
+    return data, head, len(head)
+
+
+def _body_length(head: bytes) -> int | None:
+    """Bytes of the body that a head, in lower case, announces; None where the parser has to find its end."""
+    if _CHUNKED in head:
+        return None
+    found = _LENGTH.search(head)
+    return int(found[1]) if found is not None else 0
+
+
+def _too_long(why: str) -> InvalidRequest:
+    return InvalidRequest(why, status=431, code="head_too_large")
