@@ -28,7 +28,7 @@ from router.stores.redis.condition import Condition, skewed
 from router.stores.redis.connection import Link, Rejected
 from router.stores.redis.outbox import Outbox
 from router.stores.redis.records import RedisAudit
-from router.stores.redis.replication import DISK_S, replication_of
+from router.stores.redis.replication import replication_of
 from router.stores.redis.settlement import (
     HELD,
     Lease,
@@ -236,7 +236,7 @@ class RedisLedger:
         """Renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
         await self._tend()
 
-    async def _tend(self, *, heed_policy: bool = True, age_s: float = DISK_S) -> str:
+    async def _tend(self, *, heed_policy: bool = True, age_s: float | None = None) -> str:
         """As `tend`; returns the maxmemory-policy, "" where it cannot be read."""
         async with self._tending:
             asked_s = asyncio.get_running_loop().time()

@@ -14,9 +14,6 @@ import msgspec
 
 from router.stores.redis.settlement import Settlement
 
-DISK_S = 5.0  # Redis loses a second or two of its append-only file at most
-MOST_KEPT = 20_000  # settlements of one process; about 20 MB
-
 
 @dataclass(frozen=True, slots=True)
 class Replication:
@@ -59,7 +56,7 @@ class Kept(msgspec.Struct, gc=False):
 class Unreplicated:
     """The settlements of one process that Redis may yet lose."""
 
-    def __init__(self, *, most: int = MOST_KEPT) -> None:
+    def __init__(self, *, most: int) -> None:
         self._most = most
         self._fresh: dict[str, Kept] = {}  # it is not known yet which offset they lie before
         self._placed: dict[str, Kept] = {}  # by offset, ascending
@@ -92,7 +89,7 @@ class Unreplicated:
         self._seen = {address: self._seen.get(address, 0) for address in lately} | told.replicas
         self.lineage = told.lineage
 
-    def safe(self, now_s: float, *, age_s: float = DISK_S) -> list[str]:
+    def safe(self, now_s: float, *, age_s: float) -> list[str]:
         """Those that cannot be lost any more; they are kept no longer."""
         replicated = self._replicated()
         found = []

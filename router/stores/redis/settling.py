@@ -17,10 +17,12 @@ from router.errors import StoreUnavailable
 from router.stores.redis.connection import Link, Rejected
 from router.stores.redis.outbox import Outbox
 from router.stores.redis.records import RedisAudit
-from router.stores.redis.replication import DISK_S, Replication, Unreplicated
+from router.stores.redis.replication import Replication, Unreplicated
 from router.stores.redis.settlement import ANY, Settlement
 
 LOG = logging.getLogger("pointsman.ledger")
+DISK_S = 5.0  # Redis loses a second or two of its append-only file at most
+MOST_KEPT = 20_000  # settlements of one process that a replica does not have; about 20 MB
 AT_ONCE = 500  # calls sent together after a restart
 KNOWN_S = 60.0  # how long Redis knows of an end that is on no disk here any more: a power cut may bring it back
 
@@ -32,7 +34,7 @@ class Settling:
         self._link, self._clock, self._audit, self._outbox = link, clock, audit, outbox
         self.refused: Counter[str] = Counter()  # what could not be charged as it was, by where it was refused
         self._waiting: dict[str, Settlement] = {}
-        self._unreplicated = Unreplicated()
+        self._unreplicated = Unreplicated(most=MOST_KEPT)
         self._acknowledged: dict[str, float] = {}  # decision id -> since when its end need not be known
         self._fell_behind = False
 
@@ -103,11 +105,11 @@ class Settling:
             for i in range(0, len(settlements), AT_ONCE):
                 await asyncio.gather(*(self.end(each) for each in settlements[i : i + AT_ONCE]))
 
-    def heard(self, told: Replication, lately: list[str], *, asked_s: float, age_s: float = DISK_S) -> None:
-        """Redis told where it stands: forget what it cannot lose any more."""
+    def heard(self, told: Replication, lately: list[str], *, asked_s: float, age_s: float | None = None) -> None:
+        """Redis told where it stands: forget what it cannot lose any more, and is older than `age_s` or DISK_S."""
         now_s = asyncio.get_running_loop().time()
         self._unreplicated.heard(told, lately, asked_s)
-        self._acknowledge(self._unreplicated.safe(now_s, age_s=age_s), now_s)
+        self._acknowledge(self._unreplicated.safe(now_s, age_s=DISK_S if age_s is None else age_s), now_s)
         too_many = self._unreplicated.overflow()
         self._acknowledge(too_many, now_s)
         if too_many and not self._fell_behind:
