@@ -1,4 +1,4 @@
-"""A replica that was behind is promoted: all that was settled is charged once, and what cannot be known is charged too."""
+"""A replica that was behind is promoted: what was settled is charged once, and what cannot be known is charged too."""
 
 from __future__ import annotations
 

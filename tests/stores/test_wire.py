@@ -9,11 +9,14 @@ import shutil
 import signal
 import ssl
 import subprocess
+import tomllib
 from collections.abc import AsyncIterator
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from redis import asyncio as aioredis
 
 from router.errors import StoreUnavailable
@@ -41,6 +44,22 @@ async def redis(tmp_path: Path) -> AsyncIterator[RedisProcess]:
 
 def wire_to(url: str, timeout_s: float = 2.0) -> Wire:
     return Wire(aioredis.ConnectionPool.from_url(url), timeout_s=timeout_s)
+
+
+async def test_redis_py_still_keeps_the_opened_transport_where_the_wire_takes_it_from(redis: RedisProcess) -> None:
+    """A private member: pyproject.toml bounds the versions that were tried. Where this fails, look at Line first."""
+    wire = wire_to(redis.url)
+    await wire.ask(("PING",))
+    line = wire._line
+    assert line is not None
+    assert isinstance(line._connection._writer, asyncio.StreamWriter)
+    assert line._connection._writer.transport is line._transport
+    assert isinstance(line._transport, asyncio.Transport)
+    await wire.aclose()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    bound = Requirement(next(each for each in project["dependencies"] if each.startswith("redis")))
+    assert any(each.operator == "<" for each in bound.specifier)
+    assert bound.specifier.contains(version("redis"))
 
 
 async def test_answers_come_to_those_who_asked(redis: RedisProcess) -> None:
