@@ -215,6 +215,7 @@ def options_of(settings: Settings) -> Options:
         aliases=settings.aliases,
         names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
         remember=settings.log.enabled,
+        refuse_unforeseen=settings.budgets.unbounded == "refuse",
         reference_usd=settings.worth_usd(),
         k=settings.index.k,
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),

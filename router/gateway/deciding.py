@@ -19,7 +19,7 @@ from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import BudgetState, Estimates, Policy, Proposal, RouteContext
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
-from router.gateway.eligibility import all_hold, ineligible_reason, is_usual
+from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
 from router.gateway.escalation import Escalating
 from router.gateway.machine_pricing import MachinePricing, prior_speed
 from router.gateway.types import (
@@ -230,6 +230,9 @@ class Decider:
         models = []
         for model in self.catalogue.models:
             why = ineligible_reason(model, call.needs, principal, self._is_up)
+            if why is None and call.needs.unforeseen:
+                refuse = self.options.refuse_unforeseen
+                why = unbounded_reason(model, call.needs, principal, refuse=refuse)
             if why is None and model.name in without:
                 why = "failed on this request"
             if why is None:

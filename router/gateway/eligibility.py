@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
+from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Principal
 
 
@@ -13,9 +15,15 @@ class Requirements(msgspec.Struct, frozen=True):
     """What one request asks of a model."""
 
     capabilities: frozenset[str]
-    prompt_bytes: int  # bytes of the text the model will read
+    prompt_bytes: int  # bytes of the text the model will read, without images
     completion_tokens: int | None  # asked for by the client; None: as many as the model gives
-    choices: int = 1  # `n`
+    choices: int = 1  # `n`, times the prompts
+    prompts: int = 1  # texts that are read each for itself
+    most_tokens: int = 0  # of a completion, by fields that some engines read in place of the usual one
+    predicted_bytes: int = 0  # of the completion as the client predicts it, which may be charged beside it
+    unknown_bytes: int = 0  # of fields that nobody knows and an engine may read
+    unforeseen: str = ""  # what adds tokens nobody can foresee: the whole context is held
+    fee: str = ""  # what adds fees without a bound
     pinned: str | None = None  # the client named this model
     allowed: frozenset[str] | None = None  # None: all
     local_only: bool = False
@@ -25,8 +33,11 @@ class Requirements(msgspec.Struct, frozen=True):
 
 
 TEMPLATE_TOKENS = 16  # a message's share of a chat template, generously
+SYSTEM_TOKENS = 128  # what templates say before the first message
+TOOLS_TOKENS = 512  # … and where there are tools
 MESSAGE_JSON_BYTES = 30  # {"role":"user","content":""} and a comma
-IMAGE_TOKENS = 4096  # the most one image takes in the engines served here, generously
+IMAGE_TOKENS = 16_384  # the most one image takes in the engines served here, at their own settings
+USUAL_IMAGE_TOKENS = 1024
 
 
 def text_bytes(needs: Requirements) -> int:
@@ -36,15 +47,28 @@ def text_bytes(needs: Requirements) -> int:
 
 def expected_prompt_tokens(model: Model, needs: Requirements) -> int:
     """Prompt tokens of this request in the model's own tokenizer, as a mean."""
-    return int(text_bytes(needs) / model.bytes_per_token) + 4 * needs.messages + needs.images * IMAGE_TOKENS // 4
+    return int(text_bytes(needs) / model.bytes_per_token) + 4 * needs.messages + needs.images * USUAL_IMAGE_TOKENS
 
 
 def worst_tokens(model: Model, needs: Requirements) -> tuple[int, int]:
     """(prompt, completion) tokens that the answer cannot exceed: a token covers at least one byte of what is read."""
-    prompt = needs.prompt_bytes + TEMPLATE_TOKENS * (needs.messages + 1) + IMAGE_TOKENS * needs.images
-    prompt = min(prompt, model.context_tokens)  # an engine refuses more
-    asked = needs.completion_tokens if needs.completion_tokens is not None else model.max_output_tokens
-    return prompt, min(asked, model.context_tokens) * needs.choices
+    context, asked, choices = model.context_tokens, needs.completion_tokens, needs.choices
+    if asked is None:
+        asked = model.max_output_tokens
+    if model.extra_body or model.defaults or model.drop_fields:
+        laid = _laid_over(model)
+        asked, choices = max(asked, laid.tokens), max(choices, laid.choices * needs.prompts)
+    prompt = needs.prompt_bytes + needs.unknown_bytes + TEMPLATE_TOKENS * needs.messages + SYSTEM_TOKENS
+    prompt += IMAGE_TOKENS * needs.images + (TOOLS_TOKENS if "tools" in needs.capabilities else 0)
+    if needs.unforeseen or prompt > context * needs.prompts:
+        prompt = context * needs.prompts  # an engine refuses more
+    return prompt, min(max(asked, needs.most_tokens) + needs.predicted_bytes, context) * choices
+
+
+def _laid_over(model: Model) -> Raised:
+    """What the operator's own fields for this model allow; without the client's limit there is none."""
+    raised = laid_over({**model.defaults, **model.extra_body})
+    return raised if model.drop_fields.isdisjoint(LIMITS) else replace(raised, tokens=UNLIMITED)
 
 
 def worst_cost(model: Model, needs: Requirements) -> NanoUsd:
@@ -56,15 +80,15 @@ def worst_cost(model: Model, needs: Requirements) -> NanoUsd:
 def is_usual(needs: Requirements, principal: Principal) -> bool:
     """Whether nothing but the length and what a model can do decides: no name, no list, no limit of cost or place."""
     free = needs.pinned is None and needs.allowed is None and needs.max_cost is None and not needs.local_only
-    return free and principal.allowed_models is None and not principal.local_only
+    return free and not needs.unforeseen and principal.allowed_models is None and not principal.local_only
 
 
 def all_hold(models: Sequence[Model], needs: Requirements) -> bool:
     """Whether the context of every one of these models holds the request, as far as is expected."""
-    text, beside = text_bytes(needs), 4 * needs.messages + needs.images * IMAGE_TOKENS // 4
+    text, beside = text_bytes(needs), 4 * needs.messages + needs.images * USUAL_IMAGE_TOKENS
     beside += needs.completion_tokens or 1
     for model in models:  # noqa: SIM110  (a generator costs more than the comparison)
-        if int(text / model.bytes_per_token) + beside > model.context_tokens:
+        if int(text / model.bytes_per_token) + beside > model.context_tokens * needs.prompts:
             return False
     return True
 
@@ -93,10 +117,21 @@ def _not_able(model: Model, needs: Requirements) -> str | None:
     if missing:
         return f"cannot do {', '.join(sorted(missing))}"
     expected = expected_prompt_tokens(model, needs) + (needs.completion_tokens or 1)
-    if expected > model.context_tokens:
+    if expected > model.context_tokens * needs.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
     if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
         return f"may cost {worst} nano-USD, over the request's max_cost_usd of {needs.max_cost} nano-USD"
+    return None
+
+
+def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *, refuse: bool) -> str | None:
+    """Why a hard budget cannot bound this request on this model, or None. `refuse`: also what could be held."""
+    if not any(budget.hard for budget in (*principal.budgets, *model.budgets)):
+        return None
+    if needs.fee and not model.local:
+        return f"{needs.fee} adds fees without a bound, and a hard budget holds: limit its calls (max_tool_calls)"
+    if needs.unforeseen and refuse:
+        return f"{needs.unforeseen} adds tokens nobody can foresee, and a hard budget holds (budgets.unbounded)"
     return None
 
 

@@ -74,7 +74,7 @@ def billed(attempt: Attempt, reply: Reply) -> Bill:
     doubts = []
     if estimated and reply.complete:  # who was cut off could not report
         doubts.append(_doubt("usage.estimated", prompt, completion))
-    if (prompt.is_far_above and not call.needs.images) or completion.is_far_above:
+    if (prompt.is_far_above and not call.needs.images and not call.needs.unforeseen) or completion.is_far_above:
         doubts.append(_doubt("usage.unexplained", prompt, completion))
     if cost > attempt.hold.amount:
         doubts.append(Doubt("hold.over", {"held": attempt.hold.amount, "charged": cost}))
@@ -85,7 +85,7 @@ def _prompt(call: Call, model: Model, usage: Usage) -> Part:
     counted, least = expected_prompt_tokens(model, call.needs), 0.0
     if usage.prompt_tokens is not None and usage.prompt_tokens * TIMES < counted:
         least = _shown_tokens(call, model) / TIMES
-    most = model.context_tokens * call.needs.choices
+    most = model.context_tokens * call.needs.prompts
     return Part(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least, most)
 
 

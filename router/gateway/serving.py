@@ -254,6 +254,8 @@ class Gateway:
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
+        elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
+            extra.setdefault("max_tokens", call.needs.completion_tokens)  # engines differ in what they take for usual
         if is_judged(call, attempt.decision, escalating=self.decider.escalating(attempt.decision)):
             extra |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if not asked_for_logprobs(call) else {}
         request = Request(

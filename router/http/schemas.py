@@ -8,8 +8,19 @@ from typing import Any, Final
 import msgspec
 
 from router.errors import InvalidRequest, NotFound
+from router.gateway.cost_fields import raised
 from router.gateway.eligibility import Requirements
 from router.gateway.types import Call
+from router.http.messages import (
+    NOTHING_SEEN,
+    Message,
+    Part,
+    Seen,
+    last_item_text,
+    last_user_text,
+    look_through,
+    seen_in,
+)
 from router.types import NANO_PER_USD, NanoUsd
 
 ALIASES: Final[Mapping[str, float]] = {"cheap": 0.0, "balanced": 0.5, "best": 1.0}  # of auto:NAME, by default
@@ -36,16 +47,6 @@ class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     policy: str | None = None
 
 
-class _Part(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str = "user"
-    content: str | list[_Part | str] | None = None
-
-
 _Prompt = str | list[str | int | list[int]]  # text, texts, token ids, lists of token ids
 
 
@@ -63,7 +64,7 @@ class _Common(msgspec.Struct):
 
 
 class _Chat(_Common, kw_only=True):
-    messages: list[_Message]
+    messages: list[Message]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     tools: msgspec.Raw = _ABSENT
@@ -89,9 +90,9 @@ class _Responses(_Common, kw_only=True):
 
 
 class _Messages(_Common, kw_only=True):
-    messages: list[_Message]
+    messages: list[Message]
     max_tokens: int
-    system: str | list[_Part] | None = None
+    system: str | list[Part] | None = None
     tools: msgspec.Raw = _ABSENT
 
 
@@ -105,7 +106,6 @@ _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name 
 _EMPTY = (b"", b"[]", b"null")
 _NO_MODEL = "model_not_found"
 MOST_CHOICES = 128
-_IMAGES = ("image_url", "image", "input_image")
 
 
 def parse(
@@ -131,7 +131,6 @@ def parse(
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    call.path = path
     call.headers = headers
     fields.pop("routing", None)
     if call.preference is None:
@@ -164,23 +163,24 @@ def _invalid(message: str) -> InvalidRequest:
 
 def _chat(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     chat = _CHAT.decode(body)
-    images = _check(chat.messages)
+    seen = look_through(chat.messages)
     needs = {"chat"}
     if bytes(chat.tools) not in _EMPTY or bytes(chat.functions) not in _EMPTY:
         needs.add("tools")
-    if images:
+    if seen.images:
         needs.add("vision")
     if chat.logprobs:
         needs.add("logprobs")
-    asked = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
+    limits = [each for each in (chat.max_completion_tokens, chat.max_tokens) if each is not None]
     return _call(
+        "/v1/chat/completions",
         chat,
         fields,
         capabilities=_NO_CAPABILITIES["chat"] if len(needs) == 1 else frozenset(needs),
-        text=_last_user_text(chat.messages),
+        text=last_user_text(chat.messages),
         prompt_bytes=_size(fields, "messages", "tools", "functions", "response_format"),
-        completion_tokens=_at_least(asked, 1, "max_tokens"),
-        images=images,
+        completion_tokens=_at_least(max(limits, default=None), 1, "max_tokens"),
+        seen=seen,
         messages=len(chat.messages),
     )
 
@@ -192,13 +192,15 @@ def _completion(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     prompts = len(completion.prompt) if _is_batch(completion.prompt) else 1
     asked = completion.max_tokens if completion.max_tokens is not None else 16  # OpenAI's default for this route
     return _call(
+        "/v1/completions",
         completion,
         fields,
         capabilities=_NO_CAPABILITIES["completions"],
         text=_text_of(completion.prompt),
         prompt_bytes=_size(fields, "prompt", "suffix"),
         completion_tokens=_at_least(asked, 0, "max_tokens"),
-        choices=max(completion.n or 1, completion.best_of or 1) * prompts,
+        choices=max(completion.n or 1, completion.best_of or 1),
+        prompts=prompts,
     )
 
 
@@ -207,12 +209,14 @@ def _embedding(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     if embedding.input in ("", []):
         raise InvalidRequest("input is empty", param="input")
     return _call(
+        "/v1/embeddings",
         embedding,
         fields,
         capabilities=_NO_CAPABILITIES["embeddings"],
         text=_text_of(embedding.input),
         prompt_bytes=_size(fields, "input"),
         completion_tokens=0,
+        prompts=len(embedding.input) if _is_batch(embedding.input) else 1,
     )
 
 
@@ -222,31 +226,34 @@ def _responses(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
         raise InvalidRequest("input is empty", param="input")
     needs = {"responses"} if bytes(response.tools) in _EMPTY else {"responses", "tools"}
     return _call(
+        "/v1/responses",
         response,
         fields,
         capabilities=frozenset(needs),
-        text=response.input if isinstance(response.input, str) else _last_item_text(response.input),
+        text=response.input if isinstance(response.input, str) else last_item_text(response.input),
         prompt_bytes=_size(fields, "input", "instructions", "tools"),
         completion_tokens=_at_least(response.max_output_tokens, 1, "max_output_tokens"),
+        seen=Seen() if isinstance(response.input, str) else seen_in(response.input, Seen()),
     )
 
 
 def _messages(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     messages = _MESSAGES.decode(body)
-    images = _check(messages.messages)
+    seen = look_through(messages.messages)
     needs = {"messages"}
     if bytes(messages.tools) not in _EMPTY:
         needs.add("tools")
-    if images:
+    if seen.images:
         needs.add("vision")
     return _call(
+        "/v1/messages",
         messages,
         fields,
         capabilities=frozenset(needs),
-        text=_last_user_text(messages.messages),
+        text=last_user_text(messages.messages),
         prompt_bytes=_size(fields, "messages", "system", "tools"),
         completion_tokens=_at_least(messages.max_tokens, 1, "max_tokens"),
-        images=images,
+        seen=seen,
         messages=len(messages.messages),
     )
 
@@ -261,6 +268,7 @@ _PARSERS = {
 
 
 def _call(
+    path: str,
     common: _Common,
     fields: dict[str, msgspec.Raw],
     *,
@@ -269,29 +277,37 @@ def _call(
     prompt_bytes: int,
     completion_tokens: int | None,
     choices: int | None = None,
-    images: int = 0,
+    prompts: int = 1,
+    seen: Seen = NOTHING_SEEN,
     messages: int = 1,
 ) -> Call:
     routing = common.routing or _NO_ROUTING
     pinned, alias = _named(common.model)
-    if choices is None:
-        choices = _at_least(common.n, 1, "n") or 1
-    if choices > MOST_CHOICES:
-        raise InvalidRequest(f"n is {choices}, at most {MOST_CHOICES} are allowed", param="n")
+    more = raised(path, fields)
+    choices = max(choices or _at_least(common.n, 1, "n") or 1, more.choices)
+    answers = choices * prompts if path == "/v1/completions" else choices
+    if answers > MOST_CHOICES:
+        raise InvalidRequest(f"n is {answers}, at most {MOST_CHOICES} are allowed", param="n")
     needs = Requirements(
         capabilities=capabilities,
-        prompt_bytes=prompt_bytes,
+        prompt_bytes=prompt_bytes - seen.image_bytes,
         completion_tokens=completion_tokens,
-        choices=choices,
+        choices=choices * prompts,
+        prompts=prompts,
+        most_tokens=more.tokens,
+        predicted_bytes=more.predicted_bytes,
+        unknown_bytes=more.text_bytes,
+        unforeseen=more.unforeseen or seen.unforeseen,
+        fee=more.fee,
         pinned=pinned,
         allowed=None if routing.allowed_models is None else frozenset(routing.allowed_models),
         local_only=routing.local_only,
         max_cost=_max_cost(routing.max_cost_usd),
-        images=images,
+        images=seen.images,
         messages=messages,
     )
     return Call(
-        path="",
+        path=path,
         fields=fields,
         text=text,
         needs=needs,
@@ -342,44 +358,6 @@ def _at_least(value: int | None, least: int, param: str) -> int | None:
 def _size(fields: Mapping[str, msgspec.Raw], *names: str) -> int:
     """Bytes of these fields as the client sent them: no tokenizer makes more tokens of them than this."""
     return sum([len(memoryview(fields[name])) for name in names if name in fields])
-
-
-def _check(messages: list[_Message]) -> int:
-    """Count the images. Raises: InvalidRequest where there is nothing to answer."""
-    if not messages:
-        raise InvalidRequest("messages is empty; send at least one message", param="messages")
-    images = 0
-    for message in messages:
-        if isinstance(message.content, list):
-            images += sum(
-                [isinstance(p, _Part) and p.type in ("image_url", "image", "input_image") for p in message.content]
-            )
-    return images
-
-
-def _last_user_text(messages: list[_Message]) -> str:
-    """What the user said last; where nobody is a user, the last message's text."""
-    for message in reversed(messages):
-        if message.role == "user":
-            return _content_text(message.content)
-    return _content_text(messages[-1].content)
-
-
-def _content_text(content: str | list[_Part | str] | None) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join([p if isinstance(p, str) else p.text or "" for p in content or ()])
-
-
-def _last_item_text(items: list[Any]) -> str:
-    for item in reversed(items):
-        content = item.get("content") if isinstance(item, dict) else item
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list):
-            texts = [part.get("text") for part in content if isinstance(part, dict)]
-            return "\n".join([text for text in texts if isinstance(text, str)])
-    return ""
 
 
 def _is_batch(prompt: _Prompt) -> bool:

@@ -17,6 +17,7 @@ from router.settings.sections import (
     Admission,
     Auth,
     Backend,
+    BudgetRules,
     EmbeddedBackend,
     Embedder,
     FeedbackSection,
@@ -90,6 +91,7 @@ class Settings(Section):
     context_fallbacks: dict[Name, tuple[Name, ...]] = Field(
         default={}, description="The same for a request that is too long for the one asked for."
     )
+    budgets: BudgetRules = Field(default=BudgetRules(), description="What holds for every budget.")
     model_budgets: dict[Name, ModelBudget] = Field(
         default={}, description="Budgets that several models share over all tenants."
     )

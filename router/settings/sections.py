@@ -252,6 +252,17 @@ Backend = Annotated[
 ]
 
 
+class BudgetRules(Section):
+    """What holds for every budget."""
+
+    unbounded: Literal["hold_context", "refuse"] = Field(
+        default="hold_context",
+        description="Requests that add tokens nobody can foresee (follow-ups, stored prompts, documents, files) under "
+        "a hard budget: hold the model's whole context, or refuse them. Hosted tools without a limit of calls are "
+        "refused.",
+    )
+
+
 class ModelSection(Section):
     """One candidate."""
 

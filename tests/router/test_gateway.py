@@ -245,7 +245,7 @@ async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: P
 
 
 async def test_a_capacity_budget_of_a_model_sends_the_rest_elsewhere(tmp_path: Path) -> None:
-    small = model("small", SMALL, budgets=(Budget("model:small", NanoUsd(300 * SMALL // 1_000_000), 3600),))
+    small = model("small", SMALL, budgets=(Budget("model:small", NanoUsd(420 * SMALL // 1_000_000), 3600),))
     async with open_house(tmp_path, small=small, large=model("large", LARGE)) as house:
         names = [(await house.read(max_tokens=200))[0].attempt.model.name for _ in range(12)]
         assert names[0] == "small"

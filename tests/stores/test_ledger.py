@@ -287,6 +287,36 @@ async def test_an_answer_dearer_than_its_worst_case_is_charged_and_shown(stores:
     assert [entry.kind for entry in await stores.audit.read()] == ["hold.over"]
 
 
+async def test_more_than_was_held_counts_in_every_budget_and_limit(stores: Stores, clock: Clock) -> None:
+    """An engine reported more than the worst case; the room that is missing is refused to the next."""
+    b, key, limit = budget(100), budget(200, scope="key:k_acme"), RateLimit("key:k_acme", tokens_per_minute=1000)
+    who = principal(b, key, limit)
+    hold = await stores.ledger.reserve(reservation(who, offer(10, tokens=20), now_ms=clock()))
+    await stores.ledger.mark(hold)
+    for _ in range(2):
+        await stores.ledger.settle(hold, spend(150, prompt=400, completion=500))
+    assert [await spent_and_held(stores, each, clock()) for each in (b, key)] == [(150, 0), (150, 0)]
+    with pytest.raises(BudgetExceeded):
+        await stores.ledger.reserve(reservation(who, offer(1), now_ms=clock()))
+    with pytest.raises(RateLimited):
+        await stores.ledger.reserve(reservation(principal(limit), offer(1, tokens=200), now_ms=clock()))
+    entries = await stores.audit.read()
+    assert [(e.kind, e.subject, e.detail["held"], e.detail["charged"]) for e in entries] == [
+        ("hold.over", hold.decision_id, 10, 150)
+    ]
+
+
+async def test_a_late_settlement_of_more_than_was_held_is_charged_in_full(stores: Stores, clock: Clock) -> None:
+    b = budget(1000)
+    hold = await stores.ledger.reserve(reservation(principal(b), offer(70), now_ms=clock(), ttl_ms=5000))
+    await stores.ledger.mark(hold)
+    clock.pass_s(6)
+    assert await spent_and_held(stores, b, clock()) == (70, 0)
+    for _ in range(2):
+        await stores.ledger.settle(hold, spend(90))
+    assert await spent_and_held(stores, b, clock()) == (90, 0)
+
+
 async def test_sums_of_large_budgets_stay_exact(stores: Stores, clock: Clock) -> None:
     b = budget(2**53)
     odd = 1_234_567_890_123_457
