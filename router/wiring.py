@@ -45,6 +45,7 @@ LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
+MOST_SAID = 2_000  # characters of what is wrong with a settings file
 SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
@@ -256,43 +257,45 @@ async def _reloads(runtime: Runtime, path: Path | None) -> None:
     asked = asyncio.Event()
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = _changed_at(path)
+    seen = _state_of(path)
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(runtime.settings.reload.every_s):
                 await asked.wait()
-        changed = runtime.settings.reload.watch and _changed_at(path) not in (seen, None)
-        if asked.is_set() or changed:
+        found = _state_of(path)
+        if asked.is_set() or (runtime.settings.reload.watch and found != seen):
             asked.clear()
-            seen = _changed_at(path)
+            seen = found
             await reload(runtime, path)
 
 
-def _changed_at(path: Path) -> int | None:
-    """When the file was last written, in ns; None while there is none."""
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """What differs once the file is another or was written; None while there is none."""
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except OSError:
         return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 async def reload(runtime: Runtime, path: Path) -> None:
     """Take in the settings file as it is now: models and prices change between two requests, streams go on.
 
-    A file that cannot run changes nothing; what needs a restart is named in the log.
+    A file that cannot run changes nothing, whatever is wrong; what needs a restart is named in the log.
     """
     try:
-        fresh = load(path)
+        fresh = await asyncio.to_thread(load, path)
         changes = diff(runtime.settings, fresh)
         fleet = await fleet_of(fresh, runtime.fleet)
-        catalogue = fleet.catalogue()
-    except (SettingsError, OSError) as error:
-        LOG.error("%s is not taken in, the old settings stay: %s", path, error)
+        catalogue, options, rents = fleet.catalogue(), options_of(fresh), rents_of(fresh)
+        runtime.keys.take(fresh)
+    except Exception as error:  # foreign text: whatever it does to its reader, the next file is read again
+        why = error.message if isinstance(error, PointsmanError) else f"{type(error).__name__}: {error}"
+        LOG.error("%s is not taken in, the old settings stay: %s", path, why[:MOST_SAID])
         return
     old, decider = runtime.fleet, runtime.gateway.decider
-    decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options_of(fresh), fresh, fleet
-    decider.renting.take(rents_of(fresh))
-    runtime.keys.take(fresh)
+    decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options, fresh, fleet
+    decider.renting.take(rents)
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:

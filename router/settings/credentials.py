@@ -23,11 +23,11 @@ class Credentials:
         self.take(settings)
 
     def take(self, settings: Settings) -> None:
-        """Go on with these settings."""
-        self._settings = settings
-        self._static: Mapping[bytes, Principal] = _static(settings)
+        """Go on with these settings, or not at all where they fail."""
+        static, anonymous = _static(settings), settings.anonymous()
+        self._settings, self.anonymous = settings, anonymous
+        self._static: Mapping[bytes, Principal] = static
         self._completed: dict[str, tuple[Principal, Principal | None]] = {}  # by key: as stored, as used
-        self.anonymous = settings.anonymous()
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
         """As Keys.find; an unknown key is nobody's, or anybody's where keys are not required."""

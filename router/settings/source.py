@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from router.errors import SettingsError
+from router.settings import bounded_yaml
 
 Steps = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
 _LITELLM = "os.environ/"
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[object] = set()
-    for key, _ in node.value:
-        name = loader.construct_object(key, deep=True)
-        if isinstance(name, str) and name in seen:
-            line = key.start_mark.line + 1
-            raise SettingsError(f"line {line}: the key {name!r} is given twice, expected once", param=name)
-        seen.add(name if isinstance(name, str) else id(key))
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def path_of(steps: Steps) -> str:
@@ -44,23 +26,34 @@ def path_of(steps: Steps) -> str:
 def read(path: Path) -> dict[str, Any]:
     """The file's mapping; an empty file is an empty mapping. Raises: SettingsError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     return parse(text, name=str(path))
 
 
+def _bytes(path: Path) -> bytes:
+    """A regular file's content; a FIFO is not waited for. Raises: SettingsError, OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123  (by descriptor)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise SettingsError(f"{path}: cannot be read: expected a regular file")
+        data = file.read(bounded_yaml.MOST_BYTES + 1)
+    if len(data) > bounded_yaml.MOST_BYTES:
+        raise SettingsError(f"{path}: more than {bounded_yaml.MOST_BYTES} bytes, expected a smaller file")
+    return data
+
+
 def parse(text: str, *, name: str = "settings") -> dict[str, Any]:
     """The mapping in a YAML text. Raises: SettingsError with the line."""
     try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise SettingsError(f"{name}: {where}not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        tree = bounded_yaml.parsed(text)
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error.message}", param=error.param) from None
     if tree is None:
         return {}
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+    if isinstance(tree, dict) and (odd := [key for key in tree if not isinstance(key, str)]):
+        raise SettingsError(f"{name}: got the key {odd[0]!r}, expected names of sections such as `models:`")
+    if not isinstance(tree, dict):
         raise SettingsError(f"{name}: got {_kind(tree)}, expected a mapping of sections such as `models:`")
     return tree
 
