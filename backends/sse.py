@@ -31,6 +31,9 @@ _EVENT = re.compile(rb".*?\n\n", re.DOTALL)
 _LAST = re.compile(rb"(?:^|\n)event: (?:message_stop|response\.(?:completed|incomplete|failed))\n")
 
 
+_SKIMMED = (("id", _ID), ("model", _MODEL), ("reason", _FINISH))
+
+
 class _Inner(msgspec.Struct):
     usage: Any = None
 
@@ -65,7 +68,7 @@ class PlainReply:
     def __init__(self, body: bytes, *, request: Request, backend: str, content_type: str = "application/json") -> None:
         try:
             answer = _read(body)
-        except (ValueError, RecursionError) as problem:
+        except ValueError as problem:
             raise Failed(f"answered something that is no answer ({problem})", backend=backend) from problem
         if bytes(answer.error) not in {b"", b"null"}:
             raise Failed("answered an error under status 200", backend=backend)
@@ -271,7 +274,7 @@ class StreamReply:
         data = event[event.find(b"data:") + 5 :]
         try:
             answer = _read(data)
-        except (ValueError, RecursionError):
+        except ValueError:
             return False
         said = answer.usage or _within(answer.message) or _within(answer.response)
         usage = usage_of(said)
@@ -289,11 +292,21 @@ class StreamReply:
 
 
 def _read(data: bytes) -> _Answer:
-    """What is read of an answer. Raises: ValueError, RecursionError where it is no JSON object."""
+    """What is read of an answer. Raises: ValueError where it is no JSON object."""
     try:
-        return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _read_leniently(data)
+        try:
+            return _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _read_leniently(data)
+    except RecursionError:  # brackets in brackets, which no decoder follows: what is needed is found without one
+        return _skimmed(data)
+
+
+def _skimmed(data: bytes) -> _Answer:
+    if not (data.lstrip().startswith(b"{") and data.rstrip().endswith(b"}")):
+        raise ValueError("it is no object")
+    found = {name: match[1].decode(errors="replace") for name, key in _SKIMMED if (match := key.search(data))}
+    return _Answer(found.get("id"), found.get("model"), stop_reason=found.get("reason"))
 
 
 def _read_leniently(data: bytes) -> _Answer:

@@ -46,7 +46,7 @@ def visible_bytes(path: str, answer: bytes) -> int:
     if path == "/v1/messages":
         try:
             blocks = _MESSAGE.decode(answer).content
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
         else:
             return sum(len((block.text + block.thinking).encode()) + len(bytes(block.input)) for block in blocks)

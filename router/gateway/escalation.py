@@ -93,7 +93,7 @@ async def read(reply: Reply, *, keep_logprobs: bool) -> tuple[Buffered, NDArray[
         answer: dict[str, Any] = msgspec.json.decode(body)
         choice = answer["choices"][0]
         found = chat_signature(choice)
-    except (msgspec.DecodeError, ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return Buffered(reply, body), None
     if not keep_logprobs:
         choice["logprobs"] = None

@@ -24,7 +24,7 @@ def graded(attempt: Attempt, body: bytes, at_ms: int) -> Feedback | None:
     try:
         choice: dict[str, Any] = msgspec.json.decode(body)["choices"][0]
         request = {key: msgspec.json.decode(raw) for key, raw in attempt.call.fields.items()}
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
     grade = grade_chat(request, choice)
     if grade is None:

@@ -17,7 +17,7 @@ def refusal(error: Refused) -> RequestRejected:
         inner = body.get("error", body) if isinstance(body, dict) else {}
         message = str(inner.get("message") or message) if isinstance(inner, dict) else message
         code = inner.get("code") if isinstance(inner, dict) and isinstance(inner.get("code"), str) else None
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         pass
     if "context length" in message or "maximum context" in message:
         code = "context_length_exceeded"

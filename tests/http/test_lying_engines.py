@@ -156,6 +156,8 @@ def test_whatever_an_engine_says_it_used_its_answer_comes_and_is_charged_within_
             assert round(float(answer.headers["x-pointsman-cost-usd"]) * 1e9) == charged
 
     lied_to()
+    LIES["liar"] = b'{"prompt_tokens": ' + b"[" * 3000 + b"]" * 3000 + b"}"
+    assert ask(client, path, LIAR, user="liar", stream=stream).status_code == 200
     before = nano_usd(client, "other")
     assert ask(client, path, OTHER).status_code == 200
     honest = 9 if path == "/v1/embeddings" else 9 + 12
