@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from router.types import NANO_PER_USD, Balance
 
 MOST_LISTED = 1000
 LAST_MS = 253_402_300_799_999  # the year 9999
+_ACTING: ContextVar[str] = ContextVar("acting")  # the admin key of the request under way
 Admin = Callable[[Request], Awaitable[None]]
 
 
@@ -50,11 +52,13 @@ def routes(stores: Stores, authentication: Authentication, *, changed: Callable[
     """The router. `changed` is called after every change of a tenant, team or key."""
 
     async def admin(request: Request) -> None:
-        require_admin(await authentication.of(request.scope["headers"]))
+        principal = await authentication.of(request.scope["headers"])
+        require_admin(principal)
+        _ACTING.set(principal.key_id)
 
     async def note(kind: str, subject: str, **detail: object) -> None:
         changed()
-        await stores.audit.note(kind, subject, detail)
+        await stores.audit.note(kind, subject, {**detail, "by": _ACTING.get()})
 
     router = APIRouter(prefix="/admin/v1", tags=["admin"], dependencies=[Depends(admin)])
     _tenants(router, stores.keys, note)

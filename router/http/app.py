@@ -18,13 +18,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
-from router.http import admin, decisions
+from router.http import admin, decisions, operations
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
 from router.http.errors import error_body, error_headers
 from router.http.inference import Inference, path_of
 from router.http.intake import BodyLimits, Intake
+from router.http.operations import Operators
 from router.http.schemas import PATHS
 from router.wiring import Runtime
 
@@ -51,7 +52,7 @@ class App:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._open_runtime() as runtime:
+            async with self._open_runtime() as runtime, _telemetry(runtime):
                 server = runtime.settings.server
                 self._serve = build(runtime)
                 scope.setdefault("state", {})[CONNECTIONS] = Connections(HeadLimits(body_bytes=server.max_body_bytes))
@@ -73,6 +74,12 @@ async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _telemetry(runtime: Runtime) -> AbstractAsyncContextManager[None]:
+    """The listener of its own for operators, where the settings ask for one."""
+    app = operations.unguarded(runtime.missing, runtime.meter.text)
+    return operations.listening(runtime.settings.telemetry.listen, app)
 
 
 def _settle_garbage() -> None:
@@ -98,15 +105,12 @@ def build(runtime: Runtime) -> ASGIApp:
 
 def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:
     """What calls no model."""
-    rest = FastAPI(title="Pointsman", version=runtime.version, docs_url="/docs", redoc_url=None)
+    rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
     rest.include_router(
-        surface.routes(
-            runtime.gateway,
-            authentication,
-            ready=runtime.missing,
-            metrics=runtime.meter.text,
-        )
+        operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.meter.text)
     )
+    rest.include_router(surface.health(runtime.missing))
+    rest.include_router(surface.routes(runtime.gateway, authentication))
     rest.include_router(
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)
     )

@@ -1,4 +1,4 @@
-"""Models, health and metrics: what clients and operators look at."""
+"""Models and health: what clients and load balancers look at."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from router.types import Model
 Ready = Callable[[], Awaitable[dict[str, str]]]
 
 
-def routes(
-    gateway: Gateway, authentication: Authentication, *, ready: Ready, metrics: Callable[[], bytes]
-) -> APIRouter:
-    """The router. `ready` names what is not: an empty answer is ready."""
+def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
+    """The router of what may be asked for."""
     router = APIRouter()
 
     @router.get("/v1/models")
@@ -40,9 +38,16 @@ def routes(
                 return describe(each)
         raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")
 
+    return router
+
+
+def health(ready: Ready) -> APIRouter:
+    """The router of whether it works. `ready` names what is not: an empty answer is ready."""
+    router = APIRouter()
+
     @router.get("/health")
     @router.get("/health/liveliness")
-    async def health() -> dict[str, str]:
+    async def alive() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
@@ -53,11 +58,6 @@ def routes(
         missing = await ready()
         response.status_code = 503 if missing else 200
         return {"status": "not ready" if missing else "ready", "missing": missing}
-
-    @router.get("/metrics")
-    async def metric() -> Response:
-        """Prometheus text."""
-        return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 
