@@ -69,7 +69,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(ScriptedServer(by_model(lines))) as engine,
     ):
-        made = candidates(folder, engine, {"small": {}, "slow": {}}) | {"auth": {"required": False}}
+        open_to_all = {"auth": {"required": False}, "telemetry": {"open_to": "everyone"}}
+        made = candidates(folder, engine, {"small": {}, "slow": {}}) | open_to_all
         (folder / "pointsman.yaml").write_text(yaml.safe_dump(made))
         app = App(partial(open_runtime, load(folder / "pointsman.yaml"), None))
         with plain_uvicorn(app if request.param == "bare" else wrapped(app)) as url:
