@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from backends.dialects import ABILITIES
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Principal
 
@@ -32,6 +33,7 @@ class Requirements(msgspec.Struct, frozen=True):
     messages: int = 1
 
 
+OVER_CHAT = frozenset(ABILITIES.values())  # protocols that a model which can chat can be asked in
 TEMPLATE_TOKENS = 16  # a message's share of a chat template, generously
 SYSTEM_TOKENS = 128  # what templates say before the first message
 TOOLS_TOKENS = 512  # … and where there are tools
@@ -114,6 +116,8 @@ def _not_allowed(model: Model, needs: Requirements, principal: Principal) -> str
 
 def _not_able(model: Model, needs: Requirements) -> str | None:
     missing = needs.capabilities - model.capabilities
+    if missing and "chat" in model.capabilities:
+        missing -= OVER_CHAT
     if missing:
         return f"cannot do {', '.join(sorted(missing))}"
     expected = expected_prompt_tokens(model, needs) + (needs.completion_tokens or 1)

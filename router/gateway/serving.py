@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from backends.dialects import ABILITIES, DIALECTS, send_over_chat
 from backends.errors import BackendError, Cut, Refused, Unreachable
 from backends.types import Reply, Request
 from router.errors import (
@@ -31,7 +32,7 @@ from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judge
 from router.gateway.grading import graded, has_rules
 from router.gateway.metering import Bill
 from router.gateway.offers import Offers
-from router.gateway.translation import refusal, too_long_for_this_one, upstream_failed
+from router.gateway.translation import for_another_model, refusal, upstream_failed
 from router.gateway.types import Attempt, Call, Decision, Metrics, Timings, generic_tokens
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
@@ -143,7 +144,7 @@ class Gateway:
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
-                if isinstance(error, Refused) and not too_long_for_this_one(error, call):
+                if isinstance(error, Refused) and not for_another_model(error, call):
                     raise refusal(error) from error
                 self._note_failure(model, error)
                 last, without = error, without | {model.name}
@@ -251,8 +252,9 @@ class Gateway:
     async def _send(self, attempt: Attempt) -> Reply:
         call, model = attempt.call, attempt.model
         extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
+        dialect = None if ABILITIES.get(call.path, "chat") in model.capabilities else DIALECTS.get(call.path)
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
-            limit = "max_output_tokens" if call.path == "/v1/responses" else "max_tokens"
+            limit = "max_output_tokens" if call.path == "/v1/responses" and dialect is None else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
             extra.setdefault("max_tokens", call.needs.completion_tokens)  # engines differ in what they take for usual
@@ -269,6 +271,8 @@ class Gateway:
             extra=extra,
             session=call.session,
         )
+        if dialect is not None:
+            return await send_over_chat(attempt.backend, request, dialect)
         return await attempt.backend.send(request)
 
     def _note_failure(self, model: Model, error: BackendError) -> None:

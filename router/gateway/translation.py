@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from backends.dialects import UNSUPPORTED
 from backends.errors import BackendError, Overloaded, Refused, TimedOut
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
+
+_FOR_ANOTHER = (b"context length", b"context_length_exceeded", b'"code":"%b"' % UNSUPPORTED.encode())
 
 
 def refusal(error: Refused) -> RequestRejected:
@@ -25,10 +28,10 @@ def refusal(error: Refused) -> RequestRejected:
     return InvalidRequest(message, code=code, status=status)
 
 
-def too_long_for_this_one(error: Refused, call: Call) -> bool:
-    """Whether another model might take what this engine found too long."""
+def for_another_model(error: Refused, call: Call) -> bool:
+    """Whether another model might take what this one finds too long, or cannot be asked at all."""
     text = error.body.lower()
-    return call.needs.pinned is None and (b"context length" in text or b"context_length_exceeded" in text)
+    return call.needs.pinned is None and any(sign in text for sign in _FOR_ANOTHER)
 
 
 def upstream_failed(error: BackendError) -> PointsmanError:

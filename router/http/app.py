@@ -15,13 +15,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
-from router.http import admin, decisions, operations
+from router.http import admin, counting, decisions, operations
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
+from router.http.doors import Doors
 from router.http.errors import error_body, error_headers
 from router.http.inference import Inference, path_of
 from router.http.intake import BodyLimits, Intake
@@ -30,6 +32,7 @@ from router.http.schemas import PATHS
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
+_CORS: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
@@ -100,7 +103,8 @@ def build(runtime: Runtime) -> ASGIApp:
         hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
         await (inference if hot else rest)(scope, receive, send)
 
-    return Intake(route, BodyLimits(body_bytes=server.max_body_bytes, longest_s=server.longest_s))
+    served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
+    return Intake(Doors(served), BodyLimits(body_bytes=server.max_body_bytes, longest_s=server.longest_s))
 
 
 def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:
@@ -114,6 +118,7 @@ def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:
     rest.include_router(
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)
     )
+    rest.include_router(counting.routes(runtime.gateway, authentication))
     rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
     _shape_errors(rest)
     return rest

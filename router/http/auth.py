@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from router.errors import Forbidden, Unauthenticated
 from router.settings.credentials import Credentials
@@ -11,10 +11,12 @@ from router.types import Principal
 _HINT = "send it as 'Authorization: Bearer sk-…' or 'x-api-key: sk-…'"
 
 
-def secret_of(authorization: bytes | None, api_key: bytes | None) -> str | None:
-    """The key a client sent, or None."""
+def secret_of(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key a client sent, or None: as a bearer token, Anthropic's x-api-key or Azure's api-key."""
+    authorization = headers.get(b"authorization")
     if authorization is not None and authorization[:7].lower() == b"bearer ":
         return authorization[7:].strip().decode("latin-1") or None
+    api_key = headers.get(b"x-api-key") or headers.get(b"api-key")
     return api_key.strip().decode("latin-1") or None if api_key is not None else None
 
 
@@ -38,8 +40,7 @@ class Authentication:
 
     async def of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
         """The principal of raw ASGI headers. Raises: Unauthenticated, StoreUnavailable."""
-        found = dict(headers)
-        return await self.principal(secret_of(found.get(b"authorization"), found.get(b"x-api-key")))
+        return await self.principal(secret_of(dict(headers)))
 
 
 def require_admin(principal: Principal) -> None:

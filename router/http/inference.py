@@ -20,10 +20,11 @@ from router.gateway.answers import Answer
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, usd
 from router.http.auth import Authentication, secret_of
+from router.http.doors import DEPLOYMENT
 from router.http.errors import Headers, error_body, error_event, error_headers
 from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
-from router.http.schemas import PATHS, parse
+from router.http.schemas import PATHS, parse, with_field
 from router.types import Allowance, Principal
 
 LOG = logging.getLogger("pointsman.inference")
@@ -49,9 +50,7 @@ class Inference:
         """Serve one POST."""
         asked = Asked(scope, send)
         try:
-            principal = await self._authentication.principal(
-                secret_of(asked.headers.get(b"authorization"), asked.headers.get(b"x-api-key"))
-            )
+            principal = await self._authentication.principal(secret_of(asked.headers))
             call = self._call(asked, await whole_body(receive))
             with Presence(receive, longest_s=self._longest_s) as presence:
                 await self._answer(principal, call, asked, presence)
@@ -81,6 +80,8 @@ class Inference:
 
     def _call(self, asked: Asked, body: bytes) -> Call:
         headers = asked.headers
+        if asked.deployment is not None:
+            body = with_field(body, "model", asked.deployment)
         passed = {name: headers[key].decode("latin-1") for key, name in _PASSED_ON.items() if key in headers}
         passed["x-request-id"] = asked.request_id.decode("latin-1")
         call = parse(
@@ -137,11 +138,12 @@ class Inference:
 class Asked:
     """A request whose head is there, and its answer."""
 
-    __slots__ = ("_send", "_started", "at", "headers", "path", "request_id")
+    __slots__ = ("_send", "_started", "at", "deployment", "headers", "path", "request_id")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.at = time.perf_counter()
         self.path: str = path_of(scope)
+        self.deployment: str | None = scope.get(DEPLOYMENT)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
         self._send = send
@@ -171,8 +173,14 @@ class Asked:
     async def fail(self, error: PointsmanError) -> None:
         """Tell an error, where nothing was sent yet."""
         if not self._started:
-            headers = [*error_headers(error), (b"x-request-id", self.request_id)]
+            headers = [*error_headers(error), *id_headers(self.request_id, self.path)]
             await self.answer(error.status, headers, error_body(error, self.path))
+
+
+def id_headers(request_id: bytes, path: str) -> Headers:
+    """The request's id, under Anthropic's own name too where its protocol is spoken."""
+    own = [(b"request-id", request_id)] if path == "/v1/messages" else []
+    return [(b"x-request-id", request_id), *own]
 
 
 def path_of(scope: Scope) -> str:
@@ -199,7 +207,7 @@ def preference_of(header: bytes | None) -> float | None:
 def _decision_headers(answer: Answer, request_id: bytes) -> Headers:
     opened = answer.attempt
     headers = [
-        (b"x-request-id", request_id),
+        *id_headers(request_id, opened.call.path),
         (b"x-pointsman-decision-id", opened.decision.decision_id.encode()),
         (b"x-pointsman-model", opened.model.name.encode()),
         (b"x-pointsman-policy", opened.decision.policy.encode()),

@@ -42,7 +42,7 @@ class Operators:
         if self._open_to == "everyone" or (self._open_to == "loopback" and is_loopback(request)):
             return
         found = dict(request.scope["headers"])
-        secret = secret_of(found.get(b"authorization"), found.get(b"x-api-key"))
+        secret = secret_of(found)
         if secret is None:
             raise Unauthenticated(f"{request.url.path} is for operators; {_HINT}")
         if self._key is not None and hmac.compare_digest(secret.encode(), self._key.encode()):

@@ -142,6 +142,15 @@ def parse(
     return call
 
 
+def with_field(body: bytes, name: str, value: object, *, replace: bool = True) -> bytes:
+    """The body with one field set. Raises: InvalidRequest where it is no JSON object."""
+    try:
+        fields = _FIELDS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    return body if name in fields and not replace else msgspec.json.encode({**fields, name: value})
+
+
 def _preference_of(alias: str, aliases: Mapping[str, float]) -> float:
     if alias not in aliases:
         names = ", ".join(f"auto:{name}" for name in aliases)

@@ -37,6 +37,9 @@ class Server(Section):
     port: int = Field(default=8080, ge=0, le=65_535, description="Port; 0 takes a free one and prints it.")
     workers: int = Field(default=1, ge=1, le=256, description="Worker processes sharing the port.")
     max_body_bytes: Bytes = Field(default=16 * 2**20, description="Largest request body; beyond it the answer is 413.")
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Origins whose pages may call the gateway, e.g. ['https://app.example']; '*' is all."
+    )
     drain_s: Seconds = Field(default=30.0, description="How long open answers may finish after a stop signal.")
     longest_s: Seconds = Field(default=600.0, description="No request is served for longer than this.")
 

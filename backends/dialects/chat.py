@@ -1,0 +1,83 @@
+"""Chat completions as both protocols read them: one choice, its text, its reasoning and its calls of tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from backends.dialects.types import Tree
+
+
+class Counts(NamedTuple):
+    """Tokens of one answer; cached is a part of prompt, reasoning a part of completion."""
+
+    prompt: int
+    completion: int
+    cached: int
+    reasoning: int
+
+
+def counts_of(usage: object) -> Counts:
+    """From a chat answer's `usage`; zeros for what is missing or no whole number."""
+    whole = usage if isinstance(usage, Mapping) else {}
+    return Counts(
+        _count(whole, "prompt_tokens"),
+        _count(whole, "completion_tokens"),
+        _count(whole.get("prompt_tokens_details"), "cached_tokens"),
+        _count(whole.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _count(tree: object, key: str) -> int:
+    value = tree.get(key) if isinstance(tree, Mapping) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first choice of an answer or a chunk; an empty one where there is none."""
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else {}
+    return first if isinstance(first, Mapping) else {}
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message or a delta."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+
+
+def reasoning_of(message: Mapping[str, Any]) -> str:
+    """What the model thought aloud, by either of the names that engines use."""
+    found = message.get("reasoning_content") or message.get("reasoning") or ""
+    return found if isinstance(found, str) else ""
+
+
+def calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The calls of tools in a message or a delta."""
+    found = message.get("tool_calls")
+    return [call for call in found if isinstance(call, Mapping)] if isinstance(found, list) else []
+
+
+def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The function a call names, with its arguments as text."""
+    found = call.get("function")
+    return found if isinstance(found, Mapping) else {}
+
+
+def arguments_of(text: object) -> Tree:
+    """The arguments of a call as an object: {} where the model wrote no JSON object."""
+    try:
+        found = msgspec.json.decode(text) if isinstance(text, str) and text else {}
+    except msgspec.DecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def event(kind: str, data: Mapping[str, Any]) -> bytes:
+    """One server-sent event with its kind."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(data))
