@@ -1,0 +1,67 @@
+"""The house keeps its rules. What does not yet is listed here, and the list may only shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.house import rules
+
+PROTOCOLS = {
+    "backends/anyprec/engine/responses.py:Telling",
+    "backends/types.py:Reply",
+    "policies/estimators/drift_corrected.py:Fitted",
+    "policies/estimators/online.py:Fitted",
+}
+CONSTRUCTORS = {
+    "router/gateway/deciding.py:Decider",
+    "router/learning/follower.py:Learning",
+    "backends/embedders/openai.py:OpenAIEmbedder",
+}
+TWICE = {
+    *("Answer", "Bench", "Breaker", "Case", "Client", "EmbeddedBackend", "Engine", "Entry", "Fitted", "Fixed", "Found"),
+    *("HashingEmbedder", "Head", "Interval", "Layer", "Line", "Llama", "Load", "OpenAIEmbedder", "Part", "Plan"),
+    *("Rejected", "Replica", "Report", "Result", "Run", "SentenceEmbedder", "Shape", "Speed", "Spending"),
+    *("StaticEmbedder", "Store", "Tally", "Trace", "Wire", "_Common"),
+}
+FILES = {
+    "benchmarks/faults.py",
+    "router/learning/follower.py",
+    "router/settings/sections.py",
+    "router/stores/book.py",
+    "router/stores/sqlite/ledger.py",
+}
+PRIVATE: set[str] = set()
+
+KEPT: dict[str, tuple[Callable[[], set[str]], set[str]]] = {
+    "a protocol has at most three members": (rules.large_protocols, PROTOCOLS),
+    "a constructor takes at most six arguments, where it is no plain record": (rules.long_constructors, CONSTRUCTORS),
+    "no class name stands for two things": (rules.names_given_twice, TWICE),
+    "a file has at most 400 lines": (rules.long_files, FILES),
+    "no private name of another package is used": (rules.private_imports, PRIVATE),
+}
+
+
+@pytest.mark.parametrize("rule", KEPT)
+def test_the_rule_is_kept(rule: str) -> None:
+    find, allowed = KEPT[rule]
+    assert find() - allowed == set(), f"{rule}: mend these"
+
+
+@pytest.mark.parametrize("rule", KEPT)
+def test_the_list_of_exceptions_holds_nobody_who_keeps_the_rule(rule: str) -> None:
+    find, allowed = KEPT[rule]
+    assert allowed - find() == set(), f"{rule}: these keep it now, take them from the list"
+
+
+def test_the_router_has_at_most_fifteen_rooms_on_eight_floors() -> None:
+    (inside,) = [each for each in rules.contracts() if each.get("containers") == ["router"]]
+    assert len(rules.rooms()) <= rules.MOST_ROOMS, rules.rooms()
+    assert len(inside["layers"]) <= rules.MOST_FLOORS
+
+
+def test_every_contract_of_layers_knows_all_rooms_of_its_house() -> None:
+    layered = [each for each in rules.contracts() if each["type"] == "layers" and each.get("containers")]
+    assert {room for each in layered for room in each["containers"]} >= {"router", "backends", "policies", "evaluation"}
+    assert all(each.get("exhaustive") for each in layered)
