@@ -24,13 +24,16 @@ _HIGH_WATER_BYTES = 256 * 1024  # a reader this far behind stops the socket
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long to wait, in seconds, how long an unused connection is kept, and the longest plain answer in bytes."""
+    """How long to wait, in seconds, how long an unused connection is kept, and how much an answer may hold."""
 
     connect_s: float = 5.0
-    first_byte_s: float = 120.0
-    idle_s: float = 60.0  # silence between two reads of one answer
+    first_byte_s: float = 120.0  # from the request to the first event of a stream, or the first byte of another body
+    idle_s: float = 60.0  # without an event of a stream, or a byte of another body
+    longest_s: float = 600.0  # for the whole of a plain answer
     keep_alive_s: float = 4.0  # below uvicorn's five seconds, so that the server seldom closes first
     body_bytes: int = 64 * 1024 * 1024
+    head_bytes: int = 64 * 1024
+    headers: int = 100
 
 
 class Response:
@@ -48,7 +51,9 @@ class Response:
         self._headers: dict[bytes, bytes] = {}
         self._backend = backend
         self._connection: _Connection | None = connection
+        self._waited_s = 0.0  # since the last progress
         self.loop = connection.loop
+        self.asked_at = self.loop.time()
 
     def header(self, name: bytes) -> str:
         """The value of a header, given in lower case; "" where there is none."""
@@ -79,20 +84,25 @@ class Response:
         """Wait for status and headers; the answer is closed where none come. Raises: TimedOut, Unreachable."""
         try:
             while not self.status:
-                if not await self._more(limit_s):
-                    raise self._late(limit_s)
+                await self._wait(limit_s)
         except BaseException:
             self.close()
             raise
 
     async def read(self, limit_s: float) -> bytes:
-        """What has come since the last read; b"" at the end. Raises: TimedOut, Unreachable."""
+        """What has come since the last read; b"" at the end. What was waited since the last progress counts as well.
+
+        Raises: TimedOut, Unreachable.
+        """
         while not self.blocks:
             if self.ended:
                 return b""
-            if not await self._more(limit_s):
-                raise self._late(limit_s)
+            await self._wait(limit_s)
         return self._taken()
+
+    def progressed(self) -> None:
+        """What was read was worth waiting for: patience begins anew."""
+        self._waited_s = 0.0
 
     async def body(self, limits: Limits) -> bytes:
         """The whole body. Raises: TimedOut, Unreachable, Failed where it is longer than `limits.body_bytes`."""
@@ -101,7 +111,9 @@ class Response:
             return data
         parts, length = [data], len(data)
         while data and length <= limits.body_bytes:
-            data = await self.read(limits.idle_s)
+            self.progressed()
+            left_s = self.asked_at + limits.longest_s - self.loop.time()
+            data = await self.read(min(limits.idle_s, left_s))
             parts.append(data)
             length += len(data)
         if data:
@@ -127,17 +139,18 @@ class Response:
         self.buffered = 0
         return data
 
-    def _more(self, limit_s: float) -> asyncio.Future[bool]:
-        """What a read waits for. Raises: Cut where nothing more can come."""
+    async def _wait(self, limit_s: float) -> None:
+        """Until something has come. Raises: Cut where nothing more can come, TimedOut."""
         if self.problem is not None or self._connection is None:
             self.close()
             raise Cut(self.problem or "closed the connection", backend=self._backend)
-        self.waiter = waiter = self._connection.watched(self, limit_s)
-        return waiter
-
-    def _late(self, limit_s: float) -> TimedOut:
-        self.close()
-        return TimedOut(f"sent nothing for {limit_s:g} s", backend=self._backend)
+        began = self.loop.time()
+        self.waiter = waiter = self._connection.watched(self, began + limit_s - self._waited_s)
+        arrived = await waiter
+        self._waited_s += self.loop.time() - began
+        if not arrived:
+            self.close()
+            raise TimedOut(f"sent nothing of use for {max(0.0, limit_s):g} s", backend=self._backend)
 
 
 class _Connection(asyncio.Protocol):
@@ -152,6 +165,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._alarm: asyncio.TimerHandle | None = None
         self._reusable = False
+        self._head_left = 0  # bytes that the head under way may still have
+        self._excess: str | None = None  # what of it was too much
         self.response: Response | None = None
         self.idle_since = 0.0
 
@@ -169,9 +184,13 @@ class _Connection(asyncio.Protocol):
             return
         response.touched = True
         try:
-            self._parser.feed_data(data)
+            self._feed(response, data)
         except httptools.HttpParserError as problem:
             response.fail(f"sent something that is not HTTP ({problem})")
+            self.abort()
+            return
+        if self._excess is not None:
+            response.fail(f"sent more than {self._excess}")
             self.abort()
             return
         if response.ended:
@@ -193,7 +212,27 @@ class _Connection(asyncio.Protocol):
         elif not response.ended:
             response.fail(f"closed the connection ({exc or 'end of stream'})")
 
+    def _feed(self, response: Response, data: bytes) -> None:
+        """Parse, but no longer head, earlier ones (100, 103) included, than the limit: httptools has none."""
+        left = self._head_left
+        if response.status or len(data) <= left:
+            self._head_left = left - len(data)
+            self._parser.feed_data(data)
+            return
+        self._parser.feed_data(data[:left])
+        if response.status:
+            self._parser.feed_data(data[left:])
+        else:
+            self._excess = self._excess or f"{self._client.limits.head_bytes} bytes of headers"
+
+    def on_message_begin(self) -> None:
+        if self.response is not None and self.response.ended:
+            self._reusable = False  # bytes behind the answer: nobody asked for what they begin
+
     def on_headers_complete(self) -> None:
+        if len(self._headers) > self._client.limits.headers:
+            self._excess = f"{self._client.limits.headers} headers"
+            return
         status = self._parser.get_status_code()
         if status >= 200 and self.response is not None and not self.response.ended:
             self.response.begin(status, {name.lower(): value for name, value in self._headers.items()})
@@ -206,7 +245,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         response = self.response
-        if response is None:
+        if response is None or response.ended:
             return
         if response.status:  # else 100 Continue or 103 Early Hints: the answer is still to come
             self._reusable = self._parser.should_keep_alive()  # llhttp forgets after this call
@@ -216,14 +255,15 @@ class _Connection(asyncio.Protocol):
     def ask(self, message: bytes, backend: str) -> Response:
         assert self._transport is not None
         self._headers.clear()
+        self._head_left = self._client.limits.head_bytes
         self.response = response = Response(self, backend)
         self._transport.write(message)
         return response
 
-    def watched(self, response: Response, limit_s: float) -> asyncio.Future[bool]:
-        """What a read waits for: True when something arrived, False after `limit_s`."""
+    def watched(self, response: Response, due: float) -> asyncio.Future[bool]:
+        """What a read waits for: True when something arrived, False when the loop's clock says `due`."""
         loop = self.loop
-        response.due = due = loop.time() + limit_s
+        response.due = due
         if self._alarm is None or self._alarm.when() > due:
             self._rest()
             self._alarm = loop.call_at(due, self._ring)

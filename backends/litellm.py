@@ -6,6 +6,7 @@ can therefore not set litellm's own arguments (`api_base`, `mock_response`, …)
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -119,7 +120,11 @@ class LiteLLMBackend:
         events = self._events(answer)
 
         async def read() -> bytes:
-            return await anext(events, b"")
+            try:
+                async with asyncio.timeout(self._limits.idle_s):
+                    return await anext(events, b"")
+            except TimeoutError:
+                raise TimedOut(f"sent nothing for {self._limits.idle_s:g} s", backend=self.name) from None
 
         reply = StreamReply(
             read,

@@ -94,6 +94,7 @@ class OpenAIBackend:
             response.close,
             request=request,
             backend=self.name,
+            progressed=response.progressed,
         )
         await reply.start(partial(response.read, self.limits.first_byte_s))
         return reply

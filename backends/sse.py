@@ -112,6 +112,7 @@ class StreamReply:
         request: Request,
         backend: str,
         aclose: Callable[[], Awaitable[None]] | None = None,
+        progressed: Callable[[], None] | None = None,
     ) -> None:
         self.usage: Usage | None = None
         self.failure: str | None = None
@@ -122,6 +123,7 @@ class StreamReply:
         self._read = read
         self._close = close
         self._aclose = aclose  # for sources that can only be cut by awaiting
+        self._progressed = progressed or _nobody  # is told of each read that held more than comments
         self._backend = backend
         self._request = request
         self._rename: tuple[bytes, bytes] | None = None
@@ -224,6 +226,8 @@ class StreamReply:
         """Make ready what of a block goes to the client, in order."""
         if self._said_done or _DONE in block:
             block = self._until_done(block)
+        if b"data:" in block:
+            self._progressed()
         if self.response_id is None:
             self._meet(block)
         self._uncounted.append(block)
@@ -358,3 +362,7 @@ def _renamed(body: bytes, model: str | None, answers_as: str) -> bytes:
 
 def _shown(event: bytes) -> str:
     return event.strip()[:300].decode("utf-8", errors="replace")
+
+
+def _nobody() -> None:
+    """Nobody waits."""
