@@ -185,7 +185,7 @@ class _Connection(asyncio.Protocol):
         response.touched = True
         try:
             self._feed(response, data)
-        except httptools.HttpParserError as problem:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as problem:
             response.fail(f"sent something that is not HTTP ({problem})")
             self.abort()
             return

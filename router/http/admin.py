@@ -15,7 +15,7 @@ from pydantic import Field
 
 from router.amounts import Period
 from router.errors import InvalidRequest
-from router.http.auth import Authentication, require_admin
+from router.http.auth import Authentication, key_first
 from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
@@ -25,7 +25,6 @@ from router.types import NANO_PER_USD, Balance
 MOST_LISTED = 1000
 LAST_MS = 253_402_300_799_999  # the year 9999
 _ACTING: ContextVar[str] = ContextVar("acting")  # the admin key of the request under way
-Admin = Callable[[Request], Awaitable[None]]
 
 
 class TeamBody(Terms):
@@ -51,16 +50,19 @@ class RotateBody(Section):
 def routes(stores: Stores, authentication: Authentication, *, changed: Callable[[], None] = lambda: None) -> APIRouter:
     """The router. `changed` is called after every change of a tenant, team or key."""
 
-    async def admin(request: Request) -> None:
-        principal = await authentication.of(request.scope["headers"])
-        require_admin(principal)
-        _ACTING.set(principal.key_id)
+    async def acting(request: Request) -> None:
+        _ACTING.set(request.state.principal.key_id)
 
     async def note(kind: str, subject: str, **detail: object) -> None:
         changed()
         await stores.audit.note(kind, subject, {**detail, "by": _ACTING.get()})
 
-    router = APIRouter(prefix="/admin/v1", tags=["admin"], dependencies=[Depends(admin)])
+    router = APIRouter(
+        prefix="/admin/v1",
+        tags=["admin"],
+        route_class=key_first(authentication, admin=True),
+        dependencies=[Depends(acting)],
+    )
     _tenants(router, stores.keys, note)
     _teams(router, stores.keys, note)
     _keys(router, stores.keys, note)

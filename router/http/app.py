@@ -29,6 +29,7 @@ from router.http.inference import Inference, path_of
 from router.http.intake import BodyLimits, Intake
 from router.http.operations import Operators
 from router.http.schemas import PATHS
+from router.settings.sections import Server as ServerSection
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
@@ -56,9 +57,8 @@ class App:
         await receive()
         try:
             async with self._open_runtime() as runtime, _telemetry(runtime):
-                server = runtime.settings.server
                 self._serve = build(runtime)
-                scope.setdefault("state", {})[CONNECTIONS] = Connections(HeadLimits(body_bytes=server.max_body_bytes))
+                scope.setdefault("state", {})[CONNECTIONS] = Connections(head_limits(runtime.settings.server))
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
@@ -104,7 +104,30 @@ def build(runtime: Runtime) -> ASGIApp:
         await (inference if hot else rest)(scope, receive, send)
 
     served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
-    return Intake(Doors(served), BodyLimits(body_bytes=server.max_body_bytes, longest_s=server.longest_s))
+    return Intake(Doors(served), body_limits(server))
+
+
+def head_limits(server: ServerSection) -> HeadLimits:
+    """What a connection may send before it is a request."""
+    return HeadLimits(
+        head_bytes=server.max_head_bytes,
+        headers=server.max_headers,
+        head_s=server.head_s,
+        idle_s=server.idle_s,
+        connections=server.max_connections,
+        per_address=server.max_connections_per_address,
+        body_bytes=server.max_body_bytes,
+    )
+
+
+def body_limits(server: ServerSection) -> BodyLimits:
+    """What a request may send."""
+    return BodyLimits(
+        body_bytes=server.max_body_bytes,
+        grace_s=server.body_s,
+        bytes_per_s=server.body_bytes_per_s,
+        longest_s=server.longest_s,
+    )
 
 
 def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:

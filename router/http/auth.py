@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 
 from router.errors import Forbidden, Unauthenticated
 from router.settings.credentials import Credentials
@@ -41,6 +45,29 @@ class Authentication:
     async def of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
         """The principal of raw ASGI headers. Raises: Unauthenticated, StoreUnavailable."""
         return await self.principal(secret_of(dict(headers)))
+
+
+def key_first(authentication: Authentication, *, admin: bool = False) -> type[APIRoute]:
+    """Routes that look at the key before they read a body, and then read all of it under the limits of every route.
+
+    `request.state.principal` says who asks. Raises: Unauthenticated, Forbidden, InvalidRequest (413, 408).
+    """
+
+    class KeyFirst(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def look_and_handle(request: Request) -> Response:
+                principal = await authentication.of(request.scope["headers"])
+                if admin:
+                    require_admin(principal)
+                request.state.principal = principal
+                await request.body()  # it is kept for the handler
+                return await handle(request)
+
+            return look_and_handle
+
+    return KeyFirst
 
 
 def require_admin(principal: Principal) -> None:

@@ -26,7 +26,13 @@ CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
 _CHUNKED = b"\r\ntransfer-encoding:"
-_PHRASES = {408: b"Request Timeout", 431: b"Request Header Fields Too Large", 503: b"Service Unavailable"}
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_PHRASES = {
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,8 @@ class Connection(HttpToolsProtocol):
             self._wait_on(head)
         elif head.count(b"\r\n", 0, end) > limits.headers:
             self._refuse(_too_long(f"the head has more than {limits.headers} headers"), head)
+        elif head[: head.find(b" ")] not in _METHODS:  # the parser would wait for what follows the preface of HTTP/2
+            self._refuse(InvalidRequest("this method is not served", status=501, code="method_not_served"), head)
         elif head[: head.find(b"\r\n")].endswith(b" HTTP/1.0"):
             self._hand_over(head)
         else:

@@ -13,7 +13,7 @@ from router.errors import Forbidden, InvalidRequest
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Decision, usd
-from router.http.auth import Authentication, require_admin
+from router.http.auth import Authentication, key_first, require_admin
 from router.http.inference import preference_of
 from router.http.rates import Rates
 from router.http.schemas import parse
@@ -63,12 +63,12 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
     """The router for both."""
     by_key = Rates("judgements", rules.per_key, clock=time.monotonic)
     by_tenant = Rates("judgements", rules.per_tenant, clock=time.monotonic)
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", route_class=key_first(authentication))
 
     @router.post("/route")
     async def route(request: Request) -> Response:
         """Decide as POST /v1/chat/completions would, and explain instead of calling."""
-        principal = await authentication.of(request.scope["headers"])
+        principal: Principal = request.state.principal
         header = request.headers.get("x-pointsman-preference")
         knob = preference_of(header.encode() if header is not None else None)
         call = parse(
@@ -85,7 +85,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
     @router.post("/feedback")
     async def feedback(body: FeedbackBody, request: Request) -> dict[str, object]:
         """Record a judgement. The same one again changes nothing; another one needs `replace`."""
-        principal = await authentication.of(request.scope["headers"])
+        principal: Principal = request.state.principal
         by_key.take(f"key:{principal.key_id}")
         by_tenant.take(f"tenant:{principal.tenant}")
         judged = body.decision_id or body.response_id

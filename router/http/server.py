@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -66,6 +67,7 @@ def configuration(
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=int(server.drain_s),
+        timeout_keep_alive=cast(int, server.idle_s),  # it may be a float: a timer gets it as it is
         timeout_worker_healthcheck=WORKER_SILENT_S,
         backlog=2048,
     )

@@ -36,7 +36,27 @@ class Server(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8080, ge=0, le=65_535, description="Port; 0 takes a free one and prints it.")
     workers: int = Field(default=1, ge=1, le=256, description="Worker processes sharing the port.")
+    max_head_bytes: Annotated[Bytes, Field(ge=1024)] = Field(
+        default=64 * 2**10, description="Longest head of a request; beyond it the answer is 431."
+    )
+    max_headers: Positive = Field(default=100, description="Headers of a request; beyond it the answer is 431.")
+    head_s: Seconds = Field(default=10.0, description="How long a head may take to come; beyond it the answer is 408.")
     max_body_bytes: Bytes = Field(default=16 * 2**20, description="Largest request body; beyond it the answer is 413.")
+    body_s: Seconds = Field(
+        default=10.0, description="How long a body may take to come, beside what its rate allows; beyond it: 408."
+    )
+    body_bytes_per_s: Positive = Field(
+        default=1024, description="The slowest rate of a body: each so many bytes give it a second more."
+    )
+    idle_s: Seconds = Field(
+        default=5.0, description="How long a connection may do nothing, before its first request and after each."
+    )
+    max_connections: Positive = Field(
+        default=16_384, description="Connections to one worker at once; beyond it the answer is 503."
+    )
+    max_connections_per_address: Positive | None = Field(
+        default=None, description="The same from one address; null is no cap, for behind a proxy all have the proxy's."
+    )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins whose pages may call the gateway, e.g. ['https://app.example']; '*' is all."
     )
@@ -87,8 +107,8 @@ class Timeouts(Section):
     """How long a backend may take. Zero is not allowed: nothing waits for ever."""
 
     connect_s: Seconds = Field(default=5.0, description="To connect.")
-    first_byte_s: Seconds = Field(default=120.0, description="From the request to the first byte of the answer.")
-    idle_s: Seconds = Field(default=60.0, description="Silence within an answer.")
+    first_byte_s: Seconds = Field(default=120.0, description="From the request to the first event of the answer.")
+    idle_s: Seconds = Field(default=60.0, description="Without an event within an answer; comments are none.")
 
 
 class Breaker(Section):

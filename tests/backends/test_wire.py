@@ -47,9 +47,7 @@ async def engine(speak: Speak) -> AsyncIterator[tuple[OpenAIBackend, list[int]]]
             writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    backend = OpenAIBackend(
-        "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1]), name="mock", limits=LIMITS
-    )
+    backend = OpenAIBackend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", name="mock", limits=LIMITS)
     try:
         yield backend, heard
     finally:
@@ -208,6 +206,7 @@ NO_ANSWERS = [
     b"HTTP/2 200\r\n\r\n",
     b"\x00" * 100,
     b"HTTP/1.1 999999 OK\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
 ]
 
 
