@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, {**app_state, CONNECTION: self}, _loop)
         self._made = config, server_state, app_state
-        self._all: Connections = app_state[CONNECTIONS]
+        self._all: Connections = app_state.get(CONNECTIONS) or Connections(HeadLimits())
         self._address: str | None = None  # while it is counted
         self._wire = cast(asyncio.Transport, None)
         self._alarm: asyncio.TimerHandle | None = None  # of the first byte, then of an unfinished head

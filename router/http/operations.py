@@ -21,6 +21,7 @@ from fastapi.responses import HTMLResponse
 
 from router.errors import Forbidden, SettingsError, Unauthenticated
 from router.http.auth import Authentication, secret_of
+from router.http.connections import Connection
 from router.http.models import Ready, health
 from router.settings.sections import Telemetry
 
@@ -116,7 +117,9 @@ async def listening(address: str | None, app: FastAPI) -> AsyncIterator[None]:
     if address is None:
         yield
         return
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+    )
     server = _Quiet(config)
     with _bound(address) as listener:
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
