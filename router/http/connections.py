@@ -168,7 +168,9 @@ class Connection(HttpToolsProtocol):
             self._wait_on(head)
         elif head.count(b"\r\n", 0, end) > limits.headers:
             self._refuse(_too_long(f"the head has more than {limits.headers} headers"), head)
-        elif head[: head.find(b" ")] not in _METHODS:  # the parser would wait for what follows the preface of HTTP/2
+        elif (
+            head[:1].isalpha() and head[: head.find(b" ")] not in _METHODS
+        ):  # the parser would wait for what follows the preface of HTTP/2
             self._refuse(InvalidRequest("this method is not served", status=501, code="method_not_served"), head)
         elif head[: head.find(b"\r\n")].endswith(b" HTTP/1.0"):
             self._hand_over(head)
