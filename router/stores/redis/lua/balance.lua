@@ -16,12 +16,10 @@ for _, g in ipairs(limits) do
     local _, _, ends = period(g[7], now)
     ms = ends - now
   else
-    local gone, over = {}, math.max(1, c.sum + c.held + 1 - g[3])
-    for _, field in ipairs(c.stale) do gone[field] = true end
+    local over = math.max(1, c.sum + c.held + 1 - g[3])
     ms = (c.slot + c.keep + 1) * g[5] - now
     for slot = c.slot - c.keep, c.slot do
-      local field = int(slot % (c.keep + 1))
-      over = over - (not gone[field] and tonumber(redis.call('HGET', c.key, field)) or 0)
+      over = over - counted(c, int(slot % (c.keep + 1)))
       if over <= 0 then ms = (slot + c.keep + 1) * g[5] - now break end
     end
   end

@@ -80,13 +80,16 @@ local function is_limit(g)
     and is_whole(g[5], MOST) and is_whole(g[6], 1000) and CALENDARS[g[7]] and (g[7] ~= '' or g[5] > 0)
 end
 
--- The limits of a plan, or nil.
+-- The limits of a plan, or nil. A script may meet the same one twice: as an argument and in a hold.
+local read = {}
 local function limits_in(text)
+  if read[text] then return read[text] end
   local ok, plan = pcall(cjson.decode, text)
   if not ok or type(plan) ~= 'table' then return nil end
   for place, g in pairs(plan) do
     if type(place) ~= 'number' or not is_limit(g) then return nil end
   end
+  read[text] = plan
   return plan
 end
 
@@ -106,34 +109,43 @@ local function slot_of(g, at)
 end
 
 -- A counter as it stands now, read and not written: `t` newest slot, `s` sum over the slots that count, `h` held, and one
--- field for each slot modulo keep + 1.
+-- field for each slot modulo keep + 1. Slots that have left the window since are `stale`.
 local function counter(g, now)
   local key, keep, slot = P .. ':counter:' .. g[1], g[6], slot_of(g, now)
   local v = redis.call('HMGET', key, 't', 's', 'h')
-  local known = tonumber(v[1])
-  local c = {key = key, keep = keep, limit = g, slot = math.max(known or slot, slot), sum = tonumber(v[2]) or 0,
-    held = tonumber(v[3]) or 0, stale = {}, moved = not known or slot > known, adds = {}}
-  if known and slot > known then
-    for i = math.max(known + 1, slot - keep), slot do c.stale[#c.stale + 1] = int(i % (keep + 1)) end
-    for _, old in ipairs(redis.call('HMGET', key, unpack(c.stale))) do c.sum = c.sum - (tonumber(old) or 0) end
+  local known, sum, stale = tonumber(v[1]), tonumber(v[2]) or 0, nil
+  local moved = not known or slot > known
+  if known and moved then
+    stale = {}
+    for i = math.max(known + 1, slot - keep), slot do stale[#stale + 1] = int(i % (keep + 1)) end
+    for _, old in ipairs(redis.call('HMGET', key, unpack(stale))) do sum = sum - (tonumber(old) or 0) end
   end
-  return c
+  return {key = key, keep = keep, limit = g, slot = moved and slot or known, sum = sum, held = tonumber(v[3]) or 0,
+    stale = stale, moved = moved}
 end
 
--- Add to a slot if it still counts; less than nothing is never left, and more than 2^53 never counted.
+local function is_stale(c, field)
+  for _, each in ipairs(c.stale or {}) do
+    if each == field then return true end
+  end
+  return false
+end
+
+-- What a field of a slot counts now.
+local function counted(c, field)
+  return not is_stale(c, field) and tonumber(redis.call('HGET', c.key, field)) or 0
+end
+
+-- Add to a slot, once in a script, if it still counts; less than nothing is never left, and more than 2^53 never counted.
 local function add(c, slot, amount)
   if amount == 0 or slot > c.slot or slot < c.slot - c.keep then return end
-  local field = int(slot % (c.keep + 1))
+  c.field = int(slot % (c.keep + 1))
   if amount < 0 then
-    local there = 0
-    for _, stale in ipairs(c.stale) do there = stale == field and -1 or there end
-    there = there == 0 and tonumber(redis.call('HGET', c.key, field)) or 0
-    amount = -math.min(-amount, there, c.sum)
+    amount = -math.min(-amount, counted(c, c.field), c.sum)
   elseif amount > MOST - c.sum then
     c.over, amount = amount, MOST - c.sum
   end
-  c.sum = c.sum + amount
-  c.adds[#c.adds + 1] = {field, int(amount)}
+  c.sum, c.added = c.sum + amount, amount
 end
 
 local function hold(c, amount)
@@ -142,15 +154,16 @@ end
 
 -- Write a counter that has changed. The first write may need memory: where there is none, Redis refuses it all.
 local function save(c)
-  if c.moved or c.holds or #c.adds > 0 then
-    redis.call('HSET', c.key, 't', int(c.slot), 's', int(c.sum), 'h', int(c.held))
-  end
-  if #c.stale > 0 then redis.call('HDEL', c.key, unpack(c.stale)) end
-  for _, each in ipairs(c.adds) do redis.call('HINCRBY', c.key, each[1], each[2]) end
+  local key = c.key
   if c.moved then
     local g = c.limit
-    redis.call('EXPIRE', c.key, int(86400 + (g[7] == '' and math.ceil(g[5] * (c.keep + 2) / 1000) or 31968000)))
-  end
+    redis.call('HSET', key, 't', int(c.slot), 's', int(c.sum), 'h', int(c.held))
+    if c.stale then redis.call('HDEL', key, unpack(c.stale)) end
+    redis.call('EXPIRE', key, int(86400 + (g[7] == '' and math.ceil(g[5] * (c.keep + 2) / 1000) or 31968000)))
+  elseif c.added and c.holds then redis.call('HSET', key, 's', int(c.sum), 'h', int(c.held))
+  elseif c.added then redis.call('HSET', key, 's', int(c.sum))
+  elseif c.holds then redis.call('HSET', key, 'h', int(c.held)) end
+  if c.added then redis.call('HINCRBY', key, c.field, int(c.added)) end
 end
 
 local function as_json(detail)
@@ -262,7 +275,9 @@ end
 -- came last. Returns its run id; the life; and of it `opens`, the moment from which reservations are taken, and `doubt`:
 -- of holds from before that life it is not known what was sent, since a promoted replica may have been far behind.
 local function life(now)
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local server = redis.call('INFO', 'server')
+  local _, at = string.find(server, 'run_id:', 1, true)
+  local run = string.sub(server, at + 1, at + 40)
   local meta = redis.call('HMGET', P .. ':meta', 'run', 'life', 'opens', 'doubt')
   local number, opens, doubt = tonumber(meta[2]) or 0, tonumber(meta[3]) or 0, tonumber(meta[4]) or 0
   if meta[1] ~= run then

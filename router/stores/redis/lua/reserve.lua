@@ -31,11 +31,9 @@ local function wait(c, g, need)
     local _, _, ends = period(g[7], now)
     return math.max(1, ends - now)
   end
-  local gone, over = {}, c.sum + c.held + need - g[3]
-  for _, field in ipairs(c.stale) do gone[field] = true end
+  local over = c.sum + c.held + need - g[3]
   for slot = c.slot - c.keep, c.slot do
-    local field = int(slot % (c.keep + 1))
-    over = over - (not gone[field] and tonumber(redis.call('HGET', c.key, field)) or 0)
+    over = over - counted(c, int(slot % (c.keep + 1)))
     if over <= 0 then return math.max(1, (slot + c.keep + 1) * g[5] - now) end
   end
   return math.max(1, (c.slot + c.keep + 1) * g[5] - now)
