@@ -16,7 +16,7 @@ from router.stores.bounds import MAX_NANO_USD, MAX_TOKENS
 from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
 from router.stores.redis.connection import Link, Rejected
-from router.types import Budget, NanoUsd, RateLimit, Spend
+from router.types import NanoUsd, RateLimit, Spend
 from tests.stores.conftest import T0, Clock, RedisProcess
 from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
 from tests.stores.scripts import changed
@@ -286,7 +286,7 @@ async def test_a_late_correction_counts_on_the_day_of_the_charge(stores: Stores,
 
 
 async def test_an_emptied_soft_budget_is_told_exactly(stores: Stores, clock: Clock) -> None:
-    b = Budget("tenant:acme", NanoUsd(2**53), 3600, "rolling", False)
+    b = budget(2**53, hard=False)
     for _ in range(4):
         await buy(stores, principal(b), 2**51, now_ms=clock())
     kinds = [entry.kind for entry in await stores.audit.read()]
