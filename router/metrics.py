@@ -38,6 +38,9 @@ class PrometheusMeter(Metrics):
         self._backends: dict[str, bool] = {}
         self._breakers: dict[_Pair, str] = {}  # backend, engine -> state
         self._rented: Mapping[str, LearnedPrice] = {}  # by model
+        self.refused: Mapping[
+            str, int
+        ] = {}  # settlements that the store charged at their worst case, by who refused them
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Page(self))
 
@@ -87,6 +90,10 @@ class PrometheusMeter(Metrics):
         yield _counter("pointsman_decisions", "Decisions drawn", ("model", "policy"), self._decisions)
         yield _counter("pointsman_doubts", "Reports that did not fit", ("model", "kind"), self._doubts)
         yield _counter("pointsman_backend_failures", "Failed attempts", ("model", "error"), self._failures)
+        refused = CounterMetricFamily("pointsman_settlements_refused", "Charged at their worst case", labels=["by"])
+        for by, count in self.refused.items():
+            refused.add_metric([by], count)
+        yield refused
         yield self._histogram()
         yield GaugeMetricFamily("pointsman_holds", "Requests with a hold taken and not settled", value=self._holds)
         up = GaugeMetricFamily("pointsman_backend_up", "1 where the backend answers", labels=["backend"])

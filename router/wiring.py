@@ -121,6 +121,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         catalogue = fleet.catalogue()
         embedder = build_embedder(settings.embedder)
         meter = PrometheusMeter()
+        meter.refused = stores.refused
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
         renting = MachinePricing(rents_of(settings))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs
@@ -36,6 +37,9 @@ class Stores:
     keys: Registry
     audit: Audit
     spend: Spending
+    refused: Counter[str] = field(
+        default_factory=Counter
+    )  # settlements charged at their worst case, by who refused them
 
 
 @asynccontextmanager
@@ -99,7 +103,7 @@ async def _redis(
         await ledger.open()
         try:
             await audit.open()
-            yield Stores(ledger, log, keys, audit, RedisSpending(link))
+            yield Stores(ledger, log, keys, audit, RedisSpending(link), ledger.refused)
         finally:
             await ledger.aclose()
             await log.aclose()

@@ -48,3 +48,12 @@ def test_breakers_are_told_by_engine_and_forgotten_with_it() -> None:
     found = samples(meter)
     assert ("pointsman_breaker_state", "http://a", "vllm") not in found
     assert found["pointsman_breaker_state", "http://b", "vllm"] == 1
+
+
+def test_settlements_that_were_refused_are_counted_by_who_refused_them() -> None:
+    meter = PrometheusMeter()
+    assert ("pointsman_settlements_refused_total", "redis") not in samples(meter)
+    meter.refused = {"redis": 2, "usage": 1}
+    found = samples(meter)
+    assert found["pointsman_settlements_refused_total", "redis"] == 2
+    assert found["pointsman_settlements_refused_total", "usage"] == 1

@@ -64,7 +64,7 @@ async def test_a_spend_out_of_all_bounds_is_charged_once_at_its_worst_case_and_s
             await stores.ledger.settle(hold, lying)
             await stores.ledger.tend()
     assert await spent_and_held(stores, b, clock()) == (60, 0)
-    assert stores.ledger.refused == {"usage": 1}  # type: ignore[attr-defined]
+    assert stores.refused == {"usage": 1}
     assert [entry.kind for entry in await stores.audit.read()] == ["settlement.refused"]
     assert caplog.text.count("is refused") == 1
     lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
@@ -105,7 +105,7 @@ async def test_a_settlement_that_redis_refuses_is_charged_once_at_its_worst_case
             await stores.ledger.tend()
         await stores.ledger.settle(other, spend(30))
         assert await spent_and_held(stores, b, clock()) == (90, 0)
-        assert stores.ledger.refused == {"redis": 1}  # type: ignore[attr-defined]
+        assert stores.refused == {"redis": 1}
         refused = (await stores.audit.read())[0]
         assert refused.kind == "settlement.refused"
         assert "no twenties" in str(refused.detail["reason"])
