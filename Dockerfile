@@ -5,20 +5,22 @@ FROM python:3.12-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /opt/pointsman
-COPY pyproject.toml ./
-# The dependencies alone, so that a change of the code does not fetch them again.
+COPY deploy/requirements.txt deploy/sbom.py ./
+# The dependencies alone, so that a change of the code does not fetch them again; each file by its hash.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > base.txt \
-    && /opt/pointsman/bin/pip install --requirement base.txt
+    /opt/pointsman/bin/pip install --require-hashes --requirement requirements.txt
 ARG EXTRAS=""
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY policies policies
 COPY backends backends
 COPY router router
 COPY evaluation evaluation
 COPY cli cli
 COPY pointsman pointsman
-RUN --mount=type=cache,target=/root/.cache/pip /opt/pointsman/bin/pip install ".${EXTRAS}"
+# Extras are not in requirements.txt: they come as their publishers have them today.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/pointsman/bin/pip install --no-build-isolation ${EXTRAS:+--constraint requirements.txt} ".${EXTRAS}" \
+    && /opt/pointsman/bin/python sbom.py > /opt/pointsman/sbom.json
 
 FROM python:3.12-slim-bookworm
 LABEL org.opencontainers.image.title="Pointsman" org.opencontainers.image.licenses="Apache-2.0"

@@ -17,7 +17,7 @@ KUSTOMIZATIONS = sorted(FOLDER.glob("*/kustomization.yaml"))
 MANIFESTS = sorted(
     path for path in FOLDER.glob("*/*.yaml") if path.name not in {"kustomization.yaml", "pointsman.yaml"}
 )
-ENV = {"REDIS_PASSWORD": "password", "POINTSMAN_ADMIN_KEY": "sk-administrator"}
+ENV = {"REDIS_PASSWORD": "password", "POINTSMAN_ADMIN_KEY": "sk-administrator", "ENGINE_KEY": "engine-key"}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
