@@ -19,7 +19,7 @@ COPY cli cli
 COPY pointsman pointsman
 # Extras are not in requirements.txt: they come as their publishers have them today.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/pointsman/bin/pip install --no-build-isolation ${EXTRAS:+--constraint requirements.txt} ".${EXTRAS}" \
+    /opt/pointsman/bin/pip install --no-build-isolation ".${EXTRAS}" \
     && /opt/pointsman/bin/python sbom.py > /opt/pointsman/sbom.json
 
 FROM python:3.12-slim-bookworm

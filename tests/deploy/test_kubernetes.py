@@ -107,3 +107,77 @@ def test_open_answers_may_finish_before_a_gateway_is_killed() -> None:
     (gateway,) = [each for each in workloads() if each["metadata"]["name"] == "gateway"]
     settings = load(FOLDER / "base/pointsman.yaml", ENV)
     assert gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > settings.server.drain_s
+
+
+def policies() -> list[dict[str, Any]]:
+    return [each["spec"] for each in everything() if each["kind"] == "NetworkPolicy"]
+
+
+def picks(selector: dict[str, Any], pod: dict[str, Any]) -> bool:
+    """Whether a policy's or a peer's selector picks a workload's pods."""
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= pod["metadata"]["labels"].items()
+
+
+def test_nothing_comes_in_or_goes_out_but_by_a_rule() -> None:
+    closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert closed in policies()
+    assert all(set(each["policyTypes"]) == {"Ingress", "Egress"} for each in policies())
+
+
+def test_engines_and_redis_hear_the_gateway_and_nobody_else() -> None:
+    gateway = next(each for each in workloads() if each["metadata"]["name"] == "gateway")["spec"]["template"]
+    for each in workloads():
+        pod = each["spec"]["template"]
+        if pod == gateway:
+            continue
+        rules = [rule for one in policies() if picks(one["podSelector"], pod) for rule in one.get("ingress", [])]
+        peers = [peer for rule in rules for peer in rule["from"]]
+        assert peers
+        assert all(picks(peer["podSelector"], gateway) or picks(peer["podSelector"], pod) for peer in peers)
+        asked = {port["port"] for rule in rules for port in rule.get("ports", [])}
+        assert asked <= {8000, 6379}
+
+
+def test_the_gateway_says_things_to_redis_and_the_engines_only() -> None:
+    rules = [
+        rule for each in policies() if each["podSelector"].get("matchLabels") == GATEWAY for rule in each["egress"]
+    ]
+    assert all("to" in rule for rule in rules)
+    inside = [peer["podSelector"] for rule in rules for peer in rule["to"] if "podSelector" in peer]
+    for each in workloads():
+        pod = each["spec"]["template"]
+        reached = any(picks(selector, pod) for selector in inside)
+        assert reached == (each["metadata"]["name"] != "gateway"), each["metadata"]["name"]
+
+
+GATEWAY = {"app.kubernetes.io/name": "gateway"}
+
+
+def test_metrics_are_served_where_monitoring_may_come_and_nowhere_else() -> None:
+    for folder in ("base", "ray"):
+        telemetry = load(FOLDER / folder / "pointsman.yaml", ENV).telemetry
+        assert (telemetry.open_to, telemetry.listen) == ("nobody", "0.0.0.0:9090")
+    (gateway,) = [each for each in workloads() if each["metadata"]["name"] == "gateway"]
+    assert {"name": "metrics", "containerPort": 9090} in gateway["spec"]["template"]["spec"]["containers"][0]["ports"]
+    rules = [
+        rule for each in policies() if each["podSelector"].get("matchLabels") == GATEWAY for rule in each["ingress"]
+    ]
+    (scraped,) = [rule for rule in rules if {"protocol": "TCP", "port": 9090} in rule["ports"]]
+    assert scraped["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+def test_engines_ask_for_the_key_the_gateway_sends_and_are_not_root() -> None:
+    for folder in ("base", "ray"):
+        for backend in load(FOLDER / folder / "pointsman.yaml", ENV).backends.values():
+            assert isinstance(backend, VllmBackend)
+            assert all(each.api_key and each.api_key.get_secret_value() == "engine-key" for each in backend.replicas)
+    engines = [each["spec"]["template"] for each in workloads() if each["metadata"]["name"].startswith("vllm-")]
+    assert len(engines) == 3
+    for pod in engines:
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        for box in pod["spec"]["containers"]:
+            assert box["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            keys = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef", {}).get("key") for each in box["env"]}
+            assert keys["VLLM_API_KEY"] == "engine-key"
+            assert not any(mount["mountPath"].startswith("/root") for mount in box["volumeMounts"])
