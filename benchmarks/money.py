@@ -1,15 +1,21 @@
 """`python -m benchmarks.money {speed,faults}`: what a reservation costs, and whether money leaks when things die.
 
-`speed` has two controls beside the stores: `none` answers every request at once, so what it costs is the loop, its
-pauses and the benchmark; `book` decides and counts as the SQLite ledger does, and writes nothing down. Each figure
-stands as it was measured and, where `none` is among the stores, less what `none` took in the same pattern of requests.
+`speed` has a control beside the stores: `none` answers every request at once, so what it costs is the loop, its pauses
+and the benchmark. Each figure stands as it was measured and, where `none` is among the stores, less what `none` took in
+the same pattern of requests. Beside it stand the bars of SQLite, how much memory a case took, and how soon the ledger
+of a gateway that was killed is ready. `--write PATH` puts the table into a page between its two marks.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
+import os
+import resource
+import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -19,20 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import uvloop
 
 from benchmarks import faults
 from router.amounts import CALENDAR_S
-from router.stores.book import Book, Found, Opened, Settled
 from router.stores.open import open_stores
-from router.stores.refusals import Answer, hold_of
 from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
 
 WORST, COST = NanoUsd(60_000), NanoUsd(30_000)
 BATCHES = 5
 STEP = 7919  # walks over all tenants in no order
-WARM, STORING, WHOLE = 2, 25_000, 200_000  # requests: of everybody before, beyond, and of a case that is measured whole
+WARM = 2  # requests of everybody before
+MARKS = "<!-- speed -->", "<!-- /speed -->"
+BARS = {1: 150, 16: 80}  # CPU microseconds on SQLite, by requests at once
+ROWS, READY_S = 400_000, 2.0  # of a gateway that was killed, and how soon its ledger is ready
 
 
 def now_ms() -> int:
@@ -60,31 +66,6 @@ class Nothing:
         """Nothing."""
 
 
-class OnlyBook:
-    """A ledger that decides, encodes and counts in memory."""
-
-    def __init__(self) -> None:
-        self._book = Book(load=lambda _: None, load_line=lambda _: None)
-        self._encode = msgspec.msgpack.Encoder().encode
-
-    async def reserve(self, reservation: Reservation) -> Hold:
-        """As Ledger.reserve, where nothing stands in the way."""
-        found = self._book.consider(reservation)
-        assert isinstance(found, Found)
-        self._encode(Opened(found.ticket))
-        self._book.open(self._book.position + 1, found.ticket, found.plan)
-        plan, ticket = found.plan, found.ticket
-        used = (plan.gauges if plan.shown.soft else plan.alike, plan.shown, found.used)
-        return hold_of(Answer(ticket.decision_id, ticket.model, WORST, ticket.expires_ms, *used), ticket)
-
-    async def settle(self, hold: Hold, spend: Spend) -> None:
-        """As Ledger.settle."""
-        tokens = (spend.prompt_tokens, spend.completion_tokens)
-        end = Settled(hold.decision_id, now_ms(), spend.cost, *tokens, spend.outcome)
-        self._encode(end)
-        self._book.settle(self._book.position + 1, end)
-
-
 class Measured(Protocol):
     """What of a ledger is measured."""
 
@@ -105,7 +86,7 @@ async def opened(url: str) -> AsyncIterator[Measured]:
             yield stores.ledger
 
 
-CONTROLS: dict[str, Callable[[], Measured]] = {"none": Nothing, "book": OnlyBook}
+CONTROLS: dict[str, Callable[[], Measured]] = {"none": Nothing}
 
 
 async def one(ledger: Measured, who: Principal, offers: tuple[Offer, ...], name: str) -> None:
@@ -119,47 +100,38 @@ async def one(ledger: Measured, who: Principal, offers: tuple[Offer, ...], name:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured. `seen`: everybody has asked before; else most requests are the first of their tenant.
-
-    With many tenants that have been seen, SQLite stores balances for a third of the time: short batches begin in that
-    third, after WARM requests of each tenant and STORING more; `whole` is from one such third to the next.
-    """
+    """What is measured, after WARM requests of everybody."""
 
     tenants: int
     together: int = 1  # requests at once
     rate: float | None = None  # requests a second; None: as fast as they go
-    seen: bool = True
-    whole: bool = False
 
 
-CASES = (
-    Case(10),
-    Case(10, together=16),
-    Case(100_000),
-    Case(100_000, whole=True),
-    Case(100_000, seen=False),
-    Case(10, rate=1000.0),
-    Case(100_000, rate=1000.0),
-)
+CASES = (Case(10), Case(10, together=16), Case(100_000), Case(100_000, together=16), Case(10, rate=1000.0))
 
 
 async def asked_by_all(ledger: Measured, people: list[Principal], offers: tuple[Offer, ...]) -> None:
-    """WARM requests of everybody and, of many, STORING more; 64 at once."""
-    everybody = people * WARM + (people[:STORING] if len(people) > STORING else [])
+    """WARM requests of everybody, 64 at once."""
+    everybody = people * WARM
     for i in range(0, len(everybody), 64):
         await asyncio.gather(*(one(ledger, who, offers, f"a{i + j}") for j, who in enumerate(everybody[i : i + 64])))
 
 
-async def measure(url: str, case: Case, *, requests: int) -> list[float]:
-    """CPU microseconds of this process for one reserve and settle, in each of BATCHES batches, ascending."""
-    requests = WHOLE // BATCHES if case.whole else requests
+def rss_mib() -> float:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+async def measure(url: str, case: Case, *, requests: int) -> tuple[list[float], float]:
+    """CPU microseconds of this process for one reserve and settle, in each of BATCHES batches, ascending; MiB taken."""
     people = [principal(i) for i in range(case.tenants)]
     offers = (Offer("small", WORST, 1000, (Budget("model:small", NanoUsd(10**15), 3600),)),)
     async with opened(url) as ledger:
         for warm in range(200):
             await one(ledger, people[warm % case.tenants], offers, f"w{warm}")
-        if case.seen:
-            await asked_by_all(ledger, people, offers)
+        gc.collect()
+        before = rss_mib()
+        await asked_by_all(ledger, people, offers)
         gc.collect()
         gc.freeze()
         found = []
@@ -174,34 +146,69 @@ async def measure(url: str, case: Case, *, requests: int) -> list[float]:
                     await asyncio.sleep(early)
             found.append((time.process_time() - spent) / requests * 1e6)
         gc.unfreeze()
-        return sorted(found)
+        return sorted(found), rss_mib() - before
 
 
-async def speed(url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int) -> None:
-    """A table: store or control, tenants, requests at once, CPU for each."""
-    print(f"CPU us for one reserve + settle on six meters, in {BATCHES} batches of {requests} (whole: {WHOLE} in all)")
-    print(
-        f"{'store':8} {'tenants':>8} {'':>6} {'at once':>8} {'req/s':>8} {'least':>8} {'median':>8} {'mean':>8}", end=""
-    )
-    print(f" {'median - none':>14}")
+async def speed(url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int) -> list[str]:
+    """A table: store or control, tenants, requests at once, CPU for each, the bar, memory taken."""
+    lines = [f"CPU us for one reserve + settle on six counters, in {BATCHES} batches of {requests}"]
+    lines += [
+        f"{'store':8} {'tenants':>8} {'at once':>8} {'req/s':>8} {'least':>8} {'median':>8} {'less none':>10}"
+        f" {'bar':>6} {'MiB':>6}"
+    ]
     none: dict[Case, float] = {}
     for name in names:
         for case in CASES:
-            found = await measure(url_of(name, case), case, requests=requests)
+            found, mib = await measure(url_of(name, case), case, requests=requests)
             median = found[BATCHES // 2]
             if name == "none":
                 none[case] = median
             shown = "free" if case.rate is None else f"{case.rate:.0f}"
-            who = "whole" if case.whole else "seen" if case.seen else "first"
-            figures = f"{found[0]:8.1f} {median:8.1f} {sum(found) / BATCHES:8.1f}"
-            less = f"{median - none[case]:14.1f}" if case in none and name != "none" else ""
-            print(f"{name:8} {case.tenants:8} {who:>6} {case.together:8} {shown:>8} {figures} {less}", flush=True)
+            less = f"{median - none[case]:.1f}" if case in none and name != "none" else ""
+            bar = f"{BARS[case.together]}" if name == "sqlite" and case.rate is None else ""
+            row = f"{name:8} {case.tenants:8} {case.together:8} {shown:>8} {found[0]:8.1f} {median:8.1f}"
+            lines.append(f"{row} {less:>10} {bar:>6} {mib:6.1f}")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+# a gateway that was killed
+
+
+async def _killed(path: Path) -> None:
+    """Write ROWS rows as a gateway would have, and die."""
+    async with open_stores(f"sqlite:///{path}", clock=now_ms) as stores:
+        offers = (Offer("small", WORST, 1000, (Budget("model:small", NanoUsd(10**15), 3600),)),)
+        count = (ROWS - 1) // 7  # five counters, a line of spend and a hold for each
+        for i in range(0, count, 256):
+            people = [principal(j) for j in range(i, min(i + 256, count))]
+            await asyncio.gather(*(one(stores.ledger, who, offers, f"{who.key_id}s") for who in people))
+            now = now_ms()
+            asked = [Reservation(f"{who.key_id}h", who, offers, 600_000, now) for who in people]
+            await asyncio.gather(*(stores.ledger.reserve(each) for each in asked))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def ready(folder: Path) -> str:
+    """How long the next gateway takes until its first reservation is taken."""
+    path = folder / "killed.db"
+    dying = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.money", "killed", str(path))
+    await dying.wait()
+    began, spent = time.perf_counter(), time.process_time()
+    async with open_stores(f"sqlite:///{path}", clock=now_ms) as stores:
+        await stores.ledger.reserve(Reservation("first", principal(0), (Offer("small", WORST, 1000),), 1000, now_ms()))
+        wall, cpu = time.perf_counter() - began, time.process_time() - spent
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            rows = sum(file.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("counters", "spend", "holds"))
+    return (
+        f"sqlite: {rows} rows of a gateway that was killed, ready in {wall:.2f} s, {cpu:.2f} s of CPU (bar {READY_S} s)"
+    )
 
 
 def _speed(arguments: argparse.Namespace) -> int:
+    names = arguments.stores.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        run = faults.Run(Path(folder), store="redis", seed=0)
-        assert run.redis is not None
+        run = faults.Run(Path(folder), store="redis" if "redis" in names else "sqlite", seed=0)
 
         def fresh(store: str, case: Case) -> str:
             """A store nobody has asked yet."""
@@ -212,18 +219,36 @@ def _speed(arguments: argparse.Namespace) -> int:
                 f"sqlite:///{folder}/speed{number}.db" if store == "sqlite" else f"{run.url}?prefix={{speed{number}}}"
             )
 
-        run.redis.start()
+        if run.redis is not None:
+            run.redis.start()
         try:
-            uvloop.run(_when_up(run, fresh, arguments))
+            lines = uvloop.run(_when_up(run, fresh, names, requests=arguments.requests))
+            if "sqlite" in names:
+                lines.append(uvloop.run(ready(Path(folder))))
         finally:
-            run.redis.kill()
+            if run.redis is not None:
+                run.redis.kill()
+    print(*lines, sep="\n")
+    if arguments.write is not None:
+        _write(arguments.write, lines)
     return 0
 
 
-async def _when_up(run: faults.Run, url_of: Callable[[str, Case], str], arguments: argparse.Namespace) -> None:
-    assert run.redis is not None
-    await run.redis.listening()
-    await speed(url_of, arguments.stores.split(","), requests=arguments.requests)
+async def _when_up(
+    run: faults.Run, url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int
+) -> list[str]:
+    if run.redis is not None:
+        await run.redis.listening()
+    return await speed(url_of, names, requests=requests)
+
+
+def _write(page: Path, lines: list[str]) -> None:
+    """Put the table between the marks of a page."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise SystemExit(f"{page} has no {MARKS[0]} … {MARKS[1]}")
+    page.write_text("\n".join([before + MARKS[0], "```", *lines, "```", MARKS[1] + after]))
 
 
 def _faults(arguments: argparse.Namespace) -> int:
@@ -244,8 +269,12 @@ def main() -> int:
     verbs = parser.add_subparsers(required=True)
     quick = verbs.add_parser("speed", help="CPU per reserve + settle on both stores")
     quick.add_argument("--requests", type=int, default=4000)
-    quick.add_argument("--stores", default="none,book,sqlite,redis", help="which, by commas")
+    quick.add_argument("--stores", default="none,sqlite,redis", help="which, by commas")
+    quick.add_argument("--write", type=Path, help="a page with marks for the table")
     quick.set_defaults(run=_speed)
+    dying = verbs.add_parser("killed", help="fill a ledger and die, for `speed`")
+    dying.add_argument("path", type=Path)
+    dying.set_defaults(run=lambda arguments: asyncio.run(_killed(arguments.path)))
     hard = verbs.add_parser("faults", help="a crowd, then SIGKILL at random")
     hard.add_argument("--seconds", type=float, default=120)
     hard.add_argument("--store", choices=("redis", "sqlite"), default="redis")

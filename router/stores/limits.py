@@ -1,6 +1,6 @@
-"""Meters: how budgets and rate limits are counted, whatever the store. Pure integer arithmetic; fails nowhere.
+"""Limits: how budgets and rate limits are counted, whatever the store. Pure integer arithmetic; fails nowhere.
 
-A meter counts amounts in time slots. A rolling period of P is cut into 60 slots and a slot counts until all of it has
+Amounts are counted in time slots. A rolling period of P is cut into 60 slots and a slot counts until all of it has
 left the period, so no window of length P ever holds more than the limit, and what was spent is free again at most P/60
 late. A calendar period is one slot that nothing outlives.
 """
@@ -8,13 +8,12 @@ late. A calendar period is one slot that nothing outlives.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from router.stores.pages import Meter
 from router.types import Budget, Offer, Principal, RateLimit
 
 Kind = Literal["budget", "requests", "tokens", "concurrent"]
@@ -24,6 +23,7 @@ SLOTS = 60  # of one rolling period
 REMEMBERED = 120_000  # plans of keys and models, about 2 kB each
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
+CALENDARS = ("day", "week", "month", "year")
 
 
 class Gauge(msgspec.Struct, frozen=True, gc=False):
@@ -37,22 +37,33 @@ class Gauge(msgspec.Struct, frozen=True, gc=False):
     width_ms: int  # of a slot; 0 where `calendar` rules
     keep: int  # past slots that still count
     calendar: str | None = None
-    soft: int = 0  # the limit, where its crossing is an event instead of a refusal
 
-    def slot(self, at_ms: int) -> int:
-        """Number of the slot this moment falls into."""
-        return slot_of(at_ms, width_ms=self.width_ms, calendar=self.calendar)
 
-    def ends_ms(self, slot: int) -> int:
-        """When what was counted in this slot stops counting."""
+class Window(msgspec.Struct, frozen=True, gc=False):
+    """How long something counts, as the name of its meter says it."""
+
+    kind: Kind
+    width_ms: int  # of a slot; 0 where `calendar` rules
+    keep: int  # past slots that still count
+    calendar: str | None = None
+
+    def ends_ms(self, at_ms: int) -> int:
+        """When what is counted at this moment stops counting; 0 where it counts until it is given back."""
         if self.calendar is not None:
-            return _calendar_start_ms(self.calendar, slot + 1)
-        return (slot + self.keep + 1) * self.width_ms
+            return _calendar_end_ms(self.calendar, at_ms // DAY_MS)
+        if self.kind == "concurrent":
+            return 0
+        return (at_ms // self.width_ms + self.keep + 1) * self.width_ms
 
 
-def slot_of(at_ms: int, *, width_ms: int, calendar: str | None) -> int:
-    """Number of a slot: since 1970 for a fixed width, of the UTC calendar else."""
-    return at_ms // width_ms if calendar is None else _calendar_slot(calendar, at_ms // DAY_MS)
+@lru_cache(maxsize=1024)
+def window_of(meter: str) -> Window:
+    """The window of a meter: "3600" rolls over so many seconds, "month" is of the calendar."""
+    if meter in ("requests", "tokens", "concurrent"):
+        return Window(cast(Kind, meter), MINUTE_MS // SLOTS, SLOTS)
+    if meter in CALENDARS:
+        return Window("budget", 0, 0, meter)
+    return Window("budget", int(meter) * 1000 // SLOTS, SLOTS)
 
 
 @lru_cache(maxsize=1024)
@@ -75,12 +86,9 @@ def _calendar_start_ms(calendar: str, slot: int) -> int:
     return (date - dt.date(1970, 1, 1)).days * DAY_MS
 
 
-CALENDARS = ("day", "week", "month", "year")
-
-
-def calendar_slots(day: int) -> dict[str, int]:
-    """Number of each calendar's slot on a UTC day, counted since 1970."""
-    return {calendar: _calendar_slot(calendar, day) for calendar in CALENDARS}
+@lru_cache(maxsize=1024)
+def _calendar_end_ms(calendar: str, day: int) -> int:
+    return _calendar_start_ms(calendar, _calendar_slot(calendar, day) + 1)
 
 
 def calendar_bounds(calendar: str, at_ms: int) -> tuple[int, int, int]:
@@ -99,50 +107,24 @@ def _day(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
-def wait_ms(meter: Meter, gauge: Gauge, need: int, now_ms: int) -> int:
-    """Milliseconds until `need` fits, if nothing else comes. Holds are taken to last."""
-    if gauge.kind == "concurrent":
-        return 1000
-    over = meter.total + meter.held + need - gauge.limit
-    for slot, amount in meter.counted():
-        over -= amount
-        if over <= 0:
-            return max(1, gauge.ends_ms(slot) - now_ms)
-    return max(1, gauge.ends_ms(gauge.slot(now_ms)) - now_ms)
-
-
 def of_budget(budget: Budget) -> Gauge:
     """The gauge of a budget."""
-    calendar = budget.calendar
-    if calendar is not None:
-        width, keep, name = 0, 0, calendar
-    else:
-        width, keep, name = budget.period_s * 1000 // SLOTS, SLOTS, f"{budget.period_s}"
-    return Gauge(
-        scope=budget.scope,
-        meter=name,
-        kind="budget",
-        limit=budget.limit,
-        hard=budget.hard,
-        width_ms=width,
-        keep=keep,
-        calendar=calendar,
-        soft=0 if budget.hard else budget.limit,
-    )
+    return _gauge(budget.scope, budget.calendar or str(budget.period_s), budget.limit, hard=budget.hard)
+
+
+def _gauge(scope: str, meter: str, limit: int, *, hard: bool = True) -> Gauge:
+    window = window_of(meter)
+    return Gauge(scope, meter, window.kind, limit, hard, window.width_ms, window.keep, window.calendar)
 
 
 def of_limit(limit: RateLimit) -> Iterator[Gauge]:
     """The gauges of a rate limit: one for each thing it limits."""
     if limit.requests_per_minute is not None:
-        yield _rate(limit.scope, "requests", limit.requests_per_minute)
+        yield _gauge(limit.scope, "requests", limit.requests_per_minute)
     if limit.tokens_per_minute is not None:
-        yield _rate(limit.scope, "tokens", limit.tokens_per_minute)
+        yield _gauge(limit.scope, "tokens", limit.tokens_per_minute)
     if limit.concurrent is not None:
-        yield _rate(limit.scope, "concurrent", limit.concurrent)
-
-
-def _rate(scope: str, kind: Kind, limit: int) -> Gauge:
-    return Gauge(scope, kind, kind, limit, True, MINUTE_MS // SLOTS, SLOTS)
+        yield _gauge(limit.scope, "concurrent", limit.concurrent)
 
 
 def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
@@ -159,43 +141,6 @@ def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
             if mark not in limit.scope or limit.scope.partition(mark)[2] == model:
                 gauges += of_limit(limit)
     return tuple(gauges)
-
-
-class Charge(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One meter a hold counts on, and how to count there. The slot follows from the time, the amount from the hold."""
-
-    scope: str
-    meter: str
-    kind: str
-    width_ms: int
-    keep: int
-    calendar: str | None
-    soft: int  # the soft limit whose crossing is an event; 0: none
-
-    def slot(self, at_ms: int) -> int:
-        """As Gauge.slot."""
-        return slot_of(at_ms, width_ms=self.width_ms, calendar=self.calendar)
-
-
-Charges = tuple[Charge | Gauge, ...]  # one for each meter; a gauge says all that a charge does
-
-
-class Ticket(msgspec.Struct, array_like=True, gc=False):
-    """A hold as the stores keep it: enough to end it even where the store has forgotten it."""
-
-    decision_id: str
-    model: str
-    tenant: str
-    team: str
-    key_id: str
-    amount: int
-    tokens: int
-    at_ms: int
-    expires_ms: int
-    ends_ms: int  # never renewed beyond
-    sent: bool
-    charges: bytes  # see charges_in
-    seq: int = 0
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
@@ -217,80 +162,6 @@ def _shown(kinds: tuple[str, ...]) -> Shown:
         return tuple(place for place, found in enumerate(kinds) if found == kind)
 
     return Shown(places("requests"), places("tokens"), places("soft"))
-
-
-class Plan(msgspec.Struct):
-    """Everything a request of one principal to one offer must pass, and where it will count."""
-
-    gauges: tuple[Gauge, ...]
-    alike: tuple[Gauge, ...]  # the same without scopes: one object for all principals on the same terms
-    shown: Shown
-    charged: Charges
-    charges: bytes  # the same, as a ticket keeps them
-    meters: tuple[Meter, ...] = ()  # the gauges' meters as `owner` found them last
-    bound: Any = None  # what else it found
-    owner: object = None
-
-
-def plan_of(principal: Principal, offer: Offer) -> Plan:
-    """One charge for each meter among the gauges."""
-    gauges = gauges_of(principal, offer)
-    charged: Charges = gauges
-    if len({(g.scope, g.meter) for g in gauges}) < len(gauges):
-        charged = _merged(gauges)
-    rows = [(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, g.soft) for g in charged]
-    return Plan(gauges, alike(gauges), shown_of(gauges), charged, _encode(rows))
-
-
-def alike(charged: Iterable[Charge | Gauge]) -> tuple[Any, ...]:
-    """These without their scopes; the same object for all that are alike.
-
-    With a hundred thousand tenants what each of them has for itself is in no cache of the processor.
-    """
-    return _alike(tuple([_unscoped(each) for each in charged]))
-
-
-def _unscoped(each: Charge | Gauge) -> Charge | Gauge:
-    if isinstance(each, Gauge):
-        return Gauge(
-            "", each.meter, each.kind, each.limit, each.hard, each.width_ms, each.keep, each.calendar, each.soft
-        )
-    return Charge("", each.meter, each.kind, each.width_ms, each.keep, each.calendar, each.soft)
-
-
-@lru_cache(maxsize=1024)
-def _alike(charged: tuple[Any, ...]) -> tuple[Any, ...]:
-    return charged
-
-
-def _merged(gauges: tuple[Gauge, ...]) -> Charges:
-    charges: dict[tuple[str, str], Charge] = {}
-    for g in gauges:
-        known = charges.get((g.scope, g.meter))
-        if known is None or (known.soft == 0 and not g.hard):
-            charges[g.scope, g.meter] = Charge(g.scope, g.meter, g.kind, g.width_ms, g.keep, g.calendar, g.soft)
-    return tuple(charges.values())
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_charges = msgspec.msgpack.Decoder(tuple[Charge, ...]).decode
-_decode_rows = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, int, int, str | None, int], ...]).decode
-
-
-def charges_in(charges: bytes) -> tuple[Charge, ...]:
-    """The charges of a ticket."""
-    return _decode_charges(charges)
-
-
-def scopes_and_terms(charges: bytes) -> tuple[tuple[str, ...], tuple[Charge, ...]]:
-    """The scopes of a ticket's charges, and these without their scopes as `alike` gives them."""
-    rows = _decode_rows(charges)
-    return tuple([row[0] for row in rows]), _terms(tuple([row[1:] for row in rows]))
-
-
-@lru_cache(maxsize=1024)
-def _terms(rows: tuple[tuple[Any, ...], ...]) -> tuple[Charge, ...]:
-    return tuple(Charge("", *row) for row in rows)
 
 
 class PlanCache(Generic[P]):

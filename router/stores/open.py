@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs
 
-from router.errors import SettingsError
+from router.errors import SettingsError, StoreUnavailable
 from router.ports import Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
@@ -74,9 +75,11 @@ async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> Asyn
     try:
         await ledger.open()
         try:
-            yield Stores(ledger, log, keys, audit, SqliteSpending(database, ledger))
+            yield Stores(ledger, log, keys, audit, SqliteSpending(database))
         finally:
             await ledger.aclose()
+            with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file
+                await log.aclose()
     finally:
         await database.aclose()
 

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 import msgspec
 
 from router.errors import BudgetExceeded, RateLimited
-from router.stores.book import Refusal
 from router.stores.limits import MINUTE_MS, Gauge, Shown
 from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """Why no offer fits, and when the first one would."""
+
+    gauge: Gauge
+    used: int
+    need: int
+    wait_ms: int
 
 
 def refuse(refusal: Refusal) -> BudgetExceeded | RateLimited:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from router.errors import Conflict, NotFound, SettingsError
-from router.stores.codec import MOST_JUDGEMENTS, encode
+from router.stores.codec import MOST_JUDGEMENTS
 from router.stores.open import Stores, open_stores
 from router.types import Feedback
 from tests.stores.conftest import Clock
@@ -150,22 +147,3 @@ async def test_a_judgement_that_is_replaced_again_and_again_is_refused(url: str,
             await stores.log.judge(Feedback("a", 99, 0.5, replace=True, tenant="acme"))
         assert not await stores.log.judge(Feedback("a", 99, (MOST_JUDGEMENTS - 1) % 2, tenant="acme"))
         assert len(await entries(stores)) == 1 + MOST_JUDGEMENTS
-
-
-async def test_a_log_of_an_earlier_version_is_kept_and_shrinks(clock: Clock, tmp_path: Path) -> None:
-    file = tmp_path / "a.db"
-    with contextlib.closing(sqlite3.connect(file)) as old:
-        old.execute(
-            "CREATE TABLE log (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, decision_id TEXT NOT NULL,"
-            " response_id TEXT, body BLOB NOT NULL)"
-        )
-        for i in range(300):
-            row = ("d", f"old{i}", encode(decision(f"old{i}")))
-            old.execute("INSERT INTO log (kind, decision_id, body) VALUES (?, ?, ?)", row)
-        old.commit()
-    async with open_stores(f"sqlite:///{file}?log_entries=300", clock=clock) as stores:
-        assert await stores.log.judge(Feedback("old0", 1, 1.0, tenant="acme"))
-        await remembered(stores, "acme", 300)
-        held = [entry.decision_id for entry in await entries(stores)]  # type: ignore[attr-defined]
-    assert len(held) <= 300 + SLACK
-    assert sum(name.startswith("acme") for name in held) >= 150

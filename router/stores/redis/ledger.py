@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 
 from router.errors import Conflict, SettingsError, StoreUnavailable
-from router.stores.book import Refusal
 from router.stores.bounds import check_offers, why_refused, worst_case
 from router.stores.keys import Guard, keep_if_good
 from router.stores.limits import PlanCache, of_budget
@@ -42,7 +41,7 @@ from router.stores.redis.settlement import (
 )
 from router.stores.redis.settling import Settling
 from router.stores.redis.wire import Argument, Unanswered
-from router.stores.refusals import Answer, hold_of, refuse
+from router.stores.refusals import Answer, Refusal, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")

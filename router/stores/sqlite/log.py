@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 import msgspec
@@ -30,9 +30,10 @@ from router.stores.codec import (
     unknown,
 )
 from router.stores.sqlite import shares
-from router.stores.sqlite.database import FLUSH_S, Database, Execute
+from router.stores.sqlite.database import Database, Work, insertion, parts
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
+FLUSH_S = 0.05  # how long a record waits for a transaction to ride in
 WAITING = 10_000  # records kept while the file is away
 LATE_S = 2 * FLUSH_S  # feedback may come this much before its decision
 TOGETHER = 64  # records that need not wait for company
@@ -41,7 +42,7 @@ TRIM_EVERY = 128  # records; fewer than are removed at once, so that a log that 
 FOLLOW_S = 0.25  # how soon records of other processes are seen
 OWN = 2_000  # records of this process kept for its followers, which need not read and decode them again
 
-INSERT = "INSERT INTO log (kind, tenant, decision_id, response_id, body) VALUES (?, ?, ?, ?, ?)"
+TABLE = "log (kind, tenant, decision_id, response_id, body)"
 Row = tuple[str, str, str, str | None, bytes]
 
 
@@ -51,23 +52,34 @@ class SqliteLog:
     def __init__(self, database: Database, *, kept: int) -> None:
         self._db, self._kept = database, kept
         self._grown_by = TRIM_EVERY  # since it was trimmed: look at the first opportunity
-        self._rows: list[Row] = []
-        self._records: list[DecisionRecord | SettlementRecord] = []  # of these rows
-        self._boarded = 0
-        self._first = 0  # position of the first of those boarded
+        self._waiting: list[tuple[Row, LogEntry]] = []
+        self._due = False  # all that wait shall be written with the next transaction
+        self._boarded, self._last = 0, 0  # how many of them are being written, and the position of the last
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
         self._own: dict[int, LogEntry] = {}  # the latest of this process, by position
         self._grown = asyncio.Event()
-        database.riders.append(self)
-        database.preparations.append(shares.prepare)
+        database.participants.append(self)
+        database.on_commit.append(self._grown.set)
 
     async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
         """Append. Raises: StoreUnavailable where too many records wait already."""
-        if len(self._rows) >= WAITING:
+        if len(self._waiting) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")
-        kind = KINDS[type(record)]
-        self._rows.append((kind, record.tenant, record.decision_id, response_of(record), encode(record)))
-        self._records.append(record)
-        self._db.soon()
+        row = (KINDS[type(record)], record.tenant, record.decision_id, response_of(record), encode(record))
+        self._waiting.append((row, record))
+        self._soon()
+
+    async def aclose(self) -> None:
+        """Write what waits. Raises: StoreUnavailable."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits. Raises: StoreUnavailable."""
+        self._due = True
+        await self._db.transact(_nothing)
 
     async def judge(self, feedback: Feedback) -> bool:
         """Append a judgement; False where the same one is already recorded.
@@ -96,14 +108,14 @@ class SqliteLog:
                 raise judged_by_another(given)
             if times >= MOST_JUDGEMENTS:
                 raise judged_too_often(given)
-            self._db.execute(INSERT, ("f", given.tenant, decision_id, None, encode(given)))
+            row = ("f", given.tenant, decision_id, None, encode(given))
+            self._db.execute(insertion(TABLE, len(row), 1), row)
             shares.add(self._db.execute, (given.tenant,))
             self._grown_by += 1
             return True
 
-        fresh = await self._db.transact(work, due=True)
-        self._grown.set()
-        return fresh
+        self._due = True
+        return await self._db.transact(work)
 
     async def tail(self, after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
         """Entries after a position with their positions, oldest first; waits for more if `follow`."""
@@ -119,36 +131,58 @@ class SqliteLog:
             if rows:
                 await asyncio.sleep(0)
             elif not follow:
-                if not self._rows:
+                if not self._waiting:
                     return
-                await self._db.transact(_nothing, due=True)
+                await self.flush()
             else:
                 await self._wait()
 
-    # riding along
+    # riding along, on the writer's thread
 
-    def board(self, execute: Execute, *, due: bool) -> None:
+    def begin(self, works: Sequence[Work]) -> None:
         """Write what waits, many at once: a page then takes several."""
-        self._boarded = len(self._rows) if due or len(self._rows) >= TOGETHER else 0
+        due, self._due = self._due, False
+        self._boarded = len(self._waiting) if due or len(self._waiting) >= TOGETHER else 0
+        for part in parts(self._waiting[: self._boarded]):
+            written = self._db.execute(insertion(TABLE, 5, len(part)), [value for row, _ in part for value in row])
+            self._last = written.lastrowid or 0  # the writer is alone: they follow one another
         if self._boarded:
-            self._db.executemany(INSERT, self._rows[: self._boarded])
-            last: int = execute("SELECT last_insert_rowid()").fetchone()[0]
-            self._first = last - self._boarded + 1  # the writer is alone: they follow one another
-            shares.add(execute, [row[1] for row in self._rows[: self._boarded]])
+            shares.add(self._db.execute, [row[1] for row, _ in self._waiting[: self._boarded]])
         self._grown_by += self._boarded
         if self._grown_by >= TRIM_EVERY:
             self._grown_by = 0
-            shares.shrink(execute, self._kept)
+            shares.shrink(self._db.execute, self._kept)
 
-    def arrive(self) -> None:
-        """It is committed."""
-        if self._boarded:
+    def finish(self) -> None:
+        """Everything has been written."""
+
+    def ended(self, *, committed: bool) -> None:
+        """What was written waits no longer."""
+        boarded, self._boarded = self._boarded, 0
+        if not committed:
+            self._due = self._due or boarded > 0
+        elif boarded:
             own = self._own
-            own.update(enumerate(self._records[: self._boarded], self._first))
+            own.update(enumerate([record for _, record in self._waiting[:boarded]], self._last - boarded + 1))
             while len(own) > min(OWN, self._kept):
                 del own[next(iter(own))]
-            del self._rows[: self._boarded], self._records[: self._boarded]
-            self._grown.set()
+            del self._waiting[:boarded]
+
+    # on the loop
+
+    def _soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self._start_flush)
+
+    def _start_flush(self) -> None:
+        self._timer = None
+        self._flushing = asyncio.get_running_loop().create_task(self._flush_quietly())
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self.flush()
+        except StoreUnavailable:
+            self._soon()
 
     async def _wait(self) -> None:
         self._grown.clear()

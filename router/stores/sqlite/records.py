@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.keys import Kind
-from router.stores.pages import Line, LineKey, lines_in
 from router.stores.reports import AuditEntry, SpendLine
 from router.stores.sqlite.database import Database, trim
-from router.stores.sqlite.ledger import SqliteLedger
 
 
 class SqliteShelf:
@@ -67,28 +65,15 @@ class SqliteAudit:
 
 
 class SqliteSpending:
-    """Spending: the lines of the ledger's book."""
+    """Spending: the table of it."""
 
-    def __init__(self, database: Database, ledger: SqliteLedger) -> None:
-        self._db, self._ledger = database, ledger
+    def __init__(self, database: Database) -> None:
+        self._db = database
 
     async def lines(self, *, since: str, until: str) -> list[SpendLine]:
         """One line for each day, tenant, team, key and model. Raises: StoreUnavailable."""
-        await self._ledger.store()
         sql = (
             "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost FROM spend"
-            " WHERE day BETWEEN ? AND ?"
+            " WHERE day BETWEEN ? AND ? ORDER BY 1, 2, 3, 4, 5"
         )
-        pages = await self._db.read_aside("SELECT lines FROM page WHERE lines <> x''", (), _lines_of)
-        found = dict(await self._db.read_aside(sql, (since, until), _row))  # second: lines go from pages to rows
-        for lines in pages:  # what is on a page is newer
-            found.update((key, line) for key, line in lines.items() if since <= key[0] <= until)
-        return [SpendLine(*key, *line) for key, line in sorted(found.items())]
-
-
-def _row(row: tuple[str, str, str, str, str, int, int, int, int]) -> tuple[LineKey, Line]:
-    return row[:5], list(row[5:])
-
-
-def _lines_of(row: tuple[bytes]) -> dict[LineKey, Line]:
-    return lines_in(row[0])
+        return await self._db.read_aside(sql, (since, until), lambda row: SpendLine(*row))

@@ -15,28 +15,12 @@ from router.stores.sqlite.database import Execute
 ALL = "|all"  # the sum; no tenant's name holds a |
 CHUNK = 32  # entries taken from one tenant at once, at most half of what it has
 
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS log_share (tenant TEXT PRIMARY KEY, entries INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS log_share_entries ON log_share (entries)",
-    "CREATE INDEX IF NOT EXISTS log_tenant ON log (tenant)",
-)
 ADD = (
     "INSERT INTO log_share (tenant, entries) VALUES (?, ?)"
     " ON CONFLICT (tenant) DO UPDATE SET entries = entries + excluded.entries"
 )
 # never the newest: its number would be given again
 OLDEST = "SELECT seq FROM log WHERE tenant = ? AND seq < (SELECT max(seq) FROM log) ORDER BY seq LIMIT ?"
-
-
-def prepare(execute: Execute) -> None:
-    """Make what is missing in a file of an earlier version, whose entries count as nobody's."""
-    if "tenant" not in {row[1] for row in execute("PRAGMA table_info(log)")}:
-        execute("ALTER TABLE log ADD COLUMN tenant TEXT NOT NULL DEFAULT ''")
-    for statement in SCHEMA:
-        execute(statement)
-    if execute("SELECT 1 FROM log_share LIMIT 1").fetchone() is None:
-        execute("INSERT INTO log_share SELECT tenant, count(*) FROM log GROUP BY tenant")
-        execute("INSERT INTO log_share SELECT ?, count(*) FROM log", (ALL,))
 
 
 def add(execute: Execute, tenants: Iterable[str]) -> None:

@@ -1,0 +1,84 @@
+"""The tables of the SQLite file, as an operator finds them in the sqlite3 shell.
+
+Fails with StoreUnavailable where the file is of another form.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from router.errors import StoreUnavailable
+
+VERSION = 2  # of these tables; as PRAGMA user_version
+TOP = 1 << 62  # no amount grows beyond
+
+_AMOUNT = f"INTEGER NOT NULL CHECK ({{0}} BETWEEN 0 AND {TOP})"
+
+
+def _amounts(*names: str) -> str:
+    return ", ".join(f"{name} {_AMOUNT.format(name)}" for name in names)
+
+
+_WHO = "tenant TEXT NOT NULL, team TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL"
+
+SCHEMA = f"""
+-- One row for each limit that something counts on: nano-USD, requests, tokens, or requests at once.
+-- spent: what counts now or has counted until lately, in all; fresh: the newest part of it, until ends_ms;
+-- past: older parts, as a list of [when it stops counting, amount].
+CREATE TABLE counters (
+    scope TEXT NOT NULL, meter TEXT NOT NULL, {_amounts("spent", "held")},
+    fresh INTEGER NOT NULL CHECK (fresh BETWEEN 0 AND spent), {_amounts("ends_ms")}, past TEXT NOT NULL DEFAULT '[]',
+    PRIMARY KEY (scope, meter)) WITHOUT ROWID, STRICT;
+-- The same as of now.
+CREATE VIEW balances AS SELECT scope, meter,
+    fresh * (ends_ms > unixepoch() * 1000) + (SELECT ifnull(sum(part.value ->> 1), 0) FROM json_each(past) AS part
+        WHERE part.value ->> 0 > unixepoch() * 1000) AS spent, held FROM counters;
+-- Requests under way. counts: a list of [scope, meter, soft limit or 0].
+CREATE TABLE holds (
+    decision TEXT PRIMARY KEY, {_WHO}, {_amounts("amount", "tokens", "at_ms", "expires_ms", "longest_ms")},
+    sent INTEGER NOT NULL CHECK (sent IN (0, 1)), counts TEXT NOT NULL) WITHOUT ROWID, STRICT;
+-- Holds whose lease ran out: a late settlement corrects what was charged.
+CREATE TABLE expired (
+    decision TEXT PRIMARY KEY, {_WHO}, {_amounts("amount", "charged", "ended_ms")},
+    sent INTEGER NOT NULL CHECK (sent IN (0, 1)), counts TEXT NOT NULL) WITHOUT ROWID, STRICT;
+CREATE TABLE spend (
+    day TEXT NOT NULL, {_WHO}, {_amounts("requests", "prompt_tokens", "completion_tokens", "cost")},
+    PRIMARY KEY (day, tenant, team, key, model)) WITHOUT ROWID, STRICT;
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)
+    STRICT;
+-- newest_ms: the newest time that was written; keys: grows with each change of a tenant, a team or a key.
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID, STRICT;
+INSERT INTO facts VALUES ('keys', 0), ('newest_ms', 0);
+CREATE TABLE log (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, tenant TEXT NOT NULL, decision_id TEXT NOT NULL, response_id TEXT,
+    body BLOB NOT NULL) STRICT;
+CREATE INDEX log_tenant ON log (tenant);
+CREATE INDEX log_decision ON log (decision_id);
+CREATE INDEX log_response ON log (response_id) WHERE response_id IS NOT NULL;
+-- How many of the log's entries are whose; "|all" has the sum.
+CREATE TABLE log_share (tenant TEXT PRIMARY KEY, {_amounts("entries")}) WITHOUT ROWID, STRICT;
+CREATE INDEX log_share_entries ON log_share (entries);
+CREATE TABLE shelf (
+    kind TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID, STRICT;
+PRAGMA user_version = {VERSION};
+"""
+
+
+def create_or_check(connection: sqlite3.Connection, *, path: object) -> None:
+    """Make the tables of a new file, in one transaction. Raises: StoreUnavailable where there are others."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        is_new = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if found == 0 and is_new:
+            for statement in SCHEMA.split(";\n"):
+                connection.execute(statement)
+        elif found != VERSION:
+            raise StoreUnavailable(
+                f"{path} holds tables of another form (version {found}, not {VERSION}): move it away to begin anew."
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
