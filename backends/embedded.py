@@ -13,10 +13,11 @@ from pathlib import Path
 from backends.anyprec.engine.requests import Rejected
 from backends.anyprec.engine.service import CHAT, TEXT, Broken, EmbeddedModel, Exchange, Service
 from backends.anyprec.engine.worker import QueueFull
-from backends.errors import Failed, Overloaded, Refused
+from backends.errors import Failed, Overloaded, Refused, Unsupported
 from backends.openai import merged_fields
 from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request
+from backends.unsupported import is_unsupported
 
 RETRY_AFTER_S = 1.0
 
@@ -62,12 +63,13 @@ class EmbeddedBackend:
     def _ask(self, request: Request) -> Exchange:
         if request.path not in (CHAT, TEXT):
             rejected = Rejected(f"the embedded engine does not serve {request.path}", status=404, code="not_found")
-            raise Refused(str(rejected), backend=self.name, status=404, body=rejected.body)
+            raise Unsupported(str(rejected), backend=self.name, status=400, body=rejected.body, no_path=True)
         try:
             fields = {**merged_fields(request), "stream": request.stream}
             return self._service.ask(request.path, fields, request_id=request.headers.get("x-request-id"))
         except Rejected as error:
-            raise Refused(str(error), backend=self.name, status=error.status, body=error.body) from error
+            kind = Unsupported if is_unsupported(error.status, error.body) else Refused
+            raise kind(str(error), backend=self.name, status=error.status, body=error.body) from error
         except QueueFull as error:
             raise Overloaded(str(error), backend=self.name, retry_after_s=RETRY_AFTER_S) from error
 

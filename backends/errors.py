@@ -42,6 +42,14 @@ class Refused(BackendError):
         self.body = body
 
 
+class Unsupported(Refused):
+    """What this model cannot do at all: another one may. `no_path`: the engine does not have the protocol asked in."""
+
+    def __init__(self, message: str, *, backend: str, status: int, body: bytes, no_path: bool = False) -> None:
+        super().__init__(message, backend=backend, status=status, body=body)
+        self.no_path = no_path
+
+
 class Failed(BackendError):
     """The engine is there and did not answer properly."""
 

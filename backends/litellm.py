@@ -15,11 +15,12 @@ from typing import Any, cast
 
 import msgspec
 
-from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable
+from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, Unsupported
 from backends.http1 import Limits
 from backends.openai import merged_fields, retry_after_s
 from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request
+from backends.unsupported import is_unsupported
 
 _CALLS = {  # litellm's function and the field it cannot do without
     "/v1/chat/completions": ("acompletion", "messages"),
@@ -85,7 +86,7 @@ class LiteLLMBackend:
         if needed not in request.fields:
             said = f"This model does not serve {request.path} without {needed or 'an engine of its own'}."
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
-            raise Refused(said, backend=self.name, status=400, body=body)
+            raise Unsupported(said, backend=self.name, status=400, body=body, no_path=not call)
         try:
             answer = await getattr(self._litellm, call)(**self._arguments(request, needed))
         except Exception as problem:
@@ -160,7 +161,8 @@ class LiteLLMBackend:
             return Overloaded(said, backend=self.name, retry_after_s=wait_s)
         if isinstance(status, int) and 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
-            return Refused(said, backend=self.name, status=status, body=body)
+            kind = Unsupported if is_unsupported(status, said.encode()) else Refused
+            return kind(said, backend=self.name, status=status, body=body)
         if status in {401, 403}:
             return Failed(f"answered {status}: it does not accept the gateway's own key", backend=self.name)
         return Failed(said, backend=self.name)

@@ -12,12 +12,14 @@ from time import time
 
 import msgspec
 
-from backends.errors import BackendError, Failed, Overloaded, Refused
+from backends.errors import BackendError, Failed, Overloaded, Refused, Unsupported
 from backends.http1 import Client, Limits, Response
 from backends.sse import PlainReply, StreamReply
 from backends.types import Reply, Request
+from backends.unsupported import is_missing_path, is_unsupported
 
 _COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the others always report usage
+CHAT = "/v1/chat/completions"
 _OPERATOR_STATUSES = frozenset({401, 403, 404, 405, 408})  # the key, model name and path are ours, not the client's
 _SHOWN_BYTES = 300
 
@@ -55,7 +57,7 @@ class OpenAIBackend:
             raise Refused(str(problem), backend=self.name, status=400, body=b"") from problem
         try:
             if response.status != 200:
-                await self._refuse(response)
+                await self._refuse(response, request.path)
             return await self._reply(response, request)
         except BaseException:
             response.close()
@@ -99,17 +101,26 @@ class OpenAIBackend:
         await reply.start(partial(response.read, self.limits.first_byte_s))
         return reply
 
-    async def _refuse(self, response: Response) -> None:
+    async def _refuse(self, response: Response, path: str) -> None:
         status, body = response.status, await response.body(self.limits)
         shown = body[:_SHOWN_BYTES].decode("utf-8", errors="replace")
         if status in {429, 503}:
             wait_s = retry_after_s(response.header(b"retry-after") or None, time())
             raise Overloaded(f"answered {status}: {shown}", backend=self.name, retry_after_s=wait_s)
+        no_path = path != CHAT and is_missing_path(status, body)
+        if no_path or is_unsupported(status, body):
+            said = f"answered {status}: {shown}"
+            raise Unsupported(said, backend=self.name, status=_told(status), body=body, no_path=no_path)
         if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
         if status in {401, 403}:
             raise Failed(f"answered {status}: it does not accept the gateway's own key", backend=self.name)
         raise Failed(f"answered {status}: {shown}", backend=self.name)
+
+
+def _told(status: int) -> int:
+    """The status a client is told: what an engine lacks is not the client's missing path."""
+    return 400 if status in _OPERATOR_STATUSES or status >= 500 else status
 
 
 def body_of(request: Request) -> bytes:

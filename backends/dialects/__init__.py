@@ -5,7 +5,7 @@ event by event. How it fails: what chat completions cannot say is refused with U
 """
 
 from backends.dialects import messages, responses
-from backends.dialects.over_chat import UNSUPPORTED, send_over_chat
+from backends.dialects.over_chat import send_over_chat
 from backends.dialects.types import Dialect, Untranslatable
 
 DIALECTS: dict[str, Dialect] = {"/v1/messages": messages.MESSAGES, "/v1/responses": responses.RESPONSES}
@@ -13,4 +13,4 @@ DIALECTS: dict[str, Dialect] = {"/v1/messages": messages.MESSAGES, "/v1/response
 ABILITIES = {"/v1/messages": "messages", "/v1/responses": "responses"}
 """What an engine can that speaks the protocol of a path itself."""
 
-__all__ = ["ABILITIES", "DIALECTS", "UNSUPPORTED", "Dialect", "Untranslatable", "send_over_chat"]
+__all__ = ["ABILITIES", "DIALECTS", "Dialect", "Untranslatable", "send_over_chat"]

@@ -1,6 +1,6 @@
 """Sends requests of another protocol to a model that only speaks chat completions, and brings its answers back.
 
-How it fails: what chat completions cannot say is Refused with the code `unsupported`, before anything is sent.
+How it fails: what chat completions cannot say is Unsupported, before anything is sent.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import msgspec
 
 from backends.dialects.types import Dialect, Events, Untranslatable
-from backends.errors import Refused
+from backends.errors import Refused, Unsupported
 from backends.types import Reply, Request, Usage
 
 CHAT = "/v1/chat/completions"
-UNSUPPORTED = "unsupported"  # the code of what this model cannot be asked, and another one may
+_CODE = "unsupported"  # what this model cannot be asked, and another one may
 
 
 class Sender(Protocol):
@@ -40,8 +40,9 @@ def _chat(asked: Mapping[str, Any], dialect: Dialect, request: Request) -> dict[
         said, param = str(problem), problem.param
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         said, param = f"the request is not as {request.path} wants it: {type(problem).__name__} {problem}", None
-    error = {"message": said, "type": "invalid_request_error", "param": param, "code": UNSUPPORTED}
-    raise Refused(said, backend=request.model, status=400, body=msgspec.json.encode({"error": error}))
+    error = {"message": said, "type": "invalid_request_error", "param": param, "code": _CODE}
+    kind = Unsupported if param is not None else Refused
+    raise kind(said, backend=request.model, status=400, body=msgspec.json.encode({"error": error}))
 
 
 class TranslatedReply:

@@ -19,6 +19,7 @@ from backends.types import Embedder
 from policies.preference import preference_price
 from policies.types import BudgetState, Estimates, Policy, Proposal, RouteContext
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.gateway.abilities import Inabilities
 from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
 from router.gateway.escalation import Escalating
 from router.gateway.machine_pricing import MachinePricing, prior_speed
@@ -78,6 +79,7 @@ class Decider:
         self.renting = renting or MachinePricing({})
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.saturated: set[str] = set()  # … backends with no room in any engine: used only where nobody else is left
+        self.unable = Inabilities(clock)
         self._learning = learning
         self._ledger = ledger
         self._embedder = embedder
@@ -208,7 +210,8 @@ class Decider:
     def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
         """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
         needs = call.needs
-        if not without and not self.down and not self.saturated and is_usual(needs, principal):
+        is_plain = not (needs.features and self.unable)
+        if is_plain and not without and not self.down and not self.saturated and is_usual(needs, principal):
             if self._usual_of is not self.catalogue:
                 self._usual_of = self.catalogue
                 self._usual.clear()
@@ -233,6 +236,8 @@ class Decider:
             if why is None and call.needs.unforeseen:
                 refuse = self.options.refuse_unforeseen
                 why = unbounded_reason(model, call.needs, principal, refuse=refuse)
+            if why is None and call.needs.pinned is None and self.unable:
+                why = self.unable.reason(principal.tenant, model.name, call.needs.features)
             if why is None and model.name in without:
                 why = "failed on this request"
             if why is None:

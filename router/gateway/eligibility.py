@@ -31,6 +31,7 @@ class Requirements(msgspec.Struct, frozen=True):
     max_cost: NanoUsd | None = None
     images: int = 0
     messages: int = 1
+    features: frozenset[str] = frozenset()  # what is asked beyond plain text: see abilities
 
 
 OVER_CHAT = frozenset(ABILITIES.values())  # protocols that a model which can chat can be asked in

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from backends.dialects import ABILITIES, DIALECTS, send_over_chat
-from backends.errors import BackendError, Cut, Refused, Unreachable
+from backends.errors import BackendError, Cut, Refused, Unreachable, Unsupported
 from backends.types import Reply, Request
 from router.errors import (
     BudgetExceeded,
@@ -144,6 +144,8 @@ class Gateway:
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
+                if isinstance(error, Unsupported) and self._learn_lack(attempt, error):
+                    continue  # the same model may be asked in another protocol
                 if isinstance(error, Refused) and not for_another_model(error, call):
                     raise refusal(error) from error
                 self._note_failure(model, error)
@@ -252,7 +254,7 @@ class Gateway:
     async def _send(self, attempt: Attempt) -> Reply:
         call, model = attempt.call, attempt.model
         extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
-        dialect = None if ABILITIES.get(call.path, "chat") in model.capabilities else DIALECTS.get(call.path)
+        dialect = None if self._speaks(attempt) else DIALECTS.get(call.path)
         if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" and dialect is None else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
@@ -274,6 +276,23 @@ class Gateway:
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)
         return await attempt.backend.send(request)
+
+    def _speaks(self, attempt: Attempt) -> bool:
+        """Whether the model's engine has the protocol of the request itself, as far as is known."""
+        own = ABILITIES.get(attempt.call.path)
+        if own is None:
+            return True
+        lacks = self.decider.unable.reason(attempt.principal.tenant, attempt.model.name, frozenset({own}))
+        return own in attempt.model.capabilities and lacks is None
+
+    def _learn_lack(self, attempt: Attempt, error: Unsupported) -> bool:
+        """Remember what the model refused; whether it is the protocol, and the model may be asked in chat instead."""
+        call, model, tenant, unable = attempt.call, attempt.model, attempt.principal.tenant, self.decider.unable
+        if error.no_path and call.path in DIALECTS and self._speaks(attempt):
+            unable.note(tenant, model.name, frozenset({ABILITIES[call.path]}), "")
+            return "chat" in model.capabilities
+        unable.note(tenant, model.name, call.needs.features, str(error))
+        return False
 
     def _note_failure(self, model: Model, error: BackendError) -> None:
         self.meter.failed(model.name, error)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from backends.dialects import UNSUPPORTED
-from backends.errors import BackendError, Overloaded, Refused, TimedOut
+from backends.errors import BackendError, Overloaded, Refused, TimedOut, Unsupported
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
 
-_FOR_ANOTHER = (b"context length", b"context_length_exceeded", b'"code":"%b"' % UNSUPPORTED.encode())
+_FOR_ANOTHER = (b"context length", b"context_length_exceeded")
 
 
 def refusal(error: Refused) -> RequestRejected:
@@ -29,9 +28,11 @@ def refusal(error: Refused) -> RequestRejected:
 
 
 def for_another_model(error: Refused, call: Call) -> bool:
-    """Whether another model might take what this one finds too long, or cannot be asked at all."""
+    """Whether another model might take what this one finds too long, or cannot do at all."""
+    if call.needs.pinned is not None:
+        return False
     text = error.body.lower()
-    return call.needs.pinned is None and any(sign in text for sign in _FOR_ANOTHER)
+    return isinstance(error, Unsupported) or any(sign in text for sign in _FOR_ANOTHER)
 
 
 def upstream_failed(error: BackendError) -> PointsmanError:

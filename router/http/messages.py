@@ -39,7 +39,17 @@ class Seen(msgspec.Struct):
     image_bytes: int = 0  # of their data or addresses
     unforeseen: str = ""  # the first part of which nobody knows how many tokens it is
 
+    @property
+    def features(self) -> frozenset[str]:
+        """What these parts ask of a model: see router.gateway.abilities."""
+        if self is NOTHING_SEEN:
+            return _NO_FEATURES
+        audio = "audio" in self.unforeseen
+        other = {"audio"} if audio else {"files"} if self.unforeseen else set()
+        return frozenset(other | ({"images"} if self.images else set()))
 
+
+_NO_FEATURES: frozenset[str] = frozenset()
 NOTHING_SEEN = Seen()
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from router.errors import InvalidRequest, NotFound
+from router.gateway.abilities import features_of
 from router.gateway.cost_fields import raised
 from router.gateway.eligibility import Requirements
 from router.gateway.types import Call
@@ -314,6 +315,7 @@ def _call(
         max_cost=_max_cost(routing.max_cost_usd),
         images=seen.images,
         messages=messages,
+        features=features_of(fields) | seen.features,
     )
     return Call(
         path=path,
