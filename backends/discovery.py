@@ -14,10 +14,10 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from backends.anyprec.names import parsed_width, width_name
 from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
 
-_WIDTH = re.compile(r"^(?P<parent>.+)@(?P<bits>\d+)bit$")
 _SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
 _UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
@@ -162,13 +162,13 @@ def models_of(body: bytes) -> tuple[Found, ...]:
 
 
 def _names(card: _Card) -> list[Found]:
-    width = _WIDTH.match(card.id)
+    width = parsed_width(card.id)
     if width is not None:
-        parent, bits = card.parent or width["parent"], int(width["bits"])
-        return [Found(card.id, parent=parent, bits=bits, context_tokens=card.max_model_len)]
+        parent = card.parent or width.model
+        return [Found(card.id, parent=parent, bits=width.bits, context_tokens=card.max_model_len)]
     own = Found(card.id, parent=card.parent, context_tokens=card.max_model_len)
     widths = [
-        Found(f"{card.id}@{bits}bit", parent=card.id, bits=bits, context_tokens=card.max_model_len)
+        Found(width_name(card.id, bits), parent=card.id, bits=bits, context_tokens=card.max_model_len)
         for bits in card.anyprec_bits or ()
     ]
     return [own, *widths]

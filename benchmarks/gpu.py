@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from backends.anyprec.names import WIDTH_KEY
 from benchmarks.random_store import SHAPES, Shape, write_store, write_tokenizer
 
 PORT = 8131
@@ -109,7 +110,7 @@ def complete(i: int, tokens: int, width: int | None, **more: Any) -> dict[str, A
         **more,
     }
     if width is not None:
-        body["vllm_xargs"] = {"anyprec_bits": width}
+        body["vllm_xargs"] = {WIDTH_KEY: width}
     return post("/v1/completions", body)
 
 

@@ -23,6 +23,7 @@ from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
+from backends.anyprec.names import WIDTH_KEY
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
 from backends.family.tokens import encode_answer, encode_chat
@@ -37,7 +38,7 @@ def asked(item: Item, variant: Variant) -> str:
     """A greedy answer, at most 8 tokens longer than the right one."""
     body: dict[str, Any] = {"model": variant.adapter or "m", "messages": [{"role": "user", "content": item.prompt}]}
     body |= {"temperature": 0, "max_tokens": len(encode_answer(item.answer)) + 8}
-    answer = post("/v1/chat/completions", body | {"vllm_xargs": {"anyprec_bits": variant.bits}})
+    answer = post("/v1/chat/completions", body | {"vllm_xargs": {WIDTH_KEY: variant.bits}})
     return str(answer["choices"][0]["message"]["content"])
 
 
@@ -45,7 +46,7 @@ def losses(item: Item, variant: Variant) -> tuple[list[float], list[float]]:
     """Negative log-probabilities of every token of a chat but the first, and of its answer's."""
     head, tail = encode_chat(item.prompt), encode_answer(item.answer)
     body = {"model": variant.adapter or "m", "prompt": head + tail, "max_tokens": 1, "prompt_logprobs": 0}
-    answer = post("/v1/completions", body | {"vllm_xargs": {"anyprec_bits": variant.bits}})
+    answer = post("/v1/completions", body | {"vllm_xargs": {WIDTH_KEY: variant.bits}})
     listed = answer["choices"][0]["prompt_logprobs"][1:]
     every = [-entry[str(token)]["logprob"] for entry, token in zip(listed, (head + tail)[1:], strict=True)]
     return every, every[len(head) - 1 :]

@@ -24,6 +24,7 @@ from backends.anyprec.engine.sampling import Sampling
 from backends.anyprec.engine.scheduler import Job, complete
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.weights import Variant
+from backends.anyprec.names import width_name
 from backends.family.packed import SCORES, STORES
 from backends.family.tokens import encode_answer, encode_chat
 from evaluation.skills import Item, grade
@@ -60,7 +61,7 @@ def measure(per_cell: int, *, names: Sequence[str], file: Path, widths: Sequence
     with Progress() as bar:
         task = bar.add_task("answering", total=len(asked) * len(items))
         for name, bits in asked:
-            if f"{name}@{bits}bit" in kept:
+            if width_name(name, bits) in kept:
                 bar.advance(task, len(items))
                 continue
             loaded, scores = Loaded(name, STORES[name]), []
@@ -68,9 +69,9 @@ def measure(per_cell: int, *, names: Sequence[str], file: Path, widths: Sequence
                 some = items[first : first + ITEMS_AT_ONCE]
                 texts = answer(loaded, some, bits=bits)
                 scores += [grade(item, text) for item, text in zip(some, texts, strict=True)]
-                bar.update(task, advance=len(some), description=f"{name}@{bits}bit")
-            save(ladder_of({f"{name}@{bits}bit": scores}, items), file)
-            bar.console.print(f"{name}@{bits}bit {100 * np.mean(scores):.2f}")
+                bar.update(task, advance=len(some), description=width_name(name, bits))
+            save(ladder_of({width_name(name, bits): scores}, items), file)
+            bar.console.print(f"{width_name(name, bits)} {100 * np.mean(scores):.2f}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def speeds(names: Sequence[str], *, tokens: int = 200, rounds: int = 5) -> Itera
         prompt = ([*encode_chat("How many s's are in processes? " * 8)] * 2)[:tokens]
         read = [_seconds(loaded, prompt, bits=bits, tokens=1) for _ in range(rounds + 1)][1:]
         both = [_seconds(loaded, prompt, bits=bits, tokens=tokens + 1) for _ in range(rounds)]
-        yield Speed(f"{name}@{bits}bit", tokens / np.median(read), tokens / (np.median(both) - np.median(read)))
+        yield Speed(width_name(name, bits), tokens / np.median(read), tokens / (np.median(both) - np.median(read)))
 
 
 def _seconds(loaded: Loaded, prompt: list[int], *, bits: int, tokens: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from backends.anyprec.names import WidthName, parsed_width
 from backends.family.catalogue import CATALOGUE, DECODE_TOKENS_PER_S, PROMPT_TOKENS_PER_S, price_usd
 from evaluation.skills import LEVELS, SKILLS
 from research.scores import Ladder
@@ -17,13 +18,19 @@ PRICE_TICKS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)  # USD per million requests
 NEAR = 0.01  # a score this close to the best counts as as good
 
 
+def _width(name: str) -> WidthName:
+    found = parsed_width(name)
+    assert found is not None, f"{name} is no width of a packed model"
+    return found
+
+
 def prices(ladder: Ladder) -> NDArray[np.float64]:
     """USD of every item at every candidate (candidates, m): its prompt, and an answer as long as the right one."""
     prompt, decode = [], []
     for name in ladder.candidates:
-        parent, bits = name.removesuffix("bit").split("@")
-        prompt.append(price_usd(PROMPT_TOKENS_PER_S[parent], int(bits)))
-        decode.append(price_usd(DECODE_TOKENS_PER_S[parent], int(bits)))
+        width = _width(name)
+        prompt.append(price_usd(PROMPT_TOKENS_PER_S[width.model], width.bits))
+        decode.append(price_usd(DECODE_TOKENS_PER_S[width.model], width.bits))
     usd: NDArray[np.float64] = (np.outer(prompt, ladder.prompt_tokens) + np.outer(decode, ladder.answer_tokens)) / 1e6
     return usd
 
@@ -115,7 +122,7 @@ def spread(ladder: Ladder) -> NDArray[np.float64]:
 
 def accuracy(ladder: Ladder) -> list[str]:
     """The accuracy table, with the mean and the price below."""
-    heads = [name.replace("@", " ").replace("bit", "") for name in ladder.candidates]
+    heads = [f"{width.model} {width.bits}" for width in map(_width, ladder.candidates)]
     lines = [_row("skill", heads), _row("---", ["---:"] * len(heads))]
     lines += [_row(skill, [f"{100 * x:.0f}" for x in ladder.by_skill(skill)]) for skill in SKILLS]
     lines.append(_row("**mean**", [f"**{100 * x:.1f}**" for x in ladder.means()]))
@@ -154,12 +161,12 @@ def draw(ladder: Ladder, file: Path | None) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     usd, means = 1e6 * prices(ladder).mean(axis=1), 100 * ladder.means()
-    for parent in dict.fromkeys(name.split("@")[0] for name in ladder.candidates):
+    for parent in dict.fromkeys(_width(name).model for name in ladder.candidates):
         here = [i for i, name in enumerate(ladder.candidates) if name.startswith(parent)]
         axes.plot(usd[here], means[here], marker="o", label=parent)
         for i in here:
             axes.annotate(
-                ladder.candidates[i].split("@")[1].removesuffix("bit"),
+                str(_width(ladder.candidates[i]).bits),
                 (usd[i], means[i]),
                 (3, -11),
                 textcoords="offset points",

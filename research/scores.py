@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.anyprec.names import width_name
 from backends.family.packed import MARKS, SCORES, STORES, WIDTHS
 from backends.family.tokens import encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS, Item, sample
@@ -84,7 +85,7 @@ def save(ladder: Ladder, file: Path) -> None:
     rows = kept_rows(file, per_cell)
     for name, row in zip(ladder.candidates, ladder.scores, strict=True):
         rows[name] = "".join(MARKS[round(10 * score)] for score in row)
-    order = [f"{name}@{bits}bit" for name, bits in candidates(list(STORES))]
+    order = [width_name(name, bits) for name, bits in candidates(list(STORES))]
     scores = {name: rows[name] for name in sorted(rows, key=order.index)}
     file.write_text(json.dumps({"seed": SEED, "per_cell": per_cell, "scores": scores}, indent=1) + "\n")
 

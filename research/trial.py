@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from backends.anyprec.names import width_name
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
 from backends.family.sizes import SIZES
@@ -118,7 +119,7 @@ def table(models: dict[str, dict[int, Llama]], items: list[Item]) -> dict[str, d
             cells: dict[tuple[str, int], list[float]] = defaultdict(list)
             for item, text in zip(items, answers(model, items), strict=True):
                 cells[item.skill, item.difficulty].append(grade(item, text))
-            result[f"{name}@{bits}"] = {
+            result[width_name(name, bits)] = {
                 skill: [float(np.mean(cells[skill, level])) for level in LEVELS] for skill in SKILLS
             }
     return result
@@ -157,7 +158,7 @@ def packed_ladder(names: list[str], items: list[Item], *, device: torch.device) 
     rows = {}
     for name, bits in track(scores.candidates(names), description="answering"):
         texts = answers(packed_at(name, bits).to(device), items)
-        rows[f"{name}@{bits}bit"] = [grade(item, text) for item, text in zip(items, texts, strict=True)]
+        rows[width_name(name, bits)] = [grade(item, text) for item, text in zip(items, texts, strict=True)]
     return scores.ladder_of(rows, items)
 
 

@@ -25,6 +25,7 @@ from backends.anyprec.engine.llama import Cache, Llama, Run
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import PARTS, Matrix, Variant, Weights
 from backends.anyprec.errors import Corrupt, Unsupported
+from backends.anyprec.names import WIDTH_KEY
 from backends.anyprec.store import Store
 from backends.anyprec.tensors import TensorFolder
 
@@ -147,7 +148,7 @@ def write_adapter(found: Compensation, folder: Path, *, base: str) -> None:
     for layer, (a, b) in found.factors.items():
         tensors[f"{format_.PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a)
         tensors[f"{format_.PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b)
-    metadata = {"format": "pt", format_.WIDTH_KEY: str(found.bits)}
+    metadata = {"format": "pt", WIDTH_KEY: str(found.bits)}
     save_file(tensors, folder / format_.WEIGHTS_NAME, metadata=metadata)
     config = {
         "peft_type": "LORA",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from backends.anyprec.names import width_name
 from backends.family.packed import STORES, mean_scores
 from backends.family.sizes import CONTEXT_TOKENS, SIZES
 
@@ -51,14 +52,14 @@ def price_usd(tokens_per_s: float, bits: int) -> float:
 
 def _candidate(parent: str, bits: int) -> Candidate:
     return Candidate(
-        name=f"{parent}@{bits}bit",
+        name=width_name(parent, bits),
         parent=parent,
         bits=bits,
         parameters=float(SIZES[parent].parameters),
         context_tokens=CONTEXT_TOKENS,
         prompt_usd=price_usd(PROMPT_TOKENS_PER_S[parent], bits),
         completion_usd=price_usd(DECODE_TOKENS_PER_S[parent], bits),
-        quality=_QUALITY[f"{parent}@{bits}bit"],
+        quality=_QUALITY[width_name(parent, bits)],
         typical_use=TYPICAL_USE[parent],
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from backends.anyprec.names import WIDTH_KEY
 from backends.discovery import Found
 from backends.pool import Replicas
 from router.catalogue.admission import Admissions
@@ -137,7 +138,7 @@ def _facts(found: Found) -> dict[str, Any]:
     if found.context_tokens is not None:
         facts["context_tokens"] = found.context_tokens
     if found.bits is not None:
-        facts["extra_body"] = {"vllm_xargs": {"anyprec_bits": found.bits}}
+        facts["extra_body"] = {"vllm_xargs": {WIDTH_KEY: found.bits}}
     return facts
 
 

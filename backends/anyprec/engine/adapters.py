@@ -9,6 +9,7 @@ import numpy as np
 from backends.anyprec.checkpoint import read_json
 from backends.anyprec.engine.weights import Adapter
 from backends.anyprec.errors import Corrupt, Unsupported
+from backends.anyprec.names import WIDTH_KEY
 from backends.anyprec.store import Store
 from backends.anyprec.tensors import TensorFolder, read_metadata
 
@@ -16,7 +17,6 @@ FOLDER = "adapters"
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 PREFIX = "base_model.model."
-WIDTH_KEY = "anyprec_bits"  # in the file's metadata: the width the adapter compensates
 
 
 def adapters_of(store: Store) -> list[Adapter]:

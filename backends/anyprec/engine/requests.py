@@ -13,11 +13,10 @@ import msgspec
 
 from backends.anyprec.engine.sampling import Sampling
 from backends.anyprec.errors import AnyprecError
+from backends.anyprec.names import WIDTH_KEY, parsed_width
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
-WIDTH_KEY = "anyprec_bits"  # inside vllm_xargs
-_NAME = re.compile(r"^(?P<model>.+?)@(?P<bits>\d+)bit(?:\+(?P<adapter>.+))?$")
 _WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
@@ -174,9 +173,8 @@ def split_name(name: str, xargs: Mapping[str, Any] | None) -> tuple[str, int | N
 
     Raises: Rejected for a width that is no integer, or two that differ.
     """
-    found = _NAME.match(name)
-    model, adapter = (found["model"], found["adapter"] or "") if found else (name, "")
-    bits = int(found["bits"]) if found else None
+    found = parsed_width(name)
+    model, bits, adapter = (name, None, "") if found is None else (found.model, found.bits, found.adapter)
     asked = (xargs or {}).get(WIDTH_KEY)
     if asked is None:
         return model, bits, adapter

@@ -36,6 +36,7 @@ from backends.anyprec.engine.tokenizer import BadMessages, Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.engine.worker import Worker
 from backends.anyprec.errors import AnyprecError
+from backends.anyprec.names import WidthName, width_name
 from backends.anyprec.store import Store
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -83,14 +84,10 @@ class Loaded:
         facts = (self.model.context, self.model.shape.parameters(), self.path)
         whole = EmbeddedModel(self.name, None, self.parent_bits, "", *facts)
         widths = [
-            EmbeddedModel(_variant_name(self.name, each), self.name, each.bits, each.adapter, *facts)
+            EmbeddedModel(width_name(self.name, each.bits, each.adapter), self.name, each.bits, each.adapter, *facts)
             for each in self.model.weights.variants()
         ]
         return [whole, *widths]
-
-
-def _variant_name(name: str, variant: Variant) -> str:
-    return f"{name}@{variant.bits}bit" + (f"+{variant.adapter}" if variant.adapter else "")
 
 
 def _eos_of(store: Store, tokenizer: Tokenizer) -> frozenset[int]:
@@ -143,8 +140,9 @@ class Service:
             raise Rejected(f"The model `{name}` does not exist.", status=404, param="model", code="model_not_found")
         variant = Variant(bits or loaded.parent_bits, adapter)
         if variant not in loaded.model.weights.variants():
-            widths = ", ".join(_variant_name("", each)[1:] for each in loaded.model.weights.variants())
-            message = f"{model} has no {_variant_name('', variant)[1:]}; it has {widths}"
+            known = (WidthName(model, each.bits, each.adapter).width for each in loaded.model.weights.variants())
+            asked = WidthName(model, variant.bits, variant.adapter).width
+            message = f"{model} has no {asked}; it has {', '.join(known)}"
             raise Rejected(message, param="model" if adapter else "vllm_xargs", code="invalid_value")
         return loaded, variant
 

@@ -15,7 +15,8 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from backends.anyprec.plugin.widths import ARGUMENT, InvalidWidth, asked_width
+from backends.anyprec.names import WIDTH_KEY
+from backends.anyprec.plugin.widths import InvalidWidth, asked_width
 
 _known_bits: set[int] = set()  # of every store this process fronts: one, unless a program opens several engines
 
@@ -34,7 +35,7 @@ def _with_width_checked(verify: Any) -> Any:
     @functools.wraps(verify)
     def verify_args(self: Any) -> None:
         verify(self)
-        if ARGUMENT in (self.extra_args or {}):
+        if WIDTH_KEY in (self.extra_args or {}):
             _admit(self.extra_args, _known_bits)
 
     return verify_args
@@ -48,7 +49,7 @@ def _with_width_in_salt(process: Any, config_class: Any) -> Any:
             return process(self, request_id, prompt, params, *args, **kwargs)
         width = _admit(getattr(params, "extra_args", None), config.bits)
         request = process(self, request_id, prompt, params, *args, **kwargs)
-        request.cache_salt = f"{ARGUMENT}={width};{request.cache_salt or ''}"
+        request.cache_salt = f"{WIDTH_KEY}={width};{request.cache_salt or ''}"
         return request
 
     return process_inputs
@@ -58,4 +59,4 @@ def _admit(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     try:
         return asked_width(extra, bits)
     except InvalidWidth as error:
-        raise VLLMValidationError(str(error), parameter=ARGUMENT) from error
+        raise VLLMValidationError(str(error), parameter=WIDTH_KEY) from error

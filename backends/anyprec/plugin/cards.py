@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from backends.anyprec.plugin.widths import ARGUMENT
+from backends.anyprec.names import WIDTH_KEY
 
 SERVER = "vllm.entrypoints.openai.models.serving"
 
@@ -24,7 +24,7 @@ def show_widths(bits: Collection[int]) -> None:
         listed = await show(self)
         for card in listed.data:
             if card.parent is None:
-                setattr(card, ARGUMENT, sorted(bits))
+                setattr(card, WIDTH_KEY, sorted(bits))
         return listed
 
     served.show_available_models = show_available_models

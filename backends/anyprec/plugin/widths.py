@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from backends.anyprec import kernels
+from backends.anyprec.names import WIDTH_KEY
 
-ARGUMENT = "anyprec_bits"  # the key in a request's vllm_xargs
 PADDING = 0
 
 
@@ -26,9 +26,9 @@ class InvalidWidth(ValueError):
 
 def asked_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     """The width a request's extra arguments name, the widest without one. Raises: InvalidWidth."""
-    asked = (extra or {}).get(ARGUMENT, max(bits))
+    asked = (extra or {}).get(WIDTH_KEY, max(bits))
     if isinstance(asked, bool) or not isinstance(asked, int) or asked not in bits:
-        raise InvalidWidth(f"{ARGUMENT} is {asked!r}; this model has the widths {', '.join(map(str, sorted(bits)))}")
+        raise InvalidWidth(f"{WIDTH_KEY} is {asked!r}; this model has the widths {', '.join(map(str, sorted(bits)))}")
     return asked
 
 
