@@ -20,8 +20,8 @@ CONSTRUCTORS = {
     "backends/embedders/openai.py:OpenAIEmbedder",
 }
 TWICE = {
-    *("Answer", "Bench", "Breaker", "Case", "Client", "EmbeddedBackend", "Engine", "Entry", "Fitted", "Fixed", "Found"),
-    *("HashingEmbedder", "Head", "Interval", "Layer", "Line", "Llama", "Load", "OpenAIEmbedder", "Part", "Plan"),
+    *("Answer", "Asked", "Bench", "Breaker", "Case", "Client", "EmbeddedBackend", "Engine", "Entry", "Fitted", "Fixed"),
+    *("HashingEmbedder", "Head", "Interval", "Layer", "Line", "Llama", "Load", "OpenAIEmbedder", "Part"),
     *("Rejected", "Replica", "Report", "Result", "Run", "SentenceEmbedder", "Shape", "Speed", "Spending"),
     *("StaticEmbedder", "Store", "Tally", "Trace", "Wire", "_Common"),
 }
@@ -29,8 +29,8 @@ FILES = {
     "benchmarks/faults.py",
     "router/learning/follower.py",
     "router/settings/sections.py",
-    "router/stores/book.py",
-    "router/stores/sqlite/ledger.py",
+    "backends/http1.py",
+    "router/stores/sqlite/accounting.py",
 }
 PRIVATE: set[str] = set()
 
