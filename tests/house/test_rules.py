@@ -23,7 +23,7 @@ TWICE = {
     *("Answer", "Asked", "Bench", "Breaker", "Case", "Client", "EmbeddedBackend", "Engine", "Entry", "Fitted", "Fixed"),
     *("HashingEmbedder", "Head", "Interval", "Layer", "Line", "Llama", "Load", "OpenAIEmbedder", "Part"),
     *("Rejected", "Replica", "Report", "Result", "Run", "SentenceEmbedder", "Shape", "Speed", "Spending"),
-    *("StaticEmbedder", "Store", "Tally", "Trace", "Wire", "_Common"),
+    *("StaticEmbedder", "Store", "Tally", "Trace", "Unsupported", "Wire", "_Common"),
 }
 FILES = {
     "benchmarks/faults.py",
