@@ -209,25 +209,24 @@ def _speed(arguments: argparse.Namespace) -> int:
     names = arguments.stores.split(",")
     with tempfile.TemporaryDirectory() as folder:
         run = faults.Run(Path(folder), store="redis" if "redis" in names else "sqlite", seed=0)
+        direct = f"redis://127.0.0.1:{run.redis.primary.port}/0" if run.redis else ""
 
         def fresh(store: str, case: Case) -> str:
             """A store nobody has asked yet."""
             number = CASES.index(case)
             if store in CONTROLS:
                 return store
-            return (
-                f"sqlite:///{folder}/speed{number}.db" if store == "sqlite" else f"{run.url}?prefix={{speed{number}}}"
-            )
+            return f"sqlite:///{folder}/speed{number}.db" if store == "sqlite" else f"{direct}?prefix={{speed{number}}}"
 
         if run.redis is not None:
-            run.redis.start()
+            run.redis.primary.start()
         try:
             lines = uvloop.run(_when_up(run, fresh, names, requests=arguments.requests))
             if "sqlite" in names:
                 lines.append(uvloop.run(ready(Path(folder))))
         finally:
             if run.redis is not None:
-                run.redis.kill()
+                run.redis.primary.kill()
     print(*lines, sep="\n")
     if arguments.write is not None:
         _write(arguments.write, lines)
@@ -238,7 +237,7 @@ async def _when_up(
     run: faults.Run, url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int
 ) -> list[str]:
     if run.redis is not None:
-        await run.redis.listening()
+        await run.redis.primary.listening()
     return await speed(url_of, names, requests=requests)
 
 

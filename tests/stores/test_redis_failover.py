@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from benchmarks.relay import Relay
 from router.errors import BudgetExceeded, StoreUnavailable
 from router.stores.open import Stores, open_stores
 from router.stores.redis import settling
@@ -26,69 +27,11 @@ from tests.stores.making import RELEASED, budget, buy, offer, principal, reserva
 pytestmark = pytest.mark.anyio
 
 
-class Relay:
-    """Everything between whoever comes and a target that may change; it can stop handing on, and hang up."""
-
-    def __init__(self) -> None:
-        self.flows = asyncio.Event()
-        self.flows.set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.target: Path | int = 0
-
-    async def listen(self, at: Path | int, target: Path | int) -> None:
-        self.target = target
-        if isinstance(at, Path):
-            self._server = await asyncio.start_unix_server(self._serve, at)
-        else:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", at)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if isinstance(self.target, Path):
-            there = asyncio.open_unix_connection(self.target)
-        else:
-            there = asyncio.open_connection("127.0.0.1", self.target)
-        try:
-            from_target, to_target = await there
-        except OSError:
-            writer.close()
-            return
-        self._writers |= {writer, to_target}
-        for source, sink in ((reader, to_target), (from_target, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(65_536):
-                await self.flows.wait()
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-    async def hang_up(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def aclose(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        await self.hang_up()
-
-
 @dataclass
 class Pair:
     """A primary, its replica behind a link that can be held up, and the door that gateways go through."""
 
     folder: Path
-    door: Relay = field(default_factory=Relay)
-    link: Relay = field(default_factory=Relay)
 
     async def up(self) -> None:
         port, link = free_port(), free_port()
@@ -98,8 +41,9 @@ class Pair:
         self.replica = RedisProcess(self.folder / "replica", "--repl-diskless-load", "disabled")
         self.primary.start()
         self.replica.start()
-        await self.link.listen(link, port)
-        await self.door.listen(self.folder / "door", self.primary.socket)
+        self.link, self.door = Relay(port), Relay(self.primary.socket)
+        await self.link.listen(link)
+        await self.door.listen(self.folder / "door")
         await self.ask(self.replica, f"REPLICAOF 127.0.0.1 {link}")
         while b"master_link_status:up" not in await self.ask(self.replica, "INFO replication"):
             await asyncio.sleep(0.02)
@@ -129,7 +73,6 @@ class Pair:
         """The primary's machine is gone, with all that the link has not handed on."""
         self.primary.kill()
         await self.link.aclose()
-        self.link.flows.set()
         await self.ask(self.replica, "REPLICAOF NO ONE")
         self.door.target = self.replica.socket
         await self.door.hang_up()
