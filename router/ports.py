@@ -84,6 +84,19 @@ class OutcomeLog(Protocol):
         """Entries after a position ("" is the beginning), oldest first, with theirs; waits for more if `follow`."""
 
 
+class Conversations(Protocol):
+    """Answers that clients go on from, each tenant's for itself, for a time and to a number."""
+
+    async def keep(self, tenant: str, name: str, body: bytes) -> None:
+        """Keep it under a name of the tenant's; the oldest go. Raises: StoreUnavailable."""
+
+    async def find(self, tenant: str, name: str) -> bytes | None:
+        """What is kept; None where this tenant keeps nothing of that name. Raises: StoreUnavailable."""
+
+    async def forget(self, tenant: str, name: str) -> bool:
+        """Whether there was something to forget. Raises: StoreUnavailable."""
+
+
 class Keys(Protocol):
     """Who a secret belongs to."""
 

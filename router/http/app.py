@@ -19,10 +19,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
-from router.http import admin, counting, decisions, operations
+from router.http import admin, conversations, counting, decisions, operations
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
+from router.http.conversations import ResponsesKept
 from router.http.doors import Doors
 from router.http.errors import error_body, error_headers
 from router.http.inference import Inference, path_of
@@ -96,8 +97,10 @@ def build(runtime: Runtime) -> ASGIApp:
     """The whole application, over an open runtime."""
     server = runtime.settings.server
     authentication = Authentication(runtime.keys, clock=runtime.clock)
-    inference = Inference(runtime.gateway, authentication, longest_s=server.longest_s)
+    kept = ResponsesKept(runtime.stores.conversations, runtime.settings.responses)
+    inference = Inference(runtime.gateway, authentication, kept, longest_s=server.longest_s)
     rest = _rest(runtime, authentication)
+    rest.include_router(conversations.routes(kept, authentication))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS

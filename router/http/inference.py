@@ -20,6 +20,8 @@ from router.gateway.answers import Answer
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, usd
 from router.http.auth import Authentication, secret_of
+from router.http.conversations import PATH as RESPONSES
+from router.http.conversations import ResponsesKept, Turn
 from router.http.doors import DEPLOYMENT
 from router.http.errors import Headers, error_body, error_event, error_headers
 from router.http.intake import Gone, whole_body
@@ -41,8 +43,11 @@ _SSE = [
 class Inference:
     """Serves the paths of schemas.PATHS."""
 
-    def __init__(self, gateway: Gateway, authentication: Authentication, *, longest_s: float) -> None:
+    def __init__(
+        self, gateway: Gateway, authentication: Authentication, kept: ResponsesKept, *, longest_s: float
+    ) -> None:
         self._gateway = gateway
+        self._kept = kept
         self._authentication = authentication
         self._longest_s = longest_s
 
@@ -51,7 +56,11 @@ class Inference:
         asked = Asked(scope, send)
         try:
             principal = await self._authentication.principal(secret_of(asked.headers))
-            call = self._call(asked, await whole_body(receive))
+            body = await whole_body(receive)
+            if asked.path == RESPONSES:
+                asked.turn = await self._kept.turn(principal, body)
+                body = asked.turn.body
+            call = self._call(asked, body)
             with Presence(receive, longest_s=self._longest_s) as presence:
                 await self._answer(principal, call, asked, presence)
         except PointsmanError as error:
@@ -110,9 +119,18 @@ class Inference:
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
             (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - asked.at - upstream_s) * 1000)),
         ]
+        if asked.turn is not None:
+            body = asked.turn.told(body)
+            await self._kept.keep(answer.attempt.principal, asked.turn, body)
         presence.release()
         await asked.answer(answer.reply.status, headers, body)
         await self._gateway.grade(answer.attempt, body)
+
+    async def _turned(self, answer: Answer, turn: Turn, chunk: bytes) -> bytes:
+        """A part of a stream of Responses; its last one is kept before the client has it, and can go on."""
+        chunk = turn.told(chunk)
+        await self._kept.keep_last(answer.attempt.principal, turn, chunk)
+        return chunk
 
     async def _stream(self, answer: Answer, asked: Asked, presence: Presence) -> None:
         overhead_s = time.perf_counter() - asked.at - answer.attempt.stages.spent["first_byte"]
@@ -122,7 +140,7 @@ class Inference:
         try:
             await asked.begin(200, headers)
             async for chunk in answer:
-                await asked.write(chunk)
+                await asked.write(chunk if asked.turn is None else await self._turned(answer, asked.turn, chunk))
             await answer.settle()
             broken = answer.reply.failure
         except PointsmanError as error:  # the headers are out: only the stream itself can tell
@@ -138,11 +156,12 @@ class Inference:
 class Asked:
     """A request whose head is there, and its answer."""
 
-    __slots__ = ("_send", "_started", "at", "deployment", "headers", "path", "request_id")
+    __slots__ = ("_send", "_started", "at", "deployment", "headers", "path", "request_id", "turn")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.at = time.perf_counter()
         self.path: str = path_of(scope)
+        self.turn: Turn | None = None
         self.deployment: str | None = scope.get(DEPLOYMENT)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)

@@ -31,6 +31,7 @@ from router.settings.sections import (
     Preference,
     PriceSection,
     Reload,
+    Responses,
     Server,
     Store,
     Telemetry,
@@ -103,6 +104,7 @@ class Settings(Section):
         default=Admission(), description="What a compressed variant must show before it serves."
     )
     feedback: FeedbackSection = Field(default=FeedbackSection(), description="What is taken in of judgements.")
+    responses: Responses = Field(default=Responses(), description="Answers kept for clients that go on from them.")
     log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
     telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")

@@ -12,6 +12,7 @@ def store_url(settings: Settings) -> str:
     """What open_stores() opens."""
     store = settings.store
     kept = {"log_entries": store.log_entries, "audit_entries": store.audit_entries}
+    kept |= {"conversations": settings.responses.each, "conversation_ms": settings.responses.days * 86_400_000}
     if store.redis is not None:
         url = store.redis.get_secret_value()
         how = urlencode(

@@ -480,6 +480,20 @@ class Log(Section):
     text_characters: Positive = Field(default=2_000, description="How many characters of it, at most.")
 
 
+class Responses(Section):
+    """Answers of the Responses API, kept so that clients can go on from them by `previous_response_id`."""
+
+    keep: bool = Field(
+        default=True, description="False keeps none; a client's `store: false` keeps its own answer out."
+    )
+    each: Positive = Field(default=1_000, description="Answers kept of one tenant; the oldest go.")
+    days: Positive = Field(default=30, description="How long they are kept.")
+    key: Secret = Field(
+        default=None,
+        description="Encrypts what is kept; a Fernet key: 32 bytes in URL-safe base64. Needs the extra `encryption`.",
+    )
+
+
 class Admission(Section):
     """What a compressed variant must show, by `pointsman admit`, before it may receive traffic."""
 

@@ -12,10 +12,11 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from router.errors import SettingsError, StoreUnavailable
-from router.ports import Leases, Ledger, OutcomeLog
+from router.ports import Conversations, Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
+from router.stores.sqlite.conversations import SqliteConversations
 from router.stores.sqlite.database import Database
 from router.stores.sqlite.ledger import SqliteLedger
 from router.stores.sqlite.log import SqliteLog
@@ -38,6 +39,7 @@ class Stores:
     keys: Registry
     audit: Audit
     spend: Spending
+    conversations: Conversations
     refused: Counter[str] = field(
         default_factory=Counter
     )  # settlements charged at their worst case, by who refused them
@@ -75,7 +77,8 @@ async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> Asyn
     try:
         await ledger.open()
         try:
-            yield Stores(ledger, log, keys, audit, SqliteSpending(database))
+            conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
+            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations)
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file
@@ -90,6 +93,7 @@ async def _redis(
 ) -> AsyncIterator[Stores]:
     # six megabytes and a tenth of a second that SQLite does without
     from router.stores.redis.connection import connect  # noqa: PLC0415
+    from router.stores.redis.conversations import RedisConversations  # noqa: PLC0415
     from router.stores.redis.ledger import RedisLedger  # noqa: PLC0415
     from router.stores.redis.log import RedisLog  # noqa: PLC0415
     from router.stores.redis.outbox import Outbox  # noqa: PLC0415
@@ -106,7 +110,8 @@ async def _redis(
         await ledger.open()
         try:
             await audit.open()
-            yield Stores(ledger, log, keys, audit, RedisSpending(link), ledger.refused)
+            conversations = RedisConversations(link, clock=clock, kept=kept.conversations)
+            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, ledger.refused)
         finally:
             await ledger.aclose()
             await log.aclose()

@@ -9,11 +9,20 @@ from router.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Answers kept for clients that go on from them."""
+
+    each: int = 1_000  # of a tenant, at most
+    ms: int = 30 * 86_400_000  # for how long
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """Entries kept, at least; a few hundred more may be there."""
 
     log_entries: int = 1_000_000  # of the outcome log: two a request, and one for each judgement
     audit_entries: int = 100_000
+    conversations: Kept = Kept()
 
 
 SPEND_DAYS = 400  # of spend lines
@@ -23,8 +32,11 @@ TRIMMED = 512  # entries removed at once, at most: more would keep requests wait
 def retention_of(query: Mapping[str, str]) -> Retention:
     """What the query of a store's address asks for. Raises: SettingsError."""
     usual = Retention()
+    each = _entries(query, "conversations", usual.conversations.each)
     return Retention(
-        _entries(query, "log_entries", usual.log_entries), _entries(query, "audit_entries", usual.audit_entries)
+        _entries(query, "log_entries", usual.log_entries),
+        _entries(query, "audit_entries", usual.audit_entries),
+        Kept(each, _entries(query, "conversation_ms", usual.conversations.ms)),
     )
 
 

@@ -9,7 +9,7 @@ import sqlite3
 
 from router.errors import StoreUnavailable
 
-VERSION = 2  # of these tables; as PRAGMA user_version
+VERSION = 3  # of these tables; as PRAGMA user_version
 TOP = 1 << 62  # no amount grows beyond
 
 _AMOUNT = f"INTEGER NOT NULL CHECK ({{0}} BETWEEN 0 AND {TOP})"
@@ -59,6 +59,11 @@ CREATE INDEX log_response ON log (response_id) WHERE response_id IS NOT NULL;
 -- How many of the log's entries are whose; "|all" has the sum.
 CREATE TABLE log_share (tenant TEXT PRIMARY KEY, {_amounts("entries")}) WITHOUT ROWID, STRICT;
 CREATE INDEX log_share_entries ON log_share (entries);
+-- Answers that clients go on from.
+CREATE TABLE conversations (
+    tenant TEXT NOT NULL, name TEXT NOT NULL, at_ms INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tenant, name))
+    STRICT;
+CREATE INDEX conversations_age ON conversations (tenant, at_ms);
 CREATE TABLE shelf (
     kind TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID, STRICT;
 PRAGMA user_version = {VERSION};
