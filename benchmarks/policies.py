@@ -48,7 +48,7 @@ def make_contexts(rng: np.random.Generator, history: History, count: int) -> lis
         row = rng.integers(ROWS)
         contexts.append(
             RouteContext(
-                request_id=str(i),
+                decision_id=str(i),
                 tenant="bench",
                 preference=100.0,
                 embedding=history.embeddings[row],
@@ -66,20 +66,7 @@ def make_contexts(rng: np.random.Generator, history: History, count: int) -> lis
 
 def make_outcome(context: RouteContext, arm: Arm) -> Outcome:
     """One judged answer."""
-    return Outcome(
-        request_id=context.request_id,
-        tenant=context.tenant,
-        arm=arm.name,
-        embedding=context.embedding,
-        score=0.5,
-        cost=1e-5,
-        propensity=1.0,
-        prompt_tokens=100,
-        completion_tokens=50,
-        prompt_characters=400,
-        now=context.now,
-        features=context.features,
-    )
+    return Outcome(context, arm.name, score=0.5, cost=1e-5, propensity=1.0, completion_tokens=50, now=context.now)
 
 
 def timings_us(policy: StoredPolicy, contexts: list[RouteContext]) -> Float:

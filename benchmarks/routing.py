@@ -22,8 +22,9 @@ from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
 from policies.estimators.prompt_selection import telling_prompts
 from policies.identity import Skills, Vector, informative_prompts
 from policies.paced import build
+from policies.records import context_of
 from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
-from policies.types import Arm, BudgetState, Float, Float32, History, Neighbours, Outcome, RouteContext
+from policies.types import Arm, BudgetState, Float, Float32, History, LoggedContext, Neighbours, Outcome, RouteContext
 
 SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
 SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
@@ -339,20 +340,17 @@ def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple
     def context(row: int) -> RouteContext:
         near = rng.integers(0, rows, 100)
         similarity = -np.sort(-rng.random(100).astype(np.float32))
-        return RouteContext(
-            str(row), "tenant", 5.0, vectors[row], Neighbours(similarity, scores[near], costs[near]), models,
-            int(tokens[row]), int(4 * tokens[row]), 1024, float(row), BudgetState(1.0, 2.0, 1000.0, "purse"), None,
-            features[row],
+        logged = LoggedContext(
+            str(row), "tenant", 5.0, vectors[row], models, int(tokens[row]), int(4 * tokens[row]), 1024, float(row),
+            BudgetState(1.0, 2.0, 1000.0, "purse"), None, features[row],
         )  # fmt: skip
+        return context_of(logged, Neighbours(similarity, scores[near], costs[near]))
 
     return history, [context(row) for row in range(2000)]
 
 
 def _answer(context: RouteContext, arm: str) -> Outcome:
-    return Outcome(
-        context.request_id, context.tenant, arm, context.embedding, 0.5, 1e-5, 1.0, context.prompt_tokens, 10,
-        context.prompt_characters, context.now, features=context.features, purse="purse",
-    )  # fmt: skip
+    return Outcome(context, arm, 0.5, 1e-5, 1.0, 10, context.now)
 
 
 TABLES: dict[str, Callable[[int], Iterable[str]]] = {

@@ -18,8 +18,21 @@ from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
 from policies.pacers.remaining import Remaining, queries_left
+from policies.records import DecisionRecord, context_of, outcome_of
 from policies.replay import LOST, BudgetGate, Result, Rows, judge, split_budget, split_weights, total_budget
-from policies.types import BudgetState, Estimates, Float, Float32, History, Neighbours, Outcome, Proposal, RouteContext
+from policies.simulation import answered
+from policies.types import (
+    BudgetState,
+    Estimates,
+    Float,
+    Float32,
+    History,
+    LoggedContext,
+    Neighbours,
+    Outcome,
+    Policy,
+    RouteContext,
+)
 
 TENANT = "benchmark"
 NOTHING_NEAR = Neighbours(np.zeros(0, np.float32), np.zeros((0, 0)), np.zeros((0, 0)))
@@ -76,15 +89,15 @@ class Prepared:
         """Nothing is looked up by place."""
         return None
 
-    def strangeness(self, asked: RouteContext | Outcome) -> float:
-        return float(self._fitted.strangeness[int(asked.request_id)])
+    def strangeness(self, asked: LoggedContext) -> float:
+        return float(self._fitted.strangeness[int(asked.decision_id)])
 
     def estimate(self, context: RouteContext) -> Estimates:
-        row, found = int(context.request_id), self._fitted.expected
+        row, found = int(context.decision_id), self._fitted.expected
         return Estimates(found.quality[row], found.sigma[row], found.cost[row])
 
     def expected(self, outcome: Outcome) -> tuple[float, float] | None:
-        row, column = int(outcome.request_id), self._fitted.trace.models.index(outcome.arm)
+        row, column = int(outcome.context.decision_id), self._fitted.trace.models.index(outcome.arm)
         return float(self._fitted.expected.quality[row, column]), float(self._fitted.expected.cost[row, column])
 
     def learn(self, outcome: Outcome) -> None:
@@ -135,15 +148,16 @@ def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon:
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
     for at, row in enumerate(order):
-        context = _context(fitted, int(row), at, till, len(order) if horizon is None else horizon)
-        proposal = policy.propose(context)
-        arm = int(np.argmax(proposal.probabilities))
-        if proposal.scores[arm] >= 0.0:
+        logged = _logged(fitted, int(row), at, till, len(order) if horizon is None else horizon)
+        arm, worth, record = _chosen(policy, logged)
+        if worth >= 0.0:
             choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
-        outcome = _outcome(context, proposal, arm if served[at] else LOST, scores=scores[at], costs=costs[at])
-        if choices[at] != LOST and not served[at]:
-            outcome = replace(outcome, refused=context.arms[arm].name, left=till.left(arm))
-        policy.learn(outcome)
+        if served[at]:
+            policy.learn(_answered(record, arm, scores=scores[at], costs=costs[at]))
+        elif choices[at] != LOST:
+            policy.learn(replace(outcome_of(record, None), refused=record.model, left=till.left(arm)))
+        else:
+            policy.learn(outcome_of(record, None))
     return judge(choices, served, scores=scores, costs=costs)
 
 
@@ -157,24 +171,21 @@ def prefer(
     policy = Composed(estimator, Flat(), Greedy())
     till, earned = BudgetGate(scores.shape[1]), np.zeros(len(scores))
     for row in range(len(scores)):
-        context = _context(fitted, row, row, till, len(scores), price)
-        proposal = policy.propose(context)
-        arm = int(np.argmax(proposal.probabilities))
+        arm, _, record = _chosen(policy, _logged(fitted, row, row, till, len(scores), price))
         earned[row] = scores[row, arm] - price * costs[row, arm]
         if adaptive:
-            policy.learn(_outcome(context, proposal, arm, scores=scores[row], costs=costs[row]))
+            policy.learn(_answered(record, arm, scores=scores[row], costs=costs[row]))
     return earned
 
 
-def _context(
+def _logged(
     fitted: Fitted, row: int, at: int, till: BudgetGate, horizon: int, preference: float = 0.0
-) -> RouteContext:
-    return RouteContext(
-        request_id=str(row),
+) -> LoggedContext:
+    return LoggedContext(
+        decision_id=str(row),
         tenant=TENANT,
         preference=preference,
         embedding=fitted.embedded.vectors[fitted.stream[row]],
-        neighbours=NOTHING_NEAR,
         arms=fitted.trace.arms,
         prompt_tokens=0,
         prompt_characters=0,
@@ -185,20 +196,13 @@ def _context(
     )
 
 
-def _outcome(context: RouteContext, proposal: Proposal, arm: int, *, scores: Float, costs: Float) -> Outcome:
-    return Outcome(
-        request_id=context.request_id,
-        tenant=TENANT,
-        arm="" if arm == LOST else context.arms[arm].name,
-        embedding=context.embedding,
-        score=float("nan") if arm == LOST else float(scores[arm]),
-        cost=float("nan") if arm == LOST else float(costs[arm]),
-        propensity=1.0,
-        prompt_tokens=0,
-        completion_tokens=0,
-        prompt_characters=0,
-        now=context.now,
-        purse=TENANT,
-        candidates=tuple(each.name for each in context.arms),
-        expected=proposal.estimates,
-    )
+def _chosen(policy: Policy, logged: LoggedContext) -> tuple[int, float, DecisionRecord]:
+    """The likeliest arm, its score, and the record of choosing it."""
+    proposal = policy.propose(context_of(logged, NOTHING_NEAR))
+    arm = int(np.argmax(proposal.probabilities))
+    record = DecisionRecord(logged, proposal.evidence, np.eye(len(logged.arms))[arm], logged.arms[arm].name, "")
+    return arm, float(proposal.scores[arm]), record
+
+
+def _answered(record: DecisionRecord, arm: int, *, scores: Float, costs: Float) -> Outcome:
+    return outcome_of(record, *answered(record, cost=float(costs[arm]), score=float(scores[arm])))

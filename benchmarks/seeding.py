@@ -17,17 +17,18 @@ import yaml
 from backends.embedders.hashing import HashingEmbedder
 from backends.embedders.unit import unit_rows
 from benchmarks.rig import prompts
-from policies import registry as named
+from policies.types import Arm, LoggedContext
 from router.catalogue.factories import build_policies
 from router.gateway.types import arm_of
-from router.learning.follower import Learning, OutcomeTable
+from router.learning import snapshot
 from router.learning.index import FaissIndex
+from router.learning.table import OutcomeTable
+from router.learning.views import Views
 from router.settings import Settings, load
 from router.settings.paths import snapshot_path, store_url
 from router.stores.keys import Registry
 from router.stores.open import open_stores
 from router.terms import Terms
-from router.types import DecisionRecord
 
 _BATCH = 10_000
 
@@ -35,7 +36,7 @@ _BATCH = 10_000
 def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -> None:
     """Write a snapshot with `vectors` judged queries: hashed prompts, beyond 20,000 the same with noise."""
     loaded = _loaded(settings)
-    models = loaded.candidates()
+    arms = [arm_of(model) for model in loaded.candidates()]
     rng = np.random.default_rng(seed)
     index = FaissIndex(
         256,
@@ -44,33 +45,14 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         build_threads=os.cpu_count() or 1,
         halved=loaded.index.vectors == "bfloat16",
     )
-    learning = Learning(
-        log=_Empty(),
-        index=index,
-        policies=build_policies(loaded.policy, [arm_of(model) for model in models]),
-        build=lambda name: named.build(name, [arm_of(model) for model in models], {}),
-        refit=_never,
-        arms=lambda: [arm_of(model) for model in models],
-        folder=snapshot_path(loaded, 0),
-    )
+    views = Views(index, build_policies(loaded.policy, arms))
     for start in range(0, vectors, _BATCH):
         rows = _embeddings(start, min(_BATCH, vectors - start), rng)
         index.add(rows, np.arange(start, start + len(rows)))
-        _remember(learning.table, rows, [model.name for model in models], rng)
+        _remember(views.table, rows, arms, rng)
     index.settle()
-    learning.learned = vectors
-    learning.save()
-
-
-async def _never(*_: object) -> Any:
-    raise NotImplementedError
-
-
-class _Empty:
-    """A log with nothing in it."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError(name)
+    views.learned = vectors
+    snapshot.save(views, snapshot.Position(learned=vectors), snapshot_path(loaded, 0))
 
 
 def _embeddings(start: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -85,12 +67,11 @@ def _hashed(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return unit_rows(HashingEmbedder(256).embed_now(texts))
 
 
-def _remember(table: OutcomeTable, rows: Any, models: list[str], rng: np.random.Generator) -> None:
+def _remember(table: OutcomeTable, rows: Any, arms: list[Arm], rng: np.random.Generator) -> None:
     for row in rows:
-        record = DecisionRecord("", 0, "bench", "", "", "", 1.0, 0.0, (), (), (), (), (), (), b"", "", 60)
-        number = table.append(record, row)
-        model = models[int(rng.integers(len(models)))]
-        table.observe(number, model, score=float(rng.random()), cost=float(rng.random() * 1e-4))
+        number = table.append(LoggedContext("", "bench", 0.0, row, (), 60, 0, 0, 0.0))
+        arm = arms[int(rng.integers(len(arms)))]
+        table.observe(number, arm, score=float(rng.random()), cost=float(rng.random() * 1e-4))
 
 
 async def seed_keys(settings: Mapping[str, Any], tenants: int) -> list[str]:

@@ -18,9 +18,10 @@ from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
 from policies.pacers.remaining import queries_left
+from policies.records import DecisionRecord, context_of, outcome_of, to_half
 from policies.registry import NAMES, build, options_of
-from policies.simulation import draw
-from policies.types import Arm, BudgetState, History, Neighbours, Outcome, Policy, Proposal, RouteContext
+from policies.simulation import answered
+from policies.types import Arm, BudgetState, History, LoggedContext, Neighbours, Policy, RouteContext, draw
 from router.learning.index import FaissIndex
 
 NEIGHBOURS = 100
@@ -48,7 +49,7 @@ class Driver:
         self._index.settle()
         self._policy = self._build(policy)
         self._policy.refit(self.history)
-        self.open: dict[str, tuple[RouteContext, Proposal, int]] = {}
+        self.open: dict[str, DecisionRecord] = {}
         self._arrived = 0
         self._drops = policy != "port"  # the paper's own never drops a query
         self._rng = np.random.default_rng(0)
@@ -68,7 +69,7 @@ class Driver:
         texts = list(table["prompt"])
         lengths = np.array([len(text) for text in texts], np.int64)
         return History(
-            embeddings=self._embedder.embed_now(texts),
+            embeddings=to_half(self._embedder.embed_now(texts)),
             arms=self.arms,
             scores=table[[f"score:{name}" for name in self.models]].to_numpy(np.float64),
             costs=table[[f"cost:{name}" for name in self.models]].to_numpy(np.float64),
@@ -81,38 +82,38 @@ class Driver:
         """The model for this prompt, or None where every answer costs more than it is worth."""
         context = self._context(query_id, prompt)
         proposal = self._policy.propose(context)
-        chosen = draw(proposal.probabilities, self._rng)
+        chosen = draw(proposal.probabilities, self._rng.random())
         self._arrived += 1
+        record = DecisionRecord(context, proposal.evidence, proposal.probabilities, self.models[chosen], "")
         if self._drops and self._paced and proposal.scores[chosen] < 0.0:
-            self._policy.learn(self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan")))
+            self._policy.learn(outcome_of(record, None))
             return None
-        self.open[query_id] = context, proposal, chosen
-        return self.models[chosen]
+        self.open[query_id] = record
+        return record.model
 
     def learn(self, query_id: str, *, admitted: bool, score: float | None, cost: float | None) -> None:
         """Take in what came of one choice."""
-        context, proposal, chosen = self.open.pop(query_id)
+        record = self.open.pop(query_id)
+        chosen = self.models.index(record.model)
         if not admitted or cost is None:
-            lost = self._outcome(context, proposal, arm="", score=float("nan"), cost=float("nan"))
             left = min(self._total, float("inf") if self._left is None else float(self._left[chosen]))
-            self._policy.learn(replace(lost, refused=self.models[chosen], left=left))
+            self._policy.learn(replace(outcome_of(record, None), refused=record.model, left=left))
             return
         if self._left is not None:
             self._left[chosen] -= cost
         self._total -= cost
-        observed = float("nan") if score is None else score
-        self._policy.learn(self._outcome(context, proposal, arm=self.models[chosen], score=observed, cost=cost))
+        paid, judged = answered(record, cost=cost, score=score or 0.0)
+        self._policy.learn(outcome_of(record, paid, None if score is None else judged))
 
     def _context(self, query_id: str, prompt: str) -> RouteContext:
-        embedding = self._embedder.embed_one(prompt)
+        embedding = to_half(self._embedder.embed_one(prompt))
         hits = self._index.search(embedding[None], NEIGHBOURS)
         ids = hits.ids[0]
-        return RouteContext(
-            request_id=query_id,
+        logged = LoggedContext(
+            decision_id=query_id,
             tenant=TENANT,
             preference=self._lambda,
             embedding=embedding,
-            neighbours=Neighbours(hits.similarity[0], self.history.scores[ids], self.history.costs[ids]),
             arms=self.arms,
             prompt_tokens=len(prompt) // 4 + 1,
             prompt_characters=len(prompt),
@@ -122,32 +123,12 @@ class Driver:
             capacity=None if self._left is None or not self._paced else self._left.copy(),
             features=self._embedder.features(prompt),
         )
+        return context_of(logged, Neighbours(hits.similarity[0], self.history.scores[ids], self.history.costs[ids]))
 
     def _purse(self) -> BudgetState:
         if not self._paced:
             return BudgetState()
         return BudgetState(remaining=self._total, reset_s=queries_left(self._horizon, self._arrived), name=TENANT)
-
-    def _outcome(self, context: RouteContext, proposal: Proposal, *, arm: str, score: float, cost: float) -> Outcome:
-        chosen = self.models.index(arm) if arm else int(np.argmax(proposal.probabilities))
-        propensity = float(proposal.probabilities[chosen])
-        return Outcome(
-            request_id=context.request_id,
-            tenant=TENANT,
-            arm=arm,
-            embedding=context.embedding,
-            score=score,
-            cost=cost,
-            propensity=propensity,
-            prompt_tokens=context.prompt_tokens,
-            completion_tokens=0,
-            prompt_characters=context.prompt_characters,
-            now=context.now,
-            features=context.features,
-            purse=TENANT,
-            candidates=tuple(self.models),
-            expected=proposal.estimates,
-        )
 
 
 def _in_order(budgets: object, models: list[str]) -> list[float]:

@@ -72,11 +72,12 @@ def _judge_log(arguments: argparse.Namespace) -> int:
 
     wanted = [contender(each) for each in arguments.policy or ["paced"]]
     policies = {each.label: built(each.policy, each.options) for each in wanted}
-    answers = judged_answers(asyncio.run(_log_of(arguments.trace)))
+    entries = asyncio.run(_log_of(arguments.trace))
+    answers = judged_answers(entries)
     judged = {}
     with _Bar(len(policies)) as told:
         for label, policy in policies.items():
-            judged[label] = judge_policy(policy, answers)
+            judged[label] = judge_policy(policy, entries)
             told(label)
     judged = {"live": live_value(answers), **judged}
     print(f"{len(answers)} judged answers")

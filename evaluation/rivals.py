@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from policies.estimators.linear import principal_directions
-from policies.types import Estimates, Float, Float32, History, Outcome, Proposal, RouteContext
+from policies.types import Estimates, Evidence, Float, Float32, History, Outcome, Proposal, RouteContext
 from router.errors import SettingsError
 
 DIRECTIONS = 25  # principal directions the package uses by default
@@ -61,12 +61,13 @@ class ParetoBandit:
         probabilities = np.array([float(arm.name == chosen) for arm in context.arms])
         costs = np.array([self._costs[arm.name] for arm in context.arms])
         unknown = np.full(len(costs), 0.5)
-        return Proposal(probabilities, Estimates(unknown, unknown, costs), np.zeros(len(costs)), probabilities)
+        expected = Estimates(unknown, unknown, costs)
+        return Proposal(probabilities, expected, np.zeros(len(costs)), probabilities, Evidence(expected))
 
     def learn(self, outcome: Outcome) -> None:
         if not outcome.arm or np.isnan(outcome.score):
             return
-        self._router.update(outcome.arm, self._vector(outcome.vector), outcome.score)
+        self._router.update(outcome.arm, self._vector(outcome.context.embedding), outcome.score)
         if self._router.budget_pacer is not None:
             self._router.budget_pacer.observe(outcome.cost)
 

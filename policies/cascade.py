@@ -7,12 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.composed import masked, spent
+from policies.composed import masked, prices_of, spent
 from policies.conformal import NEVER, risk_threshold
 from policies.explorers.greedy import point
 from policies.machine_pricing import routed
 from policies.signature import WIDTH, Head
-from policies.types import Estimates, Estimator, Float, History, Outcome, Proposal, RouteContext, Snapshot
+from policies.types import (
+    Estimates,
+    Estimator,
+    Evidence,
+    Float,
+    History,
+    LoggedContext,
+    Outcome,
+    Proposal,
+    RouteContext,
+    Snapshot,
+)
 
 KEPT = 2_000  # judged answers of each model that calibrate its threshold, a sliding window
 ENOUGH = 50  # judged answers from which a threshold is set; before, every answer is returned
@@ -82,14 +93,18 @@ class Cascade:
         self._calibrations: dict[str, Calibration] = {}
 
     def propose(self, context: RouteContext) -> Proposal:
-        charged = self._estimator.estimate(context)
-        estimates = routed(context, charged)
-        prices = np.full(len(context.arms), float(context.preference))
-        scores = masked(self._worth(context, estimates, prices), spent(context, charged))
-        at_list = None if estimates is charged else charged.cost
-        return Proposal(point(scores, estimates.cost), estimates, prices, scores, at_list)
+        evidence = Evidence(expected := self._estimator.estimate(context))
+        worth = self._worth(context, routed(context, expected), prices_of(context, evidence))
+        return self.distribute(context, Evidence(expected, worth=worth))
 
-    def _worth(self, context: RouteContext, estimates: Estimates, prices: Float) -> Float:
+    def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
+        if evidence.worth is None:
+            raise ValueError("the evidence is of another policy: a cascade logs what each start is worth")
+        estimates = routed(context, evidence.expected)
+        scores = masked(evidence.worth, spent(context, evidence.expected))
+        return Proposal(point(scores, estimates.cost), estimates, prices_of(context, evidence), scores, evidence)
+
+    def _worth(self, context: LoggedContext, estimates: Estimates, prices: Float) -> Float:
         """(n,) V of starting at each arm."""
         worth, following = np.zeros(len(context.arms)), 0.0
         for place, at in enumerate(np.argsort(-estimates.cost, kind="stable")):

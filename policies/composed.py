@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,11 @@ from policies.machine_pricing import repriced, routed
 from policies.types import (
     Estimates,
     Estimator,
+    Evidence,
     Explorer,
     Float,
     History,
+    LoggedContext,
     Outcome,
     Pacer,
     Proposal,
@@ -25,7 +27,7 @@ from policies.types import (
 INFINITE = float("inf")
 
 
-def spent(context: RouteContext, estimates: Estimates) -> NDArray[np.bool_]:
+def spent(context: LoggedContext, estimates: Estimates) -> NDArray[np.bool_]:
     """(n,) whether an answer of this arm is expected to cost more than its capacity or the purse still holds."""
     left = context.purse.remaining
     if context.capacity is None:
@@ -40,6 +42,23 @@ def masked(scores: Float, closed: NDArray[np.bool_]) -> Float:
     return scores if count in (0, len(closed)) else np.where(closed, -np.inf, scores)
 
 
+def prices_of(context: LoggedContext, evidence: Evidence) -> Float:
+    """(n,) λ + μ + γ of a dollar charged, 1/USD."""
+    prices = np.empty(len(context.arms))
+    prices.fill(context.preference + evidence.purse_price)
+    if evidence.capacity_prices is not None:
+        prices += evidence.capacity_prices
+    return prices
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Another explorer while `early(context)`: a new gateway and a new arm are met with open eyes."""
+
+    early: Callable[[RouteContext], bool]
+    explorer: Explorer
+
+
 @dataclass(slots=True)
 class Composed:
     """The formula, with its three parts. `mask` keeps spent arms from being chosen."""
@@ -48,16 +67,24 @@ class Composed:
     pacer: Pacer
     explorer: Explorer
     mask: bool = True
+    warm_up: WarmUp | None = None
 
     def propose(self, context: RouteContext) -> Proposal:
-        charged = self.estimator.estimate(context)
+        expected = self.estimator.estimate(context)
+        prices = self.pacer.prices(context, expected)
+        early = self.warm_up is not None and self.warm_up.early(context)
+        return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early))
+
+    def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
+        charged = evidence.expected
         estimates = routed(context, charged)
-        prices = repriced(context, self.pacer.prices(context, charged), charged, estimates)
+        prices = repriced(context, prices_of(context, evidence), charged, estimates)
         scores = estimates.quality - prices * estimates.cost
         if self.mask and (context.capacity is not None or context.purse.remaining != INFINITE):
             scores = masked(scores, spent(context, charged))
-        probabilities, scores = self.explorer.probabilities(context, estimates, scores)
-        return Proposal(probabilities, estimates, prices, scores, None if estimates is charged else charged.cost)
+        explorer = self.warm_up.explorer if self.warm_up is not None and evidence.early else self.explorer
+        probabilities, scores = explorer.probabilities(context, estimates, scores)
+        return Proposal(probabilities, estimates, prices, scores, evidence)
 
     def learn(self, outcome: Outcome) -> None:
         self.estimator.learn(outcome)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.types import Estimates, Float, MeasuredCost, RouteContext
+from policies.types import Estimates, Float, LoggedContext, MeasuredCost
 
 CHEAPEST_USD = 1e-15  # of an answer: prices are divided by it
 
 
-def routed(context: RouteContext, charged: Estimates) -> Estimates:
+def routed(context: LoggedContext, charged: Estimates) -> Estimates:
     """The estimates that decide, from those at list prices."""
     rented = context.rented
     if rented is None:
@@ -26,7 +26,7 @@ def routed(context: RouteContext, charged: Estimates) -> Estimates:
     return Estimates(charged.quality, charged.sigma, cost)
 
 
-def repriced(context: RouteContext, prices: Float, charged: Estimates, estimates: Estimates) -> Float:
+def repriced(context: LoggedContext, prices: Float, charged: Estimates, estimates: Estimates) -> Float:
     """(n,) prices of a dollar of ĉ, from λ + μ + γ of a dollar charged."""
     if estimates is charged:
         return prices
@@ -34,7 +34,7 @@ def repriced(context: RouteContext, prices: Float, charged: Estimates, estimates
     return np.asarray(context.preference + (prices - context.preference) * ratio)
 
 
-def _completion_tokens(context: RouteContext, charged: Estimates, rented: MeasuredCost, listed: Float) -> Float:
+def _completion_tokens(context: LoggedContext, charged: Estimates, rented: MeasuredCost, listed: Float) -> Float:
     """(n,) those which the charge implies; of an arm that charges nothing for them, its usual ones."""
     prompt, completion = listed
     implied = (charged.cost - prompt * context.prompt_tokens) / np.where(completion > 0.0, completion, 1.0)

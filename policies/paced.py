@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.composed import Composed
+from policies.composed import Composed, WarmUp
 from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.explorers.thompson import Thompson
-from policies.explorers.warm_up import WarmUp
 from policies.pacers.remaining import Remaining
 from policies.types import Arm
 
@@ -31,4 +30,5 @@ def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, quer
     blend = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
     estimator = DriftCorrected(blend)
     pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
-    return Composed(estimator, pacer, WarmUp(blend.knows, early=Thompson(), late=CostWeightedEpsilon(explore)))
+    warm_up = WarmUp(lambda context: not blend.knows(context), Thompson())
+    return Composed(estimator, pacer, CostWeightedEpsilon(explore), warm_up=warm_up)

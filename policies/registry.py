@@ -10,13 +10,12 @@ from functools import partial
 from types import MappingProxyType
 
 from policies.cascade import Cascade
-from policies.composed import Composed
+from policies.composed import Composed, WarmUp
 from policies.estimators.abilities import Abilities
 from policies.estimators.linear import Linear
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans, leave_one_out
 from policies.estimators.repriced import Repriced
-from policies.explorers.explore_then_commit import ExploreThenCommit
 from policies.explorers.greedy import Best, Cheapest, Epsilon, Fixed, Greedy, Uniform
 from policies.explorers.thompson import Thompson
 from policies.explorers.ucb import Ucb
@@ -71,7 +70,8 @@ def _port(
 ) -> StoredPolicy:
     estimator = NeighbourMeans(Means(), k=k, shrinkage=0.0, trusted=1e-9, contested=False)
     pacer = OneShot(Budgets(horizon, budget, dict(budgets)), explore=explore, alpha=alpha)
-    return Composed(estimator, pacer, ExploreThenCommit(pacer), mask=False)
+    warm_up = WarmUp(lambda _: pacer.exploring, Uniform())
+    return Composed(estimator, pacer, Greedy(), mask=False, warm_up=warm_up)
 
 
 def _port_exact(

@@ -10,6 +10,14 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from policies.records import (
+    NANO_PER_USD,
+    DecisionRecord,
+    Feedback,
+    SettlementRecord,
+    context_of,
+    outcome_of,
+)
 from policies.replay import LOST, BudgetGate, Result, Rows, judge
 from policies.types import (
     Arm,
@@ -17,11 +25,11 @@ from policies.types import (
     Float,
     Float32,
     History,
+    LoggedContext,
     Neighbours,
-    Outcome,
     Policy,
-    Proposal,
     RouteContext,
+    draw,
 )
 
 TENANT = "replay"
@@ -144,18 +152,22 @@ def play(
     propensity, spent = np.ones(len(stream)), np.zeros(len(stream))
     for row in range(len(stream)):
         columns = stream.columns(row)
-        context = _context(stream, memory, row, columns, preference=preference, till=till)
-        proposal = policy.propose(context)
-        drawn = draw(proposal.probabilities, rng)
+        logged = _logged(stream, row, columns, preference=preference, till=till)
+        proposal = policy.propose(context_of(logged, memory.near(row, columns)))
+        drawn = draw(proposal.probabilities, rng.random())
         arm = int(columns[drawn])
+        name = stream.arms[arm].name
+        record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, name, policy="")
         if not drops or proposal.scores[drawn] >= 0.0:
             choices[row], propensity[row] = arm, proposal.probabilities[drawn]
             served[row] = till.admit(arm, float(stream.costs[row, arm]))
+        outcome = outcome_of(record, None)
         if served[row]:
-            memory.take(row, arm, score=float(stream.scores[row, arm]), cost=float(stream.costs[row, arm]))
-        outcome = _outcome(stream, row, context, proposal, drawn if served[row] else LOST)
-        if choices[row] != LOST and not served[row]:
-            outcome = replace(outcome, refused=stream.arms[arm].name, left=till.left(arm))
+            score, cost = float(stream.scores[row, arm]), float(stream.costs[row, arm])
+            memory.take(row, arm, score=score, cost=cost)
+            outcome = outcome_of(record, *answered(record, cost=cost, score=score))
+        elif choices[row] != LOST:
+            outcome = replace(outcome, refused=name, left=till.left(arm))
         policy.learn(outcome)
         spent[row] = till.spent.sum()
         if told is not None:
@@ -163,31 +175,28 @@ def play(
     return Run(choices, served, propensity, spent, judge(choices, served, scores=stream.scores, costs=stream.costs))
 
 
-def draw(probabilities: Float, rng: np.random.Generator) -> int:
-    """One arm of a distribution (n,)."""
-    return int(np.searchsorted(np.cumsum(probabilities), rng.random() * probabilities.sum(), side="right"))
-
-
 def contexts(stream: Stream, memory: Memory, *, preference: float = 0.0) -> list[RouteContext]:
     """Every query of a stream as a policy sees it before any is answered, without budgets."""
     till = BudgetGate(len(stream.arms))
     return [
-        _context(stream, memory, row, stream.columns(row), preference=preference, till=till)
+        context_of(
+            _logged(stream, row, stream.columns(row), preference=preference, till=till),
+            memory.near(row, stream.columns(row)),
+        )
         for row in range(len(stream))
     ]
 
 
-def _context(
-    stream: Stream, memory: Memory, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
-) -> RouteContext:
+def _logged(
+    stream: Stream, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
+) -> LoggedContext:
     capacity = till.capacity()
     everything = len(columns) == len(stream.arms)
-    return RouteContext(
-        request_id=str(row),
+    return LoggedContext(
+        decision_id=str(row),
         tenant=TENANT,
         preference=preference,
         embedding=stream.embeddings[row],
-        neighbours=memory.near(row, columns),
         arms=stream.arms if everything else tuple(stream.arms[column] for column in columns),
         prompt_tokens=int(stream.prompt_tokens[row]),
         prompt_characters=int(stream.prompt_characters[row]),
@@ -199,24 +208,8 @@ def _context(
     )
 
 
-def _outcome(stream: Stream, row: int, context: RouteContext, proposal: Proposal, drawn: int) -> Outcome:
-    lost = drawn == LOST
-    arm = context.arms[drawn]
-    column = stream.arms.index(arm)
-    return Outcome(
-        request_id=context.request_id,
-        tenant=TENANT,
-        arm="" if lost else arm.name,
-        embedding=context.embedding,
-        score=float("nan") if lost else float(stream.scores[row, column]),
-        cost=float("nan") if lost else float(stream.costs[row, column]),
-        propensity=1.0 if lost else float(proposal.probabilities[drawn]),
-        prompt_tokens=context.prompt_tokens,
-        completion_tokens=0,
-        prompt_characters=context.prompt_characters,
-        now=context.now,
-        features=context.features,
-        purse=TENANT,
-        candidates=tuple(each.name for each in context.arms),
-        expected=proposal.estimates,
-    )
+def answered(record: DecisionRecord, *, cost: float, score: float) -> tuple[SettlementRecord, Feedback]:
+    """What the log would say of an answer that cost so many USD and earned this score."""
+    at_ms = record.at_ms
+    paid = SettlementRecord(record.decision_id, at_ms, record.model, round(cost * NANO_PER_USD), 0, 0, "settled")
+    return paid, Feedback(record.decision_id, at_ms, score)

@@ -13,13 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.float16_embedding import Float16Embedding
-
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
 
-class Arm(msgspec.Struct, frozen=True):
+class Arm(msgspec.Struct, frozen=True, array_like=True):
     """A model as a policy sees it."""
 
     name: str
@@ -36,11 +34,12 @@ class Neighbours(msgspec.Struct, frozen=True):
     """The nearest past queries and what each arm earned and cost on them."""
 
     similarity: Float32  # (k,), cosine, descending
-    scores: Float  # (k, n), in [0, 1]; NaN where never observed; columns follow RouteContext.arms
+    scores: Float  # (k, n), in [0, 1]; NaN where never observed; columns follow LoggedContext.arms
     costs: Float  # (k, n), USD; NaN where never observed
+    weights: Float32 | None = None  # (k,), in (0, 1], how reliable the scores of each are; None: wholly
 
 
-class BudgetState(msgspec.Struct, frozen=True):
+class BudgetState(msgspec.Struct, frozen=True, array_like=True):
     """What the tightest budget of the asking tenant has left. All infinite where there is no budget."""
 
     remaining: float = float("inf")  # USD
@@ -52,19 +51,18 @@ class BudgetState(msgspec.Struct, frozen=True):
 class MeasuredCost(msgspec.Struct, frozen=True):
     """What tokens are measured to cost on machines whose price is known; NaN for arms that cost their list price."""
 
-    prompt_usd: Float  # (n,), for a token of RouteContext.prompt_tokens
+    prompt_usd: Float  # (n,), for a token of LoggedContext.prompt_tokens
     completion_usd: Float  # (n,)
     tokens: Float  # (n,), of a usual completion, for arms without a list price
 
 
-class RouteContext(msgspec.Struct, frozen=True):
-    """Everything a policy may know about one query before it is answered."""
+class LoggedContext(msgspec.Struct, frozen=True):
+    """What one query was decided on, and what the log keeps of it."""
 
-    request_id: str
+    decision_id: str
     tenant: str
     preference: float  # λ, 1/USD: quality one dollar is worth
-    embedding: Float32  # (d,), unit length
-    neighbours: Neighbours
+    embedding: Float32  # (d,), unit length, to half precision
     arms: tuple[Arm, ...]  # (n,), eligible only
     prompt_tokens: int
     prompt_characters: int
@@ -74,6 +72,18 @@ class RouteContext(msgspec.Struct, frozen=True):
     capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
     rented: MeasuredCost | None = None  # None where every arm costs its list price
+    neighbours_asked: int = 0  # past queries that were looked up, at most
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(n,) of the arms."""
+        return tuple([arm.name for arm in self.arms])
+
+
+class RouteContext(LoggedContext, frozen=True, kw_only=True):
+    """Everything a policy may know about one query before it is answered."""
+
+    neighbours: Neighbours
 
 
 class Estimates(msgspec.Struct, frozen=True):
@@ -84,43 +94,41 @@ class Estimates(msgspec.Struct, frozen=True):
     cost: Float  # (n,), USD
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """What a distribution follows from beside its context: with both logged, anybody can draw it up again."""
+
+    expected: Estimates  # of the arms, cost as budgets are charged
+    purse_price: float = 0.0  # μ, 1/USD
+    capacity_prices: Float | None = None  # γ (n,), 1/USD; None: all zero
+    early: bool = False  # whether the policy still looks around
+    worth: Float | None = None  # (n,) scores that are not q̂ − price · ĉ
+
+
 class Proposal(msgspec.Struct, frozen=True):
     """A policy's answer: a distribution and the evidence for it."""
 
     probabilities: Float  # (n,), sums to 1
-    estimates: Estimates
+    estimates: Estimates  # that decided: ĉ is what an answer takes, where that is not what is charged
     prices: Float  # (n,), λ + μ + γ_m, 1/USD
     scores: Float  # (n,), q̂ − price · ĉ plus what an explorer added
-    charged: Float | None = None  # (n,), USD at list prices, where that is not ĉ
+    evidence: Evidence
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """What came of one decision. Score is NaN until somebody judged it."""
 
-    request_id: str
-    tenant: str
+    context: LoggedContext
     arm: str  # "" where no arm served the query
-    embedding: Float32 | Float16Embedding  # (d,); policies read `vector`
     score: float  # in [0, 1] or NaN
     cost: float  # USD or NaN
     propensity: float  # in (0, 1]
-    prompt_tokens: int
     completion_tokens: int
-    prompt_characters: int
-    now: float
+    now: float  # seconds
     weight: float = 1.0  # reliability of the score, in (0, 1]
-    features: Float32 | None = None
-    purse: str = ""  # BudgetState.name the money came from
-    candidates: tuple[str, ...] = ()  # (n,) names of the arms that were eligible
-    expected: Estimates | None = None  # what was expected of the candidates when it was decided, cost at list prices
+    expected: Estimates | None = None  # of the arms when it was decided, cost at list prices
     signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
     refused: str = ""  # the arm that was chosen in vain: its answer cost more than its budget still held
     left: float = float("nan")  # USD which that budget held
-
-    @property
-    def vector(self) -> Float32:
-        """(d,) the embedding."""
-        return self.embedding.vector if isinstance(self.embedding, Float16Embedding) else self.embedding
 
     @property
     def is_judgement(self) -> bool:
@@ -138,6 +146,17 @@ class History(msgspec.Struct, frozen=True):
     prompt_tokens: NDArray[np.int64]  # (N,)
     prompt_characters: NDArray[np.int64]  # (N,)
     features: Float32 | None = None  # (N, f)
+    weights: Float | None = None  # (N,), in (0, 1], how reliable the scores of each row are; None: wholly
+
+
+def draw(probabilities: Float, uniform: float) -> int:
+    """The index where the running sum of probabilities (n,) passes `uniform` in [0, 1)."""
+    total = 0.0
+    for i, p in enumerate(probabilities.tolist()):
+        total += p
+        if uniform < total:
+            return i
+    return int(np.argmax(probabilities))
 
 
 class Policy(Protocol):
@@ -163,8 +182,15 @@ class Snapshot(Protocol):
         """Bit-exact inverse of state(). Raises: ValueError where the state is of another policy or shape."""
 
 
-class StoredPolicy(Policy, Snapshot, Protocol):
-    """A policy with a state that can be stored: what named.build returns."""
+class Redrawn(Protocol):
+    """Gives back what it once proposed."""
+
+    def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
+        """The proposal that follows from this evidence. Pure, and the same in every process: no state enters."""
+
+
+class StoredPolicy(Policy, Redrawn, Snapshot, Protocol):
+    """A policy with a state that can be stored: what registry.build returns."""
 
 
 class Estimator(Protocol):
@@ -187,11 +213,18 @@ class Charger(Estimator, Protocol):
         """(n,) USD: estimate(context).cost, without the work that quality takes. Pure."""
 
 
-class Pacer(Protocol):
-    """Prices money: λ from the request, μ from a tenant's budget, γ from an arm's own capacity."""
+class Prices(msgspec.Struct, frozen=True):
+    """What a dollar costs beyond the caller's own preference."""
 
-    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        """(n,) 1/USD, ≥ 0. Pure."""
+    purse: float = 0.0  # μ ≥ 0, 1/USD
+    capacity: Float | None = None  # γ (n,) ≥ 0, 1/USD; None: all zero
+
+
+class Pacer(Protocol):
+    """Prices money: μ from a tenant's budget, γ from an arm's own capacity."""
+
+    def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
+        """Pure."""
 
     def learn(self, outcome: Outcome) -> None:
         """Take in one outcome."""
@@ -203,5 +236,5 @@ class Pacer(Protocol):
 class Explorer(Protocol):
     """Turns scores into a distribution."""
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         """(probabilities (n,), the scores they rest on (n,)). Pure."""

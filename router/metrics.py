@@ -45,7 +45,7 @@ class PrometheusMeter(Metrics):
         self._registry.register(_Page(self))
 
     def decided(self, decision: Decision) -> None:
-        self._decisions[decision.models[decision.choice].name, decision.policy] += 1
+        self._decisions[decision.record.model, decision.record.policy] += 1
         self._holds += 1
 
     def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:

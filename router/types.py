@@ -1,4 +1,4 @@
-"""The gateway's own nouns: money, models, principals, holds and what is logged.
+"""The gateway's own nouns: money, models, principals and holds. What is logged is policies.records.
 
 What is made for every request is a msgspec struct: it costs a tenth of a frozen dataclass to make.
 """
@@ -11,10 +11,12 @@ from typing import Literal, NewType
 
 import msgspec
 
+from policies.records import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
+
+__all__ = ["NANO_PER_USD", "DecisionRecord", "Feedback", "LogEntry", "SettlementRecord"]  # and what is below
+
 NanoUsd = NewType("NanoUsd", int)
 """1 USD = 1_000_000_000. Money is never a float here."""
-
-NANO_PER_USD = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,67 +179,3 @@ class Balance:
     def remaining(self) -> NanoUsd:
         """Limit less spent less held; never negative."""
         return NanoUsd(max(0, self.budget.limit - self.spent - self.held))
-
-
-class DecisionRecord(msgspec.Struct, frozen=True, gc=False):
-    """What the outcome log remembers of one request. Enough to learn from and to judge another policy by."""
-
-    decision_id: str
-    at_ms: int
-    tenant: str
-    key_id: str
-    policy: str
-    model: str
-    propensity: float
-    preference: float  # λ in 1/USD
-    candidates: tuple[str, ...]
-    probabilities: tuple[float, ...]  # (n,), sums to 1
-    quality: tuple[float, ...]  # q̂ (n,)
-    cost: tuple[float, ...]  # ĉ (n,) USD
-    sigma: tuple[float, ...]  # (n,)
-    prices: tuple[float, ...]  # λ + μ + γ_m (n,) 1/USD
-    embedding: bytes  # float16 (d,), little-endian
-    text: str  # the first characters of the query when the operator keeps text, else ""
-    prompt_tokens: int
-    prompt_characters: int = 0
-    features: bytes = b""  # float32 (f,), little-endian: surface features of the prompt
-    purse: str = ""  # the budget whose price entered the decision
-    backend: str = ""  # that serves `model`
-    charged: tuple[float, ...] = ()  # (n,) USD expected at list prices; () where that is `cost`
-    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
-
-
-class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
-    """What one decision cost in the end."""
-
-    decision_id: str
-    at_ms: int
-    model: str
-    cost: NanoUsd
-    prompt_tokens: int
-    completion_tokens: int
-    outcome: str
-    latency_ms: float
-    first_byte_ms: float
-    response_id: str | None = None
-    finish_reason: str | None = None
-    signature: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, where it was judged
-    tenant: str = ""
-
-
-class Feedback(msgspec.Struct, frozen=True, gc=False):
-    """A judgement of one answer."""
-
-    decision_id: str
-    at_ms: int
-    score: float  # in [0, 1]
-    source: str = "user"  # "user", "validator:…", "signature"
-    reliability: float = 1.0  # weight in (0, 1]
-    comment: str | None = None
-    replace: bool = False
-    tenant: str = ""  # whose decision it judges: no other tenant's is found
-    key_id: str = ""  # of whoever judged; only the same one may replace what it said
-    by_admin: bool = False  # an admin key with the right to judge for any tenant, which may replace what others said
-
-
-LogEntry = DecisionRecord | SettlementRecord | Feedback

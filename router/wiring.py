@@ -10,10 +10,9 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +20,8 @@ import numpy as np
 
 from backends.pool import Replicas
 from backends.types import Embedder
-from policies.types import History
-from router.catalogue.factories import build_embedder, build_policies, build_policy, features_of
+from policies.types import Arm
+from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
@@ -32,7 +31,7 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Catalogue, Options
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
-from router.learning.refit_worker import State, refit_aside, refit_elsewhere
+from router.learning.views import Views
 from router.metrics import PrometheusMeter
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
@@ -46,7 +45,6 @@ REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
 MOST_SAID = 2_000  # characters of what is wrong with a settings file
-SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
 @dataclass(slots=True)
@@ -125,7 +123,9 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
         renting = MachinePricing(rents_of(settings))
-        learning = _learning(settings, stores, catalogue, embedder, renting)
+        policies = build_policies(settings.policy, catalogue.arms())
+        views = Views(_index(settings, embedder.dim), policies, occupancy=renting.occupancy)
+        learning = _learning(settings, stores, views, arms=lambda: offered(gateway))
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
         await _catch_up(learning)
         runtime = Runtime(
@@ -151,31 +151,25 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         await learning.snapshot()
 
 
-def _learning(
-    settings: Settings, stores: Stores, catalogue: Catalogue, embedder: Embedder, renting: MachinePricing
-) -> Learning:
-    index = FaissIndex(
-        embedder.dim,
+def offered(gateway: Gateway) -> tuple[Arm, ...]:
+    """What may be chosen now, after every reload and whatever engines came up."""
+    return gateway.decider.catalogue.arms()
+
+
+def _index(settings: Settings, dim: int) -> FaissIndex:
+    return FaissIndex(
+        dim,
         graph_from=settings.index.graph_from,
         ef_search=settings.index.ef_search,
         build_threads=settings.index.build_threads,
         halved=settings.index.vectors == "bfloat16",
     )
-    return Learning(
-        log=stores.log,
-        index=index,
-        policies=build_policies(settings.policy, catalogue.arms()),
-        build=lambda name: build_policy(name, {}, catalogue.arms()),
-        refit=partial(_refit, settings),
-        arms=catalogue.arms,
-        folder=snapshot_path(settings, 0),
-        occupancy=renting.occupancy,
-    )
 
 
-async def _refit(settings: Settings, name: str, state: State, history: History) -> State:
-    refit = refit_elsewhere if name in SLOW_TO_REFIT else refit_aside
-    return await refit(name, settings.policy.options_of(name), state=state, history=history)
+def _learning(settings: Settings, stores: Stores, views: Views, *, arms: Callable[[], Sequence[Arm]]) -> Learning:
+    """`arms` are asked for at each refit: models come and go while the gateway runs."""
+    workshop = SettingsWorkshop(settings.policy, arms)
+    return Learning(stores.log, views, workshop, arms=arms, folder=snapshot_path(settings, 0))
 
 
 async def _catch_up(learning: Learning) -> None:
@@ -197,7 +191,6 @@ def _gateway(
         ledger=stores.ledger,
         embedder=embedder,
         features=features_of(settings),
-        index=learning.index,
         learning=learning,
         options=options_of(settings),
         generator=np.random.default_rng(settings.policy.seed),

@@ -82,7 +82,7 @@ class Abilities:
         if fitted is None or np.isnan(outcome.score) or not outcome.arm:
             return
         before = fitted.vector(fitted.arms.get(outcome.arm), outcome.arm)
-        skills = fitted.coordinates(outcome.vector[None])
+        skills = fitted.coordinates(outcome.context.embedding[None])
         scores, weights = np.array([outcome.score]), np.array([outcome.weight])
         after = before.updated(skills, scores, noise=fitted.noise, weights=weights)
         fitted.vectors[outcome.arm] = after

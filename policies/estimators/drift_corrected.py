@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from policies.estimators.drift import CHARGE, QUALITY, Drift
 from policies.estimators.linear import principal_directions
 from policies.lazy_module import LazyModule
-from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
+from policies.types import Estimates, Float, Float32, History, LoggedContext, Outcome, RouteContext
 
 special = LazyModule("scipy.special")
 
@@ -40,7 +40,7 @@ class Fitted(Protocol):
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in them, if that is known already."""
 
-    def strangeness(self, asked: RouteContext | Outcome) -> float:
+    def strangeness(self, asked: LoggedContext) -> float:
         """In [0, 1): how unlike all that was fitted this query is."""
 
     def estimate(self, context: RouteContext) -> Estimates: ...
@@ -103,8 +103,8 @@ class DriftCorrected:
             return
         expected = self.fitted.expected(outcome)
         if expected is not None:
-            row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
-            others, _ = self._drift.residuals.shifts(outcome.vector, strangeness=strangeness)
+            row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome.context)
+            others, _ = self._drift.residuals.shifts(outcome.context.embedding, strangeness=strangeness)
             self._charged(outcome, row, expected[1], float(others[row, CHARGE]), strangeness)
             self._judged(outcome, row, expected[0], float(others[row, QUALITY]), strangeness)
         self.fitted.learn(outcome)
@@ -146,7 +146,7 @@ class DriftCorrected:
         log_ratio = float(np.log(outcome.cost / expected))
         self._drift.tariff.observe(row, log_ratio - elsewhere, 1.0 - strangeness)
         residual = log_ratio - float(self._drift.tariff.level[row])
-        self._drift.residuals.add(outcome.vector, row, CHARGE, residual, 1.0, strangeness)
+        self._drift.residuals.add(outcome.context.embedding, row, CHARGE, residual, 1.0, strangeness)
 
     def _refused(self, outcome: Outcome) -> None:
         """An answer that cost more than was left counts as what it is expected to have cost, given that.
@@ -157,8 +157,8 @@ class DriftCorrected:
         expected = self.fitted.expected(outcome)
         if expected is None or not expected[1] > 0.0 or not outcome.left > 0.0:
             return
-        row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome)
-        others, _ = self._drift.residuals.shifts(outcome.vector, strangeness=strangeness)
+        row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome.context)
+        others, _ = self._drift.residuals.shifts(outcome.context.embedding, strangeness=strangeness)
         elsewhere, level = float(others[row, CHARGE]), float(self._drift.tariff.level[row])
         sigma = math.hypot(float(self._drift.tariff.spread[row]), STRANGE_SPREAD * strangeness)
         beyond = _mean_beyond(math.log(outcome.left / expected[1]), level + elsewhere, sigma)
@@ -171,7 +171,7 @@ class DriftCorrected:
         factor = float(self._drift.health.factors[row])
         self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight * (1.0 - strangeness))
         residual = outcome.score - factor * expected
-        self._drift.residuals.add(outcome.vector, row, QUALITY, residual, outcome.weight, strangeness)
+        self._drift.residuals.add(outcome.context.embedding, row, QUALITY, residual, outcome.weight, strangeness)
 
 
 def _mean_beyond(bound: float, mean: float, sigma: float) -> float:

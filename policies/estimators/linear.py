@@ -161,7 +161,7 @@ class Linear:
         self._beside.learn(outcome)
         if np.isnan(outcome.score) or not outcome.arm:
             return
-        phi = self._posterior.features(outcome.vector)
+        phi = self._posterior.features(outcome.context.embedding)
         self._posterior.add(outcome.arm, phi, score=outcome.score, weight=outcome.weight)
         self._learned += 1
         if self._learned % self._block == 0:

@@ -135,7 +135,7 @@ class Means:
             sums[SCORE] += outcome.weight * outcome.score
             sums[SQUARE] += outcome.weight * outcome.score**2
         if not math.isnan(outcome.cost):
-            length, cost, tokens = outcome.prompt_tokens, outcome.cost, outcome.completion_tokens
+            length, cost, tokens = outcome.context.prompt_tokens, outcome.cost, outcome.completion_tokens
             sums[COSTED : TOKENS + 1] += (1.0, cost, length, length**2, length * cost, 1.0, tokens)
         self._events += 1
         if self._events < EVERY or self._events % EVERY == 0:

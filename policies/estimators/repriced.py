@@ -44,9 +44,9 @@ class Repriced:
 
     def learn(self, outcome: Outcome) -> None:
         self._within.learn(outcome)
-        if outcome.expected is None or outcome.arm not in outcome.candidates or np.isnan(outcome.cost):
+        if outcome.expected is None or outcome.arm not in outcome.context.names or np.isnan(outcome.cost):
             return
-        expected = float(outcome.expected.cost[outcome.candidates.index(outcome.arm)])
+        expected = float(outcome.expected.cost[outcome.context.names.index(outcome.arm)])
         if expected > 0.0:
             self._surprised(outcome.arm, min(outcome.cost / expected, LARGEST) - 1.0)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.online import Query
 from policies.estimators.stack import Queries, Stack
-from policies.types import Estimates, Float, Float32, History, Outcome, RouteContext
+from policies.types import Estimates, Float, Float32, History, LoggedContext, Outcome, RouteContext
 
 MIN_ROWS = 60  # judged answers that two arms must have before anything is fitted
 FIRST_LABELS = 20  # judged answers that every arm should have before the first fit
@@ -55,16 +55,15 @@ class StackedOrNeighbours:
         """(r,) where the embedding lies in them, if it is the one last asked about."""
         return None if self._stack is None else self._stack.place(embedding)
 
-    def strangeness(self, asked: RouteContext | Outcome) -> float:
+    def strangeness(self, asked: LoggedContext) -> float:
         """In [0, 1): how unlike the history the surface of this query is; 0 before a refit."""
         if self._stack is None:
             return 0.0
-        embedding = asked.vector if isinstance(asked, Outcome) else asked.embedding
-        known = self._stack.last_strangeness(embedding)
+        known = self._stack.last_strangeness(asked.embedding)
         if known is not None:
             return known
         lengths = asked.prompt_characters, asked.prompt_tokens
-        return self._stack.strangeness_one(Query(embedding, asked.features, *lengths, *NOTHING_NEAR, None))
+        return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
     def strangeness_batch(self, queries: Queries) -> Float:
         """(m,) the same of many. Raises: ValueError before a refit."""
@@ -88,8 +87,9 @@ class StackedOrNeighbours:
         if stack is None or outcome.arm not in stack.arms:
             return None
         column = stack.arms.index(outcome.arm)
-        lengths = outcome.prompt_characters, outcome.prompt_tokens
-        found = stack.expect_one(Query(outcome.vector, outcome.features, *lengths, *NOTHING_NEAR, None))
+        asked = outcome.context
+        lengths = asked.prompt_characters, asked.prompt_tokens
+        found = stack.expect_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
         return float(found.quality[column]), float(found.cost[column])
 
     def estimate_batch(self, queries: Queries) -> Estimates:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.explorers.greedy import allowed, best, point
-from policies.types import Estimates, Float, RouteContext
+from policies.types import Estimates, Float, LoggedContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class CostWeightedEpsilon:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share is {self.share}, expected 0 … 1")
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         if self.share == 0.0:
             return point(scores, estimates.cost), scores
         spread = np.maximum(estimates.cost, 1e-12)

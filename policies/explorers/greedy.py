@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.types import Estimates, Float, RouteContext
+from policies.types import Estimates, Float, LoggedContext
 
 
 def allowed(scores: Float) -> Float:
@@ -36,7 +36,7 @@ def point(scores: Float, costs: Float) -> Float:
 class Greedy:
     """argmax of the scores."""
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         return point(scores, estimates.cost), scores
 
 
@@ -50,7 +50,7 @@ class Epsilon:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"share is {self.share}, expected 0 … 1")
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         support = allowed(scores)
         support *= self.share / np.add.reduce(support)
         support[best(scores, estimates.cost)] += 1.0 - self.share
@@ -61,7 +61,7 @@ class Epsilon:
 class Uniform:
     """Every allowed arm alike."""
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         support = allowed(scores)
         return support / support.sum(), scores
 
@@ -70,7 +70,7 @@ class Uniform:
 class Cheapest:
     """The lowest expected cost."""
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         scores = np.where(allowed(scores) > 0, -estimates.cost, -np.inf)
         return point(scores, estimates.cost), scores
 
@@ -79,7 +79,7 @@ class Cheapest:
 class Best:
     """The highest expected quality, whatever it costs."""
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         scores = np.where(allowed(scores) > 0, estimates.quality, -np.inf)
         return point(scores, estimates.cost), scores
 
@@ -90,6 +90,6 @@ class Fixed:
 
     arm: str
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         wanted = np.array([arm.name == self.arm for arm in context.arms]) & (allowed(scores) > 0)
         return point(np.where(wanted, 1.0, -np.inf) if wanted.any() else scores, estimates.cost), scores

@@ -8,7 +8,7 @@ import numpy as np
 
 from policies.explorers.greedy import allowed
 from policies.lazy_module import LazyModule
-from policies.types import Estimates, Float, RouteContext
+from policies.types import Estimates, Float, LoggedContext
 
 special = LazyModule("scipy.special")
 
@@ -55,7 +55,7 @@ class Thompson:
         if not self.width > 0:
             raise ValueError(f"width is {self.width}, expected > 0")
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         arms = np.flatnonzero(allowed(scores))
         chances = best_probabilities(np.nan_to_num(scores)[arms], self.width * estimates.sigma[arms])
         chances[chances < self.floor] = 0.0

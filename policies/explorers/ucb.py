@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policies.explorers.greedy import point
-from policies.types import Estimates, Float, RouteContext
+from policies.types import Estimates, Float, LoggedContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,6 @@ class Ucb:
         if not self.width >= 0:
             raise ValueError(f"width is {self.width}, expected ≥ 0")
 
-    def probabilities(self, context: RouteContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
+    def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         hopeful = scores + self.width * estimates.sigma
         return point(hopeful, estimates.cost), hopeful

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.lazy_module import LazyModule
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, Float, History, Outcome, Prices, RouteContext
 
 optimize = LazyModule("scipy.optimize")
 sparse = LazyModule("scipy.sparse")
@@ -62,9 +62,8 @@ class Resolved:
         self._asked = 0  # queries in this horizon
         self._gamma: dict[str, float] = {}  # 1/USD
 
-    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        gamma = [self._gamma.get(arm.name, 0.0) for arm in context.arms]
-        return context.preference + np.array(gamma)
+    def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
+        return Prices(capacity=np.array([self._gamma.get(arm.name, 0.0) for arm in context.arms]))
 
     def learn(self, outcome: Outcome) -> None:
         if outcome.is_judgement:
@@ -73,7 +72,7 @@ class Resolved:
             self._spent[outcome.arm] = self._spent.get(outcome.arm, 0.0) + outcome.cost
         self._asked += 1
         if outcome.expected is not None:
-            self._sample.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
+            self._sample.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
         if self._asked >= self._budgets.horizon:
             self._spent, self._asked = {}, 0
         if self._asked % self._every == 0:

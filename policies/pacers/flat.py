@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, History, Outcome, Prices, RouteContext
+
+_NONE = Prices()
 
 
 class Flat:
-    """λ for every arm."""
+    """Nothing beyond λ."""
 
-    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        return np.full(len(context.arms), float(context.preference))
+    def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
+        return _NONE
 
     def learn(self, outcome: Outcome) -> None:
         """Nothing to learn."""

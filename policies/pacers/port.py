@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from policies.lazy_module import LazyModule
 from policies.pacers.budgets import Budgets
 from policies.pacers.sample import QuerySample
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, Float, History, Outcome, Prices, RouteContext
 
 optimize = LazyModule("scipy.optimize")
 
@@ -56,14 +56,13 @@ class OneShot:
         """Whether the random phase still runs."""
         return not self._solved
 
-    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        gamma = [self._gamma.get(arm.name, 0.0) for arm in context.arms]
-        return context.preference + np.array(gamma)
+    def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
+        return Prices(capacity=np.array([self._gamma.get(arm.name, 0.0) for arm in context.arms]))
 
     def learn(self, outcome: Outcome) -> None:
         if self._solved or outcome.expected is None or outcome.is_judgement:
             return
-        self._sample.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
+        self._sample.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
         if len(self._sample) == self._sample.size:
             self._solve()
 

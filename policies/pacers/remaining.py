@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.pacers.dual import smoothed_dual, spending_curve
 from policies.pacers.sample import QuerySample
-from policies.types import Estimates, Float, History, Outcome, RouteContext
+from policies.types import Estimates, Float, History, Outcome, Prices, RouteContext
 
 Rehearsal = Callable[[], tuple[tuple[str, ...], Estimates] | None]
 
@@ -77,19 +77,17 @@ class Remaining:
         self._curves: dict[tuple[str, ...], tuple[Float, Float]] = {}
         self._recent = QuerySample(RECENT_ROWS)
 
-    def prices(self, context: RouteContext, estimates: Estimates) -> Float:
-        prices = np.empty(len(context.arms))
-        prices.fill(context.preference)
+    def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
         if not math.isfinite(context.purse.reset_s):
-            return prices
-        names = tuple([arm.name for arm in context.arms])
+            return Prices()
+        names, purse, capacity = context.names, 0.0, None
         queries = max(context.purse.reset_s * self._counted / self._elapsed_s, self._resolve / 2)
         self._queries = queries
         if math.isfinite(context.purse.remaining):
-            prices += self._purse_price(names, context.purse.remaining / queries)
+            purse = self._purse_price(names, context.purse.remaining / queries)
         if context.capacity is not None and np.isfinite(context.capacity).any():
-            prices += self._capacity_prices(names, np.maximum(context.capacity, 0.0) / queries)
-        return prices
+            capacity = self._capacity_prices(names, np.maximum(context.capacity, 0.0) / queries)
+        return Prices(purse, capacity)
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.cost) and outcome.arm:
@@ -100,7 +98,7 @@ class Remaining:
             self._elapsed_s = self._elapsed_s * FORGET + max(outcome.now - self._last_s, 0.0)
         self._last_s = outcome.now
         if outcome.expected is not None:
-            self._recent.add(outcome.candidates, outcome.expected.quality, outcome.expected.cost)
+            self._recent.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
         if self._arrivals - self._solved_at >= min(self._resolve, max(SOONEST, STALE * self._queries)):
             self._solved_at = self._arrivals
             self._curves = {names: self._curve(names) for names in list(self._curves)[-MOST_CURVES:]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,9 @@ from backends.renamed import Renamed
 from backends.scripted import Line, Scripted, always
 from backends.types import Backend, Embedder
 from policies import registry as named
-from policies.types import Arm, StoredPolicy
+from policies.types import Arm, History, StoredPolicy
 from router.errors import SettingsError
+from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.settings import Settings, sections
 
 if TYPE_CHECKING:
@@ -148,16 +150,34 @@ def features_of(settings: Settings) -> Callable[[str], NDArray[np.float32]] | No
     return HashingEmbedder(16).features if settings.policy.name == "paced" else None
 
 
+SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
+
+
 def build_policies(section: sections.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
     """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
     names = dict.fromkeys([section.name, *section.options])
     try:
-        return {name: build_policy(name, section.options_of(name), arms) for name in names}
+        return {name: named.build(name, arms, section.options_of(name)) for name in names}
     except ValueError as error:
         raise SettingsError(f"policy: {error}", param="policy.options") from error
 
 
-def build_policy(name: str, options: Mapping[str, object], arms: Sequence[Arm]) -> StoredPolicy:
-    """A named policy. Raises: ValueError naming what there is."""
-    policy: StoredPolicy = named.build(name, arms, options)
-    return policy
+@dataclass(frozen=True, slots=True)
+class SettingsWorkshop:
+    """Policies as the settings have them, over the arms of now. See learning.follower.Workshop."""
+
+    section: sections.PolicySection
+    arms: Callable[[], Sequence[Arm]]
+
+    def build(self, name: str) -> StoredPolicy:
+        """See Workshop.build."""
+        return named.build(name, self.arms(), self.options_of(name))
+
+    def options_of(self, name: str) -> Mapping[str, object]:
+        """See Workshop.options_of."""
+        return self.section.options_of(name)
+
+    async def refit(self, name: str, state: State, history: History) -> State:
+        """See Workshop.refit."""
+        refit = refit_elsewhere if name in SLOW_TO_REFIT else refit_aside
+        return await refit(name, self.options_of(name), state=state, history=history)

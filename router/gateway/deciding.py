@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import BackendError
 from backends.types import Embedder
 from policies.preference import preference_price
-from policies.types import BudgetState, Estimates, Policy, Proposal, RouteContext
+from policies.records import PINNED, context_of, to_half
+from policies.types import BudgetState, Estimates, Evidence, LoggedContext, Policy, Proposal, draw
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
@@ -35,26 +35,17 @@ from router.gateway.types import (
     generic_tokens,
 )
 from router.learning.follower import Learning
-from router.ports import Ledger, NeighbourIndex
-from router.types import NANO_PER_USD, Balance, Budget, Model, Principal
+from router.ports import Ledger
+from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
 
 _NO_PURSE = BudgetState()
 _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
-_CERTAIN = Proposal(np.ones(1), Estimates(np.zeros(1), np.zeros(1), np.zeros(1)), np.zeros(1), np.zeros(1))
+_UNKNOWN = Estimates(np.zeros(1), np.zeros(1), np.zeros(1))
+_CERTAIN = Proposal(np.ones(1), _UNKNOWN, np.zeros(1), np.zeros(1), Evidence(_UNKNOWN))
 MOST_BALANCES = 10_000  # kept at once
 SAY_EVERY_S = 60.0  # how often the same failure is logged, at most
 LOG = logging.getLogger("pointsman.deciding")
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What is known of a query and of who asks before anybody proposes."""
-
-    embedding: Float32  # (d,)
-    purse: BudgetState
-    rows: NDArray[np.int64]  # (k,) of the table, nearest first
-    similarity: Float32  # (k,)
-    features: Float32 | None  # (f,)
 
 
 class Decider:
@@ -67,7 +58,6 @@ class Decider:
         ledger: Ledger,
         embedder: Embedder,
         features: Callable[[str], Float32] | None = None,
-        index: NeighbourIndex,
         learning: Learning,
         options: Options,
         generator: np.random.Generator,
@@ -84,7 +74,6 @@ class Decider:
         self._ledger = ledger
         self._embedder = embedder
         self._features = features
-        self._index = index
         self._generator = generator
         self._clock = clock
         self._said_at = -SAY_EVERY_S  # that the embedder failed
@@ -109,70 +98,70 @@ class Decider:
             raise _one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
-        known = await self._look_up(principal, call, stages)
         name, policy = self._policy(principal, call)
-        context = await self._context(principal, call, menu, known)
-        proposal = policy.propose(context)
-        decision = Decision(
-            decision_id=new_id(),
-            policy=name if call.needs.pinned is None else "pinned",
-            preference=context.preference,
-            models=menu.models,
-            refusals=menu.refusals,
-            proposal=proposal,
-            choice=draw(proposal.probabilities, self._generator.random()),
-            embedding=known.embedding,
-            neighbour_rows=known.rows,
-            similarity=known.similarity,
-            purse=known.purse,
-            features=known.features,
-        )
+        logged = await self._ask(principal, call, menu, stages)
+        rows, similarity = self._nearest_rows(logged)
+        neighbours = self._learning.views.table.neighbours(rows, similarity, menu.arms)
+        stages.mark("neighbours")
+        proposal = policy.propose(context_of(logged, neighbours))
+        record = self._record(principal, call, menu, logged, (name, proposal))
         stages.mark("propose")
-        return decision
+        return Decision(record, proposal, menu.models, menu.refusals)
 
-    async def _look_up(self, principal: Principal, call: Call, stages: Timings) -> Known:
+    async def _ask(self, principal: Principal, call: Call, menu: Candidates, stages: Timings) -> LoggedContext:
+        """All a policy may know of a query but its neighbours."""
         embedding = await self._embed(principal, call)
         stages.mark("embed")
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
+        capacity = await self._capacity(menu) if menu.budgets else None
         stages.mark("balance")
-        rows, similarity = self._nearest_rows(embedding)
-        features = None if self._features is None else self._features(call.text)
-        stages.mark("neighbours")
-        return Known(embedding, purse, rows, similarity, features)
+        return LoggedContext(
+            new_id(),
+            principal.tenant,
+            self._preference(principal, call),
+            embedding,
+            menu.arms,
+            generic_tokens(call),
+            len(call.text),
+            call.needs.completion_tokens or menu.longest,
+            self._clock(),
+            purse,
+            capacity,
+            None if self._features is None else self._features(call.text),
+            self.renting.of(menu.models) if self.renting.rents else None,
+            self.options.k,
+        )
 
-    async def _context(self, principal: Principal, call: Call, menu: Candidates, known: Known) -> RouteContext:
-        return RouteContext(
-            request_id=call.request_id,
-            tenant=principal.tenant,
-            preference=self._preference(principal, call),
-            embedding=known.embedding,
-            neighbours=self._learning.table.neighbours(known.rows, known.similarity, menu.names),
-            arms=menu.arms,
-            prompt_tokens=generic_tokens(call),
-            prompt_characters=len(call.text),
-            max_completion_tokens=call.needs.completion_tokens or menu.longest,
-            now=self._clock(),
-            purse=known.purse,
-            capacity=await self._capacity(menu) if menu.budgets else None,
-            features=known.features,
-            rented=self.renting.of(menu.models) if self.renting.rents else None,
+    def _record(
+        self,
+        principal: Principal,
+        call: Call,
+        menu: Candidates,
+        logged: LoggedContext,
+        proposed: tuple[str, Proposal],
+    ) -> DecisionRecord:
+        """With one model drawn."""
+        name, proposal = proposed
+        drawn = menu.models[draw(proposal.probabilities, self._generator.random())]
+        return DecisionRecord(
+            logged,
+            proposal.evidence,
+            proposal.probabilities,
+            drawn.name,
+            name if call.needs.pinned is None else PINNED,
+            self._learning.version(name),
+            principal.key_id,
+            drawn.backend,
+            text=call.text[: self.options.keep_characters],
         )
 
     def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:
         """Nothing to weigh and nothing to learn from: a pass-through."""
-        return Decision(
-            decision_id=new_id(),
-            policy=self._policy(principal, call)[0] if call.needs.pinned is None else "pinned",
-            preference=self._preference(principal, call),
-            models=menu.models,
-            refusals=menu.refusals,
-            proposal=_CERTAIN,
-            choice=0,
-            embedding=_NOTHING,
-            neighbour_rows=_NO_ROWS,
-            similarity=_NOTHING,
-            purse=_NO_PURSE,
-        )
+        name = self._policy(principal, call)[0]
+        preference, now = self._preference(principal, call), self._clock()
+        logged = LoggedContext(new_id(), principal.tenant, preference, _NOTHING, menu.arms, 0, 0, 0, now)
+        record = self._record(principal, call, menu, logged, (name, _CERTAIN))
+        return Decision(record, _CERTAIN, menu.models, menu.refusals)
 
     def meaning(self, name: str) -> str:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
@@ -181,7 +170,7 @@ class Decider:
 
     def escalating(self, decision: Decision) -> Escalating | None:
         """The policy that may hold answers to this decision back; None for every other policy."""
-        if decision.policy != "cascade":
+        if decision.record.policy != "cascade":
             return None
         return cast(Escalating, self._learning.policy("cascade"))
 
@@ -193,11 +182,11 @@ class Decider:
 
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
         """The tenant's own past queries that are nearest, whatever others asked: others count in estimates only."""
-        if not decision.embedding.size or not self.options.remember:
+        context, table = decision.record.context, self._learning.views.table
+        if not context.embedding.size or not self.options.remember:
             return []
-        table, names = self._learning.table, [model.name for model in decision.models]
-        rows, similarity = await asyncio.to_thread(table.nearest_own, tenant, decision.embedding, limit)
-        found = table.neighbours(rows, similarity, names)
+        rows, similarity = await asyncio.to_thread(table.nearest_own, tenant, context.embedding, limit)
+        names, found = context.names, table.neighbours(rows, similarity, context.arms)
         return [
             Neighbour(
                 text=table.texts[row],
@@ -286,7 +275,7 @@ class Decider:
         except BackendError as error:
             self._say_embedder_failed(error)
             return np.zeros(self._embedder.dim, np.float32)
-        return vector
+        return to_half(vector)
 
     def _say_embedder_failed(self, error: BackendError) -> None:
         """Once a minute: there may be a thousand requests a second."""
@@ -295,11 +284,11 @@ class Decider:
             self._said_at = now
             LOG.warning("the embedder failed, requests are routed without their text until it answers: %s", error)
 
-    def _nearest_rows(self, embedding: Float32) -> tuple[NDArray[np.int64], Float32]:
+    def _nearest_rows(self, logged: LoggedContext) -> tuple[NDArray[np.int64], Float32]:
         """Rows (k,) of the past queries nearest to this one, and their similarity (k,)."""
         if not self.options.remember:
             return _NO_ROWS, _NOTHING
-        hits = self._index.search(embedding[None, :], self.options.k)
+        hits = self._learning.views.index.search(logged.embedding[None, :], logged.neighbours_asked)
         return hits.ids[0], hits.similarity[0]
 
     async def _purse(self, principal: Principal) -> BudgetState:
@@ -374,13 +363,3 @@ def _price(knob: float, reference_usd: float) -> float:
 def new_id() -> str:
     """A decision id: `dec-` and 36 hexadecimal digits, 12 of milliseconds since 1970 and 24 that nobody can guess."""
     return f"dec-{int(time.time() * 1000):012x}{secrets.token_hex(12)}"
-
-
-def draw(probabilities: NDArray[np.float64], uniform: float) -> int:
-    """The index where the running sum of probabilities (n,) passes `uniform` in [0, 1)."""
-    total = 0.0
-    for i, p in enumerate(probabilities.tolist()):
-        total += p
-        if uniform < total:
-            return i
-    return int(np.argmax(probabilities))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.types import Reply, Usage
+from policies.records import PINNED
 from policies.signature import chat_signature
 from router.gateway.types import Call, Decision
 from router.types import Model
@@ -77,7 +78,7 @@ class Buffered:
 def is_judged(call: Call, decision: Decision, *, escalating: Escalating | None) -> bool:
     """Whether the answer to this call is looked at before it is returned."""
     plain = call.path == "/v1/chat/completions" and not call.stream and call.needs.choices == 1
-    return escalating is not None and plain and decision.policy != "pinned"
+    return escalating is not None and plain and decision.record.policy != PINNED
 
 
 def asked_for_logprobs(call: Call) -> bool:

@@ -17,7 +17,7 @@ class Offers:
 
     def __init__(self, decision: Decision, needs: Requirements) -> None:
         self._models, self._proposal, self._needs = decision.models, decision.proposal, needs
-        self._choice = decision.choice  # which changes once another model was taken
+        self._choice = decision.models.index(decision.model)  # which changes once another model was taken
 
     def __iter__(self) -> Iterator[Offer]:
         yield _offer(self._models[self._choice], self._needs)

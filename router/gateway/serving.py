@@ -36,7 +36,6 @@ from router.gateway.translation import for_another_model, refusal, upstream_fail
 from router.gateway.types import Attempt, Call, Decision, Metrics, Timings, generic_tokens
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
-    DecisionRecord,
     Hold,
     Model,
     NanoUsd,
@@ -200,7 +199,7 @@ class Gateway:
 
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
-        models, options = decision.models, self.decider.options
+        options = self.decider.options
         hold = await self._ledger.reserve(
             Reservation(
                 decision.decision_id,
@@ -211,45 +210,13 @@ class Gateway:
                 options.longest_ms,
             )
         )
-        drawn = models[decision.choice]
-        if hold.model == drawn.name:
-            return hold, drawn
-        decision.drawn = decision.choice
-        decision.choice = next(i for i, model in enumerate(models) if model.name == hold.model)
-        return hold, models[decision.choice]
+        if hold.model != decision.record.model:
+            decision.fall_to(hold.model)
+        return hold, decision.model
 
     async def _remember(self, attempt: Attempt) -> None:
         if self.decider.options.remember:
-            await self._log.remember(self._record(attempt))
-
-    def _record(self, attempt: Attempt) -> DecisionRecord:
-        decision, call, principal = attempt.decision, attempt.call, attempt.principal
-        estimates = decision.proposal.estimates
-        return DecisionRecord(
-            decision_id=decision.decision_id,
-            at_ms=int(self._clock() * 1000),
-            tenant=principal.tenant,
-            key_id=principal.key_id,
-            policy=decision.policy,
-            model=attempt.model.name,
-            propensity=decision.propensity,
-            preference=decision.preference,
-            candidates=tuple([model.name for model in decision.models]),
-            probabilities=tuple(decision.proposal.probabilities.tolist()),
-            quality=tuple(estimates.quality.tolist()),
-            cost=tuple(estimates.cost.tolist()),
-            sigma=tuple(estimates.sigma.tolist()),
-            prices=tuple(decision.proposal.prices.tolist()),
-            embedding=decision.embedding.astype("<f2").tobytes(),
-            text=call.text[: self.decider.options.keep_characters],
-            prompt_tokens=generic_tokens(call),
-            prompt_characters=len(call.text),
-            features=b"" if decision.features is None else decision.features.astype("<f4").tobytes(),
-            purse=decision.purse.name,
-            backend=attempt.model.backend,
-            charged=() if decision.proposal.charged is None else tuple(decision.proposal.charged.tolist()),
-            metadata={} if decision.drawn < 0 else {"drawn": decision.models[decision.drawn].name},
-        )
+            await self._log.remember(attempt.decision.record)
 
     async def _send(self, attempt: Attempt) -> Reply:
         call, model = attempt.call, attempt.model

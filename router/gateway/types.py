@@ -9,14 +9,15 @@ from functools import lru_cache
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from backends.errors import BackendError
 from backends.pool import Replicas
-from policies.types import Arm, BudgetState, Proposal
+from policies.types import Arm, Proposal
 from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
-from router.types import NANO_PER_USD, Budget, Hold, Model, NanoUsd, Principal, Spend
+from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
 
 Float32 = NDArray[np.float32]
 GENERIC_BYTES_PER_TOKEN = 4.0
@@ -120,28 +121,30 @@ class Neighbour:
 
 @dataclass(slots=True)
 class Decision:
-    """What was decided for one call and why; frozen in spirit once drawn."""
+    """The record of a decision, and what only this request needs beside it."""
 
-    decision_id: str
-    policy: str
-    preference: float  # λ, 1/USD
-    models: tuple[Model, ...]  # (n,) eligible
-    refusals: Mapping[str, str]  # model -> reason, for the others
+    record: DecisionRecord
     proposal: Proposal
-    choice: int  # index into models
-    embedding: Float32
-    neighbour_rows: NDArray[np.int64]
-    similarity: Float32
-    purse: BudgetState
-    features: Float32 | None = None  # (f,)
-    drawn: int = -1  # what was drawn, where a budget forced another choice
+    models: tuple[Model, ...]  # (n,) eligible, as the record's arms
+    refusals: Mapping[str, str]  # model -> reason, for the others
 
     @property
-    def propensity(self) -> float:
-        """Probability with which the choice was made: its own, and that of what was drawn and did not fit."""
-        probabilities = self.proposal.probabilities
-        own = float(probabilities[self.choice])
-        return own if self.drawn < 0 else own + float(probabilities[self.drawn])
+    def decision_id(self) -> str:
+        return self.record.decision_id
+
+    @property
+    def model(self) -> Model:
+        """That is asked."""
+        return self.named(self.record.model)
+
+    def named(self, name: str) -> Model:
+        """One of the eligible models."""
+        return next(model for model in self.models if model.name == name)
+
+    def fall_to(self, name: str) -> None:
+        """Another model than the one drawn is asked, since no budget had room for that one."""
+        drawn = self.record.drawn or self.record.model
+        self.record = replace(self.record, model=name, backend=self.named(name).backend, drawn=drawn)
 
 
 @dataclass(frozen=True, slots=True)

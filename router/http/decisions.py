@@ -128,7 +128,8 @@ def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
 
 async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
-    proposal, estimates = decision.proposal, decision.proposal.estimates
+    record, proposal, estimates = decision.record, decision.proposal, decision.proposal.estimates
+    purse = record.context.purse
     candidates: list[dict[str, object]] = [
         {
             "model": model.name,
@@ -149,13 +150,11 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
     candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
     return {
         "object": "routing.decision",
-        "model": decision.models[decision.choice].name,
-        "policy": decision.policy,
-        "preference": decision.preference,
-        "propensity": decision.propensity,
-        "budget": {"name": decision.purse.name, "remaining_usd": decision.purse.remaining}
-        if decision.purse.name
-        else None,
+        "model": record.model,
+        "policy": record.policy,
+        "preference": record.context.preference,
+        "propensity": record.propensity,
+        "budget": {"name": purse.name, "remaining_usd": purse.remaining} if purse.name else None,
         "candidates": candidates,
         "neighbours": [
             {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}

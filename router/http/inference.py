@@ -229,7 +229,7 @@ def _decision_headers(answer: Answer, request_id: bytes) -> Headers:
         *id_headers(request_id, opened.call.path),
         (b"x-pointsman-decision-id", opened.decision.decision_id.encode()),
         (b"x-pointsman-model", opened.model.name.encode()),
-        (b"x-pointsman-policy", opened.decision.policy.encode()),
+        (b"x-pointsman-policy", opened.decision.record.policy.encode()),
     ]
     if opened.hold.requests is not None:
         headers += _allowance(b"requests", opened.hold.requests)

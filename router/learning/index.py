@@ -84,9 +84,11 @@ class Recall:
 
     def _merged(self, query: Vectors, k: int, then: int, ids: Ids, similarity: Vectors) -> tuple[Ids, Vectors]:
         places = np.arange(then, self.added) % len(self._ids)
-        fresh = self._vectors[places] @ query
+        vectors, fresh = self._vectors[places], np.empty(len(places), np.float32)
+        pointers = [faiss.swig_ptr(each) for each in (fresh, np.ascontiguousarray(query), vectors)]
+        faiss.fvec_inner_products_ny(*pointers, len(query), len(vectors))  # type: ignore[attr-defined]  # to the bit
         all_ids = np.concatenate([ids, self._ids[places]])
-        all_similarity = np.concatenate([similarity, fresh.astype(np.float32)])
+        all_similarity = np.concatenate([similarity, fresh])
         order = np.argsort(-all_similarity, kind="stable")[:k]
         return all_ids[order], all_similarity[order]
 
@@ -171,14 +173,19 @@ class FaissIndex:
             faiss.write_index(index, str(folder / "index.faiss"))
             np.save(folder / "ids.npy", self._ids[: index.ntotal])
 
-    def load(self, folder: Path) -> None:
-        """Inverse of save. Raises: OSError; ValueError where the dimension differs."""
-        index = faiss.read_index(str(folder / "index.faiss"))
+    def load(self, folder: Path, *, rows: int) -> None:
+        """Inverse of save. Raises: OSError; ValueError where the dimension differs or there are not `rows` vectors."""
+        try:
+            index, ids = faiss.read_index(str(folder / "index.faiss")), np.load(folder / "ids.npy")
+        except RuntimeError as error:  # of FAISS, whatever is wrong with the file
+            raise ValueError(f"the stored index cannot be read: {error}") from error
         if index.d != self.dim:
             raise ValueError(f"the stored index has {index.d} dimensions, the embedder {self.dim}")
+        if not index.ntotal == len(ids) == rows:
+            raise ValueError(f"the stored index has {index.ntotal} vectors and {len(ids)} ids, the table {rows} rows")
         with self._lock:
             self._index, self._builder = index, None
-            self._ids = np.load(folder / "ids.npy")
+            self._ids = ids
             self._recall = Recall(self.dim)
             if self.is_graph:
                 faiss.ParameterSpace().set_index_parameter(self._index, "efSearch", self._ef_search)

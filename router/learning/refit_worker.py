@@ -72,8 +72,9 @@ def _write(folder: Path, name: str, options: Mapping[str, object], state: State,
         "prompt_tokens": history.prompt_tokens,
         "prompt_characters": history.prompt_characters,
     }
-    if history.features is not None:
-        arrays["features"] = history.features
+    for optional in ("features", "weights"):
+        if (values := getattr(history, optional)) is not None:
+            arrays[optional] = values
     np.savez(folder / "history.npz", allow_pickle=False, **arrays)
 
 

@@ -1,24 +1,52 @@
-"""Entries of the outcome log as bytes, the same for every store."""
+"""Entries of the outcome log as bytes, the same for every store.
+
+Bytes that are no entry are passed over, and the log of the process says so.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import msgspec
 
+from policies.records import packed, unpacked
 from router.errors import Conflict, NotFound
 from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
 
+LOG = logging.getLogger("pointsman.log")
 KINDS: dict[type[LogEntry], str] = {DecisionRecord: "d", SettlementRecord: "s", Feedback: "f"}
 
 MOST_JUDGEMENTS = 16  # of one answer: what is replaced stays in the log
 
-encode = msgspec.msgpack.Encoder().encode
-_decoders = {kind: msgspec.msgpack.Decoder(cls) for cls, kind in KINDS.items()}
+_encode = msgspec.msgpack.Encoder().encode
+_decoders: dict[str, Callable[[bytes], LogEntry]] = {
+    "d": unpacked,
+    "s": msgspec.msgpack.Decoder(SettlementRecord).decode,
+    "f": msgspec.msgpack.Decoder(Feedback).decode,
+}
+
+
+def encode(entry: LogEntry) -> bytes:
+    """The bytes of an entry."""
+    return packed(entry) if isinstance(entry, DecisionRecord) else _encode(entry)
 
 
 def decode(kind: str, body: bytes) -> LogEntry:
-    """The entry of these bytes. `kind` is one of the values of KINDS."""
-    entry: LogEntry = _decoders[kind].decode(body)
-    return entry
+    """The entry of these bytes. Raises: ValueError where they are none."""
+    known = _decoders.get(kind)
+    if known is None:
+        raise ValueError(f"there is no kind {kind!r} of entries")
+    return known(body)
+
+
+def readable(position: str, kind: str, body: bytes) -> LogEntry | None:
+    """The entry at a position of the log; None where it cannot be read, which is said and costs this entry alone."""
+    try:
+        return decode(kind, body)
+    except ValueError as error:  # of msgspec too
+        LOG.error("entry %s of the outcome log cannot be read and is passed over: %s", position, error)
+        return None
 
 
 def scoped_response(tenant: str, response_id: str) -> str:

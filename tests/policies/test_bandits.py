@@ -143,8 +143,7 @@ def charge(estimator: Repriced, times: float, answers: int, seed: int = 0) -> fl
     for _ in range(answers):
         expected = estimator.estimate(context)
         outcome = make_outcome(context, "model-0", cost=base * times * rng.lognormal(-0.02, 0.2))
-        names = tuple(arm.name for arm in ARMS)
-        estimator.learn(replace(outcome, score=float("nan"), candidates=names, expected=expected))
+        estimator.learn(replace(outcome, score=float("nan"), expected=expected))
     return float(estimator.estimate(context).cost[0] / base)
 
 

@@ -222,7 +222,7 @@ def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_
 ) -> None:
     costs = []
     for seed in range(6):
-        asked = query(1, request_id=f"r{seed}")
+        asked = query(1, decision_id=f"r{seed}")
         costs.append(float(watched.estimate(asked).cost[3]))
         nobody = make_outcome(asked, "", score=float("nan"), cost=float("nan"))
         watched.learn(replace(nobody, refused=ARMS[3].name, left=1.5 * costs[0]))

@@ -14,10 +14,13 @@ from cli import main
 from evaluation.judgement import judge_policy, judged_answers
 from policies.ope import Value
 from policies.registry import build
+from policies.types import Arm
 from router.stores.open import open_stores
 from router.types import DecisionRecord, Feedback, LogEntry, NanoUsd, SettlementRecord
+from tests.policies.worlds import make_record
 
 MODELS = ("small", "large")
+ARMS = tuple(Arm(name, 0.0, 0.0) for name in MODELS)
 USD = {"small": 1e-5, "large": 1e-4}
 
 
@@ -36,33 +39,14 @@ def make_entries(count: int = 400, explore: float = 0.4) -> list[LogEntry]:
 def make_answer(
     key: str, at_ms: int, chosen: int, probabilities: tuple[float, float], score: float, vector: np.ndarray
 ) -> list[LogEntry]:
-    decision = DecisionRecord(
-        decision_id=key,
-        at_ms=at_ms,
-        tenant="acme",
-        key_id="k",
-        policy="epsilon",
-        model=MODELS[chosen],
-        propensity=probabilities[chosen],
-        preference=0.0,
-        candidates=MODELS,
-        probabilities=probabilities,
-        quality=(0.5, 0.5),
-        cost=(1e-5, 1e-4),
-        sigma=(0.1, 0.1),
-        prices=(0.0, 0.0),
-        embedding=vector.tobytes(),
-        text="",
-        prompt_tokens=50,
-        prompt_characters=200,
-    )
+    decision = make_record(key, ARMS, model=MODELS[chosen], at_ms=at_ms, vector=vector, probabilities=probabilities)
     cost = NanoUsd(round(USD[MODELS[chosen]] * 1e9))
     paid = SettlementRecord(key, at_ms, MODELS[chosen], cost, 50, 20, "settled", latency_ms=9.0, first_byte_ms=3.0)
     return [decision, paid, Feedback(key, at_ms, score, tenant="acme")]
 
 
 def test_another_policy_is_judged_within_its_interval() -> None:
-    judged = judge_policy(build("fixed", (), {"arm": "large"}), judged_answers(make_entries()))
+    judged = judge_policy(build("fixed", (), {"arm": "large"}), make_entries())
     for estimator in ("ips", "snips", "dr"):
         value = judged["quality"][estimator]
         assert isinstance(value, Value)
@@ -73,13 +57,14 @@ def test_another_policy_is_judged_within_its_interval() -> None:
 
 
 def test_a_log_without_exploration_is_refused_for_the_model_it_never_tried() -> None:
-    judged = judge_policy(build("fixed", (), {"arm": "large"}), judged_answers(make_entries(explore=0.02)))
+    judged = judge_policy(build("fixed", (), {"arm": "large"}), make_entries(explore=0.02))
     assert "are needed: log more traffic" in str(judged["quality"]["refused"])
 
 
 def test_pinned_unsettled_and_unjudged_requests_are_left_out() -> None:
     entries = make_entries(3)
     pinned = make_answer("pinned", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))
+    assert isinstance(pinned[0], DecisionRecord)
     pinned[0] = replace(pinned[0], policy="pinned")
     unjudged = make_answer("unjudged", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))[:2]
     unsettled = make_answer("unsettled", 9, 0, (1.0, 0.0), 1.0, np.ones(8, "<f2"))[::2]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from policies.composed import prices_of
 from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.pacers.dual import smoothed_dual, spending_curve
 from policies.pacers.remaining import ENDS_EARLY, Remaining, chance_to_come, queries_left
-from policies.types import BudgetState, Estimates, Float, Outcome
+from policies.types import BudgetState, Estimates, Evidence, Float, Outcome, RouteContext
 from tests.policies.worlds import make_arms, make_context
 
 ARMS = make_arms(3)
@@ -35,12 +36,18 @@ def make_pacer() -> Remaining:
 def price_of(pacer: Remaining, *, remaining: float, reset_s: float = 1000.0, capacity: Float | None = None) -> Float:
     purse = BudgetState(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
     context = make_context(ARMS, preference=0.0, purse=purse, capacity=capacity)
-    return pacer.prices(context, REHEARSAL)
+    return total(pacer, context)
+
+
+def total(pacer: Remaining, context: RouteContext) -> Float:
+    """(n,) λ + μ + γ."""
+    found = pacer.prices(context, REHEARSAL)
+    return prices_of(context, Evidence(REHEARSAL, found.purse, found.capacity))
 
 
 def arrival(second: float, arm: str = "", cost: float = float("nan")) -> Outcome:
-    vector = np.zeros(4, np.float32)
-    return Outcome("r", "acme", arm, vector, float("nan"), cost, 1.0, 100, 10, 400, second)
+    context = make_context(ARMS, now=second)
+    return Outcome(context, arm, float("nan"), cost, 1.0, 10, second)
 
 
 def test_the_price_of_a_purse_rises_as_it_empties() -> None:
@@ -55,7 +62,7 @@ def test_a_full_purse_has_no_price() -> None:
 
 def test_without_a_budget_only_the_preference_is_charged() -> None:
     context = make_context(ARMS, preference=7.0)
-    np.testing.assert_array_equal(make_pacer().prices(context, REHEARSAL), np.full(3, 7.0))
+    np.testing.assert_array_equal(total(make_pacer(), context), np.full(3, 7.0))
 
 
 def test_twice_the_traffic_halves_what_one_query_may_spend() -> None:
@@ -153,7 +160,7 @@ def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
     arms = (*ARMS, *make_arms(5)[4:])
     purse = BudgetState(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
     context = make_context(arms, preference=0.0, purse=purse, capacity=np.full(4, 0.01))
-    prices = make_pacer().prices(context, REHEARSAL)
+    prices = total(make_pacer(), context)
     assert np.isfinite(prices).all()
     assert (prices >= 0).all()
 
@@ -164,7 +171,7 @@ def test_a_restored_pacer_asks_the_same_prices() -> None:
     for each in range(120):
         price_of(first, remaining=0.1, capacity=np.full(3, 0.02))
         quality, cost = rng.random(3), rng.random(3) * 1e-4
-        seen = replace(arrival(each * 0.7), candidates=NAMES, expected=Estimates(quality, np.ones(3), cost))
+        seen = replace(arrival(each * 0.7), expected=Estimates(quality, np.ones(3), cost))
         first.learn(seen)
     second.restore(first.state())
     for capacity in (None, np.full(3, 0.02)):

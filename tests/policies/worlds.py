@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.types import Arm, BudgetState, History, Neighbours, Outcome, RouteContext
+from policies.records import DecisionRecord
+from policies.types import (
+    Arm,
+    BudgetState,
+    Estimates,
+    Evidence,
+    History,
+    LoggedContext,
+    Neighbours,
+    Outcome,
+    RouteContext,
+)
 
 DIMENSIONS = 24
 
@@ -43,7 +54,7 @@ def make_context(arms: Sequence[Arm], history: History | None = None, seed: int 
     rng = np.random.default_rng(seed)
     vector = make_unit(rng, 1, DIMENSIONS if history is None else history.embeddings.shape[1])[0]
     fields: dict[str, object] = {
-        "request_id": f"r{seed}",
+        "decision_id": f"r{seed}",
         "tenant": "acme",
         "preference": 10.0,
         "embedding": vector,
@@ -74,18 +85,49 @@ def make_neighbours(vector: np.ndarray, arms: Sequence[Arm], history: History | 
     return Neighbours(similarity[near].astype(np.float32), scores, costs)
 
 
-def make_outcome(context: RouteContext, arm: str, *, score: float = 0.7, cost: float = 1e-5) -> Outcome:
+def make_outcome(context: LoggedContext, arm: str, *, score: float = 0.7, cost: float = 1e-5) -> Outcome:
     return Outcome(
-        request_id=context.request_id,
-        tenant=context.tenant,
+        context=context,
         arm=arm,
-        embedding=context.embedding,
         score=score,
         cost=cost,
         propensity=0.5,
-        prompt_tokens=context.prompt_tokens,
         completion_tokens=90,
-        prompt_characters=context.prompt_characters,
         now=context.now,
-        purse=context.purse.name,
     )
+
+
+def make_record(
+    decision_id: str,
+    arms: Sequence[Arm],
+    *,
+    model: str = "",
+    at_ms: int = 1,
+    vector: np.ndarray | None = None,
+    probabilities: Sequence[float] = (),
+    **more: object,
+) -> DecisionRecord:
+    """A decision over these arms as a gateway might have logged it; the first one was asked unless another is named."""
+    n = len(arms)
+    context = LoggedContext(
+        decision_id=decision_id,
+        tenant="acme",
+        preference=0.0,
+        embedding=np.ones(8, np.float32) if vector is None else vector.astype(np.float16).astype(np.float32),
+        arms=tuple(arms),
+        prompt_tokens=50,
+        prompt_characters=200,
+        max_completion_tokens=512,
+        now=at_ms / 1000,
+        neighbours_asked=100,
+    )
+    expected = Estimates(np.full(n, 0.5), np.full(n, 0.1), np.full(n, 1e-5))
+    known: dict[str, object] = {
+        "context": context,
+        "evidence": Evidence(expected),
+        "probabilities": np.array(probabilities or [1.0 / n] * n),
+        "model": model or arms[0].name,
+        "policy": "epsilon",
+        "key_id": "k",
+    }
+    return DecisionRecord(**(known | more))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from backends.embedders.hashing import HashingEmbedder
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from policies import registry as named
+from policies.types import Arm, History, StoredPolicy
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
@@ -24,7 +25,8 @@ from router.gateway.types import Call, Catalogue, Metrics, Options
 from router.http.schemas import parse
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
-from router.learning.refit_worker import refit_aside
+from router.learning.refit_worker import State, refit_aside
+from router.learning.views import Views
 from router.stores.open import Stores, open_stores
 from router.types import Budget, Model, NanoUsd, Price, Principal
 
@@ -89,6 +91,22 @@ class House:
                 await asyncio.sleep(0.005)
 
 
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Policies without options over the arms of now; see learning.follower.Workshop."""
+
+    arms: Callable[[], Sequence[Arm]]
+
+    def build(self, name: str) -> StoredPolicy:
+        return named.build(name, self.arms(), {})
+
+    def options_of(self, name: str) -> Mapping[str, object]:
+        return {}
+
+    async def refit(self, name: str, state: State, history: History) -> State:
+        return await refit_aside(name, {}, state=state, history=history)
+
+
 OpenHouse = Callable[..., Awaitable[House]]
 
 
@@ -105,13 +123,15 @@ async def open_house(
     async with open_stores(f"sqlite:///{folder}/pointsman.db", clock=now_ms) as stores:
         policies = {policy: named.build(policy, catalogue.arms(), {})}
         index = FaissIndex(256)
+
+        def offered() -> tuple[Arm, ...]:
+            return decider.catalogue.arms()
+
         learning = Learning(
-            log=stores.log,
-            index=index,
-            policies=policies,
-            build=lambda name: named.build(name, catalogue.arms(), {}),
-            refit=lambda name, state, history: refit_aside(name, {}, state=state, history=history),
-            arms=catalogue.arms,
+            stores.log,
+            Views(index, policies),
+            Workshop(offered),
+            arms=offered,
             folder=folder / "views",
         )
         following = asyncio.ensure_future(learning.run())
@@ -119,7 +139,6 @@ async def open_house(
             catalogue=catalogue,
             ledger=stores.ledger,
             embedder=HashingEmbedder(256),
-            index=index,
             learning=learning,
             options=Options(policy, 0.5, 0.001, 20, keep_characters=200),
             generator=np.random.default_rng(0),

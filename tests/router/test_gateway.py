@@ -154,7 +154,7 @@ async def test_a_break_in_the_middle_of_a_stream_is_reported_and_what_came_is_ch
 async def test_a_pinned_model_is_used_and_an_unknown_one_refused(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         answer, _ = await house.read(model="large")
-        assert (answer.attempt.model.name, answer.attempt.decision.policy) == ("large", "pinned")
+        assert (answer.attempt.model.name, answer.attempt.decision.record.policy) == ("large", "pinned")
         with pytest.raises(NotFound, match="'huge'"):
             await house.ask(model="huge")
 
@@ -222,12 +222,12 @@ async def test_a_restart_brings_back_what_was_learned(tmp_path: Path) -> None:
             await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), 1.0, tenant="acme"))
         await house.until(lambda: house.learning.learned == 10)
         house.learning.save()
-        before = house.learning.table.history(house.gateway.decider.catalogue.arms())
+        before = house.learning.views.table.history(house.gateway.decider.catalogue.arms())
     async with open_house(tmp_path, policy="neighbours") as house:
         assert house.learning.load()
-        after = house.learning.table.history(house.gateway.decider.catalogue.arms())
+        after = house.learning.views.table.history(house.gateway.decider.catalogue.arms())
         assert after.scores.tobytes() == before.scores.tobytes()
-        assert len(house.learning.index) == 10
+        assert len(house.learning.views.index) == 10
 
 
 async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ async def test_the_log_replayed_gives_the_same_views_as_following_it(tmp_path: P
             answer, _ = await house.read(f"question {i}")
             await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), i / 10, tenant="acme"))
         await house.until(lambda: house.learning.learned == 10)
-        followed = house.learning.table.history(house.gateway.decider.catalogue.arms())
+        followed = house.learning.views.table.history(house.gateway.decider.catalogue.arms())
     async with open_house(tmp_path, policy="neighbours") as house:
         await house.until(lambda: house.learning.learned == 10)
-        replayed = house.learning.table.history(house.gateway.decider.catalogue.arms())
+        replayed = house.learning.views.table.history(house.gateway.decider.catalogue.arms())
         assert replayed.scores.tobytes() == followed.scores.tobytes()
         assert replayed.embeddings.tobytes() == followed.embeddings.tobytes()
 

@@ -32,7 +32,7 @@ async def graded(house: House, **more: Any) -> str:
 
 
 def scores(house: House) -> list[float]:
-    known = house.learning.table.history(house.gateway.decider.catalogue.arms()).scores
+    known = house.learning.views.table.history(house.gateway.decider.catalogue.arms()).scores
     return known[~np.isnan(known)].tolist()
 
 

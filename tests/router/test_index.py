@@ -99,7 +99,7 @@ def test_a_saved_index_answers_the_same_after_loading(tmp_path: Path, graph_from
     index.settle()
     index.save(tmp_path)
     again = FaissIndex(DIM, graph_from=graph_from)
-    again.load(tmp_path)
+    again.load(tmp_path, rows=len(index))
     before, after = index.search(queries, 7), again.search(queries, 7)
     assert [i.tolist() for i in before.ids] == [i.tolist() for i in after.ids]
     again.add(unit(rng, 1), np.array([5000]))
@@ -109,7 +109,7 @@ def test_a_saved_index_answers_the_same_after_loading(tmp_path: Path, graph_from
 def test_an_index_of_another_dimension_is_refused(tmp_path: Path) -> None:
     FaissIndex(DIM).save(tmp_path)
     with pytest.raises(ValueError, match="32 dimensions, the embedder 16"):
-        FaissIndex(16).load(tmp_path)
+        FaissIndex(16).load(tmp_path, rows=10)
 
 
 def test_a_query_asked_again_finds_what_was_added_since() -> None:

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from policies.estimators.machine_time import TokenSeconds
+from policies.types import Arm
 from router.gateway.machine_pricing import MachinePricing, MachineRate
 from router.learning.machine_time import MachineTimeAccounting
 from router.types import DecisionRecord, LogEntry, NanoUsd, SettlementRecord
+from tests.policies.worlds import make_record
 from tests.router.conftest import model
 
 TOKENS = 100
 
 
 def decided(name: str, at_ms: int, arm: str = "m", backend: str = "gpu") -> DecisionRecord:
-    nothing = ("k", "p", arm, 1.0, 0.0, (arm,), (1.0,), (0.5,), (0.0,), (0.1,), (0.0,), b"", "", 10)
-    return DecisionRecord(name, at_ms, "acme", *nothing, backend=backend)  # type: ignore[arg-type]
+    return make_record(name, (Arm(arm, 0.0, 0.0),), at_ms=at_ms, backend=backend)
 
 
 def settled(name: str, at_ms: int, arm: str = "m", *, tokens: int = TOKENS, outcome: str = "settled") -> LogEntry:

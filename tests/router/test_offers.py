@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.types import BudgetState, Estimates, Proposal
+from policies.types import Arm, Estimates, Evidence, Proposal
 from router.gateway import offers as module
 from router.gateway.eligibility import Requirements
 from router.gateway.offers import Offers
 from router.gateway.types import Decision
 from router.types import Model, NanoUsd, Price
+from tests.policies.worlds import make_record
 
 MODELS = tuple(
     Model(name, "b", name, Price(NanoUsd(10**9), NanoUsd(10**9)), 8192, 512, False) for name in ("a", "b", "c", "d")
@@ -20,9 +21,11 @@ NEEDS = Requirements(frozenset(), 100, 50)
 
 def make_decision(choice: int, *scores: float) -> Decision:
     n = np.zeros(len(scores))
-    proposal = Proposal(n, Estimates(n, n, n), n, np.array(scores))
-    embedding, rows = np.zeros(2, np.float32), np.zeros(0, np.int64)
-    return Decision("d", "p", 1.0, MODELS, {}, proposal, choice, embedding, rows, embedding, BudgetState())
+    estimates = Estimates(n, n, n)
+    proposal = Proposal(n, estimates, n, np.array(scores), Evidence(estimates))
+    arms = tuple(Arm(model.name, 0.0, 0.0) for model in MODELS)
+    record = make_record("d", arms, model=MODELS[choice].name)
+    return Decision(record, proposal, MODELS, {}, np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def test_the_drawn_model_comes_first_and_the_others_by_score() -> None:
@@ -33,7 +36,7 @@ def test_offers_stay_the_same_when_another_model_was_taken() -> None:
     decision = make_decision(0, 0.1, 0.9, 0.2, 0.5)
     offers = Offers(decision, NEEDS)
     before = list(offers)
-    decision.choice = 1
+    decision.fall_to("b")
     assert list(offers) == before
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,15 @@ import pytest
 
 from policies import registry as named
 from policies.types import Arm, History
-from router.learning.follower import Learning, Refit
+from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.refit_worker import State, refit_aside, refit_elsewhere
+from router.learning.views import Views
 from router.types import Feedback
-from tests.router.conftest import House, now_ms, open_house
+from tests.router.conftest import House, Workshop, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
+Refit = Callable[[str, State, History], Awaitable[State]]
 
 
 def history(rows: int = 300) -> History:
@@ -57,17 +61,17 @@ async def test_a_refit_that_fails_says_what_the_process_said() -> None:
 async def test_what_is_learned_during_a_refit_is_in_the_new_state_too(tmp_path: Path) -> None:
     async with open_house(tmp_path, policy="linucb") as house:
         learning, gate = house.learning, asyncio.Event()
-        refit: Refit = learning._refit
+        refit: Refit = learning._workshop.refit
 
         async def slow(name: str, state: State, known: History) -> State:
             fitted = await refit(name, state, known)
             await gate.wait()
             return fitted
 
-        learning._refit = slow
+        learning._workshop = Patched(learning._workshop.arms, slow)  # type: ignore[attr-defined]
         await teach(house, 0, 10)
         refitting = asyncio.ensure_future(learning.refit())
-        await house.until(lambda: "linucb" in learning._meanwhile)
+        await house.until(lambda: "linucb" in learning.views.meanwhile)
         await teach(house, 10, 15)
         gate.set()
         await refitting
@@ -77,7 +81,7 @@ async def test_what_is_learned_during_a_refit_is_in_the_new_state_too(tmp_path: 
 async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_path: Path) -> None:
     async with open_house(tmp_path, policy="epsilon") as house:
         learning, gate = house.learning, asyncio.Event()
-        refit: Refit = learning._refit
+        refit: Refit = learning._workshop.refit
 
         async def slow(name: str, state: State, known: History) -> State:
             await gate.wait()
@@ -85,9 +89,9 @@ async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_
 
         learning.policy("linucb")
         await teach(house, 0, 10)
-        learning._refit = slow
+        learning._workshop = Patched(learning._workshop.arms, slow)  # type: ignore[attr-defined]
         refitting = asyncio.ensure_future(learning.refit())
-        await house.until(lambda: "linucb" in learning._meanwhile)
+        await house.until(lambda: "linucb" in learning.views.meanwhile)
         await teach(house, 10, 15)  # while the first, epsilon, waits
         gate.set()
         await refitting
@@ -97,20 +101,30 @@ async def test_what_is_learned_while_another_policy_is_refitted_is_not_lost(tmp_
 async def test_a_policy_nobody_asked_for_before_answers_at_once_and_is_refitted_aside(tmp_path: Path) -> None:
     async with open_house(tmp_path, policy="neighbours") as house:
         learning, refitted = house.learning, asyncio.Event()
-        refit: Refit = learning._refit
+        refit: Refit = learning._workshop.refit
 
         async def aside(name: str, state: State, known: History) -> State:
             if name == "linucb":
                 refitted.set()
             return await refit(name, state, known)
 
-        learning._refit = aside
+        learning._workshop = Patched(learning._workshop.arms, aside)  # type: ignore[attr-defined]
         await teach(house, 0, 10)
         fresh = dict(named.build("linucb", house.gateway.decider.catalogue.arms(), {}).state())
         for key, value in learning.policy("linucb").state().items():
             assert_same(value, fresh[key], key)
         await house.read("and another", model="small")
         await asyncio.wait_for(refitted.wait(), 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Patched(Workshop):
+    """A workshop whose refits take as long as a test wants."""
+
+    how: Refit
+
+    async def refit(self, name: str, state: State, history: History) -> State:
+        return await self.how(name, state, history)
 
 
 class Replayed(Learning):
@@ -125,11 +139,8 @@ class Replayed(Learning):
 
 def learning_of(house: House, refit: Refit) -> Replayed:
     arms = house.gateway.decider.catalogue.arms
-    policies = {"linucb": named.build("linucb", arms(), {})}
-    build = lambda name: named.build(name, arms(), {})  # noqa: E731
-    return Replayed(
-        log=house.stores.log, index=FaissIndex(256), policies=policies, build=build, refit=refit, arms=arms, folder=None
-    )
+    views = Views(FaissIndex(256), {"linucb": named.build("linucb", arms(), {})})
+    return Replayed(house.stores.log, views, Patched(arms, refit), arms=arms, folder=None)
 
 
 async def assert_as_if_refitted_at_once(house: House, refit: Refit) -> None:
@@ -137,7 +148,7 @@ async def assert_as_if_refitted_at_once(house: House, refit: Refit) -> None:
     late = dict(house.learning.policy("linucb").state())
     at_once = learning_of(house, refit)
     async for _, entry in house.stores.log.tail("", follow=False):
-        at_once.take(entry)
+        at_once.views.take(entry)
         if at_once.learned == 10 and not at_once.refitted:
             await at_once.refit()
     for key, value in at_once.policy("linucb").state().items():

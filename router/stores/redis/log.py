@@ -16,11 +16,11 @@ from router.errors import StoreUnavailable
 from router.stores.codec import (
     KINDS,
     MOST_JUDGEMENTS,
-    decode,
     encode,
     judged_by_another,
     judged_too_often,
     needs_replace,
+    readable,
     response_of,
     scoped_response,
     unknown,
@@ -79,7 +79,7 @@ class RedisLog:
         if found is None:
             raise unknown(feedback.decision_id)
         given = msgspec.structs.replace(feedback, decision_id=found)
-        says = encode((given.score, given.comment))
+        says = msgspec.msgpack.encode((given.score, given.comment))
         words = (given.decision_id, given.source, says, int(given.replace), self._kept, encode(given))
         by = (given.key_id, int(given.by_admin), given.tenant, MOST_JUDGEMENTS)
         outcome = await self._link.call("judge", *words, *by)
@@ -99,7 +99,9 @@ class RedisLog:
                 return
             for entry_id, fields in _entries(found):
                 position = entry_id
-                yield entry_id, decode(fields[b"k"].decode(), fields[b"b"])
+                entry = readable(entry_id, fields.get(b"k", b"").decode(errors="replace"), fields.get(b"b", b""))
+                if entry is not None:
+                    yield entry_id, entry
 
     async def _decision(self, some_id: str, tenant: str) -> str | None:
         """The decision of this tenant that is meant; None where there is none, whoever else's it may be."""

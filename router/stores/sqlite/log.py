@@ -19,12 +19,12 @@ from router.stores.codec import (
     KINDS,
     MOST_JUDGEMENTS,
     contradicts,
-    decode,
     encode,
     judged_by_another,
     judged_too_often,
     may_replace,
     needs_replace,
+    readable,
     response_of,
     scoped_response,
     unknown,
@@ -127,7 +127,8 @@ class SqliteLog:
             rows = self._db.read(f"SELECT seq, kind, body FROM log WHERE seq > ? ORDER BY seq LIMIT {PAGE}", position)
             for seq, kind, body in cast(list[tuple[int, str, bytes]], rows):
                 position = seq
-                yield str(seq), decode(kind, body)
+                if (entry := readable(str(seq), kind, body)) is not None:
+                    yield str(seq), entry
             if rows:
                 await asyncio.sleep(0)
             elif not follow:
@@ -195,7 +196,8 @@ class SqliteLog:
         sql = "SELECT kind, body FROM log WHERE decision_id = ? ORDER BY seq LIMIT 1"
         row = self._db.execute(sql, (some_id,)).fetchone()
         if row is not None:
-            return some_id if decode(*row).tenant == tenant else None
+            first = readable(some_id, *row)
+            return some_id if first is not None and first.tenant == tenant else None
         sql = "SELECT decision_id FROM log WHERE response_id = ? ORDER BY seq DESC LIMIT 1"
         row = self._db.execute(sql, (scoped_response(tenant, some_id),)).fetchone()
         return None if row is None else str(row[0])
@@ -203,7 +205,8 @@ class SqliteLog:
     def _judged(self, decision_id: str, source: str) -> tuple[Feedback | None, int]:
         """What this source said of it last, and how often it was judged."""
         sql = "SELECT body FROM log WHERE decision_id = ? AND kind = 'f' ORDER BY seq DESC"
-        said = [cast(Feedback, decode("f", body)) for (body,) in self._db.execute(sql, (decision_id,))]
+        rows = self._db.execute(sql, (decision_id,)).fetchall()
+        said = [each for (body,) in rows if isinstance(each := readable(decision_id, "f", body), Feedback)]
         return next((each for each in said if each.source == source), None), len(said)
 
 

@@ -1,0 +1,219 @@
+"""What each model earned and cost on each judged query; row i belongs to index id i.
+
+Costs are read at the prices of now: what an answer cost under an earlier list price is scaled by what its tokens cost
+today. A stored table that does not fit is a ValueError or KeyError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.types import Arm, Float, History, LoggedContext, Neighbours
+
+A_PAGE = 500  # texts encoded at once for a snapshot
+MOST_OWN = 4_096  # of a tenant's latest queries, looked through for those nearest
+Similarity = NDArray[np.float32]
+MOST_KEPT = 256  # sets of arms whose columns are remembered
+NAN = float("nan")
+PROMPT, COMPLETION = 0, 1
+
+
+class _Columns:
+    """Where a set of arms stands in the table."""
+
+    __slots__ = ("arms", "places", "repriced", "stamp")
+
+    def __init__(self, arms: Sequence[Arm], places: list[int] | None, repriced: list[int], stamp: int) -> None:
+        self.arms, self.stamp = arms, stamp
+        self.places = places  # (n,); None: all of them in order
+        self.repriced = repriced  # of the arms, those that answered at another price than theirs of now
+
+
+class OutcomeTable:
+    """Grows by a row for each query that is judged."""
+
+    def __init__(self, dim: int) -> None:
+        self._size = 0
+        self._columns: dict[str, int] = {}
+        self._seen = np.empty((0, 2, 0), np.float32)  # (capacity, 2, M) score and USD; NaN where never observed
+        self._embeddings = np.empty((0, dim), np.float16)
+        self._lengths = np.empty((0, 2), np.int64)  # prompt tokens, prompt characters
+        self._weights = np.empty(0, np.float32)  # reliability of the scores
+        self._is_weighted = False  # whether any of them is not 1
+        self._paid = np.empty((0, 3))  # list prices of a prompt and a completion token, USD, and completion tokens
+        self._features: NDArray[np.float32] | None = None
+        self._owners = np.empty(0, np.int32)  # (capacity,) whose query a row is: a number of _tenants
+        self._tenants: dict[str, int] = {}
+        self._prices: dict[str, set[tuple[float, float]]] = {}  # that each model ever answered at
+        self._places: dict[int, _Columns] = {}  # by identity of the arms
+        self._stamp = 0  # of columns and prices
+        self.texts: list[str] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, context: LoggedContext, text: str = "") -> int:
+        """A new row with nothing observed yet; returns its number."""
+        row, self._size = self._size, self._size + 1
+        self._fit(self._size)
+        self._embeddings[row] = context.embedding
+        self._lengths[row] = context.prompt_tokens, context.prompt_characters
+        self._owners[row] = self._tenants.setdefault(context.tenant, len(self._tenants))
+        self.texts.append(text)
+        if context.features is not None:
+            if self._features is None:
+                self._features = np.zeros((len(self._seen), len(context.features)), np.float32)
+            if len(context.features) == self._features.shape[1]:
+                self._features[row] = context.features
+        return row
+
+    def observe(self, row: int, arm: Arm, *, score: float, cost: float, tokens: int = 0, weight: float = 1.0) -> None:
+        """What one answer earned and cost; a later judgement replaces an earlier one."""
+        column = self._column(arm.name)
+        self._seen[row, :, column] = score, cost
+        self._weights[row] = weight
+        self._is_weighted |= weight != 1.0
+        prices = arm.prompt_price, arm.completion_price
+        self._paid[row] = *prices, tokens
+        if prices not in (known := self._prices.setdefault(arm.name, set())):
+            known.add(prices)
+            self._stamp += 1
+
+    def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], arms: tuple[Arm, ...]) -> Neighbours:
+        """What `arms` (n,) earned and cost on `rows` (k,)."""
+        columns = self._at(arms)
+        seen = self._seen.take(rows, axis=0)  # (k, 2, M): whole rows, half the price
+        if columns.places is not None:
+            seen = seen[:, :, columns.places]
+        scores, costs = seen.transpose(1, 2, 0).astype(np.float64, order="C")  # (n, k) each, as they are summed
+        for place in columns.repriced:
+            costs[place] *= self._scale(rows, arms[place], costs[place])
+        return Neighbours(similarity, scores.T, costs.T, self._weights.take(rows) if self._is_weighted else None)
+
+    def nearest_own(self, tenant: str, query: NDArray[np.float32], limit: int) -> tuple[NDArray[np.int64], Similarity]:
+        """Rows (<= limit,) of this tenant's latest queries nearest to `query` (d,), and their similarity. They do not
+        depend on what others asked. Takes milliseconds; may run in a thread while rows are added."""
+        owners, embeddings = self._owners[: self._size], self._embeddings
+        own = np.flatnonzero(owners == self._tenants.get(tenant, -2))[-MOST_OWN:]
+        similarity = embeddings[own].astype(np.float32) @ query
+        order = np.argsort(-similarity, kind="stable")[:limit]
+        return own[order], similarity[order]
+
+    def history(self, arms: Sequence[Arm]) -> History:
+        """All rows, for a refit. Copies, so that a thread may read it."""
+        columns = self._at(tuple(arms))
+        places = slice(None) if columns.places is None else columns.places
+        n, every = self._size, np.arange(self._size)
+        costs = self._seen[:n, 1, places].astype(np.float64)
+        for place in columns.repriced:
+            costs[:, place] *= self._scale(every, arms[place], costs[:, place])
+        return History(
+            embeddings=self._embeddings[:n].astype(np.float32),
+            arms=tuple(arms),
+            scores=self._seen[:n, 0, places].astype(np.float64),
+            costs=costs,
+            prompt_tokens=self._lengths[:n, 0].copy(),
+            prompt_characters=self._lengths[:n, 1].copy(),
+            features=None if self._features is None else self._features[:n].copy(),
+            weights=self._weights[:n].astype(np.float64) if self._is_weighted else None,
+        )
+
+    def _scale(self, rows: NDArray[np.int64], arm: Arm, costs: Float) -> Float:
+        """(k,) what the tokens of these answers cost at the arm's prices of now, by what they cost then."""
+        then, tokens = self._paid[rows, :2], self._paid[rows, 2]
+        prompt = self._lengths[rows, 0]
+        was = then[:, PROMPT] * prompt + then[:, COMPLETION] * tokens
+        now = arm.prompt_price * prompt + arm.completion_price * tokens
+        same = (then[:, PROMPT] == arm.prompt_price) & (then[:, COMPLETION] == arm.completion_price)
+        keeps = same | np.isnan(costs) | ~(was > 0.0)
+        return np.where(keeps, 1.0, now / np.where(keeps, 1.0, was))
+
+    def _at(self, arms: tuple[Arm, ...]) -> _Columns:
+        known = self._places.get(id(arms))
+        if known is not None and known.arms is arms and known.stamp == self._stamp:
+            return known
+        places = [self._column(arm.name) for arm in arms]
+        repriced = [
+            place
+            for place, arm in enumerate(arms)
+            if self._prices.get(arm.name, set()) - {(arm.prompt_price, arm.completion_price)}
+        ]
+        whole = places == list(range(len(self._columns)))
+        if len(self._places) >= MOST_KEPT:
+            self._places.clear()
+        found = self._places[id(arms)] = _Columns(arms, None if whole else places, repriced, self._stamp)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write `table.npz` and `texts.jsonl`. Raises: OSError."""
+        n = self._size
+        arrays: dict[str, NDArray[Any]] = {
+            "models": np.array(list(self._columns), dtype=np.str_),
+            "scores": self._seen[:n, 0],
+            "costs": self._seen[:n, 1],
+            "embeddings": self._embeddings[:n],
+            "lengths": self._lengths[:n],
+            "owners": self._owners[:n],
+            "tenants": np.array(list(self._tenants), dtype=np.str_),
+            "weights": self._weights[:n],
+            "paid": self._paid[:n],
+        }
+        if self._features is not None:
+            arrays["features"] = self._features[:n]
+        np.savez(folder / "table.npz", allow_pickle=False, **arrays)
+        with (folder / "texts.jsonl").open("w") as file:
+            for start in range(0, n, A_PAGE):  # a JSON list in each line: encoding holds up every other thread
+                file.write(json.dumps(self.texts[start : min(start + A_PAGE, n)]) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Inverse of save. Raises: OSError, ValueError, KeyError."""
+        with np.load(folder / "table.npz") as stored:
+            self._columns = {str(name): i for i, name in enumerate(stored["models"])}
+            self._seen = np.stack([stored["scores"], stored["costs"]], axis=1)
+            self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
+            self._weights, self._paid = stored["weights"], stored["paid"]
+            self._owners = stored["owners"]
+            self._tenants = {str(name): i for i, name in enumerate(stored["tenants"])}
+            self._features = stored["features"] if "features" in stored.files else None
+        self._size, self._is_weighted = len(self._seen), bool((self._weights != 1.0).any())
+        self._recall_prices()
+        self.texts = [text for page in (folder / "texts.jsonl").read_text().splitlines() for text in json.loads(page)]
+        if not self._size == len(self.texts) == len(self._weights) == len(self._paid) == len(self._embeddings):
+            raise ValueError(f"{self._size} rows of the stored table have {len(self.texts)} texts")
+
+    def _recall_prices(self) -> None:
+        """The prices that each model answered at, from the rows."""
+        self._prices, self._places = {}, {}
+        for name, column in self._columns.items():
+            answered = ~np.isnan(self._seen[:, 0, column])
+            pairs = np.unique(self._paid[answered, :2], axis=0).tolist()
+            self._prices[name] = {(prompt, completion) for prompt, completion in pairs}
+        self._stamp += 1
+
+    def _column(self, model: str) -> int:
+        column = self._columns.get(model)
+        if column is None:
+            column = self._columns[model] = len(self._columns)
+            unseen = np.full((len(self._seen), 2, 1), np.nan, np.float32)
+            self._seen = np.concatenate([self._seen, unseen], axis=2)
+            self._stamp += 1
+        return column
+
+    def _fit(self, rows: int) -> None:
+        if rows <= len(self._seen):
+            return
+        more = max(256, len(self._seen))  # double
+        self._seen = np.vstack([self._seen, np.full((more, *self._seen.shape[1:]), np.nan, np.float32)])
+        self._embeddings = np.vstack([self._embeddings, np.zeros((more, self._embeddings.shape[1]), np.float16)])
+        self._lengths = np.vstack([self._lengths, np.zeros((more, 2), np.int64)])
+        self._weights = np.concatenate([self._weights, np.ones(more, np.float32)])
+        self._owners = np.concatenate([self._owners, np.full(more, -1, np.int32)])
+        self._paid = np.vstack([self._paid, np.zeros((more, 3))])
+        if self._features is not None:
+            self._features = np.vstack([self._features, np.zeros((more, self._features.shape[1]), np.float32)])

@@ -1,0 +1,50 @@
+"""A policy is judged in the contexts that were logged: prices, purse and all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.judgement import judged_answers, proposed
+from policies.registry import build
+from router.types import Budget, Feedback, NanoUsd
+from tests.router.conftest import House, model, now_ms, open_house
+
+pytestmark = pytest.mark.anyio
+CHEAP, DEAR = 1_000_000_000, 10_000_000_000  # 1 and 10 USD per million tokens
+
+
+async def teach(house: House, count: int, rng: np.random.Generator) -> None:
+    """Both models answer; the dear one is better."""
+    for i in range(count):
+        name = ("small", "large")[i % 2]
+        answer, _ = await house.read(f"question {rng.integers(10**6)}", model=name)
+        score = float(rng.random() < (0.6, 0.66)[i % 2])
+        await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), score, tenant="acme"))
+    await house.until(lambda: house.learning.learned == count)
+
+
+@pytest.mark.parametrize("knob", [0.1, 0.5, 0.78])
+async def test_a_policy_is_judged_in_the_contexts_it_decided_in(knob: float, tmp_path: Path) -> None:
+    """Prices of 1 and 10 USD per million and 300 outcomes learned: what is judged is what was picked live."""
+    rng = np.random.default_rng(3)
+    models = {"small": model("small", CHEAP), "large": model("large", DEAR)}
+    async with open_house(tmp_path, policy="neighbours", **models) as house:
+        house.learning._refit_every = house.learning._next_refit = 10**9  # when a refit ends, live, is chance
+        await teach(house, 300, rng)
+        budget = Budget("tenant:acme", NanoUsd(10**10), 86_400)
+        house.principal = replace(house.principal, preference=knob, budgets=(budget,))
+        for i in range(10):
+            answer, _ = await house.read(f"and question {i}")
+            await house.stores.log.judge(Feedback(answer.attempt.decision.decision_id, now_ms(), 1.0, tenant="acme"))
+            await house.until(lambda: house.learning.learned == 301 + i)  # noqa: B023
+        entries = [entry async for _, entry in house.stores.log.tail("", follow=False)]
+    asked = {answer.record.decision_id: answer.record for answer in judged_answers(entries)}
+    assert len(asked) == 10
+    found = proposed(build("neighbours", ()), entries, frozenset(asked), refit_from=10**9)
+    for decision_id, record in asked.items():
+        assert record.context.purse.name == "tenant:acme/86400"
+        assert found[decision_id].tobytes() == record.probabilities.tobytes()
