@@ -24,7 +24,7 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Call, Catalogue, Metrics, Options
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
-from router.learning.refit_worker import refit_aside
+from router.learning.views import Views
 from router.stores.reports import AuditEntry
 from router.types import (
     Balance,
@@ -39,7 +39,7 @@ from router.types import (
     SettlementRecord,
     Spend,
 )
-from tests.router.conftest import SMALL, House, model
+from tests.router.conftest import SMALL, House, Workshop, model
 
 pytestmark = pytest.mark.anyio
 WORLDS = 10_000
@@ -148,7 +148,6 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
         catalogue=first.catalogue,
         ledger=store,
         embedder=embedder,
-        index=learning.index,
         learning=learning,
         options=Options(chance.choice(POLICIES), 0.5, 0.001, 20),
         generator=np.random.default_rng(chance.randrange(2**32)),
@@ -193,15 +192,8 @@ async def served(world: World, principal: Principal, call: Call, chance: random.
 async def test_nothing_local_leaves_in_ten_thousand_worlds_of_lies_failures_and_reloads() -> None:
     store = Forgetful()
     arms = registry_of(random.Random(0), ["b0"]).catalogue.arms()
-    learning = Learning(
-        log=store,
-        index=FaissIndex(256),
-        policies={name: named.build(name, arms, {}) for name in POLICIES},
-        build=lambda name: named.build(name, arms, {}),
-        refit=lambda name, state, history: refit_aside(name, {}, state=state, history=history),
-        arms=lambda: arms,
-        folder=None,
-    )
+    views = Views(FaissIndex(256), {name: named.build(name, arms, {}) for name in POLICIES})
+    learning = Learning(store, views, Workshop(lambda: arms), arms=lambda: arms, folder=None)
     seen: Counter[str] = Counter()
     for seed in range(WORLDS):
         chance = random.Random(seed)

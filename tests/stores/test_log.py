@@ -22,11 +22,12 @@ pytestmark = pytest.mark.anyio
 ARMS = (Arm("small", 1e-7, 2e-7), Arm("large", 1e-6, 2e-6, parent="small", bits=4, quality=0.5))
 
 
-def decision(name: str) -> DecisionRecord:
+def decision(name: str, *, tenant: str = "acme") -> DecisionRecord:
     """With everything in it that a record may hold."""
     record = make_record(name, ARMS, probabilities=(0.25, 0.75), text="why?", backend="vllm")
     context = replace(
         record.context,
+        tenant=tenant,
         preference=3.0,
         prompt_tokens=7,
         purse=BudgetState(1.5, 2.0, 60.0, "tenant:acme"),
@@ -206,7 +207,7 @@ async def test_another_tenants_decision_is_as_unknown_as_nobodys(stores: Stores,
 async def test_tenants_whose_engine_counts_its_answers_judge_their_own(stores: Stores) -> None:
     for tenant in ("acme", "mallory", "acme"):  # the engine was started anew: the last "chatcmpl-1" is meant
         name = f"{tenant}{len(await entries(stores))}"
-        await stores.log.remember(replace(decision(name), tenant=tenant))
+        await stores.log.remember(decision(name, tenant=tenant))
         await stores.log.remember(settlement(name, "chatcmpl-1", tenant))
     for tenant in ("acme", "mallory"):
         await stores.log.judge(Feedback("chatcmpl-1", 3, 1.0, tenant=tenant))
@@ -215,7 +216,7 @@ async def test_tenants_whose_engine_counts_its_answers_judge_their_own(stores: S
 
 async def test_a_response_that_is_named_like_a_decision_of_another_tenant_hides_nothing(stores: Stores) -> None:
     await stores.log.remember(decision("a"))
-    await stores.log.remember(replace(decision("b"), tenant="mallory"))
+    await stores.log.remember(decision("b", tenant="mallory"))
     await stores.log.remember(settlement("b", "a", "mallory"))  # clients may choose the ids of some engines
     with pytest.raises(NotFound):
         await stores.log.judge(Feedback("a", 3, 0.0, tenant="mallory"))
