@@ -54,8 +54,13 @@ class Breaker:
         return self._open_until is None or (self.state == "half-open" and not self._probing)
 
     def begin(self) -> int:
-        """A request goes through; its ticket comes back with one of succeed, fail or abandon."""
-        self._probing = self._open_until is not None
+        """A request goes through; its ticket comes back with one of succeed, fail or abandon.
+
+        It may go through although none is admitted, where there is nobody else: an answer then closes the breaker, and
+        a failure says nothing new.
+        """
+        if self.admits:
+            self._probing = self._open_until is not None
         return self._era
 
     def succeed(self, ticket: int) -> None:
@@ -71,7 +76,7 @@ class Breaker:
 
     def fail(self, ticket: int) -> None:
         """The engine failed."""
-        if ticket != self._era:
+        if ticket != self._era or self.state == "open":
             return
         self._in_a_row += 1
         self._outcomes.append(True)

@@ -55,8 +55,11 @@ class Failed(BackendError):
 
 
 class Overloaded(BackendError):
-    """No room now; `retry_after_s` if the engine said when."""
+    """No room now; `retry_after_s` if the engine said when. `limited`: it said 429, which is for this asker alone."""
 
-    def __init__(self, message: str, *, backend: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, backend: str, retry_after_s: float | None = None, limited: bool = False
+    ) -> None:
         super().__init__(message, backend=backend)
         self.retry_after_s = retry_after_s
+        self.limited = limited

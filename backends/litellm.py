@@ -158,7 +158,7 @@ class LiteLLMBackend:
         if status in {429, 503}:
             headers = getattr(getattr(problem, "response", None), "headers", None) or {}
             wait_s = retry_after_s(headers.get("retry-after"), 0.0)
-            return Overloaded(said, backend=self.name, retry_after_s=wait_s)
+            return Overloaded(said, backend=self.name, retry_after_s=wait_s, limited=status == 429)
         if isinstance(status, int) and 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
             kind = Unsupported if is_unsupported(status, said.encode()) else Refused

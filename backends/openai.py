@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import partial
+from math import isnan
 from time import time
 
 import msgspec
@@ -22,6 +23,7 @@ _COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the
 CHAT = "/v1/chat/completions"
 _OPERATOR_STATUSES = frozenset({401, 403, 404, 405, 408})  # the key, model name and path are ours, not the client's
 _SHOWN_BYTES = 300
+LONGEST_WAIT_S = 3600.0  # that an engine is believed to ask for
 
 
 class OpenAIBackend:
@@ -106,7 +108,8 @@ class OpenAIBackend:
         shown = body[:_SHOWN_BYTES].decode("utf-8", errors="replace")
         if status in {429, 503}:
             wait_s = retry_after_s(response.header(b"retry-after") or None, time())
-            raise Overloaded(f"answered {status}: {shown}", backend=self.name, retry_after_s=wait_s)
+            said, limited = f"answered {status}: {shown}", status == 429
+            raise Overloaded(said, backend=self.name, retry_after_s=wait_s, limited=limited)
         no_path = path != CHAT and is_missing_path(status, body)
         if no_path or is_unsupported(status, body):
             said = f"answered {status}: {shown}"
@@ -139,17 +142,20 @@ def merged_fields(request: Request) -> dict[str, object]:
 
 
 def retry_after_s(value: str | None, now_s: float) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None where it says nothing."""
+    """Seconds to wait by a Retry-After header, which holds seconds or an HTTP date; None where it says nothing.
+
+    An hour at most: whoever asks for more may be asked again.
+    """
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        wait_s = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
-    except ValueError:
-        return None
+        try:
+            wait_s = parsedate_to_datetime(value).timestamp() - now_s
+        except (ValueError, OverflowError):
+            return None
+    return None if isnan(wait_s) else min(max(0.0, wait_s), LONGEST_WAIT_S)
 
 
 def _object(value: object) -> dict[str, object]:

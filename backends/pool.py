@@ -13,11 +13,12 @@ from time import monotonic
 
 from backends.breaker import Breaker, BreakerRule, State
 from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
-from backends.errors import BackendError, Overloaded, Refused, Unreachable
+from backends.errors import BackendError, Overloaded, Refused
 from backends.types import Backend, Reply, Request, Usage
 
 _SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
-_BUSY_S = 1.0  # rest after a 429 or 503 that does not say for how long
+_BUSY_S = 1.0  # an engine is spared after a 429 or 503 that does not say for how long …
+_LONGEST_BUSY_S = 30.0  # … and at most this long
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class Replica:
     breaker: Breaker
     most: int | None = None  # requests at once; None: unlimited
     in_flight: int = 0
-    resting_until: float = 0.0
+    busy_until: float = 0.0  # it said that it is: others are asked first, and it is where there are none
     watch: Watch = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,10 +45,14 @@ class Replica:
         silent = 1e6 if self.watch.answers is False else 0.0
         return max(float(self.in_flight), load.running) + load.waiting + full + silent
 
-    def is_free(self, now: float) -> bool:
-        """Whether it may take one more request."""
-        has_room = self.most is None or self.in_flight < self.most
-        return has_room and now >= self.resting_until and self.breaker.admits
+    @property
+    def has_room(self) -> bool:
+        """Whether its cap allows one more request."""
+        return self.most is None or self.in_flight < self.most
+
+    def order(self, now: float) -> tuple[bool, float]:
+        """By this the next engine is chosen, least first."""
+        return now < self.busy_until, self.pressure
 
 
 class Replicas:
@@ -66,8 +71,13 @@ class Replicas:
 
     @property
     def is_up(self) -> bool:
-        """Whether any engine answered when last asked, if it was, and is not banned."""
-        return any(replica.breaker.admits and replica.watch.answers is not False for replica in self.replicas)
+        """Whether any engine answered when last asked, if it was."""
+        return any(replica.watch.answers is not False for replica in self.replicas)
+
+    @property
+    def is_banned(self) -> bool:
+        """Whether every engine is banned after failures: another backend is better, and this one better than none."""
+        return not any(replica.breaker.admits for replica in self.replicas)
 
     @property
     def in_flight(self) -> int:
@@ -143,8 +153,8 @@ class Replicas:
 
     def _judge(self, replica: Replica, ticket: int, problem: BaseException) -> None:
         if isinstance(problem, Overloaded):
-            rest_s = _BUSY_S if problem.retry_after_s is None else problem.retry_after_s
-            replica.resting_until = self._clock() + rest_s
+            spare_s = _BUSY_S if problem.retry_after_s is None else min(problem.retry_after_s, _LONGEST_BUSY_S)
+            replica.busy_until = self._clock() + spare_s
             replica.breaker.abandon(ticket)
         elif isinstance(problem, BackendError) and not isinstance(problem, Refused):
             replica.breaker.fail(ticket)
@@ -153,25 +163,21 @@ class Replicas:
 
     def _pick(self, session: str | None, tried: set[str]) -> Replica | None:
         now = self._clock()
-        free = [replica for replica in self.replicas if replica.is_free(now) and replica.name not in tried]
+        open_to = [each for each in self.replicas if each.breaker.admits] or self.replicas  # banned beats nobody
+        free = [replica for replica in open_to if replica.has_room and replica.name not in tried]
         if len(free) < 2:
             return free[0] if free else None
         self._turn += 1
         start = self._turn % len(free)
-        least = min(free[start:] + free[:start], key=lambda replica: replica.pressure)
+        least = min(free[start:] + free[:start], key=lambda replica: replica.order(now))
         if session is None:
             return least
         home = max(free, key=lambda replica: _affinity(session, replica.name))
-        return home if home.pressure <= least.pressure + _SPILL else least
+        busy = now < home.busy_until
+        return home if not busy and home.pressure <= least.pressure + _SPILL else least
 
     def _nobody(self) -> BackendError:
-        now = self._clock()
-        admitting = [replica for replica in self.replicas if replica.breaker.admits]
-        if not admitting:
-            return Unreachable("every engine is banned after failures", backend=self.name)
-        resting = [replica.resting_until - now for replica in admitting]
-        wait_s = max(0.0, min(resting))
-        return Overloaded("every engine is at its cap or resting", backend=self.name, retry_after_s=wait_s or None)
+        return Overloaded("every engine is at its cap", backend=self.name)
 
 
 def replica_of(

@@ -133,7 +133,9 @@ class Scripted:
                 await self._sleep(self._patience_s)
                 raise TimedOut(f"sent nothing for {self._patience_s:g} s", backend=self.name)
             case "busy":
-                raise Overloaded("answered 429: busy", backend=self.name, retry_after_s=line.retry_after_s)
+                raise Overloaded(
+                    "answered 429: busy", backend=self.name, retry_after_s=line.retry_after_s, limited=True
+                )
             case "refuse":
                 raise Refused("answered 400: refused", backend=self.name, status=400, body=REFUSAL)
             case "reset":

@@ -232,7 +232,7 @@ async def _refresh(runtime: Runtime) -> None:
     """Look at every backend: whether it is up, and how loaded."""
     fleet, decider = runtime.fleet, runtime.gateway.decider
     await fleet.refresh()
-    decider.down, decider.saturated = fleet.down(), fleet.saturated()
+    decider.down, decider.spared = fleet.down(), fleet.spared()
     try:
         decider.catalogue, runtime.unpriced = fleet.catalogue(), ""
     except SettingsError as error:  # an engine lists something new: the candidates stay as they were

@@ -42,13 +42,9 @@ class Fleet:
         """Names of backends that do not answer."""
         return {name for name, backend in self.backends.items() if not backend.is_up}
 
-    def saturated(self) -> set[str]:
-        """Names of backends of which every engine has requests waiting and no room in its KV cache."""
-        return {
-            name
-            for name, backend in self.backends.items()
-            if all(each.watch.load.waiting > 0 and each.watch.load.kv_usage > FULL for each in backend.replicas)
-        }
+    def spared(self) -> dict[str, str]:
+        """Backends to use only where there is no other, and why: all their engines fail, or are full."""
+        return {name: why for name, backend in self.backends.items() if (why := _spared(backend)) is not None}
 
     def catalogue(self) -> Catalogue:
         """Every candidate there is now, cheapest first; a variant nobody admitted says so.
@@ -131,6 +127,15 @@ async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
 def _upstream(found: Found) -> str:
     """The name the engine is asked for: a width is asked for by its parent's."""
     return found.parent if found.bits is not None and found.parent else found.name
+
+
+def _spared(backend: Replicas) -> str | None:
+    """Why every engine of a backend is better left alone; None where one is not."""
+    if backend.is_banned:
+        return "its engines have failed again and again"
+    if all(each.watch.load.waiting > 0 and each.watch.load.kv_usage > FULL for each in backend.replicas):
+        return "its engines are full: requests wait and the KV cache has no room"
+    return None
 
 
 def _facts(found: Found) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Decider:
         self.options = options
         self.renting = renting or MachinePricing({})
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
-        self.saturated: set[str] = set()  # … backends with no room in any engine: used only where nobody else is left
+        self.spared: dict[str, str] = {}  # … backends to use only where nobody else is left, and why
         self.unable = Inabilities(clock)
         self._learning = learning
         self._ledger = ledger
@@ -200,7 +200,7 @@ class Decider:
         """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
         needs = call.needs
         is_plain = not (needs.features and self.unable)
-        if is_plain and not without and not self.down and not self.saturated and is_usual(needs, principal):
+        if is_plain and not without and not self.down and not self.spared and is_usual(needs, principal):
             if self._usual_of is not self.catalogue:
                 self._usual_of = self.catalogue
                 self._usual.clear()
@@ -213,7 +213,7 @@ class Decider:
                 self._usual[needs.capabilities] = menu
             return menu
         models, refusals = self._eligible(principal, call, without)
-        return Candidates.of(*self._with_room(models, refusals))
+        return Candidates.of(*self._unspared(models, refusals))
 
     def _eligible(
         self, principal: Principal, call: Call, without: frozenset[str]
@@ -235,17 +235,15 @@ class Decider:
                 refusals[model.name] = why
         return tuple(models), refusals
 
-    def _with_room(
+    def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]
     ) -> tuple[tuple[Model, ...], dict[str, str]]:
-        """Without those whose engines have no room, unless there is no other."""
-        if not self.saturated:
+        """Without those whose engines are better left alone, unless there is no other."""
+        free = tuple([model for model in models if model.backend not in self.spared])
+        if not self.spared or not free:
             return models, refusals
-        free = tuple([model for model in models if model.backend not in self.saturated])
-        if not free:
-            return models, refusals
-        full = {model.name: "its engines are full: requests wait and the KV cache has no room" for model in models}
-        return free, {**refusals, **{name: why for name, why in full.items() if name not in {m.name for m in free}}}
+        spared = {m.name: self.spared[m.backend] for m in models if m.backend in self.spared}
+        return free, {**refusals, **spared}
 
     def _is_up(self, backend: str) -> bool:
         return backend not in self.down

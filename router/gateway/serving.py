@@ -21,6 +21,7 @@ from router.errors import (
     InvalidRequest,
     NoCandidate,
     PointsmanError,
+    RateLimited,
     RequestRejected,
     StoreUnavailable,
     UpstreamFailed,
@@ -99,7 +100,7 @@ class Gateway:
         while True:
             try:
                 answer = await self._attempt(principal, call, stages, without)
-            except (NoCandidate, BudgetExceeded, UpstreamFailed):
+            except (NoCandidate, BudgetExceeded, RateLimited, UpstreamFailed):
                 if held_back is None:
                     raise
                 return held_back
@@ -128,15 +129,15 @@ class Gateway:
 
     async def _attempt(self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]) -> Answer:
         """The first model that gives a first byte."""
-        last: BackendError | None = None
+        failures: list[BackendError] = []
         while True:
             backends = self.decider.catalogue.backends
             try:
                 decision = await self.decider.decide(principal, call, stages, without=without)
             except NoCandidate as error:
-                if last is None:
+                if not failures:
                     raise
-                raise upstream_failed(last) from error
+                raise upstream_failed(failures) from error
             hold, model = await self._reserve(principal, call, decision)
             stages.mark("reserve")
             attempt = Attempt(decision, hold, model, principal, call, stages, backends[model.backend])
@@ -148,7 +149,8 @@ class Gateway:
                 if isinstance(error, Refused) and not for_another_model(error, call):
                     raise refusal(error) from error
                 self._note_failure(model, error)
-                last, without = error, without | {model.name}
+                failures.append(error)
+                without |= {model.name}
             else:
                 return Answer(self.settle, attempt, reply)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from backends.errors import BackendError, Overloaded, Refused, TimedOut, Unsupported
-from router.errors import InvalidRequest, NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
+from router.errors import InvalidRequest, NoCandidate, PointsmanError, RateLimited, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
 
+USUAL_WAIT_S = 1.0  # where an engine that is busy does not say how long
 _FOR_ANOTHER = (b"context length", b"context_length_exceeded")
 
 
@@ -35,10 +38,16 @@ def for_another_model(error: Refused, call: Call) -> bool:
     return isinstance(error, Unsupported) or any(sign in text for sign in _FOR_ANOTHER)
 
 
-def upstream_failed(error: BackendError) -> PointsmanError:
-    """The last backend's failure as the gateway's own error."""
+def upstream_failed(errors: Sequence[BackendError]) -> PointsmanError:
+    """The failures of the backends that were tried (at least one) as the gateway's own error: a 429 where one of them
+    said so, since the asker may come back to that one; else the last."""
+    limited = [each for each in errors if isinstance(each, Overloaded) and each.limited]
+    if limited:
+        wait_s = min(each.retry_after_s or USUAL_WAIT_S for each in limited)
+        return RateLimited(f"every model that was tried is busy: {limited[-1]}", retry_after_s=wait_s)
+    error = errors[-1]
     if isinstance(error, Overloaded):
-        return NoCandidate(f"every model is busy: {error}", retry_after_s=error.retry_after_s or 1.0)
+        return NoCandidate(f"every model is busy: {error}", retry_after_s=error.retry_after_s or USUAL_WAIT_S)
     if isinstance(error, Refused):
         return refusal(error)
     status = 504 if isinstance(error, TimedOut) else 502

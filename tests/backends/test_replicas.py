@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
 from backends.discovery import Load
-from backends.errors import Failed, Overloaded, Refused, Unreachable
+from backends.errors import Failed, Overloaded, Refused
 from backends.http1 import Limits
-from backends.openai import OpenAIBackend
+from backends.openai import OpenAIBackend, retry_after_s
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
 from backends.scripted_server import ScriptedServer
@@ -170,24 +171,58 @@ async def test_streams_that_keep_breaking_midway_open_the_breaker() -> None:
         for _ in range(5):
             await whole(await replicas.send(asked(stream=True)))
         assert replicas.states() == {"engine-0": "open"}
-        assert not replicas.is_up
-        with pytest.raises(Unreachable, match="banned"):
-            await replicas.send(asked())
+        assert replicas.is_banned
 
 
-async def test_a_busy_engine_rests_as_long_as_it_asks() -> None:
+async def test_a_banned_engine_is_asked_where_there_is_no_other_and_an_answer_opens_it() -> None:
     clock = Clock()
-    async with fleet([Line(trouble="busy", retry_after_s=30)], clock=clock) as (servers, replicas):
-        for _ in range(3):
-            with pytest.raises(Overloaded) as raised:
+    async with fleet([Line(trouble="500")], clock=clock) as (servers, replicas):
+        for _ in range(40):
+            with pytest.raises(Failed):
                 await replicas.send(asked())
-            assert raised.value.retry_after_s == 30
-        assert len(servers[0].heard) == 1
-        clock.now += 30
-        with pytest.raises(Overloaded):
+        assert len(servers[0].heard) == 40
+        assert replicas.is_banned
+        clock.now += 16
+        assert not replicas.is_banned  # what failed while it was banned has not made the ban longer
+        with pytest.raises(Failed):
             await replicas.send(asked())
-        assert len(servers[0].heard) == 2
+        assert replicas.is_banned
+        servers[0].script = always(Line())
+        await whole(await replicas.send(asked()))
         assert replicas.states() == {"engine-0": "closed"}
+
+
+async def test_a_busy_engine_makes_its_asker_wait_and_nobody_else() -> None:
+    def busy_for_mallory(_model: str, body: Mapping[str, Any]) -> Line:
+        return Line(trouble="busy", retry_after_s=3000) if body.get("user") == "mallory" else Line()
+
+    async with fleet([busy_for_mallory]) as (servers, replicas):
+        for _ in range(50):
+            with pytest.raises(Overloaded) as raised:
+                await replicas.send(asked(body={"user": "mallory"}))
+            assert (raised.value.retry_after_s, raised.value.limited) == (3000, True)
+            await whole(await replicas.send(asked()))
+        assert len(servers[0].heard) == 100
+        assert replicas.states() == {"engine-0": "closed"}
+
+
+async def test_a_busy_engine_is_spared_for_a_while_where_there_is_another() -> None:
+    clock = Clock()
+    async with fleet([Line(trouble="busy", retry_after_s=20), Line()], clock=clock) as (servers, replicas):
+        for _ in range(20):
+            await whole(await replicas.send(asked(session="s")))
+            await whole(await replicas.send(asked()))
+        assert len(servers[0].heard) <= 1
+        clock.now += 20
+        for _ in range(4):
+            await whole(await replicas.send(asked()))
+        assert len(servers[0].heard) <= 2
+
+
+@pytest.mark.parametrize("said", ["1e999", "-1e999", "nan", "1e18", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "soon", ""])
+def test_an_engine_that_lies_about_when_to_come_back_is_believed_for_an_hour_at_most(said: str) -> None:
+    wait_s = retry_after_s(said, 1.8e9)
+    assert wait_s is None or 0.0 <= wait_s <= 3600.0
 
 
 async def test_no_engine_gets_more_requests_at_once_than_its_cap() -> None:

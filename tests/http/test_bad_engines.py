@@ -85,7 +85,7 @@ def held(client: httpx.Client) -> float:
 
 @pytest.mark.parametrize(
     ("model", "status"),
-    [("hangs", 504), ("resets", 502), ("fails", 502), ("html", 502), ("garbage", 502), ("busy", 503)],
+    [("hangs", 504), ("resets", 502), ("fails", 502), ("html", 502), ("garbage", 502), ("busy", 429)],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_fails_before_its_first_byte_is_an_error_of_the_gateway(
@@ -99,8 +99,17 @@ def test_an_engine_that_fails_before_its_first_byte_is_an_error_of_the_gateway(
     assert held(client) == 0
 
 
-def test_when_to_come_back_to_a_busy_engine_is_passed_on(client: httpx.Client) -> None:
-    assert int(client.post(CHAT, json=chat(model="busy")).headers["retry-after"]) >= 1
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engines_429_stays_one_and_says_when_to_come_back(client: httpx.Client, stream: bool) -> None:
+    for _ in range(3):  # nobody else waits for the first
+        response = client.post(CHAT, json=chat(model="busy", stream=stream))
+        assert (response.status_code, response.headers["retry-after"]) == (429, "7")
+        assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_an_engines_429_stays_one_where_the_others_failed_otherwise(client: httpx.Client) -> None:
+    response = client.post(CHAT, json=chat(routing={"allowed_models": ["busy-first", "fails-first"]}))
+    assert (response.status_code, response.headers["retry-after"]) == (429, "7")
 
 
 def test_an_engine_that_refuses_the_request_is_believed(client: httpx.Client) -> None:

@@ -256,3 +256,14 @@ def test_a_cost_is_written_exactly_and_put_into_the_usage_event() -> None:
     assert [usd(NanoUsd(n)) for n in (0, 1, 1_500_000_000, 2_000_000_000)] == ["0", "0.000000001", "1.5", "2"]
     event = b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert json.loads(with_cost(event, NanoUsd(42))[6:])["usage"] == {"cost": 4.2e-08, "prompt_tokens": 1}
+
+
+async def test_a_backend_that_keeps_failing_is_passed_over_and_asked_where_there_is_no_other(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        house.gateway.decider.spared = {"small": "its engines have failed again and again"}
+        answer, _ = await house.read()
+        assert answer.attempt.model.name == "large"
+        assert "failed again" in answer.attempt.decision.refusals["small"]
+        house.gateway.decider.spared |= {"large": "its engines are full"}
+        answer, _ = await house.read()
+        assert answer.attempt.model.name == "small"
