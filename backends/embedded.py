@@ -15,9 +15,10 @@ from backends.anyprec.engine.service import CHAT, TEXT, Broken, EmbeddedModel, E
 from backends.anyprec.engine.worker import QueueFull
 from backends.errors import Failed, Overloaded, Refused, Unsupported
 from backends.openai import merged_fields
-from backends.sse import PlainReply, StreamReply
+from backends.sse import EventStream
 from backends.types import Reply, Request
 from backends.unsupported import is_unsupported
+from backends.whole import whole
 
 RETRY_AFTER_S = 1.0
 
@@ -40,7 +41,7 @@ class EmbeddedBackend:
         try:
             if request.stream:
                 return await self._stream(exchange, request)
-            return PlainReply(await exchange.body(), request=request, backend=self.name)
+            return whole(await exchange.body(), request=request, backend=self.name)
         except Broken as error:
             raise Failed(str(error), backend=self.name) from error
         except BaseException:
@@ -80,7 +81,7 @@ class EmbeddedBackend:
             except Broken as error:
                 raise Failed(str(error), backend=self.name) from error
 
-        reply = StreamReply(
+        reply = EventStream(
             read,
             exchange.close,
             request=request,

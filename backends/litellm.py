@@ -18,9 +18,10 @@ import msgspec
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, Unsupported
 from backends.http1 import Limits
 from backends.openai import merged_fields, retry_after_s
-from backends.sse import PlainReply, StreamReply
+from backends.sse import EventStream
 from backends.types import Reply, Request
 from backends.unsupported import is_unsupported
+from backends.whole import whole
 
 _CALLS = {  # litellm's function and the field it cannot do without
     "/v1/chat/completions": ("acompletion", "messages"),
@@ -93,7 +94,7 @@ class LiteLLMBackend:
             raise self._translated(problem) from None  # litellm's chain may quote the key
         if request.stream:
             return await self._stream(answer, request)
-        return PlainReply(answer.model_dump_json(exclude_none=True).encode(), request=request, backend=self.name)
+        return whole(answer.model_dump_json(exclude_none=True).encode(), request=request, backend=self.name)
 
     async def ping(self) -> bool:
         """True: asking a provider costs money, so only requests tell."""
@@ -127,7 +128,7 @@ class LiteLLMBackend:
             except TimeoutError:
                 raise TimedOut(f"sent nothing for {self._limits.idle_s:g} s", backend=self.name) from None
 
-        reply = StreamReply(
+        reply = EventStream(
             read,
             lambda: None,
             request=request,

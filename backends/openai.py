@@ -15,9 +15,10 @@ import msgspec
 
 from backends.errors import BackendError, Failed, Overloaded, Refused, Unsupported
 from backends.http1 import Client, Limits, Response
-from backends.sse import PlainReply, StreamReply
+from backends.sse import EventStream
 from backends.types import Reply, Request
 from backends.unsupported import is_missing_path, is_unsupported
+from backends.whole import whole
 
 _COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the others always report usage
 CHAT = "/v1/chat/completions"
@@ -88,12 +89,12 @@ class OpenAIBackend:
         if kind == "text/html" or request.stream:
             raise Failed(f"answered {kind or 'nothing known'} to {_wanted(request)}", backend=self.name)
         body = await response.body(self.limits)
-        return PlainReply(body, request=request, backend=self.name)
+        return whole(body, request=request, backend=self.name)
 
     async def _stream(self, response: Response, request: Request) -> Reply:
         if not request.stream:
             raise Failed(f"answered a stream to {_wanted(request)}", backend=self.name)
-        reply = StreamReply(
+        reply = EventStream(
             partial(response.read, self.limits.idle_s),
             response.close,
             request=request,

@@ -14,7 +14,7 @@ from time import monotonic
 from backends.breaker import Breaker, BreakerRule, State
 from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
 from backends.errors import BackendError, Overloaded, Refused
-from backends.types import Backend, Reply, Request, Usage
+from backends.types import Backend, Reply, Report, Request, Stream, Whole
 
 _SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
 _BUSY_S = 1.0  # an engine is spared after a 429 or 503 that does not say for how long …
@@ -143,7 +143,7 @@ class Replicas:
             replica.in_flight -= 1
             self._judge(replica, ticket, problem)
             raise
-        if reply.body is not None:
+        if isinstance(reply, Whole):
             replica.in_flight -= 1
             breaker.succeed(ticket)
             return reply
@@ -200,48 +200,24 @@ def _affinity(session: str, replica: str) -> bytes:
 class _Counted:
     """A stream that counts as in flight until it is closed, and then tells the breaker how it went."""
 
-    body: bytes | None = None
-
-    def __init__(self, reply: Reply, replica: Replica, ticket: int) -> None:
-        self._reply = reply
+    def __init__(self, stream: Stream, replica: Replica, ticket: int) -> None:
+        self._stream = stream
         self._ticket = ticket
         self._replica: Replica | None = replica
-        self.status = reply.status
-        self.content_type = reply.content_type
 
     @property
-    def usage(self) -> Usage | None:
-        return self._reply.usage
-
-    @property
-    def failure(self) -> str | None:
-        return self._reply.failure
-
-    @property
-    def produced(self) -> int:
-        return self._reply.produced
-
-    @property
-    def complete(self) -> bool:
-        return self._reply.complete
-
-    @property
-    def response_id(self) -> str | None:
-        return self._reply.response_id
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self._reply.finish_reason
+    def report(self) -> Report:
+        return self._stream.report
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._reply.__aiter__()
+        return self._stream.__aiter__()
 
     async def aclose(self) -> None:
         replica, self._replica = self._replica, None
         if replica is not None:
             replica.in_flight -= 1
-            if self._reply.failure is None:
+            if self.report.failure is None:
                 replica.breaker.succeed(self._ticket)
             else:
                 replica.breaker.fail(self._ticket)
-        await self._reply.aclose()
+        await self._stream.aclose()

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import msgspec
 
 from backends.errors import Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
-from backends.sse import PlainReply, StreamReply
+from backends.sse import EventStream
 from backends.types import Reply, Request
+from backends.whole import whole
 
 Trouble = Literal["hang", "reset", "half chunk", "error event", "500", "html", "garbage", "busy", "refuse", "down"]
 """What goes wrong: the first four may come after `trouble_after` pieces of a stream, the others come at once.
@@ -93,8 +94,8 @@ class Scripted:
             await self._fail(line)
         answer_id = f"chatcmpl-{self.name}-{next(self._numbers)}"
         if not request.stream:
-            whole = plain_answer(line, model=request.model, body=body, path=request.path, answer_id=answer_id)
-            return PlainReply(whole, request=request, backend=self.name)
+            body_of_it = plain_answer(line, model=request.model, body=body, path=request.path, answer_id=answer_id)
+            return whole(body_of_it, request=request, backend=self.name)
         return await self._stream(request, line, list(events(line, request.model, body, request.path, answer_id)))
 
     async def ping(self) -> bool:
@@ -123,7 +124,7 @@ class Scripted:
             self.aborted += not done
             done = True
 
-        reply = StreamReply(read, close, request=request, backend=self.name)
+        reply = EventStream(read, close, request=request, backend=self.name)
         await reply.start(read)
         return reply
 

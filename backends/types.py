@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from backends.visible import ShownText
 
 MOST_TOKENS = 1 << 40  # the largest count anybody is believed to have meant
 
@@ -49,56 +52,44 @@ class Request(msgspec.Struct, frozen=True):
     session: str | None = None  # for affinity
 
 
-class Reply(Protocol):
-    """An answer whose first byte has come. Iterate once, then read `usage`; always close.
+@dataclass(slots=True)
+class Report:
+    """What an engine said of its answer, and what can be seen of it: of a stream as far as it has come."""
 
-    After the iteration: `usage` as the engine reported it or None; `failure` says what broke an answer midway, else
-    None; `produced` counts bytes of relayed text, to check usage by; `response_id` and `finish_reason` as the engine
-    gave them. A plain (not streamed) answer yields its body once. A stream yields whole
-    SSE events as bytes, each ending in a blank line, [DONE] included: as many in one block as came in one read, and the
-    usage event always alone, so where `usage` turns from None after a block, that block is the usage event.
+    usage: Usage | None = None
+    failure: str | None = None  # what broke the answer midway
+    complete: bool = False  # the engine said that its answer was whole
+    response_id: str | None = None
+    finish_reason: str | None = None
+    shown: ShownText = field(default_factory=lambda: ShownText(""))
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer that is there."""
+
+    body: bytes
+    report: Report
+
+
+class Stream(Protocol):
+    """An answer whose first byte has come. Iterate once, always close, and read the report.
+
+    It yields whole SSE events as bytes, each ending in a blank line, [DONE] included: as many in one block as came in
+    one read, and the usage event always alone.
     """
 
     @property
-    def status(self) -> int:
-        """200."""
-
-    @property
-    def content_type(self) -> str:
-        """application/json or text/event-stream."""
-
-    @property
-    def body(self) -> bytes | None:
-        """The whole of a plain answer, which iterating yields once; None for a stream."""
-
-    @property
-    def usage(self) -> Usage | None:
-        """As the engine reported it."""
-
-    @property
-    def failure(self) -> str | None:
-        """What broke the answer midway."""
-
-    @property
-    def produced(self) -> int:
-        """UTF-8 bytes of answer text relayed so far."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the engine said that its answer was whole."""
-
-    @property
-    def response_id(self) -> str | None:
-        """As the engine gave it."""
-
-    @property
-    def finish_reason(self) -> str | None:
-        """As the engine gave it."""
+    def report(self) -> Report:
+        """As far as the answer has come."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     async def aclose(self) -> None:
         """Stop at once: an engine still generating is cut off. Idempotent."""
+
+
+Reply = Whole | Stream
 
 
 class Backend(Protocol):

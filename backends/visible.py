@@ -38,7 +38,40 @@ class _Message(msgspec.Struct):
     content: list[_Block]
 
 
+_UNCOUNTED = 256  # blocks kept to be counted later
 _MESSAGE = msgspec.json.Decoder(_Message)
+
+
+class ShownText:
+    """How much text an answer shows: of a whole body, or of a stream's events as they come. Counted when asked."""
+
+    __slots__ = ("_bytes", "_path", "_uncounted", "_whole")
+
+    def __init__(self, path: str, whole: bytes = b"") -> None:
+        self._path = path
+        self._whole = whole  # a whole answer, or the event that repeats one
+        self._bytes = 0  # of events, without those of …
+        self._uncounted: list[bytes] = []  # … the latest blocks
+
+    def add(self, events: bytes) -> None:
+        """Some events of a stream."""
+        self._uncounted.append(events)
+        if len(self._uncounted) > _UNCOUNTED:
+            self._count()
+
+    def repeat(self, event: bytes) -> None:
+        """An event that repeats the whole answer."""
+        self._whole = event
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the text so far."""
+        self._count()
+        return max(self._bytes, visible_bytes(self._path, self._whole) if self._whole else 0)
+
+    def _count(self) -> None:
+        self._bytes += visible_streamed(self._path, b"".join(self._uncounted))
+        self._uncounted.clear()
 
 
 def visible_bytes(path: str, answer: bytes) -> int:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from backends.errors import BackendError
 from backends.types import Request
+from backends.whole import read_all
 from evaluation.skills import grade, sample
 from router.catalogue.admission import Admissions, Samples, Verdict, is_refusal, judge, parent_of
 from router.catalogue.listing import Fleet, fleet_of
@@ -140,9 +141,7 @@ async def _ask(fleet: Fleet, model: Model, prompt: str) -> tuple[str, float]:
     request = Request("/v1/chat/completions", fields, model.upstream, model.name, extra=model.extra_body)
     started = time.perf_counter()
     try:
-        reply = await fleet.backends[model.backend].send(request)
-        whole = b"".join([chunk async for chunk in reply])
-        await reply.aclose()
+        whole = await read_all(await fleet.backends[model.backend].send(request))
     except BackendError as error:
         raise PointsmanError(f"{model.name}: {error}") from None
     text = msgspec.json.decode(whole)["choices"][0]["message"]["content"] or ""

@@ -6,13 +6,15 @@ How it fails: what chat completions cannot say is Unsupported, before anything i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
 from backends.dialects.types import Dialect, Events, Untranslatable
-from backends.errors import Refused, Unsupported
-from backends.types import Reply, Request, Usage
+from backends.errors import Failed, Refused, Unsupported
+from backends.types import Reply, Report, Request, Stream, Whole
+from backends.whole import decoded
 
 CHAT = "/v1/chat/completions"
 _CODE = "unsupported"  # what this model cannot be asked, and another one may
@@ -30,7 +32,9 @@ async def send_over_chat(sender: Sender, request: Request, dialect: Dialect) -> 
     asked = {key: msgspec.json.decode(value) for key, value in request.fields.items()}
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in _chat(asked, dialect, request).items()}
     reply = await sender.send(msgspec.structs.replace(request, path=CHAT, fields=fields, wants_usage=True))
-    return TranslatedReply(reply, asked, dialect)
+    if isinstance(reply, Whole):
+        return _translated(reply, asked, dialect, request.model)
+    return TranslatedStream(reply, asked, dialect)
 
 
 def _chat(asked: Mapping[str, Any], dialect: Dialect, request: Request) -> dict[str, Any]:
@@ -45,65 +49,38 @@ def _chat(asked: Mapping[str, Any], dialect: Dialect, request: Request) -> dict[
     raise kind(said, backend=request.model, status=400, body=msgspec.json.encode({"error": error}))
 
 
-class TranslatedReply:
-    """A chat reply in another protocol. See Reply."""
+def _translated(chat: Whole, asked: Mapping[str, Any], dialect: Dialect, backend: str) -> Whole:
+    try:
+        answer = dialect.from_chat(asked, decoded(chat.body))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as problem:
+        raise Failed(f"answered something that cannot be translated ({problem})", backend=backend) from problem
+    return Whole(msgspec.json.encode(answer), replace(chat.report, response_id=answer["id"]))
 
-    def __init__(self, reply: Reply, asked: Mapping[str, Any], dialect: Dialect) -> None:
-        self._reply = reply
+
+class TranslatedStream:
+    """A chat stream in another protocol. See Stream."""
+
+    def __init__(self, chat: Stream, asked: Mapping[str, Any], dialect: Dialect) -> None:
+        self._chat = chat
         self._events: Events = dialect.events(asked)
         self._dialect = dialect
-        self.status = reply.status
-        self.content_type = reply.content_type
-        self.body: bytes | None = None
-        self._id: str | None = None
-        if reply.body is not None:
-            whole = dialect.from_chat(asked, msgspec.json.decode(reply.body))
-            self.body, self._id = msgspec.json.encode(whole), whole["id"]
 
     @property
-    def usage(self) -> Usage | None:
-        """As the engine reported it."""
-        return self._reply.usage
-
-    @property
-    def failure(self) -> str | None:
-        """What broke the answer midway."""
-        return self._reply.failure
-
-    @property
-    def produced(self) -> int:
-        """UTF-8 bytes of answer text relayed so far."""
-        return self._reply.produced
-
-    @property
-    def complete(self) -> bool:
-        """Whether the engine said that its answer was whole."""
-        return self._reply.complete
-
-    @property
-    def response_id(self) -> str | None:
-        """As the client sees it."""
-        found = self._reply.response_id
-        return self._id or (None if found is None else self._dialect.id_of(found))
-
-    @property
-    def finish_reason(self) -> str | None:
-        """As the engine gave it."""
-        return self._reply.finish_reason
+    def report(self) -> Report:
+        """The engine's own, with the id that the client sees."""
+        found = self._chat.report
+        return replace(found, response_id=found.response_id and self._dialect.id_of(found.response_id))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self.body is not None:
-            yield self.body
-            return
-        async for block in self._reply:
+        async for block in self._chat:
             if events := b"".join([event for chunk in _chunks(block) for event in self._events.take(chunk)]):
                 yield events
-        if self._reply.failure is None:
+        if self._chat.report.failure is None:
             yield b"".join(self._events.end())
 
     async def aclose(self) -> None:
         """Stop at once."""
-        await self._reply.aclose()
+        await self._chat.aclose()
 
 
 def _chunks(block: bytes) -> list[Mapping[str, Any]]:
@@ -112,8 +89,8 @@ def _chunks(block: bytes) -> list[Mapping[str, Any]]:
     for line in block.split(b"\n"):
         if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
             try:
-                chunk = msgspec.json.decode(line[5:])
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                chunk = decoded(line[5:])
+            except (ValueError, RecursionError):
                 continue
             if isinstance(chunk, Mapping):
                 found.append(chunk)

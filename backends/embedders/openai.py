@@ -17,6 +17,7 @@ from backends.errors import BackendError, Failed
 from backends.http1 import Limits
 from backends.openai import OpenAIBackend
 from backends.types import Request
+from backends.whole import read_all
 
 _LIMITS = Limits(connect_s=2.0, first_byte_s=10.0, idle_s=10.0)  # a decision waits for this
 
@@ -116,8 +117,7 @@ class OpenAIEmbedder:
     async def _ask(self, texts: list[str]) -> NDArray[np.float32]:
         fields = {"input": msgspec.Raw(msgspec.json.encode(texts))}
         request = Request(path="/v1/embeddings", fields=fields, model=self._model, answers_as=self._model)
-        reply = await self._backend.send(request)
-        body = b"".join([block async for block in reply])
+        body = await read_all(await self._backend.send(request))
         try:
             data = msgspec.json.decode(body, type=_Rows).data
         except msgspec.DecodeError as problem:

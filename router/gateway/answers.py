@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from backends.types import Reply
+from backends.sse import USAGE
+from backends.types import Reply, Report, Whole
 from router.gateway.metering import Bill, billed
 from router.gateway.run_eagerly import begin
-from router.gateway.types import Attempt, Call, usd
+from router.gateway.types import Attempt, usd
 from router.types import NanoUsd
 
 _DONE = b"data: [DONE]\n\n"
-_USAGE = re.compile(rb'"usage":\s*\{')  # an object: OpenAI sends `"usage": null` in every event before it
 _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
-Settle = Callable[[Attempt, Bill, Reply | None], Awaitable[None]]
+Settle = Callable[[Attempt, Bill, Report | None], Awaitable[None]]
 
 
 class Answer:
@@ -32,7 +31,10 @@ class Answer:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
-        annotates = self.attempt.call.stream and self.attempt.call.path in _ONE_USAGE
+        if isinstance(self.reply, Whole):
+            yield self.reply.body
+            return
+        annotates = self.attempt.call.path in _ONE_USAGE
         async for chunk in self.reply:
             if annotates and self._is_last_usage(chunk):
                 yield with_cost(chunk, self.bill().spend.cost)
@@ -43,13 +45,13 @@ class Answer:
 
     def _is_last_usage(self, chunk: bytes) -> bool:
         """Whether this is the usage of the whole answer. Some engines report theirs in every event."""
-        known = self.reply.usage is not None and self.reply.finish_reason is not None
-        return known and _USAGE.search(chunk) is not None
+        known = self.report.usage is not None and self.report.finish_reason is not None
+        return known and USAGE.search(chunk) is not None
 
     @property
-    def is_streamed(self) -> bool:
-        """Whether it is relayed as it comes, and not settled before."""
-        return is_streamed(self.attempt.call, self.reply)
+    def report(self) -> Report:
+        """What the engine said of it, as far as it has come."""
+        return self.reply.report
 
     @property
     def total(self) -> NanoUsd:
@@ -59,7 +61,7 @@ class Answer:
 
     def bill(self) -> Bill:
         """What this answer costs as far as it has come, in full."""
-        return billed(self.attempt, self.reply)
+        return billed(self.attempt, self.report)
 
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
@@ -73,25 +75,20 @@ class Answer:
 
     async def close(self) -> None:
         """Cut the engine off if it is still generating, then settle. Idempotent. Raises: StoreUnavailable."""
-        if self.reply.body is None and (closing := begin(self.reply.aclose())) is not None:
+        if not isinstance(self.reply, Whole) and (closing := begin(self.reply.aclose())) is not None:
             await asyncio.shield(closing)
         await self.settle()
 
     async def _settle(self) -> None:
         self.attempt.stages.mark("relay")
         bill = self.bill()
-        await self._charge(self.attempt, bill, self.reply)
+        await self._charge(self.attempt, bill, self.report)
         self.cost = bill.spend.cost
-
-
-def is_streamed(call: Call, reply: Reply) -> bool:
-    """Whether bytes of this answer are sent before it is settled."""
-    return call.stream and reply.status == 200
 
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:
     """The usage event of a stream with `"cost"` in USD put first into its usage object."""
-    found = _USAGE.search(event)
+    found = USAGE.search(event)
     if found is None:
         return event
     head, rest = event[: found.end()], event[found.end() :]

@@ -5,15 +5,13 @@ Only plain chat answers of one choice are judged: a stream's first bytes are gon
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.types import Reply, Usage
+from backends.types import Whole
 from policies.records import PINNED
 from policies.signature import chat_signature
 from router.gateway.types import Call, Decision
@@ -29,52 +27,6 @@ class Escalating(Protocol):
         """False: ask a dearer arm."""
 
 
-@dataclass(slots=True)
-class Buffered:
-    """A reply read to its end, its body changed; everything else as the engine's own."""
-
-    reply: Reply
-    body: bytes
-
-    @property
-    def status(self) -> int:
-        return self.reply.status
-
-    @property
-    def content_type(self) -> str:
-        return self.reply.content_type
-
-    @property
-    def usage(self) -> Usage | None:
-        return self.reply.usage
-
-    @property
-    def failure(self) -> str | None:
-        return self.reply.failure
-
-    @property
-    def produced(self) -> int:
-        return self.reply.produced
-
-    @property
-    def complete(self) -> bool:
-        return self.reply.complete
-
-    @property
-    def response_id(self) -> str | None:
-        return self.reply.response_id
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self.reply.finish_reason
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.body
-
-    async def aclose(self) -> None:
-        await self.reply.aclose()
-
-
 def is_judged(call: Call, decision: Decision, *, escalating: Escalating | None) -> bool:
     """Whether the answer to this call is looked at before it is returned."""
     plain = call.path == "/v1/chat/completions" and not call.stream and call.needs.choices == 1
@@ -86,20 +38,19 @@ def asked_for_logprobs(call: Call) -> bool:
     return bytes(call.fields.get("logprobs", b"")) == b"true"
 
 
-async def read(reply: Reply, *, keep_logprobs: bool) -> tuple[Buffered, NDArray[np.float64] | None]:
-    """The whole reply and its signature (12,), None where the engine sent no logprobs. Logprobs asked for on the
+def read(reply: Whole, *, keep_logprobs: bool) -> tuple[Whole, NDArray[np.float64] | None]:
+    """The reply and its signature (12,), None where the engine sent no logprobs. Logprobs asked for on the
     gateway's own account are taken out again."""
-    body = reply.body if reply.body is not None else b"".join([chunk async for chunk in reply])
     try:
-        answer: dict[str, Any] = msgspec.json.decode(body)
+        answer: dict[str, Any] = msgspec.json.decode(reply.body)
         choice = answer["choices"][0]
         found = chat_signature(choice)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return Buffered(reply, body), None
-    if not keep_logprobs:
-        choice["logprobs"] = None
-        body = msgspec.json.encode(answer)
-    return Buffered(reply, body), found
+        return reply, None
+    if keep_logprobs:
+        return reply, found
+    choice["logprobs"] = None
+    return Whole(msgspec.json.encode(answer), reply.report), found
 
 
 def not_dearer(model: Model, decision: Decision) -> frozenset[str]:

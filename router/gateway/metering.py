@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from backends.types import Reply, Usage
+from backends.types import Report, Usage
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.types import Attempt, Call
 from router.types import Model, Spend
@@ -63,16 +63,16 @@ class Part(msgspec.Struct, frozen=True):
         return self.is_believed and self.tokens - self.unseen > TIMES * (self.counted + SLACK_TOKENS)
 
 
-def billed(attempt: Attempt, reply: Reply) -> Bill:
+def billed(attempt: Attempt, report: Report) -> Bill:
     """What this answer costs, in full, whatever was held for it."""
     call, model = attempt.call, attempt.model
-    usage = reply.usage or _NO_USAGE
-    prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, reply.produced)
+    usage = report.usage or _NO_USAGE
+    prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
     cost = model.price.of(prompt.tokens, completion.tokens)
     estimated = not (prompt.is_believed and completion.is_believed)
     spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated)
     doubts = []
-    if estimated and reply.complete:  # who was cut off could not report
+    if estimated and report.complete:  # who was cut off could not report
         doubts.append(_doubt("usage.estimated", prompt, completion))
     if (prompt.is_far_above and not call.needs.images and not call.needs.unforeseen) or completion.is_far_above:
         doubts.append(_doubt("usage.unexplained", prompt, completion))

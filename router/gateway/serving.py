@@ -15,7 +15,7 @@ import msgspec
 
 from backends.dialects import ABILITIES, DIALECTS, send_over_chat
 from backends.errors import BackendError, Cut, Refused, Unreachable, Unsupported
-from backends.types import Reply, Request
+from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import (
     BudgetExceeded,
     InvalidRequest,
@@ -26,7 +26,7 @@ from router.errors import (
     StoreUnavailable,
     UpstreamFailed,
 )
-from router.gateway.answers import Answer, is_streamed
+from router.gateway.answers import Answer
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
 from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
@@ -167,13 +167,13 @@ class Gateway:
             await asyncio.shield(self._release(attempt))
             raise
         attempt.stages.mark("first_byte")
-        if is_streamed(attempt.call, reply):
+        if not isinstance(reply, Whole):
             await self._mark(attempt, reply)
             attempt.stages.mark("mark")
         self.meter.decided(attempt.decision)
         return reply
 
-    async def _mark(self, attempt: Attempt, reply: Reply) -> None:
+    async def _mark(self, attempt: Attempt, reply: Stream) -> None:
         """The ledger knows before the client has a byte, or the client gets none. Raises: StoreUnavailable."""
         try:
             await self._ledger.mark(attempt.hold)
@@ -181,7 +181,7 @@ class Gateway:
             await asyncio.shield(self._drop(attempt, reply))
             raise
 
-    async def _drop(self, attempt: Attempt, reply: Reply) -> None:
+    async def _drop(self, attempt: Attempt, reply: Stream) -> None:
         await reply.aclose()
         await self._release(attempt)
 
@@ -189,7 +189,9 @@ class Gateway:
         """None where the answer may be returned; else the models that escalation passes over, the answer settled."""
         attempt = answer.attempt
         policy = self.decider.escalating(attempt.decision)
-        answer.reply, found = await read(answer.reply, keep_logprobs=asked_for_logprobs(attempt.call))
+        if not isinstance(answer.reply, Whole):
+            return None
+        answer.reply, found = read(answer.reply, keep_logprobs=asked_for_logprobs(attempt.call))
         if found is None or policy is None:
             return None
         attempt.signature = found.astype("<f4").tobytes()
@@ -280,19 +282,19 @@ class Gateway:
     async def _release(self, attempt: Attempt) -> None:
         await self.settle(attempt, Bill(Spend(NanoUsd(0), 0, 0, "released")), None)
 
-    async def settle(self, attempt: Attempt, bill: Bill, reply: Reply | None) -> None:
+    async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
         await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
-            await self._log.remember(self._settlement(attempt, spend, reply))
+            await self._log.remember(self._settlement(attempt, spend, report))
         attempt.stages.mark("settle")
         if spend.outcome == "settled":
             self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)
         if bill.doubts:
             await self._doubts.note(attempt, bill.doubts)
 
-    def _settlement(self, attempt: Attempt, spend: Spend, reply: Reply | None) -> SettlementRecord:
+    def _settlement(self, attempt: Attempt, spend: Spend, report: Report | None) -> SettlementRecord:
         seconds = attempt.stages.spent
         return SettlementRecord(
             decision_id=attempt.decision.decision_id,
@@ -304,8 +306,8 @@ class Gateway:
             outcome=spend.outcome,
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
-            response_id=reply.response_id if reply else None,
-            finish_reason=reply.finish_reason if reply else None,
+            response_id=report.response_id if report else None,
+            finish_reason=report.finish_reason if report else None,
             signature=attempt.signature,
             tenant=attempt.principal.tenant,
         )

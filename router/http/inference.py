@@ -15,6 +15,7 @@ import time
 
 from starlette.types import Receive, Scope, Send
 
+from backends.types import Whole
 from router.errors import InvalidRequest, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.serving import Gateway
@@ -75,8 +76,10 @@ class Inference:
         answer: Answer | None = None
         try:
             answer = await self._gateway.answer(principal, call)
-            relay = self._stream if answer.is_streamed else self._plain
-            await relay(answer, asked, presence)
+            if isinstance(answer.reply, Whole):
+                await self._plain(answer, answer.reply.body, asked, presence)
+            else:
+                await self._stream(answer, asked, presence)
         except asyncio.CancelledError:
             if presence.ended is None:
                 raise
@@ -105,17 +108,12 @@ class Inference:
         call.request_id = passed["x-request-id"]
         return call
 
-    async def _plain(self, answer: Answer, asked: Asked, presence: Presence) -> None:
-        body = answer.reply.body
-        if body is None:
-            body = b"".join([chunk async for chunk in answer])
+    async def _plain(self, answer: Answer, body: bytes, asked: Asked, presence: Presence) -> None:
         upstream_s = answer.attempt.stages.spent["first_byte"] + answer.attempt.stages.spent.get("relay", 0.0)
         await answer.settle()
-        if answer.reply.failure is not None:
-            raise UpstreamFailed(f"the model's answer broke off: {answer.reply.failure}")
         headers = _decision_headers(answer, asked.request_id)
         headers += [
-            (b"content-type", answer.reply.content_type.encode()),
+            (b"content-type", b"application/json"),
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
             (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - asked.at - upstream_s) * 1000)),
         ]
@@ -123,7 +121,7 @@ class Inference:
             body = asked.turn.told(body)
             await self._kept.keep(answer.attempt.principal, asked.turn, body)
         presence.release()
-        await asked.answer(answer.reply.status, headers, body)
+        await asked.answer(200, headers, body)
         await self._gateway.grade(answer.attempt, body)
 
     async def _turned(self, answer: Answer, turn: Turn, chunk: bytes) -> bytes:
@@ -142,7 +140,7 @@ class Inference:
             async for chunk in answer:
                 await asked.write(chunk if asked.turn is None else await self._turned(answer, asked.turn, chunk))
             await answer.settle()
-            broken = answer.reply.failure
+            broken = answer.report.failure
         except PointsmanError as error:  # the headers are out: only the stream itself can tell
             broken = error.message
         except asyncio.CancelledError:

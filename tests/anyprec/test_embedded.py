@@ -13,7 +13,8 @@ import pytest
 
 from backends.embedded import EmbeddedBackend
 from backends.errors import Failed, Overloaded, Refused
-from backends.types import Reply, Request
+from backends.types import Request
+from backends.whole import read_all
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -30,12 +31,8 @@ def request(path: str = CHAT, *, model: str = "small@3bit", stream: bool = False
     return Request(path, raw, model, f"as-{model}", stream=stream, wants_usage=wants_usage)
 
 
-async def read(reply: Reply) -> bytes:
-    return b"".join([block async for block in reply])
-
-
 async def body(backend: EmbeddedBackend, asked: Request) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(await read(await backend.send(asked)))
+    content: dict[str, Any] = json.loads(await read_all(await backend.send(asked)))
     return content
 
 
@@ -68,7 +65,7 @@ def using(store_folder: Path) -> Using:
 def test_a_plain_answer_has_the_shape_vllm_gives_it(using: Using) -> None:
     async def scene(backend: EmbeddedBackend) -> None:
         reply = await backend.send(request(logprobs=True, top_logprobs=2))
-        answer = json.loads(await read(reply))
+        answer = json.loads(await read_all(reply))
         assert answer["object"] == "chat.completion"
         assert answer["model"] == "as-small@3bit"
         assert answer["usage"] == {
@@ -77,8 +74,12 @@ def test_a_plain_answer_has_the_shape_vllm_gives_it(using: Using) -> None:
         [choice] = answer["choices"]
         assert (choice["index"], choice["message"]["role"], choice["finish_reason"]) == (0, "assistant", "length")
         assert [len(entry["top_logprobs"]) for entry in choice["logprobs"]["content"]] == [2] * 6
-        assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 6)  # type: ignore[union-attr]
-        assert (reply.response_id, reply.finish_reason, reply.failure) == (answer["id"], "length", None)
+        assert (reply.report.usage.prompt_tokens, reply.report.usage.completion_tokens) == (5, 6)  # type: ignore[union-attr]
+        assert (reply.report.response_id, reply.report.finish_reason, reply.report.failure) == (
+            answer["id"],
+            "length",
+            None,
+        )
 
     using(scene)
 
@@ -88,7 +89,7 @@ def test_a_stream_tells_the_same_text_as_the_plain_answer(using: Using) -> None:
         for path in (CHAT, TEXT):
             plain = await body(backend, request(path, n=2, temperature=2, seed=4))
             reply = await backend.send(request(path, n=2, temperature=2, seed=4, stream=True))
-            chunks = events(await read(reply))
+            chunks = events(await read_all(reply))
             texts = {0: "", 1: ""}
             for chunk in chunks:
                 for choice in chunk["choices"]:
@@ -98,7 +99,7 @@ def test_a_stream_tells_the_same_text_as_the_plain_answer(using: Using) -> None:
                 assert texts[choice["index"]] == whole
             assert {chunk["model"] for chunk in chunks} == {"as-small@3bit"}
             assert chunks[-1]["usage"] == plain["usage"]
-            assert reply.failure is None
+            assert reply.report.failure is None
 
     using(scene)
 
@@ -106,9 +107,9 @@ def test_a_stream_tells_the_same_text_as_the_plain_answer(using: Using) -> None:
 def test_usage_is_counted_but_not_told_to_a_client_that_did_not_ask(using: Using) -> None:
     async def scene(backend: EmbeddedBackend) -> None:
         reply = await backend.send(request(stream=True, wants_usage=False))
-        assert all(chunk["choices"] for chunk in events(await read(reply)))
-        assert reply.usage is not None
-        assert reply.usage.completion_tokens == 6
+        assert all(chunk["choices"] for chunk in events(await read_all(reply)))
+        assert reply.report.usage is not None
+        assert reply.report.usage.completion_tokens == 6
 
     using(scene)
 
@@ -204,7 +205,7 @@ def test_more_than_the_queue_holds_is_turned_away_and_the_rest_is_served(store_f
         assert len(served) == 4
         assert all(isinstance(reply, Overloaded) for reply in replies if reply not in served)
         for reply in served:
-            assert events(await read(reply))
+            assert events(await read_all(reply))
         await backend.aclose()
 
     asyncio.run(scene())
@@ -235,7 +236,7 @@ def test_a_cancelled_plain_answer_stops_the_engine(store_folder: Path) -> None:
             await task
         while backend.busy:
             await asyncio.sleep(0)
-        assert await read(await backend.send(request()))
+        assert await read_all(await backend.send(request()))
         await backend.aclose()
 
     asyncio.run(scene())
@@ -248,8 +249,8 @@ def test_answers_under_way_fail_when_the_backend_closes(store_folder: Path) -> N
         task = asyncio.create_task(backend.send(request(max_tokens=100, ignore_eos=True)))
         await asyncio.sleep(0)
         await backend.aclose()
-        await read(reply)
-        assert reply.failure is not None
+        await read_all(reply)
+        assert reply.report.failure is not None
         with pytest.raises((Failed, Overloaded)):
             await task
         assert not await backend.ping()

@@ -16,7 +16,8 @@ import uvicorn
 from backends.anyprec.server import application, names_of
 from backends.openai import OpenAIBackend
 from backends.types import Request
-from tests.anyprec.test_embedded import read, request
+from backends.whole import read_all
+from tests.anyprec.test_embedded import request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -84,8 +85,8 @@ def test_the_gateways_backend_for_vllm_talks_to_it(url: str) -> None:
         backend = OpenAIBackend(url)
         assert await backend.ping()
         reply = await backend.send(request(model="small@3bit", stream=True))
-        assert b"[DONE]" in await read(reply)
-        assert reply.usage is not None
+        assert b"[DONE]" in await read_all(reply)
+        assert reply.report.usage is not None
         await backend.aclose()
 
     asyncio.run(scene())
@@ -130,8 +131,7 @@ def test_the_backend_passes_a_request_id_on(url: str) -> None:
         asked = request(model="small")
         named = Request(asked.path, asked.fields, asked.model, asked.answers_as, headers={"x-request-id": "abc"})
         reply = await backend.send(named)
-        assert reply.response_id == "chatcmpl-abc"
-        await reply.aclose()
+        assert reply.report.response_id == "chatcmpl-abc"
         await backend.aclose()
 
     asyncio.run(scene())

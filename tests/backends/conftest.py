@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.types import Reply, Request
+from backends.types import Request
 
 
 def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes: Any) -> Request:
@@ -20,13 +20,6 @@ def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}
     settings: dict[str, Any] = {"model": "org/small-7b", "answers_as": "small", **changes}
     return Request(path=path, fields=fields, stream=stream, **settings)
-
-
-async def whole(reply: Reply) -> bytes:
-    """Everything a reply relays."""
-    blocks = [block async for block in reply]
-    await reply.aclose()
-    return b"".join(blocks)
 
 
 def contents(stream: bytes) -> str:

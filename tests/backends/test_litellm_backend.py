@@ -17,7 +17,8 @@ from backends.litellm import LiteLLMBackend, price_of
 from backends.scripted import Line, always
 from backends.scripted_server import ScriptedServer
 from backends.types import Request, Usage
-from tests.backends.conftest import asked, contents, parsed, whole
+from backends.whole import read_all
+from tests.backends.conftest import asked, contents, parsed
 
 pytestmark = [
     pytest.mark.anyio,
@@ -42,49 +43,49 @@ async def provider(line: Line, limits: Limits | None = None) -> AsyncIterator[tu
 async def test_a_plain_answer_comes_through_with_its_usage() -> None:
     async with provider(Line(text="Well done, you.", prompt_tokens=7)) as (server, backend):
         reply = await backend.send(to_provider())
-        (answer,) = parsed(b"data: " + await whole(reply) + b"\n\n")
+        (answer,) = parsed(b"data: " + await read_all(reply) + b"\n\n")
         assert server.heard[0].headers["authorization"] == "Bearer sk-upstream-secret"
     assert answer["choices"][0]["message"]["content"] == "Well done, you."
     assert answer["model"] == "small"
-    assert reply.usage == Usage(prompt_tokens=7, completion_tokens=3)
+    assert reply.report.usage == Usage(prompt_tokens=7, completion_tokens=3)
 
 
 async def test_a_stream_comes_as_openai_writes_it() -> None:
     async with provider(Line(text="one two three", prompt_tokens=5)) as (_, backend):
         reply = await backend.send(to_provider(stream=True))
-        stream = await whole(reply)
+        stream = await read_all(reply)
     events = parsed(stream)
     assert contents(stream) == "one two three"
     assert stream.endswith(b"data: [DONE]\n\n")
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["completion_tokens"] == 3
     assert {event["model"] for event in events} == {"small"}
-    assert reply.usage == Usage(prompt_tokens=5, completion_tokens=3)
-    assert reply.finish_reason == "stop"
+    assert reply.report.usage == Usage(prompt_tokens=5, completion_tokens=3)
+    assert reply.report.finish_reason == "stop"
 
 
 async def test_a_client_who_did_not_ask_for_usage_sees_none() -> None:
     async with provider(Line(text="one two three")) as (_, backend):
         reply = await backend.send(to_provider(stream=True, wants_usage=False))
-        assert b'"usage"' not in await whole(reply)
-        assert reply.usage is not None
+        assert b'"usage"' not in await read_all(reply)
+        assert reply.report.usage is not None
 
 
 async def test_a_client_cannot_set_litellms_own_arguments() -> None:
     body = {"api_base": "http://127.0.0.1:9/v1", "mock_response": "fooled", "top_k": 3}
     async with provider(Line(text="the real one")) as (server, backend):
-        answer = await whole(await backend.send(to_provider(body=body)))
+        answer = await read_all(await backend.send(to_provider(body=body)))
         assert b"the real one" in answer
         assert server.heard[0].json()["top_k"] == 3
 
 
 async def test_embeddings_and_completions_are_served_too() -> None:
     async with provider(Line(text="one two")) as (_, backend):
-        embedding = await whole(await backend.send(to_provider(path="/v1/embeddings", body={"input": ["hi"]})))
+        embedding = await read_all(await backend.send(to_provider(path="/v1/embeddings", body={"input": ["hi"]})))
         request = asked(
             model="text-completion-openai/gpt-x", path="/v1/completions", stream=True, body={"prompt": "hi"}
         )
-        stream = await whole(await backend.send(request))
+        stream = await read_all(await backend.send(request))
     assert b'"embedding":[1.0,2.0,0.0]' in embedding
     text = "".join(choice.get("text") or "" for event in parsed(stream) for choice in event["choices"])
     assert text == "one two"
@@ -112,10 +113,10 @@ async def test_trouble_before_the_first_byte_is_raised(trouble: str, error: type
 async def test_a_stream_that_breaks_midway_ends_with_a_failure() -> None:
     async with provider(Line(text="one two three", trouble="reset", trouble_after=2)) as (_, backend):
         reply = await backend.send(to_provider(stream=True))
-        stream = await whole(reply)
+        stream = await read_all(reply)
     assert "one two".startswith(contents(stream))
-    assert reply.failure is not None
-    assert "secret" not in reply.failure
+    assert reply.report.failure is not None
+    assert "secret" not in reply.report.failure
 
 
 async def test_closing_a_reply_cuts_the_provider_off() -> None:

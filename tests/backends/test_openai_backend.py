@@ -14,7 +14,8 @@ from backends.openai import OpenAIBackend
 from backends.scripted import Line, Script, always, in_turn
 from backends.scripted_server import ScriptedServer
 from backends.types import Usage
-from tests.backends.conftest import asked, contents, parsed, whole
+from backends.whole import read_all
+from tests.backends.conftest import asked, contents, parsed
 
 pytestmark = pytest.mark.anyio
 
@@ -37,26 +38,26 @@ async def engine(
 async def test_a_plain_answer_comes_through_with_its_usage() -> None:
     async with engine(Line(text="Well done, you.", prompt_tokens=7)) as (_, backend):
         reply = await backend.send(asked())
-        (answer,) = parsed(b"data: " + await whole(reply) + b"\n\n")
+        (answer,) = parsed(b"data: " + await read_all(reply) + b"\n\n")
     assert answer["choices"][0]["message"]["content"] == "Well done, you."
-    assert reply.usage == Usage(prompt_tokens=7, completion_tokens=3)
-    assert reply.finish_reason == "stop"
-    assert reply.response_id == answer["id"]
-    assert reply.produced == len("Well done, you.")
-    assert reply.failure is None
+    assert reply.report.usage == Usage(prompt_tokens=7, completion_tokens=3)
+    assert reply.report.finish_reason == "stop"
+    assert reply.report.response_id == answer["id"]
+    assert reply.report.shown.bytes == len("Well done, you.")
+    assert reply.report.failure is None
 
 
 async def test_the_answer_names_the_model_the_client_knows() -> None:
     async with engine(Line()) as (_, backend):
-        plain = await whole(await backend.send(asked()))
-        stream = await whole(await backend.send(asked(stream=True)))
+        plain = await read_all(await backend.send(asked()))
+        stream = await read_all(await backend.send(asked(stream=True)))
     assert {event["model"] for event in [*parsed(b"data: " + plain + b"\n\n"), *parsed(stream)]} == {"small"}
 
 
 async def test_the_engine_gets_its_own_model_name_the_extras_and_every_field_untouched() -> None:
     async with engine(Line()) as (server, backend):
         body = {"temperature": 0.70, "vllm_xargs": {"theirs": 1}, "made_up": {"deep": [1, {"x": None}]}}
-        await whole(await backend.send(asked(body=body, extra={"vllm_xargs": {"anyprec_bits": 3}})))
+        await read_all(await backend.send(asked(body=body, extra={"vllm_xargs": {"anyprec_bits": 3}})))
         heard = server.heard[0]
     assert heard.json() == {
         "model": "org/small-7b",
@@ -71,14 +72,14 @@ async def test_the_engine_gets_its_own_model_name_the_extras_and_every_field_unt
 
 async def test_vendor_fields_survive_on_the_way_back() -> None:
     async with engine(Line(fields={"x_engine": {"speed": 3}})) as (_, backend):
-        plain = await whole(await backend.send(asked()))
-        stream = await whole(await backend.send(asked(stream=True)))
+        plain = await read_all(await backend.send(asked()))
+        stream = await read_all(await backend.send(asked(stream=True)))
     assert all(event["x_engine"] == {"speed": 3} for event in [*parsed(b"data: " + plain + b"\n\n"), *parsed(stream)])
 
 
 async def test_headers_for_tracing_are_passed_on() -> None:
     async with engine(Line()) as (server, backend):
-        await whole(await backend.send(asked(headers={"traceparent": "00-abc-def-01"})))
+        await read_all(await backend.send(asked(headers={"traceparent": "00-abc-def-01"})))
         assert server.heard[0].headers["traceparent"] == "00-abc-def-01"
 
 
@@ -92,24 +93,24 @@ async def test_a_header_with_a_line_break_is_never_sent() -> None:
 async def test_a_stream_is_relayed_whole_with_its_usage_and_done() -> None:
     async with engine(Line(text="one two three", prompt_tokens=5)) as (_, backend):
         reply = await backend.send(asked(stream=True))
-        stream = await whole(reply)
+        stream = await read_all(reply)
     assert contents(stream) == "one two three"
     assert parsed(stream)[-1]["usage"]["completion_tokens"] == 3
     assert stream.endswith(b"data: [DONE]\n\n")
-    assert reply.usage == Usage(prompt_tokens=5, completion_tokens=3)
-    assert reply.finish_reason == "stop"
-    assert reply.produced == len("one two three")
+    assert reply.report.usage == Usage(prompt_tokens=5, completion_tokens=3)
+    assert reply.report.finish_reason == "stop"
+    assert reply.report.shown.bytes == len("one two three")
 
 
 async def test_usage_is_asked_for_all_the_same_and_kept_from_a_client_who_did_not_ask() -> None:
     async with engine(Line(text="one two three")) as (server, backend):
         reply = await backend.send(asked(stream=True, wants_usage=False))
-        stream = await whole(reply)
+        stream = await read_all(reply)
         assert server.heard[0].json()["stream_options"] == {"include_usage": True}
     assert b"usage" not in stream
     assert contents(stream) == "one two three"
     assert stream.endswith(b"data: [DONE]\n\n")
-    assert reply.usage is not None
+    assert reply.report.usage is not None
 
 
 async def test_the_usage_event_is_a_block_of_its_own() -> None:
@@ -123,7 +124,7 @@ async def test_the_usage_event_is_a_block_of_its_own() -> None:
 async def test_other_stream_options_of_the_client_are_kept() -> None:
     async with engine(Line()) as (server, backend):
         body = {"stream_options": {"continuous_usage_stats": True}}
-        await whole(await backend.send(asked(stream=True, body=body)))
+        await read_all(await backend.send(asked(stream=True, body=body)))
         options = server.heard[0].json()["stream_options"]
     assert options == {"continuous_usage_stats": True, "include_usage": True}
 
@@ -180,22 +181,22 @@ async def test_a_stream_that_breaks_midway_ends_with_a_failure_and_whole_events_
     line = Line(text="one two three four", trouble=trouble, trouble_after=2)  # type: ignore[arg-type]
     async with engine(line, SHORT) as (_, backend):
         reply = await backend.send(asked(stream=True))
-        stream = await whole(reply)
+        stream = await read_all(reply)
     assert contents(stream) == "one two"
-    assert reply.failure is not None
-    assert reply.usage is None
-    assert reply.produced == len("one two")
+    assert reply.report.failure is not None
+    assert reply.report.usage is None
+    assert reply.report.shown.bytes == len("one two")
     assert b"error" not in stream
 
 
 async def test_an_answer_without_usage_is_whole_and_counted_in_bytes() -> None:
     async with engine(Line(text='naïve "quotes" \n and 漢字', reports_usage=False)) as (_, backend):
         reply = await backend.send(asked(stream=True))
-        stream = await whole(reply)
-    assert reply.usage is None
-    assert reply.failure is None
+        stream = await read_all(reply)
+    assert reply.report.usage is None
+    assert reply.report.failure is None
     assert contents(stream) == 'naïve "quotes" \n and 漢字'
-    assert reply.produced == len('naïve "quotes" \n and 漢字'.encode())
+    assert reply.report.shown.bytes == len('naïve "quotes" \n and 漢字'.encode())
 
 
 async def test_closing_a_reply_cuts_the_engine_off_at_once() -> None:
@@ -219,8 +220,8 @@ async def test_a_client_who_leaves_while_the_engine_thinks_frees_the_engine() ->
 async def test_connections_are_used_again() -> None:
     async with engine(Line()) as (server, backend):
         for _ in range(20):
-            await whole(await backend.send(asked()))
-            await whole(await backend.send(asked(stream=True)))
+            await read_all(await backend.send(asked()))
+            await read_all(await backend.send(asked(stream=True)))
         assert server.connections == 1
 
 
@@ -228,7 +229,7 @@ async def test_two_hundred_answers_at_once_are_not_mixed_up() -> None:
     async with engine(lambda _model, body: Line(text=f"for {body['user']} alone")) as (_, backend):
 
         async def one(number: int) -> str:
-            return contents(await whole(await backend.send(asked(stream=True, body={"user": str(number)}))))
+            return contents(await read_all(await backend.send(asked(stream=True, body={"user": str(number)}))))
 
         texts = await asyncio.gather(*(one(number) for number in range(200)))
     assert texts == [f"for {number} alone" for number in range(200)]
@@ -236,20 +237,20 @@ async def test_two_hundred_answers_at_once_are_not_mixed_up() -> None:
 
 async def test_a_pooled_connection_closed_by_the_server_is_replaced_without_a_trace() -> None:
     async with engine(Line(text="still here")) as (server, backend):
-        await whole(await backend.send(asked()))
+        await read_all(await backend.send(asked()))
         await server.stop()
         await server.start()
         reply = await backend.send(asked(stream=True))
-        assert contents(await whole(reply)) == "still here"
+        assert contents(await read_all(reply)) == "still here"
 
 
 async def test_a_failure_after_a_line_of_answers_leaves_no_bad_connection_behind() -> None:
     lines = [Line(), Line(trouble="reset"), Line(trouble="reset"), Line(text="fine again")]
     async with engine(in_turn(lines)) as (_, backend):
-        await whole(await backend.send(asked()))
+        await read_all(await backend.send(asked()))
         with pytest.raises(Unreachable):
             await backend.send(asked())
-        assert contents(await whole(await backend.send(asked(stream=True)))) == "fine again"
+        assert contents(await read_all(await backend.send(asked(stream=True)))) == "fine again"
 
 
 async def test_a_ping_tells_whether_the_server_can_serve() -> None:

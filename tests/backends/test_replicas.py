@@ -17,7 +17,8 @@ from backends.openai import OpenAIBackend, retry_after_s
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
 from backends.scripted_server import ScriptedServer
-from tests.backends.conftest import asked, contents, whole
+from backends.whole import read_all
+from tests.backends.conftest import asked, contents
 from tests.backends.test_breaker import Clock
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,7 @@ async def fleet(
 async def test_equals_take_turns() -> None:
     async with fleet([Line(), Line(), Line()]) as (servers, replicas):
         for _ in range(9):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert [len(server.heard) for server in servers] == [3, 3, 3]
 
 
@@ -69,7 +70,7 @@ async def test_what_an_engine_reports_of_its_queue_counts() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
         replicas.replicas[0].watch.load = Load(running=4, waiting=20)
         for _ in range(8):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert [len(server.heard) for server in servers] == [0, 8]
 
 
@@ -77,7 +78,7 @@ async def test_an_engine_with_a_full_cache_is_spared() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
         replicas.replicas[0].watch.load = Load(kv_usage=0.99)
         for _ in range(4):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert [len(server.heard) for server in servers] == [0, 4]
 
 
@@ -86,7 +87,7 @@ async def test_a_session_keeps_its_engine() -> None:
         seen: dict[str, set[str]] = {}
         for _ in range(5):
             for session in (f"session-{number}" for number in range(20)):
-                answer = contents(await whole(await replicas.send(asked(stream=True, session=session))))
+                answer = contents(await read_all(await replicas.send(asked(stream=True, session=session))))
                 seen.setdefault(session, set()).add(answer)
     assert all(len(engines) == 1 for engines in seen.values())
     assert len(set().union(*seen.values())) == 4
@@ -97,7 +98,7 @@ async def test_only_the_sessions_of_a_lost_engine_move() -> None:
     async with fleet([Line(text=f"engine {number}") for number in range(4)]) as (servers, replicas):
 
         async def homes() -> dict[str, str]:
-            return {s: contents(await whole(await replicas.send(asked(stream=True, session=s)))) for s in sessions}
+            return {s: contents(await read_all(await replicas.send(asked(stream=True, session=s)))) for s in sessions}
 
         before = await homes()
         await servers[2].stop()
@@ -107,10 +108,10 @@ async def test_only_the_sessions_of_a_lost_engine_move() -> None:
 
 async def test_a_session_leaves_an_engine_whose_queue_costs_more_than_its_cache_saves() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
-        await whole(await replicas.send(asked(session="s")))
+        await read_all(await replicas.send(asked(session="s")))
         home = next(number for number, server in enumerate(servers) if server.heard)
         replicas.replicas[home].watch.load = Load(waiting=50)
-        await whole(await replicas.send(asked(session="s")))
+        await read_all(await replicas.send(asked(session="s")))
         assert len(servers[1 - home].heard) == 1
 
 
@@ -119,7 +120,7 @@ async def test_a_session_leaves_an_engine_whose_queue_costs_more_than_its_cache_
 async def test_another_engine_answers_where_one_fails_before_the_first_byte(trouble: str, stream: bool) -> None:
     bad = Line(text="bad", trouble=trouble)  # type: ignore[arg-type]
     async with fleet([bad, Line(text="all of it")]) as (_, replicas):
-        answers = [await whole(await replicas.send(asked(stream=stream))) for _ in range(4)]
+        answers = [await read_all(await replicas.send(asked(stream=stream))) for _ in range(4)]
     if stream:
         assert [contents(answer) for answer in answers] == ["all of it"] * 4
     else:
@@ -134,8 +135,8 @@ async def test_no_byte_comes_twice_and_none_is_missing_while_engines_die_and_ret
 
         async def one() -> str:
             reply = await replicas.send(asked(stream=True))
-            answer = contents(await whole(reply))
-            assert (answer == text) == (reply.failure is None)
+            answer = contents(await read_all(reply))
+            assert (answer == text) == (reply.report.failure is None)
             return answer
 
         answers = await asyncio.gather(*(one() for _ in range(60)))
@@ -156,20 +157,20 @@ async def test_an_engine_that_keeps_failing_is_left_alone_then_tried_once() -> N
     clock = Clock()
     async with fleet([Line(trouble="500"), Line()], clock=clock) as (servers, replicas):
         for _ in range(20):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert len(servers[0].heard) == 5
         assert replicas.states() == {"engine-0": "open", "engine-1": "closed"}
         clock.now += 15
         servers[0].script = always(Line())
         for _ in range(4):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert replicas.states() == {"engine-0": "closed", "engine-1": "closed"}
 
 
 async def test_streams_that_keep_breaking_midway_open_the_breaker() -> None:
     async with fleet([Line(text="one two", trouble="reset", trouble_after=1)]) as (_, replicas):
         for _ in range(5):
-            await whole(await replicas.send(asked(stream=True)))
+            await read_all(await replicas.send(asked(stream=True)))
         assert replicas.states() == {"engine-0": "open"}
         assert replicas.is_banned
 
@@ -188,7 +189,7 @@ async def test_a_banned_engine_is_asked_where_there_is_no_other_and_an_answer_op
             await replicas.send(asked())
         assert replicas.is_banned
         servers[0].script = always(Line())
-        await whole(await replicas.send(asked()))
+        await read_all(await replicas.send(asked()))
         assert replicas.states() == {"engine-0": "closed"}
 
 
@@ -201,7 +202,7 @@ async def test_a_busy_engine_makes_its_asker_wait_and_nobody_else() -> None:
             with pytest.raises(Overloaded) as raised:
                 await replicas.send(asked(body={"user": "mallory"}))
             assert (raised.value.retry_after_s, raised.value.limited) == (3000, True)
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert len(servers[0].heard) == 100
         assert replicas.states() == {"engine-0": "closed"}
 
@@ -210,12 +211,12 @@ async def test_a_busy_engine_is_spared_for_a_while_where_there_is_another() -> N
     clock = Clock()
     async with fleet([Line(trouble="busy", retry_after_s=20), Line()], clock=clock) as (servers, replicas):
         for _ in range(20):
-            await whole(await replicas.send(asked(session="s")))
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked(session="s")))
+            await read_all(await replicas.send(asked()))
         assert len(servers[0].heard) <= 1
         clock.now += 20
         for _ in range(4):
-            await whole(await replicas.send(asked()))
+            await read_all(await replicas.send(asked()))
         assert len(servers[0].heard) <= 2
 
 

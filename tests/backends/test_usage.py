@@ -13,7 +13,8 @@ from backends.scripted import Line, event
 from backends.types import MOST_TOKENS, Usage
 from backends.usage import count_of, usage_of
 from backends.visible import visible_bytes, visible_streamed
-from tests.backends.conftest import asked, whole
+from backends.whole import read_all
+from tests.backends.conftest import asked
 from tests.backends.test_openai_backend import engine
 
 WORDS = st.sampled_from(["", "5", "NaN", "-1"])
@@ -137,12 +138,15 @@ LIES = [
 async def test_a_whole_answer_is_relayed_whatever_stands_in_its_usage(lie: bytes, stream: bool) -> None:
     async with engine(Line(text="one two", usage=lie)) as (_, backend):
         reply = await backend.send(asked(stream=stream))
-        body = await whole(reply)
-    assert reply.failure is None
+        body = await read_all(reply)
+    assert reply.report.failure is None
     assert b"one two" in body or b'" two"' in body
     assert (b'"model":"small"' in body) is True
-    assert reply.finish_reason == "stop"
-    assert reply.usage is None or (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (None, None)
+    assert reply.report.finish_reason == "stop"
+    assert reply.report.usage is None or (reply.report.usage.prompt_tokens, reply.report.usage.completion_tokens) == (
+        None,
+        None,
+    )
 
 
 @pytest.mark.anyio
@@ -152,10 +156,10 @@ async def test_what_comes_after_done_is_not_relayed() -> None:
     pieces = (event(said), b"data: [DONE]\n\n" + event(late) + event(said))
     async with engine(Line(verbatim=pieces)) as (_, backend):
         reply = await backend.send(asked(stream=True))
-        body = await whole(reply)
+        body = await read_all(reply)
     assert body.endswith(b"data: [DONE]\n\n")
     assert body.count(b"one") == 1
-    assert reply.usage == Usage(5, 1)
+    assert reply.report.usage == Usage(5, 1)
 
 
 @pytest.mark.anyio
@@ -166,5 +170,5 @@ async def test_reports_that_come_in_parts_or_contradict_each_other_count_at_thei
     pieces.append({**head, "choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": -4}})
     async with engine(Line(verbatim=(*map(event, pieces), b"data: [DONE]\n\n"))) as (_, backend):
         reply = await backend.send(asked(stream=True))
-        await whole(reply)
-    assert reply.usage == Usage(9, 3)
+        await read_all(reply)
+    assert reply.report.usage == Usage(9, 3)

@@ -12,7 +12,8 @@ import pytest
 from backends.errors import BackendError, Cut, TimedOut
 from backends.http1 import Limits
 from backends.openai import OpenAIBackend
-from tests.backends.conftest import asked, whole
+from backends.whole import read_all
+from tests.backends.conftest import asked
 
 pytestmark = pytest.mark.anyio
 LIMITS = Limits(connect_s=1.0, first_byte_s=0.3, idle_s=0.3, longest_s=1.0)
@@ -98,9 +99,9 @@ async def test_the_first_byte_has_a_deadline_that_no_trickle_moves(what: str) ->
 async def test_silence_is_no_event_whatever_else_comes(piece: bytes) -> None:
     async with engine(trickle(piece, first=STREAM + EVENT)) as (backend, _), asyncio.timeout(10):
         reply = await backend.send(asked(stream=True))
-        assert EVENT.partition(b'"choices"')[2] in await whole(reply)
-    assert reply.failure is not None
-    assert "0.3 s" in reply.failure
+        assert EVENT.partition(b'"choices"')[2] in await read_all(reply)
+    assert reply.report.failure is not None
+    assert "0.3 s" in reply.report.failure
 
 
 async def test_events_that_come_in_time_go_on_past_the_patience_for_one() -> None:
@@ -114,8 +115,8 @@ async def test_events_that_come_in_time_go_on_past_the_patience_for_one() -> Non
 
     async with engine(speak) as (backend, _):
         reply = await backend.send(asked(stream=True))
-        assert (await whole(reply)).count(b"word") == 10
-    assert reply.failure is None
+        assert (await read_all(reply)).count(b"word") == 10
+    assert reply.report.failure is None
 
 
 async def test_a_client_that_is_slow_to_read_costs_the_engine_none_of_its_time() -> None:
@@ -125,7 +126,7 @@ async def test_a_client_that_is_slow_to_read_costs_the_engine_none_of_its_time()
             await anext(aiter(reply))
             await asyncio.sleep(0.5)
         await reply.aclose()
-    assert reply.failure is None
+    assert reply.report.failure is None
 
 
 async def test_a_plain_answer_that_trickles_ends_at_the_longest_an_answer_may_take() -> None:
@@ -166,7 +167,7 @@ async def test_a_head_as_long_as_it_may_be_and_a_body_longer_than_that_come_thro
     body = BODY[:-1] + b',"x":"' + b"y" * 200_000 + b'"}'
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-long: " + b"x" * 60_000 + b"\r\n"
     async with engine(once(head + b"content-length: %d\r\n\r\n" % len(body) + body)) as (backend, _):
-        assert len(await whole(await backend.send(asked()))) > 200_000
+        assert len(await read_all(await backend.send(asked()))) > 200_000
 
 
 BEHIND = {
@@ -181,7 +182,7 @@ BEHIND = {
 async def test_bytes_behind_an_answer_end_its_connection_and_reach_no_other_request(what: str) -> None:
     async with engine(once(PLAIN + BEHIND[what])) as (backend, heard):
         for _ in range(3):
-            assert b'"id":"a"' in await whole(await backend.send(asked()))
+            assert b'"id":"a"' in await read_all(await backend.send(asked()))
     assert heard == [1, 1, 1]
 
 
@@ -194,7 +195,7 @@ async def test_bytes_that_come_while_nobody_asks_end_the_connection() -> None:
 
     async with engine(speak) as (backend, heard):
         for _ in range(3):
-            assert b'"id":"a"' in await whole(await backend.send(asked()))
+            assert b'"id":"a"' in await read_all(await backend.send(asked()))
             await asyncio.sleep(0.2)
     assert heard == [1, 1, 1]
 

@@ -87,7 +87,7 @@ async def test_usage_asked_for_on_the_gateway_s_own_account_does_not_reach_the_c
         answer, body = await house.read(stream=True)
         assert b'"usage":{' not in body
         assert answer.cost
-        assert answer.reply.usage is not None
+        assert answer.reply.report.usage is not None
 
 
 async def test_an_answer_without_usage_is_charged_by_the_text_that_was_relayed(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ async def test_a_break_in_the_middle_of_a_stream_is_reported_and_what_came_is_ch
     async with open_house(tmp_path, lines=lines) as house:
         house.principal = replace(house.principal, budgets=(BUDGET,))
         answer, body = await house.read(stream=True)
-        assert answer.reply.failure
+        assert answer.reply.report.failure
         assert len(house.scripts["large"].sent) == 0
         assert b"one" in body
         spent, held = await house.spent(BUDGET)
