@@ -28,13 +28,16 @@ from router.http.doors import Doors
 from router.http.errors import error_body, error_headers
 from router.http.inference import Inference, path_of
 from router.http.intake import BodyLimits, Intake
+from router.http.models import Ready
 from router.http.operations import Operators
 from router.http.schemas import PATHS
+from router.http.stopping import Stopping
 from router.settings.sections import Server as ServerSection
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
 _CORS: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
+SETTLING_S = 5.0  # for what the server cut at the end of its drain to be settled before the stores close
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
@@ -57,12 +60,8 @@ class App:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with self._open_runtime() as runtime, _telemetry(runtime):
-                self._serve = build(runtime)
-                scope.setdefault("state", {})[CONNECTIONS] = Connections(head_limits(runtime.settings.server))
-                _settle_garbage()
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
+            async with self._open_runtime() as runtime:
+                await self._run(runtime, scope, receive, send)
         except PointsmanError as error:
             await send({"type": "lifespan.startup.failed", "message": error.message})
         except Exception as error:
@@ -70,6 +69,17 @@ class App:
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+    async def _run(self, runtime: Runtime, scope: Scope, receive: Receive, send: Send) -> None:
+        stopping = Stopping(runtime.settings.server.grace_s)
+        async with _telemetry(runtime, stopping):
+            with stopping.on_sigterm():
+                self._serve = build(runtime, stopping)
+                scope.setdefault("state", {})[CONNECTIONS] = Connections(head_limits(runtime.settings.server))
+                _settle_garbage()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+            await stopping.quiet(SETTLING_S)
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +90,9 @@ async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _telemetry(runtime: Runtime) -> AbstractAsyncContextManager[None]:
+def _telemetry(runtime: Runtime, stopping: Stopping) -> AbstractAsyncContextManager[None]:
     """The listener of its own for operators, where the settings ask for one."""
-    app = operations.unguarded(runtime.missing, runtime.meter.text)
+    app = operations.unguarded(readiness(runtime, stopping), runtime.meter.text)
     return operations.listening(runtime.settings.telemetry.listen, app)
 
 
@@ -93,13 +103,22 @@ def _settle_garbage() -> None:
     gc.set_threshold(GARBAGE, 20, 20)
 
 
-def build(runtime: Runtime) -> ASGIApp:
+def readiness(runtime: Runtime, stopping: Stopping) -> Ready:
+    """What names the parts that keep the gateway from serving."""
+
+    async def missing() -> dict[str, str]:
+        return {"gateway": "it is stopping"} if stopping.began else await runtime.missing()
+
+    return missing
+
+
+def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     """The whole application, over an open runtime."""
     server = runtime.settings.server
     authentication = Authentication(runtime.keys, clock=runtime.clock)
     kept = ResponsesKept(runtime.stores.conversations, runtime.settings.responses)
-    inference = Inference(runtime.gateway, authentication, kept, longest_s=server.longest_s)
-    rest = _rest(runtime, authentication)
+    inference = Inference(runtime.gateway, authentication, kept, stopping, longest_s=server.longest_s)
+    rest = _rest(runtime, authentication, readiness(runtime, stopping))
     rest.include_router(conversations.routes(kept, authentication))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +126,7 @@ def build(runtime: Runtime) -> ASGIApp:
         await (inference if hot else rest)(scope, receive, send)
 
     served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
-    return Intake(Doors(served), body_limits(server))
+    return Intake(Doors(served), body_limits(server), stopping)
 
 
 def head_limits(server: ServerSection) -> HeadLimits:
@@ -117,6 +136,7 @@ def head_limits(server: ServerSection) -> HeadLimits:
         headers=server.max_headers,
         head_s=server.head_s,
         idle_s=server.idle_s,
+        stalled_s=server.stalled_s,
         connections=server.max_connections,
         per_address=server.max_connections_per_address,
         body_bytes=server.max_body_bytes,
@@ -133,13 +153,13 @@ def body_limits(server: ServerSection) -> BodyLimits:
     )
 
 
-def _rest(runtime: Runtime, authentication: Authentication) -> FastAPI:
+def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> FastAPI:
     """What calls no model."""
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
     rest.include_router(
         operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.meter.text)
     )
-    rest.include_router(surface.health(runtime.missing))
+    rest.include_router(surface.health(ready))
     rest.include_router(surface.routes(runtime.gateway, authentication))
     rest.include_router(
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, cast
@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http.errors import error_body
 
+_USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
@@ -43,6 +44,7 @@ class HeadLimits:
     headers: int = 100
     head_s: float = 10.0
     idle_s: float = 5.0  # before the first byte
+    stalled_s: float = 60.0  # without taking anything of an answer
     connections: int = 16_384
     per_address: int | None = None
     ahead_bytes: int = 64 * 1024  # of the next requests, kept while one is answered
@@ -76,7 +78,53 @@ class Connections:
             del self.by_address[address]
 
 
-class Connection(HttpToolsProtocol):
+class Patient(asyncio.Protocol):
+    """A connection that is cut where its client takes nothing of what it is sent; the kernel sees to what is little."""
+
+    def __init__(self, stalled_s: float) -> None:
+        self._stalled_s = stalled_s
+        self._stall: asyncio.TimerHandle | None = None
+        self._wire = cast(asyncio.Transport, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = cast(asyncio.Transport, transport)
+        wire = transport.get_extra_info("socket")
+        if wire is not None and _USER_TIMEOUT is not None and wire.family != socket.AF_UNIX:
+            wire.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._stalled_s * 1000))
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._flows()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stall = asyncio.get_running_loop().call_later(self._stalled_s, self.cut)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._flows()
+        super().resume_writing()
+
+    def began(self) -> None:
+        """A request is served."""
+
+    def body_is_whole(self) -> None:
+        """The body has been read to its end."""
+
+    def answered(self) -> None:
+        """The answer is written."""
+
+    def cut(self) -> None:
+        """Close at once, whatever is still to be sent."""
+        self._wire.abort()
+
+    def _flows(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+
+class Connection(Patient, HttpToolsProtocol):
     """One connection. Over asyncio's own methods alone: what comes in is counted, and passed on to uvicorn.
 
     A request is HEAD, then BODY, then AFTER until it is answered. Bytes that come AFTER belong to the next request:
@@ -90,11 +138,11 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, {**app_state, CONNECTION: self}, _loop)
-        self._made = config, server_state, app_state
         self._all: Connections = app_state.get(CONNECTIONS) or Connections(HeadLimits())
+        Patient.__init__(self, self._all.limits.stalled_s)
+        HttpToolsProtocol.__init__(self, config, server_state, {**app_state, CONNECTION: self}, _loop)
+        self._made = config, server_state, app_state
         self._address: str | None = None  # while it is counted
-        self._wire = cast(asyncio.Transport, None)
         self._alarm: asyncio.TimerHandle | None = None  # of the first byte, then of an unfinished head
         self._head = b""  # as much of an unfinished head as has come
         self._body_left: int | None = 0  # bytes of it still to come; None: the parser will know
@@ -105,15 +153,15 @@ class Connection(HttpToolsProtocol):
         self.arrived_at = 0.0  # when the first byte of the latest request came, by perf_counter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         refused = self._all.admit(address)
         if refused is not None:
+            self._wire = cast(asyncio.Transport, transport)
             self._refuse(NoCandidate(refused, code="too_many_connections"), b"")
             return
         self._address = address
-        super().connection_made(self._wire)
+        super().connection_made(transport)
         self._alarm = self._clock.call_later(self._all.limits.idle_s, self._wire.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -240,7 +288,7 @@ class Connection(HttpToolsProtocol):
         address, self._address = cast(str, self._address), None
         super().connection_lost(ConnectionError("handed over"))
         config, server_state, app_state = self._made
-        old = OldConnection(config, server_state, app_state, lambda: self._all.leave(address))
+        old = OldConnection(config, server_state, app_state, self._all, address)
         old.connection_made(self._wire)
         self._wire.set_protocol(old)
         old.data_received(head)
@@ -264,17 +312,25 @@ class Connection(HttpToolsProtocol):
             self._alarm = None
 
 
-class OldConnection(H11Protocol):
+class OldConnection(Patient, H11Protocol):
     """A connection of HTTP/1.0: one request, and the close says where a stream ends."""
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], leave: Callable[[], None]
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        counted: Connections,
+        address: str,
     ) -> None:
-        super().__init__(config, server_state, app_state)
-        self._leave = leave
+        Patient.__init__(self, counted.limits.stalled_s)
+        H11Protocol.__init__(self, config, server_state, {**app_state, CONNECTION: self})
+        self._counted = counted
+        self._from = address
+        self.arrived_at = perf_counter()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leave()
+        self._counted.leave(self._from)
         super().connection_lost(exc)
 
 

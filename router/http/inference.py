@@ -16,7 +16,7 @@ import time
 from starlette.types import Receive, Scope, Send
 
 from backends.types import Whole
-from router.errors import InvalidRequest, PointsmanError, StoreUnavailable, UpstreamFailed
+from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, usd
@@ -28,11 +28,14 @@ from router.http.errors import Headers, error_body, error_event, error_headers
 from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
 from router.http.schemas import PATHS, parse, with_field
+from router.http.stopping import Stopping
 from router.types import Allowance, Principal
 
 LOG = logging.getLogger("pointsman.inference")
 _IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
 _PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
+LAST_WORD_S = 1.0  # for a client to take the event that says why its stream ends
+_STOPS = "the gateway stops, and its time to finish is over"
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # what would end a header's line
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -45,8 +48,15 @@ class Inference:
     """Serves the paths of schemas.PATHS."""
 
     def __init__(
-        self, gateway: Gateway, authentication: Authentication, kept: ResponsesKept, *, longest_s: float
+        self,
+        gateway: Gateway,
+        authentication: Authentication,
+        kept: ResponsesKept,
+        stopping: Stopping,
+        *,
+        longest_s: float,
     ) -> None:
+        self._stopping = stopping
         self._gateway = gateway
         self._kept = kept
         self._authentication = authentication
@@ -81,6 +91,8 @@ class Inference:
             else:
                 await self._stream(answer, asked, presence)
         except asyncio.CancelledError:
+            if presence.ended is None and self._stopping.began:
+                raise NoCandidate(_STOPS, code="stopping", retry_after_s=1.0) from None
             if presence.ended is None:
                 raise
             if presence.ended == "overdue":
@@ -146,9 +158,13 @@ class Inference:
         except asyncio.CancelledError:
             if presence.ended == "gone":
                 raise
-            broken = "the gateway stops" if presence.ended is None else _overdue(self._longest_s).message
+            broken = _STOPS if presence.ended is None else _overdue(self._longest_s).message
+            with contextlib.suppress(TimeoutError):  # whoever does not take it is cut off
+                async with asyncio.timeout(LAST_WORD_S):
+                    await asked.end(_broken_off(broken, asked))
+            return
         presence.release()
-        await asked.end(b"" if broken is None else error_event(f"the answer broke off: {broken}", asked.path))
+        await asked.end(b"" if broken is None else _broken_off(broken, asked))
 
 
 class Asked:
@@ -198,6 +214,10 @@ def id_headers(request_id: bytes, path: str) -> Headers:
     """The request's id, under Anthropic's own name too where its protocol is spoken."""
     own = [(b"request-id", request_id)] if path == "/v1/messages" else []
     return [(b"x-request-id", request_id), *own]
+
+
+def _broken_off(why: str, asked: Asked) -> bytes:
+    return error_event(f"the answer broke off: {why}", asked.path)
 
 
 def path_of(scope: Scope) -> str:

@@ -13,7 +13,8 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.errors import InvalidRequest
-from router.http.connections import CONNECTION, Connection
+from router.http.connections import CONNECTION, Patient
+from router.http.stopping import Stopping
 
 SMALL_BYTES: Final = 64 * 1024  # a body that is read to its end, and dropped, before a refusal
 PATIENCE_S: Final = 1.0  # for what of a body is still to come when the answer is known
@@ -41,16 +42,33 @@ class BodyLimits:
 class Intake:
     """Wraps an application."""
 
-    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: BodyLimits, stopping: Stopping) -> None:
         self._app = app
         self._limits = limits
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         incoming = _Incoming(scope, receive, send, self._limits)
-        await self._app(scope, incoming.receive, incoming.send)
+        self._stopping.in_flight += 1
+        try:
+            answer = self._last(incoming.send) if self._stopping.began else incoming.send
+            await self._app(scope, incoming.receive, answer)
+        finally:
+            self._stopping.in_flight -= 1
+            await incoming.cut_short()
+
+    def _last(self, send: Send) -> Send:
+        """The client is to come back on another connection, and so to another gateway."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+            await send(message)
+
+        return sending
 
 
 class _Incoming:
@@ -62,6 +80,7 @@ class _Incoming:
         "_connection",
         "_declared",
         "_expects",
+        "_is_answering",
         "_is_whole",
         "_limits",
         "_receive",
@@ -80,8 +99,9 @@ class _Incoming:
         self._is_whole = self._declared in (None, 0) and b"transfer-encoding" not in headers
         self._size = 0
         self._began = asyncio.get_running_loop().time()
+        self._is_answering = False
         self._closes = False  # the connection, behind the answer
-        self._connection: Connection | None = scope.get("state", {}).get(CONNECTION)
+        self._connection: Patient | None = scope.get("state", {}).get(CONNECTION)
         if self._connection is not None:
             self._connection.began()
 
@@ -101,14 +121,23 @@ class _Incoming:
     async def send(self, message: Message) -> None:
         if not self._is_whole and not self._closes and message["type"] == "http.response.start":
             message = await self._before_its_time(message)
+        self._is_answering = True
         is_last = message["type"] == "http.response.body" and not message.get("more_body")
         if is_last and self._closes:
             await self._send({**message, "more_body": True})
             await self._hear_out()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
-        if is_last and self._connection is not None:
-            self._connection.answered()
+        if is_last:
+            self._is_answering = False
+            if self._connection is not None:
+                self._connection.answered()
+
+    async def cut_short(self) -> None:
+        """Where an answer has begun and will not end: whoever does not take it would hold the connection for ever."""
+        if self._is_answering and self._connection is not None:
+            self._connection.cut()
+            await asyncio.sleep(0)  # the server learns of it
 
     def _take_in(self, message: Message) -> None:
         self._size += len(message.get("body", b""))

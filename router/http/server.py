@@ -66,8 +66,8 @@ def configuration(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=int(server.drain_s),
-        timeout_keep_alive=cast(int, server.idle_s),  # it may be a float: a timer gets it as it is
+        timeout_graceful_shutdown=cast(int, server.drain_s),
+        timeout_keep_alive=cast(int, server.idle_s),  # these two may be floats: a timer gets them as they are
         timeout_worker_healthcheck=WORKER_SILENT_S,
         backlog=2048,
     )

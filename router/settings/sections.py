@@ -51,6 +51,9 @@ class Server(Section):
     idle_s: Seconds = Field(
         default=5.0, description="How long a connection may do nothing, before its first request and after each."
     )
+    stalled_s: Seconds = Field(
+        default=60.0, description="How long a client may take nothing of what it is sent before it is cut off."
+    )
     max_connections: Positive = Field(
         default=16_384, description="Connections to one worker at once; beyond it the answer is 503."
     )
@@ -60,7 +63,14 @@ class Server(Section):
     cors_origins: tuple[str, ...] = Field(
         default=(), description="Origins whose pages may call the gateway, e.g. ['https://app.example']; '*' is all."
     )
-    drain_s: Seconds = Field(default=30.0, description="How long open answers may finish after a stop signal.")
+    grace_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=5.0,
+        description="How long SIGTERM only makes it not ready: requests are served while others learn of it. Ctrl-C "
+        "and a second signal do not wait.",
+    )
+    drain_s: Seconds = Field(
+        default=30.0, description="How long open answers may then finish; a stream cut at the end has an error event."
+    )
     longest_s: Seconds = Field(default=600.0, description="No request is served for longer than this.")
 
 

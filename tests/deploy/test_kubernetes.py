@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from router.http.app import SETTLING_S
 from router.settings import load
 from router.settings.sections import VllmBackend
 
@@ -106,7 +107,9 @@ def test_gateway_and_redis_run_without_rights_they_do_not_need(name: str) -> Non
 def test_open_answers_may_finish_before_a_gateway_is_killed() -> None:
     (gateway,) = [each for each in workloads() if each["metadata"]["name"] == "gateway"]
     settings = load(FOLDER / "base/pointsman.yaml", ENV)
-    assert gateway["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > settings.server.drain_s
+    pod, server = gateway["spec"]["template"]["spec"], settings.server
+    hook_s = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] >= hook_s + server.grace_s + server.drain_s + SETTLING_S
 
 
 def policies() -> list[dict[str, Any]]:

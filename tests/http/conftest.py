@@ -72,7 +72,8 @@ def settings_for(folder: Path, engines: Mapping[str, ScriptedServer | str], **mo
 async def serving(folder: Path, settings: Mapping[str, Any], *options: str) -> AsyncIterator[Running]:
     """`pointsman serve` on a free port until the context ends."""
     config, log = folder / "pointsman.yaml", folder / "gateway.log"
-    write(config, settings)
+    server = {"grace_s": 0, **settings.get("server", {})}
+    write(config, {**settings, "server": server})
     command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config), "--port", "0", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)

@@ -15,10 +15,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from router.http.connections import CONNECTION, CONNECTIONS, Connection, Connections, HeadLimits, OldConnection
+from router.http.connections import (
+    CONNECTION,
+    CONNECTIONS,
+    Connection,
+    Connections,
+    HeadLimits,
+    OldConnection,
+    Patient,
+)
 
 pytestmark = pytest.mark.anyio
-PUBLIC = {"connection_made", "connection_lost", "data_received"}  # asyncio.Protocol's own
+PUBLIC = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"}  # asyncio's own
 
 
 class Wire(asyncio.Transport):
@@ -64,15 +72,16 @@ def opened(kind: Any = Connection) -> tuple[Any, Wire]:
 
 @pytest.mark.parametrize("ours", [Connection, OldConnection])
 def test_only_asyncios_own_methods_are_overridden(ours: type[Any]) -> None:
-    inherited = {name for base in ours.__mro__[1:] for name in vars(base)}
-    overridden = {name for name in vars(ours) if name in inherited and not name.startswith("__")}
+    uvicorns = {name for base in ours.__mro__ if not base.__module__.startswith("router.") for name in vars(base)}
+    mine = {name for base in ours.__mro__ if base.__module__.startswith("router.") for name in vars(base)}
+    overridden = {name for name in mine & uvicorns if not name.startswith("__")}
     assert overridden <= PUBLIC
 
 
 @pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])
 def test_no_attribute_of_ours_is_one_of_uvicorns(base: type[Any]) -> None:
     source = inspect.getsource(inspect.getmodule(base) or base)
-    ours = {name for each in (Connection, OldConnection) for name in each.__init__.__code__.co_names}
+    ours = {name for each in (Patient, Connection, OldConnection) for name in each.__init__.__code__.co_names}
     ours = {name for name in ours if name.startswith("_") and not name.startswith("__")} | {"arrived_at"}
     assert len(ours) > 5
     assert not [name for name in ours if f"self.{name}" in source]
