@@ -98,6 +98,7 @@ class Inference:
             if presence.ended == "overdue":
                 raise _overdue(self._longest_s) from None
         finally:
+            presence.release()  # what is left is to settle, which nobody may cut short
             if answer is not None:
                 with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
                     await answer.close()
@@ -159,6 +160,7 @@ class Inference:
             if presence.ended == "gone":
                 raise
             broken = _STOPS if presence.ended is None else _overdue(self._longest_s).message
+            presence.release()
             with contextlib.suppress(TimeoutError):  # whoever does not take it is cut off
                 async with asyncio.timeout(LAST_WORD_S):
                     await asked.end(_broken_off(broken, asked))
