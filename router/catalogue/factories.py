@@ -35,12 +35,13 @@ from policies.types import Arm, History, StoredPolicy
 from router.errors import SettingsError
 from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.settings import Settings, sections
+from router.settings import engine_sections as engines
 
 if TYPE_CHECKING:
     from backends.family.catalogue import Candidate
 
 
-def build_backend(name: str, section: sections.Backend) -> Replicas:
+def build_backend(name: str, section: engines.Backend) -> Replicas:
     """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
     rule = BreakerRule(failures=section.breaker.failures, ban_s=section.breaker.open_s)
     engines = [
@@ -50,17 +51,17 @@ def build_backend(name: str, section: sections.Backend) -> Replicas:
     return Replicas(engines, name=name, attempts=section.attempts)
 
 
-def _engines(name: str, section: sections.Backend) -> Sequence[tuple[str, Backend]]:
-    if isinstance(section, sections.VllmBackend):
+def _engines(name: str, section: engines.Backend) -> Sequence[tuple[str, Backend]]:
+    if isinstance(section, engines.VllmSection):
         return [(str(each.url), _named(_openai(name, section, each), each)) for each in section.replicas]
-    if isinstance(section, sections.LitellmBackend):
+    if isinstance(section, engines.LitellmSection):
         return [(f"{name}/{i}", _named(_litellm(name, section, each), each)) for i, each in enumerate(section.replicas)]
-    if isinstance(section, sections.EmbeddedBackend):
+    if isinstance(section, engines.EmbeddedSection):
         return [(name, _embedded(name, section))]
     return [(name, Scripted(always(Line(text=section.text)), name=name))]
 
 
-def _embedded(name: str, section: sections.EmbeddedBackend) -> EmbeddedBackend:
+def _embedded(name: str, section: engines.EmbeddedSection) -> EmbeddedBackend:
     try:
         return EmbeddedBackend(section.stores or _weights(), name=name, queue=section.queue)
     except AnyprecError as error:
@@ -85,11 +86,11 @@ def models_of(engine: Backend) -> list[EmbeddedModel]:
     return engine.models() if isinstance(engine, EmbeddedBackend) else []
 
 
-def _named(engine: Backend, replica: sections.Replica) -> Backend:
+def _named(engine: Backend, replica: engines.ReplicaSection) -> Backend:
     return engine if replica.upstream is None else Renamed(engine, replica.upstream)
 
 
-def _openai(name: str, section: sections.VllmBackend, replica: sections.Replica) -> OpenAIBackend:
+def _openai(name: str, section: engines.VllmSection, replica: engines.ReplicaSection) -> OpenAIBackend:
     return OpenAIBackend(
         str(replica.url),
         name=name,
@@ -99,7 +100,7 @@ def _openai(name: str, section: sections.VllmBackend, replica: sections.Replica)
     )
 
 
-def _litellm(name: str, section: sections.LitellmBackend, replica: sections.Replica) -> LiteLLMBackend:
+def _litellm(name: str, section: engines.LitellmSection, replica: engines.ReplicaSection) -> LiteLLMBackend:
     base = None if replica.url is None else str(replica.url)
     try:
         return LiteLLMBackend(
@@ -109,11 +110,11 @@ def _litellm(name: str, section: sections.LitellmBackend, replica: sections.Repl
         raise SettingsError(f"backends.{name}: {error}", param=f"backends.{name}.kind") from error
 
 
-def _secret(replica: sections.Replica) -> str | None:
+def _secret(replica: engines.ReplicaSection) -> str | None:
     return replica.api_key.get_secret_value() if replica.api_key else None
 
 
-def _limits(section: sections.VllmBackend | sections.LitellmBackend) -> Limits:
+def _limits(section: engines.VllmSection | engines.LitellmSection) -> Limits:
     waits = section.timeouts
     return Limits(connect_s=waits.connect_s, first_byte_s=waits.first_byte_s, idle_s=waits.idle_s)
 
@@ -128,11 +129,11 @@ def build_embedder(section: sections.Embedder) -> Embedder:
 
 
 def _embedder(section: sections.Embedder) -> Embedder:
-    if isinstance(section, sections.HashingEmbedder):
+    if isinstance(section, sections.HashingSection):
         return HashingEmbedder(section.dim)
-    if isinstance(section, sections.StaticEmbedder):
+    if isinstance(section, sections.StaticSection):
         return StaticEmbedder(section.model)
-    if isinstance(section, sections.SentenceEmbedder):
+    if isinstance(section, sections.SentenceSection):
         return SentenceEmbedder(section.model)
     return OpenAIEmbedder(
         str(section.url),

@@ -17,8 +17,8 @@ from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
 from router.gateway.types import Catalogue
 from router.settings import Settings
+from router.settings.engine_sections import EmbeddedSection, VllmSection
 from router.settings.paths import admissions_path
-from router.settings.sections import EmbeddedBackend, VllmBackend
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Fleet:
         return Catalogue(tuple([self._gated(model, admissions) for model in self.every_model()]), self.backends)
 
     def _gated(self, model: Model, admissions: Admissions) -> Model:
-        packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedBackend) and not section.stores
+        packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedSection) and not section.stores
         is_variant = model.bits is not None and model.parent is not None and not packaged
         if not is_variant or not self.settings.admission.required or admissions.admits(model.name):
             return model
@@ -65,19 +65,19 @@ class Fleet:
         """Every model there is, cheapest first, whether admitted or not. Raises: SettingsError."""
         models = {model.name: model for model in self.settings.candidates()}
         for name, section in self.settings.backends.items():
-            if isinstance(section, EmbeddedBackend) and section.discover:
+            if isinstance(section, EmbeddedSection) and section.discover:
                 models |= {model.name: model for model in self._embedded(name, section)}
-            elif isinstance(section, VllmBackend):
+            elif isinstance(section, VllmSection):
                 models |= {model.name: model for model in self._told(name, section)}
         return tuple(sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
-    def _told(self, backend: str, section: VllmBackend) -> Iterable[Model]:
+    def _told(self, backend: str, section: VllmSection) -> Iterable[Model]:
         """What the engines list; of engines that are not to be discovered only what the settings list too."""
         for found in self.backends[backend].models:
             if section.discover or self.settings.lists(backend, found.name):
                 yield self.settings.discovered(backend, _upstream(found), **_facts(found))
 
-    def _embedded(self, backend: str, section: EmbeddedBackend) -> Iterable[Model]:
+    def _embedded(self, backend: str, section: EmbeddedSection) -> Iterable[Model]:
         if not section.stores:
             return [self._packaged(backend, candidate) for candidate in family()]
         engine = self.backends[backend].replicas[0].backend

@@ -9,7 +9,8 @@ from policies.registry import NAMES, options_of
 from router.errors import SettingsError
 from router.settings.complaints import Fault
 from router.settings.document import Settings
-from router.settings.sections import EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+from router.settings.engine_sections import EmbeddedSection, LitellmSection, VllmSection
+from router.settings.sections import TenantSection
 from router.terms import Terms
 
 _REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://")
@@ -39,13 +40,13 @@ def _store(settings: Settings) -> Iterator[Fault]:
 def _backends(settings: Settings) -> Iterator[Fault]:
     for name, backend in settings.backends.items():
         path = f"backends.{name}"
-        if isinstance(backend, VllmBackend) and any(each.url is None for each in backend.replicas):
+        if isinstance(backend, VllmSection) and any(each.url is None for each in backend.replicas):
             yield path, "no address, expected url: http://… or urls: [http://…, …]"
-        if isinstance(backend, VllmBackend | LitellmBackend) and backend.url and backend.urls:
+        if isinstance(backend, VllmSection | LitellmSection) and backend.url and backend.urls:
             yield path, "got url and urls, expected one of them"
-        if isinstance(backend, VllmBackend) and any(each.params for each in backend.replicas):
+        if isinstance(backend, VllmSection) and any(each.params for each in backend.replicas):
             yield f"{path}.params", "parameters are for litellm only, expected none (see models[…].extra_body)"
-        for model, folder in backend.stores.items() if isinstance(backend, EmbeddedBackend) else ():
+        for model, folder in backend.stores.items() if isinstance(backend, EmbeddedSection) else ():
             if not folder.is_dir():
                 yield f"{path}.stores.{model}", f"got {str(folder)!r}, expected a folder that exists"
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import SettingsError
-from router.settings.sections import URL
+from router.settings.scalars import URL
 from router.settings.source import Steps, path_of
 from router.terms import NAME
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from router.amounts import show_usd
 from router.settings.document import Settings
-from router.settings.sections import Backend, EmbeddedBackend, LitellmBackend, TenantSection, VllmBackend
+from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
+from router.settings.sections import TenantSection
 from router.types import Model
 
 
@@ -56,10 +57,10 @@ def _callers(settings: Settings) -> str:
 def _backend(backend: Backend) -> str:
     where = "local" if backend.is_local else "remote"
     finds = ", discovers models" if backend.discovers else ""
-    if isinstance(backend, VllmBackend | LitellmBackend):
+    if isinstance(backend, VllmSection | LitellmSection):
         addresses = ", ".join(_address(each.url) for each in backend.replicas if each.url) or "the provider's address"
         return f"{backend.kind}, {where}, {addresses}{finds}"
-    if isinstance(backend, EmbeddedBackend):
+    if isinstance(backend, EmbeddedSection):
         stores = ", ".join(f"{name} {path}" for name, path in backend.stores.items()) or "the packaged family"
         return f"{backend.kind}, {where}, {stores}{finds}"
     return f"{backend.kind}, {where}"

@@ -12,16 +12,15 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from router import amounts
 from router.errors import SettingsError
+from router.settings.engine_sections import Backend, EmbeddedSection, PriceSection
 from router.settings.listed import Listed
 from router.settings.sections import (
     Admission,
     Auth,
-    Backend,
     BudgetRules,
-    EmbeddedBackend,
     Embedder,
     FeedbackSection,
-    HashingEmbedder,
+    HashingSection,
     Index,
     KeySection,
     Log,
@@ -29,11 +28,10 @@ from router.settings.sections import (
     ModelSection,
     PolicySection,
     Preference,
-    PriceSection,
     Reload,
     Responses,
     Server,
-    Store,
+    StoreSection,
     Telemetry,
     TenantSection,
 )
@@ -67,16 +65,16 @@ class Settings(Section):
     state_dir: Path = Field(
         default=Path("var"), description="Folder for the database and snapshots; made at the start."
     )
-    store: Store = Field(default=Store(), description="Where money, keys and the log live.")
+    store: StoreSection = Field(default=StoreSection(), description="Where money, keys and the log live.")
     auth: Auth = Field(default=Auth(), description="Who may call.")
     backends: dict[Name, Backend] = Field(
-        default={"family": EmbeddedBackend(kind="embedded")}, description="Engines and providers by name."
+        default={"family": EmbeddedSection(kind="embedded")}, description="Engines and providers by name."
     )
     models: tuple[ModelSection, ...] = Field(default=(), description="Candidates, beside those that backends discover.")
     default_price: PriceSection | None = Field(
         default=None, description="Price of a model nothing else prices; without it such a model stops the start."
     )
-    embedder: Embedder = Field(default=HashingEmbedder(), description="Turns queries into vectors.")
+    embedder: Embedder = Field(default=HashingSection(), description="Turns queries into vectors.")
     index: Index = Field(default=Index(), description="The nearest past queries.")
     policy: PolicySection = Field(default=PolicySection(), description="Who decides.")
     preference: Preference = Field(default=Preference(), description="Quality against money.")
@@ -300,7 +298,7 @@ class Settings(Section):
         """What a full point of quality on one request is worth at preference 0.5, in USD."""
         if self.preference.reference_usd is not None:
             return self.preference.reference_usd
-        packaged = all(isinstance(each, EmbeddedBackend) and not each.stores for each in self.backends.values())
+        packaged = all(isinstance(each, EmbeddedSection) and not each.stores for each in self.backends.values())
         return FAMILY_WORTH_USD if packaged else USUAL_WORTH_USD
 
     def anonymous(self) -> Principal | None:

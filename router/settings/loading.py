@@ -14,8 +14,8 @@ from router.settings import litellm_file, source
 from router.settings.coherence import faults
 from router.settings.complaints import refuse, translate
 from router.settings.document import Settings
+from router.settings.engine_sections import LitellmSection
 from router.settings.listed import Listed, Look, cost_map, is_provider
-from router.settings.sections import LitellmBackend
 from router.settings.source import Steps
 
 
@@ -61,7 +61,7 @@ def _listed(settings: Settings, look: Look) -> dict[str, Listed]:
     for model in settings.models:
         backend = settings.backends.get(model.backend or next(iter(settings.backends)))
         said = model.price is not None and model.context_tokens is not None
-        if isinstance(backend, LitellmBackend) and not (said and model.capabilities is not None):
+        if isinstance(backend, LitellmSection) and not (said and model.capabilities is not None):
             listed = look(model.upstream or model.name)
             if listed is not None:
                 found[model.name] = listed

@@ -13,21 +13,21 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from router import terms
-from router.settings import sections
+from router.settings import engine_sections, scalars
 from router.settings.document import Settings
 
 BEGIN, END = "<!-- made by python -m router.settings.reference -->", "<!-- end -->"
 _NAMES: dict[object, str] = {
     terms.Usd: "USD",
-    sections.Dollars: "USD",
-    sections.Bytes: "size",
-    sections.Count: "number",
+    scalars.Dollars: "USD",
+    scalars.Bytes: "size",
+    scalars.Count: "number",
     terms.Period: "period",
-    sections.Url: "address",
+    scalars.Url: "address",
     terms.Name: "name",
     terms.OwnerName: "name",
     terms.Counted: "integer",
-    sections.Seconds: "seconds",
+    scalars.Seconds: "seconds",
     terms.Share: "0 … 1",
     SecretStr: "secret",
     Path: "path",
@@ -38,12 +38,12 @@ _NAMES: dict[object, str] = {
     Any: "anything",
 }
 _SHORT: dict[object, str] = {
-    sections.PriceSection: "price",
+    engine_sections.PriceSection: "price",
     terms.BudgetTerms: "budget",
     terms.OwnerBudget: "budget",
     terms.LimitTerms: "limits",
     terms.OwnerLimit: "limits",
-    sections.Replica: "address or mapping",
+    engine_sections.ReplicaSection: "address or mapping",
 }
 
 

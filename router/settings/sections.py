@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from router import amounts
-from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms, Usd
-from router.types import NANO_PER_USD, Price
-
-URL = r"^https?://[^\s]+$"
-Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bytes = Annotated[int, BeforeValidator(amounts.size)]
-Count = Annotated[float, BeforeValidator(amounts.count)]
-Dollars = Annotated[float, BeforeValidator(lambda value: amounts.usd(value) / NANO_PER_USD), Field(gt=0)]
-Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
-Url = Annotated[str, Field(pattern=URL)]
-
-
-def _optional_secret(value: object) -> object:
-    return None if value == "" else value  # ${KEY:-} is how a file says "maybe"
-
-
-Secret = Annotated[SecretStr | None, BeforeValidator(_optional_secret)]
+from router.settings.engine_sections import PriceSection
+from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, is_private
+from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms
 
 
 class Server(Section):
@@ -74,7 +56,7 @@ class Server(Section):
     longest_s: Seconds = Field(default=600.0, description="No request is served for longer than this.")
 
 
-class Store(Section):
+class StoreSection(Section):
     """Where money, keys and the log live: SQLite on one machine, or Redis for many. At most one of the two is given."""
 
     sqlite: Path | None = Field(default=None, description="Database file; by default pointsman.db in state_dir.")
@@ -111,178 +93,6 @@ class Auth(Section):
     required: bool = Field(default=True, description="False answers callers without a key as `tenant`.")
     tenant: Name = Field(default="default", description="Tenant of callers without a key, where keys are not required.")
     admin_key: Secret = Field(default=None, description="Key of the admin API; without one the admin API answers 403.")
-
-
-class Timeouts(Section):
-    """How long a backend may take. Zero is not allowed: nothing waits for ever."""
-
-    connect_s: Seconds = Field(default=5.0, description="To connect.")
-    first_byte_s: Seconds = Field(default=120.0, description="From the request to the first event of the answer.")
-    idle_s: Seconds = Field(default=60.0, description="Without an event within an answer; comments are none.")
-
-
-class Breaker(Section):
-    """When a failing backend is left alone."""
-
-    failures: Positive = Field(default=5, description="Failures in a row that open the breaker.")
-    open_s: Seconds = Field(default=10.0, description="How long it stays open before one probe.")
-
-
-class PriceSection(Section):
-    """USD per million tokens."""
-
-    prompt: Usd = Field(description="USD per million prompt tokens.")
-    completion: Usd = Field(description="USD per million completion tokens.")
-
-    def price(self) -> Price:
-        """In nano-USD per million tokens."""
-        return Price(self.prompt, self.completion)
-
-
-class Replica(Section):
-    """One server of a backend; a plain address may stand for it."""
-
-    url: Url | None = Field(default=None, description="Base address, with or without /v1.")
-    api_key: Secret = Field(default=None, description="Sent as a bearer token; by default the backend's own.")
-    upstream: Name | None = Field(default=None, description="The model's name at this server, where it differs.")
-    price: PriceSection | None = Field(
-        default=None, description="What an answer of this server costs, where it differs; a hold covers the dearest."
-    )
-    context_tokens: Positive | None = Field(
-        default=None, description="Prompt and completion together at this server, where it differs."
-    )
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=1.0, description="Its share of the requests beside its siblings."
-    )
-    params: dict[str, Any] = Field(
-        default={}, description="Passed to litellm as they are, e.g. api_version, aws_region_name."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _address(cls, data: object) -> object:
-        return {"url": data} if isinstance(data, str) else data
-
-
-class _Backend(Section):
-    """What every kind of backend has."""
-
-    breaker: Breaker = Field(default=Breaker(), description="When it is left alone.")
-    max_concurrency: Positive | None = Field(
-        default=None, description="Requests at once to one replica; null is no cap."
-    )
-    attempts: Positive = Field(
-        default=2, description="Tries of one request, over replicas, before another model is drawn."
-    )
-    machine_usd_per_hour: Dollars | None = Field(
-        default=None,
-        description="What one replica's machine costs, in USD an hour, all its accelerators together. Given, routing "
-        "weighs this backend's models by what their tokens are measured to cost; tenants pay list prices all the same.",
-    )
-    local: bool | None = Field(
-        default=None,
-        description="Whether it runs on machines of yours (for local_only). By default true for embedded and scripted, "
-        "false for litellm; for vllm true where every address is loopback, private or a name without a public domain.",
-    )
-
-    @property
-    def is_local(self) -> bool:
-        """`local` if given, else true: the engine lives in this process."""
-        return True if self.local is None else self.local
-
-    @property
-    def discovers(self) -> bool:
-        """Whether candidates come from the backend itself."""
-        return False
-
-    @property
-    def engines(self) -> int:
-        """How many machines serve it."""
-        return 1
-
-
-class _Remote(_Backend):
-    """What backends behind the network have."""
-
-    timeouts: Timeouts = Field(default=Timeouts(), description="How long it may take.")
-    url: Url | None = Field(default=None, description="Base address of the only replica.")
-    urls: tuple[Replica, ...] = Field(
-        default=(), description="Several replicas of the same models: addresses or mappings."
-    )
-    api_key: Secret = Field(default=None, description="Key of every replica that names none of its own.")
-    params: dict[str, Any] = Field(default={}, description="litellm only: parameters of every call, e.g. api_version.")
-
-    @property
-    def replicas(self) -> tuple[Replica, ...]:
-        """Every replica with the backend's key and parameters filled in."""
-        own = (Replica(url=self.url),) if self.url or not self.urls else ()
-        return tuple(
-            each.model_copy(
-                update={"api_key": each.api_key or self.api_key, "params": {**self.params, **each.params}},
-            )
-            for each in (*own, *self.urls)
-        )
-
-    @property
-    def engines(self) -> int:
-        return max(1, len(self.replicas))
-
-
-class VllmBackend(_Remote):
-    """vLLM, or any other server that speaks OpenAI's API."""
-
-    kind: Literal["vllm"] = Field(description="vllm: any OpenAI-compatible server.")
-    discover: bool = Field(
-        default=False, description="Add the models its /v1/models lists, adapters and widths included."
-    )
-    headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request.")
-
-    @property
-    def is_local(self) -> bool:
-        if self.local is not None:
-            return self.local
-        return all(_is_private(each.url or "") for each in self.replicas)
-
-    @property
-    def discovers(self) -> bool:
-        return self.discover
-
-
-class LitellmBackend(_Remote):
-    """Any provider litellm knows; needs the extra `providers`."""
-
-    kind: Literal["litellm"] = Field(description="litellm: any provider litellm's SDK knows.")
-
-    @property
-    def is_local(self) -> bool:
-        return bool(self.local)
-
-
-class EmbeddedBackend(_Backend):
-    """The any-precision engine inside the gateway: no GPU, no download."""
-
-    kind: Literal["embedded"] = Field(description="embedded: an any-precision store run by numpy in this process.")
-    stores: dict[Name, Path] = Field(
-        default={}, description="Folders of stores by model name; by default the packaged family."
-    )
-    discover: bool = Field(default=True, description="Make every model and width of the store a candidate.")
-    queue: Positive = Field(default=64, description="Requests that may wait; more are refused as overloaded.")
-
-    @property
-    def discovers(self) -> bool:
-        return self.discover
-
-
-class ScriptedBackend(_Backend):
-    """Answers from a script: for trying things out."""
-
-    kind: Literal["scripted"] = Field(description="scripted: a fixed answer, for trying things out.")
-    text: str = Field(default="This is a scripted answer.", description="What it answers.")
-
-
-Backend = Annotated[
-    VllmBackend | LitellmBackend | EmbeddedBackend | ScriptedBackend, Field(discriminator="kind", description="")
-]
 
 
 class BudgetRules(Section):
@@ -353,7 +163,7 @@ class _Embedder(Section):
     cache: int = Field(default=10_000, ge=0, description="Texts whose embedding is kept.")
 
 
-class HashingEmbedder(_Embedder):
+class HashingSection(_Embedder):
     """Hashed word and character n-grams: deterministic, no download."""
 
     kind: Literal["hashing"] = Field(
@@ -362,21 +172,21 @@ class HashingEmbedder(_Embedder):
     dim: int = Field(default=256, ge=16, le=4096, description="Dimensions.")
 
 
-class StaticEmbedder(_Embedder):
+class StaticSection(_Embedder):
     """Static word vectors by model2vec; needs the extra `static`."""
 
     kind: Literal["static"] = Field(description="static: model2vec vectors.")
     model: str = Field(min_length=1, description="Folder or name of the model.")
 
 
-class SentenceEmbedder(_Embedder):
+class SentenceSection(_Embedder):
     """A sentence model by fastembed; needs the extra `sentence`."""
 
     kind: Literal["sentence"] = Field(description="sentence: a fastembed model.")
     model: str = Field(min_length=1, description="Name of the model.")
 
 
-class OpenAIEmbedder(_Embedder):
+class OpenAIEmbedderSection(_Embedder):
     """Any /v1/embeddings endpoint."""
 
     kind: Literal["openai"] = Field(description="openai: any /v1/embeddings endpoint.")
@@ -395,11 +205,12 @@ class OpenAIEmbedder(_Embedder):
 
     @property
     def is_local(self) -> bool:
-        return _is_private(self.url) if self.local is None else self.local
+        return is_private(self.url) if self.local is None else self.local
 
 
 Embedder = Annotated[
-    HashingEmbedder | StaticEmbedder | SentenceEmbedder | OpenAIEmbedder, Field(discriminator="kind", description="")
+    HashingSection | StaticSection | SentenceSection | OpenAIEmbedderSection,
+    Field(discriminator="kind", description=""),
 ]
 
 
@@ -540,12 +351,3 @@ class Reload(Section):
 
     watch: bool = Field(default=True, description="Whether a changed file is taken up by itself.")
     every_s: Seconds = Field(default=2.0, description="How often the file is looked at.")
-
-
-def _is_private(url: str) -> bool:
-    """Whether an address can only be inside: loopback, a private range, or a name without a public domain."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))

@@ -11,7 +11,7 @@ import yaml
 
 from router.http.app import SETTLING_S
 from router.settings import load
-from router.settings.sections import VllmBackend
+from router.settings.engine_sections import VllmSection
 
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
 KUSTOMIZATIONS = sorted(FOLDER.glob("*/kustomization.yaml"))
@@ -63,7 +63,7 @@ def test_the_gateway_calls_replicas_that_the_manifests_start(folder: str) -> Non
     settings = load(FOLDER / folder / "pointsman.yaml", ENV)
     sets = {each["metadata"]["name"]: each["spec"]["replicas"] for each in workloads()}
     for backend in settings.backends.values():
-        assert isinstance(backend, VllmBackend)
+        assert isinstance(backend, VllmSection)
         for replica in backend.replicas:
             host = (replica.url or "").removeprefix("http://").partition(":")[0]
             pod, _, service = host.partition(".")
@@ -173,7 +173,7 @@ def test_metrics_are_served_where_monitoring_may_come_and_nowhere_else() -> None
 def test_engines_ask_for_the_key_the_gateway_sends_and_are_not_root() -> None:
     for folder in ("base", "ray"):
         for backend in load(FOLDER / folder / "pointsman.yaml", ENV).backends.values():
-            assert isinstance(backend, VllmBackend)
+            assert isinstance(backend, VllmSection)
             assert all(each.api_key and each.api_key.get_secret_value() == "engine-key" for each in backend.replicas)
     engines = [each["spec"]["template"] for each in workloads() if each["metadata"]["name"].startswith("vllm-")]
     assert len(engines) == 3

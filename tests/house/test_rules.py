@@ -20,15 +20,14 @@ CONSTRUCTORS = {
     "backends/embedders/openai.py:OpenAIEmbedder",
 }
 TWICE = {
-    *("Answer", "Asked", "Bench", "Breaker", "Case", "Client", "EmbeddedBackend", "Engine", "Entry", "Fitted", "Fixed"),
-    *("HashingEmbedder", "Head", "Interval", "Layer", "Line", "Llama", "Load", "OpenAIEmbedder", "Part"),
-    *("Rejected", "Replica", "Report", "Result", "Run", "SentenceEmbedder", "Shape", "Speed", "Spending"),
-    *("StaticEmbedder", "Store", "Tally", "Trace", "Unsupported", "Wire", "_Common"),
+    *("Answer", "Asked", "Bench", "Case", "Client", "Engine", "Entry", "Fitted", "Fixed"),
+    *("Head", "Interval", "Layer", "Line", "Llama", "Load", "Part"),
+    *("Rejected", "Report", "Result", "Run", "Shape", "Speed", "Spending"),
+    *("Tally", "Trace", "Unsupported", "Wire", "_Common"),
 }
 FILES = {
     "benchmarks/faults.py",
     "router/learning/follower.py",
-    "router/settings/sections.py",
     "backends/http1.py",
     "router/stores/sqlite/accounting.py",
 }

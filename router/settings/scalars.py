@@ -1,0 +1,37 @@
+"""Kinds of values in a settings file, each with its own grammar and bounds."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from router import amounts
+from router.types import NANO_PER_USD
+
+URL = r"^https?://[^\s]+$"
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, BeforeValidator(amounts.size)]
+Count = Annotated[float, BeforeValidator(amounts.count)]
+Dollars = Annotated[float, BeforeValidator(lambda value: amounts.usd(value) / NANO_PER_USD), Field(gt=0)]
+Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
+Url = Annotated[str, Field(pattern=URL)]
+
+
+def _optional_secret(value: object) -> object:
+    return None if value == "" else value  # ${KEY:-} is how a file says "maybe"
+
+
+Secret = Annotated[SecretStr | None, BeforeValidator(_optional_secret)]
+
+
+def is_private(url: str) -> bool:
+    """Whether an address can only be inside: loopback, a private range, or a name without a public domain."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))
