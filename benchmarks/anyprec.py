@@ -130,8 +130,8 @@ def scores(model: Llama, tokenizer: Tokenizer, items: Sequence[Item], variant: V
 
     complete(Scheduler(model, tokenizer, eos=frozenset({END})), [job(*each) for each in enumerate(items)])
     grades = [grade(item, text) for item, text in zip(items, texts, strict=True)]
-    means = [float(np.concatenate(each).mean()) for each in (every, losses)]
-    return Scores(*means, 100 * float(np.mean(grades)))
+    text, loss = (float(np.concatenate(each).mean()) for each in (every, losses))
+    return Scores(text, loss, 100 * float(np.mean(grades)))
 
 
 def _raise(error: BaseException) -> None:

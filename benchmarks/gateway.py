@@ -57,7 +57,7 @@ def gateway(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, Tr
         yield url, tree
 
 
-class Bench:
+class GatewayBench:
     """The parts of the table, measured one after another against one mock."""
 
     def __init__(self, mock: str, mock_tree: Tree, folder: Path, *, seconds: float, connections: Sequence[int]) -> None:
@@ -285,7 +285,7 @@ def _print_in_process(figures: Mapping[str, float], *, as_json: bool) -> None:
 def _over_sockets(parts: Sequence[str], folder: Path, *, seconds: float, connections: Sequence[int]) -> None:
     needs("nginx", "wrk")
     with nginx(_made(folder / "nginx")) as (mock, tree):
-        bench = Bench(mock, tree, folder, seconds=seconds, connections=connections)
+        bench = GatewayBench(mock, tree, folder, seconds=seconds, connections=connections)
         measure: dict[str, Callable[[], None]] = {
             "mock": bench.mock,
             "pass": bench.passes,

@@ -28,7 +28,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from backends.anyprec.names import WIDTH_KEY
-from benchmarks.random_store import SHAPES, Shape, write_store, write_tokenizer
+from benchmarks.random_store import SHAPES, StoreShape, write_store, write_tokenizer
 
 PORT = 8131
 BASE = f"http://127.0.0.1:{PORT}"
@@ -36,7 +36,7 @@ BITS = [3, 4, 6, 8]
 GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,64]}'
 
 
-def write_plain(folder: Path, shape: Shape, *, seed: int = 0) -> None:
+def write_plain(folder: Path, shape: StoreShape, *, seed: int = 0) -> None:
     """A checkpoint of random bfloat16-able weights in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -205,7 +205,7 @@ def main() -> None:
         return
     bits = json.loads((store / "config.json").read_text())["quantization_config"]["bits"]
     more = [f"--{option}" for option in arguments.options]
-    runs = {
+    runs: dict[str, tuple[Path, list[int], *tuple[str, ...]]] = {
         "plain": (plain, [], "--compilation-config", GRAPHS),
         "eager": (store, bits, "--enforce-eager"),
         "graphs": (store, bits, "--compilation-config", GRAPHS),

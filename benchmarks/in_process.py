@@ -108,7 +108,7 @@ async def _cpu_us(clients: Sequence[Caller], batch: Sequence[bytes]) -> float:
 
 
 class Loop(uvloop.Loop):
-    """A loop that neither listens nor connects: who listens is remembered, and who connects meets an Engine."""
+    """A loop that neither listens nor connects: who listens is remembered, and who connects meets an StubEngine."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Loop(uvloop.Loop):
 
     async def create_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
         protocol = protocol_factory()
-        engine = Engine(protocol)
+        engine = StubEngine(protocol)
         protocol.connection_made(engine)
         return engine, protocol
 
@@ -137,7 +137,7 @@ class Listener:
         """It is closed."""
 
 
-class Wire(asyncio.Transport):
+class StubTransport(asyncio.Transport):
     """One side of a connection: what the protocol writes comes to `wrote`."""
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
@@ -175,7 +175,7 @@ class Wire(asyncio.Transport):
         """Nothing is buffered."""
 
 
-class Engine(Wire):
+class StubEngine(StubTransport):
     """Answers each message at the next turn of the loop."""
 
     def wrote(self, data: bytes) -> None:
@@ -183,7 +183,7 @@ class Engine(Wire):
             asyncio.get_running_loop().call_soon(self.protocol.data_received, _ANSWER)
 
 
-class Caller(Wire):
+class Caller(StubTransport):
     """A client that sends its next request when it has the whole answer."""
 
     def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def seconds_each(run: Run, copies: int) -> float:
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end) / 1000 / copies)
     del kept
-    return sorted(times)[len(times) // 2]
+    return float(sorted(times)[len(times) // 2])
 
 
 def copy_bandwidth() -> float:
@@ -101,7 +102,7 @@ def copy_bandwidth() -> float:
     target = torch.empty_like(source)
     ways = (lambda _: target.copy_(source), lambda _: torch.neg(source, out=target))  # the copy engine, a kernel
     fastest = min(seconds_each(way, 3) for way in ways)
-    return 2 * source.numel() * source.element_size() / fastest
+    return float(2 * source.numel() * source.element_size() / fastest)
 
 
 def copies_for(bytes_each: float) -> int:
@@ -113,10 +114,10 @@ def floor_bytes(case: Case) -> float:
     """Fewest bytes: the widest width's planes, tables of the widths present, x and the result."""
     present = set(case.widths[: case.batch])
     weights = max(present) / 8 * case.rows * case.columns + sum(2 * 2**k for k in present) * case.rows
-    return weights + 2 * case.batch * (case.rows + case.columns)
+    return float(weights + 2 * case.batch * (case.rows + case.columns))
 
 
-class Bench:
+class KernelBench:
     """Layers of one shape on the GPU, timed at many batch sizes."""
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -155,12 +156,12 @@ class Bench:
 
 def by_launch(how: Launch) -> Callable[..., torch.Tensor]:
     """The fused kernels with the given sizes."""
-    return lambda *arguments: fused.launch(*arguments, how)
+    return partial(fused.launch, how=how)
 
 
 def by_width(present: tuple[int, ...]) -> Callable[..., torch.Tensor]:
     """Dequantize some rows, multiply, repeat, for each width in turn."""
-    return lambda *arguments: fused.large(*arguments, present)
+    return partial(fused.large, present=present)
 
 
 def candidates(batch: int, present: tuple[int, ...]) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
@@ -177,7 +178,7 @@ def tune(limit_s: float) -> list[dict[str, Any]]:
     """Every candidate on a few shapes, best first for each case."""
     found, start = [], time.time()
     for shape in TUNED_ON:
-        bench = Bench(*shape)
+        bench = KernelBench(*shape)
         for batch in BATCHES:
             dense = bench.dense_seconds(Case(*shape, batch, (16,)))
             for widths in ((3,), (4,), (6,), (8,), tuple(BITS)) if batch > 1 else ((3,), (4,), (6,), (8,)):
@@ -210,7 +211,7 @@ def figures(bandwidth: float, models: list[str]) -> Iterator[dict[str, Any]]:
     """Every shape, batch and width with the launch the plugin would choose; prints a line for each shape and batch."""
     print("µs, share of the copy bandwidth, times faster than bf16, for", *BITS, "bits and all of them mixed")
     for model, layer, shape in ((name, *each) for name in models for each in SHAPES[name].items()):
-        bench = Bench(*shape)
+        bench = KernelBench(*shape)
         for batch in BATCHES:
             dense = bench.dense_seconds(Case(*shape, batch, (16,)))
             ways = {"": fused.linear} | ({"in turn": None} if batch >= fused.LARGE else {})

@@ -58,8 +58,8 @@ def through_vllm(items: Sequence[Item], variant: Variant) -> Scores:
         texts = list(pool.map(lambda item: asked(item, variant), items))
         every, answers = zip(*pool.map(lambda item: losses(item, variant), items), strict=True)
     right = [grade(item, text) for item, text in zip(items, texts, strict=True)]
-    means = [float(np.concatenate(each).mean()) for each in (every, answers)]
-    return Scores(*means, 100 * float(np.mean(right)))
+    text, loss = (float(np.concatenate(each).mean()) for each in (every, answers))
+    return Scores(text, loss, 100 * float(np.mean(right)))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ TEMPLATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class StoreShape:
     """A decoder's sizes, under Hugging Face's names."""
 
     hidden: int
@@ -65,9 +65,9 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(128, 352, 2, 4, 2, 261, context=512),
-    "tiny2": Shape(256, 720, 2, 8, 4, 261, context=512),
-    "qwen2.5-1.5b": Shape(1536, 8960, 28, 12, 2, 151936, architecture="Qwen2ForCausalLM", bias=True),
+    "tiny": StoreShape(128, 352, 2, 4, 2, 261, context=512),
+    "tiny2": StoreShape(256, 720, 2, 8, 4, 261, context=512),
+    "qwen2.5-1.5b": StoreShape(1536, 8960, 28, 12, 2, 151936, architecture="Qwen2ForCausalLM", bias=True),
 }
 
 
@@ -92,7 +92,7 @@ def quantized_layer(
         yield f"{name}.lut{k}", table
 
 
-def _plain(generator: np.random.Generator, shape: Shape) -> Iterator[tuple[str, NDArray[np.float16]]]:
+def _plain(generator: np.random.Generator, shape: StoreShape) -> Iterator[tuple[str, NDArray[np.float16]]]:
     embed = generator.standard_normal((shape.vocabulary, shape.hidden), np.float32) * shape.hidden**-0.5 * 4
     yield "model.embed_tokens.weight", embed.astype(np.float16)
     yield "model.norm.weight", np.ones(shape.hidden, np.float16)
@@ -115,7 +115,7 @@ def write_tokenizer(folder: Path) -> None:
         for n, word in enumerate(SPECIALS)
     ]  # fmt: skip
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    model = {
+    model: dict[str, object] = {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "fuse_unk": False,
         "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": False, "merges": [],
         "vocab": {symbols[byte]: byte for byte in range(256)},
@@ -132,7 +132,7 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def write_store(folder: Path, shape: Shape, *, bits: Sequence[int], group: int = 1, seed: int = 0) -> None:
+def write_store(folder: Path, shape: StoreShape, *, bits: Sequence[int], group: int = 1, seed: int = 0) -> None:
     """A whole store: shards, index, tokenizer, config with checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)

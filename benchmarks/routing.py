@@ -87,7 +87,7 @@ def _approximate(run: Fitted, vectors: Float32, budgets: Float) -> float:
     """ApproxOpt: the LP on the means of the five nearest history rows by vectors (N, d), rounded, truly admitted."""
     similarity = vectors[run.stream] @ vectors[run.history].T
     past = run.trace.scores[run.history], run.trace.costs[run.history]
-    quality, cost = (neighbour_means(similarity, each, k=5) for each in past)
+    quality, cost = (neighbour_means(similarity.astype(np.float64), each, k=5) for each in past)
     return _performance(optimum(quality, cost, budgets=budgets), run, budgets)
 
 
@@ -151,7 +151,8 @@ def _rules(arms: int) -> list[str]:
 def preference(seeds: int) -> Iterable[str]:
     """Preference mode: AIQ on all traces, APGR on the two-model one"""
     for name, label in SHORT.items():
-        values, gaps = [], {"mmlu": [], "gsm8k": []}
+        values: list[float] = []
+        gaps: dict[str, list[float]] = {"mmlu": [], "gsm8k": []}
         for seed in _seeds(name, seeds):
             run = fitted(name, seed)
             quality, cost = run.expected.quality, run.expected.cost

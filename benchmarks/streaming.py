@@ -29,7 +29,7 @@ def _usage(chunks: int) -> bytes:
     return head + b'"choices":[],' + usage + b"}\n\n"
 
 
-class Engine(asyncio.Protocol):
+class ChunkEngine(asyncio.Protocol):
     """One connection: a stream for each POST, a number for each GET."""
 
     sent = 0
@@ -46,7 +46,7 @@ class Engine(asyncio.Protocol):
         if not gap:
             return
         if head.startswith(b"GET"):
-            answer = b"%d" % Engine.sent
+            answer = b"%d" % ChunkEngine.sent
             self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
         elif len(body) < _length(head):
             return
@@ -63,7 +63,7 @@ class Engine(asyncio.Protocol):
             self._transport.write(last)
             return
         self._transport.write(_framed(_CHUNK))
-        Engine.sent += 1
+        ChunkEngine.sent += 1
         asyncio.get_running_loop().call_later(self.gap_s, self._say, left - 1)
 
 
@@ -76,10 +76,10 @@ def _length(head: bytes) -> int:
 
 async def serve(port: int) -> None:
     """Listen until killed."""
-    server = await asyncio.get_running_loop().create_server(Engine, "127.0.0.1", port, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(ChunkEngine, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    Engine.chunks, Engine.gap_s = int(sys.argv[2]), float(sys.argv[3]) / 1000
+    ChunkEngine.chunks, ChunkEngine.gap_s = int(sys.argv[2]), float(sys.argv[3]) / 1000
     uvloop.run(serve(int(sys.argv[1])))

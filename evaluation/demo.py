@@ -28,7 +28,7 @@ LANES = 4  # requests under way at once: enough to fill a batch, few enough that
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DemoResult:
     """One graded answer."""
 
     model: str
@@ -37,7 +37,7 @@ class Result:
     latency_ms: float
 
 
-class Client:
+class DemoClient:
     """The official OpenAI client, and the gateway's own feedback route through it."""
 
     def __init__(self, url: str, key: str) -> None:
@@ -52,7 +52,7 @@ class Client:
         listed = self._openai.models.list().data
         return [model.model_dump() for model in listed if model.owned_by != "pointsman"]
 
-    def ask(self, item: Item, model: str, *, preference: float, judge: bool) -> Result:
+    def ask(self, item: Item, model: str, *, preference: float, judge: bool) -> DemoResult:
         """One prompt, graded; the grade goes back as feedback where `judge`."""
         started = time.perf_counter()
         raw = self._openai.chat.completions.with_raw_response.create(
@@ -66,14 +66,16 @@ class Client:
         if judge:
             body = {"decision_id": raw.headers["x-pointsman-decision-id"], "score": score}
             self._openai.post("/feedback", cast_to=object, body=body)
-        return Result(raw.headers["x-pointsman-model"], score, float(raw.headers["x-pointsman-cost-usd"]), latency_ms)
+        return DemoResult(
+            raw.headers["x-pointsman-model"], score, float(raw.headers["x-pointsman-cost-usd"]), latency_ms
+        )
 
 
 def run(
     url: str, key: str, *, prompts: int, preference: float, seed: int, console: Console, skills: Sequence[str] | None
 ) -> None:
     """Send `prompts` graded prompts of these skills (None: all) through the gateway and print the tables."""
-    client = Client(url, key)
+    client = DemoClient(url, key)
     items = sample(prompts, rng=np.random.default_rng(seed), split="test", skills=skills)
     models = client.models()
     largest, smallest = _ends(models)
@@ -81,7 +83,7 @@ def run(
     anyone = [str(models[i]["id"]) for i in generator.integers(len(models), size=prompts)]
     with _progress(console) as progress:
 
-        def through(title: str, names: Sequence[str], *, judge: bool) -> list[Result]:
+        def through(title: str, names: Sequence[str], *, judge: bool) -> list[DemoResult]:
             task = progress.add_task(title, total=prompts)
             done: Callable[[], None] = lambda: progress.advance(task)  # noqa: E731
             return _send(client, items, names, preference=preference, judge=judge, done=done)
@@ -98,15 +100,15 @@ def run(
 
 
 def _send(
-    client: Client,
+    client: DemoClient,
     items: Sequence[Item],
     names: Sequence[str],
     *,
     preference: float,
     judge: bool,
     done: Callable[[], None],
-) -> list[Result]:
-    def one(pair: tuple[Item, str]) -> Result:
+) -> list[DemoResult]:
+    def one(pair: tuple[Item, str]) -> DemoResult:
         result = client.ask(*pair, preference=preference, judge=judge)
         done()
         return result
@@ -126,7 +128,7 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _by_model(results: Sequence[Result]) -> Table:
+def _by_model(results: Sequence[DemoResult]) -> Table:
     table = Table("model", "share", "quality", "cost / 1000 requests", "latency p50", title="Where the prompts went")
     for name, count in Counter(result.model for result in results).most_common():
         mine = [result for result in results if result.model == name]
@@ -135,7 +137,7 @@ def _by_model(results: Sequence[Result]) -> Table:
     return table
 
 
-def _against(routed: Sequence[Result], others: dict[str, list[Result]]) -> Table:
+def _against(routed: Sequence[DemoResult], others: dict[str, list[DemoResult]]) -> Table:
     table = Table("", "quality", "cost / 1000 requests", "quality kept", "money saved", title="Against the simple ways")
     reference = next(iter(others.values()))
     best, dearest = np.mean([r.score for r in reference]), sum(r.cost for r in reference)
@@ -146,7 +148,7 @@ def _against(routed: Sequence[Result], others: dict[str, list[Result]]) -> Table
     return table
 
 
-def _learning(routed: Sequence[Result]) -> Table:
+def _learning(routed: Sequence[DemoResult]) -> Table:
     table = Table("", "quality", "cost / 1000 requests", title="Learning")
     window = min(100, len(routed) // 2)
     table.add_row(f"first {window}", _quality(routed[:window]), _cost(routed[:window]))
@@ -154,9 +156,9 @@ def _learning(routed: Sequence[Result]) -> Table:
     return table
 
 
-def _quality(results: Sequence[Result]) -> str:
+def _quality(results: Sequence[DemoResult]) -> str:
     return f"{np.mean([result.score for result in results]):.1%}"
 
 
-def _cost(results: Sequence[Result]) -> str:
+def _cost(results: Sequence[DemoResult]) -> str:
     return f"{np.mean([result.cost for result in results]) * 1000:.6f} USD"

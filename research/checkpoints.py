@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from backends.family.sizes import CONTEXT_TOKENS, SIZES
 from backends.family.tokens import write_tokenizer
-from research.model import Llama
+from research.model import TrainedLlama
 
 
-def save(model: Llama, folder: Path) -> None:
+def save(model: TrainedLlama, folder: Path) -> None:
     """Write a Hugging Face checkpoint in fp16: weights, config, tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": weight.detach().half().cpu().contiguous() for name, weight in model.named_parameters()}
@@ -23,9 +23,9 @@ def save(model: Llama, folder: Path) -> None:
     write_tokenizer(folder, context_tokens=CONTEXT_TOKENS)
 
 
-def load(folder: Path) -> Llama:
+def load(folder: Path) -> TrainedLlama:
     """A checkpoint of the family, by its folder's name."""
-    model = Llama(SIZES[folder.name])
+    model = TrainedLlama(SIZES[folder.name])
     tensors = {
         name.removeprefix("model."): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
     }

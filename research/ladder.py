@@ -75,7 +75,7 @@ def measure(per_cell: int, *, names: Sequence[str], file: Path, widths: Sequence
 
 
 @dataclass(frozen=True)
-class Speed:
+class MeasuredSpeed:
     """Tokens per second of one candidate, one answer at a time."""
 
     name: str
@@ -83,14 +83,16 @@ class Speed:
     decode: float
 
 
-def speeds(names: Sequence[str], *, tokens: int = 200, rounds: int = 5) -> Iterator[Speed]:
+def speeds(names: Sequence[str], *, tokens: int = 200, rounds: int = 5) -> Iterator[MeasuredSpeed]:
     """Median speed of every width, from 200-token prompts and 200-token answers."""
     for name, bits in candidates(names):
         loaded = Loaded(name, STORES[name])
         prompt = ([*encode_chat("How many s's are in processes? " * 8)] * 2)[:tokens]
         read = [_seconds(loaded, prompt, bits=bits, tokens=1) for _ in range(rounds + 1)][1:]
         both = [_seconds(loaded, prompt, bits=bits, tokens=tokens + 1) for _ in range(rounds)]
-        yield Speed(width_name(name, bits), tokens / np.median(read), tokens / (np.median(both) - np.median(read)))
+        yield MeasuredSpeed(
+            width_name(name, bits), tokens / np.median(read), tokens / (np.median(both) - np.median(read))
+        )
 
 
 def _seconds(loaded: Loaded, prompt: list[int], *, bits: int, tokens: int) -> float:

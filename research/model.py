@@ -1,4 +1,4 @@
-"""A Llama-architecture model in plain torch, for training and judging; weights carry Hugging Face's names."""
+"""A TrainedLlama-architecture model in plain torch, for training and judging; weights carry Hugging Face's names."""
 # mypy: allow-subclassing-any
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Layer(nn.Module):
+class TrainedLayer(nn.Module):
     """One decoder layer."""
 
     def __init__(self, size: Size) -> None:
@@ -81,7 +81,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Llama(nn.Module):
+class TrainedLlama(nn.Module):
     """The whole model with tied embeddings; parameters are named as in transformers, without the leading "model."."""
 
     cos: Tensor
@@ -91,7 +91,7 @@ class Llama(nn.Module):
         super().__init__()
         self.size = size
         self.embed_tokens = nn.Embedding(VOCABULARY, size.hidden)
-        self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
+        self.layers = nn.ModuleList(TrainedLayer(size) for _ in range(size.layers))
         self.norm = Norm(size.hidden)
         frequency = 10000.0 ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
         angle = torch.arange(CONTEXT_TOKENS)[:, None] * torch.cat((frequency, frequency))

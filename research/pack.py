@@ -21,13 +21,13 @@ from backends.family.packed import FOLDER
 from backends.family.sizes import PROMPT_WEIGHT, SEED, SIZES
 from research.checkpoints import load
 from research.feed import encoded
-from research.model import Llama
+from research.model import TrainedLlama
 
 CALIBRATION_ITEMS = 600
 FLOOR = 0.01  # of a matrix's mean sensitivity: no weight is free
 
 
-def sensitivities(model: Llama, *, items: int = CALIBRATION_ITEMS) -> dict[str, Tensor]:
+def sensitivities(model: TrainedLlama, *, items: int = CALIBRATION_ITEMS) -> dict[str, Tensor]:
     """Mean squared gradient of an item's answer loss, for every linear weight (N, K), by its checkpoint name."""
     generator = random.Random(SEED + 1)
     matrices = {n: p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n}
@@ -39,7 +39,7 @@ def sensitivities(model: Llama, *, items: int = CALIBRATION_ITEMS) -> dict[str, 
     return {f"model.{name}": total / items + FLOOR * total.mean() / items for name, total in sums.items()}
 
 
-def _answer_loss(model: Llama, generator: random.Random) -> Tensor:
+def _answer_loss(model: TrainedLlama, generator: random.Random) -> Tensor:
     tokens, weights = encoded(generator)
     ids, answered = torch.tensor([tokens]), torch.tensor(weights)[1:] > PROMPT_WEIGHT
     return F.cross_entropy(model(ids[:, :-1])[0, answered], ids[0, 1:][answered], reduction="sum")

@@ -23,7 +23,7 @@ from torch import Tensor
 from backends.family.sizes import BUCKETS, ITEMS_PER_STEP, SEED, SIZES, STEPS, WEIGHT_DECAY
 from research.checkpoints import load, save
 from research.feed import Batch, batches, rows_per_bucket
-from research.model import Llama
+from research.model import TrainedLlama
 
 WARM_UP_STEPS = 200
 
@@ -34,7 +34,9 @@ class Trainee:
     def __init__(self, name: str, *, rows: list[int], device: torch.device, start: Path | None) -> None:
         torch.manual_seed(SEED)
         self.name, self.size = name, SIZES[name]
-        self.model = (load(start / name).train() if start and (start / name).exists() else Llama(self.size)).to(device)
+        self.model = (load(start / name).train() if start and (start / name).exists() else TrainedLlama(self.size)).to(
+            device
+        )
         self.device, self.graph = device, None
         if device.type == "cuda":
             for layer in self.model.layers:
@@ -143,7 +145,7 @@ def train(
     device: torch.device,
     workers: int,
     start: Path | None = None,
-) -> dict[str, Llama]:
+) -> dict[str, TrainedLlama]:
     """Train the named sizes on the same batches, from the checkpoints in `start` if given."""
     torch._dynamo.config.suppress_errors = True  # a machine that cannot compile trains eagerly
     rows = rows_per_bucket(ITEMS_PER_STEP)

@@ -28,7 +28,7 @@ from backends.family.tokens import END, PAD, decode, encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS, Item, grade, sample
 from research import report, scores
 from research.checkpoints import load
-from research.model import Llama
+from research.model import TrainedLlama
 
 WIDTHS = (3, 4, 5, 6, 8)
 
@@ -67,7 +67,7 @@ def _means(values: Tensor, codes: Tensor, fallback: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), fallback)
 
 
-def at_widths(model: Llama) -> dict[int, Llama]:
+def at_widths(model: TrainedLlama) -> dict[int, TrainedLlama]:
     """Copies of the model with its linear layers at each of WIDTHS; 16 is the model itself."""
     models = {bits: copy.deepcopy(model) for bits in WIDTHS}
     for name, weight in model.named_parameters():
@@ -79,7 +79,7 @@ def at_widths(model: Llama) -> dict[int, Llama]:
 
 
 @torch.inference_mode()
-def answers(model: Llama, items: list[Item], *, rows: int = 2048) -> list[str]:
+def answers(model: TrainedLlama, items: list[Item], *, rows: int = 2048) -> list[str]:
     """Greedy answers to the items, `rows` at a time; at most 8 tokens more than the right answer has."""
     order = sorted(range(len(items)), key=lambda i: len(items[i].prompt))
     texts: dict[int, str] = {}
@@ -89,7 +89,7 @@ def answers(model: Llama, items: list[Item], *, rows: int = 2048) -> list[str]:
     return [texts[i] for i in range(len(items))]
 
 
-def _greedy(model: Llama, items: list[Item]) -> list[str]:
+def _greedy(model: TrainedLlama, items: list[Item]) -> list[str]:
     device = model.cos.device
     heads = [encode_chat(item.prompt) for item in items]
     longest, room = max(map(len, heads)), max(len(encode_answer(item.answer)) for item in items) + 8
@@ -111,7 +111,7 @@ def _greedy(model: Llama, items: list[Item]) -> list[str]:
     return [decode(row) for row in torch.stack(written, dim=1).tolist()]
 
 
-def table(models: dict[str, dict[int, Llama]], items: list[Item]) -> dict[str, dict[str, list[float]]]:
+def table(models: dict[str, dict[int, TrainedLlama]], items: list[Item]) -> dict[str, dict[str, list[float]]]:
     """Mean score by candidate ("large@3") and skill, one number per difficulty."""
     result: dict[str, dict[str, list[float]]] = {}
     for name, widths in models.items():
@@ -142,9 +142,9 @@ def drawn(per_cell: int) -> list[Item]:
     return sample(per_cell * len(SKILLS) * len(LEVELS), rng=np.random.default_rng(7), split="test")
 
 
-def packed_at(name: str, bits: int) -> Llama:
+def packed_at(name: str, bits: int) -> TrainedLlama:
     """A packed store's weights at one width."""
-    store, model = Store.open(STORES[name]), Llama(SIZES[name])
+    store, model = Store.open(STORES[name]), TrainedLlama(SIZES[name])
     for weight_name, weight in model.named_parameters():
         layer = f"model.{weight_name.removesuffix('.weight')}"
         kept = store.dequantize(layer, bits) if layer in store.layers else store.tensor(f"model.{weight_name}")
