@@ -8,51 +8,25 @@ import pytest
 
 from tests.house import rules
 
-PROTOCOLS = {
-    "backends/anyprec/engine/responses.py:Telling",
-    "backends/types.py:Reply",
-    "policies/estimators/drift_corrected.py:Fitted",
-    "policies/estimators/online.py:Fitted",
-}
-CONSTRUCTORS = {
-    "router/gateway/deciding.py:Decider",
-    "router/learning/follower.py:Learning",
-    "backends/embedders/openai.py:OpenAIEmbedder",
-}
-TWICE = {
-    *(
-        "Answer",
-        "Asked",
-        "Case",
-        "Entry",
-        "Fitted",
-        "Fixed",
-        "Head",
-        "Interval",
-        "Kept",
-        "Line",
-    ),
-    *(
-        "Load",
-        "Part",
-        "Rejected",
-        "Report",
-        "Run",
-        "Said",
-        "Spending",
-        "Stream",
-        "Tally",
-        "Trace",
-    ),
-    *(
-        "Unsupported",
-        "_Common",
-    ),
-}
-FILES = {
-    "backends/http1.py",
-    "router/stores/sqlite/accounting.py",
-}
+
+def listed(names: str) -> set[str]:
+    return set(names.split())
+
+
+PROTOCOLS = listed("""
+    backends/anyprec/engine/responses.py:Telling policies/estimators/drift_corrected.py:Fitted
+    policies/estimators/online.py:Fitted
+""")
+CONSTRUCTORS = listed("""
+    backends/embedders/openai.py:OpenAIEmbedder router/gateway/deciding.py:Decider
+""")
+TWICE = listed("""
+    Answer Asked Case Entry Fitted Fixed Head Interval Kept Line Load Part Rejected Report Run Said
+    Spending Stream Tally Trace Unsupported _Common
+""")
+FILES = listed("""
+    backends/http1.py router/stores/sqlite/accounting.py
+""")
 PRIVATE: set[str] = set()
 
 KEPT: dict[str, tuple[Callable[[], set[str]], set[str]]] = {
