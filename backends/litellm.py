@@ -17,7 +17,7 @@ import msgspec
 
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, Unsupported
 from backends.http1 import Limits
-from backends.openai import merged_fields, retry_after_s
+from backends.openai import decoded, merged_fields, retry_after_s
 from backends.sse import EventStream
 from backends.types import Reply, Request
 from backends.unsupported import is_unsupported
@@ -104,7 +104,7 @@ class LiteLLMBackend:
         """litellm shares its connections between all backends of the process and closes them at its end."""
 
     def _arguments(self, request: Request, needed: str) -> dict[str, Any]:
-        fields = msgspec.json.decode(msgspec.json.encode(merged_fields(request)))
+        fields = decoded(merged_fields(request), backend=self.name)
         del fields["model"]
         known = {key: fields.pop(key) for key in tuple(fields) if key in _PARAMETERS or key == needed}
         return {

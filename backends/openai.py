@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from math import isnan
 from time import time
+from typing import Any
 
 import msgspec
 
@@ -56,7 +57,7 @@ class OpenAIBackend:
         """Returns when the first event, or the whole of a plain answer, is there. Raises: BackendError."""
         try:
             response = await self._client.request("POST", request.path, body=body_of(request), headers=request.headers)
-        except ValueError as problem:
+        except (ValueError, msgspec.DecodeError) as problem:
             raise Refused(str(problem), backend=self.name, status=400, body=b"") from problem
         try:
             if response.status != 200:
@@ -157,6 +158,16 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         except (ValueError, OverflowError):
             return None
     return None if isnan(wait_s) else min(max(0.0, wait_s), LONGEST_WAIT_S)
+
+
+def decoded(fields: Mapping[str, object], *, backend: str) -> dict[str, Any]:
+    """Fields as Python's values. Raises: Refused for a number that is none here, such as 1e400."""
+    try:
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(fields))
+    except msgspec.DecodeError as problem:
+        body = msgspec.json.encode({"error": {"message": str(problem), "type": "invalid_request_error"}})
+        raise Refused(str(problem), backend=backend, status=400, body=body) from problem
+    return found
 
 
 def _object(value: object) -> dict[str, object]:

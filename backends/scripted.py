@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from backends.errors import Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
+from backends.openai import decoded
 from backends.sse import EventStream
 from backends.types import Reply, Request
 from backends.whole import whole
@@ -85,7 +86,7 @@ class Scripted:
 
     async def send(self, request: Request) -> Reply:
         """Raises: what the line's trouble is over HTTP."""
-        body = {key: msgspec.json.decode(raw) for key, raw in request.fields.items()}
+        body = decoded(request.fields, backend=self.name)
         self.sent.append({**body, "model": request.model, **request.extra})
         line = self._script(request.model, body)
         if line.delay_s:

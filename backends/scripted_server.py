@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,8 @@ class Heard:
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded."""
-        return msgspec.json.decode(self.body)
+        """The body, decoded as engines in Python do: 1e400 is infinite."""
+        return json.loads(self.body)
 
 
 class ScriptedServer:

@@ -71,6 +71,16 @@ def routes(stores: Stores, authentication: Authentication, *, changed: Callable[
 
 
 Note = Callable[..., Awaitable[None]]
+Position = Annotated[str, Query(pattern=r"^(\d{1,18}(-\d{1,18})?)?$")]
+
+
+def _days(since: dt.date | None, until: dt.date | None, today: dt.date) -> tuple[dt.date, dt.date]:
+    """The first and the last day to look at; none of the days to come holds anything. Raises: InvalidRequest."""
+    last = min(until or today, today + dt.timedelta(days=1))
+    first = since or dt.date.fromordinal(max(1, last.toordinal() - 29))
+    if since is not None and until is not None and since > until:
+        raise InvalidRequest(f"since is {since}, after until, {until}", param="since")
+    return first, last
 
 
 def _tenants(router: APIRouter, keys: Registry, note: Note) -> None:
@@ -186,8 +196,7 @@ def _reports(router: APIRouter, stores: Stores) -> None:
         form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     ) -> Response | dict[str, object]:
         """What was settled from one UTC day to another (default: the last 30), summed over what is not in `by`."""
-        last = until or dt.datetime.now(dt.UTC).date()
-        first = since or last - dt.timedelta(days=29)
+        first, last = _days(since, until, dt.datetime.now(dt.UTC).date())
         groups = _groups(by)
         asked = {"tenant": tenant, "team": team, "key": key, "model": model}
         lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())
@@ -197,7 +206,9 @@ def _reports(router: APIRouter, stores: Stores) -> None:
         return {"object": "list", "since": first.isoformat(), "until": last.isoformat(), "data": as_rows(found)}
 
     @router.get("/audit")
-    async def audit(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+    async def audit(
+        after: Position = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100
+    ) -> dict[str, object]:
         """What happened to money and keys, oldest first. `next` is the position to go on after."""
         entries = await stores.audit.read(after=after, limit=limit)
         data = [

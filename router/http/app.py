@@ -6,6 +6,7 @@ opened stops the start.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable
@@ -123,7 +124,11 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
-        await (inference if hot else rest)(scope, receive, send)
+        if hot:
+            await inference(scope, receive, send)
+            return
+        with contextlib.suppress(Exception):  # the handlers have told and logged it; what had begun is cut short
+            await rest(scope, receive, send)
 
     served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
     return Intake(Doors(served), body_limits(server), stopping)

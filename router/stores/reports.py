@@ -81,11 +81,19 @@ def as_rows(lines: Iterable[SpendLine]) -> list[dict[str, object]]:
     return [{**asdict(line), "cost_usd": line.cost_nanousd / NANO_PER_USD} for line in lines]
 
 
+_FORMULAS = frozenset("=+-@\t\r\n")
+
+
 def as_csv(lines: Iterable[SpendLine]) -> str:
     """The same as CSV with a header."""
     out = io.StringIO()
     names = [f.name for f in fields(SpendLine)] + ["cost_usd"]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(as_rows(lines))
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in as_rows(lines))
     return out.getvalue()
+
+
+def _inert(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: names are their owners' to choose."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS else value

@@ -60,7 +60,7 @@ class SqliteAudit:
     async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
         """Entries after a position, oldest first. Raises: StoreUnavailable."""
         sql = "SELECT seq, at_ms, kind, subject, detail FROM audit WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows = cast(list[tuple[int, int, str, str, str]], self._db.read(sql, int(after or 0), limit))
+        rows = cast(list[tuple[int, int, str, str, str]], self._db.read(sql, int(after.partition("-")[0] or 0), limit))
         return [AuditEntry(str(seq), at, kind, subject, json.loads(detail)) for seq, at, kind, subject, detail in rows]
 
 
