@@ -1,0 +1,69 @@
+"""A model that joins while the gateway runs is learned at every refit, and a restart changes no decision."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from router.stores.open import open_stores
+from router.types import DecisionRecord
+from tests.http.conftest import chat, engine, serving, settings_for, until
+
+pytestmark = pytest.mark.anyio
+SCORES = {"small": 0.3, "large": 0.5, "late": 0.95}
+
+
+async def judge(client: httpx.AsyncClient, model: str, count: int, first: int) -> None:
+    for i in range(first, first + count):
+        answer = await client.post("/v1/chat/completions", json=chat(f"question {i}") | {"model": model})
+        judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": SCORES[model]}
+        assert (await client.post("/v1/feedback", json=judged)).json()["recorded"]
+
+
+async def candidates(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
+    """What /v1/route says of a query that nothing is like, by model."""
+    found = (await client.post("/v1/route", json=chat("zyx wvu"))).json()["candidates"]
+    return {each["model"]: each for each in found}
+
+
+async def last_version(folder: Path) -> str:
+    """Of the policy, at the decision logged last."""
+    url = f"sqlite:///{folder}/state/pointsman.db"
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        logged = [entry async for _, entry in stores.log.tail("", follow=False) if isinstance(entry, DecisionRecord)]
+    return logged[-1].version
+
+
+async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(tmp_path: Path) -> None:
+    async with engine(text="one") as small, engine(text="two") as large, engine(text="three") as late:
+        more: dict[str, Any] = {"policy": {"name": "neighbours"}, "preference": 1.0}
+        engines = {"small": small, "large": large}
+        async with serving(tmp_path, settings_for(tmp_path, engines, **more)) as gateway, gateway.client() as client:
+            for model in engines:
+                await judge(client, model, 30, first=0)
+            gateway.rewrite(settings_for(tmp_path, engines | {"late": late}, **more))
+            await until(lambda: has(client, "late"))
+            await judge(client, "late", 140, first=100)
+
+            async def refitted() -> bool:
+                await client.post("/v1/chat/completions", json=chat("anything"))
+                return "+200" in await last_version(tmp_path)
+
+            await until(refitted)
+            known = await candidates(client)
+            assert known["late"]["quality"] > 0.85 > known["large"]["quality"]
+        settings = settings_for(tmp_path, engines | {"late": late}, **more)
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            again = await candidates(client)
+            told = ("quality", "sigma", "cost_usd", "score", "probability")
+            assert [[each[key] for key in told] for each in again.values()] == [
+                [each[key] for key in told] for each in known.values()
+            ]
+
+
+async def has(client: httpx.AsyncClient, name: str) -> bool:
+    return name in await candidates(client)
