@@ -103,8 +103,10 @@ Judgement = Mapping[str, Mapping[str, Value | str]]
 def live_value(answers: Sequence[JudgedAnswer]) -> Judgement:
     """What the live policies earned: the plain mean with its interval."""
     propensities = np.array([answer.record.propensity for answer in answers])
-    measured = {"quality": [a.score for a in answers], "cost_usd": [a.cost for a in answers]}
-    return {name: {"mean": ips(Logged(np.array(v), propensities, propensities))} for name, v in measured.items()}
+    believed = np.array([answer.feedback.reliability for answer in answers])
+    quality = Logged(np.array([a.score for a in answers]), propensities, propensities, believed)
+    cost = Logged(np.array([a.cost for a in answers]), propensities, propensities)
+    return {"quality": {"mean": ips(quality)}, "cost_usd": {"mean": ips(cost)}}
 
 
 def judge_policy(policy: StoredPolicy, entries: Sequence[LogEntry]) -> Judgement:
@@ -125,8 +127,9 @@ def judge_policy(policy: StoredPolicy, entries: Sequence[LogEntry]) -> Judgement
         rewards=np.array([answer.score for answer in answers]),
         propensities=np.array([answer.record.propensity for answer in answers]),
         target=target[np.arange(len(answers)), choices],
+        reliability=np.array([answer.feedback.reliability for answer in answers]),
     )
-    costs = replace(logged, rewards=np.array([answer.cost for answer in answers]))
+    costs = replace(logged, rewards=np.array([answer.cost for answer in answers]), reliability=None)
     return {name: _values(each, target, choices, contexts) for name, each in (("quality", logged), ("cost_usd", costs))}
 
 
@@ -151,7 +154,7 @@ def as_json(judged: Mapping[str, Judgement]) -> dict[str, object]:
 
 def _values(logged: Logged, target: Float, choices: NDArray[np.intp], contexts: Float) -> dict[str, Value | str]:
     try:
-        expected = cross_fitted(choices, contexts, logged.rewards, arms=target.shape[1])
+        expected = cross_fitted(choices, contexts, logged, arms=target.shape[1])
         chosen = expected[np.arange(len(choices)), choices]
         robust = doubly_robust(logged, expected=(target * expected).sum(axis=1), expected_chosen=chosen)
         return {"ips": ips(logged), "snips": snips(logged), "dr": robust}

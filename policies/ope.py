@@ -31,6 +31,7 @@ class Logged:
     rewards: Float  # (N,) any unit; what was observed of the chosen arm
     propensities: Float  # (N,) of the choice under the live policy, in (0, 1]
     target: Float  # (N,) probability that the other policy gives the same choice, in [0, 1]
+    reliability: Float | None = None  # (N,) of the rewards, in (0, 1]; None: one each
 
     def __post_init__(self) -> None:
         if not (len(self.rewards) == len(self.propensities) == len(self.target)):
@@ -40,8 +41,16 @@ class Logged:
 
     @property
     def weights(self) -> Float:
-        """(N,) π(a|x) / p(a|x)."""
-        return self.target / self.propensities
+        """(N,) π(a|x) / p(a|x), by the reliability of each reward over their mean."""
+        ratios = self.target / self.propensities
+        return ratios if self.reliability is None else ratios * self.shares
+
+    @property
+    def shares(self) -> Float:
+        """(N,) what each answer counts, of mean one."""
+        if self.reliability is None:
+            return np.ones(len(self.rewards))
+        return np.asarray(self.reliability / self.reliability.mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +106,34 @@ def doubly_robust(logged: Logged, *, expected: Float, expected_chosen: Float) ->
     the model must not have been fitted on the rewards of the same rows. Raises: TooFewAnswers.
     """
     effective = check_support(logged)
-    return _mean_value(expected + logged.weights * (logged.rewards - expected_chosen), effective)
+    return _mean_value(logged.shares * expected + logged.weights * (logged.rewards - expected_chosen), effective)
 
 
 def cross_fitted(
-    choices: NDArray[np.intp], contexts: Float, rewards: Float, *, arms: int, folds: int = 5, ridge: float = 10.0
+    choices: NDArray[np.intp],
+    contexts: Float,
+    logged: Logged,
+    *,
+    arms: int,
+    folds: int = 5,
+    ridge: float = 10.0,
 ) -> Float:
     """(N, M) rewards expected of every arm by ridge regression on contexts (N, p), each row by a fit without it.
 
     choices (N,) are columns of arms; rows are dealt to folds in turn.
     """
+    rewards, shares = logged.rewards, logged.shares
     expected = np.zeros((len(rewards), arms))
     fold = np.arange(len(rewards)) % folds
     design = np.hstack([np.ones((len(rewards), 1)), contexts])
     for part in range(folds):
         held = fold == part
-        overall = float(rewards[~held].mean())
+        overall = float(np.average(rewards[~held], weights=shares[~held]))
         for arm in range(arms):
             rows = ~held & (choices == arm)
-            gram = design[rows].T @ design[rows] + ridge * np.eye(design.shape[1])
-            expected[held, arm] = overall + design[held] @ np.linalg.solve(
-                gram, design[rows].T @ (rewards[rows] - overall)
-            )
+            weighed = design[rows] * shares[rows][:, None]
+            gram = weighed.T @ design[rows] + ridge * np.eye(design.shape[1])
+            expected[held, arm] = overall + design[held] @ np.linalg.solve(gram, weighed.T @ (rewards[rows] - overall))
     return expected
 
 

@@ -148,6 +148,11 @@ class History(msgspec.Struct, frozen=True):
     features: Float32 | None = None  # (N, f)
     weights: Float | None = None  # (N,), in (0, 1], how reliable the scores of each row are; None: wholly
 
+    @property
+    def reliability(self) -> Float:
+        """(N,) the weights, ones where all scores are wholly reliable."""
+        return np.ones(len(self.scores)) if self.weights is None else self.weights
+
 
 def draw(probabilities: Float, uniform: float) -> int:
     """The index where the running sum of probabilities (n,) passes `uniform` in [0, 1)."""

@@ -99,9 +99,10 @@ class Abilities:
         lines = Posterior(self._directions, self._ridge, principal_directions(history.embeddings, self._directions))
         ones = np.ones((len(history.embeddings), 1))
         phi = np.hstack([ones, history.embeddings @ lines.projection.T]).astype(np.float64)
+        weights = history.reliability
         for column in known:
             seen = ~np.isnan(history.scores[:, column])
-            lines.add_many(history.arms[column].name, phi[seen], history.scores[seen, column], np.ones(seen.sum()))
+            lines.add_many(history.arms[column].name, phi[seen], history.scores[seen, column], weights[seen])
         lines.solve()
         skills = Skills.of(0.5 + phi @ lines.theta[:-1].T, self._rank)
         noise = float(np.clip(lines.noise[:-1].mean(), *NOISE))
@@ -109,7 +110,9 @@ class Abilities:
         fitted = Fitted(lines, tuple(history.arms[c].name for c in known), skills, wide, noise)
         fitted.arms = {arm.name: arm for arm in history.arms}
         at = fitted.coordinates(history.embeddings)
-        fitted.vectors = {history.arms[c].name: _answered(wide, at, history.scores[:, c], noise) for c in known}
+        fitted.vectors = {
+            history.arms[c].name: _answered(wide, at, history.scores[:, c], noise, weights) for c in known
+        }
         fitted.newcomer = population(list(fitted.vectors.values()))
         return self._with_newcomers(fitted, history, at)
 
@@ -118,7 +121,9 @@ class Abilities:
         for column, arm in enumerate(history.arms):
             if arm.name not in fitted.vectors and (~np.isnan(history.scores[:, column])).any():
                 before = fitted.vector(arm, arm.name)
-                fitted.vectors[arm.name] = _answered(before, at, history.scores[:, column], fitted.noise)
+                fitted.vectors[arm.name] = _answered(
+                    before, at, history.scores[:, column], fitted.noise, history.reliability
+                )
         return fitted
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
@@ -134,9 +139,9 @@ class Abilities:
         return self._beside  # type: ignore[return-value]  # every estimator of the package can be stored
 
 
-def _answered(before: Vector, skills: Float, scores: Float, noise: float) -> Vector:
+def _answered(before: Vector, skills: Float, scores: Float, noise: float, weights: Float) -> Vector:
     seen = ~np.isnan(scores)
-    return before.updated(skills[seen], scores[seen], noise=noise)
+    return before.updated(skills[seen], scores[seen], noise=noise, weights=weights[seen])
 
 
 def _as_state(fitted: Fitted) -> dict[str, NDArray[np.generic]]:

@@ -58,21 +58,27 @@ def known_arms(scores: Float, expected: Float, kinds: Float | None = None) -> Kn
     return KnownArms(scores, expected, unbiased, kinds, learn_strengths(scores - unbiased, unbiased, kinds))
 
 
-def fit_newcomer(known: KnownArms, scores: Float, dearness: Float | None = None) -> ColdStartArm:
+def fit_newcomer(
+    known: KnownArms, scores: Float, dearness: Float | None = None, reliability: Float | None = None
+) -> ColdStartArm:
     """What a few labels say of a new arm.
 
-    scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last.
+    scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last;
+    reliability (n,) of the rows' labels, None: one each.
     How good it is altogether is judged by item response, see levels.py; where it is good, by shape(). Then it is
     held down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the
     one overrated is the one chosen.
     """
-    level, variance = new_level(known.scores, known.unbiased, scores, dearness)
-    weights, tilt = shape(known, scores, level=level, variance=variance)
+    reliability = np.ones(len(scores)) if reliability is None else reliability
+    level, variance = new_level(known.scores, known.unbiased, scores, dearness, reliability)
+    weights, tilt = shape(known, scores, level=level, variance=variance, reliability=reliability)
     offset = level - float((known.expected @ weights).mean())
     return ColdStartArm(weights, tilt, offset - min(CAUTION * variance, float(np.sqrt(variance))))
 
 
-def shape(known: KnownArms, scores: Float, *, level: float, variance: float) -> tuple[Float, Float]:
+def shape(
+    known: KnownArms, scores: Float, *, level: float, variance: float, reliability: Float | None = None
+) -> tuple[Float, Float]:
     """((E,) weights of the known arms, (K,) of kinds of query) that say where a new arm is better than elsewhere.
 
     scores (n,) of the new arm, NaN where not labelled; its level with the variance. Before any label the new arm is one
@@ -88,6 +94,7 @@ def shape(known: KnownArms, scores: Float, *, level: float, variance: float) -> 
     overall = np.concatenate([mean @ _apart(arms), [1.0, 0.0], np.zeros(arms), known.kinds.mean(axis=0)])
     usual = float(_coin(mean).mean() / _coin(np.array(level)))
     precise = usual / strengths.variances[rows]
+    precise *= 1.0 if reliability is None else reliability[rows]
     inputs, target = inputs[rows], (scores - base)[rows]
     if len(rows):
         inputs, target = (each - precise @ each / precise.sum() for each in (inputs, target))

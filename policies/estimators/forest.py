@@ -30,20 +30,20 @@ class Forest:
         self._values: Float32 = np.zeros((0, 0), np.float32)  # (nodes, M) what a leaf predicts
         self._packed: Nodes = np.zeros(0, np.int64)  # (nodes,) left above INPUT_BITS of input: one look-up for both
 
-    def fit(self, inputs: Float32, targets: Float) -> None:
-        """inputs (n, p); targets (n, M), NaN where never observed.
+    def fit(self, inputs: Float32, targets: Float, weights: Float | None = None) -> None:
+        """inputs (n, p); targets (n, M), NaN where never observed; weights (n,) of the rows, None: one each.
 
         Trees grow on rows whose gaps are filled; leaves count only what was observed.
         """
         from sklearn.ensemble import ExtraTreesRegressor  # noqa: PLC0415  (a gateway that does not fit does without it)
 
-        means = column_means(targets)
+        means = column_means(targets, weights)
         model = ExtraTreesRegressor(random_state=0, n_jobs=1, **self._growth)
-        self._flatten(model.fit(inputs, _filled(targets, means)))
+        self._flatten(model.fit(inputs, _filled(targets, means), sample_weight=weights))
         sums = np.zeros((self._input.size, targets.shape[1]))
         counts = np.zeros_like(sums)
-        seen = ~np.isnan(targets)
-        values = np.where(seen, targets, 0.0)
+        seen = ~np.isnan(targets) * (np.ones(len(targets)) if weights is None else weights)[:, None]
+        values = np.where(seen > 0.0, targets, 0.0) * seen
         for leaves in self._leaves(inputs).T:
             np.add.at(sums, leaves, values)
             np.add.at(counts, leaves, seen)
@@ -116,12 +116,12 @@ INPUT_MASK = (1 << INPUT_BITS) - 1
 FOREST_STATE = ("roots", "input", "threshold", "left", "values")
 
 
-def column_means(targets: Float) -> Float:
-    """(M,) means of what was observed; the mean over all where a column is empty."""
-    seen = ~np.isnan(targets)
-    counts = seen.sum(axis=0)
-    overall = np.nansum(targets) / max(int(seen.sum()), 1)
-    return np.where(counts > 0, np.nansum(targets, axis=0) / np.maximum(counts, 1), overall)
+def column_means(targets: Float, weights: Float | None = None) -> Float:
+    """(M,) means of what was observed, by weights (n,) of the rows; the mean over all where a column is empty."""
+    seen = ~np.isnan(targets) * (np.ones(len(targets)) if weights is None else weights)[:, None]
+    counts, sums = seen.sum(axis=0), np.nansum(targets * seen, axis=0)
+    overall = sums.sum() / max(float(counts.sum()), 1e-9)
+    return np.asarray(np.where(counts > 0, sums / np.where(counts > 0, counts, 1.0), overall))
 
 
 def _filled(targets: Float, means: Float) -> Float:

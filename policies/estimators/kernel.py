@@ -27,8 +27,9 @@ class KernelRidge:
         self._weights: Float32 = np.zeros((0, 0), np.float32)  # (L, M)
         self._offset: Float = np.zeros(0)  # (M,) prediction where the kernel is zero
 
-    def fit(self, inputs: Float32, targets: Float) -> None:
-        """inputs (n, p); targets (n, M), NaN where never observed."""
+    def fit(self, inputs: Float32, targets: Float, weights: Float | None = None) -> None:
+        """inputs (n, p); targets (n, M), NaN where never observed; weights (n,) of the rows, None: one each."""
+        weights = np.ones(len(inputs)) if weights is None else weights
         landmarks = _landmarks(inputs, self._count)
         squares = (landmarks**2).sum(axis=1)
         slopes = [2.0 * self._width * landmarks.T, -self._width * squares[None], np.ones((1, len(landmarks)))]
@@ -38,7 +39,7 @@ class KernelRidge:
         self._weights = np.zeros((len(landmarks), targets.shape[1]), np.float32)
         self._offset = np.zeros(targets.shape[1])
         for columns, seen in _patterns(targets):
-            self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], columns)
+            self._solve(kernel[seen], between, targets[np.ix_(seen, columns)], weights[seen], columns)
 
     def predict(self, inputs: Float32) -> Float:
         """(m, M) for inputs (m, p)."""
@@ -79,12 +80,13 @@ class KernelRidge:
         near: Float32 = np.matmul(wide, self._slopes, out=out)
         return np.exp(near, out=near)
 
-    def _solve(self, kernel: Float, between: Float, targets: Float, columns: NDArray[np.intp]) -> None:
-        centre, mean = kernel.mean(axis=0), targets.mean(axis=0)
+    def _solve(self, kernel: Float, between: Float, targets: Float, weights: Float, columns: NDArray[np.intp]) -> None:
+        centre, mean = np.average(kernel, axis=0, weights=weights), np.average(targets, axis=0, weights=weights)
         centred = kernel - centre
-        gram = centred.T @ centred + self._penalty * between
+        weighed = centred * weights[:, None]
+        gram = weighed.T @ centred + self._penalty * between
         gram[np.diag_indices_from(gram)] += 1e-6 * max(len(kernel), 1)
-        weights = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True), centred.T @ (targets - mean))
+        weights = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True), weighed.T @ (targets - mean))
         self._weights[:, columns] = weights
         self._offset[columns] = mean - centre @ self._weights[:, columns]
 

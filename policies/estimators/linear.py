@@ -175,12 +175,10 @@ class Linear:
         fresh = Posterior(self._rank, self._ridge, principal_directions(history.embeddings, self._rank))
         ones = np.ones((len(history.embeddings), 1))
         phi = np.hstack([ones, history.embeddings @ fresh.projection.T]).astype(np.float64)
-        age = np.arange(len(phi))[::-1]
+        weights = history.reliability * np.power(self._discount, np.arange(len(phi))[::-1], dtype=np.float64)
         for column, arm in enumerate(history.arms):
             seen = ~np.isnan(history.scores[:, column])
-            fresh.add_many(
-                arm.name, phi[seen], history.scores[seen, column], np.power(self._discount, age[seen], dtype=np.float64)
-            )
+            fresh.add_many(arm.name, phi[seen], history.scores[seen, column], weights[seen])
         fresh.solve()
         self._posterior = fresh
 

@@ -162,13 +162,14 @@ class Means:
 
     def refit(self, history: History) -> None:
         """Start again from history; requests meanwhile see the old sums."""
-        tally = Tally(10)
+        tally, reliability = Tally(10), history.reliability
         for column, arm in enumerate(history.arms):
             scores, costs = history.scores[:, column], history.costs[:, column]
-            seen, paid = scores[~np.isnan(scores)], costs[~np.isnan(costs)]
+            judged = ~np.isnan(scores)
+            seen, weights, paid = scores[judged], reliability[judged], costs[~np.isnan(costs)]
             lengths = history.prompt_tokens[~np.isnan(costs)]
             sums = tally.at(arm.name)
-            sums[: SQUARE + 1] = (len(seen), seen.sum(), (seen**2).sum())
+            sums[: SQUARE + 1] = (weights.sum(), weights @ seen, weights @ seen**2)
             sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
             if arm.completion_price > 0:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price

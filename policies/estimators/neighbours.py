@@ -138,7 +138,8 @@ class NeighbourMeans:
         chosen = sparse.csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
         judged, paid = ~np.isnan(history.scores), ~np.isnan(history.costs)
         score, cost = np.where(judged, history.scores, 0.0), np.where(paid, history.costs, 0.0)
-        table = np.concatenate([judged, score, score * score, paid, cost], axis=1)  # (N, 5M)
+        weights = history.reliability[:, None]
+        table = np.concatenate([judged * weights, score * weights, score * score * weights, paid, cost], axis=1)
         return np.split(np.asarray(chosen @ table, dtype=np.float64), 5, axis=1)
 
     def _strangeness(self, similarity: Float32) -> float:
@@ -174,7 +175,8 @@ class NeighbourMeans:
 
 
 def _summed(near: Neighbours) -> Float:
-    """(5, n, k): whether it was judged, score, score², whether it was paid and USD of each neighbour; 0 where never.
+    """(5, n, k): whether it was judged, score, score², each by its reliability, whether it was paid and USD of each
+    neighbour; 0 where never.
 
     Neighbours along the rows: numpy is quick along the last axis only.
     """
@@ -183,6 +185,8 @@ def _summed(near: Neighbours) -> Float:
     np.equal(scores, scores, out=table[0], casting="unsafe")  # NaN is not itself
     np.fmax(scores, 0.0, out=table[1])
     np.multiply(table[1], table[1], out=table[2])
+    if near.weights is not None:
+        table[:3] *= near.weights
     np.equal(costs, costs, out=table[3], casting="unsafe")
     np.fmax(costs, 0.0, out=table[4])
     return table
@@ -221,20 +225,22 @@ def leave_one_out(history: History, rows: NDArray[np.intp], *, k: int, shrinkage
     similarity = history.embeddings[rows] @ history.embeddings.T  # (S, N)
     similarity[np.arange(len(rows)), rows] = -np.inf
     near = np.argpartition(-similarity, min(k, similarity.shape[1] - 1) - 1, axis=1)[:, :k]
-    quality, sigma = _shrunk_mean(history.scores, near, shrinkage)
-    cost, _ = _shrunk_mean(history.costs, near, shrinkage)
+    quality, sigma = _shrunk_mean(history.scores, near, shrinkage, history.reliability)
+    cost, _ = _shrunk_mean(history.costs, near, shrinkage, np.ones(len(history.costs)))
     return Estimates(quality, sigma, cost)
 
 
-def _shrunk_mean(values: Float, near: NDArray[np.intp], shrinkage: float) -> tuple[Float, Float]:
-    """(mean (S, M), its standard deviation (S, M)) of values (N, M) over rows near (S, k); NaN where never observed."""
-    seen = ~np.isnan(values)
+def _shrunk_mean(values: Float, near: NDArray[np.intp], shrinkage: float, weights: Float) -> tuple[Float, Float]:
+    """(mean (S, M), its standard deviation (S, M)) of values (N, M) with weights (N,) over rows near (S, k); NaN where
+    never observed."""
+    seen = ~np.isnan(values) * weights[:, None]
     counts = seen.sum(axis=0)
-    filled = np.where(seen, values, 0.0)
-    overall = np.where(counts > 0, filled.sum(axis=0) / np.maximum(counts, 1), np.nan)
+    filled = np.where(seen > 0.0, values, 0.0)
+    squared, filled = filled**2 * seen, filled * seen
+    overall = np.where(counts > 0, filled.sum(axis=0) / np.where(counts > 0, counts, 1.0), np.nan)
     weight = seen[near].sum(axis=1)
     total = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
     mean = (filled[near].sum(axis=1) + shrinkage * overall) / total
     mean = np.where(np.isnan(mean), overall, mean)
-    squares = (filled[near] ** 2).sum(axis=1) / np.maximum(weight, 1)
+    squares = squared[near].sum(axis=1) / np.maximum(weight, 1)
     return mean, np.sqrt(np.maximum(squares - mean**2, 0.01) / np.maximum(weight, 1))

@@ -37,16 +37,23 @@ class Population:
     dispersion: float  # variance of a score over that of a coin with the same mean, ≤ 1
 
 
-def new_level(known: Float, expected: Float, scores: Float, dearness: Float | None = None) -> tuple[float, float]:
+def new_level(
+    known: Float,
+    expected: Float,
+    scores: Float,
+    dearness: Float | None = None,
+    reliability: Float | None = None,
+) -> tuple[float, float]:
     """(mean score of a new arm over all n prompts, its variance).
 
     known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them, unbiased;
     scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last,
-    or None where they say nothing.
+    or None where they say nothing; reliability (n,) of the labels, None: one each.
     """
     mean, precision, dispersion = prior_of(known, expected, dearness)
     inputs, rows = described(known, expected), np.flatnonzero(~np.isnan(scores))
-    belief, covariance = _posterior(inputs[rows], scores[rows], mean, precision, dispersion)
+    spread = np.full(len(rows), dispersion) if reliability is None else dispersion / reliability[rows]
+    belief, covariance = _posterior(inputs[rows], scores[rows], mean, precision, spread)
     chance = chance_of(inputs @ belief)
     moves = (inputs * (chance * (1.0 - chance))[:, None]).mean(axis=0)
     return float(chance.mean()), float(moves @ covariance @ moves)
@@ -104,22 +111,22 @@ def _known_arm(known: Float, expected: Float, arm: int) -> tuple[Float, float]:
     vague[:COMMON] = VAGUE[0]
     start = np.zeros(inputs.shape[1])
     start[1:COMMON] = 1.0
-    belief, _ = _posterior(inputs, scores, start, np.diag(vague), 1.0)
+    belief, _ = _posterior(inputs, scores, start, np.diag(vague), np.ones(len(scores)))
     chance = chance_of(inputs @ belief)
     coin = float((chance * (1.0 - chance)).sum())
     dispersion = float(((scores - chance) ** 2).sum()) / max(coin, 1e-9)
     return belief, min(1.0, max(LEAST_DISPERSION, dispersion))
 
 
-def _posterior(inputs: Float, scores: Float, mean: Float, precision: Float, dispersion: float) -> tuple[Float, Float]:
+def _posterior(inputs: Float, scores: Float, mean: Float, precision: Float, dispersion: Float) -> tuple[Float, Float]:
     """(most likely coefficients (p,), their covariance) of a logistic regression with this prior, by Newton's method.
 
-    inputs (n, p); scores (n,) in [0, 1], whose variance is `dispersion` times a coin's.
+    inputs (n, p); scores (n,) in [0, 1], whose variance is `dispersion` (n,) times a coin's.
     """
     belief = mean.copy()
     for _ in range(STEPS):
         chance = chance_of(inputs @ belief)
-        slope = inputs.T @ (scores - chance) / dispersion - precision @ (belief - mean)
+        slope = inputs.T @ ((scores - chance) / dispersion) - precision @ (belief - mean)
         step = np.linalg.solve(_curvature(inputs, chance, precision, dispersion), slope)
         length = float(np.sqrt(step @ step))
         belief = belief + step * min(1.0, LONGEST_STEP / max(length, 1e-12))
@@ -127,7 +134,7 @@ def _posterior(inputs: Float, scores: Float, mean: Float, precision: Float, disp
     return belief, np.asarray(np.linalg.inv(curvature), np.float64)
 
 
-def _curvature(inputs: Float, chance: Float, precision: Float, dispersion: float) -> Float:
+def _curvature(inputs: Float, chance: Float, precision: Float, dispersion: Float) -> Float:
     """(p, p) of the negative log posterior."""
     weights = np.maximum(chance * (1.0 - chance), 1e-4) / dispersion
     return np.asarray((inputs.T * weights) @ inputs + precision)

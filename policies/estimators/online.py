@@ -31,6 +31,7 @@ class Query(msgspec.Struct, frozen=True):
     similarity: Float32  # (k,), cosine, descending; k may be 0
     scores: Float  # (k, n), NaN where never observed
     columns: NDArray[np.intp] | None  # (n,) columns of the fit that scores are of; None: all M in order
+    reliability: Float32 | None = None  # (k,) of the scores; None: one each
 
 
 class Fitted(Protocol):
@@ -153,8 +154,11 @@ class Single:
         near *= near
         near += 1e-3
         near *= len(near) / np.add.reduce(near)
-        total = near @ query.scores
         weight: Float | float = float(len(near))
+        if query.reliability is not None:
+            near *= query.reliability
+            weight = float(np.add.reduce(near))
+        total = near @ query.scores
         if math.isnan(sum(total.tolist())):
             weight, total = seen_sums(near, query.scores)
         if query.columns is not None:

@@ -33,6 +33,7 @@ class Queries:
     prompt_tokens: NDArray[np.int64]  # (m,)
     similarity: Float32  # (m, k), cosine, descending; k may be 0
     neighbour_scores: Float  # (m, k, M), NaN where never observed
+    reliability: Float | None = None  # (m, k) of these scores; None: one each
 
 
 class Stack:
@@ -64,7 +65,8 @@ class Stack:
         new = newcomers(history.scores)
         targets = np.where(new, np.nan, history.scores)
         self.arms = tuple(arm.name for arm in history.arms)
-        self.means = column_means(targets)
+        weights = history.reliability
+        self.means = column_means(targets, weights)
         self.centre, self.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
         rank = min(DIRECTIONS, history.embeddings.shape[1])
         self.directions = principal_directions(history.embeddings, rank)
@@ -72,24 +74,24 @@ class Stack:
         self.usual = float(np.quantile(self._unusual(smooth), 0.99))
         rough = np.concatenate([history.embeddings, features], axis=1)
         kinds = kinds_of(smooth) if new.any() else no_kinds(smooth)
-        by_kernel = _out_of_fold(self.kernel, smooth, np.hstack([targets, kinds.groups]))
+        by_kernel = _out_of_fold(self.kernel, smooth, np.hstack([targets, kinds.groups]), weights)
         members = [
             by_kernel[:, : len(new)],
-            _out_of_fold(self.forest, rough, targets),
+            _out_of_fold(self.forest, rough, targets, weights),
             self._neighbours_of_history(history),
         ]
-        self.weights = stack_weights(members, targets, self.means)
+        self.weights = stack_weights(members, targets, self.means, weights)
         known = self._weigh(members)
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
         here = np.hstack([by_kernel[:, len(new) :], smooth @ kinds.leading.T])
         usual = here.mean(axis=0)
         dearness = np.log(np.maximum(cost.mean(axis=0), 1e-12))
-        tilts = self._relate(known, history.scores, new, dearness, here - usual)
+        tilts = self._relate(known, history, new, dearness, here - usual)
         quality = np.clip(known @ self.kin + self.level + (here - usual) @ tilts, 0.0, 1.0)
-        self.spread = _spread(history.scores - quality)
-        self.kernel.fit(smooth, np.hstack([targets, kinds.groups]))
+        self.spread = _spread(history.scores - quality, weights)
+        self.kernel.fit(smooth, np.hstack([targets, kinds.groups]), weights)
         self._tilt(kinds, tilts, usual)
-        self.forest.fit(rough, targets)
+        self.forest.fit(rough, targets, weights)
         self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
 
@@ -100,7 +102,9 @@ class Stack:
         members = [self.kernel.predict(smooth), self.forest.predict(rough)]
         weights = self.weights
         if queries.similarity.shape[1]:
-            members.append(neighbour_means(queries.similarity, queries.neighbour_scores, self.means))
+            members.append(
+                neighbour_means(queries.similarity, queries.neighbour_scores, self.means, queries.reliability)
+            )
         else:
             weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
         trust = np.minimum(self._trust(queries.similarity), 1.0 - self._strangeness(smooth)[:, None])
@@ -201,7 +205,7 @@ class Stack:
         """(m, M) what newcomers are more than a mixture of the others, by kind of query; 0 on average over history."""
         return np.asarray(np.where(self.new, by_kernel, 0.0) + smooth @ self.slant)
 
-    def _relate(self, known: Float, scores: Float, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
+    def _relate(self, known: Float, history: History, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
         """Every established arm is itself, every newcomer a mixture of these and (K, M) tilts by kind, as returned.
 
         dearness (M,) logs of mean costs; kinds (N, K) of each row.
@@ -210,9 +214,11 @@ class Stack:
         tilts = np.zeros((kinds.shape[1], len(new)))
         if not new.any():
             return tilts
+        scores = history.scores
         others = known_arms(scores[:, ~new], known[:, ~new], kinds)
         for arm in np.flatnonzero(new):
-            found = fit_newcomer(others, scores[:, arm], np.append(dearness[~new], dearness[arm]))
+            costs = np.append(dearness[~new], dearness[arm])
+            found = fit_newcomer(others, scores[:, arm], costs, history.reliability)
             self.kin[~new, arm], tilts[:, arm], self.level[arm] = found
         return tilts
 
@@ -230,7 +236,7 @@ class Stack:
         """
         past, asked = self._smooth_inputs(*history), self._smooth_inputs(*queries)
         found, kernel = kinds_of(past), make_kernel()
-        known = np.hstack([_out_of_fold(kernel, past, found.groups), past @ found.leading.T])
+        known = np.hstack([_out_of_fold(kernel, past, found.groups, np.ones(len(past))), past @ found.leading.T])
         kernel.fit(past, found.groups)
         expected = np.hstack([kernel.predict(asked), asked @ found.leading.T])
         return known - known.mean(axis=0), expected - known.mean(axis=0)
@@ -239,6 +245,7 @@ class Stack:
         """(N, M) what the neighbours of each row say of it, the row itself left out."""
         rows, k = len(history.embeddings), min(k, len(history.embeddings) - 1)
         found, near = np.empty(history.scores.shape), np.empty(rows)
+        reliability = history.reliability
         for start in range(0, rows, 512):
             part = slice(start, min(start + 512, rows))
             similarity = history.embeddings[part] @ history.embeddings.T
@@ -246,7 +253,7 @@ class Stack:
             best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
             close = -np.sort(-np.take_along_axis(similarity, best, axis=1), axis=1)
             order = np.take_along_axis(best, np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1), axis=1)
-            found[part] = neighbour_means(close, history.scores[order], self.means)
+            found[part] = neighbour_means(close, history.scores[order], self.means, reliability[order])
             near[part] = close[:, :NEAREST].mean(axis=1)
         self.familiar = float(np.quantile(near, 0.01))
         return found
@@ -281,15 +288,20 @@ STACK_STATE = (
 )
 
 
-def neighbour_means(similarity: Float32, scores: Float, means: Float, shrinkage: float = SHRINKAGE) -> Float:
-    """(m, M) from similarity (m, k) and scores (m, k, M), NaN where never observed, shrunk to means (M,)."""
+def neighbour_means(similarity: Float32, scores: Float, means: Float, reliability: Float | None = None) -> Float:
+    """(m, M) from similarity (m, k) and scores (m, k, M), NaN where never observed, shrunk to means (M,).
+
+    reliability (m, k) of the scores; None: one each.
+    """
     weights = np.maximum(similarity, 0.0).astype(np.float64) ** 2 + 1e-3
     weights /= weights.mean(axis=1, keepdims=True)
+    if reliability is not None:
+        weights *= reliability
     rows = weights[:, None, :]
     total, weight = rows @ scores, weights.sum(axis=1)[:, None, None]
     if np.isnan(total).any():
         total, weight = rows @ np.fmax(scores, 0.0), rows @ (~np.isnan(scores)).astype(np.float64)
-    return np.asarray((total + shrinkage * means) / (weight + shrinkage))[:, 0]
+    return np.asarray((total + SHRINKAGE * means) / (weight + SHRINKAGE))[:, 0]
 
 
 def make_kernel() -> KernelRidge:
@@ -297,11 +309,11 @@ def make_kernel() -> KernelRidge:
     return KernelRidge(width=1.0, penalty=3.0, landmarks=640)
 
 
-def _spread(residuals: Float) -> Float:
-    """(M,) root mean square of residuals (n, M); the mean of the others where an arm has none."""
-    seen = ~np.isnan(residuals)
-    squares = np.where(seen, residuals, 0.0) ** 2
-    overall = squares.sum() / max(int(seen.sum()), 1)
+def _spread(residuals: Float, weights: Float) -> Float:
+    """(M,) root mean square of residuals (n, M), by weights (n,); the mean of the others where an arm has none."""
+    seen = ~np.isnan(residuals) * weights[:, None]
+    squares = np.where(seen > 0.0, residuals, 0.0) ** 2 * seen
+    overall = squares.sum() / max(float(seen.sum()), 1e-9)
     spread: Float = np.sqrt((squares.sum(axis=0) + overall) / (seen.sum(axis=0) + 1.0))
     return spread
 
@@ -311,21 +323,23 @@ def folds(rows: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(rows) % FOLDS
 
 
-def stack_weights(members: list[Float], targets: Float, means: Float) -> Float:
-    """(members,) ≥ 0, least squares of targets − means on predictions − means over all observed cells, sum ≤ 1."""
+def stack_weights(members: list[Float], targets: Float, means: Float, reliability: Float) -> Float:
+    """(members,) ≥ 0, least squares of targets − means on predictions − means over all observed cells, by reliability
+    (n,) of the rows, sum ≤ 1."""
     seen = ~np.isnan(targets)
     columns = np.stack([(each - means)[seen] for each in members], axis=1)
-    gram = columns.T @ columns
+    weighed = columns * np.broadcast_to(reliability[:, None], targets.shape)[seen][:, None]
+    gram = weighed.T @ columns
     factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) * np.eye(len(gram)) + 1e-12 * np.eye(len(gram)))
-    weights, _ = optimize.nnls(factor.T, np.linalg.solve(factor, columns.T @ (targets - means)[seen]))
+    weights, _ = optimize.nnls(factor.T, np.linalg.solve(factor, weighed.T @ (targets - means)[seen]))
     return np.asarray(weights / max(1.0, float(weights.sum())))
 
 
-def _out_of_fold(member: KernelRidge | Forest, inputs: Float32, targets: Float) -> Float:
+def _out_of_fold(member: KernelRidge | Forest, inputs: Float32, targets: Float, weights: Float) -> Float:
     """(N, M) predictions for every row by a fit that did not see it."""
     parts, expected = folds(len(inputs)), np.zeros(targets.shape)
     for part in range(FOLDS):
         held = parts == part
-        member.fit(inputs[~held], targets[~held])
+        member.fit(inputs[~held], targets[~held], weights[~held])
         expected[held] = member.predict(inputs[held])
     return expected

@@ -148,7 +148,7 @@ def _query(context: RouteContext, at: NDArray[np.intp] | None) -> Query:
     if at is not None and at.min(initial=0) < 0:
         scores, at = scores[:, at >= 0], at[at >= 0]
     lengths = context.prompt_characters, context.prompt_tokens
-    return Query(context.embedding, context.features, *lengths, near.similarity, scores, at)
+    return Query(context.embedding, context.features, *lengths, near.similarity, scores, at, near.weights)
 
 
 def _as_parents(

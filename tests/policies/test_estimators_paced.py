@@ -99,7 +99,7 @@ def test_the_better_member_gets_the_weight() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((400, 3))
     near, far = truth + 0.05 * rng.normal(size=truth.shape), truth + 0.8 * rng.normal(size=truth.shape)
-    weights = stack_weights([near, far], truth, truth.mean(axis=0))
+    weights = stack_weights([near, far], truth, truth.mean(axis=0), np.ones(len(truth)))
     assert weights[0] > 0.8
     assert 0.0 <= weights[1] < 0.2
     assert weights.sum() <= 1.0

@@ -69,7 +69,7 @@ def logs() -> list[Log]:
 
 
 def by_doubly_robust(log: Log) -> Value:
-    expected = cross_fitted(log.choices, log.contexts, log.logged.rewards, arms=ARMS)
+    expected = cross_fitted(log.choices, log.contexts, log.logged, arms=ARMS)
     chosen = expected[np.arange(ROWS), log.choices]
     return doubly_robust(log.logged, expected=(log.target * expected).sum(axis=1), expected_chosen=chosen)
 
