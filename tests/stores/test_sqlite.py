@@ -187,7 +187,7 @@ async def test_where_one_of_a_group_fails_only_that_one_fails(path: Path, clock:
     b = budget(1000)
     async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
         good = [stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock())) for _ in range(5)]
-        bad = stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=2**70))
+        bad = stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock(), id="\ud800"))
         found = await asyncio.gather(*good[:3], bad, *good[3:], return_exceptions=True)
         assert [isinstance(each, Hold) for each in found] == [True] * 3 + [False] + [True] * 2
         assert await spent_and_held(stores, b, clock()) == (0, 50)

@@ -8,16 +8,16 @@ where a decision has a hold already; then nothing of the transaction is true.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from router.errors import Conflict
-from router.stores.limits import DAY_MS, Gauge, PlanCache, Shown, day_of, gauges_of, need_of, shown_of, window_of
+from router.stores.limits import DAY_MS, Gauge, Shown, day_of, gauges_of, shown_of, window_of
 from router.stores.refusals import Refusal
-from router.stores.sqlite.counters import COLUMNS, NO_PARTS, WindowCounter
+from router.stores.sqlite.counters import COLUMNS, WindowCounter
 from router.stores.sqlite.database import ROWS, Database, Work, insertion, parts, places
 from router.types import Offer, Principal, Spend
 
@@ -25,7 +25,6 @@ SWEEP_MS = 50  # how often a transaction looks for leases that have run out
 SWEPT = 500  # ended in one transaction, at most
 EXPIRED_MS = DAY_MS  # how long a lease that ran out is remembered
 NEWEST_MS = 1000  # how often the newest time is written
-PLANS = 4096  # of principals and offers, about a kilobyte each
 
 HOLD = "decision, tenant, team, key, model, amount, tokens, at_ms, expires_ms, sent, counts"
 Key = tuple[str, str]  # scope and meter
@@ -81,77 +80,72 @@ class HeldRow(NamedTuple):
     counts: str
 
     @property
-    def line(self) -> tuple[str, str, str, str]:
+    def who(self) -> tuple[str, str, str, str]:
         """Whose spend it is."""
-        return self.tenant, self.team, self.key, self.model
+        return self[1:5]
 
 
 class Reserve:
-    """Take a hold on the first of these offers that fits."""
+    """Take a hold on the first of these offers that fits. Times in milliseconds."""
 
-    def __init__(self, accounting: Accounting, decision_id: str, principal: Principal, *, lease: LeaseTimes) -> None:
-        self._accounting = accounting
-        self.decision_id, self.principal, self.lease = decision_id, principal, lease
-        self.offers: Sequence[Offer] = ()
+    __slots__ = ("choices", "decision_id", "edition", "longest_ms", "principal", "run", "ttl_ms")
+
+    def __init__(
+        self, accounting: Accounting, decision_id: str, principal: Principal, *, ttl_ms: int, longest_ms: int
+    ) -> None:
+        self.run = accounting.reserve
+        self.decision_id, self.principal, self.ttl_ms, self.longest_ms = decision_id, principal, ttl_ms, longest_ms
+        self.choices: list[tuple[Offer, CountPlan]] = []
         self.edition = 0  # of the keys, once it is done
 
     def __call__(self) -> Taken | Refusal:
         """See Accounting.reserve."""
-        return self._accounting.reserve(self)
-
-
-class LeaseTimes(NamedTuple):
-    """From when to when a hold lasts, in milliseconds, and beyond when it is never renewed."""
-
-    now_ms: int
-    expires_ms: int
-    longest_ms: int
+        return self.run(self)
 
 
 class Taken(NamedTuple):
-    """An offer that fits, and how much of each gauge is used, this request included."""
+    """An offer that fits, how much of each gauge is used, this request included, and until when it is held."""
 
     offer: Offer
     plan: CountPlan
     used: list[int]
-    expires_ms: int
+    now_ms: int
 
 
 class End:
     """End a hold with what it really cost; false where its lease ended before anything was sent."""
 
-    def __init__(self, accounting: Accounting, decision_id: str, spend: Spend, *, now_ms: int) -> None:
-        self._accounting = accounting
-        self.decision_id, self.spend, self.now_ms = decision_id, spend, now_ms
+    __slots__ = ("decision_id", "refused", "run", "spend")
+
+    def __init__(self, accounting: Accounting, decision_id: str, spend: Spend) -> None:
+        self.run = accounting.end
+        self.decision_id, self.spend = decision_id, spend
         self.refused: str | None = None  # why it is charged at its worst case
 
     def __call__(self) -> bool:
         """See Accounting.end."""
-        return self._accounting.end(self)
+        return self.run(self)
 
 
 class Sweep:
-    """End what has run out."""
-
-    def __init__(self, now_ms: int) -> None:
-        self.now_ms = now_ms
+    """End what has run out, as every transaction with money does at its beginning."""
 
     def __call__(self) -> None:
-        """Every transaction does so at its beginning."""
+        """It was done at the beginning."""
 
 
 class Accounting:
-    """A participant of the database's transactions."""
+    """A participant of the database's transactions. All that one does is done at one time, of its own clock."""
 
-    def __init__(self, database: Database, *, audit: Noting) -> None:
-        self._db, self._audit = database, audit
-        self._plans: PlanCache[CountPlan] = PlanCache(plan_of, size=PLANS)
+    def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
+        self._db, self._clock, self._audit = database, clock, audit
         self._swept_ms = 0
         self._forget()
 
     def _forget(self) -> None:
         self._counters: dict[Key, WindowCounter] = {}
         self._scopes: set[str] = set()  # whose counters were read
+        self._ends: dict[str, int] = {}  # when what is counted now stops counting, by meter
         self._ending: dict[str, HeldRow] = {}
         self._new: list[tuple[Any, ...]] = []
         self._lines: dict[Line, list[int]] = {}
@@ -161,72 +155,81 @@ class Accounting:
 
     def begin(self, works: Sequence[Work]) -> None:
         """Read the facts, the holds that end and the counters of all; end what has run out."""
-        ends = [work.decision_id for work in works if isinstance(work, End)]
-        reserves = [work for work in works if isinstance(work, Reserve)]
-        times = [work.now_ms for work in works if isinstance(work, End | Sweep)]
-        times += [work.lease.now_ms for work in reserves]
-        if not times:
+        scopes: set[str] = set()
+        ends, is_money = [], False
+        for work in works:
+            if isinstance(work, Reserve):
+                scopes.update(work.choices[0][1].scopes)
+            elif isinstance(work, End):
+                ends.append(work.decision_id)
+            elif not isinstance(work, Sweep):
+                continue
+            is_money = True
+        if not is_money:
             return
-        execute = self._db.execute
-        facts = dict(execute("SELECT name, value FROM facts").fetchall())
-        self._edition, self._newest_ms = facts["keys"], facts["newest_ms"]
-        self._now_ms = max(*times, self._newest_ms)
+        self._newest_ms, self._edition = self._db.execute("SELECT newest_ms, keys FROM facts").fetchone()
+        self._now_ms = max(self._clock(), self._newest_ms)  # time never runs backwards
         if ends:
-            self._ending = {row.decision: row for row in self._taken_out(f"decision IN ({places(len(ends))})", ends)}
+            for row in self._taken_out(f"decision IN ({places(len(ends))})", ends):
+                self._ending[row.decision] = row
+                scopes.update([scope for scope, _, _ in _counts_in(row.counts)])
         swept = self._due()
-        scopes = {scope for work in reserves for offer in work.offers[:1] for scope in self._plan(work, offer).scopes}
-        for row in (*self._ending.values(), *swept):
+        for row in swept:
             scopes.update([scope for scope, _, _ in _counts_in(row.counts)])
         self._read(scopes)
         for row in swept:
-            self._expire(row, self._now_ms)
+            self._expire(row)
 
     def finish(self) -> None:
         """Write what has changed."""
-        execute = self._db.execute
-        rows = [counter.row for counter in self._counters.values() if counter.changed]
-        for part in parts(rows):
-            execute(_upsert(len(part)), [value for row in part for value in row])
+        rows = [
+            (c.scope, c.meter, c.spent, c.held, c.fresh, c.ends_ms, c.past)
+            for c in self._counters.values()
+            if c.changed
+        ]
+        self._write(_upsert, rows)
         try:
-            for part in parts(self._new):
-                execute(insertion("holds", 12, len(part)), [value for row in part for value in row])
+            self._write(_insert, self._new)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorname == "SQLITE_CONSTRAINT_PRIMARYKEY":
                 raise Conflict(f"Decision {self._new[0][0]} has a hold already.") from error
             raise
-        self._write_lines()
+        if self._lines:
+            self._write_lines()
         if self._now_ms >= self._newest_ms + NEWEST_MS:
-            execute("UPDATE facts SET value = ? WHERE name = 'newest_ms'", (self._now_ms,))
+            self._db.execute("UPDATE facts SET newest_ms = ?", (self._now_ms,))
+
+    def _write(self, sql: Callable[[int], str], rows: Sequence[tuple[Any, ...]]) -> None:
+        for part in parts(rows) if len(rows) > ROWS else (rows,) if rows else ():
+            self._db.execute(sql(len(part)), [value for row in part for value in row])
 
     def _write_lines(self) -> None:
-        more = [(*line, *sums) for line, sums in self._lines.items() if min(sums) >= 0]
-        for part in parts(more):
-            self._db.execute(_add(len(part)), [value for row in part for value in row])
+        more = []
         for line, sums in self._lines.items():
-            if min(sums) < 0:  # a correction of what is there
+            if min(sums) >= 0:
+                more.append((*line, *sums))
+            else:  # a correction of what is there
                 self._db.execute(CORRECT, (*sums, *line))
+        self._write(_add, more)
 
     def ended(self, *, committed: bool) -> None:
         """Nothing is kept."""
         if not committed:
             self._swept_ms = 0
-        self._forget()
+        if self._now_ms:
+            self._forget()
 
     # what requests do
 
     def reserve(self, asked: Reserve) -> Taken | Refusal:
         """Take a hold on the first offer that fits every limit, or say why none does."""
         asked.edition = self._edition
-        lease = asked.lease
-        late = max(0, self._newest_ms - lease.now_ms)  # time never runs backwards
-        lease = LeaseTimes(lease.now_ms + late, lease.expires_ms + late, lease.longest_ms + late)
         refusal: Refusal | None = None
-        for offer in asked.offers:
-            plan = self._plan(asked, offer)
-            used = self._used(plan, offer, lease.now_ms)
+        for offer, plan in asked.choices:
+            used = self._used(plan, offer)
             if isinstance(used, list):
-                self._open(asked, offer, plan, lease)
-                return Taken(offer, plan, used, lease.expires_ms)
+                self._open(asked, offer, plan)
+                return Taken(offer, plan, used, self._now_ms)
             if refusal is None or used.wait_ms < refusal.wait_ms:
                 refusal = used
         if refusal is None:
@@ -235,90 +238,110 @@ class Accounting:
 
     def end(self, asked: End) -> bool:
         """False, and nothing is charged, where the lease ended before anything was sent."""
-        now_ms = max(asked.now_ms, self._newest_ms)
         row = self._ending.pop(asked.decision_id, None)
-        if row is not None:
-            if asked.refused is not None:
-                self._note("settlement.refused", now_ms, row, charged=asked.spend.cost, reason=asked.refused)
-            self._close(row, asked.spend, now_ms)
-            return True
-        return self._end_late(asked, now_ms)
+        if row is None:
+            return self._end_late(asked)
+        if asked.refused is not None:
+            self._note("settlement.refused", row, charged=asked.spend.cost, reason=asked.refused)
+        self._close(row, asked.spend)
+        return True
 
     # taking a hold
 
-    def _plan(self, asked: Reserve, offer: Offer) -> CountPlan:
-        return self._plans.of(asked.principal, offer)
+    def _used(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
+        """How much of each gauge would be used with this offer, or the gauge that stands in its way longest.
 
-    def _used(self, plan: CountPlan, offer: Offer, now_ms: int) -> list[int] | Refusal:
-        """How much of each gauge would be used with this offer, or the gauge that stands in its way longest."""
+        Long and flat, as `_open` and `_close` are: on six gauges, calls would cost more than what they do.
+        """
         used, refusal = [], None
+        worst, tokens = offer.worst, offer.tokens
+        counters = self._counters
         for gauge, key in zip(plan.gauges, plan.keys, strict=True):
-            counter = self._counter(key, now_ms)
-            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
-            before = counter.spent + counter.held
-            used.append(before + need)
-            if before + need > gauge.limit and gauge.hard:
-                wait_ms = counter.wait_ms(gauge, need, now_ms)
+            counter = counters.get(key) or self._counter(key)
+            kind = gauge.kind
+            need = worst if kind == "budget" else tokens if kind == "tokens" else 1
+            after = counter.spent + counter.held + need
+            used.append(after)
+            if after > gauge.limit and gauge.hard:
+                wait_ms = counter.wait_ms(gauge, need, self._now_ms)
                 if refusal is None or wait_ms > refusal.wait_ms:
-                    refusal = Refusal(gauge, before, need, wait_ms)
+                    refusal = Refusal(gauge, after - need, need, wait_ms)
         return refusal or used
 
-    def _open(self, asked: Reserve, offer: Offer, plan: CountPlan, lease: LeaseTimes) -> None:
+    def _open(self, asked: Reserve, offer: Offer, plan: CountPlan) -> None:
+        worst, tokens, now_ms = offer.worst, offer.tokens, self._now_ms
         for key in plan.counted:
             counter = self._counters[key]
-            kind = counter.window.kind
-            if kind == "budget":
-                counter.hold(offer.worst)
-            elif kind == "concurrent":
-                counter.hold(1)
+            meter = key[1]
+            if meter == "concurrent":
+                counter.held += 1
+            elif meter == "requests":
+                counter.count(1)
+            elif meter == "tokens":
+                counter.count(tokens)
             else:
-                counter.count(lease.now_ms, offer.tokens if kind == "tokens" else 1)
-        who = asked.principal
-        row = (asked.decision_id, who.tenant, who.team or "", who.key_id, offer.model, offer.worst, offer.tokens)
-        self._new.append((*row, *lease, 0, plan.counts))
+                counter.held += worst
+            counter.changed = True
+        who, expires_ms = asked.principal, now_ms + asked.ttl_ms
+        row = (
+            asked.decision_id,
+            who.tenant,
+            who.team or "",
+            who.key_id,
+            offer.model,
+            worst,
+            tokens,
+            now_ms,
+            expires_ms,
+        )
+        self._new.append((*row, max(expires_ms, now_ms + asked.longest_ms), 0, plan.counts))
 
     # ending one
 
-    def _close(self, row: HeldRow, spend: Spend, now_ms: int) -> None:
+    def _close(self, row: HeldRow, spend: Spend) -> None:
         """Give back what was held, and charge what it cost."""
-        cost = spend.cost
+        cost, outcome, counters = spend.cost, spend.outcome, self._counters
         for scope, meter, soft in _counts_in(row.counts):
-            counter = self._counter((scope, meter), now_ms)
-            kind = counter.window.kind
-            if kind == "budget":
-                counter.hold(-row.amount)
-                self._charge(counter, cost, now_ms, soft=soft, decision=row.decision)
-            elif kind == "concurrent":
-                counter.hold(-1)
-            elif spend.outcome == "released":
-                counter.count(row.at_ms, -row.tokens if kind == "tokens" else -1)
-            elif kind == "tokens" and spend.outcome == "settled":
-                counter.count(row.at_ms, spend.prompt_tokens + spend.completion_tokens - row.tokens)
-        if spend.outcome != "released":
-            self._add(row, now_ms, (1, spend.prompt_tokens, spend.completion_tokens, cost))
+            counter = counters.get((scope, meter)) or self._counter((scope, meter))
+            counter.changed = True
+            if meter == "concurrent":
+                counter.held = max(0, counter.held - 1)
+            elif meter == "requests":
+                if outcome == "released":
+                    counter.correct(window_of(meter).ends_ms(row.at_ms), -1)
+            elif meter == "tokens":
+                if outcome != "expired":
+                    used = spend.prompt_tokens + spend.completion_tokens
+                    counter.correct(window_of(meter).ends_ms(row.at_ms), used - row.tokens)
+            else:
+                counter.held = max(0, counter.held - row.amount)
+                if cost:
+                    self._charge(counter, cost, soft=soft, row=row)
+        if outcome != "released":
+            self._add(row, self._now_ms, (1, spend.prompt_tokens, spend.completion_tokens, cost))
         if cost > row.amount:
             reason = "the answer cost more than its worst case"
-            self._note("hold.over", now_ms, row, charged=cost, reason=reason)
+            self._note("hold.over", row, charged=cost, reason=reason)
 
-    def _charge(self, counter: WindowCounter, cost: int, at_ms: int, *, soft: int, decision: str) -> None:
+    def _charge(self, counter: WindowCounter, cost: int, *, soft: int, row: HeldRow) -> None:
         """Add to a budget, and note which part of a soft limit was just crossed."""
-        if not cost:
-            return
         before = counter.spent
-        counter.count(at_ms, cost)
-        for percent in crossed(before, counter.spent, soft) if soft and cost > 0 else ():
-            detail = {"budget": f"{counter.scope}#{counter.meter}", "spent": counter.spent, "limit": soft}
-            self._audit.append(at_ms, f"budget.{percent}%", decision, detail)
+        counted = counter.count(cost)
+        detail: dict[str, object] = {"budget": f"{counter.scope}#{counter.meter}", "spent": counter.spent}
+        if counted < cost:
+            self._note("counter.full", row, cost=cost, counted=counted, **detail)
+        for percent in crossed(before, counter.spent, soft) if soft else ():
+            self._audit.append(self._now_ms, f"budget.{percent}%", row.decision, {**detail, "limit": soft})
 
-    def _add(self, row: HeldRow, at_ms: int, amounts: Iterable[int]) -> None:
+    def _add(self, row: HeldRow, at_ms: int, amounts: tuple[int, int, int, int]) -> None:
         """Requests, prompt tokens, completion tokens and cost, to the spend of a day."""
-        line = (day_of(at_ms), *row.line)
-        known = self._lines.get(line, (0, 0, 0, 0))
-        self._lines[line] = [a + b for a, b in zip(known, amounts, strict=True)]
+        line = (day_of(at_ms), *row.who)
+        known = self._lines.get(line)
+        self._lines[line] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
 
-    def _note(self, kind: str, at_ms: int, row: HeldRow, **detail: object) -> None:
+    def _note(self, kind: str, row: HeldRow, **detail: object) -> None:
         who = {"tenant": row.tenant, "key": row.key, "model": row.model, "held": row.amount}
-        self._audit.append(at_ms, kind, row.decision, {**who, **detail})
+        self._audit.append(self._now_ms, kind, row.decision, {**who, **detail})
 
     # leases that ran out
 
@@ -338,19 +361,20 @@ class Accounting:
 
     def _taken_out(self, where: str, values: Sequence[object]) -> list[HeldRow]:
         sql = f"DELETE FROM holds WHERE {where} RETURNING {HOLD}"
-        return [HeldRow(*row) for row in self._db.execute(sql, values).fetchall()]
+        return [HeldRow._make(row) for row in self._db.execute(sql, values).fetchall()]
 
-    def _expire(self, row: HeldRow, now_ms: int) -> None:
+    def _expire(self, row: HeldRow) -> None:
         """The worst case is charged if bytes may have been sent, nothing otherwise."""
+        now_ms = self._now_ms
         cost, outcome = (row.amount, "expired") if row.sent else (0, "released")
-        self._close(row, Spend(cost, 0, 0, outcome), now_ms)  # type: ignore[arg-type]
-        values = (row.decision, *row.line, row.amount, cost, now_ms, row.sent, row.counts)
+        self._close(row, Spend(cost, 0, 0, outcome))  # type: ignore[arg-type]
+        values = (row.decision, *row.who, row.amount, cost, now_ms, row.sent, row.counts)
         self._db.execute(f"INSERT OR REPLACE INTO expired VALUES ({places(len(values))})", values)
         self._db.execute("DELETE FROM expired WHERE ended_ms <= ?", (now_ms - EXPIRED_MS,))
         overdue = now_ms - row.expires_ms
-        self._note(f"hold.{outcome}", now_ms, row, charged=cost, reason="the lease ran out", overdue_ms=overdue)
+        self._note(f"hold.{outcome}", row, charged=cost, reason="the lease ran out", overdue_ms=overdue)
 
-    def _end_late(self, asked: End, now_ms: int) -> bool:
+    def _end_late(self, asked: End) -> bool:
         """A lease that ran out with something sent: the charge becomes the real one."""
         spend = asked.spend
         sql = (
@@ -367,33 +391,40 @@ class Accounting:
         delta = spend.cost - charged
         for scope, meter, soft in _counts_in(row.counts):
             if window_of(meter).kind == "budget":
-                counter = self._counter((scope, meter), now_ms)
-                at_ms = row.at_ms if delta < 0 else now_ms  # where the end of the lease was charged
-                self._charge(counter, delta, at_ms, soft=soft, decision=row.decision)
+                counter = self._counter((scope, meter))
+                if delta > 0:
+                    self._charge(counter, delta, soft=soft, row=row)
+                else:
+                    counter.correct(window_of(meter).ends_ms(row.at_ms), delta)
         requests = -1 if spend.outcome == "released" else 0
         self._add(row, row.at_ms, (requests, spend.prompt_tokens, spend.completion_tokens, delta))
-        self._note("hold.late", now_ms, row, charged=spend.cost, was_charged=charged)
+        self._note("hold.late", row, charged=spend.cost, was_charged=charged)
         return True
 
     # counters
 
-    def _counter(self, key: Key, now_ms: int) -> WindowCounter:
+    def _counter(self, key: Key) -> WindowCounter:
         """The counter as of now; new at first sight."""
+        if key not in self._counters and key[0] not in self._scopes:
+            self._read({key[0]})
         counter = self._counters.get(key)
         if counter is None:
-            if key[0] not in self._scopes:
-                self._read({key[0]})
-                return self._counter(key, now_ms)
-            counter = self._counters[key] = WindowCounter((*key, 0, 0, 0, 0, NO_PARTS))
-        counter.roll(now_ms)
+            counter = self._counters[key] = WindowCounter(*key, ends_ms=window_of(key[1]).ends_ms(self._now_ms))
         return counter
 
     def _read(self, scopes: set[str]) -> None:
-        """All counters of these."""
+        """All counters of these, as of now."""
         self._scopes |= scopes
+        ends, counters, now_ms = self._ends, self._counters, self._now_ms
         for part in parts(list(scopes)):
             for row in self._db.execute(_select(len(part)), part).fetchall():
-                self._counters[row[0], row[1]] = WindowCounter(row)
+                counter = counters[row[0], row[1]] = WindowCounter(*row)
+                meter = counter.meter
+                ends_ms = ends.get(meter)
+                if ends_ms is None:
+                    ends_ms = ends[meter] = window_of(meter).ends_ms(now_ms)
+                if ends_ms > counter.ends_ms:
+                    counter.roll(now_ms, ends_ms)
 
 
 def crossed(before: int, after: int, limit: int) -> Iterator[int]:
@@ -405,12 +436,17 @@ def crossed(before: int, after: int, limit: int) -> Iterator[int]:
 
 def read_counters(read: Callable[..., list[Any]], scopes: Sequence[str]) -> dict[Key, WindowCounter]:
     """All counters of these scopes as they are stored, in one moment."""
-    return {(row[0], row[1]): WindowCounter(row) for row in read(_select(len(scopes)), *scopes)}
+    return {(row[0], row[1]): WindowCounter(*row) for row in read(_select(len(scopes)), *scopes)}
 
 
 @lru_cache(maxsize=ROWS)
 def _select(count: int) -> str:
     return f"SELECT {COLUMNS} FROM counters WHERE scope IN ({places(count)})"
+
+
+@lru_cache(maxsize=ROWS)
+def _insert(count: int) -> str:
+    return insertion("holds", 12, count)
 
 
 @lru_cache(maxsize=ROWS)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from router.stores.limits import Gauge, window_of
+from router.stores.limits import Gauge
 from router.stores.sqlite.schema import TOP
 
 Parts = list[tuple[int, int]]  # when it stops counting, in milliseconds, and how much it is; ascending
-Row = tuple[str, str, int, int, int, int, str]
 
 COLUMNS = "scope, meter, spent, held, fresh, ends_ms, past"
 NO_PARTS = "[]"
@@ -23,57 +22,46 @@ _encode = msgspec.json.Encoder().encode
 class WindowCounter:
     """Spent within a window and held beyond it. `fresh` of `spent` counts until `ends_ms`, `past` until earlier."""
 
-    __slots__ = ("changed", "ends_ms", "fresh", "held", "meter", "past", "scope", "spent", "window")
+    __slots__ = ("changed", "ends_ms", "fresh", "held", "meter", "past", "scope", "spent")
 
-    def __init__(self, row: Row) -> None:
-        self.scope, self.meter, self.spent, self.held, self.fresh, self.ends_ms, self.past = row
-        self.window = window_of(self.meter)
+    def __init__(  # a row of the table
+        self, scope: str, meter: str, spent: int = 0, held: int = 0, fresh: int = 0, ends_ms: int = 0, past: str = "[]"
+    ) -> None:
+        self.scope, self.meter, self.spent, self.held = scope, meter, spent, held
+        self.fresh, self.ends_ms, self.past = fresh, ends_ms, past
         self.changed = False
 
-    @property
-    def row(self) -> Row:
-        """As the table keeps it."""
-        return self.scope, self.meter, self.spent, self.held, self.fresh, self.ends_ms, self.past
-
-    def roll(self, now_ms: int) -> None:
-        """Forget what has stopped counting; from now on something later counts in a part of its own."""
-        ends_ms = self.window.ends_ms(now_ms)
-        if ends_ms <= self.ends_ms:
-            return
+    def roll(self, now_ms: int, ends_ms: int) -> None:
+        """Forget what has stopped counting; from now on things count until `ends_ms`, in a part of their own."""
         if self.spent:
             parts = [part for part in self._parts() if part[0] > now_ms and part[1]]
             self.spent = sum([amount for _, amount in parts])
             self.past, self.fresh = _text(parts), 0
         self.ends_ms = ends_ms
-        self.changed = True
 
-    def hold(self, amount: int) -> None:
-        """Hold so much more, or less."""
-        self.held = min(max(0, self.held + amount), TOP)
+    def count(self, amount: int) -> int:
+        """So much more was spent now, or as much as fits; how much that was."""
+        amount = min(amount, TOP - self.spent)
+        self.fresh += amount
+        self.spent += amount
         self.changed = True
+        return amount
 
-    def count(self, at_ms: int, amount: int) -> None:
-        """So much more was spent at this moment, or less; what has stopped counting stays as it is."""
-        ends_ms = self.window.ends_ms(at_ms)
+    def correct(self, ends_ms: int, amount: int) -> None:
+        """What counts until then was so much more, or less; what has stopped counting stays as it is."""
+        amount = min(amount, TOP - self.spent)
         if ends_ms == self.ends_ms:
-            added = min(max(-self.fresh, amount), TOP - self.spent)
-            self.fresh += added
+            amount = max(amount, -self.fresh)
+            self.fresh += amount
         else:
-            added = self._correct(ends_ms, amount)
-        self.spent += added
+            parts = dict(self._parts()[:-1])
+            if ends_ms not in parts:
+                return
+            amount = max(amount, -parts[ends_ms])
+            parts[ends_ms] += amount
+            self.past = _text(sorted(parts.items()))
+        self.spent += amount
         self.changed = True
-
-    def _correct(self, ends_ms: int, amount: int) -> int:
-        """Add to an older part; how much was added."""
-        window = self.window
-        if not self.ends_ms - (window.keep + 1) * window.width_ms < ends_ms < self.ends_ms:
-            return 0
-        parts = dict(self._parts()[:-1])
-        known = parts.get(ends_ms, 0)
-        added = min(max(-known, amount), TOP - self.spent)
-        parts[ends_ms] = known + added
-        self.past = _text(sorted(parts.items()))
-        return added
 
     def _parts(self) -> Parts:
         """All of them, the newest last."""

@@ -19,16 +19,28 @@ import msgspec
 from router.errors import StoreUnavailable
 from router.stores.bounds import check_offers, why_refused, worst_case
 from router.stores.keys import Guard, keep_if_good
-from router.stores.limits import DAY_MS, day_of, of_budget
+from router.stores.limits import DAY_MS, PlanCache, day_of, of_budget, window_of
 from router.stores.refusals import Answer, Refusal, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
-from router.stores.sqlite.accounting import Accounting, End, LeaseTimes, Noting, Reserve, Sweep, Taken, read_counters
-from router.stores.sqlite.counters import NO_PARTS, WindowCounter
+from router.stores.sqlite.accounting import (
+    Accounting,
+    CountPlan,
+    End,
+    Noting,
+    Reserve,
+    Sweep,
+    Taken,
+    plan_of,
+    read_counters,
+)
+from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import BAD_VALUE, Database
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")
 TICK_S = 0.5  # how often leases are renewed and expired
+PLANS = 4096  # of principals and offers, about a kilobyte each
+SWEEPS = 20  # at most, one after another
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
 NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 
@@ -51,7 +63,8 @@ class SqliteLedger:
         self._db, self._clock = database, clock
         self.guard: Guard | None = None
         self.refused: Counter[str] = Counter()  # settlements charged at their worst case, by where they were refused
-        self._accounting = Accounting(database, audit=audit)
+        self._accounting = Accounting(database, clock=clock, audit=audit)
+        self._plans: PlanCache[CountPlan] = PlanCache(plan_of, size=PLANS)
         self._mine: dict[str, HoldRecord] = {}  # holds this process keeps alive
         self._unsettled: list[tuple[HoldRecord, Spend]] = []
         self._ticker: asyncio.Task[None] | None = None
@@ -86,9 +99,10 @@ class SqliteLedger:
                 found = others_found
         if isinstance(found, Refusal):
             raise refuse(found)
-        offer, plan, used, expires_ms = found
-        longest_ms = max(expires_ms, reservation.now_ms + reservation.longest_ms)
-        record = HoldRecord(reservation.decision_id, offer.worst, reservation.ttl_ms, expires_ms, longest_ms)
+        offer, plan, used, now_ms = found
+        ttl_ms, expires_ms = reservation.ttl_ms, now_ms + reservation.ttl_ms
+        longest_ms = max(expires_ms, now_ms + reservation.longest_ms)
+        record = HoldRecord(reservation.decision_id, offer.worst, ttl_ms, expires_ms, longest_ms)
         self._mine[reservation.decision_id] = record
         answer = Answer(reservation.decision_id, offer.model, offer.worst, expires_ms, plan.gauges, plan.shown, used)
         hold = hold_of(answer, record)
@@ -98,10 +112,9 @@ class SqliteLedger:
 
     async def _reserve(self, r: Reservation, offers: Sequence[Offer]) -> Taken | Refusal:
         check_offers(offers)
-        expires_ms = r.now_ms + r.ttl_ms
-        lease = LeaseTimes(r.now_ms, expires_ms, max(expires_ms, r.now_ms + r.longest_ms))
-        asked = Reserve(self._accounting, r.decision_id, r.principal, lease=lease)
-        asked.offers = offers
+        who = r.principal
+        asked = Reserve(self._accounting, r.decision_id, who, ttl_ms=r.ttl_ms, longest_ms=r.longest_ms)
+        asked.choices = [(offer, self._plans.of(who, offer)) for offer in offers]
         try:
             found = await self._db.transact(asked)
         except asyncio.CancelledError:  # the client has gone: give back what may have been taken
@@ -134,7 +147,7 @@ class SqliteLedger:
         if (why := why_refused(spend)) is not None:
             return await self._end_refused(record, why, where="usage")
         try:
-            return await self._db.transact(End(self._accounting, record.decision_id, spend, now_ms=self._clock()))
+            return await self._db.transact(End(self._accounting, record.decision_id, spend))
         except BAD_VALUE as error:
             return await self._end_refused(record, str(error), where="sqlite")
 
@@ -145,7 +158,7 @@ class SqliteLedger:
             why,
             record.amount,
         )
-        asked = End(self._accounting, record.decision_id, worst_case(record.amount), now_ms=self._clock())
+        asked = End(self._accounting, record.decision_id, worst_case(record.amount))
         asked.refused = why
         in_time = await self._db.transact(asked)
         self.refused[where] += 1
@@ -154,14 +167,15 @@ class SqliteLedger:
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
         """What is left of each budget. Raises: StoreUnavailable."""
         if self._is_due(now_ms):
-            await self._db.transact(Sweep(now_ms))
+            await self._db.transact(Sweep())
         gauges = [of_budget(budget) for budget in budgets]
         counters = read_counters(self._db.read, list({gauge.scope for gauge in gauges})) if gauges else {}
         found = []
         for budget, gauge in zip(budgets, gauges, strict=True):
             key = gauge.scope, gauge.meter
-            counter = counters.get(key) or WindowCounter((*key, 0, 0, 0, 0, NO_PARTS))
-            counter.roll(now_ms)
+            counter = counters.get(key) or WindowCounter(*key)
+            if (ends_ms := window_of(gauge.meter).ends_ms(now_ms)) > counter.ends_ms:
+                counter.roll(now_ms, ends_ms)
             reset = counter.wait_ms(gauge, max(1, budget.limit - counter.spent - counter.held + 1), now_ms)
             found.append(Balance(budget, NanoUsd(counter.spent), NanoUsd(counter.held), reset))
         return found
@@ -187,17 +201,19 @@ class SqliteLedger:
         renewed = self._renewals(now_ms)
         if renewed:
             await self._db.transact(lambda: self._renew(renewed))
-        while self._is_due(now_ms):
-            await self._db.transact(Sweep(now_ms))
+        for _ in range(SWEEPS):
+            if not self._is_due(now_ms):
+                break
+            await self._db.transact(Sweep())
         if self._day != (day := day_of(now_ms)):
             oldest, self._day = day_of(now_ms - SPEND_DAYS * DAY_MS), day
             await self._db.transact(lambda: self._db.execute("DELETE FROM spend WHERE day < ?", (oldest,)))
         if self.guard is not None:
-            self.guard.heard(self._db.read("SELECT value FROM facts WHERE name = 'keys'")[0][0])
+            self.guard.heard(self._db.read("SELECT keys FROM facts")[0][0])
 
     def keys_changed(self) -> None:
         """To be called in the transaction that changes a key: every gateway learns of it with its next hold."""
-        self._db.execute("UPDATE facts SET value = value + 1 WHERE name = 'keys'")
+        self._db.execute("UPDATE facts SET keys = keys + 1")
 
     def _is_due(self, now_ms: int) -> bool:
         return bool(self._db.read("SELECT 1 FROM holds WHERE expires_ms <= ? LIMIT 1", now_ms))
