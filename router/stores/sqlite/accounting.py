@@ -28,10 +28,11 @@ NEWEST_MS = 1000  # how often the newest time is written
 
 HOLD = "decision, tenant, team, key, model, amount, tokens, at_ms, expires_ms, sent, counts"
 Key = tuple[str, str]  # scope and meter
+Counts = tuple[tuple[int, int], ...]  # counters and their soft limits, 0 where there is none
 Line = tuple[str, str, str, str, str]  # day, tenant, team, key and model
 
 _encode = msgspec.json.Encoder().encode
-_counts_in = msgspec.json.Decoder(tuple[tuple[str, str, int], ...]).decode
+_counts_in = msgspec.json.Decoder(Counts).decode
 
 
 class Noting(Protocol):
@@ -41,15 +42,16 @@ class Noting(Protocol):
         """Append."""
 
 
-class CountPlan(msgspec.Struct, frozen=True, gc=False):
+class CountPlan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it counts."""
 
     gauges: tuple[Gauge, ...]
     shown: Shown
     keys: tuple[Key, ...]  # of each gauge
-    counted: tuple[Key, ...]  # the same, each once
+    soft: dict[Key, int]  # each of them once, with its soft limit or 0
     scopes: tuple[str, ...]
-    counts: str  # the same as the table keeps it, with the soft limit of each or 0
+    ids: tuple[int, ...] | None = None  # of each gauge's counter, once they are in the table; they never change
+    counts: str = ""  # the same as the table of holds keeps it
 
 
 def plan_of(principal: Principal, offer: Offer) -> CountPlan:
@@ -60,8 +62,7 @@ def plan_of(principal: Principal, offer: Offer) -> CountPlan:
     for key, gauge in zip(keys, gauges, strict=True):
         if not gauge.hard:
             soft[key] = gauge.limit
-    counts = _encode([(*key, limit) for key, limit in soft.items()]).decode()
-    return CountPlan(gauges, shown_of(gauges), keys, tuple(soft), tuple({scope: None for scope, _ in keys}), counts)
+    return CountPlan(gauges, shown_of(gauges), keys, soft, tuple({scope: None for scope, _ in keys}))
 
 
 class HeldRow(NamedTuple):
@@ -143,23 +144,30 @@ class Accounting:
         self._forget()
 
     def _forget(self) -> None:
-        self._counters: dict[Key, WindowCounter] = {}
+        self._counters: dict[int, WindowCounter] = {}
+        self._ids: dict[Key, int] = {}  # of counters that were looked for by name
+        self._new_id = 0  # of the next counter that is not in the table yet
         self._scopes: set[str] = set()  # whose counters were read
         self._ends: dict[str, int] = {}  # when what is counted now stops counting, by meter
-        self._ending: dict[str, HeldRow] = {}
+        self._ending: dict[str, tuple[HeldRow, Counts]] = {}
         self._new: list[tuple[Any, ...]] = []
-        self._lines: dict[Line, list[int]] = {}
+        self._lines: dict[Line, tuple[int, ...]] = {}
         self._edition = self._newest_ms = self._now_ms = 0
 
     # the course of a transaction
 
     def begin(self, works: Sequence[Work]) -> None:
         """Read the facts, the holds that end and the counters of all; end what has run out."""
+        ids: set[int] = set()
         scopes: set[str] = set()
         ends, is_money = [], False
         for work in works:
             if isinstance(work, Reserve):
-                scopes.update(work.choices[0][1].scopes)
+                plan = work.choices[0][1]
+                if plan.ids is None:
+                    scopes.update(plan.scopes)
+                else:
+                    ids.update(plan.ids)
             elif isinstance(work, End):
                 ends.append(work.decision_id)
             elif not isinstance(work, Sweep):
@@ -170,20 +178,21 @@ class Accounting:
         self._newest_ms, self._edition = self._db.execute("SELECT newest_ms, keys FROM facts").fetchone()
         self._now_ms = max(self._clock(), self._newest_ms)  # time never runs backwards
         if ends:
-            for row in self._taken_out(f"decision IN ({places(len(ends))})", ends):
-                self._ending[row.decision] = row
-                scopes.update([scope for scope, _, _ in _counts_in(row.counts)])
+            self._ending = {row.decision: (row, counts) for row, counts in self._taken_out(_ending(len(ends)), ends)}
+            for _, counts in self._ending.values():
+                ids.update([each for each, _ in counts])
         swept = self._due()
-        for row in swept:
-            scopes.update([scope for scope, _, _ in _counts_in(row.counts)])
-        self._read(scopes)
-        for row in swept:
-            self._expire(row)
+        for _, counts in swept:
+            ids.update([each for each, _ in counts])
+        self._read(_by_id, ids)
+        self._read_scopes(scopes)
+        for row, counts in swept:
+            self._expire(row, counts)
 
     def finish(self) -> None:
         """Write what has changed."""
         rows = [
-            (c.scope, c.meter, c.spent, c.held, c.fresh, c.ends_ms, c.past)
+            (c.id, c.scope, c.meter, c.spent, c.held, c.fresh, c.ends_ms, c.past)
             for c in self._counters.values()
             if c.changed
         ]
@@ -238,12 +247,13 @@ class Accounting:
 
     def end(self, asked: End) -> bool:
         """False, and nothing is charged, where the lease ended before anything was sent."""
-        row = self._ending.pop(asked.decision_id, None)
-        if row is None:
+        found = self._ending.pop(asked.decision_id, None)
+        if found is None:
             return self._end_late(asked)
+        row, counts = found
         if asked.refused is not None:
             self._note("settlement.refused", row, charged=asked.spend.cost, reason=asked.refused)
-        self._close(row, asked.spend)
+        self._close(row, counts, asked.spend)
         return True
 
     # taking a hold
@@ -254,10 +264,9 @@ class Accounting:
         Long and flat, as `_open` and `_close` are: on six gauges, calls would cost more than what they do.
         """
         used, refusal = [], None
-        worst, tokens = offer.worst, offer.tokens
-        counters = self._counters
-        for gauge, key in zip(plan.gauges, plan.keys, strict=True):
-            counter = counters.get(key) or self._counter(key)
+        worst, tokens, counters = offer.worst, offer.tokens, self._counters
+        for gauge, each in zip(plan.gauges, self._ids_of(plan), strict=True):
+            counter = counters.get(each) or self._counter(each)
             kind = gauge.kind
             need = worst if kind == "budget" else tokens if kind == "tokens" else 1
             after = counter.spent + counter.held + need
@@ -269,10 +278,12 @@ class Accounting:
         return refusal or used
 
     def _open(self, asked: Reserve, offer: Offer, plan: CountPlan) -> None:
-        worst, tokens, now_ms = offer.worst, offer.tokens, self._now_ms
-        for key in plan.counted:
-            counter = self._counters[key]
-            meter = key[1]
+        worst, tokens, now_ms, counters = offer.worst, offer.tokens, self._now_ms, self._counters
+        ids = self._ids_of(plan)
+        for each in ids if len(plan.soft) == len(ids) else dict.fromkeys(ids):
+            counter = counters[each]
+            meter = counter.meter
+            counter.changed = True
             if meter == "concurrent":
                 counter.held += 1
             elif meter == "requests":
@@ -281,7 +292,6 @@ class Accounting:
                 counter.count(tokens)
             else:
                 counter.held += worst
-            counter.changed = True
         who, expires_ms = asked.principal, now_ms + asked.ttl_ms
         row = (
             asked.decision_id,
@@ -294,15 +304,16 @@ class Accounting:
             now_ms,
             expires_ms,
         )
-        self._new.append((*row, max(expires_ms, now_ms + asked.longest_ms), 0, plan.counts))
+        self._new.append((*row, max(expires_ms, now_ms + asked.longest_ms), 0, plan.counts or _counts(plan, ids)))
 
     # ending one
 
-    def _close(self, row: HeldRow, spend: Spend) -> None:
+    def _close(self, row: HeldRow, counts: Counts, spend: Spend) -> None:
         """Give back what was held, and charge what it cost."""
         cost, outcome, counters = spend.cost, spend.outcome, self._counters
-        for scope, meter, soft in _counts_in(row.counts):
-            counter = counters.get((scope, meter)) or self._counter((scope, meter))
+        for each, soft in counts:
+            counter = counters[each]
+            meter = counter.meter
             counter.changed = True
             if meter == "concurrent":
                 counter.held = max(0, counter.held - 1)
@@ -320,24 +331,23 @@ class Accounting:
         if outcome != "released":
             self._add(row, self._now_ms, (1, spend.prompt_tokens, spend.completion_tokens, cost))
         if cost > row.amount:
-            reason = "the answer cost more than its worst case"
-            self._note("hold.over", row, charged=cost, reason=reason)
+            self._note("hold.over", row, charged=cost, reason="the answer cost more than its worst case")
 
     def _charge(self, counter: WindowCounter, cost: int, *, soft: int, row: HeldRow) -> None:
-        """Add to a budget, and note which part of a soft limit was just crossed."""
-        before = counter.spent
-        counted = counter.count(cost)
-        detail: dict[str, object] = {"budget": f"{counter.scope}#{counter.meter}", "spent": counter.spent}
+        """Add to a budget; note what did not fit, and which part of a soft limit was just crossed."""
+        before, counted = counter.spent, counter.count(cost)
         if counted < cost:
-            self._note("counter.full", row, cost=cost, counted=counted, **detail)
-        for percent in crossed(before, counter.spent, soft) if soft else ():
-            self._audit.append(self._now_ms, f"budget.{percent}%", row.decision, {**detail, "limit": soft})
+            self._note("counter.full", row, cost=cost, counted=counted, budget=f"{counter.scope}#{counter.meter}")
+        if soft:
+            for percent in crossed(before, counter.spent, soft):
+                detail = {"budget": f"{counter.scope}#{counter.meter}", "spent": counter.spent, "limit": soft}
+                self._audit.append(self._now_ms, f"budget.{percent}%", row.decision, detail)
 
-    def _add(self, row: HeldRow, at_ms: int, amounts: tuple[int, int, int, int]) -> None:
+    def _add(self, row: HeldRow, at_ms: int, sums: tuple[int, ...]) -> None:
         """Requests, prompt tokens, completion tokens and cost, to the spend of a day."""
         line = (day_of(at_ms), *row.who)
         known = self._lines.get(line)
-        self._lines[line] = list(amounts) if known is None else [a + b for a, b in zip(known, amounts, strict=True)]
+        self._lines[line] = sums if known is None else tuple([a + b for a, b in zip(known, sums, strict=True)])
 
     def _note(self, kind: str, row: HeldRow, **detail: object) -> None:
         who = {"tenant": row.tenant, "key": row.key, "model": row.model, "held": row.amount}
@@ -345,7 +355,7 @@ class Accounting:
 
     # leases that ran out
 
-    def _due(self) -> list[HeldRow]:
+    def _due(self) -> list[tuple[HeldRow, Counts]]:
         """Holds whose lease has run out, taken out of the table; looked for every SWEEP_MS."""
         now_ms = self._now_ms
         if 0 <= now_ms - self._swept_ms < SWEEP_MS:
@@ -354,20 +364,16 @@ class Accounting:
         if self._db.execute("SELECT 1 FROM holds WHERE expires_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
             return []
         self._swept_ms = 0  # there may be more
-        return self._taken_out(
-            f"decision IN (SELECT decision FROM holds WHERE expires_ms <= ? ORDER BY expires_ms LIMIT {SWEPT})",
-            (now_ms,),
-        )
+        return self._taken_out(EXPIRING, (now_ms,))
 
-    def _taken_out(self, where: str, values: Sequence[object]) -> list[HeldRow]:
-        sql = f"DELETE FROM holds WHERE {where} RETURNING {HOLD}"
-        return [HeldRow._make(row) for row in self._db.execute(sql, values).fetchall()]
+    def _taken_out(self, sql: str, values: Sequence[object]) -> list[tuple[HeldRow, Counts]]:
+        return [(HeldRow._make(row), _counts_in(row[-1])) for row in self._db.execute(sql, values).fetchall()]
 
-    def _expire(self, row: HeldRow) -> None:
+    def _expire(self, row: HeldRow, counts: Counts) -> None:
         """The worst case is charged if bytes may have been sent, nothing otherwise."""
         now_ms = self._now_ms
         cost, outcome = (row.amount, "expired") if row.sent else (0, "released")
-        self._close(row, Spend(cost, 0, 0, outcome))  # type: ignore[arg-type]
+        self._close(row, counts, Spend(cost, 0, 0, outcome))  # type: ignore[arg-type]
         values = (row.decision, *row.who, row.amount, cost, now_ms, row.sent, row.counts)
         self._db.execute(f"INSERT OR REPLACE INTO expired VALUES ({places(len(values))})", values)
         self._db.execute("DELETE FROM expired WHERE ended_ms <= ?", (now_ms - EXPIRED_MS,))
@@ -389,13 +395,16 @@ class Accounting:
             return spend.outcome == "released"
         self._db.execute("DELETE FROM expired WHERE decision = ?", (row.decision,))
         delta = spend.cost - charged
-        for scope, meter, soft in _counts_in(row.counts):
-            if window_of(meter).kind == "budget":
-                counter = self._counter((scope, meter))
-                if delta > 0:
-                    self._charge(counter, delta, soft=soft, row=row)
-                else:
-                    counter.correct(window_of(meter).ends_ms(row.at_ms), delta)
+        counts = _counts_in(row.counts)
+        self._read(_by_id, {each for each, _ in counts} - self._counters.keys())
+        for counter, soft in [(self._counters[each], soft) for each, soft in counts]:
+            window = window_of(counter.meter)
+            if window.kind != "budget":
+                continue
+            if delta > 0:
+                self._charge(counter, delta, soft=soft, row=row)
+            else:
+                counter.correct(window.ends_ms(row.at_ms), delta)
         requests = -1 if spend.outcome == "released" else 0
         self._add(row, row.at_ms, (requests, spend.prompt_tokens, spend.completion_tokens, delta))
         self._note("hold.late", row, charged=spend.cost, was_charged=charged)
@@ -403,28 +412,55 @@ class Accounting:
 
     # counters
 
-    def _counter(self, key: Key) -> WindowCounter:
-        """The counter as of now; new at first sight."""
-        if key not in self._counters and key[0] not in self._scopes:
-            self._read({key[0]})
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = WindowCounter(*key, ends_ms=window_of(key[1]).ends_ms(self._now_ms))
-        return counter
+    def _ids_of(self, plan: CountPlan) -> tuple[int, ...]:
+        """Its counters; new ones at first sight."""
+        if plan.ids is not None:
+            return plan.ids
+        self._read_scopes(set(plan.scopes) - self._scopes)
+        known = self._ids
+        if not self._new_id and known.keys() >= plan.soft.keys():  # all are in the table
+            plan.ids = tuple([known[key] for key in plan.keys])
+            plan.counts = _counts(plan, plan.ids)
+            return plan.ids
+        return tuple([known.get(key) or self._made(key) for key in plan.keys])
 
-    def _read(self, scopes: set[str]) -> None:
-        """All counters of these, as of now."""
+    def _made(self, key: Key) -> int:
+        """A counter that is not in the table yet."""
+        self._new_id = self._new_id or self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM counters").fetchone()[0]
+        counter = WindowCounter(self._new_id, *key, ends_ms=window_of(key[1]).ends_ms(self._now_ms), changed=True)
+        self._new_id += 1
+        self._counters[counter.id], self._ids[key] = counter, counter.id
+        return counter.id
+
+    def _counter(self, each: int) -> WindowCounter:
+        if each not in self._counters:
+            self._read(_by_id, {each})
+        return self._counters[each]
+
+    def _read_scopes(self, scopes: set[str]) -> None:
+        if not scopes:
+            return
         self._scopes |= scopes
+        self._read(_by_scope, scopes)
+        self._ids = {(counter.scope, counter.meter): each for each, counter in self._counters.items()}
+
+    def _read(self, sql: Callable[[int], str], which: set[int] | set[str]) -> None:
+        """These counters as of now."""
         ends, counters, now_ms = self._ends, self._counters, self._now_ms
-        for part in parts(list(scopes)):
-            for row in self._db.execute(_select(len(part)), part).fetchall():
-                counter = counters[row[0], row[1]] = WindowCounter(*row)
-                meter = counter.meter
-                ends_ms = ends.get(meter)
+        for part in parts(list(which)):
+            for row in self._db.execute(sql(len(part)), part).fetchall():
+                counter = WindowCounter(*row)
+                ends_ms = ends.get(counter.meter)
                 if ends_ms is None:
-                    ends_ms = ends[meter] = window_of(meter).ends_ms(now_ms)
+                    ends_ms = ends[counter.meter] = window_of(counter.meter).ends_ms(now_ms)
                 if ends_ms > counter.ends_ms:
                     counter.roll(now_ms, ends_ms)
+                counters.setdefault(counter.id, counter)
+
+
+def _counts(plan: CountPlan, ids: tuple[int, ...]) -> str:
+    soft = {each: plan.soft[key] for each, key in zip(ids, plan.keys, strict=True)}
+    return _encode(list(soft.items())).decode()
 
 
 def crossed(before: int, after: int, limit: int) -> Iterator[int]:
@@ -436,12 +472,28 @@ def crossed(before: int, after: int, limit: int) -> Iterator[int]:
 
 def read_counters(read: Callable[..., list[Any]], scopes: Sequence[str]) -> dict[Key, WindowCounter]:
     """All counters of these scopes as they are stored, in one moment."""
-    return {(row[0], row[1]): WindowCounter(*row) for row in read(_select(len(scopes)), *scopes)}
+    return {(row[1], row[2]): WindowCounter(*row) for row in read(_by_scope(len(scopes)), *scopes)}
+
+
+EXPIRING = (
+    "DELETE FROM holds WHERE decision IN"
+    f" (SELECT decision FROM holds WHERE expires_ms <= ? ORDER BY expires_ms LIMIT {SWEPT}) RETURNING {HOLD}"
+)
 
 
 @lru_cache(maxsize=ROWS)
-def _select(count: int) -> str:
+def _ending(count: int) -> str:
+    return f"DELETE FROM holds WHERE decision IN ({places(count)}) RETURNING {HOLD}"
+
+
+@lru_cache(maxsize=ROWS)
+def _by_scope(count: int) -> str:
     return f"SELECT {COLUMNS} FROM counters WHERE scope IN ({places(count)})"
+
+
+@lru_cache(maxsize=ROWS)
+def _by_id(count: int) -> str:
+    return f"SELECT {COLUMNS} FROM (VALUES {', '.join(['(?)'] * count)}) CROSS JOIN counters ON id = column1"
 
 
 @lru_cache(maxsize=ROWS)
@@ -452,8 +504,8 @@ def _insert(count: int) -> str:
 @lru_cache(maxsize=ROWS)
 def _upsert(count: int) -> str:
     names = COLUMNS.split(", ")
-    changed = ", ".join(f"{name} = excluded.{name}" for name in names[2:])
-    return f"{insertion('counters', len(names), count)} ON CONFLICT DO UPDATE SET {changed}"
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names[3:])
+    return f"{insertion('counters', len(names), count)} ON CONFLICT (id) DO UPDATE SET {changed}"
 
 
 SUMS = ("requests", "prompt_tokens", "completion_tokens", "cost")

@@ -12,24 +12,25 @@ from router.stores.sqlite.schema import TOP
 
 Parts = list[tuple[int, int]]  # when it stops counting, in milliseconds, and how much it is; ascending
 
-COLUMNS = "scope, meter, spent, held, fresh, ends_ms, past"
+COLUMNS = "id, scope, meter, spent, held, fresh, ends_ms, past"
 NO_PARTS = "[]"
 
 _decode = msgspec.json.Decoder(Parts).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class WindowCounter:
+class WindowCounter(msgspec.Struct, gc=False):
     """Spent within a window and held beyond it. `fresh` of `spent` counts until `ends_ms`, `past` until earlier."""
 
-    __slots__ = ("changed", "ends_ms", "fresh", "held", "meter", "past", "scope", "spent")
-
-    def __init__(  # a row of the table
-        self, scope: str, meter: str, spent: int = 0, held: int = 0, fresh: int = 0, ends_ms: int = 0, past: str = "[]"
-    ) -> None:
-        self.scope, self.meter, self.spent, self.held = scope, meter, spent, held
-        self.fresh, self.ends_ms, self.past = fresh, ends_ms, past
-        self.changed = False
+    id: int
+    scope: str
+    meter: str
+    spent: int = 0
+    held: int = 0
+    fresh: int = 0
+    ends_ms: int = 0
+    past: str = NO_PARTS
+    changed: bool = False
 
     def roll(self, now_ms: int, ends_ms: int) -> None:
         """Forget what has stopped counting; from now on things count until `ends_ms`, in a part of their own."""

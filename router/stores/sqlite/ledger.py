@@ -173,7 +173,7 @@ class SqliteLedger:
         found = []
         for budget, gauge in zip(budgets, gauges, strict=True):
             key = gauge.scope, gauge.meter
-            counter = counters.get(key) or WindowCounter(*key)
+            counter = counters.get(key) or WindowCounter(0, *key)
             if (ends_ms := window_of(gauge.meter).ends_ms(now_ms)) > counter.ends_ms:
                 counter.roll(now_ms, ends_ms)
             reset = counter.wait_ms(gauge, max(1, budget.limit - counter.spent - counter.held + 1), now_ms)

@@ -26,14 +26,14 @@ SCHEMA = f"""
 -- spent: what counts now or has counted until lately, in all; fresh: the newest part of it, until ends_ms;
 -- past: older parts, as a list of [when it stops counting, amount].
 CREATE TABLE counters (
-    scope TEXT NOT NULL, meter TEXT NOT NULL, {_amounts("spent", "held")},
+    id INTEGER PRIMARY KEY, scope TEXT NOT NULL, meter TEXT NOT NULL, {_amounts("spent", "held")},
     fresh INTEGER NOT NULL CHECK (fresh BETWEEN 0 AND spent), {_amounts("ends_ms")}, past TEXT NOT NULL DEFAULT '[]',
-    PRIMARY KEY (scope, meter)) WITHOUT ROWID, STRICT;
+    UNIQUE (scope, meter)) STRICT;
 -- The same as of now.
 CREATE VIEW balances AS SELECT scope, meter,
     fresh * (ends_ms > unixepoch() * 1000) + (SELECT ifnull(sum(part.value ->> 1), 0) FROM json_each(past) AS part
         WHERE part.value ->> 0 > unixepoch() * 1000) AS spent, held FROM counters;
--- Requests under way. counts: a list of [scope, meter, soft limit or 0].
+-- Requests under way. counts: a list of [counter, soft limit or 0].
 CREATE TABLE holds (
     decision TEXT PRIMARY KEY, {_WHO}, {_amounts("amount", "tokens", "at_ms", "expires_ms", "longest_ms")},
     sent INTEGER NOT NULL CHECK (sent IN (0, 1)), counts TEXT NOT NULL) WITHOUT ROWID, STRICT;
