@@ -78,7 +78,7 @@ async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> Asyn
         await ledger.open()
         try:
             conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
-            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations)
+            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations, ledger.refused)
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file

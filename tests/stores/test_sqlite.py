@@ -143,6 +143,23 @@ async def test_no_table_takes_an_amount_below_zero_or_beyond_all_bounds(path: Pa
             file.execute(change)
 
 
+async def test_an_operator_resets_a_budget_by_removing_its_counter(path: Path, clock: Clock) -> None:
+    """While gateways run, and a hold of before ends afterwards."""
+    who, other = principal(budget(100)), principal(budget(100, scope="tenant:bolt"), tenant="bolt")
+    async with replicas(f"sqlite:///{path}", clock) as gateways:
+        for gateway in gateways:
+            await buy(gateway, who, 40, now_ms=clock())
+        held = await gateways[0].ledger.reserve(reservation(who, offer(20), now_ms=clock()))
+        with shell(path) as file:
+            file.execute("DELETE FROM counters")
+        await buy(gateways[1], other, 7, now_ms=clock())
+        for gateway in gateways:
+            await buy(gateway, who, 30, now_ms=clock())
+        await gateways[0].ledger.settle(held, spend(20))
+        assert await spent_and_held(gateways[0], budget(100), clock()) == (60, 0)
+        assert await spent_and_held(gateways[0], budget(100, scope="tenant:bolt"), clock()) == (7, 0)
+
+
 @pytest.mark.parametrize("table", ["journal", "entry", "account"])
 async def test_a_file_of_another_form_stops_the_start_in_one_sentence(path: Path, clock: Clock, table: str) -> None:
     with shell(path) as file:

@@ -7,6 +7,7 @@ where a decision has a hold already; then nothing of the transaction is true.
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -140,7 +141,7 @@ class Accounting:
 
     def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
         self._db, self._clock, self._audit = database, clock, audit
-        self._swept_ms = 0
+        self._swept_ms = self._newest_ms = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -152,7 +153,7 @@ class Accounting:
         self._ending: dict[str, tuple[HeldRow, Counts]] = {}
         self._new: list[tuple[Any, ...]] = []
         self._lines: dict[Line, tuple[int, ...]] = {}
-        self._edition = self._newest_ms = self._now_ms = 0
+        self._edition = self._now_ms = 0
 
     # the course of a transaction
 
@@ -160,9 +161,10 @@ class Accounting:
         """Read the facts, the holds that end and the counters of all; end what has run out."""
         ids: set[int] = set()
         scopes: set[str] = set()
-        ends, is_money = [], False
+        ends, is_money, reserves = [], False, False
         for work in works:
             if isinstance(work, Reserve):
+                reserves = True
                 plan = work.choices[0][1]
                 if plan.ids is None:
                     scopes.update(plan.scopes)
@@ -175,7 +177,8 @@ class Accounting:
             is_money = True
         if not is_money:
             return
-        self._newest_ms, self._edition = self._db.execute("SELECT newest_ms, keys FROM facts").fetchone()
+        if reserves or not self._newest_ms:
+            self._newest_ms, self._edition = self._db.execute("SELECT newest_ms, keys FROM facts").fetchone()
         self._now_ms = max(self._clock(), self._newest_ms)  # time never runs backwards
         if ends:
             self._ending = {row.decision: (row, counts) for row, counts in self._taken_out(_ending(len(ends)), ends)}
@@ -259,7 +262,15 @@ class Accounting:
     # taking a hold
 
     def _used(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
-        """How much of each gauge would be used with this offer, or the gauge that stands in its way longest.
+        """How much of each gauge would be used with this offer, or the gauge that stands in its way longest."""
+        try:
+            return self._weighed(plan, offer)
+        except KeyError:  # somebody has removed a counter from the table
+            plan.ids = None
+            return self._weighed(plan, offer)
+
+    def _weighed(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
+        """As `_used`, while the counters of the plan are there.
 
         Long and flat, as `_open` and `_close` are: on six gauges, calls would cost more than what they do.
         """
@@ -312,7 +323,9 @@ class Accounting:
         """Give back what was held, and charge what it cost."""
         cost, outcome, counters = spend.cost, spend.outcome, self._counters
         for each, soft in counts:
-            counter = counters[each]
+            counter = counters.get(each)
+            if counter is None:  # somebody has removed it from the table
+                continue
             meter = counter.meter
             counter.changed = True
             if meter == "concurrent":
@@ -397,7 +410,7 @@ class Accounting:
         delta = spend.cost - charged
         counts = _counts_in(row.counts)
         self._read(_by_id, {each for each, _ in counts} - self._counters.keys())
-        for counter, soft in [(self._counters[each], soft) for each, soft in counts]:
+        for counter, soft in [(self._counters[each], soft) for each, soft in counts if each in self._counters]:
             window = window_of(counter.meter)
             if window.kind != "budget":
                 continue
@@ -425,8 +438,10 @@ class Accounting:
         return tuple([known.get(key) or self._made(key) for key in plan.keys])
 
     def _made(self, key: Key) -> int:
-        """A counter that is not in the table yet."""
-        self._new_id = self._new_id or self._db.execute("SELECT ifnull(max(id), 0) + 1 FROM counters").fetchone()[0]
+        """A counter that is not in the table yet, and whose number never was."""
+        if not self._new_id:
+            newest = self._db.execute("SELECT ifnull(max(id), 0) FROM counters").fetchone()[0]
+            self._new_id = max(newest + 1, (self._now_ms << 12) + random.randrange(1 << 12))
         counter = WindowCounter(self._new_id, *key, ends_ms=window_of(key[1]).ends_ms(self._now_ms), changed=True)
         self._new_id += 1
         self._counters[counter.id], self._ids[key] = counter, counter.id
