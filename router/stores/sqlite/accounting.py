@@ -266,7 +266,7 @@ class Accounting:
         try:
             return self._weighed(plan, offer)
         except KeyError:  # somebody has removed a counter from the table
-            plan.ids = None
+            plan.ids, plan.counts = None, ""
             return self._weighed(plan, offer)
 
     def _weighed(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
