@@ -19,10 +19,10 @@ for i = 7, #ARGV, 4 do
 end
 if not agrees(skew) then return {-3, skew} end
 local _, this = life(now)
-if redis.call('EXISTS', P .. ':hold:' .. id) == 1 then return {-2} end
 if now < this.opens then return {-1, this.opens - now} end
 
 if #redis.call('ZRANGEBYSCORE', P .. ':leases', '-inf', int(now), 'LIMIT', 0, 1) > 0 then sweep(now, this) end
+if redis.call('EXISTS', P .. ':hold:' .. id) == 1 then return {-2} end
 
 -- Milliseconds until `need` fits if nothing else comes.
 local function wait(c, g, need)
