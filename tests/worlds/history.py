@@ -39,7 +39,7 @@ ROLLING, DAILY = (
     budget(300, scope="tenant:a", period_s=60),
     budget(900, scope="tenant:a", calendar="day", period_s=86_400),
 )
-SOFT, MONTHLY = budget(200, scope="tenant:b", period_s=60, hard=False), budget(800, scope="key:b", calendar="month")
+SOFT, MONTHLY = budget(200, scope="tenant:b", period_s=60, hard=False), budget(330, scope="key:b", calendar="month")
 TIGHTER = budget(240, scope="tenant:b", period_s=60)
 LARGE_ONLY = budget(150, scope="key:c|model:large", period_s=60)
 CAPACITY = budget(400, scope="model:large", period_s=60)
