@@ -14,7 +14,6 @@ import time
 import numpy as np
 from msgspec.structs import replace
 
-from policies.batch import choose_batch
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stack import Queries
@@ -92,7 +91,7 @@ def neighbours_batch(rng: np.random.Generator, history: History) -> tuple[float,
     tokens = rng.integers(10, 500, BATCH)
     start = time.perf_counter(), time.process_time()
     found = estimator.estimate_batch(history, near, similarity, tokens=tokens, max_completion_tokens=512)
-    choose_batch(found, np.array(100.0))
+    np.argmax(found.quality - 100.0 * found.cost, axis=1)
     return BATCH / (time.perf_counter() - start[0]), BATCH / (time.process_time() - start[1])
 
 
@@ -106,7 +105,8 @@ def paced_batch(rng: np.random.Generator, history: History) -> tuple[float, floa
     scores = history.scores[rng.integers(0, ROWS, (PAIRED, NEIGHBOURS))]
     queries = Queries(history.embeddings[rows], surface(features, 4 * tokens, tokens), tokens, similarity, scores)
     start = time.perf_counter(), time.process_time()
-    choose_batch(blend.estimate_batch(queries), np.array(100.0))
+    found = blend.estimate_batch(queries)
+    np.argmax(found.quality - 100.0 * found.cost, axis=1)
     return PAIRED / (time.perf_counter() - start[0]), PAIRED / (time.process_time() - start[1])
 
 

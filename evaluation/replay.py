@@ -12,11 +12,11 @@ import yaml
 from evaluation.rivals import ParetoBandit
 from evaluation.traces import Sample, Trace, embed_split
 from policies import baselines
+from policies.intervals import Interval, interval_of
 from policies.registry import BLIND, NAMES, build, options_of
 from policies.replay import (
     BudgetGate,
     Frontier,
-    Interval,
     Result,
     Rows,
     admitted,
@@ -24,7 +24,6 @@ from policies.replay import (
     apgr,
     cpt,
     judge,
-    over_seeds,
     split,
     split_budget,
     split_weights,
@@ -335,7 +334,7 @@ def _note(noted: dict[str, dict[str, list[float]]], label: str, metrics: Mapping
 
 def _over(noted: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Interval]]:
     return {
-        label: {metric: over_seeds(np.array(values)) for metric, values in metrics.items()}
+        label: {metric: interval_of(np.array(values)) for metric, values in metrics.items()}
         for label, metrics in noted.items()
     }
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazy_module import LazyModule
 from policies.types import Float
-
-special = LazyModule("scipy.special")
 
 Rows = NDArray[np.intp]
 LOST = -1  # a choice of no arm: the query is dropped
@@ -216,22 +213,3 @@ def cpt(preference: Float, *, weak: Float, strong: Float, share: float = 0.5) ->
     """The least share of strong calls that recovers `share` of the gap."""
     recovered = gap_recovered(preference, weak=weak, strong=strong)
     return float(np.argmax(recovered >= share)) / (len(recovered) - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over seeds with its Student-t 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    std: float
-    seeds: int
-
-
-def over_seeds(values: Float) -> Interval:
-    """Of one value for each seed (S,). With one seed the interval is the point."""
-    mean, seeds = float(np.mean(values)), len(values)
-    std = float(np.std(values, ddof=1)) if seeds > 1 else 0.0
-    half = float(special.stdtrit(seeds - 1, 0.975)) * std / np.sqrt(seeds) if seeds > 1 else 0.0
-    return Interval(mean, mean - half, mean + half, std, seeds)

@@ -8,25 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.intervals import Interval, interval_of
 from router.types import Model
 
 Floats = NDArray[np.float64]
-NORMAL_95 = 1.96
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,7 @@ class Verdict:
     parent_quality: float
     difference: Interval  # variant less parent, paired, in points of quality
     slowdown: Interval  # the variant's time over the parent's, geometric mean of pairs
-    refusals: Interval | None  # share the variant refuses and the parent does not, less the other way; None: no list
+    refusals: Interval | None  # what the variant refuses and the parent does not, less the other way; a share
     reasons: tuple[str, ...]  # why not; empty when admitted
 
     @property
@@ -61,15 +52,17 @@ class Samples:
 def judge(model: str, parent: str, samples: Samples, *, max_loss: float, max_slowdown: float) -> Verdict:
     """Admit what is, at 95 %, no more than `max_loss` worse, not slower than `max_slowdown` and refuses no more.
 
-    Differences are paired, with a normal interval; time is compared as the geometric mean of the pairs' ratios.
+    Differences are paired, with Student's interval; time is compared as the geometric mean of the pairs' ratios. One
+    prompt says nothing of refusals.
     Raises: ValueError below 20 prompts, where an interval says nothing.
     """
     if len(samples.scores) < 20:
         raise ValueError(f"{len(samples.scores)} prompts are too few for a verdict, at least 20 are needed")
-    difference = _interval(samples.scores[:, 0] - samples.scores[:, 1])
-    logs = _interval(np.log(samples.seconds[:, 0] / samples.seconds[:, 1]))
-    slowdown = Interval(*(float(np.exp(x)) for x in (logs.mean, logs.low, logs.high)))
-    refusals = _interval(samples.refused[:, 0] - samples.refused[:, 1]) if len(samples.refused) else None
+    difference = interval_of(samples.scores[:, 0] - samples.scores[:, 1])
+    logs = interval_of(np.log(samples.seconds[:, 0] / samples.seconds[:, 1]))
+    mean, low, high = (float(np.exp(x)) for x in (logs.mean, logs.low, logs.high))
+    slowdown = replace(logs, mean=mean, low=low, high=high)
+    refusals = interval_of(samples.refused[:, 0] - samples.refused[:, 1]) if len(samples.refused) > 1 else None
     reasons = []
     if difference.low < -max_loss:
         reasons.append(f"may be {-difference.low:.3f} worse than {parent}, allowed are {max_loss:g}")
@@ -81,12 +74,6 @@ def judge(model: str, parent: str, samples: Samples, *, max_loss: float, max_slo
     return Verdict(
         model, parent, len(samples.scores), quality, parent_quality, difference, slowdown, refusals, tuple(reasons)
     )
-
-
-def _interval(values: Floats) -> Interval:
-    mean = float(values.mean())
-    half = NORMAL_95 * float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("inf")
-    return Interval(mean, mean - half, mean + half)
 
 
 _REFUSAL = re.compile(

@@ -21,8 +21,8 @@ CONSTRUCTORS = listed("""
     backends/embedders/openai.py:OpenAIEmbedder router/gateway/deciding.py:Decider
 """)
 TWICE = listed("""
-    Answer Asked Case Entry Fitted Fixed Head Interval Kept Line Load Part Rejected Report Run Said
-    Spending Stream Tally Trace Unsupported _Common
+    Answer Asked Case Entry Fitted Fixed Head Kept Line Load Part Rejected Report Run Said Spending
+    Stream Tally Trace Unsupported _Common
 """)
 FILES = listed("""
     backends/http1.py router/stores/sqlite/accounting.py

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.batch import choose_batch
 from policies.composed import Composed
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
@@ -41,7 +40,7 @@ def test_a_batch_decides_as_one_query_after_the_other(arms: tuple[Arm, ...], shr
     np.testing.assert_allclose(found.sigma, [each.estimates.sigma for each in proposals], atol=1e-9)
     np.testing.assert_allclose(found.cost, [each.estimates.cost for each in proposals], rtol=1e-12)
     single = [int(np.argmax(each.probabilities)) for each in proposals]
-    assert choose_batch(found, np.array(500.0)).tolist() == single
+    assert np.argmax(found.quality - 500.0 * found.cost, axis=1).tolist() == single
 
 
 @pytest.mark.parametrize("arms", [make_arms(), UNPRICED], ids=["priced", "unpriced"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from policies.baselines import assignment, batch_split, greedy, optimum
+from policies.intervals import interval_of
 from policies.replay import (
     LOST,
     BudgetGate,
@@ -15,7 +16,6 @@ from policies.replay import (
     apgr,
     cpt,
     judge,
-    over_seeds,
     split,
     split_budget,
     split_weights,
@@ -143,6 +143,6 @@ def test_a_router_that_knows_the_gain_recovers_it_first() -> None:
 
 
 def test_the_interval_over_seeds_covers_the_mean_and_needs_more_than_one_seed_to_be_wide() -> None:
-    interval = over_seeds(np.array([1.0, 2.0, 3.0]))
+    interval = interval_of(np.array([1.0, 2.0, 3.0]))
     assert interval.low < interval.mean == 2.0 < interval.high
-    assert over_seeds(np.array([1.0])).low == 1.0
+    assert interval_of(np.array([1.0])).low == 1.0

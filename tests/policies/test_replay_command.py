@@ -163,7 +163,7 @@ def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
     report = replay(read_trace(parquet), setting, told=told.append)
     assert set(report.budget) == {*BASELINES, *OPTIMA, "neighbours", "port-exact"}
     assert report.budget["true-opt"]["of_true_opt"].mean == pytest.approx(1.0)
-    assert all(metrics["performance"].seeds == 2 for metrics in report.budget.values())
+    assert all(metrics["performance"].count == 2 for metrics in report.budget.values())
 
 
 def test_nobody_earns_more_than_the_optimum_on_the_truth(parquet: Path) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.batch import choose_batch
 from policies.estimators.drift import Residuals
 from policies.estimators.forest import Forest
 from policies.estimators.forest_traversal import Walk
@@ -92,7 +91,8 @@ def test_a_batch_is_decided_as_one_query_after_the_other(stack: Stack, history: 
     for price in (0.0, 300.0, 3e4):
         single = [stack.expect_one(each) for each in queries]
         chosen = [int(np.argmax(each.quality - price * each.cost)) for each in single]
-        assert choose_batch(in_batch(queries, stack), np.array(price)).tolist() == chosen
+        batch = in_batch(queries, stack)
+        assert np.argmax(batch.quality - price * batch.cost, axis=1).tolist() == chosen
 
 
 def test_one_query_without_neighbours_is_expected_as_in_a_batch(stack: Stack, history: History) -> None:
