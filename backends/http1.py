@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -54,6 +55,12 @@ class Response:
         self._waited_s = 0.0  # since the last progress
         self.loop = connection.loop
         self.asked_at = self.loop.time()
+        self.sent_at = self.heard_at = perf_counter()  # at the socket: the request, and the latest of the answer
+
+    @property
+    def engine_s(self) -> float:
+        """Seconds from the request to what came last, whenever the loop found time to look at it."""
+        return self.heard_at - self.sent_at
 
     def header(self, name: bytes) -> str:
         """The value of a header, given in lower case; "" where there is none."""
@@ -183,6 +190,7 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nobody asked
             return
         response.touched = True
+        response.heard_at = perf_counter()
         try:
             self._feed(response, data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as problem:

@@ -90,7 +90,9 @@ class OpenAIBackend:
         if kind == "text/html" or request.stream:
             raise Failed(f"answered {kind or 'nothing known'} to {_wanted(request)}", backend=self.name)
         body = await response.body(self.limits)
-        return whole(body, request=request, backend=self.name)
+        reply = whole(body, request=request, backend=self.name)
+        reply.report.engine_s = response.engine_s
+        return reply
 
     async def _stream(self, response: Response, request: Request) -> Reply:
         if not request.stream:
@@ -103,6 +105,7 @@ class OpenAIBackend:
             progressed=response.progressed,
         )
         await reply.start(partial(response.read, self.limits.first_byte_s))
+        reply.report.engine_s = response.engine_s
         return reply
 
     async def _refuse(self, response: Response, path: str) -> None:

@@ -62,6 +62,7 @@ class Report:
     response_id: str | None = None
     finish_reason: str | None = None
     shown: ShownText = field(default_factory=lambda: ShownText(""))
+    engine_s: float | None = None  # at the socket: from the request to the first byte, or the last of what came whole
 
 
 @dataclass(frozen=True, slots=True)

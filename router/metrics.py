@@ -5,9 +5,11 @@ A request touches plain dictionaries only; the metric families are made when som
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,6 +22,8 @@ from router.types import NANO_PER_USD, Spend
 
 _SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
 _STATES = ("closed", "half-open", "open")
+_CODE = re.compile(r"[a-z0-9_]{1,40}")  # an engine's own code may be anything
+MOST_REFUSALS = 10_000  # sets of labels
 _Pair = tuple[str, str]
 
 
@@ -34,6 +38,8 @@ class PrometheusMeter(Metrics):
         self._doubts: Counter[_Pair] = Counter()  # model, kind
         self._failures: Counter[_Pair] = Counter()  # model, error
         self._stages: dict[str, list[float]] = {}  # a count for each bucket, one beyond the last, and the sum
+        self._turned_away: Counter[tuple[str, str, str]] = Counter()  # status, code, tenant
+        self._lag = [0.0] * (len(_SECONDS) + 2)
         self._holds = 0
         self._backends: dict[str, bool] = {}
         self._breakers: dict[_Pair, str] = {}  # backend, engine -> state
@@ -58,14 +64,23 @@ class PrometheusMeter(Metrics):
             counts = self._stages.get(stage)
             if counts is None:
                 counts = self._stages[stage] = [0.0] * (len(_SECONDS) + 2)
-            counts[bisect_left(_SECONDS, seconds)] += 1
-            counts[-1] += seconds
+            _observe(counts, seconds)
 
     def doubted(self, model: str, kind: str) -> None:
         self._doubts[model, kind] += 1
 
     def failed(self, model: str, error: BackendError) -> None:
         self._failures[model, type(error).__name__] += 1
+
+    def turned_away(self, status: int, code: str, tenant: str) -> None:
+        labels = str(status), code if _CODE.fullmatch(code) else "other", tenant
+        if labels not in self._turned_away and len(self._turned_away) >= MOST_REFUSALS:
+            labels = str(status), "other", ""
+        self._turned_away[labels] += 1
+
+    def lagged(self, seconds: float) -> None:
+        """How much later than it was due the loop came to something."""
+        _observe(self._lag, seconds)
 
     def backend(self, name: str, *, up: bool, breakers: Mapping[str, str] | None = None) -> None:
         """What the health loop saw: whether a backend answers, and the state of each of its engines' breakers."""
@@ -94,7 +109,14 @@ class PrometheusMeter(Metrics):
         for by, count in self.refused.items():
             refused.add_metric([by], count)
         yield refused
+        away = CounterMetricFamily("pointsman_refusals", "Errors told", labels=["status", "code", "tenant"])
+        for triple, count in self._turned_away.items():
+            away.add_metric(triple, count)
+        yield away
         yield self._histogram()
+        lag = HistogramMetricFamily("pointsman_loop_lag_seconds", "How late the event loop comes to what is due")
+        lag.add_metric([], _buckets(self._lag), sum_value=self._lag[-1])
+        yield lag
         yield GaugeMetricFamily("pointsman_holds", "Requests with a hold taken and not settled", value=self._holds)
         up = GaugeMetricFamily("pointsman_backend_up", "1 where the backend answers", labels=["backend"])
         for name, is_up in self._backends.items():
@@ -120,11 +142,7 @@ class PrometheusMeter(Metrics):
     def _histogram(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily("pointsman_stage_seconds", "Time in each stage", labels=["stage"])
         for stage, counts in self._stages.items():
-            total, buckets = 0.0, []
-            for bound, count in zip((*map(str, _SECONDS), "+Inf"), counts, strict=False):
-                total += count
-                buckets.append((bound, total))
-            family.add_metric([stage], buckets, sum_value=counts[-1])
+            family.add_metric([stage], _buckets(counts), sum_value=counts[-1])
         return family
 
 
@@ -134,6 +152,16 @@ class _Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return self._meter.families()
+
+
+def _observe(counts: list[float], seconds: float) -> None:
+    counts[bisect_left(_SECONDS, seconds)] += 1
+    counts[-1] += seconds
+
+
+def _buckets(counts: list[float]) -> list[tuple[str, float]]:
+    """Cumulative, as Prometheus wants them."""
+    return list(zip((*map(str, _SECONDS), "+Inf"), accumulate(counts[:-1]), strict=True))
 
 
 def _counter(name: str, text: str, labels: tuple[str, str], counts: Mapping[_Pair, float]) -> CounterMetricFamily:

@@ -43,6 +43,7 @@ from router.stores.unmetered import Unmetered
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
+LAG_EVERY_S = 0.1
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
 MOST_SAID = 2_000  # characters of what is wrong with a settings file
 
@@ -144,6 +145,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
             lambda: _every(settings.index.snapshot_s, learning.snapshot),
+            lambda: _watch_loop(meter.lagged),
             lambda: _reloads(runtime, path),
         ):
             await stack.enter_async_context(_running(loop))
@@ -318,6 +320,14 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             LOG.exception("a background task failed and is tried again in %s s", seconds)
+
+
+async def _watch_loop(lagged: Callable[[float], None]) -> None:
+    """Tell how much later than asked for the loop wakes what sleeps."""
+    while True:
+        due = time.perf_counter() + LAG_EVERY_S
+        await asyncio.sleep(LAG_EVERY_S)
+        lagged(max(0.0, time.perf_counter() - due))
 
 
 @asynccontextmanager

@@ -166,7 +166,7 @@ class Gateway:
         except BaseException:
             await asyncio.shield(self._release(attempt))
             raise
-        attempt.stages.mark("first_byte")
+        attempt.stages.mark_answer(reply.report.engine_s)
         if not isinstance(reply, Whole):
             await self._mark(attempt, reply)
             attempt.stages.mark("mark")

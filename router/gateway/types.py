@@ -181,6 +181,15 @@ class Timings:
         self.spent[stage] = self.spent.get(stage, 0.0) + now - self.at
         self.at = now
 
+    def mark_answer(self, engine_s: float | None) -> None:
+        """An engine has answered: of the time since the last mark, what the engine took by its socket is its own
+        ("first_byte"), and the rest the gateway's ("wake"), which had other things to do."""
+        wall_s = time.perf_counter() - self.at
+        engine_s = wall_s if engine_s is None else min(engine_s, wall_s)
+        for stage, seconds in (("first_byte", engine_s), ("wake", wall_s - engine_s)):
+            self.spent[stage] = self.spent.get(stage, 0.0) + seconds
+        self.at += wall_s
+
 
 class Metrics:
     """What the gateway counts; the metrics endpoint subclasses it. The defaults count nothing."""
@@ -196,6 +205,9 @@ class Metrics:
 
     def failed(self, model: str, error: BackendError) -> None:
         """A backend failed before its first byte."""
+
+    def turned_away(self, status: int, code: str, tenant: str) -> None:
+        """A request was answered with an error; `tenant` is empty where no key said whose it was."""
 
 
 @dataclass(slots=True)

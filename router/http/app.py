@@ -34,6 +34,7 @@ from router.http.operations import Operators
 from router.http.schemas import PATHS
 from router.http.stopping import Stopping
 from router.settings.sections import Server as ServerSection
+from router.types import Principal
 from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman")
@@ -76,7 +77,9 @@ class App:
         async with _telemetry(runtime, stopping):
             with stopping.on_sigterm():
                 self._serve = build(runtime, stopping)
-                scope.setdefault("state", {})[CONNECTIONS] = Connections(head_limits(runtime.settings.server))
+                scope.setdefault("state", {})[CONNECTIONS] = Connections(
+                    head_limits(runtime.settings.server), runtime.meter.turned_away
+                )
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
@@ -171,15 +174,17 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
     )
     rest.include_router(counting.routes(runtime.gateway, authentication))
     rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
-    _shape_errors(rest)
+    _shape_errors(rest, runtime.meter.turned_away)
     return rest
 
 
-def _shape_errors(rest: FastAPI) -> None:
+def _shape_errors(rest: FastAPI, turned_away: Callable[[int, str, str], None]) -> None:
     """Every error leaves in the API's own shape, never FastAPI's `detail`."""
 
     @rest.exception_handler(PointsmanError)
     async def known(request: Request, error: PointsmanError) -> Response:
+        principal: Principal | None = getattr(request.state, "principal", None)
+        turned_away(error.status, error.code or error.type, principal.tenant if principal is not None else "")
         headers = {key.decode(): value.decode() for key, value in error_headers(error)}
         return Response(error_body(error, request.url.path), error.status, headers)
 

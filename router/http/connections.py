@@ -7,9 +7,11 @@ What a request is stays the parser's to say. A connection that breaks a limit is
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, cast
@@ -22,6 +24,7 @@ from uvicorn.server import ServerState
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http.errors import error_body
 
+_ACCESS = logging.getLogger("uvicorn.access")
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
@@ -56,6 +59,7 @@ class Connections:
     """Those of one worker process."""
 
     limits: HeadLimits
+    turned_away: Callable[[int, str, str], None] = lambda *_: None
     open: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
 
@@ -69,6 +73,11 @@ class Connections:
         self.open += 1
         self.by_address[address] += 1
         return None
+
+    def refused(self, error: PointsmanError, path: str, client: str) -> None:
+        """Count a refusal before there is a request, and log it where requests are."""
+        self.turned_away(error.status, error.code or error.type, "")
+        _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, "-", path or "-", "1.1", error.status)
 
     def leave(self, address: str) -> None:
         """A connection that was counted in is gone."""
@@ -84,6 +93,7 @@ class Patient(asyncio.Protocol):
     def __init__(self, stalled_s: float) -> None:
         self._stalled_s = stalled_s
         self._stall: asyncio.TimerHandle | None = None
+        self.heard_at = 0.0  # when the latest bytes of the request under way came, by perf_counter
         self._wire = cast(asyncio.Transport, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,7 +160,6 @@ class Connection(Patient, HttpToolsProtocol):
         self._raw = 0  # bytes of a body whose length is not declared, framing included
         self._kept = b""  # of the next request
         self._clock = asyncio.get_running_loop()
-        self.arrived_at = 0.0  # when the first byte of the latest request came, by perf_counter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -174,6 +183,8 @@ class Connection(Patient, HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._address is None or self._wire.is_closing():
             return
+        if self._state != "AFTER":
+            self.heard_at = perf_counter()
         if self._state == "HEAD":
             self._take_head(data)
         elif self._state == "AFTER":
@@ -206,7 +217,6 @@ class Connection(Patient, HttpToolsProtocol):
             data = data.lstrip(b"\r\n")  # as the parser does before a request
             if not data:
                 return
-            self.arrived_at = perf_counter()
         head = self._head + data if self._head else data
         end = head.find(b"\r\n\r\n", max(0, len(self._head) - 3))
         limits = self._all.limits
@@ -302,6 +312,7 @@ class Connection(Patient, HttpToolsProtocol):
         """Answer without a request, and close."""
         path = head[:256].partition(b" ")[2].decode("latin-1")
         body = error_body(error, path)
+        self._all.refused(error, path.partition(" ")[0], str(self._wire.get_extra_info("peername")))
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self._wire.write(head % (error.status, _PHRASES[error.status], len(body)) + body)
         self._wire.close()
@@ -327,7 +338,10 @@ class OldConnection(Patient, H11Protocol):
         H11Protocol.__init__(self, config, server_state, {**app_state, CONNECTION: self})
         self._counted = counted
         self._from = address
-        self.arrived_at = perf_counter()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = perf_counter()
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._counted.leave(self._from)

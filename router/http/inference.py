@@ -19,8 +19,9 @@ from backends.types import Whole
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import Answer
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, usd
+from router.gateway.types import Call, Timings, usd
 from router.http.auth import Authentication, secret_of
+from router.http.connections import CONNECTION, Patient
 from router.http.conversations import PATH as RESPONSES
 from router.http.conversations import ResponsesKept, Turn
 from router.http.doors import DEPLOYMENT
@@ -67,6 +68,7 @@ class Inference:
         asked = Asked(scope, send)
         try:
             principal = await self._authentication.principal(secret_of(asked.headers))
+            asked.tenant = principal.tenant
             body = await whole_body(receive)
             if asked.path == RESPONSES:
                 asked.turn = await self._kept.turn(principal, body)
@@ -75,12 +77,16 @@ class Inference:
             with Presence(receive, longest_s=self._longest_s) as presence:
                 await self._answer(principal, call, asked, presence)
         except PointsmanError as error:
-            await asked.fail(error)
+            await self._fail(asked, error)
         except Gone:
             pass
         except Exception:  # a bug: the caller still gets an error in its API's shape
             LOG.exception("POST %s failed", asked.path)
-            await asked.fail(PointsmanError("the gateway failed on this request; its log says why"))
+            await self._fail(asked, PointsmanError("the gateway failed on this request; its log says why"))
+
+    async def _fail(self, asked: Asked, error: PointsmanError) -> None:
+        self._gateway.meter.turned_away(error.status, error.code or error.type, asked.tenant)
+        await asked.fail(error)
 
     async def _answer(self, principal: Principal, call: Call, asked: Asked, presence: Presence) -> None:
         answer: Answer | None = None
@@ -122,13 +128,12 @@ class Inference:
         return call
 
     async def _plain(self, answer: Answer, body: bytes, asked: Asked, presence: Presence) -> None:
-        upstream_s = answer.attempt.stages.spent["first_byte"] + answer.attempt.stages.spent.get("relay", 0.0)
         await answer.settle()
         headers = _decision_headers(answer, asked.request_id)
         headers += [
             (b"content-type", b"application/json"),
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
-            (b"x-pointsman-overhead-ms", b"%.3f" % ((time.perf_counter() - asked.at - upstream_s) * 1000)),
+            asked.overhead(answer.attempt.stages),
         ]
         if asked.turn is not None:
             body = asked.turn.told(body)
@@ -144,9 +149,7 @@ class Inference:
         return chunk
 
     async def _stream(self, answer: Answer, asked: Asked, presence: Presence) -> None:
-        overhead_s = time.perf_counter() - asked.at - answer.attempt.stages.spent["first_byte"]
-        headers = [*_decision_headers(answer, asked.request_id), *_SSE]
-        headers.append((b"x-pointsman-overhead-ms", b"%.3f" % (overhead_s * 1000)))
+        headers = [*_decision_headers(answer, asked.request_id), *_SSE, asked.overhead(answer.attempt.stages)]
         broken: str | None = None
         try:
             await asked.begin(200, headers)
@@ -172,10 +175,24 @@ class Inference:
 class Asked:
     """A request whose head is there, and its answer."""
 
-    __slots__ = ("_send", "_started", "at", "deployment", "headers", "path", "request_id", "turn")
+    __slots__ = (
+        "_connection",
+        "_heard_at",
+        "_send",
+        "_started",
+        "deployment",
+        "headers",
+        "path",
+        "request_id",
+        "tenant",
+        "turn",
+    )
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.at = time.perf_counter()
+        connection: Patient | None = scope.get("state", {}).get(CONNECTION)
+        self._heard_at = time.perf_counter() if connection is None else connection.heard_at
+        self._connection = connection
+        self.tenant = ""  # once the key said whose it is
         self.path: str = path_of(scope)
         self.turn: Turn | None = None
         self.deployment: str | None = scope.get(DEPLOYMENT)
@@ -183,6 +200,12 @@ class Asked:
         self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
         self._send = send
         self._started = False
+
+    def overhead(self, stages: Timings) -> tuple[bytes, bytes]:
+        """Milliseconds from the request's last byte at its socket to the answer's first, without the engine's own."""
+        heard_at = self._heard_at if self._connection is None else self._connection.heard_at
+        own_s = time.perf_counter() - heard_at - stages.spent["first_byte"]
+        return b"x-pointsman-overhead-ms", b"%.3f" % (own_s * 1000)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer; content-length is added."""

@@ -46,9 +46,9 @@ def wrapped(app: Any) -> Any:
 
 
 @contextmanager
-def plain_uvicorn(app: Any) -> Iterator[str]:
+def plain_uvicorn(app: Any, **more: Any) -> Iterator[str]:
     """uvicorn as `uvicorn module:app` runs it."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **more))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
