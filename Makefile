@@ -46,6 +46,9 @@ test-packages: $(VENV)/.test
 test-faults: $(VENV)/.test
 	$(BIN)/python -m benchmarks.money faults --seconds $(SECONDS_OF_FAULTS) $(ARGS)
 
+test-clients: $(VENV)/.test
+	$(BIN)/python -m tests.clients.run $(ARGS)
+
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

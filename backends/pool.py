@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from time import monotonic
+from typing import Any
 
 from backends.breaker import Breaker, BreakerRule, State
 from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
@@ -29,6 +30,9 @@ class Replica:
     backend: Backend
     breaker: Breaker
     most: int | None = None  # requests at once; None: unlimited
+    weight: float = 1.0  # its share of the requests beside its siblings
+    context_tokens: int | None = None  # where it differs from its siblings'
+    credit: float = 0.0  # of turns it was owed by its weight
     in_flight: int = 0
     busy_until: float = 0.0  # it said that it is: others are asked first, and it is where there are none
     watch: Watch = field(init=False)
@@ -50,9 +54,13 @@ class Replica:
         """Whether its cap allows one more request."""
         return self.most is None or self.in_flight < self.most
 
-    def order(self, now: float) -> tuple[bool, float]:
-        """By this the next engine is chosen, least first."""
-        return now < self.busy_until, self.pressure
+    def order(self, now: float) -> tuple[bool, float, float]:
+        """By this the next engine is chosen, least first: not busy, then by load for its weight, then by turn."""
+        return now < self.busy_until, self.pressure / self.weight, -self.credit
+
+    def holds(self, tokens: int) -> bool:
+        """Whether its context holds so many, as far as is known."""
+        return self.context_tokens is None or tokens <= self.context_tokens
 
 
 class Replicas:
@@ -67,7 +75,6 @@ class Replicas:
         self.replicas = tuple(replicas)
         self._clock = clock
         self._attempts = attempts
-        self._turn = 0  # breaks ties, so that equals take turns
 
     @property
     def is_up(self) -> bool:
@@ -97,7 +104,7 @@ class Replicas:
         """Raises: BackendError, of the last engine tried; Overloaded where all are at their caps."""
         tried: set[str] = set()
         last: BackendError | None = None
-        while len(tried) < self._attempts and (replica := self._pick(request.session, tried)) is not None:
+        while len(tried) < self._attempts and (replica := self._pick(request, tried)) is not None:
             tried.add(replica.name)
             try:
                 return await self._send(replica, request)
@@ -143,6 +150,7 @@ class Replicas:
             replica.in_flight -= 1
             self._judge(replica, ticket, problem)
             raise
+        reply.report.served_by = replica.name
         if isinstance(reply, Whole):
             replica.in_flight -= 1
             breaker.succeed(ticket)
@@ -161,15 +169,17 @@ class Replicas:
         else:
             replica.breaker.abandon(ticket)
 
-    def _pick(self, session: str | None, tried: set[str]) -> Replica | None:
-        now = self._clock()
+    def _pick(self, request: Request, tried: set[str]) -> Replica | None:
+        now, session = self._clock(), request.session
         open_to = [each for each in self.replicas if each.breaker.admits] or self.replicas  # banned beats nobody
         free = [replica for replica in open_to if replica.has_room and replica.name not in tried]
+        free = [replica for replica in free if replica.holds(request.tokens)] or free
         if len(free) < 2:
             return free[0] if free else None
-        self._turn += 1
-        start = self._turn % len(free)
-        least = min(free[start:] + free[:start], key=lambda replica: replica.order(now))
+        for replica in free:  # smooth weighted turns, as nginx takes them
+            replica.credit += replica.weight
+        least = min(free, key=lambda replica: replica.order(now))
+        least.credit -= sum([replica.weight for replica in free])
         if session is None:
             return least
         home = max(free, key=lambda replica: _affinity(session, replica.name))
@@ -184,12 +194,12 @@ def replica_of(
     backend: Backend,
     *,
     name: str,
-    most: int | None = None,
     clock: Callable[[], float] = monotonic,
     rule: BreakerRule | None = None,
+    **more: Any,
 ) -> Replica:
-    """A replica with a fresh breaker."""
-    return Replica(name=name, backend=backend, breaker=Breaker(clock, rule), most=most)
+    """A replica with a fresh breaker; `more` are further fields of Replica."""
+    return Replica(name=name, backend=backend, breaker=Breaker(clock, rule), **more)
 
 
 def _affinity(session: str, replica: str) -> bytes:

@@ -50,6 +50,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)  # traceparent, x-request-id, x-session-id
     extra: Mapping[str, object] = msgspec.field(default_factory=dict)  # merged into the body, e.g. {"vllm_xargs": {…}}
     session: str | None = None  # for affinity
+    tokens: int = 0  # that it is expected to need: engines with a smaller context are passed by
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Report:
     complete: bool = False  # the engine said that its answer was whole
     response_id: str | None = None
     finish_reason: str | None = None
+    served_by: str = ""  # the engine among several, by its name in the pool
     shown: ShownText = field(default_factory=lambda: ShownText(""))
     engine_s: float | None = None  # at the socket: from the request to the first byte, or the last of what came whole
 

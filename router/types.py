@@ -80,6 +80,11 @@ class Model:
     draining: bool = False
     admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
+    replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the dearest
+
+    def price_at(self, engine: str) -> Price:
+        """What an answer of one of its engines costs."""
+        return self.replica_prices.get(engine, self.price)
 
 
 @dataclass(frozen=True, slots=True)

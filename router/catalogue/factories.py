@@ -6,10 +6,10 @@ Heavy libraries are imported where a setting asks for them and nowhere else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from backends.embedders.static import StaticEmbedder
 from backends.http1 import Limits
 from backends.litellm import LiteLLMBackend
 from backends.openai import OpenAIBackend
-from backends.pool import Replicas, replica_of
+from backends.pool import Replica, Replicas, replica_of
 from backends.renamed import Renamed
 from backends.scripted import Line, Scripted, always
 from backends.types import Backend, Embedder
@@ -43,22 +43,21 @@ if TYPE_CHECKING:
 
 def build_backend(name: str, section: engines.Backend) -> Replicas:
     """The backend of one section of settings, behind breakers and caps. Raises: SettingsError."""
+    return Replicas(list(_replicas(name, section)), name=name, attempts=section.attempts)
+
+
+def _replicas(name: str, section: engines.Backend) -> Iterator[Replica]:
     rule = BreakerRule(failures=section.breaker.failures, ban_s=section.breaker.open_s)
-    engines = [
-        replica_of(engine, name=label, most=section.max_concurrency, clock=time.monotonic, rule=rule)
-        for label, engine in _engines(name, section)
-    ]
-    return Replicas(engines, name=name, attempts=section.attempts)
-
-
-def _engines(name: str, section: engines.Backend) -> Sequence[tuple[str, Backend]]:
-    if isinstance(section, engines.VllmSection):
-        return [(str(each.url), _named(_openai(name, section, each), each)) for each in section.replicas]
-    if isinstance(section, engines.LitellmSection):
-        return [(f"{name}/{i}", _named(_litellm(name, section, each), each)) for i, each in enumerate(section.replicas)]
-    if isinstance(section, engines.EmbeddedSection):
-        return [(name, _embedded(name, section))]
-    return [(name, Scripted(always(Line(text=section.text)), name=name))]
+    usual: dict[str, Any] = {"clock": time.monotonic, "rule": rule, "most": section.max_concurrency}
+    if isinstance(section, engines.VllmSection | engines.LitellmSection):
+        for label, each in section.labelled(name):
+            engine = _openai(name, section, each) if section.kind == "vllm" else _litellm(name, section, each)
+            own = {"weight": each.weight, "context_tokens": each.context_tokens, **usual}
+            yield replica_of(_named(engine, each), name=label, **own)
+    elif isinstance(section, engines.EmbeddedSection):
+        yield replica_of(_embedded(name, section), name=name, **usual)
+    else:
+        yield replica_of(Scripted(always(Line(text=section.text)), name=name), name=name, **usual)
 
 
 def _embedded(name: str, section: engines.EmbeddedSection) -> EmbeddedBackend:

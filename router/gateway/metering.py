@@ -68,7 +68,7 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     call, model = attempt.call, attempt.model
     usage = report.usage or _NO_USAGE
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
-    cost = model.price.of(prompt.tokens, completion.tokens)
+    cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens)
     estimated = not (prompt.is_believed and completion.is_believed)
     spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated)
     doubts = []

@@ -29,6 +29,7 @@ from router.errors import (
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
+from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
 from router.gateway.grading import graded, has_rules
 from router.gateway.metering import Bill
@@ -243,6 +244,7 @@ class Gateway:
             headers=call.headers,
             extra=extra,
             session=call.session,
+            tokens=expected_prompt_tokens(model, call.needs) + (call.needs.completion_tokens or 1),
         )
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)

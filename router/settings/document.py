@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from router import amounts
 from router.errors import SettingsError
-from router.settings.engine_sections import Backend, EmbeddedSection, PriceSection
+from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, PriceSection, VllmSection
 from router.settings.listed import Listed
 from router.settings.sections import (
     Admission,
@@ -179,7 +179,16 @@ class Settings(Section):
             limits=(section.limits.limit(f"model:{section.name}"),) if section.limits else (),
             draining=section.drain,
             bytes_per_token=section.bytes_per_token,
+            replica_prices=self._replica_prices(backend),
         )
+
+    def _replica_prices(self, backend: str) -> dict[str, Price]:
+        """Of the engines that have prices of their own."""
+        section = self.backends[backend]
+        if not isinstance(section, VllmSection | LitellmSection):
+            return {}
+        labelled = section.labelled(backend)
+        return {label: each.price.price() for label, each in labelled if each.price is not None}
 
     def _model_budgets(self, name: str, section: ModelSection | None) -> tuple[Budget, ...]:
         """Its own budget and those that it shares with other models."""

@@ -122,6 +122,15 @@ class _Remote(_Backend):
             for each in (*own, *self.urls)
         )
 
+    def labelled(self, name: str) -> tuple[tuple[str, ReplicaSection], ...]:
+        """Every replica by the name of its engine in the pool: its address where that is its own, else a number."""
+        replicas = self.replicas
+        addresses = [each.url for each in replicas]
+        return tuple(
+            (each.url if each.url and addresses.count(each.url) == 1 else f"{name}/{number}", each)
+            for number, each in enumerate(replicas)
+        )
+
     @property
     def engines(self) -> int:
         return max(1, len(self.replicas))

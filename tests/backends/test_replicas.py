@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from backends.discovery import Load
 from backends.errors import Failed, Overloaded, Refused
@@ -273,3 +274,25 @@ async def test_the_last_engines_error_is_told_where_all_fail() -> None:
 def test_a_fleet_without_engines_is_no_fleet() -> None:
     with pytest.raises(ValueError, match="no replicas"):
         Replicas([], name="fleet")
+
+
+async def served(replicas: Replicas, tokens: int) -> str:
+    reply = await replicas.send(replace(asked(), tokens=tokens))
+    await read_all(reply)
+    return reply.report.served_by
+
+
+async def test_weights_share_the_turns_of_idle_engines() -> None:
+    async with fleet([Line(), Line()]) as (_, replicas):
+        replicas.replicas[0].weight = 3.0
+        answered = [(await served(replicas, 0))[-1] for _ in range(40)]
+        assert (answered.count("0"), answered.count("1")) == (30, 10)
+        assert "11" not in "".join(answered)  # smooth, not in runs
+
+
+async def test_an_engine_with_too_small_a_context_is_passed_by() -> None:
+    async with fleet([Line(), Line()]) as (_, replicas):
+        replicas.replicas[0].context_tokens, replicas.replicas[1].context_tokens = 100, 1000
+        assert {await served(replicas, 500) for _ in range(6)} == {"engine-1"}
+        assert {await served(replicas, 50) for _ in range(6)} == {"engine-0", "engine-1"}
+        assert await served(replicas, 5000)  # nobody is thought to hold it: the engines may say so

@@ -146,3 +146,27 @@ async def test_budgets_of_a_model_and_of_everybody_are_kept(tmp_path: Path) -> N
         assert codes[-1] == 429
         assert "models:gateway" in answers[-1].json()["error"]["message"]
         assert all(heard.json()["model"] == "b" for heard in engine.heard)
+
+
+async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_dearest(tmp_path: Path) -> None:
+    lines = {"cheap": Line(text="one two three"), "dear": Line(text="one two three")}
+    async with ScriptedServer(by_model(lines)) as engine:
+        entries = [
+            {
+                "model_name": "group",
+                "litellm_params": {"model": f"hosted_vllm/{name}", "api_base": f"{engine.url}/v1"},
+                "model_info": {"input_cost_per_token": price, "output_cost_per_token": price},
+            }
+            for name, price in (("cheap", 1e-7), ("dear", 1e-4))
+        ]
+        own = {"state_dir": str(tmp_path / "state"), "policy": {"name": "cheapest"}}
+        tree = {"state_dir": own["state_dir"], "model_list": entries, "pointsman": own}
+        async with serving(tmp_path, tree) as running, httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+            for turn in range(8):
+                answer = await ask(client, "group")
+                usage = answer.json()["usage"]
+                upstream = engine.heard[turn].json()["model"]
+                price = {"cheap": 1e-7, "dear": 1e-4}[upstream]
+                tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+                assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(tokens * price)
+            assert {heard.json()["model"] for heard in engine.heard} == {"cheap", "dear"}

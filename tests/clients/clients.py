@@ -1,0 +1,32 @@
+"""Which programs of users are run against the gateway, and what each needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client program: a script of programs/, or the command of a command-line agent."""
+
+    name: str
+    script: str
+    python: tuple[str, ...] = ()  # packages from PyPI
+    node: tuple[str, ...] = ()  # packages from npm
+    quick: bool = False  # a part of every continuous-integration run
+
+
+CLIENTS = (
+    Client("OpenAI SDK, Python", "openai_python.py", python=("openai",), quick=True),
+    Client("Anthropic SDK, Python", "anthropic_python.py", python=("anthropic",), quick=True),
+    Client("OpenAI SDK, Node", "openai_node.mjs", node=("openai",), quick=True),
+    Client("Anthropic SDK, Node", "anthropic_node.mjs", node=("@anthropic-ai/sdk",)),
+    Client("LangChain", "langchain_python.py", python=("langchain-openai", "langchain-anthropic")),
+    Client("litellm", "litellm_python.py", python=("litellm",)),
+    Client("Pydantic AI", "pydantic_ai_python.py", python=("pydantic-ai-slim[openai,anthropic]",)),
+    Client("instructor", "instructor_python.py", python=("instructor",)),
+    Client("OpenAI Agents SDK", "openai_agents_python.py", python=("openai-agents",)),
+    Client("Vercel AI SDK", "vercel_ai.mjs", node=("ai", "@ai-sdk/openai", "@ai-sdk/anthropic", "zod")),
+    Client("LlamaIndex", "llama_index_python.py", python=("llama-index-llms-openai-like",)),
+    Client("DSPy", "dspy_python.py", python=("dspy",)),
+)

@@ -1,0 +1,143 @@
+"""Runs clients that no one here wrote against a gateway, and writes docs/clients.md: `python -m tests.clients.run`.
+
+Each client has an environment of its own under .cache/clients. How it fails: exit 1 where a check fails that passes
+straight at the engine; a client that cannot be installed here is named in the table and fails nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.clients.clients import CLIENTS, Client
+from tests.clients.engine import serve
+from tests.clients.environments import CannotInstall, node_of, python_of
+
+PROGRAMS = Path(__file__).parent / "programs"
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+BEGIN, END = "<!-- made by python -m tests.clients.run -->", "<!-- end -->"
+KEY = "sk-of-a-client"
+Checks = list[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, engine_url: str) -> Iterator[str]:
+    """The address of a gateway before a chat-only engine, called directly and through litellm."""
+    model = {"price": {"prompt": 1, "completion": 4}, "context_tokens": 200_000, "capabilities": ["chat", "tools"]}
+    settings = {
+        "state_dir": str(folder / "state"),
+        "backends": {
+            "direct": {"kind": "vllm", "url": engine_url},
+            "library": {"kind": "litellm", "url": f"{engine_url}/v1", "api_key": "none"},
+        },
+        "models": [
+            {"name": "talker", "backend": "direct", **model},
+            {"name": "by-litellm", "backend": "library", "upstream": "openai/talker", **model},
+        ],
+        "tenants": {"t": {"keys": [{"secret": KEY}]}},
+    }
+    config, log = folder / "pointsman.yaml", folder / "gateway.log"
+    config.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config), "--port", "0"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        yield _address(process, log)
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        _, up, rest = log.read_text().partition("Pointsman is up at ")
+        if up and "\n" in rest:
+            return rest.split()[0]
+        time.sleep(0.1)
+    raise RuntimeError(f"the gateway did not start:\n{log.read_text()}")
+
+
+def run(client: Client, url: str, model: str) -> Checks:
+    """What the client's program says of each thing it tried. Raises: CannotInstall."""
+    env = {
+        **os.environ,
+        "MODEL": model,
+        "ROOT_URL": url,
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "ANTHROPIC_BASE_URL": url,
+        "OPENAI_API_KEY": KEY,
+        "ANTHROPIC_API_KEY": KEY,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if client.node:
+            home = node_of(client.node)
+            for file in PROGRAMS.glob("*.mjs"):  # a module is looked for beside the program that wants it
+                shutil.copy(file, home / file.name)
+            command = ["node", str(home / client.script)]
+        else:
+            command = [str(python_of(client.python)), str(PROGRAMS / client.script)]
+        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    checks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return checks or [{"check": "start", "ok": False, "why": done.stderr[-400:]}]
+
+
+def rows(clients: Sequence[Client], url: str) -> Iterator[tuple[str, str, Checks]]:
+    """(client, model, checks) of each client with each model."""
+    for client in clients:
+        for model in ("talker", "by-litellm"):
+            try:
+                checks = run(client, url, model)
+            except (CannotInstall, subprocess.TimeoutExpired) as problem:
+                checks = [{"check": "install", "ok": None, "why": str(problem)}]
+            yield client.name, model, checks
+
+
+def table(found: Sequence[tuple[str, str, Checks]]) -> str:
+    """As docs/clients.md shows it."""
+    lines = ["| client | model | passed | what failed |", "|---|---|---|---|"]
+    for client, model, checks in found:
+        failed = [f"{each['check']}: {each['why'][:90]}" for each in checks if not each["ok"]]
+        said = "; ".join(failed).replace("|", "/").replace("\n", " ") or "–"
+        lines.append(f"| {client} | {model} | {sum(bool(each['ok']) for each in checks)} of {len(checks)} | {said} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the clients and write the page; 1 where a check failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the three that every run has; writes no page")
+    parser.add_argument("--only", nargs="*", default=[], help="clients whose name holds one of these words")
+    options = parser.parse_args()
+    clients = [each for each in CLIENTS if each.quick or not options.quick]
+    if options.only:
+        clients = [each for each in clients if any(word.lower() in each.name.lower() for word in options.only)]
+    server = serve()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        with gateway(Path(folder), f"http://127.0.0.1:{server.server_port}") as url:
+            for row in rows(clients, url):
+                found.append(row)
+                print(table([row]).splitlines()[-1], flush=True)
+    if not options.quick and not options.only:
+        head, _, rest = PAGE.read_text().partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n{table(found)}\n{END}{rest.partition(END)[2]}")
+    failed = sum(each["ok"] is False for _, _, checks in found for each in checks)
+    passed = sum(bool(each["ok"]) for _, _, checks in found for each in checks)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
