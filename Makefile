@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve demo test check bench test-vllm test-packages test-faults clean help
+.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients clean help
 .DEFAULT_GOAL := help
 
 help:
