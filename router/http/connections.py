@@ -93,7 +93,9 @@ class Patient(asyncio.Protocol):
     def __init__(self, stalled_s: float) -> None:
         self._stalled_s = stalled_s
         self._stall: asyncio.TimerHandle | None = None
-        self.heard_at = 0.0  # when the latest bytes of the request under way came, by perf_counter
+        self.begun_at = 0.0  # when the head of the request under way was whole, by perf_counter
+        self.heard_at = 0.0  # when its latest bytes came
+        self.waited_s = 0.0  # how long the client kept its handler waiting for them
         self._wire = cast(asyncio.Transport, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -250,6 +252,7 @@ class Connection(Patient, HttpToolsProtocol):
         """A head is whole, and perhaps a body is behind it."""
         self._rest()
         self._head = b""
+        self.begun_at, self.waited_s = self.heard_at, 0.0
         head = data[:end].lower()
         if b"\r\nupgrade:" in head:
             data, head, end = _without_offer(data, head)
@@ -341,6 +344,7 @@ class OldConnection(Patient, H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = perf_counter()
+        self.begun_at = self.begun_at or self.heard_at
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -176,8 +176,8 @@ class Asked:
     """A request whose head is there, and its answer."""
 
     __slots__ = (
+        "_begun_at",
         "_connection",
-        "_heard_at",
         "_send",
         "_started",
         "deployment",
@@ -190,7 +190,7 @@ class Asked:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         connection: Patient | None = scope.get("state", {}).get(CONNECTION)
-        self._heard_at = time.perf_counter() if connection is None else connection.heard_at
+        self._begun_at = time.perf_counter() if connection is None else connection.begun_at
         self._connection = connection
         self.tenant = ""  # once the key said whose it is
         self.path: str = path_of(scope)
@@ -202,9 +202,9 @@ class Asked:
         self._started = False
 
     def overhead(self, stages: Timings) -> tuple[bytes, bytes]:
-        """Milliseconds from the request's last byte at its socket to the answer's first, without the engine's own."""
-        heard_at = self._heard_at if self._connection is None else self._connection.heard_at
-        own_s = time.perf_counter() - heard_at - stages.spent["first_byte"]
+        """Milliseconds from the head at its socket to the answer, without what the client and the engine took."""
+        theirs_s = stages.spent["first_byte"] + (self._connection.waited_s if self._connection is not None else 0.0)
+        own_s = time.perf_counter() - self._begun_at - theirs_s
         return b"x-pointsman-overhead-ms", b"%.3f" % (own_s * 1000)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

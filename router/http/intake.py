@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -147,13 +148,16 @@ class _Incoming:
                 self._connection.body_is_whole()
 
     async def _in_time(self) -> Message:
-        due_s = self._limits.due_s(self._size)
+        due_s, asked_at = self._limits.due_s(self._size), perf_counter()
         try:
             async with asyncio.timeout_at(self._began + due_s):
-                return await self._receive()
+                message = await self._receive()
         except TimeoutError:
-            message = f"only {self._size} bytes of the body came in {due_s:.0f} s"
-            raise InvalidRequest(message, status=408, code="request_timeout") from None
+            why = f"only {self._size} bytes of the body came in {due_s:.0f} s"
+            raise InvalidRequest(why, status=408, code="request_timeout") from None
+        if self._connection is not None:
+            self._connection.waited_s += max(0.0, self._connection.heard_at - asked_at)
+        return message
 
     async def _before_its_time(self, start: Message) -> Message:
         """The answer begins and the body is not whole: a small one is read to its end, behind others the line goes."""
