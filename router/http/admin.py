@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
@@ -47,8 +46,14 @@ class RotateBody(Section):
     grace_s: int = Field(0, ge=0, le=30 * 86_400)
 
 
-def routes(stores: Stores, authentication: Authentication, *, changed: Callable[[], None] = lambda: None) -> APIRouter:
-    """The router. `changed` is called after every change of a tenant, team or key."""
+def routes(
+    stores: Stores,
+    authentication: Authentication,
+    *,
+    clock: Callable[[], float],
+    changed: Callable[[], None] = lambda: None,
+) -> APIRouter:
+    """The router. `clock` gives seconds since 1970; `changed` is called after every change of a tenant, team or key."""
 
     async def acting(request: Request) -> None:
         _ACTING.set(request.state.principal.key_id)
@@ -66,12 +71,12 @@ def routes(stores: Stores, authentication: Authentication, *, changed: Callable[
     _tenants(router, stores.keys, note)
     _teams(router, stores.keys, note)
     _keys(router, stores.keys, note)
-    _reports(router, stores)
+    _reports(router, stores, clock)
     return router
 
 
 Note = Callable[..., Awaitable[None]]
-Position = Annotated[str, Query(pattern=r"^(\d{1,18}(-\d{1,18})?)?$")]
+Position = Annotated[str, Query(pattern=r"^([0-9]{1,18}(-[0-9]{1,18})?)?$")]
 
 
 def _days(since: dt.date | None, until: dt.date | None, today: dt.date) -> tuple[dt.date, dt.date]:
@@ -175,13 +180,13 @@ def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
         return view(made)
 
 
-def _reports(router: APIRouter, stores: Stores) -> None:
+def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> None:
     @router.get("/budgets")
     async def budgets(tenant: str | None = None, team: str | None = None, key: str | None = None) -> dict[str, object]:
         """What is left of the budgets of a tenant, a team or a key."""
         level = await _level_of(stores.keys, tenant=tenant, team=team, key=key)
         budgets = [each.budget(level.scope) for each in level.terms.budgets]
-        balances = await stores.ledger.balances(budgets, int(time.time() * 1000))
+        balances = await stores.ledger.balances(budgets, int(clock() * 1000))
         return {"object": "list", "data": [_balance(b) for b in balances]}
 
     @router.get("/spend", response_model=None)
@@ -196,7 +201,7 @@ def _reports(router: APIRouter, stores: Stores) -> None:
         form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     ) -> Response | dict[str, object]:
         """What was settled from one UTC day to another (default: the last 30), summed over what is not in `by`."""
-        first, last = _days(since, until, dt.datetime.now(dt.UTC).date())
+        first, last = _days(since, until, dt.datetime.fromtimestamp(clock(), dt.UTC).date())
         groups = _groups(by)
         asked = {"tenant": tenant, "team": team, "key": key, "model": model}
         lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())

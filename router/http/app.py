@@ -173,12 +173,12 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)
     )
     rest.include_router(counting.routes(runtime.gateway, authentication))
-    rest.include_router(admin.routes(runtime.stores, authentication, changed=runtime.keys.forget))
-    _shape_errors(rest, runtime.meter.turned_away)
+    rest.include_router(admin.routes(runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget))
+    shape_errors(rest, runtime.meter.turned_away)
     return rest
 
 
-def _shape_errors(rest: FastAPI, turned_away: Callable[[int, str, str], None]) -> None:
+def shape_errors(rest: FastAPI, turned_away: Callable[[int, str, str], None]) -> None:
     """Every error leaves in the API's own shape, never FastAPI's `detail`."""
 
     @rest.exception_handler(PointsmanError)

@@ -49,6 +49,7 @@ ADMIN_GETS = [
     "audit?after=-1",
     "audit?after=%00",
     "audit?after=1-2",
+    "audit?after=%D9%A3",
     "audit?limit=99999999999999999999999",
     "keys?after=%ff",
     "tenants?after=%ed%a0%80",

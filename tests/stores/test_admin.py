@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from router.errors import PointsmanError
 from router.http import admin
+from router.http.app import shape_errors
 from router.http.auth import Authentication
 from router.settings import load
 from router.settings.credentials import Credentials
@@ -26,12 +30,8 @@ async def api(stores: Stores, clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     callers = Credentials(load(None), CachedKeys(stores.keys))
     authentication = Authentication(callers, clock=lambda: clock() / 1000)
     app = FastAPI()
-    app.include_router(admin.routes(stores, authentication))
-
-    @app.exception_handler(PointsmanError)
-    async def known(request: Request, error: PointsmanError) -> Response:
-        return Response(error.message, error.status)
-
+    app.include_router(admin.routes(stores, authentication, clock=lambda: clock() / 1000))
+    shape_errors(app, lambda *_: None)
     _, secret = await stores.keys.create("operators", admin=True)
     headers = {"Authorization": f"Bearer {secret}"}
     transport = httpx.ASGITransport(app)
@@ -75,9 +75,9 @@ async def test_tenants_and_teams_are_put_and_listed(api: httpx.AsyncClient) -> N
 
 
 async def test_an_unknown_field_or_a_bad_budget_is_refused(api: httpx.AsyncClient) -> None:
-    assert (await api.put("/tenants/acme", json={"budget": 3})).status_code == 422
+    assert (await api.put("/tenants/acme", json={"budget": 3})).status_code == 400
     for bad in ("1 USD per eon", {"limit": -1, "period": "day"}, {"limit": 2**80, "period": "day"}, {"limit": 1}):
-        assert (await api.put("/tenants/acme", json={"budgets": [bad]})).status_code == 422
+        assert (await api.put("/tenants/acme", json={"budgets": [bad]})).status_code == 400
     assert (await api.put("/tenants/acme", json={"policy": "oracle"})).status_code == 400
     assert (await api.put("/tenants/a%7Cb", json={})).status_code == 400
 
@@ -106,3 +106,68 @@ async def test_balances_of_a_tenant_are_shown(api: httpx.AsyncClient) -> None:
     await api.put("/tenants/acme", json={"budgets": ["2 USD per 1h"]})
     data = (await api.get("/budgets", params={"tenant": "acme"})).json()["data"]
     assert (data[0]["remaining_usd"], data[0]["held_usd"]) == (2, 0)
+
+
+LEAF = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [
+            "5 USD per day",
+            "day",
+            "30d",
+            "0.15",
+            "\ud800",
+            "a|b",
+            "9" * 5000,
+            "1e999999",
+            "large",
+            "neighbours",
+            -0.0,
+            2**63,
+        ]
+    )
+)
+VALUE = st.recursive(
+    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+BUDGET = st.fixed_dictionaries(
+    {}, optional={"limit": VALUE, "period": VALUE, "hard": VALUE, "model": VALUE, "scope": VALUE}
+)
+LIMIT = st.fixed_dictionaries(
+    {}, optional={"requests_per_minute": VALUE, "tokens_per_minute": VALUE, "concurrent": VALUE, "model": VALUE}
+)
+ODD_TERMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "budgets": st.lists(BUDGET | VALUE, max_size=2) | VALUE,
+        "limits": st.lists(LIMIT, max_size=2) | LIMIT | VALUE,
+        "allowed_models": VALUE,
+        "local_only": VALUE,
+        "preference": VALUE,
+        "policy": VALUE,
+        "metadata": st.dictionaries(st.text(max_size=4), VALUE, max_size=2) | VALUE,
+        "disabled": VALUE,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=ODD_TERMS, key=st.fixed_dictionaries({}, optional={"name": VALUE, "team": VALUE, "expires_ms": VALUE}))
+async def test_no_body_is_an_error_of_the_gateways_own(api: httpx.AsyncClient, body: Any, key: Any) -> None:
+    """What is taken in comes back, and whatever else is refused with a 4xx."""
+    for method, path, sent in (
+        ("PUT", "/tenants/acme", body),
+        ("PUT", "/teams/lab", {**body, "tenant": "acme"}),
+        ("POST", "/keys", {**body, **key, "tenant": "acme"}),
+    ):
+        content = json.dumps(sent).encode()
+        answer = await api.request(method, path, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code < 500, (path, sent, answer.text)
+        if answer.status_code < 300 and method == "PUT":
+            shown = answer.json()["terms"]
+            again = await api.put("/tenants/again", json=shown)
+            assert (again.status_code, again.json()["terms"]) == (200, shown)
