@@ -52,7 +52,7 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         _remember(views.table, rows, arms, rng)
     index.settle()
     views.learned = vectors
-    snapshot.save(views, snapshot.Position(learned=vectors), snapshot_path(loaded, 0))
+    snapshot.save(views, snapshot.Position(learned=vectors), snapshot_path(loaded))
 
 
 def _embeddings(start: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -44,6 +44,7 @@ LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
 LAG_EVERY_S = 0.1
+CATCH_UP_S = 3.0  # a start waits for the log no longer
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
 MOST_SAID = 2_000  # characters of what is wrong with a settings file
 
@@ -144,13 +145,21 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         for loop in (
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
-            lambda: _every(settings.index.snapshot_s, learning.snapshot),
+            lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
             lambda: _watch_loop(meter.lagged),
             lambda: _reloads(runtime, path),
         ):
             await stack.enter_async_context(_running(loop))
         yield runtime
-        await learning.snapshot()
+        try:
+            await learning.snapshot()
+        except OSError as error:  # the log has it all: the next start replays it
+            LOG.warning("no snapshot was written at the end: %s", error)
+
+
+async def _snapshot(settings: Settings, learning: Learning) -> None:
+    """One for all workers: whoever is first writes it."""
+    await learning.snapshot(unless_newer_s=settings.index.snapshot_s / 2)
 
 
 def offered(gateway: Gateway) -> tuple[Arm, ...]:
@@ -171,12 +180,16 @@ def _index(settings: Settings, dim: int) -> FaissIndex:
 def _learning(settings: Settings, stores: Stores, views: Views, *, arms: Callable[[], Sequence[Arm]]) -> Learning:
     """`arms` are asked for at each refit: models come and go while the gateway runs."""
     workshop = SettingsWorkshop(settings.policy, arms)
-    return Learning(stores.log, views, workshop, arms=arms, folder=snapshot_path(settings, 0))
+    return Learning(stores.log, views, workshop, arms=arms, folder=snapshot_path(settings))
 
 
 async def _catch_up(learning: Learning) -> None:
+    """What the log says, as far as a start may wait for it; the rest is learned while requests are answered."""
     learning.load()
-    await learning.catch_up()
+    if not await learning.catch_up(within_s=CATCH_UP_S):
+        LOG.warning(
+            "the outcome log is long: %s is reached, and the rest is learned beside the requests", learning.position
+        )
 
 
 def _gateway(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -17,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.records import LogEntry
 from policies.types import Arm, History, Snapshot, StoredPolicy
 from router.learning import snapshot
 from router.learning.views import REFIT_FIRST, Views, next_refit
@@ -102,8 +105,8 @@ class Learning:
             async for position, entry in self._log.tail(self.position):
                 if self._looked_at is not None:
                     await self._still()
-                self.views.take(entry)
-                self.position, taken = position, taken + 1
+                self._take(position, entry)
+                taken += 1
                 if taken % AT_ONCE == 0:
                     await asyncio.sleep(0)
                 if self.learned >= self._next_refit and (refitting is None or refitting.done()):
@@ -112,11 +115,22 @@ class Learning:
             if refitting is not None:
                 refitting.cancel()
 
-    async def catch_up(self) -> None:
-        """Take in everything already in the log."""
+    async def catch_up(self, *, within_s: float = math.inf) -> bool:
+        """Take in what is already in the log; False where that takes longer, and run() goes on with the rest."""
+        until = time.monotonic() + within_s
         async for position, entry in self._log.tail(self.position, follow=False):
+            self._take(position, entry)
+            if time.monotonic() > until:
+                return False
+        return True
+
+    def _take(self, position: str, entry: LogEntry) -> None:
+        """Take in one entry. One that says what cannot be is passed over: whoever wrote it, the others go on."""
+        try:
             self.views.take(entry)
-            self.position = position
+        except Exception as error:  # it may say anything
+            LOG.error("entry %s of the outcome log cannot be taken in and is passed over: %r", position, error)
+        self.position = position
 
     async def refit(self) -> None:
         """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state.
@@ -148,9 +162,9 @@ class Learning:
         except Exception:
             LOG.exception("policy %s could not be refitted on %d rows and keeps its state", name, len(history.scores))
 
-    async def snapshot(self) -> None:
+    async def snapshot(self, *, unless_newer_s: float = 0.0) -> None:
         """save() in a thread, all of one moment. Raises: OSError."""
-        await self._apart(self.save)
+        await self._apart(lambda: self.save(unless_newer_s=unless_newer_s))
 
     async def _apart(self, work: Callable[[], T]) -> T:
         """What `work` makes of the views in a thread. What comes in meanwhile waits."""
@@ -167,12 +181,12 @@ class Learning:
         while self._looked_at is not None:
             await asyncio.shield(self._looked_at)
 
-    def save(self) -> None:
-        """Write a snapshot beside the old one, then replace it. Raises: OSError."""
+    def save(self, *, unless_newer_s: float = 0.0) -> None:
+        """Write a snapshot, unless another process does or has just done so. Raises: OSError."""
         if self._folder is not None:
             at = snapshot.Position(self.position, self.learned, dict(self._fitted))
             with self._writer:
-                snapshot.save(self.views, at, self._folder)
+                snapshot.save(self.views, at, self._folder, unless_newer_s=unless_newer_s)
 
     def load(self) -> bool:
         """Read the snapshot, if there is one; False where there is none or it does not fit."""
@@ -180,6 +194,8 @@ class Learning:
         if found is None:
             return False
         self.position = found.at.position
+        for name in found.unfit:  # half a state may have been taken in
+            self.views.policies[name] = self._workshop.build(name)
         self._fitted = {name: at for name, at in found.at.fitted.items() if name not in found.unfit}
         self._next_refit = 0 if found.unfit else self._due()
         return True

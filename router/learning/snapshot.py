@@ -1,11 +1,20 @@
-"""A cached view with its log position; one that is missing or unreadable costs a replay of the log and nothing else."""
+"""A cached view with its log position; one that is missing or unreadable costs a replay of the log and nothing else.
+
+All processes of a machine share it: one writes at a time, and whoever starts reads what was written last. Each file is
+known by its sum, so that nothing damaged reaches the index or a policy.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import logging
+import math
 import shutil
-from collections import OrderedDict
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Snapshot
+from router.learning.shares import Shares
 from router.learning.table import OutcomeTable
-from router.learning.views import OpenDecision, Views, opened_of, pages
+from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, take_page
 
 LOG = logging.getLogger("pointsman.learning")
+POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
+TRIES = 3  # to read what another process may be writing anew
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -27,6 +39,7 @@ class Position(msgspec.Struct, frozen=True):
     position: str = ""  # of the log
     learned: int = 0  # judgements
     fitted: Mapping[str, int] = msgspec.field(default_factory=dict)  # judgements each policy was last refitted on
+    sums: Mapping[str, str] = msgspec.field(default_factory=dict)  # of the other files, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +50,87 @@ class Restored:
     unfit: tuple[str, ...]  # policies whose stored state could not be read
 
 
-def save(views: Views, at: Position, folder: Path) -> None:
-    """Write a snapshot beside the old one, then replace it. Raises: OSError."""
-    fresh = folder.with_suffix(".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    views.index.save(fresh)
-    views.table.save(fresh)
-    for name, policy in list(views.policies.items()):
-        _save_state(policy, fresh / f"policy-{name}.npz")
-    if views.occupancy is not None:
-        _save_state(views.occupancy, fresh / "occupancy.npz")
-    (fresh / "position.json").write_bytes(msgspec.json.encode(at))
-    with (fresh / "open.msgpack").open("wb") as file:
-        for page in pages(views.open):
-            file.write(len(page).to_bytes(4, "little") + page)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+def save(views: Views, at: Position, folder: Path, *, unless_newer_s: float = 0.0) -> bool:
+    """Write a snapshot beside the old one, then replace it. One process writes at a time: False where another does, or
+    has done so in the last `unless_newer_s`. Raises: OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder) as alone:
+        if not alone or _age_s(folder) < unless_newer_s:
+            return False
+        fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+        try:
+            _write(views, at, fresh)
+            _replace(folder, fresh)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return True
 
 
 def load(views: Views, folder: Path) -> Restored | None:
-    """Read a snapshot into the views; None, and nothing changed, where there is none or it does not fit."""
-    if not (folder / "position.json").exists():
-        return None
-    try:
-        at = msgspec.json.decode((folder / "position.json").read_bytes(), type=Position)
-        opened = _read_pages(folder / "open.msgpack")
-        table = OutcomeTable(views.index.dim)
-        table.load(folder)
-        views.index.load(folder, rows=len(table))
-    except (OSError, ValueError, KeyError) as error:
-        LOG.warning("the snapshot in %s is not usable (%s); the log is replayed", folder, error)
-        return None
-    views.table, views.learned, views.open = table, at.learned, opened
-    unfit = [name for name, policy in views.policies.items() if not restore(policy, folder / f"policy-{name}.npz")]
+    """Read a snapshot into the views; None, and nothing changed, where there is none. One that cannot be read, whatever
+    is wrong with it, is put aside under another name and said."""
+    for _ in range(TRIES):
+        found = _stamp(folder)
+        if found is None:
+            return None
+        try:
+            return _read(views, folder)
+        except Exception as error:  # files may hold anything: no damage may stop a start
+            if _stamp(folder) != found:
+                continue  # another process has just written it anew
+            aside = _put_aside(folder)
+            said = "the snapshot %s cannot be read (%r): it is put aside as %s, and the log is replayed"
+            LOG.warning(said, folder, error, aside)
+            return None
+    return None
+
+
+def _write(views: Views, at: Position, folder: Path) -> None:
+    views.index.save(folder)
+    views.table.save(folder)
+    for name, policy in list(views.policies.items()):
+        _save_state(policy, folder / f"policy-{name}.npz")
     if views.occupancy is not None:
-        restore(views.occupancy, folder / "occupancy.npz")
-    return Restored(at, tuple(unfit))
+        _save_state(views.occupancy, folder / OCCUPANCY)
+    with (folder / OPEN).open("wb") as file:
+        for page in pages(views.open):
+            file.write(len(page).to_bytes(4, "little") + page)
+    sums = {each.name: _sum(each) for each in sorted(folder.iterdir())}
+    (folder / POSITION).write_bytes(msgspec.json.encode(msgspec.structs.replace(at, sums=sums)))
+
+
+def _read(views: Views, folder: Path) -> Restored:
+    """Raises: anything, and then the views are as they were."""
+    at = msgspec.json.decode((folder / POSITION).read_bytes(), type=Position)
+    sound = {name for name, known in at.sums.items() if (folder / name).is_file() and _sum(folder / name) == known}
+    damaged = {name for name in at.sums.keys() - sound if not name.startswith("policy-")}
+    if damaged or not at.sums:
+        raise ValueError(f"not as they were written: {', '.join(sorted(damaged)) or 'files without sums'}")
+    opened = _read_pages(folder / OPEN)
+    table = OutcomeTable(views.index.dim)
+    table.load(folder)
+    if not np.array_equal(np.load(folder / "ids.npy"), np.arange(len(table))):
+        raise ValueError(f"the ids of the index are not the table's {len(table)} rows")
+    views.index.load(folder, rows=len(table))
+    if views.occupancy is not None and OCCUPANCY in sound:
+        restore(views.occupancy, folder / OCCUPANCY)
+    views.table, views.learned, views.open = table, at.learned, opened
+    return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))
+
+
+def _restored(views: Views, name: str, folder: Path, at: Position, sound: Set[str]) -> bool:
+    """Whether a policy has its stored state, or none was stored. One that does not fit costs a refit, not the index."""
+    file = f"policy-{name}.npz"
+    return file not in at.sums or (file in sound and restore(views.policies[name], folder / file))
 
 
 def restore(holder: Snapshot, stored: Path) -> bool:
-    """Whether a stored state was taken in or there is none. One that does not fit costs a refit, not the index."""
-    if not stored.exists():
-        return True
+    """Whether a stored state was taken in."""
     try:
         with np.load(stored) as state:
             holder.restore({key: state[key] for key in state.files})
-    except (OSError, ValueError, KeyError) as error:
-        LOG.warning("%s does not fit this version (%s); the policy is refitted on the table", stored, error)
+    except Exception as error:  # of an older version, or of another embedder: whatever does not fit there
+        LOG.warning("%s does not fit (%r); what it was of begins anew", stored, error)
         return False
     return True
 
@@ -94,12 +140,66 @@ def _save_state(holder: Snapshot, path: Path) -> None:
     np.savez(path, allow_pickle=False, **state)
 
 
-def _read_pages(path: Path) -> OrderedDict[str, OpenDecision]:
-    """Open decisions, with each page's length before it; none without a file. Raises: OSError, ValueError."""
-    opened: OrderedDict[str, OpenDecision] = OrderedDict()
-    if not path.exists():
-        return opened
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _replace(folder: Path, fresh: Path) -> None:
+    """Put a fresh folder in the place of another, or of whatever else is there."""
+    old = Path(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent))
+    if folder.exists() or folder.is_symlink():
+        folder.rename(old / "old")
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_aside(folder: Path) -> Path | None:
+    """The new name of a folder, in the place of what was put aside before; None where it has to stay."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    try:
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+    except OSError as error:
+        LOG.warning("%s cannot be put aside: %s", folder, error)
+        return None
+    return aside
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """What changes when a snapshot is written anew; None where there is nothing."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _age_s(folder: Path) -> float:
+    """Seconds since a snapshot was written; inf where there is none."""
+    try:
+        return time.time() - (folder / POSITION).stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process or thread writes this folder while the context is open."""
+    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _read_pages(path: Path) -> Shares[OpenDecision]:
+    """Open decisions, with each page's length before it. Raises: OSError, ValueError."""
+    opened = Shares[OpenDecision](OPEN_DECISIONS)
     with path.open("rb") as file:
         while length := file.read(4):
-            opened.update(opened_of(file.read(int.from_bytes(length, "little"))))
+            take_page(opened, file.read(int.from_bytes(length, "little")))
     return opened

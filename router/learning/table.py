@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +40,7 @@ class OutcomeTable:
     """Grows by a row for each query that is judged."""
 
     def __init__(self, dim: int) -> None:
-        self._size = 0
+        self._size, self._dim = 0, dim
         self._columns: dict[str, int] = {}
         self._seen = np.empty((0, 2, 0), np.float32)  # (capacity, 2, M) score and USD; NaN where never observed
         self._embeddings = np.empty((0, dim), np.float16)
@@ -183,9 +184,21 @@ class OutcomeTable:
             self._features = stored["features"] if "features" in stored.files else None
         self._size, self._is_weighted = len(self._seen), bool((self._weights != 1.0).any())
         self._recall_prices()
-        self.texts = [text for page in (folder / "texts.jsonl").read_text().splitlines() for text in json.loads(page)]
-        if not self._size == len(self.texts) == len(self._weights) == len(self._paid) == len(self._embeddings):
-            raise ValueError(f"{self._size} rows of the stored table have {len(self.texts)} texts")
+        pages = (folder / "texts.jsonl").read_text().splitlines()
+        self.texts = [text for page in pages for text in msgspec.json.decode(page, type=list[str])]
+        self._must_fit()
+
+    def _must_fit(self) -> None:
+        """Raises: ValueError where what was loaded is of other shapes than a table's."""
+        n = self._size
+        shapes = [each.shape for each in (self._seen, self._embeddings, self._lengths, self._paid)]
+        flat = [each.shape for each in (self._weights, self._owners)]
+        if shapes != [(n, 2, len(self._columns)), (n, self._dim), (n, 2), (n, 3)] or flat != [(n,), (n,)]:
+            raise ValueError(f"{n} rows of the stored table are {shapes} and {flat}")
+        if len(self.texts) != n or not (self._owners < len(self._tenants)).all():
+            raise ValueError(
+                f"{n} rows of the stored table have {len(self.texts)} texts of {len(self._tenants)} tenants"
+            )
 
     def _recall_prices(self) -> None:
         """The prices that each model answered at, from the rows."""

@@ -7,9 +7,9 @@ policy afterwards are the same code. Nothing here waits or reads the world.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -27,12 +27,13 @@ from policies.records import (
 from policies.types import Arm, LoggedContext, Outcome, RouteContext, StoredPolicy
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
+from router.learning.shares import Shares
 from router.learning.table import OutcomeTable
 from router.types import NANO_PER_USD
 
 LOG = logging.getLogger("pointsman.learning")
 A_PAGE = 500  # decisions encoded at once for a snapshot
-OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the oldest is forgotten first
+OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the tenants share them
 REFIT_FIRST = 200  # judgements
 NAN = float("nan")
 
@@ -40,7 +41,7 @@ Stored = tuple[bytes, bytes, bool, int]
 _encode = msgspec.msgpack.Encoder().encode
 _encode_paid = msgspec.msgpack.Encoder().encode
 _decode_paid = msgspec.msgpack.Decoder(SettlementRecord).decode
-_decode_page = msgspec.msgpack.Decoder(dict[str, Stored]).decode
+_decode_page = msgspec.msgpack.Decoder(list[tuple[str, str, Stored]]).decode
 
 
 def next_refit(learned: int, every: int = REFIT_FIRST) -> int:
@@ -98,7 +99,7 @@ class Views:
         self.policies = dict(policies)
         self.occupancy = occupancy
         self.learned = 0
-        self.open: OrderedDict[str, OpenDecision] = OrderedDict()
+        self.open = Shares[OpenDecision](OPEN_DECISIONS)
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
 
     def context(self, logged: LoggedContext) -> RouteContext:
@@ -113,9 +114,7 @@ class Views:
         if isinstance(entry, DecisionRecord):
             if len(entry.context.embedding) != self.index.dim:
                 return  # of another embedder: nothing compares with it
-            self.open[entry.decision_id] = OpenDecision(entry)
-            if len(self.open) > OPEN_DECISIONS:
-                self.open.popitem(last=False)
+            self.open.put(entry.tenant, entry.decision_id, OpenDecision(entry))
         elif isinstance(entry, SettlementRecord):
             self._settled(entry)
         else:
@@ -159,13 +158,14 @@ def arm_of(record: DecisionRecord) -> Arm:
     return next(arm for arm in record.context.arms if arm.name == record.model)
 
 
-def pages(opened: Mapping[str, OpenDecision]) -> Iterator[bytes]:
-    """Open decisions, oldest first, some at a time: encoding them holds up every other thread."""
-    names = list(opened)
-    for start in range(0, len(names), A_PAGE):
-        yield _encode({name: opened[name].stored() for name in names[start : start + A_PAGE]})
+def pages(opened: Shares[OpenDecision]) -> Iterator[bytes]:
+    """Open decisions, each tenant's oldest first, some at a time: encoding them holds up every other thread."""
+    left = opened.items()
+    while page := list(islice(left, A_PAGE)):
+        yield _encode([(tenant, name, each.stored()) for tenant, name, each in page])
 
 
-def opened_of(page: bytes) -> dict[str, OpenDecision]:
+def take_page(opened: Shares[OpenDecision], page: bytes) -> None:
     """Inverse of one of pages(). Raises: ValueError."""
-    return {name: OpenDecision.of(stored) for name, stored in _decode_page(page).items()}
+    for tenant, name, stored in _decode_page(page):
+        opened.put(tenant, name, OpenDecision.of(stored))

@@ -44,6 +44,6 @@ def admissions_path(settings: Settings) -> Path:
     return settings.state_dir / "admissions"
 
 
-def snapshot_path(settings: Settings, process: int) -> Path:
-    """The folder of one process's snapshot: replicas on one machine do not share theirs."""
-    return settings.state_dir / f"views-{process}"
+def snapshot_path(settings: Settings) -> Path:
+    """The folder of the snapshot that all processes of this gateway share."""
+    return settings.state_dir / "views-0"

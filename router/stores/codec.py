@@ -44,8 +44,8 @@ def readable(position: str, kind: str, body: bytes) -> LogEntry | None:
     """The entry at a position of the log; None where it cannot be read, which is said and costs this entry alone."""
     try:
         return decode(kind, body)
-    except ValueError as error:  # of msgspec too
-        LOG.error("entry %s of the outcome log cannot be read and is passed over: %s", position, error)
+    except Exception as error:  # it may hold anything, and nobody could start any more
+        LOG.error("entry %s of the outcome log cannot be read and is passed over: %r", position, error)
         return None
 
 

@@ -112,7 +112,13 @@ OpenHouse = Callable[..., Awaitable[House]]
 
 @asynccontextmanager
 async def open_house(
-    folder: Path, *, lines: dict[str, Line] | None = None, policy: str = "cheapest", **models: Model
+    folder: Path,
+    *,
+    lines: dict[str, Line] | None = None,
+    policy: str = "cheapest",
+    follows: bool = True,
+    dim: int = 256,
+    **models: Model,
 ) -> AsyncIterator[House]:
     chosen = models or {"small": model("small", SMALL), "large": model("large", LARGE)}
     scripts = {
@@ -122,7 +128,7 @@ async def open_house(
     catalogue = Catalogue(tuple(chosen.values()), backends)
     async with open_stores(f"sqlite:///{folder}/pointsman.db", clock=now_ms) as stores:
         policies = {policy: named.build(policy, catalogue.arms(), {})}
-        index = FaissIndex(256)
+        index = FaissIndex(dim)
 
         def offered() -> tuple[Arm, ...]:
             return decider.catalogue.arms()
@@ -134,11 +140,11 @@ async def open_house(
             arms=offered,
             folder=folder / "views",
         )
-        following = asyncio.ensure_future(learning.run())
+        following = asyncio.ensure_future(learning.run() if follows else asyncio.sleep(0))
         decider = Decider(
             catalogue=catalogue,
             ledger=stores.ledger,
-            embedder=HashingEmbedder(256),
+            embedder=HashingEmbedder(dim),
             learning=learning,
             options=Options(policy, 0.5, 0.001, 20, keep_characters=200),
             generator=np.random.default_rng(0),
