@@ -167,7 +167,7 @@ def connect(url: str) -> Link:
     """
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    for name in ("outbox", "log_entries", "audit_entries", "eviction"):
+    for name in ("outbox", "log_entries", "audit_entries", "eviction", "conversations", "conversation_ms"):
         query.pop(name, None)
     prefix = query.pop("prefix", PREFIX)
     if not (prefix.startswith("{") and "}" in prefix):
