@@ -153,14 +153,14 @@ PLANS = [
 ENDS = ("w\x1f\x1fk\x1fm", 50, 10, T0)
 CALLS: dict[str, tuple[Any, ...]] = {
     "reserve": (T0, "d2", "o", 1000, 1000, "w\x1f\x1fk", "m", 50, 10, PLAN),
-    "settle": (T0, "d1", "o", 20, 3, 4, "settled", *ENDS, PLAN, 2),
+    "settle": (T0, "d1", "o", 20, 3, 4, "settled", *ENDS, PLAN, 0, 2),
     "restore": (T0, "d3", "o", 1000, 1000, *ENDS, 0, PLAN),
     "tend": (T0, "o", 1, "d9", "d1", 1000),
     "balance": (T0, PLAN),
 }
 NUMBERS = {
     "reserve": (0, 3, 4, 7, 8),
-    "settle": (0, 3, 4, 5, 8, 9, 10, 12),
+    "settle": (0, 3, 4, 5, 8, 9, 10, 12, 13),
     "restore": (0, 3, 4, 6, 7, 8, 9),
     "tend": (0, 2, 5),
     "balance": (0,),

@@ -128,6 +128,26 @@ async def test_what_was_settled_and_not_replicated_is_charged_by_the_promoted_on
         await buy(stores, who, 600, now_ms=clock())
 
 
+async def test_what_is_said_again_counts_where_it_was_settled(pair: Pair, clock: Clock) -> None:
+    """Not in the month in which a replica was promoted, nor for longer than others of its time."""
+    clock.now_ms = 1_803_859_190_000  # ten seconds before March
+    month, minute = budget(100, calendar="month"), budget(100, scope="team:t", period_s=60)
+    async with open_stores(pair.url, clock=clock) as stores:
+        await stores.ledger.tend()
+        await pair.in_step()
+        pair.link.flows.clear()
+        await buy(stores, principal(month, minute), 60, now_ms=clock())
+        clock.pass_s(50)
+        await pair.promote()
+        await back(stores)
+        assert await spent_and_held(stores, month, clock()) == (0, 0)
+        assert await spent_and_held(stores, minute, clock()) == (60, 0)
+        clock.pass_s(12)
+        assert await spent_and_held(stores, minute, clock()) == (0, 0)
+        lines = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
+        assert [(line.day, line.cost_nanousd) for line in lines] == [("2027-02-28", 60)]
+
+
 async def test_a_replica_that_was_in_step_charges_nothing_twice(pair: Pair, clock: Clock) -> None:
     b = budget(1000)
     async with open_stores(pair.url, clock=clock) as stores:
@@ -196,11 +216,13 @@ async def test_what_a_killed_gateway_did_is_charged_by_the_promoted_one_from_its
         assert await dying.wait() == -signal.SIGKILL
         await pair.promote()
         await back(other)
-        clock.pass_s(7200)
-        for _ in range(2):
+        for pause_s in (1800, 7200):  # within the period of the budget, and after it
+            clock.pass_s(pause_s)
             async with open_stores(url, clock=clock) as heir:
                 await back(heir)
-                assert await spent_and_held(heir, b, clock()) == (charged, 0)
+                assert await spent_and_held(heir, b, clock()) == (charged if pause_s == 1800 else 0, 0)
+                lines = await heir.spend.lines(since="2027-01-01", until="2027-12-31")
+                assert [(line.requests, line.cost_nanousd) for line in lines] == [(1, charged)]
 
 
 async def test_an_heir_charges_nothing_that_redis_has_however_late_it_comes(
@@ -304,7 +326,7 @@ async def test_the_second_hold_of_a_decision_is_not_ended_by_the_first_ones_sett
 
 
 def ended(name: str, cost: int = 10) -> Settlement:
-    return Settlement(name, "owner", cost, 1, 2, "settled", "who", 20, 5, 0, b"[]")
+    return Settlement(name, "owner", cost, 1, 2, "settled", "who", 20, 5, 0, b"[]", 0)
 
 
 def told(offset: int, **replicas: int) -> Replication:

@@ -164,10 +164,11 @@ class RedisLedger:
         if (why := why_refused(spend)) is not None:
             await self._settling.note_refusal(lease.decision_id, lease.who, lease.amount, why, where="usage")
             spend = worst_case(hold.amount)
+        now_ms = self._now()
         if lease.sent or spend.outcome == "released":
-            await self._settle_sent(settlement(lease, self._owner, spend))
+            await self._settle_sent(settlement(lease, self._owner, spend, now_ms=now_ms))
         else:
-            await self._settle_unsent(lease, settlement(lease, self._owner, spend, charges=HELD))
+            await self._settle_unsent(lease, settlement(lease, self._owner, spend, now_ms=now_ms, charges=HELD))
         lease.ended = True
         self._mine.pop(lease.decision_id, None)
 
@@ -186,7 +187,7 @@ class RedisLedger:
         try:
             await self._surely(lease, lambda: self._settling.end(end))
         except BaseException:  # it may have been done all the same: then it stays so
-            self._settling.later(settlement(lease, self._owner, NOTHING))
+            self._settling.later(settlement(lease, self._owner, NOTHING, now_ms=self._now()))
             raise
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -208,7 +209,7 @@ class RedisLedger:
         lease = _lease_of(hold)
         await self._surely(lease, lambda: self._link.call("mark", lease.decision_id))
         lease.sent = True
-        self._settling.promise(settlement(lease, self._owner, worst_case(hold.amount)))
+        self._settling.promise(settlement(lease, self._owner, worst_case(hold.amount), now_ms=self._now()))
 
     async def _surely(self, lease: Lease, tell: Callable[[], Coroutine[None, None, int]]) -> None:
         """Tell Redis something of a hold, again while it is away and the lease lasts.

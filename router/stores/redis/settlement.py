@@ -51,6 +51,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tokens_held: int
     at_ms: int
     plan: bytes
+    settled_ms: int = 0  # by Redis's clock; 0: when Redis hears of it
     charges: int = ANY
 
     def words(self) -> tuple[Argument, ...]:
@@ -62,7 +63,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return msgspec.structs.replace(self, cost=self.held, prompt_tokens=0, completion_tokens=0, outcome="expired")
 
 
-def settlement(lease: Lease, owner: str, spend: Spend, *, charges: int = ANY) -> Settlement:
+def settlement(lease: Lease, owner: str, spend: Spend, *, now_ms: int, charges: int = ANY) -> Settlement:
     """How this hold ends."""
     return Settlement(
         lease.decision_id,
@@ -76,13 +77,14 @@ def settlement(lease: Lease, owner: str, spend: Spend, *, charges: int = ANY) ->
         lease.tokens,
         lease.at_ms,
         lease.plan,
+        now_ms,
         charges,
     )
 
 
 def release(r: Reservation, owner: str, who: str) -> Settlement:
     """The end of a hold that may exist, of which nothing was sent."""
-    return Settlement(r.decision_id, owner, 0, 0, 0, "released", who, 0, 0, r.now_ms, b"[]", KNOWN)
+    return Settlement(r.decision_id, owner, 0, 0, 0, "released", who, 0, 0, r.now_ms, b"[]", charges=KNOWN)
 
 
 def as_lost(lease: Lease, owner: str, now_ms: int) -> tuple[Argument, ...]:

@@ -239,7 +239,7 @@ end
 
 local function ended_key(owner) return P .. ':ended:' .. owner end
 
--- End a hold on its counters. `h` is the hold; its counters are read before the first write. That write frees memory,
+-- End a hold on its counters, with `e` (cost, tokens, outcome, when). Its counters are read before the first write. That write frees memory,
 -- so that Redis lets all others through however little memory is left: what has been spent must be written.
 -- `remembered` is what its gateway will be told of it; `unheld`: whether the counters still carry it.
 local function finish(id, h, now, e, remembered, unheld)
@@ -249,7 +249,7 @@ local function finish(id, h, now, e, remembered, unheld)
     before[i] = c.sum
     if kind == 'budget' then
       if unheld then hold(c, -h.amount) end
-      add(c, c.slot, e.cost)
+      add(c, e.at < now and slot_of(c.limit, e.at) or c.slot, e.cost)
     elseif kind == 'concurrent' then
       if unheld then hold(c, -1) end
     elseif unheld then
@@ -267,7 +267,7 @@ local function finish(id, h, now, e, remembered, unheld)
     save(c)
     if c.limit[2] == 'budget' then note_counter(c, before[i], now, id) end
   end
-  if e.outcome ~= 'released' then spend(now, h.who, 1, e.prompt, e.completion, e.cost) end
+  if e.outcome ~= 'released' then spend(e.at, h.who, 1, e.prompt, e.completion, e.cost) end
   if e.cost > h.amount then note('hold.over', now, id, {who = h.who, held = h.amount, charged = e.cost}) end
 end
 
@@ -304,7 +304,7 @@ local function sweep(now, this)
       if h == false then note('hold.unreadable', now, id, {reason = 'something else has written there'}) end
     end
     if h then
-      local e = {cost = (h.sent or unknown) and h.amount or 0, prompt = 0, completion = 0,
+      local e = {cost = (h.sent or unknown) and h.amount or 0, prompt = 0, completion = 0, at = now,
         outcome = (h.sent or unknown) and 'expired' or 'released'}
       finish(id, h, now, e, int(now) .. ' ' .. int(e.cost), true)
       redis.call('EXPIRE', ended_key(h.owner), ENDED_S)

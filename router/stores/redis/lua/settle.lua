@@ -3,7 +3,8 @@
 -- ARGV  1 the gateway's clock ms  2 decision id  3 owner: the process that took the hold  4 cost nano-USD
 --       5 prompt tokens  6 completion tokens  7 outcome ("settled", "released", "expired")
 --       8 who (tenant, team, key, model, joined by \31)  9 held nano-USD  10 tokens held  11 reserved at ms  12 plan
---       13 2: charge even a hold that is not known   1: only one that is, or whose lease has run out
+--       13 settled at ms; 0: now. What Redis hears of late, or again, counts where it belongs
+--       14 2: charge even a hold that is not known   1: only one that is, or whose lease has run out
 --          0: only one that still is held, since nothing has been sent yet
 -- Returns  1 ended   0 was ended before   2 the lease had run out, the charge is now the real one
 --          3 Redis had lost the hold, the cost is charged nevertheless   -1 it is not held, and nothing was charged
@@ -14,7 +15,8 @@ local e = {cost = whole(4, 'cost', MOST - 1), prompt = whole(5, 'prompt tokens',
 if e.outcome ~= 'settled' and e.outcome ~= 'released' and e.outcome ~= 'expired' then refuse('outcome is ' .. e.outcome) end
 local lost = {who = ARGV[8], amount = whole(9, 'held', MOST - 1), tokens = whole(10, 'tokens held', MOST_TOKENS),
   at = whole(11, 'reserved at', MOST), owner = owner, limits = limits_of(12)}
-local what = whole(13, 'what is charged', 2)
+local settled, what = whole(13, 'settled at', MOST), whole(14, 'what is charged', 2)
+e.at = settled > 0 and math.min(settled, now) or now
 
 local known = read_hold(id)
 if known ~= nil then
