@@ -1,4 +1,4 @@
-"""`pointsman`: serve, demo, route, replay, tune, onboard, admit, quantize, compensate, engine, keys, check.
+"""`pointsman`: serve, demo, route, replay, tune, onboard, admit, quantize, compensate, engine, keys, clock, check.
 
 Each verb imports what it needs when it runs, so that `pointsman --help` is instant. A mistake of the user's ends with
 one line on stderr and exit code 2; a traceback is a bug.
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cli import keys, models, policies, serving
+from cli import clock, keys, models, policies, serving
 from router.errors import PointsmanError
 
-ROOMS = (serving, policies, models, keys)
+ROOMS = (serving, policies, models, keys, clock)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,6 +38,7 @@ from router.settings.credentials import Credentials
 from router.settings.paths import first_key_path, snapshot_path, store_url
 from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
+from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
 
 LOG = logging.getLogger("pointsman")
@@ -109,7 +110,7 @@ def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
     except OSError as error:
         message = f"state_dir: {settings.state_dir} cannot be made: {error.strerror}"
         raise SettingsError(message, param="state_dir") from None
-    return open_stores(store_url(settings), clock=now_ms)
+    return open_stores(store_url(settings), clock=now_ms, boot=boot_ms)
 
 
 @asynccontextmanager

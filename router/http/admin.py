@@ -13,10 +13,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 
 from router.amounts import Period
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, NotFound
 from router.http.auth import Authentication, key_first
 from router.stores.keys import Key, Registry, Team, Tenant
-from router.stores.open import Stores
+from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
 from router.terms import KeyTerms, Level, OwnerName, Section, Terms
 from router.types import NANO_PER_USD, Balance
@@ -72,6 +72,7 @@ def routes(
     _teams(router, stores.keys, note)
     _keys(router, stores.keys, note)
     _reports(router, stores, clock)
+    _clock(router, stores.clock)
     return router
 
 
@@ -221,6 +222,24 @@ def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> N
             for e in entries
         ]
         return {"object": "list", "data": data, "next": entries[-1].position if entries else after}
+
+
+def _clock(router: APIRouter, clock: MoneyClock | None) -> None:
+    def known() -> MoneyClock:
+        if clock is None:
+            raise NotFound("The clock of Redis orders the money; there is nothing to confirm here.")
+        return clock
+
+    @router.get("/clock")
+    async def state() -> dict[str, object]:
+        """By how many milliseconds the machine's clock has jumped; while this is not 0, nothing is reserved."""
+        return {"object": "clock", "jump_ms": known().jump_ms()}
+
+    @router.post("/clock/confirm")
+    async def confirm() -> dict[str, object]:
+        """Believe the machine's clock as it is now."""
+        await known().confirm_clock(_ACTING.get())
+        return {"object": "clock", "jump_ms": known().jump_ms()}
 
 
 def _summed(lines: list[SpendLine], asked: Mapping[str, str | None], groups: list[str]) -> list[SpendLine]:

@@ -21,6 +21,7 @@ from router.stores.sqlite.database import Database
 from router.stores.sqlite.ledger import SqliteLedger
 from router.stores.sqlite.log import SqliteLog
 from router.stores.sqlite.records import SqliteAudit, SqliteShelf, SqliteSpending
+from router.stores.sqlite.timekeeping import Timekeeper
 
 
 class LeasingLedger(Ledger, Leases, Protocol):
@@ -28,6 +29,16 @@ class LeasingLedger(Ledger, Leases, Protocol):
 
     async def tend(self) -> None:
         """Renew and expire leases and settle what was kept; it does so by itself every half second."""
+
+
+class MoneyClock(Protocol):
+    """The clock of the one machine on which a ledger lies."""
+
+    def jump_ms(self) -> int:
+        """By how much it has jumped; while this is not 0, nothing is reserved."""
+
+    async def confirm_clock(self, by: str) -> None:
+        """Believe it as it is now. Raises: StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +54,16 @@ class Stores:
     refused: Counter[str] = field(
         default_factory=Counter
     )  # settlements charged at their worst case, by who refused them
+    clock: MoneyClock | None = None  # None: the store's own orders the money
 
 
 @asynccontextmanager
-async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[Stores]:
+async def open_stores(
+    url: str, *, clock: Callable[[], int], boot: Callable[[], int] | None = None
+) -> AsyncIterator[Stores]:
     """The stores behind `sqlite:///PATH` (`sqlite:////abs/path`) or a Redis URL. `clock` gives milliseconds since 1970.
+
+    `boot` gives milliseconds since the machine was booted: what SQLite's ledger compares the clock with; None: nothing.
 
     The query may set `log_entries` and `audit_entries`, see Retention; for Redis see `connect` too.
     Raises: SettingsError, StoreUnavailable.
@@ -57,7 +73,7 @@ async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[St
     query = {name: values[-1] for name, values in parse_qs(text).items()}
     kept = retention_of(query)
     if scheme == "sqlite":
-        async with _sqlite(Path(rest.removeprefix("/")), clock, kept) as stores:
+        async with _sqlite(Path(rest.removeprefix("/")), Timekeeper(clock, boot=boot), kept) as stores:
             yield stores
     elif scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
         async with _redis(url, clock, kept, query) as stores:
@@ -67,18 +83,19 @@ async def open_stores(url: str, *, clock: Callable[[], int]) -> AsyncIterator[St
 
 
 @asynccontextmanager
-async def _sqlite(path: Path, clock: Callable[[], int], kept: Retention) -> AsyncIterator[Stores]:
+async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterator[Stores]:
+    clock = time.now_ms
     database = Database(path)
     log = SqliteLog(database, kept=kept.log_entries)
     audit = SqliteAudit(database, clock=clock, kept=kept.audit_entries)
-    ledger = SqliteLedger(database, clock=clock, audit=audit)
+    ledger = SqliteLedger(database, time=time, audit=audit)
     keys = ledger.guard = Registry(SqliteShelf(database, changed=ledger.keys_changed), clock=clock)
     await database.open()
     try:
         await ledger.open()
         try:
             conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
-            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations, ledger.refused)
+            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations, ledger.refused, ledger)
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file

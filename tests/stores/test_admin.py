@@ -171,3 +171,13 @@ async def test_no_body_is_an_error_of_the_gateways_own(api: httpx.AsyncClient, b
             shown = answer.json()["terms"]
             again = await api.put("/tenants/again", json=shown)
             assert (again.status_code, again.json()["terms"]) == (200, shown)
+
+
+async def test_the_clock_is_shown_and_confirmed_where_there_is_one(api: httpx.AsyncClient, stores: Stores) -> None:
+    shown = await api.get("/clock")
+    if stores.clock is None:
+        assert shown.status_code == 404
+        return
+    assert shown.json()["jump_ms"] == 0
+    assert (await api.post("/clock/confirm")).status_code == 200
+    assert [entry.kind for entry in await stores.audit.read()][-1] == "clock.confirmed"

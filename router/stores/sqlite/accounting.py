@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.errors import Conflict
+from router.errors import Conflict, StoreUnavailable
 from router.stores.limits import DAY_MS, Gauge, Shown, day_of, gauges_of, shown_of, window_of
 from router.stores.refusals import Refusal
 from router.stores.sqlite.counters import COLUMNS, WindowCounter
 from router.stores.sqlite.database import ROWS, Database, Work, insertion, parts, places
+from router.stores.sqlite.timekeeping import Facts, Timekeeper, why_stopped
 from router.types import Offer, Principal, Spend
 
 SWEEP_MS = 50  # how often a transaction looks for leases that have run out
@@ -27,6 +28,7 @@ SWEPT = 500  # ended in one transaction, at most
 EXPIRED_MS = DAY_MS  # how long a lease that ran out is remembered
 NEWEST_MS = 1000  # how often the newest time is written
 
+FACTS = f"SELECT {', '.join(Facts._fields)} FROM facts"
 HOLD = "decision, tenant, team, key, model, amount, tokens, at_ms, expires_ms, sent, counts"
 Key = tuple[str, str]  # scope and meter
 Counts = tuple[tuple[int, int], ...]  # counters and their soft limits, 0 where there is none
@@ -100,7 +102,7 @@ class Reserve:
         self.choices: list[tuple[Offer, CountPlan]] = []
         self.edition = 0  # of the keys, once it is done
 
-    def __call__(self) -> Taken | Refusal:
+    def __call__(self) -> Taken | Refusal | StoreUnavailable:
         """See Accounting.reserve."""
         return self.run(self)
 
@@ -137,11 +139,11 @@ class Sweep:
 
 
 class Accounting:
-    """A participant of the database's transactions. All that one does is done at one time, of its own clock."""
+    """A participant of the database's transactions. All that one does is done at one time."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
-        self._db, self._clock, self._audit = database, clock, audit
-        self._swept_ms = self._newest_ms = 0
+    def __init__(self, database: Database, *, time: Timekeeper, audit: Noting) -> None:
+        self._db, self._time, self._audit = database, time, audit
+        self._swept_ms = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -153,7 +155,7 @@ class Accounting:
         self._ending: dict[str, tuple[HeldRow, Counts]] = {}
         self._new: list[tuple[Any, ...]] = []
         self._lines: dict[Line, tuple[int, ...]] = {}
-        self._edition = self._now_ms = 0
+        self._now_ms = 0
 
     # the course of a transaction
 
@@ -177,9 +179,9 @@ class Accounting:
             is_money = True
         if not is_money:
             return
-        if reserves or not self._newest_ms:
-            self._newest_ms, self._edition = self._db.execute("SELECT newest_ms, keys FROM facts").fetchone()
-        self._now_ms = max(self._clock(), self._newest_ms)  # time never runs backwards
+        if reserves or not self._time.facts.newest_ms:
+            self._time.facts = Facts._make(self._db.execute(FACTS).fetchone())
+        self._now_ms = self._time.now_ms()
         if ends:
             self._ending = {row.decision: (row, counts) for row, counts in self._taken_out(_ending(len(ends)), ends)}
             for _, counts in self._ending.values():
@@ -208,7 +210,7 @@ class Accounting:
             raise
         if self._lines:
             self._write_lines()
-        if self._now_ms >= self._newest_ms + NEWEST_MS:
+        if self._now_ms >= self._time.facts.newest_ms + NEWEST_MS:
             self._db.execute("UPDATE facts SET newest_ms = ?", (self._now_ms,))
 
     def _write(self, sql: Callable[[int], str], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -233,9 +235,11 @@ class Accounting:
 
     # what requests do
 
-    def reserve(self, asked: Reserve) -> Taken | Refusal:
+    def reserve(self, asked: Reserve) -> Taken | Refusal | StoreUnavailable:
         """Take a hold on the first offer that fits every limit, or say why none does."""
-        asked.edition = self._edition
+        if jump_ms := self._time.jump_ms():
+            return StoreUnavailable(why_stopped(jump_ms))
+        asked.edition = self._time.facts.keys
         refusal: Refusal | None = None
         for offer, plan in asked.choices:
             used = self._used(plan, offer)

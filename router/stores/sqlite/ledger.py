@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -23,6 +23,7 @@ from router.stores.limits import DAY_MS, PlanCache, day_of, of_budget, window_of
 from router.stores.refusals import Answer, Refusal, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.sqlite.accounting import (
+    FACTS,
     Accounting,
     CountPlan,
     End,
@@ -35,6 +36,7 @@ from router.stores.sqlite.accounting import (
 )
 from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import BAD_VALUE, Database
+from router.stores.sqlite.timekeeping import JUMP_MS, Facts, Timekeeper, why_stopped
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")
@@ -59,20 +61,26 @@ class HoldRecord(msgspec.Struct, gc=False):
 class SqliteLedger:
     """A Ledger and its Leases on one database."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int], audit: Noting) -> None:
-        self._db, self._clock = database, clock
+    def __init__(self, database: Database, *, time: Timekeeper, audit: Noting) -> None:
+        self._db, self._time, self._audit = database, time, audit
         self.guard: Guard | None = None
         self.refused: Counter[str] = Counter()  # settlements charged at their worst case, by where they were refused
-        self._accounting = Accounting(database, clock=clock, audit=audit)
+        self._accounting = Accounting(database, time=time, audit=audit)
         self._plans: PlanCache[CountPlan] = PlanCache(plan_of, size=PLANS)
         self._mine: dict[str, HoldRecord] = {}  # holds this process keeps alive
         self._unsettled: list[tuple[HoldRecord, Spend]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._day = ""
+        self._told_ms = 0  # the jump of the clock that was told
         database.participants.insert(0, self._accounting)
 
     async def open(self) -> None:
-        """Begin to look after leases."""
+        """Begin to look after leases; a clock that has moved ahead while nobody ran is accepted, and noted."""
+        self._learn()
+        newest_ms, now_ms = self._time.facts.newest_ms, self._time.now_ms()
+        if newest_ms and now_ms - newest_ms > JUMP_MS:
+            detail = {"newest_ms": newest_ms, "now_ms": now_ms, "reason": "the newest row is older than this start"}
+            await self._db.transact(lambda: self._audit.append(now_ms, "clock.ahead", "", detail))
         await self.tend()
         self._ticker = asyncio.create_task(self._tick())
 
@@ -120,6 +128,8 @@ class SqliteLedger:
         except asyncio.CancelledError:  # the client has gone: give back what may have been taken
             self._unsettled.append((HoldRecord(r.decision_id, NanoUsd(0), 0, 0, 0), NOTHING))
             raise
+        if isinstance(found, StoreUnavailable):
+            raise found
         if self.guard is not None:
             self.guard.heard(asked.edition)
         return found
@@ -165,7 +175,8 @@ class SqliteLedger:
         return in_time
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
-        """What is left of each budget. Raises: StoreUnavailable."""
+        """What is left of each budget, at the money's own time. Raises: StoreUnavailable."""
+        now_ms = self._time.now_ms()
         if self._is_due(now_ms):
             await self._db.transact(Sweep())
         gauges = [of_budget(budget) for budget in budgets]
@@ -196,8 +207,10 @@ class SqliteLedger:
 
     async def tend(self) -> None:
         """Renew and expire leases, and settle what was kept. Raises: StoreUnavailable."""
+        self._learn()
+        await self._tell_jump()
         await self._settle_kept()
-        now_ms = self._clock()
+        now_ms = self._time.now_ms()
         renewed = self._renewals(now_ms)
         if renewed:
             await self._db.transact(lambda: self._renew(renewed))
@@ -209,7 +222,38 @@ class SqliteLedger:
             oldest, self._day = day_of(now_ms - SPEND_DAYS * DAY_MS), day
             await self._db.transact(lambda: self._db.execute("DELETE FROM spend WHERE day < ?", (oldest,)))
         if self.guard is not None:
-            self.guard.heard(self._db.read("SELECT keys FROM facts")[0][0])
+            self.guard.heard(self._time.facts.keys)
+
+    def jump_ms(self) -> int:
+        """By how much the clock has jumped; while this is not 0, nothing is reserved."""
+        return self._time.jump_ms()
+
+    async def confirm_clock(self, by: str) -> None:
+        """Believe the clock as it is, in every process of the machine. Raises: StoreUnavailable."""
+        self._learn()
+        jump_ms, now_ms, facts = self._time.jump_ms(), self._time.now_ms(), self._time.confirmed()
+
+        def work() -> None:
+            self._db.execute("UPDATE facts SET ahead_ms = ?, confirmed_ms = ?", (facts.ahead_ms, facts.confirmed_ms))
+            detail = {"jump_ms": jump_ms, "ahead_ms": facts.ahead_ms, "by": by}
+            self._audit.append(now_ms, "clock.confirmed", "", detail)
+
+        await self._db.transact(work)
+        self._learn()
+
+    def _learn(self) -> None:
+        self._time.facts = Facts._make(self._db.read(FACTS)[0])
+
+    async def _tell_jump(self) -> None:
+        """Once for each."""
+        jump_ms = self._time.jump_ms()
+        if abs(jump_ms - self._told_ms) <= JUMP_MS:
+            return
+        self._told_ms = jump_ms
+        if jump_ms:
+            LOG.error(why_stopped(jump_ms))
+            at_ms, detail = self._time.now_ms(), {"jump_ms": jump_ms}
+            await self._db.transact(lambda: self._audit.append(at_ms, "clock.jumped", "", detail))
 
     def keys_changed(self) -> None:
         """To be called in the transaction that changes a key: every gateway learns of it with its next hold."""

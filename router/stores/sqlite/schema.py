@@ -47,9 +47,10 @@ CREATE TABLE spend (
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)
     STRICT;
--- One row. newest_ms: the newest time that was written; keys: grows with each change of a tenant, a team or a key.
-CREATE TABLE facts ({_amounts("newest_ms", "keys")}) STRICT;
-INSERT INTO facts VALUES (0, 0);
+-- One row. newest_ms: the newest time that was written; keys: grows with each change of a tenant, a team or a key;
+-- ahead_ms, confirmed_ms: see pointsman clock.
+CREATE TABLE facts ({_amounts("newest_ms", "keys", "ahead_ms", "confirmed_ms")}) STRICT;
+INSERT INTO facts VALUES (0, 0, 0, 0);
 CREATE TABLE log (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, tenant TEXT NOT NULL, decision_id TEXT NOT NULL, response_id TEXT,
     body BLOB NOT NULL) STRICT;
