@@ -1,9 +1,9 @@
-"""Serves random models of Qwen2.5-1.5B's shapes with vLLM on a GPU: bfloat16, then one store at many widths.
+"""Serves random weights with vLLM on a GPU: bfloat16, Machete's int4, FP8, INT8, and one store at many widths.
 
-    python -m benchmarks.gpu --out DIR [--store STORE --plain CHECKPOINT] [--only plain|eager|graphs]
+    python -m benchmarks.gpu --out DIR [--model llama-3.1-8b] [--only bf16 store]       about 100 s an engine
 
-Each server gets single requests (decode speed), 48 at once (throughput), and, with a store, 48 at mixed widths that are
-compared with the same requests alone. Prints one line a measurement and writes DIR/gpu.json and the servers' logs.
+Every engine gets single requests, 48 and 256 at once, and 48 prompts of 512 tokens; the store also mixed widths, whose
+texts are compared with the same requests alone. Prints a line for each and writes DIR/gpu-MODEL.json and the logs.
 """
 
 from __future__ import annotations
@@ -18,45 +18,47 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from backends.anyprec.names import WIDTH_KEY
-from benchmarks.random_store import SHAPES, StoreShape, write_store, write_tokenizer
+from benchmarks.random_store import SHAPES, write_tokenizer
 
 PORT = 8131
 BASE = f"http://127.0.0.1:{PORT}"
 BITS = [3, 4, 6, 8]
-GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,64]}'
+GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,32,64,128,256]}'
+OPTIONS = ["--load-format", "dummy", "--max-num-seqs", "256", "--max-model-len", "1024", "--no-enable-prefix-caching"]
+OPTIONS += ["--max-num-batched-tokens", "4096", "--gpu-memory-utilization", "0.5", "--compilation-config", GRAPHS]
+Widths = Sequence[int | None]
 
 
-def write_plain(folder: Path, shape: StoreShape, *, seed: int = 0) -> None:
-    """A checkpoint of random bfloat16-able weights in float16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
-    tensors: dict[str, Any] = {}
+def _compressed(name: str, weights: dict[str, Any], activations: dict[str, Any] | None) -> dict[str, Any]:
+    """A quantization_config of compressed-tensors."""
+    scheme = {"targets": ["Linear"], "weights": {"symmetric": True, "dynamic": False, **weights}}
+    return {
+        "quant_method": "compressed-tensors", "format": name, "quantization_status": "compressed",
+        "ignore": ["lm_head"], "kv_cache_scheme": None,
+        "config_groups": {"group_0": scheme | {"input_activations": activations}},
+    }  # fmt: skip
 
-    def normal(name: str, size: tuple[int, ...], scale: float) -> None:
-        tensors[name] = (generator.standard_normal(size, np.float32) * scale).astype(np.float16)
 
-    normal("model.embed_tokens.weight", (shape.vocabulary, shape.hidden), shape.hidden**-0.5 * 4)
-    tensors["model.norm.weight"] = np.ones(shape.hidden, np.float16)
-    for i in range(shape.layers):
-        for name, size in shape.linears().items():
-            normal(f"model.layers.{i}.{name}.weight", size, size[1] ** -0.5)
-            if shape.bias and name[-6:] in ("q_proj", "k_proj", "v_proj"):
-                normal(f"model.layers.{i}.{name}.bias", size[:1], 1.0)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[f"model.layers.{i}.{norm}.weight"] = np.ones(shape.hidden, np.float16)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps(shape.config()))
+_CHANNELS = {"num_bits": 8, "strategy": "channel"}
+_TOKENS = {"num_bits": 8, "symmetric": True, "dynamic": True, "strategy": "token"}
+ENGINES: dict[str, dict[str, Any] | None] = {
+    "bf16": None,
+    "store": {
+        "quant_method": "anyprec", "version": 1, "bits": BITS, "rows_per_table": 1, "in_features": {}, "checksums": {},
+    },
+    "int4": _compressed("pack-quantized", {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}, None),
+    "fp8": _compressed("float-quantized", _CHANNELS | {"type": "float"}, _TOKENS | {"type": "float"}),
+    "int8": _compressed("int-quantized", _CHANNELS | {"type": "int"}, _TOKENS | {"type": "int"}),
+}  # fmt: skip
 
 
 def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -73,8 +75,7 @@ def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
 def served(model: Path, log: Path, *options: str, limit_s: float = 200) -> Iterator[float]:
     """A running `vllm serve`; yields the seconds it took to come up. Raises: RuntimeError when it does not."""
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--served-model-name", "m"]
-    command += ["--port", str(PORT), "--host", "127.0.0.1", "--max-model-len", "512", "--max-num-seqs", "64"]
-    command += ["--gpu-memory-utilization", "0.3", "--dtype", "bfloat16", "--max-num-batched-tokens", "2048", *options]
+    command += ["--port", str(PORT), "--host", "127.0.0.1", *options]
     start = time.time()
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
@@ -99,55 +100,65 @@ def _healthy() -> bool:
         return False
 
 
-def complete(i: int, tokens: int, width: int | None, **more: Any) -> dict[str, Any]:
-    """One greedy completion of a prompt that depends on i."""
-    body = {
-        "model": "m",
-        "prompt": f"{i}: import os\n" * 4,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        **more,
-    }
-    if width is not None:
-        body["vllm_xargs"] = {WIDTH_KEY: width}
-    return post("/v1/completions", body)
+def body(i: int, tokens: int, width: int | None, *, prompt: int, **more: Any) -> dict[str, Any]:
+    """A greedy completion of a random prompt of so many tokens that depends on i."""
+    words = np.random.default_rng(1_000_003 * prompt + i).integers(0, 250, prompt).tolist()
+    asked = {"model": "m", "prompt": words, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
+    return asked | ({"vllm_xargs": {WIDTH_KEY: width}} if width is not None else {})
+
+
+def complete(i: int, tokens: int, width: int | None, *, prompt: int = 32, **more: Any) -> dict[str, Any]:
+    """One answer."""
+    return post("/v1/completions", body(i, tokens, width, prompt=prompt, **more))
 
 
 def single_tokens_per_s(width: int | None) -> float:
-    """Decode speed of one request alone, its prompt already cached."""
+    """Decode speed of one request alone."""
     complete(0, 8, width)
     start = time.time()
-    answer = complete(0, 256, width)
-    return float(answer["usage"]["completion_tokens"] / (time.time() - start))
+    complete(0, 192, width)
+    return 192 / (time.time() - start)
 
 
-def crowd_tokens_per_s(widths: list[int | None], tokens: int = 256) -> float:
-    """Tokens a second of 48 requests at once."""
-    with ThreadPoolExecutor(48) as pool:
-        list(pool.map(lambda i: complete(i, 4, widths[i % len(widths)]), range(48)))
+def crowd_tokens_per_s(count: int, widths: Widths, tokens: int = 192) -> float:
+    """Tokens a second of many requests at once."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda i: complete(i, 4, widths[i % len(widths)]), range(count)))
         start = time.time()
-        list(pool.map(lambda i: complete(i, tokens, widths[i % len(widths)]), range(48)))
-    return 48 * tokens / (time.time() - start)
+        list(pool.map(lambda i: complete(i, tokens, widths[i % len(widths)]), range(count)))
+    return count * tokens / (time.time() - start)
 
 
-def _first_steps(i: int, width: int) -> tuple[list[str], list[float]]:
-    found = complete(i, 16, width, logprobs=0)["choices"][0]["logprobs"]
-    return found["tokens"], found["token_logprobs"]
+def first_token_ms(count: int, widths: Widths, salt: int) -> list[int]:
+    """Median and 95th percentile of the time to the first token of so many prompts of 512 tokens at once."""
+
+    def ask(i: int) -> float:
+        asked = body(i + salt, 32, widths[i % len(widths)], prompt=512, stream=True)
+        request = urllib.request.Request(
+            BASE + "/v1/completions", json.dumps(asked).encode(), {"content-type": "application/json"}
+        )
+        start, first = time.time(), 0.0
+        for line in urllib.request.urlopen(request, timeout=120):
+            if line.startswith(b"data:") and not first:
+                first = time.time() - start
+        return first * 1000
+
+    with ThreadPoolExecutor(count) as pool:
+        times = list(pool.map(ask, range(count)))
+    return [round(float(np.percentile(times, q))) for q in (50, 95)]
 
 
-def mixed_against_solo(bits: list[int]) -> dict[str, Any]:
-    """48 requests at mixed widths against the same alone: equal texts, and the largest gap while they agree."""
-    jobs = [(i, bits[i % len(bits)]) for i in range(48)]
+def mixed_against_solo() -> dict[str, Any]:
+    """48 requests at mixed widths against the same alone: equal texts, and the largest gap of the first token."""
+
+    def steps(i: int) -> tuple[list[str], list[float]]:
+        found = complete(i, 16, BITS[i % len(BITS)], logprobs=0)["choices"][0]["logprobs"]
+        return found["tokens"], found["token_logprobs"]
+
     with ThreadPoolExecutor(48) as pool:
-        crowd = list(pool.map(lambda job: _first_steps(*job), jobs))
-    solo = [_first_steps(*job) for job in jobs]
-    gaps = [
-        abs(a - b)
-        for (tokens, crowd_logs), (alone, solo_logs) in zip(crowd, solo, strict=True)
-        for a, b in zip(crowd_logs[:1], solo_logs[:1], strict=True)
-        if tokens[0] == alone[0]
-    ]
+        crowd = list(pool.map(steps, range(48)))
+    solo = [steps(i) for i in range(48)]
+    gaps = [abs(a[1][0] - b[1][0]) for a, b in zip(crowd, solo, strict=True) if a[0][0] == b[0][0]]
     return {"same_text": sum(a[0] == b[0] for a, b in zip(crowd, solo, strict=True)), "first_step_gap": max(gaps)}
 
 
@@ -157,29 +168,32 @@ def loaded_gib(log: Path) -> float | None:
     return float(found[1]) if found else None
 
 
-def measure(name: str, model: Path, out: Path, widths: list[int], *options: str) -> dict[str, Any]:
+def speeds(widths: Widths, salt: int) -> dict[str, Any]:
+    """One line of the table."""
+    found: dict[str, Any] = {"1": round(single_tokens_per_s(widths[0]))} if len(widths) == 1 else {}
+    found |= {str(count): round(crowd_tokens_per_s(count, widths)) for count in (48, 256)}
+    return found | {"first_token_ms": first_token_ms(48, widths, salt)}
+
+
+def measure(name: str, folder: Path, out: Path, options: Sequence[str]) -> dict[str, Any]:
     """Start a server and measure it; a failure is part of the result."""
-    log = out / f"{name}.log"
-    found: dict[str, Any] = {"name": name}
+    log, found = out / f"{folder.name}.log", dict[str, Any](name=name)
     try:
-        with served(model, log, *options) as startup_s:
-            found["startup_s"] = round(startup_s, 1)
-            found["weights_gib"] = loaded_gib(log)
-            found["text"] = complete(0, 8, None)["choices"][0]["text"]
-            each: list[int | None] = list(widths) or [None]
-            found["single"] = {str(k): round(single_tokens_per_s(k), 1) for k in each}
-            found["crowd"] = {str(k): round(crowd_tokens_per_s([k])) for k in each}
-            if widths:
-                found["crowd"]["mixed"] = round(crowd_tokens_per_s(each))
-                found["mixed_against_solo"] = mixed_against_solo(widths)
-                found["bad_width"] = complete(0, 4, 9)
-                found["after_bad_width"] = complete(0, 4, widths[0])["choices"][0]["text"]
+        with served(folder, log, *OPTIONS, *options) as startup_s:
+            found |= {"startup_s": round(startup_s, 1), "weights_gib": loaded_gib(log)}
+            lines: dict[str, Widths] = {"-": [None]}
+            if name == "store":
+                lines = {"3": [3], "4": [4], "8": [8], "mixed": BITS}
+            for i, (label, widths) in enumerate(lines.items()):
+                found[label] = speeds(widths, 1000 * i)
+                print(name, label, json.dumps(found[label]), flush=True)
+            if name == "store":
+                found["mixed_against_solo"] = mixed_against_solo()
     except Exception as error:
+        lines_of = log.read_text().splitlines() if log.exists() else []
         found["failed"] = repr(error)[:300]
-        lines = log.read_text().splitlines() if log.exists() else []
-        wanted = [line[-220:] for line in lines if re.search(r"Error|error:|File .*anyprec|assert", line)]
-        found["log"] = wanted[-14:]
-    print(json.dumps(found), flush=True)
+        found["log"] = [line[-220:] for line in lines_of if re.search(r"Error|File .*anyprec", line)][-14:]
+    print(json.dumps({key: value for key, value in found.items() if key not in ("3", "4", "8")}), flush=True)
     return found
 
 
@@ -188,33 +202,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", choices=SHAPES, default="qwen2.5-1.5b")
-    parser.add_argument("--prepare", action="store_true", help="only write the models")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/pointsman-gpu"))
-    parser.add_argument("--store", type=Path, help="a store to serve instead of a random one")
-    parser.add_argument("--plain", type=Path, help="its uncompressed checkpoint")
-    parser.add_argument("--only", nargs="*", choices=["plain", "eager", "graphs"], default=["plain", "eager", "graphs"])
+    parser.add_argument("--only", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--options", nargs="*", default=[], help="passed to vllm serve, without their dashes")
     arguments = parser.parse_args()
-    plain = arguments.plain or arguments.folder / "plain"
-    store = arguments.store or arguments.folder / "store"
-    if not plain.exists():
-        write_plain(plain, SHAPES[arguments.model])
-    if not store.exists():
-        write_store(store, SHAPES[arguments.model], bits=BITS)
-    if arguments.prepare:
-        return
-    bits = json.loads((store / "config.json").read_text())["quantization_config"]["bits"]
-    more = [f"--{option}" for option in arguments.options]
-    runs: dict[str, tuple[Path, list[int], *tuple[str, ...]]] = {
-        "plain": (plain, [], "--compilation-config", GRAPHS),
-        "eager": (store, bits, "--enforce-eager"),
-        "graphs": (store, bits, "--compilation-config", GRAPHS),
-    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     found = []
     for name in arguments.only:
-        model, widths, *options = runs[name]
-        found.append(measure(name, model, arguments.out, widths, *options, *more))
-    (arguments.out / "gpu.json").write_text(json.dumps(found, indent=1))
+        folder = arguments.folder / f"{arguments.model}-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tokenizer(folder)
+        quantization = {"quantization_config": ENGINES[name]} if ENGINES[name] else {}
+        (folder / "config.json").write_text(json.dumps(SHAPES[arguments.model].config() | quantization))
+        found.append(measure(name, folder, arguments.out, [f"--{option}" for option in arguments.options]))
+        (arguments.out / f"gpu-{arguments.model}.json").write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

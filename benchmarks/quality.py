@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--calibrating", type=int, default=256, help="training items for the adapter")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     store, items = Store.open(STORES[options.model]), held_out(options.items)
     with compensated(store, options.model, rank=options.rank, calibrating=options.calibrating) as adapter:
         variants = [Variant(bits) for bits in store.bits]
@@ -100,7 +101,8 @@ def main() -> None:
             lora = ["--enable-lora", "--max-lora-rank", str(options.rank), "--lora-modules", f"{ADAPTER}={adapter}"]
         adapters = [read_adapter(adapter, store)] if adapter is not None else []
         model, tokenizer = Llama(Weights(store, adapters)), Tokenizer(store.folder)
-        with served(store.folder, options.out / "quality.log", "--compilation-config", GRAPHS, *lora):
+        memory = ["--max-model-len", "512", "--gpu-memory-utilization", "0.3"]
+        with served(store.folder, options.out / "quality.log", "--compilation-config", GRAPHS, *memory, *lora):
             for variant in variants:
                 show(variant, through_vllm(items, variant), scores(model, tokenizer, items, variant))
 

@@ -67,6 +67,7 @@ class StoreShape:
 SHAPES = {
     "tiny": StoreShape(128, 352, 2, 4, 2, 261, context=512),
     "tiny2": StoreShape(256, 720, 2, 8, 4, 261, context=512),
+    "llama-3.1-8b": StoreShape(4096, 14336, 32, 32, 8, 128256),
     "qwen2.5-1.5b": StoreShape(1536, 8960, 28, 12, 2, 151936, architecture="Qwen2ForCausalLM", bias=True),
 }
 

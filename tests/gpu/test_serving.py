@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.anyprec.names import WIDTH_KEY
 from backends.family.packed import STORES
 from backends.family.tokens import encode_answer
 from evaluation.skills import Item, grade, sample
@@ -81,7 +82,7 @@ def right(items: list[Item], bits: int) -> float:
 
     def ask(item: Item) -> str:
         body = {"model": NAME, "messages": [{"role": "user", "content": item.prompt}], "temperature": 0}
-        body |= {"max_tokens": len(encode_answer(item.answer)) + 8, "vllm_xargs": {"anyprec_bits": bits}}
+        body |= {"max_tokens": len(encode_answer(item.answer)) + 8, "vllm_xargs": {WIDTH_KEY: bits}}
         return str(post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
     with ThreadPoolExecutor(32) as pool:

@@ -1,34 +1,35 @@
 """The any-precision linear layer on a device: torch on a CPU, CUDA kernels on a GPU, one operator for both.
 
-`lay_out` turns a layer of the store into the device's own arrangement of the same bits; the operator
-`anyprec::linear(x, codes, tables, widths, bits)` multiplies row t of x by the layer at width widths[t].
+`to_device_layout` turns a layer of the store into the device's own arrangement of the same bits; the operator
+`anyprec::linear(x, codes, tables, widths, bits, rows)` multiplies row t of x by the layer at width widths[t].
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from backends.anyprec.kernels import portable
-from backends.anyprec.kernels.layout import Laid, lay_out
+from backends.anyprec.kernels.layout import DeviceLayout, to_device_layout
 
-__all__ = ["Laid", "announce", "lay_out", "linear"]
+__all__ = ["DeviceLayout", "linear", "set_row_widths", "to_device_layout"]
 
 _library = torch.library.Library("anyprec", "DEF")
-_library.define("linear(Tensor x, Tensor codes, Tensor tables, Tensor widths, int[] bits) -> Tensor")
+_library.define("linear(Tensor x, Tensor codes, Tensor tables, Tensor widths, int[] bits, int rows) -> Tensor")
 
 
 def _on_gpu(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], rows: int
 ) -> torch.Tensor:
     from backends.anyprec.kernels import fused  # noqa: PLC0415  CUDA's compiler is there only where a GPU is
 
-    return fused.linear(x, codes, tables, widths, bits)
+    return fused.linear(x, codes, tables, widths, bits, rows)
 
 
 def _shape(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], rows: int
 ) -> torch.Tensor:
-    rows = codes.shape[0] if codes.dim() == 2 else codes.shape[1]
     return x.new_empty((*x.shape[:-1], rows))
 
 
@@ -37,15 +38,15 @@ _library.impl("linear", _on_gpu, "CUDA")
 torch.library.register_fake("anyprec::linear", _shape, lib=_library)
 
 
-def linear(x: torch.Tensor, laid: Laid, widths: torch.Tensor, *, bits: list[int]) -> torch.Tensor:
+def linear(x: torch.Tensor, layout: DeviceLayout, widths: torch.Tensor, *, bits: list[int]) -> torch.Tensor:
     """x (m, K) to (m, N), row t at width widths[t] of `bits`; a row of width 0 gives zeros and reads nothing."""
-    out: torch.Tensor = torch.ops.anyprec.linear(x, laid.codes, laid.tables, widths, bits)
+    out: torch.Tensor = torch.ops.anyprec.linear(x, layout.codes, layout.tables, widths, bits, layout.rows)
     return out
 
 
-def announce(widths: torch.Tensor, present: tuple[int, ...]) -> None:
-    """Tell the operator which widths the host has just written into `widths`."""
+def set_row_widths(widths: torch.Tensor, counts: Mapping[int, int]) -> None:
+    """Tell the operator how many rows of each width, 0 for padding, the host has just written into `widths`."""
     if widths.device.type == "cuda":
         from backends.anyprec.kernels import fused  # noqa: PLC0415  CUDA's compiler is there only where a GPU is
 
-        fused.announce(widths, present)
+        fused.set_row_widths(widths, counts)

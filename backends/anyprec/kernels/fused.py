@@ -1,116 +1,184 @@
-"""Multiplies by a layer straight from its bit planes, each row of the input at its own width.
+"""Multiplies by a layer straight from its bit planes, each row of the input at its own width, with whole-number sums.
 
-Up to 16 rows: few.cu. More: many.cu in CUDA graphs; outside them, from 65 rows, some rows of the layer at a time are
-dequantized and cuBLAS multiplies. The widths are read on the device, so graphs replay with new ones.
+Up to 8 rows: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu in CUDA graphs; outside them, from 257
+rows, some rows of the layer at a time become bytes and vLLM's int8 product multiplies. Sums are whole numbers and every
+path rounds once, so a row comes out the same to the last bit alone and among others. Widths are read on the device, so
+graphs replay with new ones.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from backends.anyprec.kernels import compiled
-from backends.anyprec.kernels.launches import (
-    GROUP_COLUMNS,
-    Few,
-    Launch,
-    Many,
-    Some,
-    choose,
-    few_sizes,
-    layer,
-    macros,
-    many_sizes,
-    most_tiles,
-)
+from backends.anyprec.kernels import compiled, launches
+from backends.anyprec.kernels.launches import ExpandArgs, GemmArgs, GemmLaunch, QuantizeArgs, SkinnyArgs, SkinnyLaunch
+from backends.anyprec.kernels.layout import TILE_ROWS, UNIT, step_of, steps_of
 
-_present: dict[int, tuple[int, ...]] = {}  # by the address of a widths buffer: the widths the host wrote there
-LARGE = 65  # rows of x from which dequantizing some rows at a time and cuBLAS is faster than the fused tiles
-CHUNK_ROWS = 8192
+_counts: dict[int, Mapping[int, int]] = {}  # by the address of a widths buffer: how many rows of each width are there
+SKINNY_ROWS = launches.MOST_SKINNY
+LARGE_ROWS = 257
+CHUNK_BYTES = 32 << 20  # of a layer's bytes at a time, which stay in the cache
 
 
-def announce(widths: torch.Tensor, present: tuple[int, ...]) -> None:
+def set_row_widths(widths: torch.Tensor, counts: Mapping[int, int]) -> None:
     """Tell which widths this buffer now holds, so that a large batch outside a graph need not ask the device."""
-    _present[widths.data_ptr()] = present
+    _counts[widths.data_ptr()] = counts
 
 
 def linear(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], rows: int
 ) -> torch.Tensor:
-    """x (m, K) bfloat16 to (m, N), row t at width widths[t]. Raises: ValueError: K is no multiple of 16."""
-    present = _present.get(widths.data_ptr())
-    if x.shape[0] >= LARGE and present is not None and not torch.cuda.is_current_stream_capturing():
-        return large(x, codes, tables, widths, bits, present)
-    return launch(x, codes, tables, widths, bits, choose(x.shape[0], layer_rows=codes.shape[1], words=codes.shape[2]))
+    """x (m, K) bfloat16 to (m, rows), row t at width widths[t]. Raises: TypeError: another type."""
+    launches.require_bfloat16(x)
+    x, m = x.contiguous(), x.shape[0]
+    layer = Operand(codes, tables, tuple(bits), rows)
+    if m <= SKINNY_ROWS:
+        how = launches.skinny_launch(m, rows=rows, units=codes.shape[1], processors=processors(x.device.index))
+        if how is not None:
+            return skinny(x, layer, widths, how)
+    counts = _counts.get(widths.data_ptr(), {})
+    if m >= LARGE_ROWS and sum(counts.values()) == m and not torch.cuda.is_current_stream_capturing():
+        return by_bytes(x, layer, widths, counts)
+    return gemm(x, layer, widths)
 
 
-def large(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int],
-    present: tuple[int, ...],
-) -> torch.Tensor:  # fmt: skip
-    """One product for each width present, over the rows that ask for it and zeros in place of the others."""
-    if len(present) == 1:
-        return by_chunks(x, codes, tables, bits, width=present[0], chunk_rows=CHUNK_ROWS)
-    asked = widths[: x.shape[0], None]
-    out = x.new_zeros(x.shape[0], codes.shape[1])
-    for width in present:
-        out += by_chunks(torch.where(asked == width, x, 0), codes, tables, bits, width=width, chunk_rows=CHUNK_ROWS)
-    return out
+class Operand:
+    """A layer's arrangement with what its kernels were compiled for."""
 
+    def __init__(self, codes: torch.Tensor, tables: torch.Tensor, bits: tuple[int, ...], rows: int) -> None:
+        self.codes, self.tables, self.bits, self.rows = codes, tables, bits, rows
+        self.units = codes.shape[1]
 
-def _function(file: str, name: str, bits: list[int], how: Launch, *, columns: int, device: int) -> tuple[Any, int]:
-    sizes, shared = few_sizes(tuple(bits), how) if isinstance(how, Few) else many_sizes(tuple(bits), how)
-    options = macros(tuple(bits), whole=int(columns % GROUP_COLUMNS == 0), **dict(sizes))
-    places = how.places if isinstance(how, Many) else 64
-    return compiled.load(file, name, options, places=places, device=device, shared_bytes=shared), shared
+    def argument(self) -> launches.Layer:
+        """The layer's part of a kernel's argument."""
+        return launches.layer(self.codes, self.tables, self.rows)
 
 
 @functools.cache
-def _multiprocessors(device: int) -> int:
+def processors(device: int) -> int:
+    """Multiprocessors of a device."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def launch(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], how: Launch
-) -> torch.Tensor:
-    """As `linear`, with the launch's sizes given."""
-    x, m, n, device = x.contiguous(), x.shape[0], codes.shape[1], x.device.index
-    out = torch.empty(m, n, dtype=x.dtype, device=x.device)
-    argument = layer(x, codes, tables, widths, bits, out, columns=x.shape[1])
-    if isinstance(how, Few):
-        function, shared = _function("few", "few", bits, how, columns=x.shape[1], device=device)
-        blocks = min(-(-n // 16), how.resident * _multiprocessors(device))
-        compiled.launch(function, (blocks, 1), 32 * how.warps, shared, argument)
-    else:
-        function, shared = _function("many", "many", bits, how, columns=x.shape[1], device=device)
-        tiles = most_tiles(m, how.places, len(bits))
-        compiled.launch(function, (-(-n // 64), tiles), 128 * how.groups, shared, argument)
+@functools.cache
+def _capability(device: int) -> tuple[int, int]:
+    major, minor = torch.cuda.get_device_capability(device)
+    return major, minor
+
+
+def _hopper_or_newer(device: int) -> bool:
+    return _capability(device) >= (9, 0)
+
+
+def _kernel(
+    file: str, name: str, options: tuple[str, ...], device: int, shared_bytes: int = launches.SHARED_BYTES
+) -> Any:
+    return compiled.load(file, name, options, device=device, shared_bytes=shared_bytes)
+
+
+def skinny(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: SkinnyLaunch) -> torch.Tensor:
+    """Up to 8 rows in one kernel, which quantizes them itself."""
+    m, columns = x.shape
+    out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
+    argument = SkinnyArgs(
+        layer.argument(), x.data_ptr(), widths.data_ptr(), out.data_ptr(), m, columns, how.parts
+    )  # fmt: skip
+    options = launches.macros(layer.bits, ring=how.ring)
+    function = _kernel("skinny_gemm", "skinny_gemm", options, x.device.index)
+    early = _hopper_or_newer(x.device.index)
+    compiled.launch(function, (how.blocks, 1, 1), 32 * how.warps, how.shared_bytes, argument, early=early)
     return out
 
 
-def dequantize_rows(
-    codes: torch.Tensor, tables: torch.Tensor, bits: list[int], *, width: int, first: int, out: torch.Tensor
-) -> None:
-    """Rows first … first + len(out) of the layer at `width` into out (rows, K) bfloat16."""
-    count, columns = out.shape
-    how = Many(16, 4)
-    function, _ = _function("many", "dequantize", bits, how, columns=columns, device=out.device.index)
-    argument = Some(layer(None, codes, tables, None, bits, out, columns=columns), width, first, count)
-    shared = dict(many_sizes(tuple(bits), how)[0])["table_bytes"]
-    compiled.launch(function, (-(-count // 64), 2), 128 * how.groups, shared, argument)
+class Quantized:
+    """Rows of x as bytes, sorted by step, with what goes with each place; rows of width 0 become zeros of `out`."""
+
+    def __init__(
+        self, x: torch.Tensor, layer: Operand, widths: torch.Tensor, out: torch.Tensor, *, granules: int
+    ) -> None:
+        m, columns = x.shape
+        places = launches.GRANULE * granules or m
+        self.granules = granules
+        self.bytes = torch.empty(places, layer.units * UNIT, dtype=torch.int8, device=x.device)
+        self.scales = torch.empty(places, dtype=torch.float32, device=x.device)
+        self.numbers = torch.empty(3, places, dtype=torch.int32, device=x.device)  # sums, rows of x, widths
+        addresses = (each.data_ptr() for each in (x, widths, self.bytes, out, self.scales, *self.numbers))
+        argument = QuantizeArgs(*addresses, m, layer.rows, columns, layer.units, granules)
+        function = _kernel("quantize", "quantize", launches.macros(layer.bits), x.device.index, 0)
+        compiled.launch(function, (m, 1, 1), 256, 0, argument, early=_hopper_or_newer(x.device.index))
+
+    @property
+    def row_of(self) -> torch.Tensor:
+        """The row of x at each place."""
+        return self.numbers[1]
 
 
-def by_chunks(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, bits: list[int], *, width: int, chunk_rows: int
-) -> torch.Tensor:
-    """x (m, K) at one width: some rows of the layer at a time into a scratch buffer that stays in the cache."""
-    m, n = x.shape[0], codes.shape[1]
-    out = torch.empty(m, n, dtype=x.dtype, device=x.device)
-    weights = torch.empty(min(chunk_rows, n), x.shape[1], dtype=x.dtype, device=x.device)
-    for first in range(0, n, chunk_rows):
-        part = weights[: min(chunk_rows, n - first)]
-        dequantize_rows(codes, tables, bits, width=width, first=first, out=part)
-        torch.mm(x, part.t(), out=out[:, first : first + part.shape[0]])
+def gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: GemmLaunch | None = None) -> torch.Tensor:
+    """Any number of rows in two kernels."""
+    m, device = x.shape[0], x.device.index
+    newer, steps = _hopper_or_newer(device), len(steps_of(layer.bits))
+    how = how or launches.gemm_launch(
+        m, rows=layer.rows, units=layer.units, processors=processors(device),
+        hopper=_capability(device) == (9, 0), clusters=newer,
+    )  # fmt: skip
+    out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
+    quantized = Quantized(x, layer, widths, out, granules=launches.granules_of(m, steps))
+    sums, row_of, width_at = (each.data_ptr() for each in quantized.numbers)
+    argument = GemmArgs(
+        layer.argument(), quantized.bytes.data_ptr(), quantized.scales.data_ptr(), sums, row_of, width_at,
+        widths.data_ptr(), out.data_ptr(), m, quantized.granules,
+    )  # fmt: skip
+    function = _kernel("gemm", "gemm", launches.gemm_macros(layer.bits, how), device)
+    grid = (-(-quantized.granules // how.granules), -(-layer.rows // (TILE_ROWS * how.warps)), how.cluster)
+    shared = launches.gemm_shared_bytes(how, layer.bits)
+    compiled.launch(function, grid, 32 * how.warps, shared, argument, early=newer, cluster=how.cluster)
     return out
+
+
+def expanded(layer: Operand, *, width: int, first: int, count: int) -> torch.Tensor:
+    """Rows first ... first + count (multiples of 16) at a width as int8 (count, 256 units)."""
+    out = torch.empty(count, layer.units * UNIT, dtype=torch.int8, device=layer.codes.device)
+    argument = ExpandArgs(layer.argument(), out.data_ptr(), step_of(width), first // TILE_ROWS)
+    shared = 8 * TILE_ROWS * (UNIT + 16)
+    function = _kernel("quantize", "expand", launches.macros(layer.bits), out.device.index, shared)
+    compiled.launch(function, (-(-layer.units // 8), count // TILE_ROWS, 1), 256, shared, argument)
+    return out
+
+
+def by_step(counts: Mapping[int, int]) -> list[tuple[int, int]]:
+    """How many rows of each step, in the order of quantize.cu: padding comes last."""
+    rows: dict[int, int] = {}
+    for width, count in counts.items():
+        rows[step_of(width)] = rows.get(step_of(width), 0) + count
+    return sorted(rows.items(), key=lambda each: each[0] or 9)
+
+
+def by_bytes(x: torch.Tensor, layer: Operand, widths: torch.Tensor, counts: Mapping[int, int]) -> torch.Tensor:
+    """A large batch: some rows of the layer at a time become bytes, for each width the rows that ask for it."""
+    from vllm import _custom_ops  # noqa: PLC0415  there only where vLLM serves
+
+    rows = len(layer.tables)
+    out = torch.empty(x.shape[0], rows, dtype=x.dtype, device=x.device)
+    quantized = Quantized(x, layer, widths, out, granules=0)
+    scales = layer.tables[:, 24:28].contiguous().view(torch.float32).view(-1)
+    chunk = max(TILE_ROWS, CHUNK_BYTES // (layer.units * UNIT) // TILE_ROWS * TILE_ROWS)
+    for first in range(0, rows, chunk):
+        last, begin = min(first + chunk, rows), 0
+        for width, count in by_step(counts):
+            places, begin = slice(begin, begin + count), begin + count
+            if not count:
+                continue
+            if not width:
+                out[places] = 0
+                continue
+            weights = expanded(layer, width=width, first=first, count=last - first)
+            out[places, first:last] = _custom_ops.cutlass_scaled_mm(
+                quantized.bytes[places], weights.t(), quantized.scales[places, None], scales[first:last, None], x.dtype
+            )
+    if len(by_step(counts)) > 1:
+        out = torch.empty_like(out).index_copy_(0, quantized.row_of.long(), out)
+    return out[:, : layer.rows]

@@ -3,67 +3,150 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from backends.anyprec.kernels.layout import aligned_offsets
+from backends.anyprec.kernels.layout import PLANE_BYTES, TILE_ROWS, UNIT, steps_of
 
-GROUP_COLUMNS = 512  # columns in a multiple of these need no checks
-MOST_BITS = 8
-TABLE_BYTES = {"few": 128, "many": 64}  # of an entry, with its copies
+MOST_WARPS = 16
+SHARED_BYTES = 224 << 10  # what a block may have, its static part left out
+MOST_SKINNY = 8  # rows of x that skinny_gemm.cu takes
+RINGS = (12288, 8192)  # bytes of a warp's words on their way, tried in turn
+X_BYTES = 2048  # of 8 rows of x and a unit
+DEEP_BYTES = SHARED_BYTES // 3  # of a unit, so that three fit
+WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
+GRANULE = 8  # rows of x of one step, which tensor cores take together
+CLUSTERED = 0.88  # of the multiprocessors, that clusters of more than two can take: they do not cross a group of them
 
 
 class Layer(ctypes.Structure):
-    """The first argument of every kernel, as they declare it."""
+    """A layer's arrangement, as decode.cuh declares it."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("planes", "tables", "widths", "x", "out")),
-        *((name, ctypes.c_int) for name in ("m", "rows", "columns", "words", "group", "stride")),
-        ("first", ctypes.c_int * (MOST_BITS + 1)),
+        ("planes", ctypes.c_void_p), ("rows", ctypes.c_void_p),
+        ("n", ctypes.c_int), ("units", ctypes.c_int), ("tile_bytes", ctypes.c_int),
     ]  # fmt: skip
 
 
-class Some(ctypes.Structure):
-    """The argument of `dequantize`."""
+class SkinnyArgs(ctypes.Structure):
+    """The argument of skinny_gemm.cu."""
 
-    _fields_ = [("layer", Layer), *((name, ctypes.c_int) for name in ("width", "first_row", "count"))]
+    _fields_ = [
+        ("layer", Layer), *((name, ctypes.c_void_p) for name in ("x", "widths", "out")),
+        *((name, ctypes.c_int) for name in ("m", "columns", "parts")),
+    ]  # fmt: skip
+
+
+class GemmArgs(ctypes.Structure):
+    """The argument of gemm.cu."""
+
+    _fields_ = [
+        ("layer", Layer),
+        *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
+        ("m", ctypes.c_int), ("granules", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class QuantizeArgs(ctypes.Structure):
+    """The argument of quantize.cu's `quantize`."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "widths", "to", "out", "scales", "sums", "row_of", "width_at")),
+        *((name, ctypes.c_int) for name in ("m", "n", "columns", "units", "granules")),
+    ]  # fmt: skip
+
+
+class ExpandArgs(ctypes.Structure):
+    """The argument of quantize.cu's `expand`."""
+
+    _fields_ = [("layer", Layer), ("to", ctypes.c_void_p), ("step", ctypes.c_int), ("first_tile", ctypes.c_int)]
 
 
 @dataclass(frozen=True, slots=True)
-class Few:
-    """A launch of few.cu: its TILES, NARROW_SPAN and WIDE_SPAN, warps a block, blocks on a multiprocessor."""
+class SkinnyLaunch:
+    """Sizes of a launch of skinny_gemm.cu."""
 
-    tiles: int
-    narrow_span: int
-    wide_span: int
+    blocks: int
     warps: int
-    resident: int
+    parts: int  # of the columns
+    ring: int
+    shared_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """A launch of many.cu: its PLACES and GROUPS."""
+class GemmLaunch:
+    """Sizes of a launch of gemm.cu; all but `warps` and `cluster` are compiled in."""
 
-    places: int
-    groups: int
+    granules: int
+    warps: int
+    cluster: int
+    wgmma: bool
+    depth: int = 3
 
 
-Launch = Few | Many
+def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
+    """One block a multiprocessor, its warps shared out over its rows and the columns; None where x does not fit."""
+    tiles = -(-rows // TILE_ROWS)
+    blocks = min(tiles, processors)
+    together = min(-(-tiles // blocks), MOST_WARPS)
+    parts = max(1, min(MOST_WARPS // together, units))
+    warps = max(together * parts, 8)
+    for ring in RINGS:
+        shared = warps * ring + m * units * UNIT + warps * m * TILE_ROWS * 4
+        if m <= MOST_SKINNY and shared <= SHARED_BYTES:
+            return SkinnyLaunch(blocks, warps, parts, ring, shared)
+    return None
 
 
-def choose(rows: int, *, layer_rows: int, words: int) -> Launch:
-    """What was fastest on an H100 for this many rows of x; docs/gpu.md has the figures."""
-    wide = layer_rows > 8192
-    if rows <= 8:
-        square = not wide and 64 <= words <= 128
-        return Few(1, 4, 2, 4, 4) if square else Few(1, 4, 2, 6, 2)
-    if rows <= 16:
-        return Few(2, 2, 1, 8, 2) if wide else Few(2, 4, 2, 4, 3)
-    if rows <= 64:
-        return Many(32, 4) if rows <= 32 or layer_rows <= 4096 else Many(64, 4)
-    return Many(128, 2)
+def granules_of(m: int, steps: int) -> int:
+    """The most granules that m rows of so many steps can fill."""
+    return (m + (GRANULE - 1) * min(steps, m)) // GRANULE
+
+
+def gemm_launch(m: int, *, rows: int, units: int, processors: int, hopper: bool, clusters: bool) -> GemmLaunch:
+    """The sizes that keep most multiprocessors busy; docs/gpu.md has what they reach."""
+    granules = next((g for g in (4, 8) if GRANULE * g >= m), 16)
+    tiles, across, wgmma = -(-rows // TILE_ROWS), -(-m // (GRANULE * granules)), hopper and m >= WGMMA_ROWS
+
+    def cost(how: GemmLaunch) -> float:
+        blocks = -(-tiles // how.warps) * across * how.cluster
+        unit = max(how.warps * (1 + granules / (64 if wgmma else 4)), 10) + granules / 2
+        places = processors if how.cluster < 4 else int(processors * CLUSTERED) // how.cluster * how.cluster
+        return -(-blocks // places) * (-(-units // how.cluster) * unit + 40 + 8 * (how.cluster > 1))
+
+    sizes = [
+        GemmLaunch(granules, warps, cluster, wgmma, depth=3 if unit_bytes(granules, warps) <= DEEP_BYTES else 2)
+        for warps in (range(4, MOST_WARPS + 1, 4) if wgmma else range(4, MOST_WARPS + 1))
+        for cluster in ((1, 2, 4) if clusters else (1,))
+        if cluster <= units
+    ]
+    return min(sizes, key=cost)
+
+
+def unit_bytes(granules: int, warps: int, step: int = 8) -> int:
+    """Of a block's shared memory, for the x and the planes of a unit."""
+    return granules * X_BYTES + warps * PLANE_BYTES * step
+
+
+def gemm_shared_bytes(how: GemmLaunch, bits: Sequence[int]) -> int:
+    """The dynamic shared memory of a block."""
+    stage = unit_bytes(how.granules, how.warps, steps_of(bits)[-1])
+    return max(how.depth * stage, GRANULE * how.granules * (TILE_ROWS * how.warps + 4) * 4)
+
+
+def macros(bits: Sequence[int], **values: int) -> tuple[str, ...]:
+    """The -D options of a kernel for a store of these widths."""
+    steps = steps_of(bits)
+    each = " ".join(f"X({step})" for step in steps)
+    named = (f"{name.upper()}={value}" for name, value in values.items())
+    return (f"EACH_STEP(X)={each}", f"WIDEST={steps[-1]}", *named)
+
+
+def gemm_macros(bits: Sequence[int], how: GemmLaunch) -> tuple[str, ...]:
+    """gemm.cu's."""
+    return macros(bits, granules=how.granules, threads=32 * MOST_WARPS, wgmma=int(how.wgmma), depth=how.depth)
 
 
 def require_bfloat16(tensor: torch.Tensor) -> None:
@@ -72,50 +155,6 @@ def require_bfloat16(tensor: torch.Tensor) -> None:
         raise TypeError(f"activations are {tensor.dtype}; on a GPU they must be {torch.bfloat16}: --dtype bfloat16")
 
 
-def layer(
-    x: torch.Tensor | None, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor | None, bits: list[int],
-    out: torch.Tensor, *, columns: int,
-) -> Layer:  # fmt: skip
-    """A kernel's first argument. Raises: ValueError: columns are no multiple of 16; TypeError: another type."""
-    require_bfloat16(out if x is None else x)
-    if columns % 16:
-        raise ValueError(f"{columns} columns: the kernels take multiples of 16")
-    firsts, stride = aligned_offsets(bits)
-    first = (ctypes.c_int * (MOST_BITS + 1))(*(firsts.get(width, 0) for width in range(MOST_BITS + 1)))
-    addresses = (t.data_ptr() if t is not None else 0 for t in (codes, tables, widths, x, out))
-    rows, words = codes.shape[1:]
-    m = x.shape[0] if x is not None else 0
-    return Layer(*addresses, m, rows, columns, words, rows // tables.shape[0], stride, first)
-
-
-def macros(bits: tuple[int, ...], **values: int) -> tuple[str, ...]:
-    """The -D options of a kernel for a store of these widths, ascending."""
-    each = " ".join(f"X({width})" for width in bits)
-    return (f"EACH_WIDTH(X)={each}", *(f"{name.upper()}={value}" for name, value in values.items()))
-
-
-@functools.cache
-def few_sizes(bits: tuple[int, ...], how: Few) -> tuple[tuple[tuple[str, int], ...], int]:
-    """The macros of few.cu and the bytes of shared memory a block."""
-    narrow, wide = [b for b in bits if b <= 4], max(bits) > 4
-    table = max(32768 if 4 in bits else 0, TABLE_BYTES["few"] << max(bits) if wide else 0)
-    stage = 256 * max(max(narrow, default=0) * how.narrow_span, max(bits) * how.wide_span if wide else 0)
-    raw = 1024 * -(-8 // how.warps)
-    values = {
-        "tiles": how.tiles, "narrow_span": how.narrow_span, "wide_span": how.wide_span, "threads": 32 * how.warps,
-        "resident": how.resident, "table_bytes": table, "stage_bytes": stage, "raw_bytes": raw,
-    }  # fmt: skip
-    return tuple(values.items()), table + how.warps * (512 * how.tiles + raw + 2 * stage)
-
-
-@functools.cache
-def many_sizes(bits: tuple[int, ...], how: Many) -> tuple[tuple[tuple[str, int], ...], int]:
-    """The macros of many.cu and the bytes of shared memory a block."""
-    table = 4 * TABLE_BYTES["many"] << max(bits) if max(bits) > 3 else 0
-    values = {"places": how.places, "groups": how.groups, "table_bytes": table, "table_times": TABLE_BYTES["many"]}
-    return tuple(values.items()), max(table + how.groups * 3 * 128 * how.places, how.groups * 256 * how.places)
-
-
-def most_tiles(rows: int, places: int, widths: int) -> int:
-    """How many tiles rows of x can make when each tile has rows of one width."""
-    return max(1, (rows + (places - 1) * min(widths, rows)) // places)
+def layer(codes: torch.Tensor, tables: torch.Tensor, rows: int) -> Layer:
+    """The layer's part of an argument."""
+    return Layer(codes.data_ptr(), tables.data_ptr(), rows, codes.shape[1], codes.shape[2])

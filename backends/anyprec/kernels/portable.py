@@ -21,7 +21,7 @@ def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: l
 
 
 def linear(
-    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int]
+    x: torch.Tensor, codes: torch.Tensor, tables: torch.Tensor, widths: torch.Tensor, bits: list[int], rows: int
 ) -> torch.Tensor:
     """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once.
 
@@ -29,12 +29,12 @@ def linear(
     sums a single row, or the last few of many, in another order than the rest.
     """
     asked = widths[: x.shape[0]]
-    out = x.new_zeros(x.shape[0], codes.shape[0])
+    out = x.new_zeros(x.shape[0], rows)
     for width in asked.unique().tolist():
         if width == PADDING:
             continue
-        rows = (asked == width).nonzero().view(-1)
+        asking = (asked == width).nonzero().view(-1)
         weights = dequantize(codes, tables, width=width, bits=bits)
-        whole = torch.nn.functional.pad(x[rows], (0, 0, 0, -len(rows) % BLOCK))
-        out[rows] = torch.nn.functional.linear(whole, weights)[: len(rows)]
+        whole = torch.nn.functional.pad(x[asking], (0, 0, 0, -len(asking) % BLOCK))
+        out[asking] = torch.nn.functional.linear(whole, weights)[: len(asking)]
     return out

@@ -63,13 +63,16 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Replace planes and tables by the device's own layout of the same bits."""
         tables = {k: getattr(layer, f"lut{k}").data for k in self._bits}
-        laid = kernels.lay_out(layer.planes.data, tables, columns=layer.anyprec_columns, dtype=layer.anyprec_dtype)
+        columns, dtype = layer.anyprec_columns, layer.anyprec_dtype
+        laid = kernels.to_device_layout(layer.planes.data, tables, columns=columns, dtype=dtype)
         for name in ("planes", *(f"lut{k}" for k in self._bits)):
             delattr(layer, name)
         layer.register_parameter("qweight", Parameter(laid.codes, requires_grad=False))  # a name LoRA layers look for
         layer.register_parameter("tables", Parameter(laid.tables, requires_grad=False))
+        layer.anyprec_output = laid.rows
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """x (rows, K) to (rows, N), row t at the width announced for it."""
-        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, layer.anyprec_rows.buffer, list(self._bits))
+        """x (rows, K) to (rows, N), row t at the width told for it."""
+        widths, bits = layer.anyprec_rows.buffer, list(self._bits)
+        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, widths, bits, layer.anyprec_output)
         return out if bias is None else out + bias

@@ -47,7 +47,7 @@ def _follow_older(runner_class: Any, rows: RowWidths) -> None:
         ]
         starts = self.query_start_loc.np[: count + 1]
         padded = (embeds if input_ids is None else input_ids).shape[0]
-        rows.announce(widths, starts[1:] - starts[:-1], padded=padded)
+        rows.set_row_widths(widths, starts[1:] - starts[:-1], padded=padded)
         return forward(
             self,
             input_ids=input_ids,
@@ -73,7 +73,7 @@ def _follow_newer(runner_module: Any, rows: RowWidths) -> None:
 
 
 def _with_widths(state_class: Any, rows: RowWidths) -> Any:
-    """A model state that also announces widths."""
+    """A model state that also tells the layers their rows' widths."""
     widths: dict[str, int] = {}
 
     class WidthsState(state_class):  # type: ignore[misc]
@@ -91,7 +91,7 @@ def _with_widths(state_class: Any, rows: RowWidths) -> Any:
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
             starts = input_batch.query_start_loc_np[: input_batch.num_reqs + 1]
             batch = [widths.get(request, max(rows.bits)) for request in input_batch.req_ids[: input_batch.num_reqs]]
-            rows.announce(batch, starts[1:] - starts[:-1], padded=input_batch.num_tokens_after_padding)
+            rows.set_row_widths(batch, starts[1:] - starts[:-1], padded=input_batch.num_tokens_after_padding)
             return super().prepare_inputs(input_batch, req_states)
 
     return WidthsState

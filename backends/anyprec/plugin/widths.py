@@ -41,17 +41,17 @@ def served_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
 
 
 class RowWidths:
-    """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is announced."""
+    """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is told."""
 
     def __init__(self, bits: Sequence[int], *, rows: int, device: torch.device) -> None:
         self.bits = tuple(bits)
         self.buffer = torch.full((rows,), max(bits), dtype=torch.int32, device=device)  # a width or PADDING each
-        kernels.announce(self.buffer, (max(bits),))
 
-    def announce(self, widths: Iterable[int], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
+    def set_row_widths(self, widths: Iterable[int], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
         """The coming batch: request i has counts[i] rows of width widths[i]; rows up to `padded` are padding."""
         rows = np.repeat(np.fromiter(widths, np.int32), counts)
         full = np.full(max(padded, len(rows)), PADDING, np.int32)
         full[: len(rows)] = rows
         self.buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
-        kernels.announce(self.buffer, tuple(sorted({int(width) for width in rows})))
+        present, rows_of = np.unique(full, return_counts=True)
+        kernels.set_row_widths(self.buffer, dict(zip(present.tolist(), rows_of.tolist(), strict=True)))

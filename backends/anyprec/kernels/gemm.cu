@@ -1,0 +1,200 @@
+// A layer times any number of rows of x, which quantize.cu has sorted by step and made bytes, each at its own width.
+//
+// A block's warps have 16 rows of the layer each and up to GRANULES times eight rows of x, and take 256 columns at a time; a
+// weight is made once for all of them. The blocks of a cluster, where there is one, share the columns and add up at the end.
+//
+// Compiled with EACH_STEP(X) and WIDEST as skinny_gemm.cu, GRANULES, THREADS, the most a block has, DEPTH, how many units are on
+// their way, and WGMMA: whether Hopper's instruction multiplies where all rows of x have one width; four warps share it.
+
+#include "decode.cuh"
+#if WGMMA
+#include "wgmma.cuh"
+#endif
+
+// What the kernel reads and writes; launches.py has the same.
+struct Gemm {
+    Layer layer;
+    const char *x;          // (units, granules, X_BYTES) in the order of quantize.cu
+    const float *scales;    // of each place of x
+    const int *sums;        // the same
+    const int *row_of;      // the row of x at each place, or -1
+    const int *width_at;    // its width
+    const int *widths;      // of each row of x
+    u16 *out;               // (m, n) bfloat16
+    int m, granules;
+};
+
+constexpr int X_BYTES = 2048;  // of a granule of eight tokens and a unit
+
+// A place of x, as the end of the kernel needs it.
+struct Token {
+    int row, step, bias;
+    float scale;
+};
+
+constexpr int GROUP = GRANULES < 2 ? GRANULES : 2;  // granules whose products a warp has under way at once
+
+// Half a unit's registers of a step, times the granules of that step; x is the unit's stage.
+template <int STEP, bool MIXED>
+DEVICE void multiply(int (&sum)[GRANULES][4], const u32 (&made)[16], const char *x, int half, const int (&step_at)[GRANULES], int used) {
+    each<(GRANULES + GROUP - 1) / GROUP>([&](auto group) {
+        constexpr int N = group * GROUP;
+        bool any = !MIXED && (N == 0 || N < used);
+        if (MIXED)
+#pragma unroll
+            for (int k = 0; k < GROUP; ++k) any |= step_at[N + k] == STEP;
+        if (!any) return;
+#pragma unroll
+        for (int q = 0; q < 2; ++q) {
+            u32 b[GROUP][4];
+#pragma unroll
+            for (int k = 0; k < GROUP; ++k) {
+                load_tokens(b[k], x + (half * GRANULES + N + k) * (X_BYTES / 2), q);
+                if (MIXED && step_at[N + k] != STEP) b[k][0] = b[k][1] = b[k][2] = b[k][3] = 0;
+            }
+#pragma unroll
+            for (int j = 0; j < 2; ++j)
+#pragma unroll
+                for (int k = 0; k < GROUP; ++k) mma(sum[N + k], made + 4 * (2 * q + j), b[k][2 * j], b[k][2 * j + 1]);
+        }
+    });
+}
+
+// All steps that `has` names, W the widest there may be; `planes` bits of each weight are read.
+template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int planes, Token *tokens) {
+    constexpr int WORDS = PLANE * W, LATER = DEPTH - 1;
+    const int warps = blockDim.x / 32, rows = 16 * warps, pitch = rows + 4, stage_bytes = GRANULES * X_BYTES + warps * WORDS;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tiles = (a.layer.n + 15) / 16;
+    const int first_granule = blockIdx.x * GRANULES, most = min(GRANULES, a.granules - first_granule);
+    const int begin = a.layer.units * cluster_rank() / cluster_size(), end = a.layer.units * (cluster_rank() + 1) / cluster_size();
+    const int tile = min((int)(blockIdx.y * warps + warp), tiles - 1);
+    const char *from = a.layer.planes + (size_t)tile * a.layer.units * a.layer.tile_bytes + 16 * lane;
+    Tables tables[2];
+    tables[0].load(a.layer, 16 * tile + g);
+    tables[1].load(a.layer, 16 * tile + g + 8);
+    char *own = shared + GRANULES * X_BYTES + warp * WORDS + 16 * lane;
+    const auto copy_words = [&](int unit, int stage) {
+        if (unit < end)
+#pragma unroll
+            for (int k = 0; k < W; ++k)
+                if (!MIXED || k < planes) copy_async(own + stage * stage_bytes + PLANE * k, from + (size_t)unit * a.layer.tile_bytes + PLANE * k);
+    };
+    if (blockIdx.x == 0)  // later columns of blocks may have no tokens
+        for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
+    wait_for_kernel_ahead();
+    for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {
+        const int place = 8 * first_granule + i, row = i < 8 * most ? a.row_of[place] : -1, step = row < 0 ? 0 : step_of(a.width_at[place]);
+        tokens[i] = {row, step, row < 0 ? 0 : bias_of(step) * a.sums[place], row < 0 ? 0 : a.scales[place]};
+    }
+    __syncthreads();
+    int step_at[GRANULES], used = 0;  // the step of each granule, 0 for those that nobody needs
+#pragma unroll
+    for (int n = 0; n < GRANULES; ++n) {
+        step_at[n] = tokens[8 * n].step;
+        used += step_at[n] != 0;
+    }
+    if (!used) return;  // the same for all blocks of a cluster
+    const auto copy_x = [&](int unit, int stage) {
+        const char *x = a.x + ((size_t)unit * a.granules + first_granule) * X_BYTES;
+        char *to = shared + stage * stage_bytes;
+        if (unit < end)
+            for (int i = 16 * threadIdx.x; i < used * X_BYTES; i += 16 * blockDim.x) {
+                const int half = i / (X_BYTES / 2) % 2;  // the tokens of half a unit together, as wgmma takes them
+                copy_async(to + (half * GRANULES + i / X_BYTES) * (X_BYTES / 2) + i % (X_BYTES / 2), x + i);
+            }
+        copies_ordered();
+    };
+    if (blockIdx.x)
+        for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
+    for (int i = 0; i < LATER; ++i) copy_x(begin + i, i);
+    int sum[GRANULES][4] = {};
+    int stage = 0, ahead = LATER;
+    for (int unit = begin; unit < end; ++unit) {
+        wait_for_copies<LATER - 1>();
+#if WGMMA
+        visible_to_wgmma();
+#endif
+        __syncthreads();
+        copy_words(unit + LATER, ahead);
+        copy_x(unit + LATER, ahead);
+        const char *at = own + stage * stage_bytes, *x = shared + stage * stage_bytes;
+        stage = stage == LATER ? 0 : stage + 1;
+        ahead = ahead == LATER ? 0 : ahead + 1;
+#if WGMMA
+        if constexpr (!MIXED) {
+            u32 made[2][16];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {  // the tensor cores work on one half while the other is made
+                Words<W> words;
+                words.load(at, half);
+                decode<W, W>(made[half], words, tables);
+                wgmma_begin();
+#pragma unroll
+                for (int j = 0; j < 4; ++j) wgmma(sum, made[half] + 4 * j, matrix_at(x + half * GRANULES * (X_BYTES / 2) + 32 * j));
+                wgmma_commit();
+            }
+            wgmma_wait<0>();
+            continue;
+        }
+#endif
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+            Words<W> words;
+            words.load(at, half);
+            if constexpr (!MIXED) {
+                u32 made[16];
+                decode<W, W>(made, words, tables);
+                multiply<W, MIXED>(sum, made, x, half, step_at, used);
+            } else {
+                each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
+                    multiply<step, MIXED>(sum, made, x, half, step_at, used);
+                });
+            }
+        }
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+    int *parts = (int *)shared;  // (tokens, pitch)
+#pragma unroll
+    for (int n = 0; n < GRANULES; ++n)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) parts[(8 * n + 2 * t + k % 2) * pitch + 16 * warp + g + k / 2 * 8] = sum[n][k];
+    cluster_barrier();
+    const int row = blockIdx.y * rows + 2 * (threadIdx.x % (rows / 2)), together = 4 * cluster_size();  // 4 threads have a pair of rows
+    const float first_scale = row < a.layer.n ? scale_of(a.layer, row) : 0, second_scale = row + 1 < a.layer.n ? scale_of(a.layer, row + 1) : 0;
+    for (int i = 4 * cluster_rank() + threadIdx.x / (rows / 2); i < 8 * used; i += together) {
+        const Token token = tokens[i];
+        int2 total = make_int2(-token.bias, -token.bias);
+        for (int rank = 0; rank < cluster_size(); ++rank) {
+            const int2 one = of_block(parts + i * pitch + 2 * (threadIdx.x % (rows / 2)), rank);
+            total.x += one.x;
+            total.y += one.y;
+        }
+        if (token.row < 0 || row >= a.layer.n) continue;
+        u16 *out = a.out + (size_t)token.row * a.layer.n + row;
+        const u32 first = to_bfloat16(scaled(total.x, first_scale, token.scale)), second = to_bfloat16(scaled(total.y, second_scale, token.scale));
+        if (a.layer.n % 2 == 0) {
+            *(u32 *)out = first | second << 16;
+        } else {
+            out[0] = first;
+            if (row + 1 < a.layer.n) out[1] = second;
+        }
+    }
+    if (cluster_size() > 1) cluster_barrier();  // others may still read this block's sums
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm(const Gemm a) {
+    __shared__ u32 found;
+    __shared__ Token tokens[8 * GRANULES];
+    if (threadIdx.x == 0) found = 0;
+    __syncthreads();
+    u32 own = 0;
+    for (int i = threadIdx.x; i < a.m; i += blockDim.x) own |= 1u << step_of(a.widths[i]);
+    if (own) atomicOr(&found, own);
+    __syncthreads();
+    const int has = found & ~1u;
+#define PRODUCT(W) if (has == 1 << W) product<W, false>(a, has, W, tokens);
+    EACH_STEP(PRODUCT)
+#undef PRODUCT
+    if (has & has - 1) product<WIDEST, true>(a, has, 31 - __clz(has), tokens);
+}
