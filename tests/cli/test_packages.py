@@ -46,7 +46,7 @@ def test_it_serves_from_an_empty_environment_and_any_folder(form: str, built: Pa
     here.mkdir()
     log = here / "log"
     with log.open("wb") as out:
-        command = [python, "-m", "pointsman", "serve", "--port", "0"]
+        command = [str(python), "-m", "pointsman", "serve", "--port", "0"]
         process = subprocess.Popen(command, cwd=here, stdout=out, stderr=subprocess.STDOUT)
     try:
         url = _url(process, log)

@@ -119,7 +119,8 @@ def policies() -> list[dict[str, Any]]:
 def picks(selector: dict[str, Any], pod: dict[str, Any]) -> bool:
     """Whether a policy's or a peer's selector picks a workload's pods."""
     wanted: dict[str, str] = selector.get("matchLabels", {})
-    return wanted.items() <= pod["metadata"]["labels"].items()
+    labels: dict[str, str] = pod["metadata"]["labels"]
+    return wanted.items() <= labels.items()
 
 
 def test_nothing_comes_in_or_goes_out_but_by_a_rule() -> None:

@@ -37,8 +37,9 @@ def traced(app: Any) -> Any:
 
 
 def wrapped(app: Any) -> Any:
+    behind_a_proxy: Any = ProxyHeadersMiddleware(traced(app), trusted_hosts="*")
     return CORSMiddleware(
-        ProxyHeadersMiddleware(traced(app), trusted_hosts="*"),
+        behind_a_proxy,
         allow_origins=["*"],
         allow_headers=["*"],
         allow_methods=["*"],

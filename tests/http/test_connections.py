@@ -63,7 +63,8 @@ def asked(model: str = "small", **more: Any) -> bytes:
 
 def answers(connection: socket.socket, count: int) -> list[tuple[int, dict[str, str], bytes]]:
     """That many answers with a length or in chunks, as (status, headers, body), in the order they came."""
-    found, data = [], b""
+    found: list[tuple[int, dict[str, str], bytes]] = []
+    data = b""
     while len(found) < count:
         head, gap, rest = data.partition(b"\r\n\r\n")
         whole = _body(head, rest) if gap else None

@@ -105,7 +105,7 @@ def follow(client: httpx.Client, text: str, **more: Any) -> httpx.Response:
 def test_every_turn_goes_on_from_all_before_it(client: httpx.Client, streamed: bool) -> None:
     name, said = None, []
     for turn in range(20):
-        more = {} if name is None else {"previous_response_id": name}
+        more: dict[str, Any] = {} if name is None else {"previous_response_id": name}
         answer = follow(client, f"turn {turn}", stream=streamed, **more)
         if streamed:
             last = json.loads(answer.text.rstrip().rpartition("data: ")[2])

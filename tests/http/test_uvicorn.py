@@ -99,7 +99,7 @@ async def test_a_protocol_is_made_with_these_four_and_its_state_is_the_requests(
 async def test_a_client_of_http_1_0_is_served_by_the_protocol_that_knows_no_chunks() -> None:
     protocol, wire = opened()
     served: list[Any] = []
-    wire.set_protocol = served.append  # type: ignore[method-assign]
+    wire.set_protocol = served.append  # type: ignore[method-assign, assignment]
     protocol.data_received(b"GET / HTTP/1.0\r\n\r\n")
     await asyncio.sleep(0.01)
     assert isinstance(served[0], OldConnection)

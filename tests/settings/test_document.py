@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import describe
-from router.settings.document import Listed
+from router.settings.listed import Listed
 from router.types import Budget, NanoUsd, Price, Principal, RateLimit
 from tests.settings.conftest import Read
 
@@ -110,7 +110,7 @@ def test_a_key_may_only_narrow_the_models_of_its_tenant(read: Read) -> None:
     settings = read("""
 tenants: {acme: {allowed_models: [a, b], keys: [{secret: sk-12345678, allowed_models: [b, c]}]}}
 """)
-    assert settings.static_keys()[0].principal.allowed_models == {"b"}
+    assert settings.static_keys()[0].principal.allowed_models == frozenset({"b"})
 
 
 def test_callers_without_a_key_are_a_tenant_where_keys_are_not_required(read: Read) -> None:
@@ -180,7 +180,7 @@ tenants:
     assert completed is not None
     assert [budget.scope for budget in completed.budgets] == ["key:k_1", "tenant:acme"]
     assert completed.limits == (RateLimit("team:lab", concurrent=2),)
-    assert (completed.allowed_models, completed.preference) == ({"b"}, 0.9)
+    assert (completed.allowed_models, completed.preference) == (frozenset({"b"}), 0.9)
     assert settings.completed(Principal("k_2", "other")) == Principal("k_2", "other")
 
 

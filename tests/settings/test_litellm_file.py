@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.settings import build, describe
+from router.settings.engine_sections import VllmSection
 from router.settings.listed import Listed
 from router.settings.source import parse
 from router.types import NanoUsd, Price
@@ -117,6 +118,7 @@ def test_without_a_master_key_callers_need_none(read: Read) -> None:
 def test_retries_and_time_limits_are_taken_over(read: Read) -> None:
     more = "router_settings: {num_retries: 3, timeout: 9}\n"
     backend = read(FILE + more, env=ENV, listed=LISTED).backends["small"]
+    assert isinstance(backend, VllmSection)
     assert (backend.attempts, backend.timeouts.first_byte_s) == (4, 9)
 
 

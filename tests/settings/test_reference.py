@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.settings import build, load
-from router.settings.document import Listed
+from router.settings.listed import Listed
 from router.settings.reference import rewritten
 from router.settings.source import parse
 from router.types import Price

@@ -83,7 +83,7 @@ def test_levels_add_budgets_narrow_models_and_the_nearest_rules() -> None:
     )
     assert found is not None
     assert [each.scope for each in found.budgets] == ["key:k", "tenant:acme"]
-    assert found.allowed_models == {"b"}
+    assert found.allowed_models == frozenset({"b"})
     assert found.local_only
     assert (found.preference, found.policy, found.metadata) == (0.9, "cheapest", {"who": "key"})
 

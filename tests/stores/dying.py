@@ -15,7 +15,7 @@ from tests.stores.scripts import by_the_callers_clock
 
 
 async def main(url: str, how: str) -> None:
-    connection.script = by_the_callers_clock(connection.script)
+    connection.script = by_the_callers_clock(connection.script)  # type: ignore[assignment]
     async with open_stores(url, clock=Clock(T0)) as stores:
         hold = await stores.ledger.reserve(reservation(principal(budget(100)), offer(60), now_ms=T0))
         if how == "has settled":

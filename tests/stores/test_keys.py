@@ -81,7 +81,7 @@ async def test_models_must_be_allowed_at_every_level(stores: Stores, clock: Cloc
     _, secret = await stores.keys.create("acme", terms=Terms(allowed_models=frozenset({"small", "huge"})))
     found = await stores.keys.find(secret, clock())
     assert found is not None
-    assert found.allowed_models == {"small"}
+    assert found.allowed_models == frozenset({"small"})
 
 
 async def test_a_team_cannot_be_its_own_ancestor(stores: Stores) -> None:

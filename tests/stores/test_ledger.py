@@ -439,8 +439,8 @@ async def test_a_client_that_leaves_while_reserving_leaves_no_hold(stores: Store
             await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
-        for task in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(task, BaseException):
-                await stores.ledger.settle(task, RELEASED)
+        for hold in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(hold, BaseException):
+                await stores.ledger.settle(hold, RELEASED)
     await stores.ledger.tend()
     assert await spent_and_held(stores, b, clock()) == (0, 0)

@@ -52,7 +52,12 @@ async def entries(stores: Stores, after: str = "") -> list[object]:
 
 
 async def test_what_is_remembered_comes_back_whole_and_in_order(stores: Stores) -> None:
-    given = [decision("a"), settlement("a", "chatcmpl-1"), decision("b"), settlement("b")]
+    given: list[DecisionRecord | SettlementRecord] = [
+        decision("a"),
+        settlement("a", "chatcmpl-1"),
+        decision("b"),
+        settlement("b"),
+    ]
     for record in given:
         await stores.log.remember(record)
     judged = Feedback("a", 9, 0.75, comment="good", tenant="acme")

@@ -171,12 +171,12 @@ NUMBERS = {
 async def test_a_script_refuses_each_bad_argument_and_writes_nothing(
     redis_process: RedisProcess, link: Link, name: str
 ) -> None:
-    client = Redis(unix_socket_path=str(redis_process.socket))
+    client: Any = Redis(unix_socket_path=str(redis_process.socket))
     held = (T0, "d1", "o", 100_000, 100_000, "w\x1f\x1fk", "m", 50, 10, PLAN)
     assert (await link.call("reserve", *held))[0] in (1, -2)
     before = client.execute_command("DEBUG", "DIGEST")
     good = CALLS[name]
-    bad = [(i, text) for i in NUMBERS[name] for text in TEXTS]
+    bad: list[tuple[int, str | bytes]] = [(i, text) for i in NUMBERS[name] for text in TEXTS]
     bad += [(i, plan) for i, word in enumerate(good) if word is PLAN for plan in PLANS]
     bad += [(6, "charged")] if name == "settle" else []
     for i, text in bad:
