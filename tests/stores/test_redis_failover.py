@@ -9,73 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from benchmarks.relay import Relay
-from router.errors import BudgetExceeded, StoreUnavailable
-from router.stores.open import Stores, open_stores
+from router.errors import BudgetExceeded
+from router.stores.open import open_stores
 from router.stores.redis import settling
 from router.stores.redis.replication import Replication, Unreplicated, replication_of
 from router.stores.redis.settlement import Settlement
 from router.types import RateLimit
-from tests.stores.conftest import Clock, RedisProcess, free_port
+from tests.stores.conftest import Clock, RedisProcess
 from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.pair import Pair, back
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class Pair:
-    """A primary, its replica behind a link that can be held up, and the door that gateways go through."""
-
-    folder: Path
-
-    async def up(self) -> None:
-        port, link = free_port(), free_port()
-        for name in ("primary", "replica"):
-            (self.folder / name).mkdir()
-        self.primary = RedisProcess(self.folder / "primary", "--port", str(port), "--repl-ping-replica-period", "1")
-        self.replica = RedisProcess(self.folder / "replica", "--repl-diskless-load", "disabled")
-        self.primary.start()
-        self.replica.start()
-        self.link, self.door = Relay(port), Relay(self.primary.socket)
-        await self.link.listen(link)
-        await self.door.listen(self.folder / "door")
-        await self.ask(self.replica, f"REPLICAOF 127.0.0.1 {link}")
-        while b"master_link_status:up" not in await self.ask(self.replica, "INFO replication"):
-            await asyncio.sleep(0.02)
-
-    async def down(self) -> None:
-        self.primary.kill()
-        self.replica.kill()
-        await self.link.aclose()
-        await self.door.aclose()
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.folder / 'door'}?timeout_s=1"
-
-    async def ask(self, which: RedisProcess, line: str) -> bytes:
-        return await asyncio.to_thread(which.ask, line)
-
-    async def in_step(self) -> None:
-        """The replica has everything, and has said so."""
-        while True:
-            told = replication_of((await self.ask(self.primary, "INFO replication")).decode())
-            if told.replicas and min(told.replicas.values()) >= told.offset:
-                return
-            await asyncio.sleep(0.02)
-
-    async def promote(self) -> None:
-        """The primary's machine is gone, with all that the link has not handed on."""
-        self.primary.kill()
-        await self.link.aclose()
-        await self.ask(self.replica, "REPLICAOF NO ONE")
-        self.door.target = self.replica.socket
-        await self.door.hang_up()
 
 
 @pytest.fixture
@@ -86,14 +34,6 @@ async def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     await found.up()
     yield found
     await found.down()
-
-
-async def back(stores: Stores) -> None:
-    while True:
-        try:
-            return await stores.ledger.tend()
-        except StoreUnavailable:
-            await asyncio.sleep(0.02)
 
 
 async def test_what_was_settled_and_not_replicated_is_charged_by_the_promoted_one(pair: Pair, clock: Clock) -> None:
@@ -126,6 +66,20 @@ async def test_what_was_settled_and_not_replicated_is_charged_by_the_promoted_on
         with pytest.raises(BudgetExceeded):
             await buy(stores, who, 601, now_ms=clock())
         await buy(stores, who, 600, now_ms=clock())
+
+
+async def test_of_two_settlements_the_first_is_said_again(pair: Pair, clock: Clock) -> None:
+    b = budget(1000)
+    async with open_stores(pair.url, clock=clock) as stores:
+        hold = await stores.ledger.reserve(reservation(principal(b), offer(60), now_ms=clock()))
+        await stores.ledger.tend()
+        await pair.in_step()
+        pair.link.flows.clear()
+        await asyncio.gather(*(stores.ledger.settle(hold, spend(cost)) for cost in (10, 60)))
+        assert await spent_and_held(stores, b, clock()) == (10, 0)
+        await pair.promote()
+        await back(stores)
+        assert await spent_and_held(stores, b, clock()) == (10, 0)
 
 
 async def test_what_is_said_again_counts_where_it_was_settled(pair: Pair, clock: Clock) -> None:

@@ -63,6 +63,9 @@ class World:
     seed: int
     gateways: int = 3
     batches: int = 40
+    pauses_s: tuple[float, ...] = PAUSES_S
+    leases_ms: tuple[int, ...] = LEASES_MS
+    reuses: bool = True  # ids of holds that have ended
     in_groups: bool = False  # what is asked at once may share a transaction, which ends holds by their settlement first
     holds: dict[str, Hold] = field(default_factory=dict)
     owners: dict[str, int] = field(default_factory=dict)
@@ -83,12 +86,16 @@ class World:
             for _ in range(self.batches):
                 await self._batch(_sensible([self._step() for _ in range(self.draw.choice((1, 1, 2, 3)))]))
                 await self._look()
-                self._wait(self.draw.choice(PAUSES_S))
+                await self.between()
+                self._wait(self.draw.choice(self.pauses_s))
             self._wait(700.0)
             await self._look()
             await self._look_at_spend()
             if any(state.holds for state in self.states):
                 raise WrongError("a hold outlived its lease in the model")
+
+    async def between(self) -> None:
+        """What else happens after a batch."""
 
     async def _batch(self, steps: Sequence[Step]) -> None:
         """All at once."""
@@ -196,7 +203,7 @@ class World:
         self.names += 1
         name = f"{self.names:05d}"
         known = [each for each in sorted(self.holds)[-3:] if not self._was_swept(each)]
-        if known and draw.random() < 0.1:
+        if known and self.reuses and draw.random() < 0.1:
             name = draw.choice(known)  # twice the same
         sizes = draw.sample((5, 20, 40, 90, 160), 2)
         large = Offer("large", NanoUsd(max(sizes)), draw.randrange(1, 40), (CAPACITY,), (RateLimit("model:large", 20),))

@@ -28,9 +28,9 @@ MUTANTS = {
     "an id that is held is held again": ("reserve", "then return {-2} end", "then end"),
     "a lease lasts a second longer": ("reserve", "int(now + lease), id)", "int(now + lease + 1000), id)"),
     "a release is charged": ("prelude", "if e.outcome ~= 'released' then spend", "if true then spend"),
-    "a hold is not given back": ("prelude", "if unheld then hold(c, -h.amount) end", ""),
-    "a request at once never ends": ("prelude", "if unheld then hold(c, -1) end", ""),
-    "tokens are not corrected": ("prelude", "e.prompt + e.completion - h.tokens", "0"),
+    "a hold is not given back": ("prelude", "if carried then hold(c, -h.amount) end", ""),
+    "a request at once never ends": ("prelude", "if carried then hold(c, -1) end", ""),
+    "tokens are not corrected": ("prelude", "e.prompt + e.completion or h.tokens", "h.tokens or h.tokens"),
     "tokens are corrected in the newest slot": (
         "prelude",
         "local slot = math.floor(h.at / c.limit[5])",

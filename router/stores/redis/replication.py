@@ -69,6 +69,10 @@ class Unreplicated:
         """How many are kept."""
         return len(self._fresh) + len(self._placed)
 
+    def __contains__(self, decision_id: object) -> bool:
+        """Whether a settlement of this decision is kept."""
+        return decision_id in self._fresh or decision_id in self._placed
+
     def add(self, settlement: Settlement, at_s: float) -> None:
         """Redis has confirmed it."""
         self.drop(settlement.decision_id)

@@ -49,7 +49,9 @@ class Settling:
             await self.note_refusal(settlement.decision_id, settlement.who, settlement.held, str(error), where="redis")
             settlement = settlement.at_worst()
             found = await self._tell(settlement)
-        if found >= 0:
+        if found > 0 or (
+            found == 0 and settlement.decision_id not in self._unreplicated
+        ):  # else another word was first
             settlement = msgspec.structs.replace(settlement, charges=ANY)  # should it be lost, it is charged
             self._unreplicated.add(settlement, asyncio.get_running_loop().time())
             self.promise(settlement)

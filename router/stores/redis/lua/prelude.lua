@@ -241,24 +241,23 @@ local function ended_key(owner) return P .. ':ended:' .. owner end
 
 -- End a hold on its counters, with `e` (cost, tokens, outcome, when). Its counters are read before the first write. That write frees memory,
 -- so that Redis lets all others through however little memory is left: what has been spent must be written.
--- `remembered` is what its gateway will be told of it; `unheld`: whether the counters still carry it.
-local function finish(id, h, now, e, remembered, unheld)
+-- `remembered` is what its gateway will be told of it; `carried`: whether the counters have the hold.
+local function finish(id, h, now, e, remembered, carried)
   local found, before = counters(h.limits, now), {}
+  local requests = e.outcome == 'released' and 0 or 1
+  local tokens = requests * (e.outcome == 'settled' and e.prompt + e.completion or h.tokens)
   for i, c in ipairs(found) do
     local kind = c.limit[2]
     before[i] = c.sum
     if kind == 'budget' then
-      if unheld then hold(c, -h.amount) end
+      if carried then hold(c, -h.amount) end
       add(c, e.at < now and slot_of(c.limit, e.at) or c.slot, e.cost)
     elseif kind == 'concurrent' then
-      if unheld then hold(c, -1) end
-    elseif unheld then
+      if carried then hold(c, -1) end
+    else
       local slot = math.floor(h.at / c.limit[5])
-      if e.outcome == 'released' then
-        add(c, slot, kind == 'tokens' and -h.tokens or -1)
-      elseif kind == 'tokens' and e.outcome == 'settled' then
-        add(c, slot, e.prompt + e.completion - h.tokens)
-      end
+      if kind == 'tokens' then add(c, slot, tokens - (carried and h.tokens or 0))
+      else add(c, slot, requests - (carried and 1 or 0)) end
     end
   end
   drop(id)

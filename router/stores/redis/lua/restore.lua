@@ -1,5 +1,5 @@
--- Put a hold back that Redis has lost. If bytes may have been sent it is taken whatever is left, else only if it fits:
--- its gateway may come so late that others have the room.
+-- Put a hold back that Redis has lost. If bytes may have been sent it is taken whatever is left, and while nobody may
+-- reserve; else only if it fits: its gateway may come so late that others have the room.
 -- KEYS  1 prefix with the hash tag
 -- ARGV  1 the gateway's clock ms  2 decision id  3 owner  4 ms left of the lease  5 ms left until it must end
 --       6 who (tenant, team, key, model, joined by \31)  7 held nano-USD  8 tokens  9 reserved at ms  10 sent (0 or 1)
@@ -21,7 +21,7 @@ end
 if redis.call('HGET', ended_key(owner), id) then return 0 end
 
 local found = counters(limits, now)
-if sent == 0 then
+if sent == 0 and now >= this.opens then
   for _, g in ipairs(limits) do
     local c = counter(g, now)
     if need_of(g[2], amount, tokens) > (g[4] == 1 and g[3] or MOST) - c.sum - c.held then return -1 end
