@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from policies.registry import NAMES, options_of
 from router.errors import SettingsError
@@ -33,8 +34,16 @@ def _store(settings: Settings) -> Iterator[Fault]:
     store = settings.store
     if store.sqlite and store.redis:
         yield "store", "got sqlite and redis, expected one of them"
-    if store.redis and not store.redis.get_secret_value().startswith(_REDIS):
+    if store.redis and not _is_redis(store.redis.get_secret_value()):
         yield "store.redis", f"got a value not shown here, expected an address that begins with {', '.join(_REDIS)}"
+
+
+def _is_redis(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:  # brackets that hold no address
+        return False
+    return url.startswith(_REDIS)
 
 
 def _backends(settings: Settings) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from router.errors import SettingsError
 from router.settings import litellm_file, source
 from router.settings.coherence import faults
 from router.settings.complaints import refuse, translate
@@ -30,10 +31,18 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look
 def build(tree: Mapping[str, Any], env: Mapping[str, str], *, listed: Look | None = None) -> Settings:
     """Settings of a mapping as YAML gives it, in Pointsman's own form or LiteLLM's. Raises: SettingsError."""
     look = listed or cost_map
-    if not litellm_file.is_litellm(tree):
+    try:
+        if litellm_file.is_litellm(tree):
+            return _translated(source.with_text_keys(tree), env, look)
         filled, places = source.substitute(tree, env)
         return _validated(filled, places, look, {})
-    found = litellm_file.translate(dict(tree), env, look, is_provider, today=datetime.now(UTC).date().isoformat())
+    except SettingsError as error:  # what is wrong may hold what the environment says
+        raise SettingsError(source.masked(error.message, tree, env), param=error.param) from None
+
+
+def _translated(tree: dict[str, Any], env: Mapping[str, str], look: Look) -> Settings:
+    """Of LiteLLM's form."""
+    found = litellm_file.translate(tree, env, look, is_provider, today=datetime.now(UTC).date().isoformat())
     if not found.tree["models"]:
         raise refuse([(each.path, f"{each.reason}; {each.remedy}".removesuffix("; ")) for each in found.unroutable])
     settings = _validated(found.tree, {}, look, {**found.origins, "": "pointsman."})

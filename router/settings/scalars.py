@@ -6,7 +6,7 @@ import ipaddress
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from router import amounts
 from router.types import NANO_PER_USD
@@ -18,7 +18,19 @@ Bytes = Annotated[int, BeforeValidator(amounts.size)]
 Count = Annotated[float, BeforeValidator(amounts.count)]
 Dollars = Annotated[float, BeforeValidator(lambda value: amounts.usd(value) / NANO_PER_USD), Field(gt=0)]
 Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
-Url = Annotated[str, Field(pattern=URL)]
+
+
+def _addressed(url: str) -> str:
+    """Raises: ValueError where an address has no host or no possible port."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  (reading it checks it)
+    except ValueError:
+        raise ValueError("expected an address with a host, such as http://127.0.0.1:8000") from None
+    return url
+
+
+Url = Annotated[str, Field(pattern=URL), AfterValidator(_addressed)]
 
 
 def _optional_secret(value: object) -> object:

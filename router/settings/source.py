@@ -15,6 +15,7 @@ from router.settings import bounded_yaml
 Steps = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
 _LITELLM = "os.environ/"
+SHORTEST_MASKED = 4  # characters of a value that no message shows
 
 
 def path_of(steps: Steps) -> str:
@@ -58,6 +59,21 @@ def parse(text: str, *, name: str = "settings") -> dict[str, Any]:
     return tree
 
 
+def with_text_keys(tree: Any) -> Any:
+    """The tree with every key as text, as JSON would have it."""
+    if isinstance(tree, Mapping):
+        return {str(key): with_text_keys(value) for key, value in tree.items()}
+    return [with_text_keys(each) for each in tree] if isinstance(tree, list) else tree
+
+
+def mapping_at(tree: Mapping[str, Any], key: str, under: str = "") -> dict[str, Any]:
+    """The mapping under a key, {} where there is none. Raises: SettingsError naming its path."""
+    value, path = tree.get(key) or {}, f"{under}.{key}".removeprefix(".")
+    if not isinstance(value, dict):
+        raise SettingsError(f"{path}: got {_kind(value)}, expected a mapping", param=path)
+    return value
+
+
 def substitute(tree: object, env: Mapping[str, str], *, litellm: bool = False) -> tuple[Any, dict[Steps, str]]:
     """(the tree with ${NAME} and ${NAME:-default} put in, the places it was done with the variable's name).
 
@@ -72,6 +88,28 @@ def substitute(tree: object, env: Mapping[str, str], *, litellm: bool = False) -
         return _VARIABLE.sub(lambda match: _value(match, env, steps, places), value)
 
     return _walk(tree, (), text), places
+
+
+def masked(message: str, tree: object, env: Mapping[str, str]) -> str:
+    """The message without what a tree took from the environment: it may be a secret in the wrong place."""
+    for name in sorted(_named(tree)):
+        value = env.get(name, "")
+        if len(value) >= SHORTEST_MASKED:
+            message = message.replace(value, f"${{{name}}}")
+    return message
+
+
+def _named(tree: object) -> set[str]:
+    """The variables whose values a tree asks for."""
+    if isinstance(tree, dict):
+        return set().union(*map(_named, tree.values()))
+    if isinstance(tree, list):
+        return set().union(*map(_named, tree))
+    if not isinstance(tree, str):
+        return set()
+    return {match[1] for match in _VARIABLE.finditer(tree) if match[1]} | (
+        {tree.removeprefix(_LITELLM)} if tree.startswith(_LITELLM) else set()
+    )
 
 
 def _value(match: re.Match[str], env: Mapping[str, str], steps: Steps, places: dict[Steps, str]) -> str:

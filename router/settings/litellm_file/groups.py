@@ -78,9 +78,9 @@ def _seconds(entry: Entry) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         path = f"{entry.path}.litellm_params.{key}"
-        raise SettingsError(f"{path}: got {value!r}, expected seconds", param=path) from None
+        raise SettingsError(f"{path}: got {str(value)[:80]!r}, expected seconds", param=path) from None
 
 
 def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:

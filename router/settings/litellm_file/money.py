@@ -8,6 +8,7 @@ from typing import Any
 
 from router.errors import SettingsError
 from router.settings.litellm_file.entries import Entry, Tree
+from router.settings.source import mapping_at
 
 ALL = "gateway"  # the name of what every model together may cost
 _NO_LIMIT = {"budget_duration", "proxy_budget_rescheduler_min_time", "proxy_budget_rescheduler_max_time"}
@@ -39,7 +40,8 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
     library, router = tree.get("litellm_settings") or {}, tree.get("router_settings") or {}
     if library.get("max_budget") is not None:
         budgets[ALL] = {"budget": _budget(library, "litellm_settings", "max_budget", "budget_duration")}
-    for provider, config in (router.get("provider_budget_config") or {}).items():
+    providers = mapping_at(router, "provider_budget_config", "router_settings")
+    for provider, config in providers.items():
         path = f"router_settings.provider_budget_config.{provider}"
         named = sorted({each.name for each in entries if each.provider == provider or _made_by(each, provider)})
         if not named:

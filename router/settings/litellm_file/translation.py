@@ -57,7 +57,7 @@ def translate(
     notes = [f"{key}: not a section of LiteLLM's file, ignored" for key in sorted(set(tree) - _SECTIONS)]
     if wrong := list(unkept(tree)):
         raise refuse(wrong)
-    given = {key: str(value) for key, value in _mapping(tree, "environment_variables").items()}
+    given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
     env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
     entries, unroutable, patterns = _entries(tree["model_list"], env, look, is_provider)
     notes += [f"{path}: a wildcard is no candidate of a router, ignored" for path in patterns]
@@ -78,7 +78,7 @@ def translate(
     if budgets := shared(tree, entries, notes):
         translated["model_budgets"] = budgets
     notes += list(general.unused())
-    own = source.substitute(_mapping(tree, "pointsman"), env)[0]
+    own = source.substitute(source.mapping_at(tree, "pointsman"), env)[0]
     if "default_price" not in own:
         _assume(models, notes)
     for key, value in own.items():
@@ -113,9 +113,9 @@ class _Sections:
 
     def __init__(self, tree: Tree, env: Mapping[str, str]) -> None:
         self._env = env
-        self._general = _mapping(tree, "general_settings")
-        self._router = _mapping(tree, "router_settings")
-        self._library = _mapping(tree, "litellm_settings")
+        self._general = source.mapping_at(tree, "general_settings")
+        self._router = source.mapping_at(tree, "router_settings")
+        self._library = source.mapping_at(tree, "litellm_settings")
 
     def auth(self, notes: list[str]) -> Tree:
         """The master key opens everything, as it does there; without one callers need no key."""
@@ -172,8 +172,9 @@ class _Sections:
         found: Tree = {}
         mapped: Tree = {}
         for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
-            for alias, target in (settings.get("model_group_alias") or {}).items():
-                name = names_of(target)[0]
+            aliases = source.mapping_at(settings, "model_group_alias", section)
+            for alias, target in aliases.items():
+                name = next(iter(names_of(target)), "")
                 if name in known:
                     mapped[str(alias)] = name
                 else:
@@ -239,10 +240,3 @@ def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
     for number, (name, entries) in enumerate(groups.items()):
         origins[f"models[{number}]"] = origins[f"backends.{name}"] = f"{entries[0].path}.litellm_params"
     return origins
-
-
-def _mapping(tree: Tree, key: str) -> Tree:
-    value = tree.get(key) or {}
-    if not isinstance(value, dict):
-        raise SettingsError(f"{key}: got {type(value).__name__}, expected a mapping", param=key)
-    return value
