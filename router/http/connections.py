@@ -48,7 +48,7 @@ class HeadLimits:
     head_s: float = 10.0
     idle_s: float = 5.0  # before the first byte
     stalled_s: float = 60.0  # without taking anything of an answer
-    connections: int = 16_384
+    connections: int = 8_192
     per_address: int | None = None
     ahead_bytes: int = 64 * 1024  # of the next requests, kept while one is answered
     body_bytes: int = 16 * 1024 * 1024  # of a body whose end only the parser sees; as many again for its framing

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import resource
 import socket
 import threading
 import urllib.error
@@ -28,6 +29,7 @@ from router.settings import Settings, load
 from router.wiring import open_runtime, prepare
 
 START_LIMIT_S = 120.0
+MOST_FILES = 1 << 20  # where there is no limit to raise to
 WORKER_SILENT_S = 60  # then a worker is replaced; uvicorn's five seconds are too few for a start on a busy machine
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -83,7 +85,7 @@ def serve(
     key = asyncio.run(prepare(settings))
     for each in settings.unroutable:
         say(f"not routable: {each}")
-    for note in settings.notes:
+    for note in (*settings.notes, *open_files(settings.server.max_connections)):
         say(f"note: {note}")
     url = "http://{}:{}".format(*listening.getsockname()[:2])
     listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
@@ -93,6 +95,17 @@ def serve(
     else:
         Multiprocess(config, sockets=[listening]).run()
     return 0
+
+
+def open_files(connections: int) -> list[str]:
+    """Let this process and its workers open as many files as they may; what to know where those are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else max(soft, MOST_FILES)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most >= 2 * connections:  # one to the client, and one to an engine
+        return []
+    return [f"{most} files may be open at once, fewer than server.max_connections ({connections}) may need twice over"]
 
 
 def _announce(url: str, key: str | None, say: Callable[[str], None]) -> None:

@@ -37,7 +37,7 @@ class Server(Section):
         default=60.0, description="How long a client may take nothing of what it is sent before it is cut off."
     )
     max_connections: Positive = Field(
-        default=16_384, description="Connections to one worker at once; beyond it the answer is 503."
+        default=8_192, description="Connections to one worker at once; beyond it the answer is 503."
     )
     max_connections_per_address: Positive | None = Field(
         default=None, description="The same from one address; null is no cap, for behind a proxy all have the proxy's."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from backends.scripted import Line, by_model
 from backends.scripted_server import ScriptedServer
+from router.http.server import open_files
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over
 
@@ -323,3 +325,15 @@ def test_after_all_that_the_gateway_is_well(gateway: Running) -> None:
 
 def gateway_client(gateway: Running) -> httpx.Client:
     return httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=20)
+
+
+def test_a_gateway_may_open_as_many_files_as_the_machine_lets_it() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+        assert open_files(1) == []
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+        (note,) = open_files(10**9)
+        assert "server.max_connections (1000000000)" in note
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
