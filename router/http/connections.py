@@ -239,8 +239,8 @@ class Connection(Patient, HttpToolsProtocol):
 
     def _wait_on(self, head: bytes) -> None:
         """The rest of the head is still to come, before its deadline; uvicorn sees whole ones only."""
-        if not head[:1].isalpha():
-            super().data_received(head)  # no method begins so: a refusal
+        if not head[:1].isalpha() or b"\n\n" in head:
+            super().data_received(head)  # no method begins so, and no head ends so: a refusal
             return
         if not self._head:
             self._rest()

@@ -251,6 +251,24 @@ def test_a_crowd_of_requests_behind_a_slow_one_waits_outside(gateway: Running, c
     assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_client_that_closes_its_side_has_left(gateway: Running, connection: socket.socket) -> None:
+    body = json.dumps(chat(model="slow")).encode()
+    connection.sendall(head_of(gateway, CHAT, f"Content-Length: {len(body)}") + body)
+    connection.shutdown(socket.SHUT_WR)
+    assert everything(connection) == b""
+
+
+def test_what_follows_a_chunked_body_in_one_piece_is_the_next_request(
+    gateway: Running, connection: socket.socket
+) -> None:
+    body = json.dumps(chat(model="small")).encode()
+    chunked = head_of(gateway, CHAT, "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    plain = head_of(gateway, CHAT, f"Content-Length: {len(body)}") + body
+    closing = head_of(gateway, CHAT, "Connection: close", f"Content-Length: {len(body)}") + body
+    connection.sendall(chunked + plain + chunked + closing)
+    assert everything(connection).count(b"HTTP/1.1 200 ") == 4
+
+
 SMUGGLED = {
     "both framings": "Content-Length: 4\r\nTransfer-Encoding: chunked",
     "both framings, the other way": "Transfer-Encoding: chunked\r\nContent-Length: 4",
