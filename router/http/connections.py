@@ -120,6 +120,11 @@ class Patient(asyncio.Protocol):
     def began(self) -> None:
         """A request is served."""
 
+    @property
+    def has_body(self) -> bool:
+        """Whether all of the body has come, as far as that is known before it is read."""
+        return False
+
     def body_is_whole(self) -> None:
         """The body has been read to its end."""
 
@@ -202,8 +207,11 @@ class Connection(Patient, HttpToolsProtocol):
             self._rest()
             self._state, self._head, self._body_left, self._raw = "BODY", b"", None, 0
 
+    @property
+    def has_body(self) -> bool:
+        return self._state == "AFTER"
+
     def body_is_whole(self) -> None:
-        """The body has been read to its end."""
         if self._state == "BODY":
             self._state = "AFTER"
 
@@ -345,7 +353,8 @@ class OldConnection(Patient, H11Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard_at = perf_counter()
         self.begun_at = self.begun_at or self.heard_at
-        super().data_received(data)
+        if not self._wire.is_closing():  # h11 would fail on what comes after its answer
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._counted.leave(self._from)

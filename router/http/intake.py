@@ -113,7 +113,8 @@ class _Incoming:
         most = self._limits.body_bytes
         if (self._declared or 0) > most:
             raise _too_large(self._declared or 0, most)
-        message = await self._in_time()
+        is_here = self._connection is not None and self._connection.has_body
+        message = await (self._receive() if is_here else self._in_time())
         self._take_in(message)
         if self._size > most:
             raise _too_large(self._size, most)
