@@ -17,6 +17,7 @@ from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
 from tests.stores.scripts import by_the_callers_clock
 
+PATIENT = "timeout_s=60"  # a loop that does not run for seconds must not find that Redis has not answered
 T0 = 1_800_000_000_000  # a moment to begin at
 
 
@@ -124,7 +125,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'pointsman.db'}"
     process: RedisProcess = request.getfixturevalue("redis_process")
     name = "".join(c for c in tmp_path.name if c.isalnum())
-    return f"{process.url}?prefix={{{name}{time.monotonic_ns()}}}"
+    return f"{process.url}?prefix={{{name}{time.monotonic_ns()}}}&{PATIENT}"
 
 
 @asynccontextmanager

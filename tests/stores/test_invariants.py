@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.open import Stores, open_stores
 from router.types import Hold, RateLimit
-from tests.stores.conftest import Clock, RedisProcess
+from tests.stores.conftest import PATIENT, Clock, RedisProcess
 from tests.stores.making import RELEASED, budget, offer, principal, reservation, spend
 
 T = TypeVar("T")
@@ -153,6 +153,6 @@ def test_money_is_conserved_on_redis(redis_process: RedisProcess) -> None:
     class OnRedis(Money):
         def url(self) -> str:
             self.tag = getattr(self, "tag", f"m{time.monotonic_ns()}")
-            return f"{redis_process.url}?prefix={{{self.tag}}}"
+            return f"{redis_process.url}?prefix={{{self.tag}}}&{PATIENT}"
 
     run_state_machine_as_test(OnRedis, settings=BRIEF)
