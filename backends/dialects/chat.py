@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from backends.dialects.types import Tree
+from backends.dialects.types import Tree, Untranslatable
 
 
 class Counts(NamedTuple):
@@ -76,6 +76,29 @@ def arguments_of(text: object) -> Tree:
     except msgspec.DecodeError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+_CHOICES: frozenset[str | None] = frozenset({"auto", "any", "none", "tool", "allowed_tools"})
+
+
+def own_tools(request: Mapping[str, Any], kinds: frozenset[str | None]) -> list[Mapping[str, Any]]:
+    """The tools that the client runs itself. Raises: Untranslatable where there are others alone, or one is forced."""
+    tools = request.get("tools") or []
+    own = [tool for tool in tools if tool.get("type") in kinds]
+    choice = request.get("tool_choice")
+    forced = isinstance(choice, Mapping) and choice.get("type") not in (
+        *kinds,
+        "auto",
+        "any",
+        "none",
+        "tool",
+        "allowed_tools",
+    )
+    if tools and (not own or forced):
+        number, tool = next((n, tool) for n, tool in enumerate(tools) if tool.get("type") not in kinds or forced)
+        path = f"tools[{number}]"
+        raise Untranslatable(f"{path}: this model cannot run the tool {tool.get('type')!r}", param=path)
+    return own
 
 
 def event(kind: str, data: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """Anthropic's Messages over chat completions.
 
-Left out, since chat completions cannot say it: thinking budgets, cache_control, citations, signatures. Refused:
-tools that the provider itself runs, documents by address or file id.
+Left out, since chat completions cannot say it: thinking budgets, cache_control, citations, signatures, and tools that
+the provider runs, which are refused where they stand alone. Refused: documents by address or file id.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from backends.dialects.chat import (
     event,
     first_choice,
     function_of,
+    own_tools,
     reasoning_of,
     text_of,
 )
@@ -28,6 +29,7 @@ from backends.dialects.types import Dialect, Tree, Untranslatable
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "service_tier")
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"}
 _STOPS |= {"content_filter": "refusal"}
+_OWN = frozenset({None, "custom"})  # tools that the client runs itself
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -39,8 +41,8 @@ def to_chat(request: Mapping[str, Any]) -> Tree:
         chat["stop"] = stops
     if user := (request.get("metadata") or {}).get("user_id"):
         chat["user"] = user
-    if tools := request.get("tools"):
-        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+    if tools := own_tools(request, _OWN):
+        chat["tools"] = [_tool(tool) for tool in tools]
     if choice := request.get("tool_choice"):
         chat["tool_choice"] = _choice(choice)
         if choice.get("disable_parallel_tool_use"):
@@ -125,9 +127,7 @@ def _part(block: Mapping[str, Any], path: str) -> Tree:
     raise _unsaid(block, path)
 
 
-def _tool(tool: Mapping[str, Any], path: str) -> Tree:
-    if tool.get("type") not in (None, "custom"):
-        raise Untranslatable(f"{path}: this model cannot run the tool {tool.get('type')!r}", param=path)
+def _tool(tool: Mapping[str, Any]) -> Tree:
     function = {"name": tool["name"], "parameters": tool.get("input_schema") or {"type": "object", "properties": {}}}
     if tool.get("description"):
         function["description"] = tool["description"]

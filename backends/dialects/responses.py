@@ -1,8 +1,8 @@
 """OpenAI's Responses over chat completions: the request.
 
-Not said in chat completions, and so left out: `include`, `truncation`, `background`, summaries of reasoning. Refused:
-tools that the provider itself runs, items by reference, files by id. A tool of type `custom` becomes a function of one
-text.
+Left out, since chat completions cannot say it: `include`, `truncation`, `background`, summaries of reasoning, and tools
+that the provider runs, which are refused where they stand alone. Refused: items by reference, files by id. A tool of
+type `custom` becomes a function of one text.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
+from backends.dialects.chat import own_tools
 from backends.dialects.responses_reply import ResponseEvents, from_chat, id_of
 from backends.dialects.types import Dialect, Tree, Untranslatable
 
 _SAME = ("model", "stream", "temperature", "top_p", "top_logprobs", "parallel_tool_calls", "user", "service_tier")
 _ALSO = ("prompt_cache_key", "safety_identifier", "seed")
+_OWN = frozenset({"function", "custom"})  # tools that the client runs itself
 _CUSTOM = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
@@ -31,8 +33,8 @@ def to_chat(request: Mapping[str, Any]) -> Tree:
         chat["max_tokens"] = longest
     if effort := (request.get("reasoning") or {}).get("effort"):
         chat["reasoning_effort"] = effort
-    if tools := request.get("tools"):
-        chat["tools"] = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
+    if tools := own_tools(request, _OWN):
+        chat["tools"] = [_tool(tool) for tool in tools]
         if (choice := request.get("tool_choice")) is not None:
             chat["tool_choice"] = _choice(choice)
     if (form := _format((request.get("text") or {}).get("format"))) is not None:
@@ -128,13 +130,11 @@ def _call(item: Mapping[str, Any]) -> Tree:
     return {"id": item["call_id"], "type": "function", "function": function}
 
 
-def _tool(tool: Mapping[str, Any], path: str) -> Tree:
+def _tool(tool: Mapping[str, Any]) -> Tree:
     kind = tool.get("type")
     if kind == "custom":
         about = {"description": tool["description"]} if tool.get("description") else {}
         return {"type": "function", "function": {"name": tool["name"], **about, "parameters": _CUSTOM}}
-    if kind != "function":
-        raise Untranslatable(f"{path}: this model cannot run the tool {kind!r}", param=path)
     kept = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
     return {"type": "function", "function": kept}
 

@@ -225,15 +225,25 @@ class Decider:
             if why is None and call.needs.unforeseen:
                 refuse = self.options.refuse_unforeseen
                 why = unbounded_reason(model, call.needs, principal, refuse=refuse)
-            if why is None and call.needs.pinned is None and self.unable:
-                why = self.unable.reason(principal.tenant, model.name, call.needs.features)
             if why is None and model.name in without:
                 why = "failed on this request"
             if why is None:
                 models.append(model)
             else:
                 refusals[model.name] = why
-        return tuple(models), refusals
+        return self._able(principal, call, tuple(models), refusals)
+
+    def _able(
+        self, principal: Principal, call: Call, models: tuple[Model, ...], refusals: dict[str, str]
+    ) -> tuple[tuple[Model, ...], dict[str, str]]:
+        """Without those that refused the like a while ago, unless there is no other: its own words are better."""
+        if not self.unable or not call.needs.features or call.needs.pinned is not None:
+            return models, refusals
+        found = {model.name: self.unable.reason(principal.tenant, model.name, call.needs.features) for model in models}
+        able = tuple([model for model in models if found[model.name] is None])
+        if not able:
+            return models, refusals
+        return able, {**refusals, **{name: why for name, why in found.items() if why is not None}}
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]

@@ -176,7 +176,7 @@ def test_items_of_responses_become_chat_with_calls_together() -> None:
             {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "file"}}]}]},
             "messages[0].content[0]",
         ),
-        ("/v1/responses", {"tools": [TOOL, {"type": "file_search"}]}, "tools[1]"),
+        ("/v1/responses", {"tools": [{"type": "file_search"}]}, "tools[0]"),
         ("/v1/responses", {"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
         ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
         (
@@ -285,3 +285,11 @@ def test_a_stop_sequence_that_was_met_is_named() -> None:
 def test_chunks_that_no_engine_should_send_break_nothing(path: str, odd: dict[str, Any]) -> None:
     body = stream(path, ASKED, [odd, *TEXT, odd])
     assert b"Hel" in body
+
+
+def test_tools_that_a_provider_runs_are_left_out_beside_the_clients_own() -> None:
+    chat = RESPONSES.to_chat(ASKED | {"tools": [{"type": "web_search"}, TOOL], "tool_choice": "auto"})
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["weather"]
+    own = {"name": "weather", "input_schema": {"type": "object"}}
+    chat = MESSAGES.to_chat({"tools": [{"type": "web_search_20250305", "name": "web_search"}, own]})
+    assert [tool["function"]["name"] for tool in chat["tools"]] == ["weather"]

@@ -28,5 +28,7 @@ CLIENTS = (
     Client("OpenAI Agents SDK", "openai_agents_python.py", python=("openai-agents",)),
     Client("Vercel AI SDK", "vercel_ai.mjs", node=("ai", "@ai-sdk/openai", "@ai-sdk/anthropic", "zod")),
     Client("LlamaIndex", "llama_index_python.py", python=("llama-index-llms-openai-like",)),
+    Client("Codex", "codex_cli.sh", node=("@openai/codex",)),
+    Client("Claude Code", "claude_cli.sh", node=("@anthropic-ai/claude-code",)),
     Client("DSPy", "dspy_python.py", python=("dspy",)),
 )

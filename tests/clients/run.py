@@ -86,6 +86,8 @@ def run(client: Client, url: str, model: str) -> Checks:
             for file in PROGRAMS.glob("*.mjs"):  # a module is looked for beside the program that wants it
                 shutil.copy(file, home / file.name)
             command = ["node", str(home / client.script)]
+            if client.script.endswith(".sh"):
+                command = ["bash", str(PROGRAMS / client.script), str(home)]
         else:
             command = [str(python_of(client.python)), str(PROGRAMS / client.script)]
         done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=300)

@@ -186,3 +186,13 @@ def test_an_engine_without_a_protocol_it_was_thought_to_have_is_asked_in_chat(
         answer = client("a").post(path, json=asked)
         assert answer.status_code == 200, answer.text
         assert answer.json()["model"] == "narrow"
+
+
+def test_where_nobody_else_is_left_the_engines_own_words_are_given_each_time(
+    client: Callable[[str], httpx.Client],
+) -> None:
+    fields, _, _ = FEATURES["reasoning"]
+    alone = {**ASK, **fields, "routing": {"allowed_models": ["narrow"]}}
+    for _ in range(2):
+        answer = client("a").post("/v1/chat/completions", json=alone)
+        assert (answer.status_code, "does not support thinking" in answer.text) == (400, True)
