@@ -10,14 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from redis import Redis
 
-from router.errors import BudgetExceeded, StoreUnavailable, Unauthenticated
+from router.errors import BudgetExceeded, SettingsError, StoreUnavailable, Unauthenticated
 from router.stores.keys import CachedKeys
+from router.stores.limits import of_budget
 from router.stores.open import Stores, open_stores
 from router.stores.redis import outbox
 from router.stores.redis.outbox import Outbox
+from router.stores.redis.settlement import Settlement, limits_text
 from router.terms import Terms
 from router.types import Budget, Hold
 from tests.stores.conftest import Clock, RedisProcess, free_port
@@ -314,9 +317,87 @@ async def test_a_journal_forgets_what_is_paid_and_no_more(tmp_path: Path) -> Non
         dead.add(f"d{i}", (f"d{i}", 1, b"words"))
     dead.acknowledge(f"d{i}" for i in range(9))
     dead.close()
-    assert [owed for _, owed in heir.orphans()] == [{"d9": ("d9", 1, b"words")}]
+    assert list(heir.orphans()) == [{"d9": ("d9", 1, b"words")}]
     heir.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_the_same_number_does_not_overwrite_what_its_predecessor_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the next process has the number of the one that was killed."""
+    monkeypatch.setattr(outbox.os, "getpid", lambda: 7)
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    subprocess.run(command, check=False)
+    heir = Outbox(tmp_path)
+    assert list(heir.orphans()) == [{"d1": ("d1", 1, b"words")}]
+    heir.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+os.getpid = lambda: 7
+from router.stores.redis.outbox import Outbox
+from router.stores.redis.settlement import Settlement, limits_text
+Outbox(Path(sys.argv[1])).add("d1", ("d1", 1, b"words"))
+os.abort()
+"""
+
+
+@pytest.mark.parametrize("garbage", [b"\x05\x00\x00\x00nonsense", b"\xff\xff\xff\xff", b"\x02\x00\x00\x00\x93\x01"])
+async def test_a_damaged_file_of_a_killed_gateway_stops_nobody_and_is_put_aside(
+    redis: RedisProcess, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes
+) -> None:
+    b, folder = budget(100), tmp_path / "owed"
+    async with open_stores(f"{redis.url}?outbox={folder}", clock=clock) as stores:
+        (folder / "7-0.owed").write_bytes(garbage)
+        await stores.ledger.tend()
+        await buy(stores, principal(b), 40, now_ms=clock())
+        await stores.ledger.tend()
+        assert await spent_and_held(stores, b, clock()) == (40, 0)
+    assert [path.name for path in folder.iterdir()] == ["7-0.damaged"]
+    assert "damaged" in caplog.text
+
+
+async def test_what_cannot_be_understood_of_a_killed_gateway_is_said_and_the_rest_charged(
+    redis: RedisProcess, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    b, folder = budget(100), tmp_path / "owed"
+    plan = limits_text([of_budget(b)])
+    good = Settlement("good", "dead", 20, 1, 1, "settled", "acme\x1f\x1fk\x1fm", 60, 9, clock(), plan)
+    wild = msgspec.structs.replace(good, decision_id="wild", cost=2**60, prompt_tokens=-1)
+    hopeless = msgspec.structs.replace(good, decision_id="hopeless", held=2**60)
+    dead = Outbox(folder)
+    for each in (wild, hopeless, good):
+        dead.add(each.decision_id, each.words())
+    dead.add("old", ("old", 1, b"another version"))
+    dead.close()
+    async with open_stores(f"{redis.url}?outbox={folder}", clock=clock) as stores:
+        await stores.ledger.tend()
+        assert await spent_and_held(stores, b, clock()) == (20 + 60, 0)  # the wild one at its worst case
+    assert "hopeless cannot be charged" in caplog.text
+    assert "cannot be understood" in caplog.text
+    assert not list(folder.iterdir())
+
+
+async def test_a_gateway_starts_on_a_redis_that_was_emptied_under_another(redis: RedisProcess, clock: Clock) -> None:
+    async with open_stores(redis.url, clock=clock) as one:
+        with Redis(unix_socket_path=str(redis.socket)) as client:
+            client.flushall()
+        await one.ledger.tend()
+        async with open_stores(redis.url, clock=clock) as another:
+            await buy(another, principal(budget(100)), 40, now_ms=clock())
+
+
+async def test_a_ledger_of_another_form_stops_the_start(redis: RedisProcess, clock: Clock) -> None:
+    with Redis(unix_socket_path=str(redis.socket)) as client:
+        client.hset("{pointsman}:meta", mapping={"run": "a" * 40, "opens": 0, "keys": 1})
+    with pytest.raises(SettingsError, match="another form"):
+        async with open_stores(redis.url, clock=clock):
+            pass
+    async with open_stores(f"{redis.url}?prefix={{fresh}}", clock=clock) as stores:
+        await buy(stores, principal(budget(100)), 40, now_ms=clock())
 
 
 async def test_what_was_settled_while_redis_was_away_is_owed_once(

@@ -45,7 +45,7 @@ from router.stores.refusals import Answer, Refusal, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")
-FORM = b"3"  # of what the scripts write
+FORM = b"3"  # of what the scripts write; as in the scripts
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 AGAIN_S = 0.05  # between two tries to tell Redis what must be known before anything is sent
 FORGOTTEN_AT_ONCE = 1000
@@ -93,7 +93,6 @@ class RedisLedger:
                 f"Redis holds a ledger of another form under {self._link.prefix}; choose another store.prefix.",
                 param="store.prefix",
             )
-        await self._link.command("HSETNX", meta, "form", FORM)
         await self._link.command("HSETNX", meta, "keys", self._clock())
         try:
             policy = await self._tend(heed_policy=False)
@@ -105,6 +104,7 @@ class RedisLedger:
                 ) from error
             raise
         self._condition.check_start(policy or await self._configured_policy())
+        await self._check_disk()
         self._start(self._tick())
 
     async def aclose(self) -> None:
@@ -289,6 +289,13 @@ class RedisLedger:
         for i in range(0, len(calls), FORGOTTEN_AT_ONCE):
             some = calls[i : i + FORGOTTEN_AT_ONCE]
             await asyncio.gather(*(self._link.call("restore", self._clock(), *words) for words in some))
+
+    async def _check_disk(self) -> None:
+        """Say so where a restart of Redis would forget everything."""
+        with contextlib.suppress(StoreUnavailable):
+            told = await self._link.command("INFO", "persistence")
+            if isinstance(told, bytes) and b"aof_enabled:0" in told:
+                LOG.warning("Redis keeps no append-only file: without a replica a restart forgets what was spent.")
 
     async def _configured_policy(self) -> str:
         try:

@@ -8,22 +8,25 @@ nothing, a power cut what was not yet written back. Fails with StoreUnavailable 
 from __future__ import annotations
 
 import fcntl
-import itertools
+import logging
 import os
+import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from router.errors import StoreUnavailable
 
 Words = tuple[bytes | str | int, ...]
+LOG = logging.getLogger("pointsman.ledger")
+LARGEST_BYTES = 1_000_000  # of one settlement
 LIMIT_BYTES = 4_000_000  # beyond which, and four times what is still open, a file is begun anew with that
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
-_numbers = itertools.count()
+_decode = msgspec.msgpack.Decoder(tuple[str, tuple[Any, ...] | None]).decode
 
 
 class Outbox:
@@ -64,22 +67,31 @@ class Outbox:
             self._path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def orphans(self) -> Iterator[tuple[Path, dict[str, Words]]]:
-        """What dead processes owed, file by file; a file is removed once its debts have been dealt with."""
+    def orphans(self) -> Iterator[dict[str, Words]]:
+        """What dead processes promised, file by file; a file is removed once that has been dealt with.
+
+        One that is damaged is dealt with up to there, and put aside.
+        """
         for path in sorted(self._folder.glob("*.owed")):
             if path == self._path:
                 continue
             try:
                 with path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    yield path, _read(file.read())
-                    path.unlink(missing_ok=True)
+                    promised, is_sound = _read(file.read())
+                    yield promised
+                    if is_sound:
+                        path.unlink(missing_ok=True)
+                    else:
+                        aside = path.rename(path.with_suffix(".damaged"))
+                        LOG.error("%s is damaged: settlements of a killed gateway may be lost with it.", aside)
             except OSError:
                 continue  # its process lives, or another one was quicker
 
     def _begin(self) -> None:
-        self._path = self._folder / f"{os.getpid()}-{next(_numbers)}.owed"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # not by the process's number alone: in a container the next process has the same
+        self._path = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}.owed"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
 
@@ -102,17 +114,20 @@ def _frame(decision_id: str, words: Words | None) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-def _read(data: bytes) -> dict[str, Words]:
-    """What is still owed after these frames; a frame cut short is none."""
-    owed: dict[str, Words] = {}
+def _read(data: bytes) -> tuple[dict[str, Words], bool]:
+    """What is still promised after these frames, and whether all can be read; one cut short at the end is none."""
+    promised: dict[str, Words] = {}
     at = 0
     while at + 4 <= len(data):
         (size,) = struct.unpack_from("<I", data, at)
         if at + 4 + size > len(data):
-            break
-        decision_id, words = _decode(data[at + 4 : at + 4 + size])
-        owed.pop(decision_id, None)
+            return promised, size < LARGEST_BYTES
+        try:
+            decision_id, words = _decode(data[at + 4 : at + 4 + size])
+        except msgspec.DecodeError:
+            return promised, False
+        promised.pop(decision_id, None)
         if words is not None:
-            owed[decision_id] = tuple(words)
+            promised[decision_id] = words
         at += 4 + size
-    return owed
+    return promised, True

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from router.errors import StoreUnavailable
 from router.stores.redis.connection import Link, Rejected
-from router.stores.redis.outbox import Outbox
+from router.stores.redis.outbox import Outbox, Words
 from router.stores.redis.records import RedisAudit
 from router.stores.redis.replication import Replication, Unreplicated
 from router.stores.redis.settlement import ANY, Settlement
@@ -49,9 +49,8 @@ class Settling:
             await self.note_refusal(settlement.decision_id, settlement.who, settlement.held, str(error), where="redis")
             settlement = settlement.at_worst()
             found = await self._tell(settlement)
-        if found > 0 or (
-            found == 0 and settlement.decision_id not in self._unreplicated
-        ):  # else another word was first
+        is_known = settlement.decision_id in self._unreplicated
+        if found > 0 or (found == 0 and not is_known):  # else another word was first
             settlement = msgspec.structs.replace(settlement, charges=ANY)  # should it be lost, it is charged
             self._unreplicated.add(settlement, asyncio.get_running_loop().time())
             self.promise(settlement)
@@ -85,27 +84,30 @@ class Settling:
     async def settle_waiting(self) -> None:
         """Tell Redis what was kept for later. Raises: StoreUnavailable."""
         for decision_id, settlement in list(self._waiting.items()):
-            try:
-                await self.end(settlement)
-            except Rejected:
-                LOG.exception(
-                    "The settlement of %s could not be charged; the end of its lease charges it.", decision_id
-                )
+            await self._end_or_say([settlement])
             if self._waiting.get(decision_id) is settlement:
                 del self._waiting[decision_id]
 
     async def repeat_lost(self, told: Replication) -> None:
         """Tell a Redis that has restarted or was promoted all that it may have lost. Raises: StoreUnavailable."""
-        lost = self._unreplicated.lost(told)
-        for i in range(0, len(lost), AT_ONCE):
-            await asyncio.gather(*(self.end(each) for each in lost[i : i + AT_ONCE]))
+        await self._end_or_say(self._unreplicated.lost(told))
 
     async def take_over(self) -> None:
         """Settle what dead processes of this machine promised: their last word. Raises: StoreUnavailable."""
-        for _, promised in self._outbox.orphans() if self._outbox is not None else ():
-            settlements = [Settlement(*words) for words in promised.values()]  # type: ignore[arg-type]
-            for i in range(0, len(settlements), AT_ONCE):
-                await asyncio.gather(*(self.end(each) for each in settlements[i : i + AT_ONCE]))
+        for promised in self._outbox.orphans() if self._outbox is not None else ():
+            await self._end_or_say([each for words in promised.values() if (each := _settlement_of(words)) is not None])
+
+    async def _end_or_say(self, settlements: Sequence[Settlement]) -> None:
+        """End these holds; one that can not be charged at all is said, and keeps nobody waiting."""
+
+        async def one(settlement: Settlement) -> None:
+            try:
+                await self.end(settlement)
+            except Rejected:
+                LOG.exception("The settlement of %s cannot be charged.", settlement.decision_id)
+
+        for i in range(0, len(settlements), AT_ONCE):
+            await asyncio.gather(*(one(each) for each in settlements[i : i + AT_ONCE]))
 
     def heard(self, told: Replication, lately: list[str], *, asked_s: float, age_s: float | None = None) -> None:
         """Redis told where it stands: forget what it cannot lose any more, and is older than `age_s` or DISK_S."""
@@ -151,3 +153,12 @@ class Settling:
                 self._outbox.acknowledge(safe)
         for decision_id in safe:
             self._acknowledged[decision_id] = now_s
+
+
+def _settlement_of(words: Words) -> Settlement | None:
+    """What another process, perhaps of another version, promised; None where that cannot be understood."""
+    try:
+        return msgspec.convert(words, Settlement)
+    except msgspec.ValidationError as error:
+        LOG.error("A killed gateway's settlement %s cannot be understood and is not charged: %s", words[:1], error)
+        return None

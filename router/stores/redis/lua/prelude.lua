@@ -5,6 +5,7 @@
 local P = KEYS[1]
 local MOST = 9007199254740992
 local MOST_TOKENS = 1099511627776 -- 2^40
+local FORM = '3' -- of what the scripts write
 local DAY_MS = 86400000
 local TOLERATED_MS = 5000 -- between a gateway's clock and this one
 local GRACE_MS = 2000 -- no reservations after a restart or a promotion, while gateways put back what it lost
@@ -283,7 +284,7 @@ local function life(now)
     number, opens = number + 1, meta[1] and now + GRACE_MS or 0
     if string.match(redis.call('INFO', 'replication'), 'second_repl_offset:%d') then doubt = number end
     redis.call('DEL', P .. ':replicas') -- a first write that needs no memory
-    redis.call('HSET', P .. ':meta', 'run', run, 'life', int(number), 'opens', int(opens), 'doubt', int(doubt))
+    redis.call('HSET', P .. ':meta', 'form', FORM, 'run', run, 'life', int(number), 'opens', int(opens), 'doubt', int(doubt))
   end
   return run, {number = int(number), opens = opens, doubt = doubt}
 end
