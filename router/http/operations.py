@@ -22,7 +22,9 @@ from fastapi.responses import HTMLResponse
 from router.errors import Forbidden, SettingsError, Unauthenticated
 from router.http.auth import Authentication, secret_of
 from router.http.connections import Connection
+from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready, health
+from router.http.stopping import Stopping
 from router.settings.sections import Telemetry
 
 _PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
@@ -117,8 +119,9 @@ async def listening(address: str | None, app: FastAPI) -> AsyncIterator[None]:
     if address is None:
         yield
         return
+    limited = Intake(app, BodyLimits(), Stopping(0))  # which tells the connection when a request ends
     config = uvicorn.Config(
-        app, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
+        limited, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
     )
     server = _Quiet(config)
     with _bound(address) as listener:
