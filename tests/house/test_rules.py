@@ -25,7 +25,7 @@ TWICE = listed("""
     Stream Tally Trace Unsupported _Common
 """)
 FILES = listed("""
-    backends/http1.py router/stores/sqlite/accounting.py
+    backends/http1.py
 """)
 PRIVATE: set[str] = set()
 

@@ -10,31 +10,36 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from router.errors import Conflict, StoreUnavailable
-from router.stores.limits import DAY_MS, Gauge, Shown, day_of, gauges_of, shown_of, window_of
+from router.stores.limits import DAY_MS, day_of, window_of
 from router.stores.refusals import Refusal
-from router.stores.sqlite.counters import COLUMNS, WindowCounter
-from router.stores.sqlite.database import ROWS, Database, Work, insertion, parts, places
+from router.stores.sqlite.counters import WindowCounter
+from router.stores.sqlite.database import ROWS, Database, Work, parts, places
+from router.stores.sqlite.requests import CountPlan, Counts, End, HeldRow, Key, Reserve, Sweep, Taken, counts_of
+from router.stores.sqlite.statements import (
+    CORRECT,
+    EXPIRING,
+    FACTS,
+    by_id,
+    by_scope,
+    changed_counters,
+    ending,
+    more_spend,
+    new_holds,
+)
 from router.stores.sqlite.timekeeping import Facts, Timekeeper, why_stopped
-from router.types import Offer, Principal, Spend
+from router.types import Offer, Spend
 
 SWEEP_MS = 50  # how often a transaction looks for leases that have run out
-SWEPT = 500  # ended in one transaction, at most
 EXPIRED_MS = DAY_MS  # how long a lease that ran out is remembered
 NEWEST_MS = 1000  # how often the newest time is written
 
-FACTS = f"SELECT {', '.join(Facts._fields)} FROM facts"
-HOLD = "decision, tenant, team, key, model, amount, tokens, at_ms, expires_ms, sent, counts"
-Key = tuple[str, str]  # scope and meter
-Counts = tuple[tuple[int, int], ...]  # counters and their soft limits, 0 where there is none
 Line = tuple[str, str, str, str, str]  # day, tenant, team, key and model
 
-_encode = msgspec.json.Encoder().encode
 _counts_in = msgspec.json.Decoder(Counts).decode
 
 
@@ -43,99 +48,6 @@ class Noting(Protocol):
 
     def append(self, at_ms: int, kind: str, subject: str, detail: Mapping[str, object]) -> None:
         """Append."""
-
-
-class CountPlan(msgspec.Struct):
-    """Everything a request of one principal to one offer must pass, and where it counts."""
-
-    gauges: tuple[Gauge, ...]
-    shown: Shown
-    keys: tuple[Key, ...]  # of each gauge
-    soft: dict[Key, int]  # each of them once, with its soft limit or 0
-    scopes: tuple[str, ...]
-    ids: tuple[int, ...] | None = None  # of each gauge's counter, once they are in the table; they never change
-    counts: str = ""  # the same as the table of holds keeps it
-
-
-def plan_of(principal: Principal, offer: Offer) -> CountPlan:
-    """What stands between them."""
-    gauges = gauges_of(principal, offer)
-    keys = tuple([(gauge.scope, gauge.meter) for gauge in gauges])
-    soft = dict.fromkeys(keys, 0)
-    for key, gauge in zip(keys, gauges, strict=True):
-        if not gauge.hard:
-            soft[key] = gauge.limit
-    return CountPlan(gauges, shown_of(gauges), keys, soft, tuple({scope: None for scope, _ in keys}))
-
-
-class HeldRow(NamedTuple):
-    """A row of `holds` that is being ended."""
-
-    decision: str
-    tenant: str
-    team: str
-    key: str
-    model: str
-    amount: int
-    tokens: int
-    at_ms: int
-    expires_ms: int
-    sent: int
-    counts: str
-
-    @property
-    def who(self) -> tuple[str, str, str, str]:
-        """Whose spend it is."""
-        return self[1:5]
-
-
-class Reserve:
-    """Take a hold on the first of these offers that fits. Times in milliseconds."""
-
-    __slots__ = ("choices", "decision_id", "edition", "longest_ms", "principal", "run", "ttl_ms")
-
-    def __init__(
-        self, accounting: Accounting, decision_id: str, principal: Principal, *, ttl_ms: int, longest_ms: int
-    ) -> None:
-        self.run = accounting.reserve
-        self.decision_id, self.principal, self.ttl_ms, self.longest_ms = decision_id, principal, ttl_ms, longest_ms
-        self.choices: list[tuple[Offer, CountPlan]] = []
-        self.edition = 0  # of the keys, once it is done
-
-    def __call__(self) -> Taken | Refusal | StoreUnavailable:
-        """See Accounting.reserve."""
-        return self.run(self)
-
-
-class Taken(NamedTuple):
-    """An offer that fits, how much of each gauge is used, this request included, and until when it is held."""
-
-    offer: Offer
-    plan: CountPlan
-    used: list[int]
-    now_ms: int
-
-
-class End:
-    """End a hold with what it really cost; false where its lease ended before anything was sent."""
-
-    __slots__ = ("decision_id", "refused", "run", "spend")
-
-    def __init__(self, accounting: Accounting, decision_id: str, spend: Spend) -> None:
-        self.run = accounting.end
-        self.decision_id, self.spend = decision_id, spend
-        self.refused: str | None = None  # why it is charged at its worst case
-
-    def __call__(self) -> bool:
-        """See Accounting.end."""
-        return self.run(self)
-
-
-class Sweep:
-    """End what has run out, as every transaction with money does at its beginning."""
-
-    def __call__(self) -> None:
-        """It was done at the beginning."""
 
 
 class Accounting:
@@ -183,13 +95,13 @@ class Accounting:
             self._time.facts = Facts._make(self._db.execute(FACTS).fetchone())
         self._now_ms = self._time.now_ms()
         if ends:
-            self._ending = {row.decision: (row, counts) for row, counts in self._taken_out(_ending(len(ends)), ends)}
+            self._ending = {row.decision: (row, counts) for row, counts in self._taken_out(ending(len(ends)), ends)}
             for _, counts in self._ending.values():
                 ids.update([each for each, _ in counts])
         swept = self._due()
         for _, counts in swept:
             ids.update([each for each, _ in counts])
-        self._read(_by_id, ids)
+        self._read(by_id, ids)
         self._read_scopes(scopes)
         for row, counts in swept:
             self._expire(row, counts)
@@ -201,9 +113,9 @@ class Accounting:
             for c in self._counters.values()
             if c.changed
         ]
-        self._write(_upsert, rows)
+        self._write(changed_counters, rows)
         try:
-            self._write(_insert, self._new)
+            self._write(new_holds, self._new)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorname == "SQLITE_CONSTRAINT_PRIMARYKEY":
                 raise Conflict(f"Decision {self._new[0][0]} has a hold already.") from error
@@ -224,7 +136,7 @@ class Accounting:
                 more.append((*line, *sums))
             else:  # a correction of what is there
                 self._db.execute(CORRECT, (*sums, *line))
-        self._write(_add, more)
+        self._write(more_spend, more)
 
     def ended(self, *, committed: bool) -> None:
         """Nothing is kept."""
@@ -319,7 +231,7 @@ class Accounting:
             now_ms,
             expires_ms,
         )
-        self._new.append((*row, max(expires_ms, now_ms + asked.longest_ms), 0, plan.counts or _counts(plan, ids)))
+        self._new.append((*row, max(expires_ms, now_ms + asked.longest_ms), 0, plan.counts or counts_of(plan, ids)))
 
     # ending one
 
@@ -413,7 +325,7 @@ class Accounting:
         self._db.execute("DELETE FROM expired WHERE decision = ?", (row.decision,))
         delta = spend.cost - charged
         counts = _counts_in(row.counts)
-        self._read(_by_id, {each for each, _ in counts} - self._counters.keys())
+        self._read(by_id, {each for each, _ in counts} - self._counters.keys())
         for counter, soft in [(self._counters[each], soft) for each, soft in counts if each in self._counters]:
             window = window_of(counter.meter)
             if window.kind != "budget":
@@ -437,7 +349,7 @@ class Accounting:
         known = self._ids
         if not self._new_id and known.keys() >= plan.soft.keys():  # all are in the table
             plan.ids = tuple([known[key] for key in plan.keys])
-            plan.counts = _counts(plan, plan.ids)
+            plan.counts = counts_of(plan, plan.ids)
             return plan.ids
         return tuple([known.get(key) or self._made(key) for key in plan.keys])
 
@@ -453,14 +365,14 @@ class Accounting:
 
     def _counter(self, each: int) -> WindowCounter:
         if each not in self._counters:
-            self._read(_by_id, {each})
+            self._read(by_id, {each})
         return self._counters[each]
 
     def _read_scopes(self, scopes: set[str]) -> None:
         if not scopes:
             return
         self._scopes |= scopes
-        self._read(_by_scope, scopes)
+        self._read(by_scope, scopes)
         self._ids = {(counter.scope, counter.meter): each for each, counter in self._counters.items()}
 
     def _read(self, sql: Callable[[int], str], which: set[int] | set[str]) -> None:
@@ -477,64 +389,8 @@ class Accounting:
                 counters.setdefault(counter.id, counter)
 
 
-def _counts(plan: CountPlan, ids: tuple[int, ...]) -> str:
-    soft = {each: plan.soft[key] for each, key in zip(ids, plan.keys, strict=True)}
-    return _encode(list(soft.items())).decode()
-
-
 def crossed(before: int, after: int, limit: int) -> Iterator[int]:
     """Which of 80 and 100 percent of a limit lie in (before, after]."""
     for percent in (80, 100):
         if before * 100 < limit * percent <= after * 100:
             yield percent
-
-
-def read_counters(read: Callable[..., list[Any]], scopes: Sequence[str]) -> dict[Key, WindowCounter]:
-    """All counters of these scopes as they are stored, in one moment."""
-    return {(row[1], row[2]): WindowCounter(*row) for row in read(_by_scope(len(scopes)), *scopes)}
-
-
-EXPIRING = (
-    "DELETE FROM holds WHERE decision IN"
-    f" (SELECT decision FROM holds WHERE expires_ms <= ? ORDER BY expires_ms LIMIT {SWEPT}) RETURNING {HOLD}"
-)
-
-
-@lru_cache(maxsize=ROWS)
-def _ending(count: int) -> str:
-    return f"DELETE FROM holds WHERE decision IN ({places(count)}) RETURNING {HOLD}"
-
-
-@lru_cache(maxsize=ROWS)
-def _by_scope(count: int) -> str:
-    return f"SELECT {COLUMNS} FROM counters WHERE scope IN ({places(count)})"
-
-
-@lru_cache(maxsize=ROWS)
-def _by_id(count: int) -> str:
-    return f"SELECT {COLUMNS} FROM (VALUES {', '.join(['(?)'] * count)}) CROSS JOIN counters ON id = column1"
-
-
-@lru_cache(maxsize=ROWS)
-def _insert(count: int) -> str:
-    return insertion("holds", 12, count)
-
-
-@lru_cache(maxsize=ROWS)
-def _upsert(count: int) -> str:
-    names = COLUMNS.split(", ")
-    changed = ", ".join(f"{name} = excluded.{name}" for name in names[3:])
-    return f"{insertion('counters', len(names), count)} ON CONFLICT (id) DO UPDATE SET {changed}"
-
-
-SUMS = ("requests", "prompt_tokens", "completion_tokens", "cost")
-CORRECT = (
-    f"UPDATE spend SET {', '.join(f'{name} = max(0, {name} + ?)' for name in SUMS)}"
-    " WHERE day = ? AND tenant = ? AND team = ? AND key = ? AND model = ?"
-)
-
-
-@lru_cache(maxsize=ROWS)
-def _add(count: int) -> str:
-    added = ", ".join(f"{name} = spend.{name} + excluded.{name}" for name in SUMS)
-    return f"{insertion('spend', 9, count)} ON CONFLICT DO UPDATE SET {added}"

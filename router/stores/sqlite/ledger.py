@@ -22,20 +22,11 @@ from router.stores.keys import Guard, keep_if_good
 from router.stores.limits import DAY_MS, PlanCache, day_of, of_budget, window_of
 from router.stores.refusals import Answer, Refusal, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
-from router.stores.sqlite.accounting import (
-    FACTS,
-    Accounting,
-    CountPlan,
-    End,
-    Noting,
-    Reserve,
-    Sweep,
-    Taken,
-    plan_of,
-    read_counters,
-)
+from router.stores.sqlite.accounting import Accounting, Noting
 from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import BAD_VALUE, Database
+from router.stores.sqlite.requests import CountPlan, End, Reserve, Sweep, Taken, plan_of
+from router.stores.sqlite.statements import FACTS, by_scope
 from router.stores.sqlite.timekeeping import JUMP_MS, Facts, Timekeeper, why_stopped
 from router.types import Balance, Budget, Hold, NanoUsd, Offer, Reservation, Spend
 
@@ -121,7 +112,7 @@ class SqliteLedger:
     async def _reserve(self, r: Reservation, offers: Sequence[Offer]) -> Taken | Refusal:
         check_offers(offers)
         who = r.principal
-        asked = Reserve(self._accounting, r.decision_id, who, ttl_ms=r.ttl_ms, longest_ms=r.longest_ms)
+        asked = Reserve(self._accounting.reserve, r.decision_id, who, ttl_ms=r.ttl_ms, longest_ms=r.longest_ms)
         asked.choices = [(offer, self._plans.of(who, offer)) for offer in offers]
         try:
             found = await self._db.transact(asked)
@@ -157,7 +148,7 @@ class SqliteLedger:
         if (why := why_refused(spend)) is not None:
             return await self._end_refused(record, why, where="usage")
         try:
-            return await self._db.transact(End(self._accounting, record.decision_id, spend))
+            return await self._db.transact(End(self._accounting.end, record.decision_id, spend))
         except BAD_VALUE as error:
             return await self._end_refused(record, str(error), where="sqlite")
 
@@ -168,7 +159,7 @@ class SqliteLedger:
             why,
             record.amount,
         )
-        asked = End(self._accounting, record.decision_id, worst_case(record.amount))
+        asked = End(self._accounting.end, record.decision_id, worst_case(record.amount))
         asked.refused = why
         in_time = await self._db.transact(asked)
         self.refused[where] += 1
@@ -180,7 +171,9 @@ class SqliteLedger:
         if self._is_due(now_ms):
             await self._db.transact(Sweep())
         gauges = [of_budget(budget) for budget in budgets]
-        counters = read_counters(self._db.read, list({gauge.scope for gauge in gauges})) if gauges else {}
+        scopes = list({gauge.scope for gauge in gauges})
+        rows = self._db.read(by_scope(len(scopes)), *scopes) if scopes else []
+        counters = {(row[1], row[2]): WindowCounter(*row) for row in rows}
         found = []
         for budget, gauge in zip(budgets, gauges, strict=True):
             key = gauge.scope, gauge.meter

@@ -1,0 +1,123 @@
+"""What is asked of the ledger's transactions, and what a hold counts on. Fails nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from router.errors import StoreUnavailable
+from router.stores.limits import Gauge, Shown, gauges_of, shown_of
+from router.stores.refusals import Refusal
+from router.types import Offer, Principal, Spend
+
+Key = tuple[str, str]  # scope and meter
+Counts = tuple[tuple[int, int], ...]  # counters and their soft limits, 0 where there is none
+
+_encode = msgspec.json.Encoder().encode
+
+
+class CountPlan(msgspec.Struct):
+    """Everything a request of one principal to one offer must pass, and where it counts."""
+
+    gauges: tuple[Gauge, ...]
+    shown: Shown
+    keys: tuple[Key, ...]  # of each gauge
+    soft: dict[Key, int]  # each of them once, with its soft limit or 0
+    scopes: tuple[str, ...]
+    ids: tuple[int, ...] | None = None  # of each gauge's counter, once they are in the table; they never change
+    counts: str = ""  # the same as the table of holds keeps it
+
+
+def plan_of(principal: Principal, offer: Offer) -> CountPlan:
+    """What stands between them."""
+    gauges = gauges_of(principal, offer)
+    keys = tuple([(gauge.scope, gauge.meter) for gauge in gauges])
+    soft = dict.fromkeys(keys, 0)
+    for key, gauge in zip(keys, gauges, strict=True):
+        if not gauge.hard:
+            soft[key] = gauge.limit
+    return CountPlan(gauges, shown_of(gauges), keys, soft, tuple({scope: None for scope, _ in keys}))
+
+
+class HeldRow(NamedTuple):
+    """A row of `holds` that is being ended."""
+
+    decision: str
+    tenant: str
+    team: str
+    key: str
+    model: str
+    amount: int
+    tokens: int
+    at_ms: int
+    expires_ms: int
+    sent: int
+    counts: str
+
+    @property
+    def who(self) -> tuple[str, str, str, str]:
+        """Whose spend it is."""
+        return self[1:5]
+
+
+class Reserve:
+    """Take a hold on the first of these offers that fits. Times in milliseconds."""
+
+    __slots__ = ("choices", "decision_id", "edition", "longest_ms", "principal", "run", "ttl_ms")
+
+    def __init__(
+        self,
+        run: Callable[[Reserve], Taken | Refusal | StoreUnavailable],
+        decision_id: str,
+        principal: Principal,
+        *,
+        ttl_ms: int,
+        longest_ms: int,
+    ) -> None:
+        self.run = run
+        self.decision_id, self.principal, self.ttl_ms, self.longest_ms = decision_id, principal, ttl_ms, longest_ms
+        self.choices: list[tuple[Offer, CountPlan]] = []
+        self.edition = 0  # of the keys, once it is done
+
+    def __call__(self) -> Taken | Refusal | StoreUnavailable:
+        """See Accounting.reserve."""
+        return self.run(self)
+
+
+class Taken(NamedTuple):
+    """An offer that fits, how much of each gauge is used, this request included, and until when it is held."""
+
+    offer: Offer
+    plan: CountPlan
+    used: list[int]
+    now_ms: int
+
+
+class End:
+    """End a hold with what it really cost; false where its lease ended before anything was sent."""
+
+    __slots__ = ("decision_id", "refused", "run", "spend")
+
+    def __init__(self, run: Callable[[End], bool], decision_id: str, spend: Spend) -> None:
+        self.run = run
+        self.decision_id, self.spend = decision_id, spend
+        self.refused: str | None = None  # why it is charged at its worst case
+
+    def __call__(self) -> bool:
+        """See Accounting.end."""
+        return self.run(self)
+
+
+class Sweep:
+    """End what has run out, as every transaction with money does at its beginning."""
+
+    def __call__(self) -> None:
+        """It was done at the beginning."""
+
+
+def counts_of(plan: CountPlan, ids: tuple[int, ...]) -> str:
+    """Where a hold counts, as the table keeps it."""
+    soft = {each: plan.soft[key] for each, key in zip(ids, plan.keys, strict=True)}
+    return _encode(list(soft.items())).decode()
