@@ -197,11 +197,12 @@ def _logged(
 
 
 def _chosen(policy: Policy, logged: LoggedContext) -> tuple[int, float, DecisionRecord]:
-    """The likeliest arm, its score, and the record of choosing it."""
+    """The likeliest arm, its score where the plan may refuse, and the record of choosing it."""
     proposal = policy.propose(context_of(logged, NOTHING_NEAR))
     arm = int(np.argmax(proposal.probabilities))
+    worth = float(proposal.scores[arm]) if proposal.evidence.refuses else 0.0
     record = DecisionRecord(logged, proposal.evidence, np.eye(len(logged.arms))[arm], logged.arms[arm].name, "")
-    return arm, float(proposal.scores[arm]), record
+    return arm, worth, record
 
 
 def _answered(record: DecisionRecord, arm: int, *, scores: Float, costs: Float) -> Outcome:

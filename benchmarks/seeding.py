@@ -45,7 +45,7 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         build_threads=os.cpu_count() or 1,
         halved=loaded.index.vectors == "bfloat16",
     )
-    views = Views(index, build_policies(loaded.policy, arms))
+    views = Views(index, build_policies(loaded, arms))
     for start in range(0, vectors, _BATCH):
         rows = _embeddings(start, min(_BATCH, vectors - start), rng)
         index.add(rows, np.arange(start, start + len(rows)))

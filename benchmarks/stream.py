@@ -1,6 +1,7 @@
 """A policy behind JSON lines: `python -m benchmarks.stream --policy NAME` routes any trace piped into it.
 
-In: {"type": "init", mode, models, budgets, budget_total, lambda, N, history}, then query and feedback lines, then end.
+In: {"type": "init", mode, models, budgets, budget_total, lambda, N, history, when_short}, then query and feedback
+lines, then end.
 Out: {"ready": true}, then {"model": NAME or null} for each query. Fails by a traceback on a malformed line.
 """
 
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
-from policies.pacers.remaining import queries_left
+from policies.pacers.remaining import REFUSE, queries_left
 from policies.records import DecisionRecord, context_of, outcome_of, to_half
 from policies.registry import NAMES, build, options_of
 from policies.simulation import answered
@@ -40,6 +41,7 @@ class Driver:
         self._total = float("inf") if total is None else float(total)
         self._lambda = float(opening.get("lambda") or 0.0)
         self._paced = opening["mode"] == "budget"
+        self._when_short = opening.get("when_short") or REFUSE
         table = pd.read_parquet(opening["history"])
         self._embedder = HashingEmbedder()
         self._embedder.fit(list(table["prompt"]))
@@ -51,12 +53,12 @@ class Driver:
         self._policy.refit(self.history)
         self.open: dict[str, DecisionRecord] = {}
         self._arrived = 0
-        self._drops = policy != "port"  # the paper's own never drops a query
+        self._drops = policy != "port" and self._when_short == REFUSE  # the paper's own never drops a query
         self._rng = np.random.default_rng(0)
 
     def _build(self, name: str) -> Policy:
         known = options_of(name)
-        offered: dict[str, object] = {"horizon": self._horizon}
+        offered: dict[str, object] = {"horizon": self._horizon, "when_short": self._when_short}
         if name == "paced":
             offered["explore"] = 0.0  # every arm is labelled in the history, there is nothing to find out
         if self._paced and self._left is not None:
@@ -85,7 +87,7 @@ class Driver:
         chosen = draw(proposal.probabilities, self._rng.random())
         self._arrived += 1
         record = DecisionRecord(context, proposal.evidence, proposal.probabilities, self.models[chosen], "")
-        if self._drops and self._paced and proposal.scores[chosen] < 0.0:
+        if self._drops and self._paced and proposal.evidence.refuses and proposal.scores[chosen] < 0.0:
             self._policy.learn(outcome_of(record, None))
             return None
         self.open[query_id] = record

@@ -13,6 +13,7 @@ from evaluation.rivals import ParetoBandit
 from evaluation.traces import Sample, Trace, embed_split
 from policies import baselines
 from policies.intervals import Interval, interval_of
+from policies.pacers.remaining import REFUSE
 from policies.registry import BLIND, NAMES, build, options_of
 from policies.replay import (
     BudgetGate,
@@ -224,7 +225,7 @@ def _built(each: Contender, arms: tuple[Arm, ...], books: Books, *, seed: int, q
     """The policy with the horizon and budgets it asks for. Raises: SettingsError."""
     if each.policy == RIVAL:
         return ParetoBandit(budget_usd=books.total / queries, seed=seed)
-    offered: dict[str, object] = {"horizon": queries, "budget": books.shared}
+    offered: dict[str, object] = {"horizon": queries, "budget": books.shared, "when_short": REFUSE}
     if books.budgets is not None:
         offered["budgets"] = dict(zip((arm.name for arm in arms), books.budgets.tolist(), strict=True))
     known = options_of(each.policy)

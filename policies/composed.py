@@ -73,7 +73,7 @@ class Composed:
         expected = self.estimator.estimate(context)
         prices = self.pacer.prices(context, expected)
         early = self.warm_up is not None and self.warm_up.early(context)
-        return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early))
+        return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early, prices.refuses))
 
     def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
         charged = evidence.expected

@@ -11,13 +11,21 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.explorers.thompson import Thompson
-from policies.pacers.remaining import Remaining
+from policies.pacers.remaining import ANSWER, Remaining, may_refuse
 from policies.types import Arm
 
 
-def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, queries_per_s: float = 1.0) -> Composed:
+def build(
+    arms: Sequence[Arm],
+    *,
+    explore: float = 0.01,
+    resolve: int = 50,
+    queries_per_s: float = 1.0,
+    when_short: str = ANSWER,
+) -> Composed:
     """`paced`. Options: the share of traffic that explores, spread so that each arm gets the same money; the arrivals
-    between two solutions of the prices; the arrival rate believed before any was seen.
+    between two solutions of the prices; the arrival rate believed before any was seen; whether queries that are not
+    worth their price may be refused while money is short.
 
     Raises: ValueError where an option is out of range.
     """
@@ -29,6 +37,11 @@ def build(arms: Sequence[Arm], *, explore: float = 0.01, resolve: int = 50, quer
         raise ValueError(f"explore is {explore}, expected 0 … 1")
     blend = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
     estimator = DriftCorrected(blend)
-    pacer = Remaining(lambda: estimator.rehearsal, resolve=resolve, queries_per_s=queries_per_s)
+    pacer = Remaining(
+        lambda: estimator.rehearsal,
+        resolve=resolve,
+        queries_per_s=queries_per_s,
+        may_refuse=may_refuse(when_short),
+    )
     warm_up = WarmUp(lambda context: not blend.knows(context), Thompson())
     return Composed(estimator, pacer, CostWeightedEpsilon(explore), warm_up=warm_up)

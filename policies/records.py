@@ -205,7 +205,7 @@ class Packed(msgspec.Struct, array_like=True, gc=False):
     counts: tuple[int, int, int, int]  # prompt tokens and characters, completion tokens at most, neighbours asked
     purse: BudgetState
     purse_price: float
-    early: bool
+    flags: int  # 1: early, 2: refuses
     arms: msgspec.Raw
     rows: int  # a bit for each of ROWS that is there
     numbers: bytes  # float64 (rows, n), little-endian
@@ -241,7 +241,7 @@ def packed(record: DecisionRecord) -> bytes:
             (context.prompt_tokens, context.prompt_characters, context.max_completion_tokens, context.neighbours_asked),
             context.purse,
             evidence.purse_price,
-            evidence.early,
+            int(evidence.early) | int(evidence.refuses) << 1,
             _arms(context.arms),
             rows,
             numbers,
@@ -303,7 +303,9 @@ def unpacked(data: bytes) -> DecisionRecord:
         neighbours_asked,
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
-    evidence = Evidence(expected, found.purse_price, block("gamma"), found.early, block("worth"))
+    evidence = Evidence(
+        expected, found.purse_price, block("gamma"), bool(found.flags & 1), bool(found.flags & 2), block("worth")
+    )
     names = context.names
     if found.model not in names or (found.drawn and found.drawn not in names):
         raise ValueError(f"{found.decision_id}: {found.model or 'nobody'} is not among its candidates")

@@ -24,6 +24,7 @@ from policies.pacers.budgets import Budgets
 from policies.pacers.exact import Resolved
 from policies.pacers.flat import Flat
 from policies.pacers.port import OneShot
+from policies.pacers.remaining import ANSWER, Remaining, may_refuse
 from policies.types import Arm, Explorer, StoredPolicy
 
 Arms = tuple[Arm, ...]
@@ -49,8 +50,17 @@ def _best(arms: Arms, /) -> StoredPolicy:
     return Composed(Means(), Flat(), Best())
 
 
-def _neighbours(arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0) -> StoredPolicy:
-    return Composed(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), Flat(), _explorer(explore))
+def _neighbours(
+    arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0, when_short: str = ANSWER
+) -> Composed:
+    estimator = NeighbourMeans(Means(), k=k, shrinkage=shrinkage)
+    return Composed(estimator, _pacer(when_short, k=k, shrinkage=shrinkage), _explorer(explore))
+
+
+def _pacer(when_short: str, *, k: int = 40, shrinkage: float = 10.0) -> Remaining:
+    """Of an estimator without a rehearsal: it is made of neighbours."""
+    expect = partial(leave_one_out, k=k, shrinkage=shrinkage)
+    return Remaining(may_refuse=may_refuse(when_short), expect=expect)
 
 
 def _explorer(share: float) -> Explorer:
@@ -97,23 +107,55 @@ def _linear(rank: int, ridge: float, discount: float) -> Linear:
 
 
 def _linucb(
-    arms: Arms, /, *, width: float = 0.5, rank: int = 48, ridge: float = 30.0, discount: float = 0.9995
-) -> StoredPolicy:
-    return Composed(_linear(rank, ridge, discount), Flat(), Ucb(width))
+    arms: Arms,
+    /,
+    *,
+    width: float = 0.5,
+    rank: int = 48,
+    ridge: float = 30.0,
+    discount: float = 0.9995,
+    when_short: str = ANSWER,
+) -> Composed:
+    return Composed(_linear(rank, ridge, discount), _pacer(when_short), Ucb(width))
 
 
 def _thompson(
-    arms: Arms, /, *, width: float = 1.0, rank: int = 48, ridge: float = 30.0, discount: float = 0.9995
-) -> StoredPolicy:
-    return Composed(_linear(rank, ridge, discount), Flat(), Thompson(width))
+    arms: Arms,
+    /,
+    *,
+    width: float = 1.0,
+    rank: int = 48,
+    ridge: float = 30.0,
+    discount: float = 0.9995,
+    when_short: str = ANSWER,
+) -> Composed:
+    return Composed(_linear(rank, ridge, discount), _pacer(when_short), Thompson(width))
 
 
-def _epsilon(arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0) -> StoredPolicy:
-    return Composed(Repriced(NeighbourMeans(Means(), k=k, shrinkage=shrinkage)), Flat(), Epsilon(share))
+def _epsilon(
+    arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0, when_short: str = ANSWER
+) -> Composed:
+    estimator = Repriced(NeighbourMeans(Means(), k=k, shrinkage=shrinkage))
+    return Composed(estimator, _pacer(when_short, k=k, shrinkage=shrinkage), Epsilon(share))
 
 
-def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02) -> StoredPolicy:
-    return Composed(Abilities(Repriced(NeighbourMeans(Means())), rank=rank), Flat(), _explorer(explore))
+def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, when_short: str = ANSWER) -> Composed:
+    estimator = Abilities(Repriced(NeighbourMeans(Means())), rank=rank)
+    return Composed(estimator, _pacer(when_short), _explorer(explore))
+
+
+def _bare(builder: Callable[..., Composed]) -> Callable[..., StoredPolicy]:
+    """The same without a pacer: λ is the only price, whatever budgets say."""
+
+    def build_bare(arms: Arms, /, **options: object) -> StoredPolicy:
+        policy = builder(arms, **options)
+        policy.pacer = Flat()
+        return policy
+
+    signature = inspect.signature(builder)
+    kept = [each for each in signature.parameters.values() if each.name != "when_short"]
+    build_bare.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # functions may have one
+    return build_bare
 
 
 def _cascade(
@@ -137,12 +179,23 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "preference": _preference,
     "cascade": _cascade,
 }
+_BUILDERS |= {
+    f"{name}-bare": _bare(builder)
+    for name, builder in (
+        ("neighbours", _neighbours),
+        ("linucb", _linucb),
+        ("thompson", _thompson),
+        ("epsilon", _epsilon),
+        ("preference", _preference),
+    )
+}
 
 _SERVING: Mapping[str, tuple[str, ...]] = {  # what each asks of lazily imported modules beside refits
     "paced": ("scipy.optimize", "scipy.special"),
     "port": ("scipy.optimize",),
     "port-exact": ("scipy.optimize", "scipy.sparse"),
     "thompson": ("scipy.special",),
+    "thompson-bare": ("scipy.special",),
     "cascade": ("scipy.special",),
 }
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

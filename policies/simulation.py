@@ -145,7 +145,8 @@ def play(
 ) -> Run:
     """Propose, draw, admit and learn, query by query.
 
-    `preference` is λ in 1/USD. `drops`: a query whose best score is below zero is not worth its price and is dropped.
+    `preference` is λ in 1/USD. `drops`: a query whose best score is below zero is not worth its price and is
+    dropped, where the policy plans with that.
     `told(row)` hears of progress.
     """
     choices, served = np.full(len(stream), LOST), np.zeros(len(stream), np.bool_)
@@ -158,7 +159,7 @@ def play(
         arm = int(columns[drawn])
         name = stream.arms[arm].name
         record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, name, policy="")
-        if not drops or proposal.scores[drawn] >= 0.0:
+        if not drops or not proposal.evidence.refuses or proposal.scores[drawn] >= 0.0:
             choices[row], propensity[row] = arm, proposal.probabilities[drawn]
             served[row] = till.admit(arm, float(stream.costs[row, arm]))
         outcome = outcome_of(record, None)

@@ -101,6 +101,7 @@ class Evidence(msgspec.Struct, frozen=True):
     purse_price: float = 0.0  # μ, 1/USD
     capacity_prices: Float | None = None  # γ (n,), 1/USD; None: all zero
     early: bool = False  # whether the policy still looks around
+    refuses: bool = True  # whether the prices are those of a plan that refuses what is not worth them
     worth: Float | None = None  # (n,) scores that are not q̂ − price · ĉ
 
 
@@ -223,6 +224,7 @@ class Prices(msgspec.Struct, frozen=True):
 
     purse: float = 0.0  # μ ≥ 0, 1/USD
     capacity: Float | None = None  # γ (n,) ≥ 0, 1/USD; None: all zero
+    refuses: bool = True  # whether a query of a score below zero is to be refused, so that others can be paid
 
 
 class Pacer(Protocol):

@@ -126,7 +126,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
         renting = MachinePricing(rents_of(settings))
-        policies = build_policies(settings.policy, catalogue.arms())
+        policies = build_policies(settings, catalogue.arms())
         views = Views(_index(settings, embedder.dim), policies, occupancy=renting.occupancy)
         learning = _learning(settings, stores, views, arms=lambda: offered(gateway))
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
@@ -180,7 +180,7 @@ def _index(settings: Settings, dim: int) -> FaissIndex:
 
 def _learning(settings: Settings, stores: Stores, views: Views, *, arms: Callable[[], Sequence[Arm]]) -> Learning:
     """`arms` are asked for at each refit: models come and go while the gateway runs."""
-    workshop = SettingsWorkshop(settings.policy, arms)
+    workshop = SettingsWorkshop(settings, arms)
     return Learning(stores.log, views, workshop, arms=arms, folder=snapshot_path(settings))
 
 
@@ -226,6 +226,7 @@ def options_of(settings: Settings) -> Options:
         aliases=settings.aliases,
         names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
         remember=settings.log.enabled,
+        refuse_worthless=settings.budgets.when_short == "refuse",
         refuse_unforeseen=settings.budgets.unbounded == "refuse",
         reference_usd=settings.worth_usd(),
         k=settings.index.k,

@@ -54,8 +54,52 @@ def _objective(
     return float(value), limits - np.einsum("ij,ij->j", shares, cost)
 
 
-def spending_curve(quality: Float, cost: Float, prices: Float, *, weights: Float) -> Float:
-    """(P,) USD a query spent at each price (P,), ascending, when every query is answered."""
-    rows = np.arange(len(quality))
-    spent = [weights @ cost[rows, np.argmax(quality - price * cost, axis=1)] for price in prices]
-    return np.asarray(spent)
+def joint_dual(
+    quality: Float, cost: Float, budgets: Float, *, shared: float, weights: Float, start: Float | None = None
+) -> Float:
+    """(γ, μ) (M + 1,) ≥ 0, 1/USD, as smoothed_dual(), where all arms also draw on one budget of `shared` USD a query,
+    whose price is μ. `start` is an earlier answer to begin from."""
+    scale, bound = weights @ cost, np.append(np.isfinite(budgets), True)
+    mean = float(scale.mean())
+    units = np.append(scale, mean)
+    limits = np.append(np.where(bound[:-1], budgets, 0.0), shared) / units
+    prices = np.where(bound, 0.1, 0.0) if start is None else np.where(bound, start * units, 0.0)
+    for temperature, iterations in COOLING if start is None else WARM:
+        solved = optimize.minimize(
+            _joint_objective,
+            prices,
+            args=(quality, cost / scale, scale / mean, limits, weights, temperature),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0.0, PRICE_CAP if each else 0.0) for each in bound],
+            options={"maxiter": iterations},
+        )
+        prices = solved.x
+    return np.asarray(prices / units)
+
+
+def _joint_objective(
+    prices: Float, quality: Float, cost: Float, units: Float, limits: Float, weights: Float, temperature: float
+) -> tuple[float, Float]:
+    """The smoothed dual of the arms' budgets and the shared one, and its gradient (M + 1,); units (M,) say how much of
+    the shared budget's unit an arm's is."""
+    value, slope = _objective(
+        prices[:-1] + prices[-1] * units, quality, cost, np.zeros(len(units)), weights, temperature
+    )
+    return value + float(prices @ limits), limits + np.append(slope, slope @ units)
+
+
+def spending_curve(
+    quality: Float, cost: Float, prices: Float, *, weights: Float, drops: bool = False, earned: Float | None = None
+) -> Float:
+    """(P,) USD a query spent at each price (P,), ascending, when every query is answered, or with `drops` those that
+    are worth their price. `earned` (P,) receives the quality that this buys."""
+    rows, spent = np.arange(len(quality)), np.empty(len(prices))
+    for at, price in enumerate(prices):
+        scores = quality - price * cost
+        chosen = np.argmax(scores, axis=1)
+        kept = weights * (scores[rows, chosen] >= 0.0) if drops else weights
+        spent[at] = kept @ cost[rows, chosen]
+        if earned is not None:
+            earned[at] = kept @ quality[rows, chosen]
+    return spent

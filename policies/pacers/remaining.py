@@ -1,26 +1,30 @@
-"""Prices from what is left: of a tenant's purse, of each arm's own capacity, over the queries still to come."""
+"""Prices from what is left: of each budget, of each arm's own capacity, over the queries still to come."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.pacers.dual import smoothed_dual, spending_curve
+from policies.pacers.arrivals import Arrivals
+from policies.pacers.dual import joint_dual, smoothed_dual, spending_curve
 from policies.pacers.sample import QuerySample
 from policies.types import Estimates, Float, History, Outcome, Prices, RouteContext
 
 Rehearsal = Callable[[], tuple[tuple[str, ...], Estimates] | None]
+Expect = Callable[[History, NDArray[np.intp]], Estimates]
+"""(history, rows (S,)) -> estimates (S, M) of those rows made without looking at them."""
 
 SAMPLE_ROWS = 3000  # of the rehearsal, for the dual of capacities
 CURVE_ROWS = 600  # of the rehearsal, for the price of a purse
-MOST_CURVES = 8  # sets of eligible arms whose curves are kept
+OWN_ROWS = 800  # of history, where the pacer rehearses itself
+MOST_CURVES = 8  # sets of eligible arms whose curves are kept for each budget
+MOST_BUDGETS = 256  # the one that was not asked about for longest is forgotten
 RECENT_ROWS = 1500  # of the queries that came since, pooled with the rehearsal
 CURVE_PRICES = 64
-FORGET = 0.999  # a query's weight in the arrival rate, for each query that came after it
-PRIOR_QUERIES = 10.0  # what the rate believed at the start is worth
 
 STALE = 0.02  # of the queries left: when so many have come prices are solved again, where that is sooner
 SOONEST = 5  # arrivals between two solutions
@@ -52,134 +56,227 @@ def chance_to_come(rows: int) -> Float:
     return np.asarray(1.0 - ENDS_EARLY * places)[:, None]
 
 
-class Remaining:
-    """λ + μ + γ: the tenant's preference, one price for the purse, one for each arm's capacity.
+ANSWER, REFUSE = "answer", "refuse"  # what becomes of a query that is not worth its price while money is short
 
-    Both budgets are spread over the queries expected until the purse's reset: the observed rate of arrivals times the
-    seconds left. The queries to come are taken to look like the estimator's rehearsal and the queries seen since, each
-    row of either counting the same, and to come with a chance that falls a little towards the end. γ and the curve of
-    spending against μ are solved again every `resolve` arrivals, and oftener where that is more than a fiftieth of the
-    queries left, in learn(), off the path of a request; prices() solves only where nothing was solved before.
+
+def may_refuse(when_short: str) -> bool:
+    """Raises: ValueError for anything but ANSWER and REFUSE."""
+    if when_short not in (ANSWER, REFUSE):
+        raise ValueError(f"when_short is {when_short!r}, expected {ANSWER} or {REFUSE}")
+    return when_short == REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What the queries to come would cost at each price of a dollar."""
+
+    prices: Float  # (P,) 1/USD, ascending; none while nothing is known of the queries to come
+    spent: Float  # (P,) USD a query, when all are answered
+    spent_choosing: Float  # (P,) the same when those not worth their price are refused
+    earned: Float  # (P,) quality a query, when all are answered
+    earned_choosing: Float  # (P,)
+
+    def price(self, budget: float, *, may_refuse: bool) -> tuple[float, bool]:
+        """(the least price at which queries spend no more than `budget` USD each, whether some are refused then).
+
+        Where some may be refused the plan is followed that is expected to earn more. Where not even the cheapest
+        answers can all be paid, the money ends early if nothing is refused.
+        """
+        if not len(self.prices):
+            return 0.0, False
+        price = float(np.interp(-budget, -self.spent, self.prices))
+        if not may_refuse or price == 0.0:
+            return price, False
+        choosing = float(np.interp(-budget, -self.spent_choosing, self.prices))
+        share = min(1.0, budget / max(float(self.spent[-1]), 1e-300))
+        all_earn = share * float(np.interp(price, self.prices, self.earned))
+        if float(np.interp(choosing, self.prices, self.earned_choosing)) > all_earn:
+            return choosing, True
+        return price, False
+
+
+class _Purse:
+    """What is known of one budget: its arrivals, its queries, and the prices they were last solved for."""
+
+    def __init__(self, queries_per_s: float) -> None:
+        self.arrivals = Arrivals(queries_per_s)
+        self.recent = QuerySample(RECENT_ROWS)
+        self.solved_at = 0  # arrivals when prices were last solved
+        self.queries = math.inf  # still to come, when last asked
+        self.budget = math.inf  # USD a query that was left when last asked
+        self.capacities: dict[tuple[str, ...], tuple[Float, Float]] = {}  # (n + 1,): γ and μ; (n,): USD a query
+        self.curves: dict[tuple[str, ...], Curve] = {}
+
+    def forget_prices(self) -> None:
+        """They are solved anew when next asked for."""
+        self.capacities, self.curves = {}, {}
+        self.recent = QuerySample(RECENT_ROWS)
+
+
+class Remaining:
+    """μ + γ: one price for the budget that pays, one for each arm's capacity.
+
+    What is left of a budget is spread over the queries expected to draw on it until its reset: its own arrivals, by
+    hour of the week, and a capacity over everybody's. The queries to come are taken to look like the estimator's
+    rehearsal and the budget's own queries since, each row of either counting the same, and to come with a chance that
+    falls a little towards the end. The caller's preference is a price already: μ is what is missing of the one that
+    keeps the budget. Both prices are solved together where both bind, again every `resolve` arrivals and oftener where
+    that is more than a fiftieth of the queries left, in learn(), off the path of a request; prices() solves only where
+    nothing was solved before. With `may_refuse` the plan that drops queries not worth their price is weighed too.
     """
 
-    def __init__(self, rehearsal: Rehearsal, *, resolve: int = 50, queries_per_s: float = 1.0) -> None:
-        self._rehearsal = rehearsal
+    def __init__(
+        self,
+        rehearsal: Rehearsal | None = None,
+        *,
+        resolve: int = 50,
+        queries_per_s: float = 1.0,
+        may_refuse: bool = True,
+        expect: Expect | None = None,
+    ) -> None:
+        self._rehearsal = rehearsal or (lambda: self._own)
+        self._expect = expect  # where the estimator has no rehearsal of its own
+        self._own: tuple[tuple[str, ...], Estimates] | None = None
         self._resolve = resolve
-        self._arrivals = 0
-        self._counted = PRIOR_QUERIES
-        self._elapsed_s = PRIOR_QUERIES / queries_per_s
-        self._last_s = np.nan
-        self._solved_at = 0  # arrivals when prices were last solved
-        self._queries = math.inf  # still to come, when last asked
-        self._solved_for: tuple[str, ...] = ()
-        self._gamma: Float = np.zeros(0)
-        self._budgets: Float = np.zeros(0)  # USD a query that each arm of _solved_for had left when last asked
-        self._curves: dict[tuple[str, ...], tuple[Float, Float]] = {}
-        self._recent = QuerySample(RECENT_ROWS)
+        self._queries_per_s = queries_per_s
+        self._may_refuse = may_refuse
+        self._everybody = Arrivals(queries_per_s)
+        self._purses: dict[str, _Purse] = {}
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
-        if not math.isfinite(context.purse.reset_s):
+        reset_s, left = context.purse.reset_s, context.purse.remaining
+        if not math.isfinite(reset_s):
             return Prices()
-        names, purse, capacity = context.names, 0.0, None
-        queries = max(context.purse.reset_s * self._counted / self._elapsed_s, self._resolve / 2)
-        self._queries = queries
-        if math.isfinite(context.purse.remaining):
-            purse = self._purse_price(names, context.purse.remaining / queries)
+        purse, names = self._purse(context.purse.name), context.names
+        least = self._resolve / 2
+        purse.queries = queries = max(purse.arrivals.expected(context.now, reset_s), least)
+        purse.budget = left / queries
+        gamma = None
         if context.capacity is not None and np.isfinite(context.capacity).any():
-            capacity = self._capacity_prices(names, np.maximum(context.capacity, 0.0) / queries)
-        return Prices(purse, capacity)
+            everybody = max(self._everybody.expected(context.now, reset_s), least)
+            gamma = self._capacity_prices(purse, names, np.maximum(context.capacity, 0.0) / everybody)
+        if not math.isfinite(left):
+            return Prices(capacity=gamma)
+        curve = purse.curves.get(names)
+        if curve is None:
+            curve = purse.curves[names] = self._curve(purse, names)
+        price, refuses = curve.price(purse.budget, may_refuse=self._may_refuse or gamma is not None)
+        return Prices(max(0.0, price - context.preference), gamma, self._may_refuse and (refuses or gamma is not None))
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.cost) and outcome.arm:
             return  # a judgement of an answer that was counted when it was settled
-        self._arrivals += 1
-        if not np.isnan(self._last_s):
-            self._counted = self._counted * FORGET + 1.0
-            self._elapsed_s = self._elapsed_s * FORGET + max(outcome.now - self._last_s, 0.0)
-        self._last_s = outcome.now
+        purse = self._purse(outcome.context.purse.name)
+        self._everybody.add(outcome.now)
+        purse.arrivals.add(outcome.now)
         if outcome.expected is not None:
-            self._recent.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
-        if self._arrivals - self._solved_at >= min(self._resolve, max(SOONEST, STALE * self._queries)):
-            self._solved_at = self._arrivals
-            self._curves = {names: self._curve(names) for names in list(self._curves)[-MOST_CURVES:]}
-            if self._solved_for:
-                self._gamma = self._dual(self._solved_for, self._budgets, self._gamma)
+            purse.recent.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
+        due = min(self._resolve, max(SOONEST, STALE * purse.queries))
+        if self._rehearsal() is None:  # all that is known of the queries to come are those that came
+            due = min(due, max(1, purse.recent.added // 4))
+        if purse.arrivals.count - purse.solved_at >= due:
+            purse.solved_at = purse.arrivals.count
+            for names, (gamma, budgets) in list(purse.capacities.items())[-MOST_CURVES:]:
+                purse.capacities[names] = self._dual(purse, names, budgets, gamma), budgets
+            purse.curves = {names: self._curve(purse, names) for names in list(purse.curves)[-MOST_CURVES:]}
 
     def refit(self, history: History) -> None:
         """Prices follow the estimator's new rehearsal."""
-        self._solved_for, self._curves = (), {}
-        self._recent = QuerySample(RECENT_ROWS)
+        if self._expect is not None and len(history.scores):
+            rows = np.unique(np.linspace(0, len(history.scores) - 1, OWN_ROWS).astype(np.intp))
+            self._own = tuple(arm.name for arm in history.arms), self._expect(history, rows)
+        for purse in self._purses.values():
+            purse.forget_prices()
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
-        numbers = {name: np.array(getattr(self, f"_{name}")) for name in PACER_STATE}
-        recent = {f"recent.{key}": value for key, value in self._recent.state().items()}
-        solved = {"gamma": self._gamma.copy(), "budgets": self._budgets.copy()}
-        solved |= {"curve_names": np.array([SEPARATOR.join(names) for names in self._curves], np.str_)}
-        for row, (grid, spent) in enumerate(self._curves.values()):
-            solved |= {f"curve{row}.grid": grid.copy(), f"curve{row}.spent": spent.copy()}
-        return numbers | recent | solved | {"solved_for": np.array(self._solved_for, np.str_)}
+        found: dict[str, NDArray[np.generic]] = {"purses": np.array(list(self._purses), np.str_)}
+        found |= _under("everybody", self._everybody.state())
+        if self._own is not None:
+            names, expected = self._own
+            found |= {"own.names": np.array(names, np.str_), "own.quality": expected.quality, "own.cost": expected.cost}
+        for place, purse in enumerate(self._purses.values()):
+            found |= _under(f"purse{place}", _stored(purse))
+        return found
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        self._arrivals = int(state["arrivals"])
-        self._counted, self._elapsed_s = float(state["counted"]), float(state["elapsed_s"])
-        self._last_s = float(state["last_s"])
-        self._solved_at, self._queries = int(state["solved_at"]), float(state["queries"])
-        self._gamma, self._budgets = np.array(state["gamma"]), np.array(state["budgets"])
-        self._solved_for = tuple(str(name) for name in state["solved_for"])
-        names = [tuple(str(joined).split(SEPARATOR)) for joined in state["curve_names"]]
-        curves = [(state[f"curve{row}.grid"], state[f"curve{row}.spent"]) for row in range(len(names))]
-        self._curves = {
-            each: (np.array(grid), np.array(spent)) for each, (grid, spent) in zip(names, curves, strict=True)
-        }
-        self._recent.restore({key.removeprefix("recent."): state[key] for key in state if key.startswith("recent.")})
+        self._everybody.restore(_within("everybody", state))
+        self._own = None
+        if "own.names" in state:
+            quality, cost = (np.array(state[f"own.{key}"], np.float64) for key in ("quality", "cost"))
+            self._own = (
+                tuple(str(name) for name in state["own.names"]),
+                Estimates(quality, np.zeros(quality.shape), cost),
+            )
+        self._purses = {}
+        for place, name in enumerate(state["purses"]):
+            self._purses[str(name)] = purse = _Purse(self._queries_per_s)
+            _restore(purse, _within(f"purse{place}", state))
 
-    def _purse_price(self, names: tuple[str, ...], budget: float) -> float:
-        """μ, 1/USD: the least price at which the queries to come spend no more than `budget` USD each."""
-        if names not in self._curves:
-            self._curves[names] = self._curve(names)
-        grid, spent = self._curves[names]
-        return float(np.interp(-budget, -spent, grid)) if len(grid) else 0.0
+    def _purse(self, name: str) -> _Purse:
+        purse = self._purses.pop(name, None)
+        if purse is None:
+            purse = _Purse(self._usual_rate())
+            if len(self._purses) >= MOST_BUDGETS:
+                del self._purses[next(iter(self._purses))]
+        self._purses[name] = purse  # the last one asked about is last
+        return purse
 
-    def _curve(self, names: tuple[str, ...]) -> tuple[Float, Float]:
-        """Prices (P,) and USD a query spent at each (P,); empty while nothing is known of the queries to come."""
-        quality, cost, weights = self._to_come(names, CURVE_ROWS)
+    def _usual_rate(self) -> float:
+        """Queries a second that a new budget is expected to see: as the others do."""
+        known = [purse.arrivals.rate for purse in self._purses.values() if purse.arrivals.count >= SOONEST]
+        return float(np.median(known)) if known else self._queries_per_s
+
+    def _curve(self, purse: _Purse, names: tuple[str, ...]) -> Curve:
+        """Empty while nothing is known of the queries to come."""
+        quality, cost, weights = self._to_come(purse, names, CURVE_ROWS)
         if not len(cost):
-            return np.zeros(0), np.zeros(0)
-        grid = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
-        return grid, spending_curve(quality, cost, grid, weights=weights)
+            return Curve(*[np.zeros(0)] * 5)
+        if names in purse.capacities:  # what an arm earns beyond its own price
+            quality = quality - purse.capacities[names][0][:-1] * cost
+        prices = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
+        earned, choosing = np.empty(len(prices)), np.empty(len(prices))
+        spent = spending_curve(quality, cost, prices, weights=weights, earned=earned)
+        some = spending_curve(quality, cost, prices, weights=weights, drops=True, earned=choosing)
+        if names in purse.capacities:
+            spent, earned = some, choosing  # capacities were priced for a plan that drops
+        return Curve(prices, spent, some, earned, choosing)
 
-    def _capacity_prices(self, names: tuple[str, ...], budgets: Float) -> Float:
+    def _capacity_prices(self, purse: _Purse, names: tuple[str, ...], budgets: Float) -> Float:
         """γ (n,), 1/USD, as last solved; the budgets are kept for the next solution."""
-        if names != self._solved_for:
-            self._gamma, self._solved_for = self._dual(names, budgets, None), names
-        self._budgets = budgets
-        return self._gamma
+        known = purse.capacities.get(names)
+        gamma = self._dual(purse, names, budgets, None) if known is None else known[0]
+        if known is None:
+            purse.curves.pop(names, None)
+        purse.capacities[names] = gamma, budgets
+        return gamma[:-1]
 
-    def _dual(self, names: tuple[str, ...], budgets: Float, start: Float | None) -> Float:
-        """γ (n,), 1/USD, for these budgets of one query."""
-        quality, cost, weights = self._to_come(names, SAMPLE_ROWS)
+    def _dual(self, purse: _Purse, names: tuple[str, ...], budgets: Float, start: Float | None) -> Float:
+        """γ of these budgets of one query and μ beside them, zero where no budget pays; (n + 1,), 1/USD."""
+        quality, cost, weights = self._to_come(purse, names, SAMPLE_ROWS)
         if not len(cost):
-            return np.zeros(len(names))
-        return smoothed_dual(quality, cost, budgets, weights=weights, start=start)
+            return np.zeros(len(names) + 1)
+        if math.isfinite(purse.budget):
+            return joint_dual(quality, cost, budgets, shared=purse.budget, weights=weights, start=start)
+        first = None if start is None else start[:-1]
+        return np.append(smoothed_dual(quality, cost, budgets, weights=weights, start=first), 0.0)
 
-    def _to_come(self, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
+    def _to_come(self, purse: _Purse, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
         """(r, n) quality by the chance to earn it, −inf where an arm was absent; (r, n) cost; (r,) weights of sum one.
 
         r is 0 at first.
         """
-        nothing = np.zeros((0, len(names)))
+        nothing, seen = np.zeros((0, len(names))), purse.recent
         known, expected = self._rehearsal() or (names, Estimates(nothing, nothing, nothing))
         chosen = np.unique(
             np.linspace(0, max(len(expected.cost) - 1, 0), min(rows, len(expected.cost))).astype(np.intp)
         )
         quality, cost = _columns(names, known, expected.quality[chosen], expected.cost[chosen])
         weights = np.full(len(chosen), len(expected.cost) / max(len(chosen), 1))
-        if len(self._recent):
-            some = slice(None, None, -(-len(self._recent) // rows))
-            sample = self._recent.quality[some], self._recent.cost[some]
-            recent = _columns(names, self._recent.names, *sample)
+        if len(seen):
+            some = slice(None, None, -(-len(seen) // rows))
+            recent = _columns(names, seen.names, seen.quality[some], seen.cost[some])
             quality, cost = np.concatenate([quality, recent[0]]), np.concatenate([cost, recent[1]])
-            weights = np.concatenate([weights, np.full(len(recent[0]), self._recent.added / len(recent[0]))])
+            weights = np.concatenate([weights, np.full(len(recent[0]), seen.added / len(recent[0]))])
         missing = np.isnan(quality) | np.isnan(cost)
         usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
         worth = np.where(missing, -np.inf, quality * chance_to_come(len(quality)))
@@ -193,5 +290,40 @@ def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cos
     return np.hstack([quality, gap])[:, at], np.hstack([cost, gap])[:, at]
 
 
-SEPARATOR = "\x1f"  # between the names of one curve
-PACER_STATE = ("arrivals", "counted", "elapsed_s", "last_s", "solved_at", "queries")
+SEPARATOR = "\x1f"  # between the names of one set of arms
+
+
+def _stored(purse: _Purse) -> dict[str, NDArray[np.generic]]:
+    numbers = np.array([purse.solved_at, purse.queries, purse.budget])
+    found: dict[str, NDArray[np.generic]] = {"numbers": numbers} | _under("recent", purse.recent.state())
+    found |= _under("arrivals", purse.arrivals.state())
+    found |= {"capacities": np.array([SEPARATOR.join(names) for names in purse.capacities], np.str_)}
+    found |= {"curves": np.array([SEPARATOR.join(names) for names in purse.curves], np.str_)}
+    for place, pair in enumerate(purse.capacities.values()):
+        found[f"capacity{place}"] = np.concatenate(pair)
+    for place, curve in enumerate(purse.curves.values()):
+        found[f"curve{place}"] = np.stack([getattr(curve, name) for name in Curve.__slots__])
+    return found
+
+
+def _restore(purse: _Purse, state: Mapping[str, NDArray[np.generic]]) -> None:
+    """Inverse of _stored()."""
+    solved_at, purse.queries, purse.budget = np.array(state["numbers"], np.float64).tolist()
+    purse.solved_at = int(solved_at)
+    purse.recent.restore(_within("recent", state))
+    purse.arrivals.restore(_within("arrivals", state))
+    sets = {key: [tuple(str(each).split(SEPARATOR)) for each in state[key]] for key in ("capacities", "curves")}
+    for place, names in enumerate(sets["capacities"]):
+        both, n = np.array(state[f"capacity{place}"], np.float64), len(names)
+        purse.capacities[names] = both[: n + 1], both[n + 1 :]
+    for place, names in enumerate(sets["curves"]):
+        purse.curves[names] = Curve(*np.array(state[f"curve{place}"], np.float64))
+
+
+def _under(prefix: str, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    return {f"{prefix}.{key}": value for key, value in state.items()}
+
+
+def _within(prefix: str, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    start = f"{prefix}."
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

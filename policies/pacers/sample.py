@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from policies.types import Float
 
+FIRST_ROWS = 64
+
 
 class QuerySample:
     """The last `size` queries: expected quality and cost; columns are arms by name, NaN where not eligible."""
@@ -19,8 +21,8 @@ class QuerySample:
         self.size = size
         self._names: list[str] = []
         self._added = 0
-        self._quality: Float = np.full((size, 0), np.nan)
-        self._cost: Float = np.full((size, 0), np.nan)
+        self._quality: Float = np.full((min(size, FIRST_ROWS), 0), np.nan)  # doubled up to `size`
+        self._cost: Float = np.full((min(size, FIRST_ROWS), 0), np.nan)
 
     def __len__(self) -> int:
         return min(self._added, self.size)
@@ -48,6 +50,9 @@ class QuerySample:
         """One query with what was expected of these arms (n,)."""
         columns = [self._column(name) for name in names]
         row = self._added % self.size
+        if row >= len(self._quality):
+            more = np.full((min(len(self._quality), self.size - len(self._quality)), len(self._names)), np.nan)
+            self._quality, self._cost = np.vstack([self._quality, more]), np.vstack([self._cost, more])
         self._quality[row], self._cost[row] = np.nan, np.nan
         self._quality[row, columns], self._cost[row, columns] = quality, cost
         self._added += 1
@@ -55,7 +60,7 @@ class QuerySample:
     def _column(self, name: str) -> int:
         if name not in self._names:
             self._names.append(name)
-            blank = np.full((self.size, 1), np.nan)
+            blank = np.full((len(self._quality), 1), np.nan)
             self._quality, self._cost = np.hstack([self._quality, blank]), np.hstack([self._cost, blank])
         return self._names.index(name)
 
@@ -69,8 +74,9 @@ class QuerySample:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Raises: ValueError where the sample is of another size."""
-        if len(state["quality"]) != self.size:
-            raise ValueError(f"stored sample has {len(state['quality'])} rows, expected {self.size}")
+        rows = len(state["quality"])
+        if not min(self.size, int(state["added"])) <= rows <= self.size:
+            raise ValueError(f"stored sample has {rows} rows, expected {self.size} at most")
         self._names = [str(name) for name in state["names"]]
         self._added = int(state["added"])
         self._quality = np.array(state["quality"], dtype=np.float64)

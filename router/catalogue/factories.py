@@ -153,20 +153,27 @@ def features_of(settings: Settings) -> Callable[[str], NDArray[np.float32]] | No
 SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 
-def build_policies(section: sections.PolicySection, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
+def build_policies(settings: Settings, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
     """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
-    names = dict.fromkeys([section.name, *section.options])
+    names = dict.fromkeys([settings.policy.name, *settings.policy.options])
     try:
-        return {name: named.build(name, arms, section.options_of(name)) for name in names}
+        return {name: named.build(name, arms, options_of(settings, name)) for name in names}
     except ValueError as error:
         raise SettingsError(f"policy: {error}", param="policy.options") from error
+
+
+def options_of(settings: Settings, name: str) -> Mapping[str, object]:
+    """What the settings say of a policy, beyond its defaults. Raises: ValueError where there is none of that name."""
+    known, when_short = named.options_of(name), settings.budgets.when_short
+    short = {"when_short": when_short} if known.get("when_short", when_short) != when_short else {}
+    return {**short, **settings.policy.options_of(name)}
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsWorkshop:
     """Policies as the settings have them, over the arms of now. See learning.follower.Workshop."""
 
-    section: sections.PolicySection
+    settings: Settings
     arms: Callable[[], Sequence[Arm]]
 
     def build(self, name: str) -> StoredPolicy:
@@ -175,7 +182,7 @@ class SettingsWorkshop:
 
     def options_of(self, name: str) -> Mapping[str, object]:
         """See Workshop.options_of."""
-        return self.section.options_of(name)
+        return options_of(self.settings, name)
 
     async def refit(self, name: str, state: State, history: History) -> State:
         """See Workshop.refit."""

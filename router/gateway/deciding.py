@@ -18,7 +18,7 @@ from backends.types import Embedder
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.types import BudgetState, Estimates, Evidence, LoggedContext, Policy, Proposal, draw
-from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
 from router.gateway.escalation import Escalating
@@ -105,6 +105,8 @@ class Decider:
         stages.mark("neighbours")
         proposal = policy.propose(context_of(logged, neighbours))
         record = self._record(principal, call, menu, logged, (name, proposal))
+        if self.options.refuse_worthless and call.needs.pinned is None:
+            self._refuse_worthless(record, proposal)
         stages.mark("propose")
         return Decision(record, proposal, menu.models, menu.refusals)
 
@@ -131,6 +133,17 @@ class Decider:
             self.renting.of(menu.models) if self.renting.rents else None,
             self.options.k,
         )
+
+    def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
+        """Raises: BudgetExceeded where no answer is worth what it takes from a budget that others need."""
+        purse, evidence = record.context.purse, record.evidence
+        best = float(proposal.scores.max())
+        if best < 0.0 and evidence.refuses and (evidence.purse_price > 0.0 or evidence.capacity_prices is not None):
+            raise BudgetExceeded(
+                f"The budget {purse.name} is short: {purse.remaining:.6g} of {purse.limit:.6g} USD are left, and the "
+                f"best answer is worth {-best:.3g} less than its price. It resets in {purse.reset_s:.0f} s.",
+                retry_after_s=purse.reset_s,
+            )
 
     def _record(
         self,

@@ -163,6 +163,7 @@ class Options:
     aliases: Mapping[str, float] = field(default_factory=dict)  # preference by NAME of auto:NAME
     on_request: frozenset[str] | None = None  # policies that a request may name; None: all there are
     names: Names = field(default_factory=Names)
+    refuse_worthless: bool = False  # what is not worth its price while a budget is short
     refuse_unforeseen: bool = False  # under a hard budget, rather than holding the whole context
 
 

@@ -104,6 +104,11 @@ class BudgetRules(Section):
         "a hard budget: hold the model's whole context, or refuse them. Hosted tools without a limit of calls are "
         "refused.",
     )
+    when_short: Literal["answer", "refuse"] = Field(
+        default="answer",
+        description="Requests that are not worth what they take from a budget that is short: answer them by the "
+        "cheapest model while it can be paid, or refuse them, so that others get a better one.",
+    )
 
 
 class ModelSection(Section):

@@ -46,7 +46,7 @@ def total(pacer: Remaining, context: RouteContext) -> Float:
 
 
 def arrival(second: float, arm: str = "", cost: float = float("nan")) -> Outcome:
-    context = make_context(ARMS, now=second)
+    context = make_context(ARMS, now=second, purse=BudgetState(name="acme"))
     return Outcome(context, arm, float("nan"), cost, 1.0, 10, second)
 
 
@@ -78,9 +78,9 @@ def test_twice_the_traffic_halves_what_one_query_may_spend() -> None:
 def test_an_answer_counts_once_though_it_is_settled_and_judged() -> None:
     pacer = make_pacer()
     pacer.learn(arrival(1.0, "model-0", cost=1e-5))
-    counted = pacer.state()["arrivals"]
+    counted = pacer.state()["everybody.numbers"][0]
     pacer.learn(arrival(2.0, "model-0"))
-    assert pacer.state()["arrivals"] == counted
+    assert pacer.state()["everybody.numbers"][0] == counted
 
 
 def test_a_smaller_capacity_makes_an_arm_dearer_and_no_other_free_one() -> None:

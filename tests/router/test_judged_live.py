@@ -10,6 +10,7 @@ import pytest
 
 from evaluation.judgement import judged_answers, proposed
 from policies.registry import build
+from router.errors import BudgetExceeded
 from router.types import Budget, Feedback, NanoUsd
 from tests.router.conftest import House, model, now_ms, open_house
 
@@ -48,3 +49,29 @@ async def test_a_policy_is_judged_in_the_contexts_it_decided_in(knob: float, tmp
     for decision_id, record in asked.items():
         assert record.context.purse.name == "tenant:acme/86400"
         assert found[decision_id].tobytes() == record.probabilities.tobytes()
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+async def test_a_query_not_worth_its_price_is_answered_or_refused_as_the_operator_says(
+    refuse: bool, tmp_path: Path
+) -> None:
+    """A budget that could pay a hundredth of what is expected: refused with the time of the reset, or answered."""
+    models = {"small": model("small", CHEAP), "large": model("large", DEAR)}
+    async with open_house(tmp_path, policy="neighbours", **models) as house:
+        when_short = "refuse" if refuse else "answer"
+        house.learning.views.policies["neighbours"] = build("neighbours", (), {"when_short": when_short})
+        house.gateway.decider.options = replace(house.gateway.decider.options, refuse_worthless=refuse)
+        budget = Budget("tenant:acme", NanoUsd(40_000_000), 86_400)  # an hour's worth of a day
+        house.principal = replace(house.principal, preference=1.0, budgets=(budget,))
+        refusals: list[BudgetExceeded] = []
+        for i in range(30):
+            try:
+                answer, _ = await house.read(f"question {i}")
+            except BudgetExceeded as error:
+                refusals.append(error)
+                continue
+            decision_id = answer.attempt.decision.decision_id
+            await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.5, tenant="acme"))
+            await house.until(lambda: house.learning.learned == 1 + i - len(refusals))  # noqa: B023
+    assert bool(refusals) == refuse
+    assert all("is short" in error.message and error.retry_after_s is not None for error in refusals)
