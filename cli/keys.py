@@ -66,11 +66,14 @@ def _add(parser: argparse.ArgumentParser, work: Work) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from router.settings import load  # noqa: PLC0415
-    from router.settings.paths import store_url  # noqa: PLC0415  (each verb imports what it needs)
+    from router.settings.paths import make_state_dir, store_url  # noqa: PLC0415  (each verb imports what it needs)
     from router.stores.open import open_stores  # noqa: PLC0415
 
+    settings = load(arguments.config)
+
     async def work() -> None:
-        async with open_stores(store_url(load(arguments.config)), clock=_now_ms) as stores:
+        make_state_dir(settings)  # keys may be made before the first start
+        async with open_stores(store_url(settings), clock=_now_ms) as stores:
             await arguments.work(arguments, stores.keys)
 
     asyncio.run(work())

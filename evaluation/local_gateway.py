@@ -71,5 +71,5 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as response:
             return bool(response.status == 200)
-    except OSError:
+    except (OSError, ValueError):  # nobody there, or no address
         return False

@@ -35,7 +35,7 @@ from router.learning.views import Views
 from router.metrics import PrometheusMeter
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
-from router.settings.paths import first_key_path, snapshot_path, store_url
+from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
 from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
 from router.stores.sqlite.timekeeping import boot_ms
@@ -105,11 +105,7 @@ async def prepare(settings: Settings) -> str | None:
 
 def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
     """Raises: SettingsError where the state folder cannot be made."""
-    try:
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"state_dir: {settings.state_dir} cannot be made: {error.strerror}"
-        raise SettingsError(message, param="state_dir") from None
+    make_state_dir(settings)
     return open_stores(store_url(settings), clock=now_ms, boot=boot_ms)
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlencode
 
+from router.errors import SettingsError
 from router.settings import Settings
+
+
+def make_state_dir(settings: Settings) -> None:
+    """Make the folder of the database and the snapshots. Raises: SettingsError."""
+    try:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"state_dir: {settings.state_dir} cannot be made: {error.strerror}"
+        raise SettingsError(message, param="state_dir") from None
 
 
 def store_url(settings: Settings) -> str:

@@ -28,7 +28,9 @@ def read(path: Path) -> dict[str, Any]:
     """The file's mapping; an empty file is an empty mapping. Raises: SettingsError."""
     try:
         text = _bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     return parse(text, name=str(path))
 

@@ -79,7 +79,9 @@ async def open_stores(
         async with _redis(url, clock, kept, query) as stores:
             yield stores
     else:
-        raise SettingsError(f"cannot open a store at {url!r}: sqlite:///PATH or a redis URL is expected", param="store")
+        raise SettingsError(
+            f"cannot open a store {scheme[:20]!r}: sqlite:///PATH or a redis URL is expected", param="store"
+        )
 
 
 @asynccontextmanager

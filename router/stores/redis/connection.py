@@ -159,12 +159,22 @@ def away(error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"Redis is away: {type(error).__name__}: {error}")
 
 
+EXPECTED = "expected sqlite:///PATH or redis://[:PASSWORD@]HOST[:PORT][/DB]"
+
+
 def connect(url: str) -> Link:
     """The way to redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST,…/MASTER.
 
     The query may set `prefix`, `pool` (connections) and `timeout_s`; what `open_stores` reads is left to it.
-    Raises: SettingsError.
+    Raises: SettingsError, which shows nothing of the address: a password may stand anywhere in it.
     """
+    try:
+        return _connected(url)
+    except ValueError:
+        raise SettingsError(f"the address of the store is none: {EXPECTED}", param="store.redis") from None
+
+
+def _connected(url: str) -> Link:
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     for name in ("outbox", "log_entries", "audit_entries", "eviction", "conversations", "conversation_ms"):
@@ -182,7 +192,7 @@ def connect(url: str) -> Link:
         nodes = aioredis.RedisCluster.from_url(cluster, max_connections=pool, **options)
         return Link(nodes, Pipelines(nodes), prefix=prefix)
     if parts.scheme not in ("redis", "rediss", "unix"):
-        raise SettingsError(f"cannot open a store at {url!r}", param="store.url")
+        raise SettingsError(f"cannot open a store of this kind: {EXPECTED}", param="store.redis")
     options["retry"] = Retry(NoBackoff(), 0)
     connections = aioredis.BlockingConnectionPool.from_url(plain, max_connections=pool, timeout=timeout_s, **options)
     return Link(aioredis.Redis.from_pool(connections), Wire(connections, timeout_s=timeout_s), prefix=prefix)
@@ -193,7 +203,7 @@ def _by_sentinel(url: str, options: dict[str, Any], *, pool: int, prefix: str) -
     hosts = [host.partition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
     master = parts.path.strip("/")
     if not master:
-        raise SettingsError(f"{url!r} names no master: redis+sentinel://HOST:PORT,…/MASTER", param="store.url")
+        raise SettingsError("no master is named, expected redis+sentinel://HOST:PORT,…/MASTER", param="store.redis")
     addresses = [(host, int(port or 26379)) for host, _, port in hosts]
     sentinel = aioredis.Sentinel(addresses, **options)  # type: ignore[no-untyped-call]  # redis-py types it later
     client = sentinel.master_for(master, max_connections=pool, retry=Retry(NoBackoff(), 0), **options)
