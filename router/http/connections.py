@@ -117,12 +117,8 @@ class Patient(asyncio.Protocol):
         self._flows()
         super().resume_writing()
 
-    def began(self) -> None:
-        """A request is served."""
-
-    @property
-    def has_body(self) -> bool:
-        """Whether all of the body has come, as far as that is known before it is read."""
+    def began(self) -> bool:
+        """A request is served; whether all of its body has come, as far as that is known before it is read."""
         return False
 
     def body_is_whole(self) -> None:
@@ -201,14 +197,10 @@ class Connection(Patient, HttpToolsProtocol):
         else:
             self._take_body(data)
 
-    def began(self) -> None:
-        """A request is served. The parser may have found one that came in the same read as the one before."""
-        if self._state == "HEAD":
+    def began(self) -> bool:
+        if self._state == "HEAD":  # the parser has found one that came in the same read as the one before
             self._rest()
             self._state, self._head, self._body_left, self._raw = "BODY", b"", None, 0
-
-    @property
-    def has_body(self) -> bool:
         return self._state == "AFTER"
 
     def body_is_whole(self) -> None:
@@ -258,7 +250,8 @@ class Connection(Patient, HttpToolsProtocol):
 
     def _begin(self, data: bytes, end: int) -> None:
         """A head is whole, and perhaps a body is behind it."""
-        self._rest()
+        if self._alarm is not None:
+            self._rest()
         self._head = b""
         self.begun_at, self.waited_s = self.heard_at, 0.0
         head = data[:end].lower()

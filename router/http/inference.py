@@ -74,8 +74,7 @@ class Inference:
                 asked.turn = await self._kept.turn(principal, body)
                 body = asked.turn.body
             call = self._call(asked, body)
-            with Presence(receive, longest_s=self._longest_s) as presence:
-                await self._answer(principal, call, asked, presence)
+            await self._answer(principal, call, asked, Presence(receive, longest_s=self._longest_s))
         except PointsmanError as error:
             await self._fail(asked, error)
         except Gone:

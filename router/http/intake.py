@@ -59,7 +59,8 @@ class Intake:
             await self._app(scope, incoming.receive, answer)
         finally:
             self._stopping.in_flight -= 1
-            await incoming.cut_short()
+            if incoming.is_answering:
+                await incoming.cut_short()
 
     def _last(self, send: Send) -> Send:
         """The client is to come back on another connection, and so to another gateway."""
@@ -81,12 +82,13 @@ class _Incoming:
         "_connection",
         "_declared",
         "_expects",
-        "_is_answering",
+        "_is_here",
         "_is_whole",
         "_limits",
         "_receive",
         "_send",
         "_size",
+        "is_answering",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: BodyLimits) -> None:
@@ -100,11 +102,10 @@ class _Incoming:
         self._is_whole = self._declared in (None, 0) and b"transfer-encoding" not in headers
         self._size = 0
         self._began = asyncio.get_running_loop().time()
-        self._is_answering = False
+        self.is_answering = False
         self._closes = False  # the connection, behind the answer
         self._connection: Patient | None = scope.get("state", {}).get(CONNECTION)
-        if self._connection is not None:
-            self._connection.began()
+        self._is_here = self._connection is not None and self._connection.began()
 
     async def receive(self) -> Message:
         """Raises: InvalidRequest (413, 408)."""
@@ -113,8 +114,7 @@ class _Incoming:
         most = self._limits.body_bytes
         if (self._declared or 0) > most:
             raise _too_large(self._declared or 0, most)
-        is_here = self._connection is not None and self._connection.has_body
-        message = await (self._receive() if is_here else self._in_time())
+        message = await (self._receive() if self._is_here else self._in_time())
         self._take_in(message)
         if self._size > most:
             raise _too_large(self._size, most)
@@ -123,7 +123,7 @@ class _Incoming:
     async def send(self, message: Message) -> None:
         if not self._is_whole and not self._closes and message["type"] == "http.response.start":
             message = await self._before_its_time(message)
-        self._is_answering = True
+        self.is_answering = True
         is_last = message["type"] == "http.response.body" and not message.get("more_body")
         if is_last and self._closes:
             await self._send({**message, "more_body": True})
@@ -131,13 +131,13 @@ class _Incoming:
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
         if is_last:
-            self._is_answering = False
+            self.is_answering = False
             if self._connection is not None:
                 self._connection.answered()
 
     async def cut_short(self) -> None:
         """Where an answer has begun and will not end: whoever does not take it would hold the connection for ever."""
-        if self._is_answering and self._connection is not None:
+        if self._connection is not None:
             self._connection.cut()
             await asyncio.sleep(0)  # the server learns of it
 
@@ -145,7 +145,7 @@ class _Incoming:
         self._size += len(message.get("body", b""))
         if not message.get("more_body"):
             self._is_whole = True
-            if self._connection is not None:
+            if self._connection is not None and not self._is_here:
                 self._connection.body_is_whole()
 
     async def _in_time(self) -> Message:

@@ -6,7 +6,7 @@ Watching needs a task, which costs more than relaying a short answer does, so it
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Literal, Self, cast
+from typing import Final, Literal, cast
 
 from starlette.types import Receive
 
@@ -14,7 +14,7 @@ WATCHED_AFTER_S: Final = 0.02
 
 
 class Presence:
-    """Used as a context by the task it may cancel; `ended` says why it did."""
+    """Made by the task it may cancel, which releases it; `ended` says why it did."""
 
     def __init__(self, receive: Receive, *, longest_s: float) -> None:
         self.ended: Literal["gone", "overdue"] | None = None
@@ -24,12 +24,6 @@ class Presence:
         self._over_at = self._loop.time() + longest_s
         self._timer = self._loop.call_later(min(WATCHED_AFTER_S, longest_s), self._watch)
         self._watching: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
     def release(self) -> None:
         """Look no longer: the answer is about to be whole."""
