@@ -64,7 +64,8 @@ class PrometheusMeter(Metrics):
             counts = self._stages.get(stage)
             if counts is None:
                 counts = self._stages[stage] = [0.0] * (len(_SECONDS) + 2)
-            _observe(counts, seconds)
+            counts[bisect_left(_SECONDS, seconds)] += 1
+            counts[-1] += seconds
 
     def doubted(self, model: str, kind: str) -> None:
         self._doubts[model, kind] += 1
@@ -80,7 +81,8 @@ class PrometheusMeter(Metrics):
 
     def lagged(self, seconds: float) -> None:
         """How much later than it was due the loop came to something."""
-        _observe(self._lag, seconds)
+        self._lag[bisect_left(_SECONDS, seconds)] += 1
+        self._lag[-1] += seconds
 
     def backend(self, name: str, *, up: bool, breakers: Mapping[str, str] | None = None) -> None:
         """What the health loop saw: whether a backend answers, and the state of each of its engines' breakers."""
@@ -152,11 +154,6 @@ class _Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         return self._meter.families()
-
-
-def _observe(counts: list[float], seconds: float) -> None:
-    counts[bisect_left(_SECONDS, seconds)] += 1
-    counts[-1] += seconds
 
 
 def _buckets(counts: list[float]) -> list[tuple[str, float]]:
