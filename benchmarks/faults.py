@@ -274,8 +274,6 @@ async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: i
     try:
         async with open_stores(run.url, clock=now_ms) as stores:
             accounts = await make_accounts(stores, size)
-            if run.redis:
-                run.redis.primary.kill()
             await run.up()
             clients = Clients(run.gateways, accounts, run.tally)
             watching = asyncio.gather(run.watch(stores), run.measure())
