@@ -12,7 +12,8 @@ def evidence(decision: Mapping[str, Any]) -> Iterator[Table | str]:
     """What POST /v1/route answered, as a headline, the candidates and the nearest past queries."""
     yield (
         f"[bold]{decision['model']}[/bold]  drawn with probability {decision['propensity']:.2f} "
-        f"by [italic]{decision['policy']}[/italic], λ = {decision['preference']:.4g} per USD"
+        f"by [italic]{decision['policy']}[/italic], preference {decision['preference']:.3g}, "
+        f"λ = {decision['lambda_per_usd']:.4g} per USD"
     )
     yield _candidates(decision)
     refused = [each for each in decision["candidates"] if not each["eligible"]]

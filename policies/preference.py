@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 REFERENCE_USD = 0.001
 STEEPEST = 1e12
 
@@ -20,3 +22,10 @@ def preference_price(preference: float, *, reference_usd: float = REFERENCE_USD)
     if preference < 1.0 / (1.0 + STEEPEST**0.5):
         return STEEPEST / reference_usd
     return ((1.0 - preference) / preference) ** 2 / reference_usd
+
+
+def knob_of(price: float, *, reference_usd: float = REFERENCE_USD) -> float:
+    """The knob in [0, 1] of a λ in 1/USD: the inverse of preference_price(), to rounding."""
+    if price >= STEEPEST / reference_usd:
+        return 0.0
+    return 1.0 / (1.0 + math.sqrt(price * reference_usd))

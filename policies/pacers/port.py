@@ -37,7 +37,7 @@ def port_dual(quality: Float, cost: Float, *, cover: Float, limits: Float, share
 
 
 class OneShot:
-    """γ is zero through the first `explore` share of the horizon, then solved and kept."""
+    """γ is zero through the first `explore` share of a horizon, then solved and kept to its end."""
 
     def __init__(self, budgets: Budgets, *, explore: float = 0.025, alpha: float = 1e-4) -> None:
         if not 0.0 < explore <= 1.0:
@@ -50,6 +50,7 @@ class OneShot:
         self._sample = QuerySample(max(1, round(explore * budgets.horizon)))
         self._gamma: dict[str, float] = {}  # 1/USD
         self._solved = False
+        self._asked = 0  # queries in this horizon
 
     @property
     def exploring(self) -> bool:
@@ -60,7 +61,13 @@ class OneShot:
         return Prices(capacity=np.array([self._gamma.get(arm.name, 0.0) for arm in context.arms]))
 
     def learn(self, outcome: Outcome) -> None:
-        if self._solved or outcome.expected is None or outcome.is_judgement:
+        if outcome.is_judgement:
+            return
+        self._asked += 1
+        if self._asked > self._budgets.horizon:  # budgets are full again, and what was solved is over
+            self._asked, self._solved, self._gamma = 1, False, {}
+            self._sample = QuerySample(self._sample.size)
+        if self._solved or outcome.expected is None:
             return
         self._sample.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
         if len(self._sample) == self._sample.size:
@@ -80,10 +87,10 @@ class OneShot:
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         gamma = {"gamma_names": np.array(list(self._gamma), np.str_), "gamma": np.array(list(self._gamma.values()))}
-        return {**self._sample.state(), **gamma, "solved": np.array(self._solved)}
+        return {**self._sample.state(), **gamma, "solved": np.array(self._solved), "asked": np.array(self._asked)}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._sample.restore(state)
         names = [str(name) for name in state["gamma_names"]]
         self._gamma = dict(zip(names, np.asarray(state["gamma"], np.float64).tolist(), strict=True))
-        self._solved = bool(state["solved"])
+        self._solved, self._asked = bool(state["solved"]), int(state["asked"])

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from policies.preference import knob_of
 from router.errors import Forbidden, InvalidRequest
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.serving import Gateway
@@ -129,7 +130,7 @@ def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
 async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
     record, proposal, estimates = decision.record, decision.proposal, decision.proposal.estimates
-    purse = record.context.purse
+    purse, price = record.context.purse, record.context.preference
     candidates: list[dict[str, object]] = [
         {
             "model": model.name,
@@ -152,7 +153,8 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         "object": "routing.decision",
         "model": record.model,
         "policy": record.policy,
-        "preference": record.context.preference,
+        "preference": round(knob_of(price, reference_usd=gateway.decider.options.reference_usd), 9),
+        "lambda_per_usd": price,
         "propensity": record.propensity,
         "budget": {"name": purse.name, "remaining_usd": purse.remaining} if purse.name else None,
         "candidates": candidates,

@@ -172,6 +172,7 @@ class Settings(Section):
             parent=section.parent,
             bits=section.bits,
             parameters=section.parameters,
+            quality=section.quality,
             extra_body=section.extra_body,
             defaults=section.defaults,
             drop_fields=section.drop_fields,

@@ -138,6 +138,9 @@ class ModelSection(Section):
     parent: Name | None = Field(default=None, description="The full-width model this one is a variant of.")
     bits: int | None = Field(default=None, ge=1, le=32, description="Bit width of the weights.")
     parameters: Count | None = Field(default=None, description="Number of weights: 7000000000 or '7B'.")
+    quality: Share | None = Field(
+        default=None, description="Mean quality measured elsewhere, 0 to 1: where estimates start."
+    )
     bytes_per_token: float = Field(
         default=4.0, gt=0, description="Bytes of ordinary text a token covers; 1 for byte models."
     )

@@ -45,6 +45,9 @@ async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(t
         async with serving(tmp_path, settings_for(tmp_path, engines, **more)) as gateway, gateway.client() as client:
             for model in engines:
                 await judge(client, model, 30, first=0)
+            asked = chat("zyx wvu") | {"routing": {"preference": 0.25}}
+            shown = (await client.post("/v1/route", json=asked)).json()
+            assert (shown["preference"], shown["lambda_per_usd"]) == (0.25, pytest.approx(9000.0))
             gateway.rewrite(settings_for(tmp_path, engines | {"late": late}, **more))
             await until(lambda: has(client, "late"))
             await judge(client, "late", 140, first=100)

@@ -15,7 +15,7 @@ from policies.registry import build
 from policies.replay import BudgetGate
 from policies.simulation import Fixed, Run, Stream, play
 from policies.types import History, Neighbours
-from tests.policies.worlds import make_arms, make_context, make_history
+from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
 ARMS = make_arms(3)
 RNG = np.random.default_rng(0)
@@ -126,3 +126,21 @@ def test_port_takes_the_mean_of_its_five_neighbours_however_they_disagree() -> N
     near = Neighbours(np.full(60, 0.9, np.float32), scores, np.full((60, 2), 1e-5))
     found = policy.propose(replace(make_context(arms, None), neighbours=near)).estimates
     np.testing.assert_allclose(found.quality, [0.6, 0.2])
+
+
+def test_a_new_horizon_begins_without_the_old_prices() -> None:
+    """Budgets are full again: what was solved for the old ones is over, and the random phase comes again."""
+    arms, history = make_arms(3), make_history(make_arms(3), 80)
+    policy = build("port", arms, {"horizon": 40, "explore": 0.25, "budget": 1e-4})
+    policy.refit(history)
+    priced = []
+    for seed in range(55):
+        context = make_context(arms, history, seed)
+        proposal = policy.propose(context)
+        priced.append(proposal.evidence.capacity_prices is not None and bool(proposal.evidence.capacity_prices.any()))
+        outcome = make_outcome(context, arms[0].name)
+        policy.learn(replace(outcome, expected=proposal.evidence.expected))
+    assert not any(priced[:10])
+    assert all(priced[10:40])
+    assert not any(priced[41:50])
+    assert all(priced[51:])

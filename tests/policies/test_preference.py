@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.preference import preference_price
+from policies.preference import knob_of, preference_price
 
 KNOB = st.floats(0, 1)
 
@@ -39,3 +39,9 @@ def test_the_price_is_always_finite(knob: float) -> None:
 def test_a_knob_outside_its_range_is_refused(knob: float) -> None:
     with pytest.raises(ValueError, match="expected 0"):
         preference_price(knob)
+
+
+@given(KNOB, st.floats(1e-6, 10.0))
+def test_a_price_is_shown_as_the_knob_it_was_set_by(knob: float, reference_usd: float) -> None:
+    price = preference_price(knob, reference_usd=reference_usd)
+    assert knob_of(price, reference_usd=reference_usd) == pytest.approx(knob, abs=2e-6)
