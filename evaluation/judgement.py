@@ -91,7 +91,7 @@ def proposed(
             continue
         views.take(entry)
         if views.learned >= due:
-            policy.refit(views.table.history(tuple(arms.values())))
+            policy.refit(views.history(tuple(arms.values())))
             due = next_refit(views.learned)
     return found
 

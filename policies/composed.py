@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.machine_pricing import repriced, routed
+from policies.tenant_effects import TenantEffects
 from policies.types import (
     Estimates,
     Estimator,
@@ -68,9 +69,12 @@ class Composed:
     explorer: Explorer
     mask: bool = True
     warm_up: WarmUp | None = None
+    tenants: TenantEffects | None = None
 
     def propose(self, context: RouteContext) -> Proposal:
         expected = self.estimator.estimate(context)
+        if self.tenants is not None:
+            expected = self.tenants.applied(context, expected)
         prices = self.pacer.prices(context, expected)
         early = self.warm_up is not None and self.warm_up.early(context)
         return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early, prices.refuses))
@@ -89,20 +93,23 @@ class Composed:
     def learn(self, outcome: Outcome) -> None:
         self.estimator.learn(outcome)
         self.pacer.learn(outcome)
+        if self.tenants is not None:
+            self.tenants.learn(outcome)
 
     def refit(self, history: History) -> None:
         self.estimator.refit(history)
         self.pacer.refit(history)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
-        return {
-            f"{part}.{key}": value for part in ("estimator", "pacer") for key, value in self._part(part).state().items()
-        }
+        return {f"{part}.{key}": value for part in self._parts() for key, value in self._part(part).state().items()}
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        for part in ("estimator", "pacer"):
+        for part in self._parts():
             prefix = f"{part}."
             self._part(part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def _parts(self) -> tuple[str, ...]:
+        return ("estimator", "pacer") if self.tenants is None else ("estimator", "pacer", "tenants")
 
     def _part(self, name: str) -> Snapshot:
         part: Snapshot = getattr(self, name)

@@ -12,6 +12,7 @@ from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.explorers.thompson import Thompson
 from policies.pacers.remaining import ANSWER, Remaining, may_refuse
+from policies.tenant_effects import TenantEffects
 from policies.types import Arm
 
 
@@ -44,4 +45,4 @@ def build(
         may_refuse=may_refuse(when_short),
     )
     warm_up = WarmUp(lambda context: not blend.knows(context), Thompson())
-    return Composed(estimator, pacer, CostWeightedEpsilon(explore), warm_up=warm_up)
+    return Composed(estimator, pacer, CostWeightedEpsilon(explore), warm_up=warm_up, tenants=TenantEffects())

@@ -25,6 +25,7 @@ from policies.pacers.exact import Resolved
 from policies.pacers.flat import Flat
 from policies.pacers.port import OneShot
 from policies.pacers.remaining import ANSWER, Remaining, may_refuse
+from policies.tenant_effects import TenantEffects
 from policies.types import Arm, Explorer, StoredPolicy
 
 Arms = tuple[Arm, ...]
@@ -54,7 +55,8 @@ def _neighbours(
     arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0, when_short: str = ANSWER
 ) -> Composed:
     estimator = NeighbourMeans(Means(), k=k, shrinkage=shrinkage)
-    return Composed(estimator, _pacer(when_short, k=k, shrinkage=shrinkage), _explorer(explore))
+    pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
+    return Composed(estimator, pacer, _explorer(explore), tenants=TenantEffects())
 
 
 def _pacer(when_short: str, *, k: int = 40, shrinkage: float = 10.0) -> Remaining:
@@ -136,7 +138,8 @@ def _epsilon(
     arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0, when_short: str = ANSWER
 ) -> Composed:
     estimator = Repriced(NeighbourMeans(Means(), k=k, shrinkage=shrinkage))
-    return Composed(estimator, _pacer(when_short, k=k, shrinkage=shrinkage), Epsilon(share))
+    pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
+    return Composed(estimator, pacer, Epsilon(share), tenants=TenantEffects())
 
 
 def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, when_short: str = ANSWER) -> Composed:

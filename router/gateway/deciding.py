@@ -101,7 +101,7 @@ class Decider:
         name, policy = self._policy(principal, call)
         logged = await self._ask(principal, call, menu, stages)
         rows, similarity = self._nearest_rows(logged)
-        neighbours = self._learning.views.table.neighbours(rows, similarity, menu.arms)
+        neighbours = self._learning.views.neighbours(logged, rows, similarity)
         stages.mark("neighbours")
         proposal = policy.propose(context_of(logged, neighbours))
         record = self._record(principal, call, menu, logged, (name, proposal))

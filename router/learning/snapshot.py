@@ -29,7 +29,7 @@ from router.learning.table import OutcomeTable
 from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, take_page
 
 LOG = logging.getLogger("pointsman.learning")
-POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
+POSITION, OPEN, OCCUPANCY, TRUST = "position.json", "open.msgpack", "occupancy.npz", "trust.npz"
 TRIES = 3  # to read what another process may be writing anew
 
 
@@ -90,6 +90,7 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     views.table.save(folder)
     for name, policy in list(views.policies.items()):
         _save_state(policy, folder / f"policy-{name}.npz")
+    _save_state(views.trust, folder / TRUST)
     if views.occupancy is not None:
         _save_state(views.occupancy, folder / OCCUPANCY)
     with (folder / OPEN).open("wb") as file:
@@ -114,6 +115,7 @@ def _read(views: Views, folder: Path) -> Restored:
     views.index.load(folder, rows=len(table))
     if views.occupancy is not None and OCCUPANCY in sound:
         restore(views.occupancy, folder / OCCUPANCY)
+    restore(views.trust, folder / TRUST)
     views.table, views.learned, views.open = table, at.learned, opened
     return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))
 

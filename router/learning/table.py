@@ -97,14 +97,34 @@ class OutcomeTable:
             costs[place] *= self._scale(rows, arms[place], costs[place])
         return Neighbours(similarity, scores.T, costs.T, self._weights.take(rows) if self._is_weighted else None)
 
-    def nearest_own(self, tenant: str, query: NDArray[np.float32], limit: int) -> tuple[NDArray[np.int64], Similarity]:
+    def nearest_own(
+        self, tenant: str, query: NDArray[np.float32], limit: int, *, most: int = MOST_OWN
+    ) -> tuple[NDArray[np.int64], Similarity]:
         """Rows (<= limit,) of this tenant's latest queries nearest to `query` (d,), and their similarity. They do not
         depend on what others asked. Takes milliseconds; may run in a thread while rows are added."""
         owners, embeddings = self._owners[: self._size], self._embeddings
-        own = np.flatnonzero(owners == self._tenants.get(tenant, -2))[-MOST_OWN:]
+        own = np.flatnonzero(owners == self._tenants.get(tenant, -2))[-most:]
         similarity = embeddings[own].astype(np.float32) @ query
         order = np.argsort(-similarity, kind="stable")[:limit]
         return own[order], similarity[order]
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """(t,) whose queries the rows are; a row's owner is a place here."""
+        return tuple(self._tenants)
+
+    @property
+    def count_tenants(self) -> int:
+        """t."""
+        return len(self._tenants)
+
+    def place_of(self, tenant: str) -> int:
+        """Its place in `tenants`; −1 where it has no row."""
+        return self._tenants.get(tenant, -1)
+
+    def owners(self, rows: NDArray[np.int64] | slice) -> NDArray[np.int32]:
+        """Whose query each of these rows is."""
+        return self._owners[: self._size][rows]
 
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit. Copies, so that a thread may read it."""

@@ -7,12 +7,14 @@ policy afterwards are the same code. Nothing here waits or reads the world.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from policies.records import (
     DecisionRecord,
@@ -24,7 +26,8 @@ from policies.records import (
     packed,
     unpacked,
 )
-from policies.types import Arm, LoggedContext, Outcome, RouteContext, StoredPolicy
+from policies.trust import Trust
+from policies.types import Arm, Float, History, LoggedContext, Neighbours, Outcome, RouteContext, StoredPolicy
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
 from router.learning.shares import Shares
@@ -36,6 +39,11 @@ A_PAGE = 500  # decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the tenants share them
 REFIT_FIRST = 200  # judgements
 NAN = float("nan")
+COMPARED = 40  # nearest queries on which a judgement is compared with others'
+ALONE = 0.8  # trust in a tenant below which it is shown its own queries first
+MOST_MINE = 1_024  # of its latest
+HEARD = 0.2  # weight of a tenant from which on its judgements are neighbours
+LEAST_COMPARED = 1.0  # their similarities together, by trust, where a comparison says anything
 
 Stored = tuple[bytes, bytes, bool, int]
 _encode = msgspec.msgpack.Encoder().encode
@@ -100,12 +108,78 @@ class Views:
         self.occupancy = occupancy
         self.learned = 0
         self.open = Shares[OpenDecision](OPEN_DECISIONS)
+        self.trust = Trust()
+        self._believed: Float | None = None
+        self._believed_at = (0, 0)  # tenants and changes of trust then
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
 
     def context(self, logged: LoggedContext) -> RouteContext:
         """What a policy would be asked now about a logged query."""
         hits = self.index.search(logged.embedding[None, :], logged.neighbours_asked)
-        return context_of(logged, self.table.neighbours(hits.ids[0], hits.similarity[0], logged.arms))
+        return context_of(logged, self.neighbours(logged, hits.ids[0], hits.similarity[0]))
+
+    def neighbours(self, asked: LoggedContext, rows: NDArray[np.int64], similarity: NDArray[np.float32]) -> Neighbours:
+        """What the arms earned and cost on `rows` (k,), by how far this tenant may believe whoever judged them. To one
+        that others do not agree with its own queries are shown first."""
+        belief = self._belief()
+        if belief is None:
+            return self.table.neighbours(rows, similarity, asked.arms)
+        own = self.table.place_of(asked.tenant)
+        alike = float(belief[own]) if own >= 0 else 1.0
+        owners = self.table.owners(rows)
+        weights = np.where(owners == own, 1.0, belief[owners] * alike)
+        heard = weights >= HEARD  # what is hardly believed would only take others' places
+        if alike < ALONE:
+            heard &= owners != own
+            mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows), most=MOST_MINE)
+            rows, similarity = np.concatenate([mine, rows[heard]]), np.concatenate([near, similarity[heard]])
+            weights = np.concatenate([np.ones(len(mine)), weights[heard]])
+            chosen = np.argsort(-similarity, kind="stable")
+        else:
+            chosen = np.flatnonzero(heard)
+        found = self.table.neighbours(rows[chosen], similarity[chosen], asked.arms)
+        believed = weights[chosen].astype(np.float32)
+        return replace(found, weights=believed if found.weights is None else believed * found.weights)
+
+    def history(self, arms: Sequence[Arm]) -> History:
+        """All rows, for a refit, by how far whoever judged them is believed. Copies, so that a thread may read it."""
+        found, belief = self.table.history(arms), self._belief()
+        if belief is None:
+            return found
+        return replace(found, weights=found.reliability * belief[self.table.owners(slice(None))])
+
+    def _belief(self) -> Float | None:
+        """(t,) weight of each tenant of the table; None where nobody is doubted."""
+        stamp = self.table.count_tenants, self.trust.changes
+        if stamp[0] < 2:
+            return None
+        if stamp != self._believed_at:
+            self._believed_at = stamp
+            weights = np.array([self.trust.of(name) for name in self.table.tenants])
+            self._believed = weights if (weights < 1.0).any() else None
+        return self._believed
+
+    def _weigh(self, record: DecisionRecord, entry: Feedback) -> Feedback:
+        """The judgement with the weight that others may give it, after it was compared with theirs."""
+        tenant = record.tenant
+        expected = self._others_expect(record)
+        if expected is not None:
+            self.trust.judged(tenant, entry.key_id, score=entry.score, expected=expected)
+        return replace(entry, reliability=entry.reliability * self.trust.of_key(tenant, entry.key_id))
+
+    def _others_expect(self, record: DecisionRecord) -> float | None:
+        """The score that other tenants would give: their mean on the nearest queries; None where too few are near."""
+        own = self.table.place_of(record.tenant)
+        if self.table.count_tenants - (own >= 0) < 1:
+            return None
+        hits = self.index.search(record.context.embedding[None, :], COMPARED)
+        rows, similarity = hits.ids[0], hits.similarity[0]
+        found = self.table.neighbours(rows, similarity, (arm_of(record),))
+        belief, owners = self._belief(), self.table.owners(rows)
+        weights = np.maximum(similarity, 0.0) * (owners != own) * ~np.isnan(found.scores[:, 0])
+        weights = weights if belief is None else weights * belief[owners]
+        total = float(weights.sum())
+        return float(weights @ np.nan_to_num(found.scores[:, 0])) / total if total >= LEAST_COMPARED else None
 
     def take(self, entry: LogEntry) -> None:
         """Take in one entry of the log."""
@@ -137,6 +211,7 @@ class Views:
         known.judged_by_user |= entry.source == "user"
         self.learned += 1
         record, paid = known.record, known.settlement
+        entry = self._weigh(record, entry)
         if known.row < 0:
             known.row = self.table.append(record.context, record.text)
             self.index.add(record.context.embedding[None, :], np.array([known.row]))
@@ -144,7 +219,8 @@ class Views:
         self.table.observe(
             known.row, arm_of(record), score=entry.score, cost=known.cost, tokens=tokens, weight=entry.reliability
         )
-        self._teach(outcome_of(record, paid, entry, counted=True))
+        believed = replace(entry, reliability=entry.reliability * self.trust.of(record.tenant))
+        self._teach(outcome_of(record, paid, believed, counted=True))
 
     def _teach(self, outcome: Outcome) -> None:
         for policy in self.policies.values():
