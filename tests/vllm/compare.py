@@ -205,7 +205,7 @@ def run_gemm(rng: Any, layer: Layer, widths: Sequence[int], how: GemmLaunch) -> 
     sums, row_of, width_at = (each.data_ptr() for each in numbers)
     argument = GemmArgs(
         launches.layer(laid.codes, laid.tables, laid.rows), found.data_ptr(), scales.data_ptr(), sums, row_of, width_at,
-        asked.data_ptr(), out.data_ptr(), len(widths), granules,
+        asked.data_ptr(), out.data_ptr(), len(widths), granules, 1,
     )  # fmt: skip
     assert launches.gemm_shared_bytes(how, layer.bits) <= launches.SHARED_BYTES
     kernel = on_cpu("gemm", "gemm", "Gemm", launches.gemm_macros(layer.bits, how))

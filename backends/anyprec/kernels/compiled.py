@@ -134,13 +134,23 @@ def launch(
     `early`: it may begin before the kernel ahead ends; `cluster`: so many blocks along z are one. Raises: KernelError.
     """
     import torch  # noqa: PLC0415  the compiler alone needs none
-    from cuda.bindings import driver  # noqa: PLC0415
+    from cuda.bindings import driver  # noqa: PLC0415  there only where a GPU is
 
     parameters = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+    config = _config(grid, threads, shared_bytes, torch.cuda.current_stream().cuda_stream, early, cluster)
+    _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(parameters), 0))
+
+
+@functools.lru_cache(maxsize=4096)
+def _config(
+    grid: tuple[int, int, int], threads: int, shared_bytes: int, stream: int, early: bool, cluster: int
+) -> Any:  # made once, for it takes longer than the launch
+    from cuda.bindings import driver  # noqa: PLC0415  there only where a GPU is
+
     config = driver.CUlaunchConfig()
     config.gridDimX, config.gridDimY, config.gridDimZ = grid
     config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-    config.sharedMemBytes, config.hStream = shared_bytes, torch.cuda.current_stream().cuda_stream
+    config.sharedMemBytes, config.hStream = shared_bytes, stream
     attributes = []
     if early:
         attribute = driver.CUlaunchAttribute()
@@ -153,4 +163,4 @@ def launch(
         attribute.value.clusterDim.x, attribute.value.clusterDim.y, attribute.value.clusterDim.z = 1, 1, cluster
         attributes.append(attribute)
     config.attrs, config.numAttrs = attributes, len(attributes)
-    _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(parameters), 0))
+    return config

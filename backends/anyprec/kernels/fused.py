@@ -21,7 +21,7 @@ from backends.anyprec.kernels.layout import TILE_ROWS, UNIT, step_of, steps_of
 _counts: dict[int, Mapping[int, int]] = {}  # by the address of a widths buffer: how many rows of each width are there
 SKINNY_ROWS = launches.MOST_SKINNY
 LARGE_ROWS = 257
-CHUNK_BYTES = 32 << 20  # of a layer's bytes at a time, which stay in the cache
+CHUNK_BYTES = 60 << 20  # of a layer's bytes at a time, which stay in the cache
 
 
 def set_row_widths(widths: torch.Tensor, counts: Mapping[int, int]) -> None:
@@ -125,15 +125,17 @@ def gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: GemmLaunch 
         m, rows=layer.rows, units=layer.units, processors=processors(device),
         hopper=_capability(device) == (9, 0), clusters=newer,
     )  # fmt: skip
+    several = int(m > launches.GRANULE * how.granules)  # columns of blocks that all have work share planes in the cache
     out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
     quantized = Quantized(x, layer, widths, out, granules=launches.granules_of(m, steps))
     sums, row_of, width_at = (each.data_ptr() for each in quantized.numbers)
     argument = GemmArgs(
         layer.argument(), quantized.bytes.data_ptr(), quantized.scales.data_ptr(), sums, row_of, width_at,
-        widths.data_ptr(), out.data_ptr(), m, quantized.granules,
+        widths.data_ptr(), out.data_ptr(), m, quantized.granules, several,
     )  # fmt: skip
     function = _kernel("gemm", "gemm", launches.gemm_macros(layer.bits, how), device)
-    grid = (-(-quantized.granules // how.granules), -(-layer.rows // (TILE_ROWS * how.warps)), how.cluster)
+    sides = launches.columns_of(m, steps, how), -(-layer.rows // (TILE_ROWS * how.warps))
+    grid = (*(sides if several else sides[::-1]), how.cluster)
     shared = launches.gemm_shared_bytes(how, layer.bits)
     compiled.launch(function, grid, 32 * how.warps, shared, argument, early=newer, cluster=how.cluster)
     return out

@@ -4,7 +4,8 @@
 // weight is made once for all of them. The blocks of a cluster, where there is one, share the columns and add up at the end.
 //
 // Compiled with EACH_STEP(X) and WIDEST as skinny_gemm.cu, GRANULES, THREADS, the most a block has, DEPTH, how many units are on
-// their way, and WGMMA: whether Hopper's instruction multiplies where all rows of x have one width; four warps share it.
+// their way, and WGMMA: whether Hopper's instruction multiplies, which four warps share: then each step present has a place of its own
+// among a block's granules, WINDOW of them.
 
 #include "decode.cuh"
 #if WGMMA
@@ -21,7 +22,7 @@ struct Gemm {
     const int *width_at;    // its width
     const int *widths;      // of each row of x
     u16 *out;               // (m, n) bfloat16
-    int m, granules;
+    int m, granules, columns_first;  // whether blockIdx.x counts a row of blocks' columns, or y does
 };
 
 constexpr int X_BYTES = 2048;  // of a granule of eight tokens and a unit
@@ -33,6 +34,22 @@ struct Token {
 };
 
 constexpr int GROUP = GRANULES < 2 ? GRANULES : 2;  // granules whose products a warp has under way at once
+
+#define ONE(W) + 1
+#define BELOW(W) + (W < STEP)
+constexpr int STEPS = 0 EACH_STEP(ONE);
+template <int STEP> constexpr int INDEX = 0 EACH_STEP(BELOW);
+#undef ONE
+#undef BELOW
+constexpr int WINDOW = !WGMMA ? 0 : GRANULES / STEPS >= 4 ? 4 : GRANULES / STEPS >= 2 ? 2 : GRANULES / STEPS;
+
+// Which of x a block has, and what its end needs.
+struct Block {
+    Token tokens[8 * GRANULES];
+    int source[GRANULES];  // the granule of x, or -1
+    int count[9];          // granules of each step
+    u32 has;
+};
 
 // Half a unit's registers of a step, times the granules of that step; x is the unit's stage.
 template <int STEP, bool MIXED>
@@ -61,13 +78,14 @@ DEVICE void multiply(int (&sum)[GRANULES][4], const u32 (&made)[16], const char 
 }
 
 // All steps that `has` names, W the widest there may be; `planes` bits of each weight are read.
-template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int planes, Token *tokens) {
+template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int planes, Block &block) {
     constexpr int WORDS = PLANE * W, LATER = DEPTH - 1;
     const int warps = blockDim.x / 32, rows = 16 * warps, pitch = rows + 4, stage_bytes = GRANULES * X_BYTES + warps * WORDS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tiles = (a.layer.n + 15) / 16;
-    const int first_granule = blockIdx.x * GRANULES, most = min(GRANULES, a.granules - first_granule);
+    constexpr bool WINDOWED = MIXED && WINDOW > 0;
+    const int column = a.columns_first ? blockIdx.x : blockIdx.y, group = a.columns_first ? blockIdx.y : blockIdx.x;
     const int begin = a.layer.units * cluster_rank() / cluster_size(), end = a.layer.units * (cluster_rank() + 1) / cluster_size();
-    const int tile = min((int)(blockIdx.y * warps + warp), tiles - 1);
+    const int tile = min(group * warps + warp, tiles - 1);
     const char *from = a.layer.planes + (size_t)tile * a.layer.units * a.layer.tile_bytes + 16 * lane;
     Tables tables[2];
     tables[0].load(a.layer, 16 * tile + g);
@@ -79,32 +97,53 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
             for (int k = 0; k < W; ++k)
                 if (!MIXED || k < planes) copy_async(own + stage * stage_bytes + PLANE * k, from + (size_t)unit * a.layer.tile_bytes + PLANE * k);
     };
-    if (blockIdx.x == 0)  // later columns of blocks may have no tokens
+    if (column == 0)  // later columns of blocks may have no tokens
         for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
     wait_for_kernel_ahead();
-    for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {
-        const int place = 8 * first_granule + i, row = i < 8 * most ? a.row_of[place] : -1, step = row < 0 ? 0 : step_of(a.width_at[place]);
-        tokens[i] = {row, step, row < 0 ? 0 : bias_of(step) * a.sums[place], row < 0 ? 0 : a.scales[place]};
+    if constexpr (WINDOWED) {
+        for (int i = threadIdx.x; i < a.granules; i += blockDim.x) atomicAdd(&block.count[a.row_of[8 * i] < 0 ? 0 : step_of(a.width_at[8 * i])], 1);
+        __syncthreads();
+        int before = 0;
+        has = 0;
+        each<9>([&](auto step) {
+            if constexpr (step >= 2 && INDEX<step> < STEPS && (step == WIDEST || INDEX<step> != INDEX<step + 1>)) {
+                const int within = column * WINDOW + threadIdx.x;
+                if (threadIdx.x < WINDOW) block.source[INDEX<step> * WINDOW + threadIdx.x] = within < block.count[step] ? before + within : -1;
+                has |= (column * WINDOW < block.count[step]) << step;
+                before += block.count[step];
+            }
+        });
+        if (threadIdx.x >= STEPS * WINDOW && threadIdx.x < GRANULES) block.source[threadIdx.x] = -1;
+        planes = 31 - __clz(has | 1);
+    } else if (threadIdx.x < GRANULES) {
+        const int granule = column * GRANULES + threadIdx.x;
+        block.source[threadIdx.x] = granule < a.granules && a.row_of[8 * granule] >= 0 ? granule : -1;
     }
     __syncthreads();
-    int step_at[GRANULES], used = 0;  // the step of each granule, 0 for those that nobody needs
+    for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {
+        const int place = 8 * block.source[i / 8] + i % 8, row = block.source[i / 8] < 0 ? -1 : a.row_of[place];
+        const int step = row < 0 ? 0 : step_of(a.width_at[place]);
+        block.tokens[i] = {row, step, row < 0 ? 0 : bias_of(step) * a.sums[place], row < 0 ? 0 : a.scales[place]};
+    }
+    __syncthreads();
+    int step_at[GRANULES], used = 0;  // the step of each granule, 0 for those that nobody needs; all up to the last needed one
 #pragma unroll
     for (int n = 0; n < GRANULES; ++n) {
-        step_at[n] = tokens[8 * n].step;
-        used += step_at[n] != 0;
+        step_at[n] = block.tokens[8 * n].step;
+        if (step_at[n]) used = n + 1;
     }
     if (!used) return;  // the same for all blocks of a cluster
     const auto copy_x = [&](int unit, int stage) {
-        const char *x = a.x + ((size_t)unit * a.granules + first_granule) * X_BYTES;
+        const char *x = a.x + (size_t)unit * a.granules * X_BYTES;
         char *to = shared + stage * stage_bytes;
         if (unit < end)
             for (int i = 16 * threadIdx.x; i < used * X_BYTES; i += 16 * blockDim.x) {
-                const int half = i / (X_BYTES / 2) % 2;  // the tokens of half a unit together, as wgmma takes them
-                copy_async(to + (half * GRANULES + i / X_BYTES) * (X_BYTES / 2) + i % (X_BYTES / 2), x + i);
+                const int n = i / X_BYTES, half = i / (X_BYTES / 2) % 2;  // the tokens of half a unit together, as wgmma takes them
+                if (block.source[n] >= 0) copy_async(to + (half * GRANULES + n) * (X_BYTES / 2) + i % (X_BYTES / 2), x + block.source[n] * X_BYTES + i % X_BYTES);
             }
         copies_ordered();
     };
-    if (blockIdx.x)
+    if (column)
         for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
     for (int i = 0; i < LATER; ++i) copy_x(begin + i, i);
     int sum[GRANULES][4] = {};
@@ -130,7 +169,7 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
                 decode<W, W>(made[half], words, tables);
                 wgmma_begin();
 #pragma unroll
-                for (int j = 0; j < 4; ++j) wgmma(sum, made[half] + 4 * j, matrix_at(x + half * GRANULES * (X_BYTES / 2) + 32 * j));
+                for (int j = 0; j < 4; ++j) wgmma<GRANULES>(sum, made[half] + 4 * j, matrix_at(x + half * GRANULES * (X_BYTES / 2) + 32 * j));
                 wgmma_commit();
             }
             wgmma_wait<0>();
@@ -147,6 +186,17 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
                 multiply<W, MIXED>(sum, made, x, half, step_at, used);
             } else {
                 each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
+#if WGMMA
+                    if constexpr (WINDOWED) {
+                        const char *tokens = x + (half * GRANULES + INDEX<step> * WINDOW) * (X_BYTES / 2);
+                        wgmma_begin();
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + INDEX<step> * WINDOW, made + 4 * j, matrix_at(tokens + 32 * j));
+                        wgmma_commit();
+                        wgmma_wait<0>();
+                        return;
+                    }
+#endif
                     multiply<step, MIXED>(sum, made, x, half, step_at, used);
                 });
             }
@@ -160,10 +210,10 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
 #pragma unroll
         for (int k = 0; k < 4; ++k) parts[(8 * n + 2 * t + k % 2) * pitch + 16 * warp + g + k / 2 * 8] = sum[n][k];
     cluster_barrier();
-    const int row = blockIdx.y * rows + 2 * (threadIdx.x % (rows / 2)), together = 4 * cluster_size();  // 4 threads have a pair of rows
+    const int row = group * rows + 2 * (threadIdx.x % (rows / 2)), together = 4 * cluster_size();  // 4 threads have a pair of rows
     const float first_scale = row < a.layer.n ? scale_of(a.layer, row) : 0, second_scale = row + 1 < a.layer.n ? scale_of(a.layer, row + 1) : 0;
     for (int i = 4 * cluster_rank() + threadIdx.x / (rows / 2); i < 8 * used; i += together) {
-        const Token token = tokens[i];
+        const Token token = block.tokens[i];
         int2 total = make_int2(-token.bias, -token.bias);
         for (int rank = 0; rank < cluster_size(); ++rank) {
             const int2 one = of_block(parts + i * pitch + 2 * (threadIdx.x % (rows / 2)), rank);
@@ -184,17 +234,17 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm(const Gemm a) {
-    __shared__ u32 found;
-    __shared__ Token tokens[8 * GRANULES];
-    if (threadIdx.x == 0) found = 0;
+    __shared__ Block block;
+    if (threadIdx.x < 9) block.count[threadIdx.x] = 0;
+    if (threadIdx.x == 0) block.has = 0;
     __syncthreads();
     u32 own = 0;
     for (int i = threadIdx.x; i < a.m; i += blockDim.x) own |= 1u << step_of(a.widths[i]);
-    if (own) atomicOr(&found, own);
+    if (own) atomicOr(&block.has, own);
     __syncthreads();
-    const int has = found & ~1u;
-#define PRODUCT(W) if (has == 1 << W) product<W, false>(a, has, W, tokens);
+    const int has = block.has & ~1u;
+#define PRODUCT(W) if (has == 1 << W) product<W, false>(a, has, W, block);
     EACH_STEP(PRODUCT)
 #undef PRODUCT
-    if (has & has - 1) product<WIDEST, true>(a, has, 31 - __clz(has), tokens);
+    if (has & has - 1) product<WIDEST, true>(a, has, 31 - __clz(has), block);
 }

@@ -45,7 +45,7 @@ class GemmArgs(ctypes.Structure):
     _fields_ = [
         ("layer", Layer),
         *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
-        ("m", ctypes.c_int), ("granules", ctypes.c_int),
+        ("m", ctypes.c_int), ("granules", ctypes.c_int), ("columns_first", ctypes.c_int),
     ]  # fmt: skip
 
 
@@ -123,6 +123,13 @@ def gemm_launch(m: int, *, rows: int, units: int, processors: int, hopper: bool,
         if cluster <= units
     ]
     return min(sizes, key=cost)
+
+
+def columns_of(m: int, steps: int, how: GemmLaunch) -> int:
+    """Of blocks, side by side, for the worst mixture of steps."""
+    columns = -(-granules_of(m, steps) // how.granules)
+    window = next((w for w in (4, 2, 1) if w * steps <= how.granules), 0)
+    return max(columns, -(-m // (GRANULE * window))) if how.wgmma and window and steps > 1 else columns
 
 
 def unit_bytes(granules: int, warps: int, step: int = 8) -> int:
