@@ -55,13 +55,14 @@ template <typename Value> Value __shfl_xor_sync(unsigned, Value value, int other
     std::memcpy(&value, &bits, 4);
     return value;
 }
-inline unsigned __reduce_or_sync(unsigned, unsigned value) {
-    return with_lanes(value, [](auto &all) {
+inline unsigned __ballot_sync(unsigned, bool yes) {
+    return with_lanes(yes, [](auto &all) {
         unsigned found = 0;
-        for (auto &lane : all) found |= lane[0];
+        for (int lane = 0; lane < 32; ++lane) found |= all[lane][0] << lane;
         return found;
     });
 }
+inline int __popc(unsigned word) { return __builtin_popcount(word); }
 
 template <unsigned TABLE> unsigned lop3(unsigned a, unsigned b, unsigned c) {
     unsigned made = 0;

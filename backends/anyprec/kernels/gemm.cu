@@ -47,9 +47,23 @@ constexpr int WINDOW = !WGMMA ? 0 : GRANULES / STEPS >= 4 ? 4 : GRANULES / STEPS
 struct Block {
     Token tokens[8 * GRANULES];
     int source[GRANULES];  // the granule of x, or -1
-    int count[9];          // granules of each step
-    u32 has;
+    int rows[9];           // of x, of each step
 };
+
+DEVICE int granules_of(const Block &block, int step) { return (block.rows[step] + 7) / 8; }
+
+DEVICE int granules_below(const Block &block, int step) {
+    int count = 0;
+#pragma unroll
+    for (int i = 1; i < 9; ++i) count += i < step ? granules_of(block, i) : 0;
+    return count;
+}
+
+template <typename F> DEVICE void each_listed(F f) {  // f of each step, as a number that the compiler knows
+#define LISTED(W) f(Number<W>());
+    EACH_STEP(LISTED)
+#undef LISTED
+}
 
 // Half a unit's registers of a step, times the granules of that step; x is the unit's stage.
 template <int STEP, bool MIXED>
@@ -84,6 +98,14 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, tiles = (a.layer.n + 15) / 16;
     constexpr bool WINDOWED = MIXED && WINDOW > 0;
     const int column = a.columns_first ? blockIdx.x : blockIdx.y, group = a.columns_first ? blockIdx.y : blockIdx.x;
+    if constexpr (WINDOWED) {  // a column of blocks that has no tokens ends here
+        has = 0;
+        each_listed([&](auto step) { has |= (column * WINDOW < granules_of(block, step)) << step; });
+        if (!has) return;
+        planes = 31 - __clz(has);
+    } else if (column * GRANULES >= granules_below(block, 9)) {
+        return;
+    }
     const int begin = a.layer.units * cluster_rank() / cluster_size(), end = a.layer.units * (cluster_rank() + 1) / cluster_size();
     const int tile = min(group * warps + warp, tiles - 1);
     const char *from = a.layer.planes + (size_t)tile * a.layer.units * a.layer.tile_bytes + 16 * lane;
@@ -101,23 +123,14 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
         for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
     wait_for_kernel_ahead();
     if constexpr (WINDOWED) {
-        for (int i = threadIdx.x; i < a.granules; i += blockDim.x) atomicAdd(&block.count[a.row_of[8 * i] < 0 ? 0 : step_of(a.width_at[8 * i])], 1);
-        __syncthreads();
-        int before = 0;
-        has = 0;
-        each<9>([&](auto step) {
-            if constexpr (step >= 2 && INDEX<step> < STEPS && (step == WIDEST || INDEX<step> != INDEX<step + 1>)) {
-                const int within = column * WINDOW + threadIdx.x;
-                if (threadIdx.x < WINDOW) block.source[INDEX<step> * WINDOW + threadIdx.x] = within < block.count[step] ? before + within : -1;
-                has |= (column * WINDOW < block.count[step]) << step;
-                before += block.count[step];
-            }
+        each_listed([&](auto step) {
+            const int within = column * WINDOW + threadIdx.x;
+            if (threadIdx.x < WINDOW) block.source[INDEX<step> * WINDOW + threadIdx.x] = within < granules_of(block, step) ? granules_below(block, step) + within : -1;
         });
         if (threadIdx.x >= STEPS * WINDOW && threadIdx.x < GRANULES) block.source[threadIdx.x] = -1;
-        planes = 31 - __clz(has | 1);
     } else if (threadIdx.x < GRANULES) {
         const int granule = column * GRANULES + threadIdx.x;
-        block.source[threadIdx.x] = granule < a.granules && a.row_of[8 * granule] >= 0 ? granule : -1;
+        block.source[threadIdx.x] = granule < granules_below(block, 9) ? granule : -1;
     }
     __syncthreads();
     for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {
@@ -132,7 +145,6 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
         step_at[n] = block.tokens[8 * n].step;
         if (step_at[n]) used = n + 1;
     }
-    if (!used) return;  // the same for all blocks of a cluster
     const auto copy_x = [&](int unit, int stage) {
         const char *x = a.x + (size_t)unit * a.granules * X_BYTES;
         char *to = shared + stage * stage_bytes;
@@ -235,14 +247,18 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm(const Gemm a) {
     __shared__ Block block;
-    if (threadIdx.x < 9) block.count[threadIdx.x] = 0;
-    if (threadIdx.x == 0) block.has = 0;
+    if (threadIdx.x < 9) block.rows[threadIdx.x] = 0;
     __syncthreads();
-    u32 own = 0;
-    for (int i = threadIdx.x; i < a.m; i += blockDim.x) own |= 1u << step_of(a.widths[i]);
-    if (own) atomicOr(&block.has, own);
+    for (int first = 0; first < a.m; first += blockDim.x) {
+        const int i = first + threadIdx.x, mine = i < a.m ? step_of(a.widths[i]) : 0;
+        each_listed([&](auto step) {
+            const u32 who = __ballot_sync(~0u, mine == step);
+            if (who && threadIdx.x % 32 == 0) atomicAdd(&block.rows[step], __popc(who));
+        });
+    }
     __syncthreads();
-    const int has = block.has & ~1u;
+    int has = 0;
+    each_listed([&](auto step) { has |= (block.rows[step] > 0) << step; });
 #define PRODUCT(W) if (has == 1 << W) product<W, false>(a, has, W, block);
     EACH_STEP(PRODUCT)
 #undef PRODUCT
