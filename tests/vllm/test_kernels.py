@@ -13,12 +13,17 @@ from tests.vllm.engines import ROOT, VENV
 CHECK = Path(__file__).with_name("compare.py")
 
 
+NO_COMPILER = 77  # the exit status of a check that needs one
+
+
 def run(what: str) -> None:
     """One check in a process of its own."""
     seed = int.from_bytes(os.urandom(4))
     command = [VENV / "bin" / "python", "-W", "ignore", CHECK, what, str(seed)]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode == NO_COMPILER:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, f"seed {seed}: {done.stdout}\n{done.stderr}"
 
 
@@ -38,3 +43,7 @@ def test_a_launch_refuses_activations_of_another_type() -> None:
 
 def test_a_row_of_the_operator_on_a_cpu_is_the_same_alone_and_in_a_crowd() -> None:
     run("alone")
+
+
+def test_every_kernel_is_compiled_for_every_architecture_from_sm_80_on() -> None:
+    run("compile")
