@@ -295,6 +295,15 @@ def types(_: Any) -> None:
             launches.require_bfloat16(torch.zeros(1, 256, dtype=dtype))
 
 
+def runners(_: Any) -> None:
+    """A worker whose model runners are elsewhere does not serve: widths would be lost without a word."""
+    from backends.anyprec.plugin.runners import NoRunner, follow_batches
+    from backends.anyprec.plugin.widths import RowWidths
+
+    with pytest.raises(NoRunner, match="width would not reach"):
+        follow_batches(RowWidths((3, 4), rows=8, device=torch.device("cpu")))
+
+
 ARCHITECTURES = ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
 
 
@@ -321,7 +330,7 @@ def compile_all(_: Any) -> None:
 
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
-    "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
+    "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all, "runners": runners,
 }  # fmt: skip
 
 if __name__ == "__main__":

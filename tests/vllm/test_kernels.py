@@ -47,3 +47,7 @@ def test_a_row_of_the_operator_on_a_cpu_is_the_same_alone_and_in_a_crowd() -> No
 
 def test_every_kernel_is_compiled_for_every_architecture_from_sm_80_on() -> None:
     run("compile")
+
+
+def test_a_worker_without_a_model_runner_to_follow_does_not_serve() -> None:
+    run("runners")

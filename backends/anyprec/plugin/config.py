@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import vllm
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
@@ -16,6 +17,7 @@ from backends.anyprec.plugin.cards import show_widths
 from backends.anyprec.plugin.head import WholeBlocksHead
 from backends.anyprec.plugin.linear import AnyprecLinearMethod
 from backends.anyprec.plugin.runners import follow_batches
+from backends.anyprec.plugin.versions import require_supported
 from backends.anyprec.plugin.widths import RowWidths
 
 STORE_VERSION = 1
@@ -55,7 +57,8 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> AnyprecConfig:
-        """Raises: ValueError for a store of another version."""
+        """Raises: ValueError for a store of another version; UnsupportedVersion for another vLLM."""
+        require_supported(vllm.__version__)
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
         guard_admission(cls, config["bits"])

@@ -16,8 +16,14 @@ OLDER = "vllm.v1.worker.gpu_model_runner"
 NEWER = "vllm.v1.worker.gpu.model_runner"
 
 
+class NoRunner(RuntimeError):
+    """vLLM's model runners are not where they were: every request would be served at the widest."""
+
+
 def follow_batches(rows: RowWidths) -> None:
-    """Hook whichever runners this worker has imported."""
+    """Hook whichever runners this worker has imported; it runs one of them. Raises: NoRunner where there is none."""
+    if not {OLDER, NEWER} & set(sys.modules):
+        raise NoRunner(f"neither {OLDER} nor {NEWER} is imported; a request's width would not reach the layers")
     if OLDER in sys.modules:
         _follow_older(sys.modules[OLDER].GPUModelRunner, rows)
     if NEWER in sys.modules:
