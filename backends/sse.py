@@ -114,12 +114,8 @@ class EventStream:
             data = self._tail + data
         if b"\r" in data:  # sse-starlette ends its lines with CRLF; JSON never holds a bare CR
             data = data.replace(b"\r\n", b"\n")
-        cut = data.rfind(b"\n\n") + 2
-        if cut == len(data):
-            self._tail = b""
-            return data
-        if cut < 2:
-            cut = 0
+        end = data.rfind(b"\n\n")
+        cut = 0 if end < 0 else end + 2
         self._tail = data[cut:]
         if len(self._tail) > _LONGEST_EVENT_BYTES:
             raise Failed(f"sent an event of more than {_LONGEST_EVENT_BYTES} bytes", backend=self._backend)

@@ -172,3 +172,16 @@ async def test_reports_that_come_in_parts_or_contradict_each_other_count_at_thei
         reply = await backend.send(asked(stream=True))
         await read_all(reply)
     assert reply.report.usage == Usage(9, 3)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [1, 2, 7])
+async def test_only_whole_events_are_relayed_however_few_bytes_come_at_once(size: int) -> None:
+    said = event({"id": "1", "model": "m", "choices": [{"delta": {"content": "one"}}]})
+    data = said + said[: len(said) // 2]
+    pieces = tuple(data[at : at + size] for at in range(0, len(data), size))
+    async with engine(Line(verbatim=pieces, piece_delay_s=0.001)) as (_, backend):
+        reply = await backend.send(asked(stream=True))
+        body = await read_all(reply)
+    assert body == said.replace(b'"m"', b'"small"')
+    assert reply.report.failure == "ended in the middle of an event"
