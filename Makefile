@@ -3,20 +3,22 @@
 #   make demo    graded prompts through the gateway, with a table at the end
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
 #   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
+#   make test-world   gateways, engines and clients in one process under a virtual clock           (SEEDS=1..2000)
 
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
 SECONDS_OF_FAULTS ?= 120
+SEEDS ?= 1..2000
 BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients clean help
+.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients test-world clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,5s/^#   //p' Makefile
+	@sed -n '2,6s/^#   //p' Makefile
 
 serve: $(VENV)/.base
 	@$(BIN)/pointsman serve $(ARGS)
@@ -48,6 +50,9 @@ test-faults: $(VENV)/.test
 
 test-clients: $(VENV)/.test
 	$(BIN)/python -m tests.clients.run $(ARGS)
+
+test-world: $(VENV)/.test
+	$(BIN)/python -m benchmarks.worlds run $(SEEDS) --processes $(JOBS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

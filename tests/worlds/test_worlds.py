@@ -1,0 +1,93 @@
+"""Worlds by their seeds: no promise is broken, each replays to the same line, and a mistake in the money is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.worlds.command import judged
+from benchmarks.worlds.loop import Process, VirtualLoop, close_quietly
+from benchmarks.worlds.mutants import MUTANTS
+from benchmarks.worlds.world import SeededWorld
+
+
+@pytest.mark.parametrize("seed", range(9001, 9031))
+def test_no_world_breaks_a_promise(seed: int) -> None:
+    _, _, complaints = judged(seed)
+    assert complaints == []
+
+
+def test_a_seed_gives_the_same_lines_each_time_and_another_seed_others(tmp_path: Path) -> None:
+    first, again, other = (SeededWorld(seed, tmp_path).run() for seed in (17, 17, 18))
+    assert first.lines == again.lines
+    assert first.digest == again.digest != other.digest
+
+
+def test_a_world_is_full_of_trouble(tmp_path: Path) -> None:
+    worlds = [SeededWorld(seed, tmp_path).run() for seed in range(40)]
+    ends = {(request.ended, request.status) for world in worlds for request in world.requests}
+    assert {("answered", 200), ("answered", 429), ("answered", 502), ("reset", 0), ("reset", 200)} <= ends
+    kinds = {entry.kind for world in worlds for entry in world.audit}
+    assert {"hold.expired", "hold.released", "hold.over", "usage.estimated"} <= kinds
+    assert any(world.lost_s for world in worlds)
+
+
+def test_what_a_mutant_changes_is_still_there() -> None:
+    for mutant in MUTANTS.values():
+        spec = importlib.util.find_spec(mutant.module)
+        assert spec is not None
+        assert spec.origin is not None
+        assert Path(spec.origin).read_text().count(mutant.old) == 1, mutant.what
+    assert len(MUTANTS) >= 10
+
+
+@pytest.mark.parametrize("name", ["held", "kept", "unreleased"])
+def test_a_mistake_in_the_money_is_noticed(name: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.worlds", "run", "1..20", "--mutant", name]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1, found.stderr
+    assert "\t" in found.stdout
+
+
+def test_a_day_passes_at_once() -> None:
+    loop, began = VirtualLoop(), time.monotonic()
+    loop.run_until_complete(asyncio.sleep(86_400))
+    assert loop.time() == 86_400
+    assert time.monotonic() - began < 10
+    close_quietly(loop)
+
+
+def test_who_waits_for_nobody_waits_for_ever_and_is_told() -> None:
+    loop = VirtualLoop()
+    with pytest.raises(RuntimeError, match="waits for somebody else"):
+        loop.run_until_complete(loop.create_future())
+    close_quietly(loop)
+
+
+def test_the_dead_do_nothing_any_more_not_even_at_last() -> None:
+    loop, process, done = VirtualLoop(), Process("p"), []
+
+    async def work() -> None:
+        try:
+            for step in range(100):
+                await asyncio.sleep(1)
+                done.append(step)
+        finally:
+            done.append(-1)
+
+    async def live() -> None:
+        process.on_death.append(lambda: loop.bury(process))
+        loop.spawn(process, work())
+        await asyncio.sleep(5.5)
+        process.die()
+        await asyncio.sleep(100)
+
+    loop.run_until_complete(live())
+    assert done == [0, 1, 2, 3, 4]
+    close_quietly(loop)
