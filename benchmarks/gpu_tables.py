@@ -21,7 +21,7 @@ def _cell(row: Row) -> str:
     return f"{row['us']:.1f} / {row['of_bandwidth']:.0%} / {row['bf16_us'] / row['us']:.2f}"
 
 
-class Timings:
+class KernelTable:
     """The rows of kernels.json by what they are of."""
 
     def __init__(self, rows: list[Row]) -> None:
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("kernels", type=Path)
     parser.add_argument("engines", type=Path, nargs="*")
     arguments = parser.parse_args()
-    timings = Timings(json.loads(arguments.kernels.read_text())["rows"])
+    timings = KernelTable(json.loads(arguments.kernels.read_text())["rows"])
     for model in timings.models:
         print(f"\n### {model}\n", *timings.layers(model), timings.block(model), "", *timings.mixed(model), sep="\n")
     for file in arguments.engines:
