@@ -190,7 +190,11 @@ class Learning:
 
     def load(self) -> bool:
         """Read the snapshot, if there is one; False where there is none or it does not fit."""
-        found = None if self._folder is None else snapshot.load(self.views, self._folder)
+        if self._folder is None:
+            return False
+        for name in snapshot.policies_in(self._folder):
+            self._meet_again(name)
+        found = snapshot.load(self.views, self._folder)
         if found is None:
             return False
         self.position = found.at.position
@@ -199,6 +203,14 @@ class Learning:
         self._fitted = {name: at for name, at in found.at.fitted.items() if name not in found.unfit}
         self._next_refit = 0 if found.unfit else self._due()
         return True
+
+    def _meet_again(self, name: str) -> None:
+        """Build a policy that a request once named, so that a restart changes none of its decisions either."""
+        if name not in self.views.policies:
+            try:
+                self.views.policies[name] = self._workshop.build(name)
+            except ValueError as error:
+                LOG.warning("the snapshot's policy %s cannot be built any more: %s", name, error)
 
     def _due(self) -> int:
         """When the next refit is due, by the last one of any policy."""

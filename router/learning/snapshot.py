@@ -126,6 +126,11 @@ def _restored(views: Views, name: str, folder: Path, at: Position, sound: Set[st
     return file not in at.sums or (file in sound and restore(views.policies[name], folder / file))
 
 
+def policies_in(folder: Path) -> list[str]:
+    """Names of the policies whose state is stored there."""
+    return sorted(path.stem.removeprefix("policy-") for path in folder.glob("policy-*.npz"))
+
+
 def restore(holder: Snapshot, stored: Path) -> bool:
     """Whether a stored state was taken in."""
     try:

@@ -8,10 +8,11 @@ import pytest
 from policies.pacers.arrivals import HOUR_S, HOURS, Arrivals
 from policies.pacers.dual import joint_dual, smoothed_dual
 from policies.pacers.remaining import Remaining
+from policies.records import DecisionRecord, context_of, outcome_of
 from policies.registry import NAMES, build
 from policies.replay import BudgetGate
-from policies.simulation import Fixed, Run, Stream, play
-from policies.types import BudgetState, Estimates, Float, History, Outcome
+from policies.simulation import Fixed, Run, Stream, answered, play
+from policies.types import BudgetState, Estimates, Float, History, LoggedContext, Outcome, StoredPolicy
 from tests.policies.worlds import make_arms, make_context
 
 RNG = np.random.default_rng(5)
@@ -207,3 +208,50 @@ def test_refusing_is_planned_only_where_it_earns_more() -> None:
 def test_what_becomes_of_queries_while_money_is_short_is_one_of_two_words() -> None:
     with pytest.raises(ValueError, match="when_short is 'drop', expected answer or refuse"):
         build("paced", ARMS, {"when_short": "drop"})
+
+
+# many tenants behind one gateway
+
+TENANTS = {"big": (1, 2.0, 0.0), "middle": (5, 6.0, 0.0), "small": (20, 12.0, 500.0)}
+"""Every how many seconds a tenant asks, its budget over what the cheapest model takes, and its λ."""
+
+
+def earned(tenants: tuple[str, ...], seconds: int = 2400) -> dict[str, float]:
+    """Mean score less λ · cost of each tenant's queries, served by one policy that all of these share."""
+    history, stream = world(2, seconds)
+    policy = build("neighbours", ARMS)
+    policy.refit(history)
+    memory, gates = Fixed(stream, history), {}
+    for name in tenants:
+        every, factor, _ = TENANTS[name]
+        gates[name] = BudgetGate(3, total=factor * float(stream.costs[::every, 0].sum()))
+    found: dict[str, list[float]] = {name: [] for name in tenants}
+    for second in range(seconds):
+        for name in tenants:
+            every, _, preference = TENANTS[name]
+            if second % every == 0:
+                found[name].append(ask(policy, stream, memory, second, name, gates[name], preference))
+    return {name: float(np.mean(each)) for name, each in found.items()}
+
+
+def ask(
+    policy: StoredPolicy, stream: Stream, memory: Fixed, second: int, name: str, gate: BudgetGate, preference: float
+) -> float:
+    purse = BudgetState(gate.remaining(), gate.total, float(len(stream) - second), name)
+    vector = stream.embeddings[second]
+    logged = LoggedContext(f"{name}{second}", name, preference, vector, ARMS, 50, 200, 512, float(second), purse)
+    proposal = policy.propose(context_of(logged, memory.near(second, np.arange(3))))
+    arm = int(np.argmax(proposal.probabilities))
+    record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, ARMS[arm].name, "neighbours")
+    cost, score = float(stream.costs[second, arm]), float(stream.scores[second, arm])
+    if not gate.admit(arm, cost):
+        policy.learn(outcome_of(record, None))
+        return 0.0
+    policy.learn(outcome_of(record, *answered(record, cost=cost, score=score)))
+    return score - preference * cost
+
+
+def test_each_of_many_tenants_fares_as_it_would_alone() -> None:
+    together = earned(tuple(TENANTS))
+    for name in TENANTS:
+        assert together[name] >= 0.97 * earned((name,))[name]

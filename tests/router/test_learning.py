@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from router.types import Feedback
+from tests.policies.worlds import make_record
 from tests.router.conftest import House, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
@@ -104,3 +105,28 @@ def lose(folder: Path, missing: str) -> None:
     with np.load(folder / "table.npz") as stored:
         known = {key: stored[key] for key in stored.files if key != missing}
     np.savez(folder / "table.npz", **known)  # type: ignore[arg-type]
+
+
+async def test_a_restart_changes_no_decision_of_a_policy_that_a_request_named(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        house.learning.policy("linucb")
+        for i in range(6):
+            await judged(house, await asked(house, f"question {i}"), score=i / 6)
+        await house.until(lambda: house.learning.learned == 6)
+        await house.learning.snapshot()
+        before = house.learning.policy("linucb").state()
+    async with open_house(tmp_path, policy="neighbours") as house:
+        house.learning.views.policies.pop("linucb", None)
+        assert house.learning.load()
+        after = house.learning.views.policies["linucb"].state()
+        for key, value in before.items():
+            np.testing.assert_array_equal(after[key], value)
+
+
+async def test_vectors_of_another_embedder_in_the_log_are_passed_over(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        other = make_record("of-then", house.gateway.decider.catalogue.arms(), vector=np.ones(8, np.float32))
+        await house.stores.log.remember(other)
+        await judged(house, await asked(house, "one"))
+        await house.until(lambda: house.learning.learned == 1)
+        assert len(house.learning.views.table) == len(house.learning.views.index) == 1

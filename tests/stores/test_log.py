@@ -12,6 +12,8 @@ from policies.types import Arm, BudgetState, Estimates, Evidence, MeasuredCost
 from router.errors import Conflict, NotFound
 from router.stores.codec import decode, encode
 from router.stores.open import Stores
+from router.stores.redis.log import RedisLog
+from router.stores.sqlite.log import SqliteLog
 from router.types import DecisionRecord, Feedback, NanoUsd, SettlementRecord
 from tests.policies.worlds import make_record
 from tests.stores.conftest import Clock, replicas
@@ -142,6 +144,34 @@ def numbers(record: DecisionRecord) -> list[object]:
     known = (context.embedding, context.capacity, context.features, context.rented.prompt_usd)  # type: ignore[union-attr]
     expected = (evidence.expected.quality, evidence.expected.sigma, evidence.expected.cost)
     return [*known, *expected, evidence.capacity_prices, evidence.worth, record.probabilities, record.propensity]
+
+
+async def spoil(log: object, kind: str, body: bytes) -> None:
+    """Write an entry as a damaged store would give it back."""
+    if isinstance(log, RedisLog):
+        await log._link.command("XADD", log._key, "*", "k", kind, "b", body)
+        return
+    assert isinstance(log, SqliteLog)
+
+    def work() -> None:
+        sql = "INSERT INTO log (kind, tenant, decision_id, response_id, body) VALUES (?, ?, ?, ?, ?)"
+        log._db.execute(sql, (kind, "acme", "spoilt", None, body))
+
+    await log._db.transact(work)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"), [("d", b"\xc1 no record"), ("f", b""), ("s", encode(settlement("x"))[:9]), ("?", b"x")]
+)
+async def test_an_entry_that_cannot_be_read_costs_itself_alone(
+    kind: str, body: bytes, stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stores.log.remember(decision("a"))
+    assert await entries(stores) == [decision("a")]
+    await spoil(stores.log, kind, body)
+    await stores.log.remember(decision("b"))
+    assert await entries(stores) == [decision("a"), decision("b")]
+    assert "of the outcome log cannot be read and is passed over" in caplog.text
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])
