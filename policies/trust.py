@@ -20,7 +20,7 @@ SLACK = 1.3  # times the usual error that is no reason to doubt
 POWER = 6.0
 LEAST = 0.01  # a weight is never zero
 FEWEST = 10.0  # judgements from which on a tenant counts for what is usual
-EVERY = 16  # judgements between two looks at what is usual
+EVERY = 16  # judgements between two looks at what is usual; more where thousands of tenants judge
 
 
 class Trust:
@@ -48,7 +48,7 @@ class Trust:
             kept = 1.0 - 1.0 / WINDOW
             self._errors[scope] = count * kept + 1.0, total * kept + error
         self._since += 1
-        if self._since >= EVERY:
+        if self._since >= max(EVERY, len(self._errors) // 64):
             self._since = 0
             self.changes += 1
             self._look()

@@ -109,8 +109,8 @@ class Views:
         self.learned = 0
         self.open = Shares[OpenDecision](OPEN_DECISIONS)
         self.trust = Trust()
-        self._believed: Float | None = None
-        self._believed_at = (0, 0)  # tenants and changes of trust then
+        self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
+        self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
 
     def context(self, logged: LoggedContext) -> RouteContext:
@@ -149,15 +149,18 @@ class Views:
         return replace(found, weights=found.reliability * belief[self.table.owners(slice(None))])
 
     def _belief(self) -> Float | None:
-        """(t,) weight of each tenant of the table; None where nobody is doubted."""
-        stamp = self.table.count_tenants, self.trust.changes
-        if stamp[0] < 2:
+        """(t,) weight of each tenant of the table; None where nobody is doubted. A newcomer is believed until trust is
+        looked at again, so that what is believed follows from the log alone."""
+        count = self.table.count_tenants
+        if count < 2:
             return None
-        if stamp != self._believed_at:
-            self._believed_at = stamp
-            weights = np.array([self.trust.of(name) for name in self.table.tenants])
-            self._believed = weights if (weights < 1.0).any() else None
-        return self._believed
+        if self.trust.changes != self._changes:
+            self._changes = self.trust.changes
+            self._weights = np.array([self.trust.of(name) for name in self.table.tenants])
+            self._doubts = bool((self._weights < 1.0).any())
+        elif len(self._weights) < count:
+            self._weights = np.concatenate([self._weights, np.ones(count - len(self._weights))])
+        return self._weights if self._doubts else None
 
     def _weigh(self, record: DecisionRecord, entry: Feedback) -> Feedback:
         """The judgement with the weight that others may give it, after it was compared with theirs."""
