@@ -42,10 +42,10 @@ async def engine(speak: Speak) -> AsyncIterator[tuple[OpenAIBackend, list[int]]]
                 heard[connection] += 1
                 await speak(writer)
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, RuntimeError):
+            pass  # the client has gone; uvloop says so by a RuntimeError
         finally:
-            writer.close()
+            writer.transport.abort()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     backend = OpenAIBackend(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", name="mock", limits=LIMITS)
