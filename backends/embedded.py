@@ -64,7 +64,7 @@ class EmbeddedBackend:
     def _ask(self, request: Request) -> Exchange:
         if request.path not in (CHAT, TEXT):
             rejected = Rejected(f"the embedded engine does not serve {request.path}", status=404, code="not_found")
-            raise Unsupported(str(rejected), backend=self.name, status=400, body=rejected.body, no_path=True)
+            raise Unsupported(str(rejected), backend=self.name, status=404, body=rejected.body, no_path=True)
         try:
             fields = {**merged_fields(request), "stream": request.stream}
             return self._service.ask(request.path, fields, request_id=request.headers.get("x-request-id"))
