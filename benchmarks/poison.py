@@ -27,14 +27,14 @@ ATTACKER, OTHER = "attacker", "other taste"
 
 
 @dataclass(frozen=True)
-class World:
+class PoisonedWorld:
     """Kinds of queries, and how good each arm is at each: which is best depends on the kind."""
 
     centres: NDArray[np.float64]  # (KINDS, DIM)
     quality: NDArray[np.float64]  # (KINDS, arms)
 
     @classmethod
-    def of(cls, seed: int) -> World:
+    def of(cls, seed: int) -> PoisonedWorld:
         rng = np.random.default_rng(seed)
         centres = rng.normal(size=(KINDS, DIM))
         quality = rng.uniform(0.6, 0.8, (KINDS, len(ARMS)))
@@ -58,7 +58,7 @@ class Earned:
     random: float
 
 
-def played(world: World, name: str, *, share: float, queries: int, seed: int, lies: bool = True) -> Earned:
+def played(world: PoisonedWorld, name: str, *, share: float, queries: int, seed: int, lies: bool = True) -> Earned:
     """A stream in which the attacker has `share` of the traffic, and says nothing where it does not lie."""
     policy: StoredPolicy = build(name, ARMS, {"explore": 0.05} if name == "neighbours" else {})
     views, rng, due = Views(FaissIndex(DIM), {name: policy}), np.random.default_rng(seed), 200
@@ -86,7 +86,7 @@ def _honest(rng: np.random.Generator) -> str:
 
 
 def _asked(
-    views: Views, policy: StoredPolicy, world: World, who: tuple[str, int, int], rng: np.random.Generator
+    views: Views, policy: StoredPolicy, world: PoisonedWorld, who: tuple[str, int, int], rng: np.random.Generator
 ) -> int:
     tenant, number, kind = who
     embedding = world.embedding(kind, rng)
@@ -123,7 +123,7 @@ def main() -> None:
     for share in (0.0, 0.2, 0.4):
         runs = [
             [
-                played(World.of(seed), asked.policy, share=share, queries=asked.queries, seed=seed, lies=lies)
+                played(PoisonedWorld.of(seed), asked.policy, share=share, queries=asked.queries, seed=seed, lies=lies)
                 for lies in (True, False)
             ]
             for seed in range(asked.seeds)

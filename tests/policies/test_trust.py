@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from benchmarks.poison import Earned, World, played
+from benchmarks.poison import Earned, PoisonedWorld, played
 from policies.tenant_effects import TenantEffects
 from policies.trust import LEAST, Trust
 from router.learning import views
@@ -17,13 +17,13 @@ QUERIES = 2_400
 
 @cache
 def earned(seed: int, share: float) -> Earned:
-    return played(World.of(seed), "neighbours", share=share, queries=QUERIES, seed=seed)
+    return played(PoisonedWorld.of(seed), "neighbours", share=share, queries=QUERIES, seed=seed)
 
 
 @cache
 def silent(seed: int, share: float) -> float:
     """What the honest get where the attacker says nothing."""
-    return played(World.of(seed), "neighbours", share=share, queries=QUERIES, seed=seed, lies=False).honest
+    return played(PoisonedWorld.of(seed), "neighbours", share=share, queries=QUERIES, seed=seed, lies=False).honest
 
 
 def taught(trust: Trust, tenant: str, key: str, scores: list[tuple[float, float]]) -> None:
@@ -99,7 +99,7 @@ def test_the_same_attacker_takes_much_where_everybody_is_believed(monkeypatch: p
 
 
 def test_a_tenant_of_another_taste_gets_its_own_way() -> None:
-    worlds = [World.of(seed) for seed in (0, 1, 2)]
+    worlds = [PoisonedWorld.of(seed) for seed in (0, 1, 2)]
     other = [earned(seed, 0.2).other for seed in (0, 1, 2)]
     crowds = [np.mean([np.roll(row, 1)[row.argmax()] for row in w.quality]) for w in worlds]
     assert float(np.mean(other)) > float(np.mean(crowds)) + 0.03  # than what the crowd finds best would give it
