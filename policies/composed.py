@@ -73,7 +73,7 @@ class Composed:
 
     def propose(self, context: RouteContext) -> Proposal:
         expected = self.estimator.estimate(context)
-        if self.tenants is not None:
+        if self.tenants is not None and context.tenant in self.tenants.known:
             expected = self.tenants.applied(context, expected)
         prices = self.pacer.prices(context, expected)
         early = self.warm_up is not None and self.warm_up.early(context)

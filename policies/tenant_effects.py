@@ -26,12 +26,10 @@ class TenantEffects:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], tuple[float, float]] = {}  # by tenant and arm: judgements, sum of residuals
-        self._tenants: dict[str, int] = {}  # pairs of each
+        self.known: dict[str, int] = {}  # pairs of each tenant that has any
 
     def applied(self, context: RouteContext, expected: Estimates) -> Estimates:
         """Estimates for this tenant."""
-        if context.tenant not in self._tenants:
-            return expected
         found = np.array([self._effect(context.tenant, arm.name) for arm in context.arms])
         if not found.any():
             return expected
@@ -46,7 +44,7 @@ class TenantEffects:
         believed = float(expected.quality[names.index(outcome.arm)]) - self._effect(*pair)
         count, total = self._sums.pop(pair, (0.0, 0.0))
         if count == 0.0:
-            self._tenants[pair[0]] = self._tenants.get(pair[0], 0) + 1
+            self.known[pair[0]] = self.known.get(pair[0], 0) + 1
         kept = 1.0 - 1.0 / WINDOW
         self._sums[pair] = count * kept + 1.0, total * kept + outcome.score - believed
         if len(self._sums) > MOST:
@@ -62,9 +60,9 @@ class TenantEffects:
     def _forget(self) -> None:
         pair = next(iter(self._sums))
         del self._sums[pair]
-        self._tenants[pair[0]] -= 1
-        if not self._tenants[pair[0]]:
-            del self._tenants[pair[0]]
+        self.known[pair[0]] -= 1
+        if not self.known[pair[0]]:
+            del self.known[pair[0]]
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         """Arrays that restore() turns back into this exact state."""
@@ -79,6 +77,6 @@ class TenantEffects:
         pairs = zip(state["tenants"].tolist(), state["arms"].tolist(), strict=True)
         sums = np.asarray(state["sums"], np.float64).tolist()
         self._sums = {(str(t), str(a)): (count, total) for (t, a), (count, total) in zip(pairs, sums, strict=True)}
-        self._tenants = {}
+        self.known = {}
         for tenant, _ in self._sums:
-            self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
+            self.known[tenant] = self.known.get(tenant, 0) + 1
