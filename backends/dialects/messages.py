@@ -152,7 +152,7 @@ def from_chat(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     if thought := reasoning_of(message):
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := text_of(message) or message.get("refusal"):
-        content.append({"type": "text", "text": text, "citations": None})
+        content.append({"type": "text", "text": text})
     for call in calls_of(message):
         function = function_of(call)
         content.append(_tool_use(call) | {"input": arguments_of(function.get("arguments"))})
@@ -218,7 +218,7 @@ class MessageEvents:
             yield from self._enter("thinking", 0, {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta({"type": "thinking_delta", "thinking": thought})
         if text := text_of(delta) or delta.get("refusal"):
-            yield from self._enter("text", 0, {"type": "text", "text": "", "citations": None})
+            yield from self._enter("text", 0, {"type": "text", "text": ""})
             yield self._delta({"type": "text_delta", "text": text})
         for call in calls_of(delta):
             yield from self._enter("tool", int(call.get("index") or 0), _tool_use(call))

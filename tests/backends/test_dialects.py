@@ -194,6 +194,7 @@ def test_what_chat_cannot_say_is_refused_by_its_path(path: str, request_: dict[s
 
 def test_anthropics_sdk_reads_a_whole_answer() -> None:
     whole = MESSAGES.from_chat({"model": "auto"}, answer({"content": "Hi.", "tool_calls": [CALL]}, "tool_calls"))
+    assert whole["content"][0] == {"type": "text", "text": "Hi."}  # nothing more: other SDKs refuse a null
     client = anthropic.Anthropic(api_key="k", http_client=served(msgspec.json.encode(whole), "application/json"))
     read = client.messages.create(model="auto", max_tokens=9, messages=[{"role": "user", "content": "x"}])
     assert [block.type for block in read.content] == ["text", "tool_use"]

@@ -116,11 +116,27 @@ def table(found: Sequence[tuple[str, str, Checks]]) -> str:
     return "\n".join(lines)
 
 
+def write(found: Sequence[tuple[str, str, Checks]]) -> None:
+    """Put these rows into the page's table, in place of earlier ones of the same clients and models."""
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    old, _, after = rest.partition(END)
+    lines = table(found).splitlines()
+    kept = {_who(line): line for line in (*old.splitlines()[3:], *lines[2:]) if line}
+    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), f"{END}{after}"]))
+
+
+def _who(line: str) -> str:
+    """The client and the model of a row."""
+    return "|".join(line.split("|")[:3])
+
+
 def main() -> int:
     """Run the clients and write the page; 1 where a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the three that every run has; writes no page")
-    parser.add_argument("--only", nargs="*", default=[], help="clients whose name holds one of these words")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="clients whose name holds one of these words; others' rows stay"
+    )
     options = parser.parse_args()
     clients = [each for each in CLIENTS if each.quick or not options.quick]
     if options.only:
@@ -132,9 +148,8 @@ def main() -> int:
             for row in rows(clients, url):
                 found.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
-    if not options.quick and not options.only:
-        head, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n{table(found)}\n{END}{rest.partition(END)[2]}")
+    if not options.quick:
+        write(found)
     failed = sum(each["ok"] is False for _, _, checks in found for each in checks)
     passed = sum(bool(each["ok"]) for _, _, checks in found for each in checks)
     print(f"{passed} passed, {failed} failed")

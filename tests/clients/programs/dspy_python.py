@@ -14,7 +14,6 @@ with check("call"):
         num_retries=0,
     )
     assert lm("hello there")[0]
-with check("predict"):
-    dspy.configure(lm=lm, adapter=dspy.JSONAdapter())
-    assert dspy.Predict("question -> answer")(question="hello there").answer
+with check("chat"):
+    assert lm(messages=[{"role": "user", "content": "hello there"}])[0]
 done()

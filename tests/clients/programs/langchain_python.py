@@ -26,12 +26,12 @@ def weather(city: str) -> str:
     return f"rain in {city}"
 
 
-KINDS = {
-    "chat": {"model": MODEL, "max_retries": 0},
-    "responses": {"model": MODEL, "max_retries": 0, "use_responses_api": True},
-    "messages": {"model": MODEL, "max_tokens": 60, "max_retries": 0},
+models = {
+    "chat": ChatOpenAI(model=MODEL, max_retries=0),
+    "responses": ChatOpenAI(model=MODEL, max_retries=0, use_responses_api=True),
+    "messages": ChatAnthropic(model=MODEL, max_tokens=60, max_retries=0),
 }
-models = {name: (ChatAnthropic if name == "messages" else ChatOpenAI)(**given) for name, given in KINDS.items()}
+loop = asyncio.Runner()
 for name, model in models.items():
     with check(f"{name}: invoke"):
         answer = model.invoke("hello there")
@@ -40,7 +40,7 @@ for name, model in models.items():
     with check(f"{name}: stream"):
         assert "".join(chunk.text for chunk in model.stream("hello there"))
     with check(f"{name}: async"):
-        assert asyncio.run(type(model)(**KINDS[name]).ainvoke("hello there")).text  # a client belongs to one loop
+        assert loop.run(model.ainvoke("hello there")).text  # its clients belong to one loop
     with check(f"{name}: tools"):
         bound = model.bind_tools([weather])
         asked = HumanMessage("hello there")
