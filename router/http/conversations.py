@@ -116,7 +116,7 @@ class ResponsesKept:
             if line.startswith(b"data:") and any(sign in line for sign in _LAST):
                 try:
                     event = msgspec.json.decode(line[5:], type=dict[str, msgspec.Raw])
-                except msgspec.DecodeError:
+                except (ValueError, RecursionError):
                     continue
                 await self.keep(principal, turn, bytes(event.get("response", b"null")))
 

@@ -25,7 +25,7 @@ def make_decision(choice: int, *scores: float) -> Decision:
     proposal = Proposal(n, estimates, n, np.array(scores), Evidence(estimates))
     arms = tuple(Arm(model.name, 0.0, 0.0) for model in MODELS)
     record = make_record("d", arms, model=MODELS[choice].name)
-    return Decision(record, proposal, MODELS, {}, np.zeros(0, np.int64), np.zeros(0, np.float32))
+    return Decision(record, proposal, MODELS, {})
 
 
 def test_the_drawn_model_comes_first_and_the_others_by_score() -> None:
