@@ -30,11 +30,11 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, object]:
-        await authentication.of(request.scope["headers"])
+        allowed = (await authentication.of(request.scope["headers"])).allowed_models
         if name in alias_names(gateway.decider.options):
             return alias(name)
         for each in gateway.decider.catalogue.models:
-            if each.name == name:
+            if each.name == name and (allowed is None or name in allowed):
                 return describe(each)
         raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")
 

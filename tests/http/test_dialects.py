@@ -29,8 +29,15 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     settings = {
         "state_dir": str(folder / "state"),
         "backends": {"talk": {"kind": "vllm", "url": f"http://127.0.0.1:{engine.server_port}"}},
-        "models": [{**model, "capabilities": ["chat", "tools"]}],
-        "tenants": {"t": {"keys": [{"secret": KEY}]}, "other": {"keys": [{"secret": OTHER}]}},
+        "policy": {"name": "cheapest"},
+        "models": [
+            {**model, "capabilities": ["chat", "tools"]},
+            {**model, "name": "spare", "price": {"prompt": 9, "completion": 9}, "capabilities": ["chat"]},
+        ],
+        "tenants": {
+            "t": {"keys": [{"secret": KEY}]},
+            "other": {"allowed_models": ["spare"], "keys": [{"secret": OTHER}]},
+        },
         "responses": {"key": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="},
         "server": {"cors_origins": ["https://app.example"]},
     }
@@ -182,6 +189,12 @@ def test_pages_of_allowed_origins_may_call_and_no_others(client: httpx.Client) -
         headers = {"origin": origin, "access-control-request-method": "POST"}
         asked = client.options("/v1/chat/completions", headers=headers)
         assert (asked.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+def test_a_model_that_a_key_may_not_use_is_not_described_to_it(gateway: Running, client: httpx.Client) -> None:
+    assert client.get("/v1/models/talker").json()["id"] == "talker"
+    with httpx.Client(base_url=gateway.url, headers={"api-key": OTHER}) as stranger:
+        assert stranger.get("/v1/models/talker").status_code == 404
 
 
 def test_tokens_are_counted_without_a_call(client: httpx.Client) -> None:
