@@ -10,11 +10,13 @@ import re
 
 import msgspec
 
-_Keys = tuple[re.Pattern[bytes], ...]
+_Key = tuple[bytes, re.Pattern[bytes]]  # as it is written, and with its text
+_Keys = tuple[_Key, ...]
 
 
 def _keys(names: str) -> _Keys:
-    return tuple(re.compile(rb'"%b"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"' % name.encode()) for name in names.split())
+    written = [b'"%b"' % name.encode() for name in names.split()]
+    return tuple((key, re.compile(key + rb'\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"')) for key in written)
 
 
 # Of each API: keys whose texts add up, and keys that may repeat one another, of which the longest counts.
@@ -70,6 +72,8 @@ class ShownText:
         return max(self._bytes, visible_bytes(self._path, self._whole) if self._whole else 0)
 
     def _count(self) -> None:
+        if not self._uncounted:
+            return
         self._bytes += visible_streamed(self._path, b"".join(self._uncounted))
         self._uncounted.clear()
 
@@ -96,8 +100,11 @@ def _found(data: bytes, adding: _Keys, repeating: _Keys) -> int:
     return total + max([_length(key, data) for key in repeating], default=0)
 
 
-def _length(key: re.Pattern[bytes], data: bytes) -> int:
-    return sum([len(text) if b"\\" not in text else _unescaped(text) for text in key.findall(data)])
+def _length(key: _Key, data: bytes) -> int:
+    written, pattern = key
+    if written not in data:  # most keys are not there, and this is quicker than the pattern
+        return 0
+    return sum([len(text) if b"\\" not in text else _unescaped(text) for text in pattern.findall(data)])
 
 
 def _unescaped(text: bytes) -> int:
