@@ -7,7 +7,7 @@ import torch
 from backends.anyprec.kernels.layout import offsets
 
 PADDING = 0
-BLOCK = 16  # rows: a product of whole blocks sums every row alike, whatever rows are beside it
+BLOCK = 16  # rows of one product: libraries choose how to sum by the number of rows, so it is always the same
 
 
 def dequantize(codes: torch.Tensor, tables: torch.Tensor, *, width: int, bits: list[int]) -> torch.Tensor:
@@ -25,8 +25,8 @@ def linear(
 ) -> torch.Tensor:
     """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once.
 
-    Rows of one width are filled up to whole blocks, so that a row comes out to the last bit as it would alone: BLAS
-    sums a single row, or the last few of many, in another order than the rest.
+    Rows of one width are multiplied in blocks of one size, so that a row comes out to the last bit as it would alone:
+    libraries sum a single row, the last few of many, or many rows at once in orders of their own.
     """
     asked = widths[: x.shape[0]]
     out = x.new_zeros(x.shape[0], rows)
@@ -36,5 +36,6 @@ def linear(
         asking = (asked == width).nonzero().view(-1)
         weights = dequantize(codes, tables, width=width, bits=bits)
         whole = torch.nn.functional.pad(x[asking], (0, 0, 0, -len(asking) % BLOCK))
-        out[asking] = torch.nn.functional.linear(whole, weights)[: len(asking)]
+        blocks = [torch.nn.functional.linear(block, weights) for block in whole.split(BLOCK)]
+        out[asking] = torch.cat(blocks)[: len(asking)]
     return out
