@@ -153,6 +153,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         "object": "routing.decision",
         "model": record.model,
         "policy": record.policy,
+        "policy_version": record.version,
         "preference": round(knob_of(price, reference_usd=gateway.decider.options.reference_usd), 9),
         "lambda_per_usd": price,
         "propensity": record.propensity,
