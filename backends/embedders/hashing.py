@@ -2,32 +2,38 @@
 
 Features are word 1–2-grams, character 3–4-grams that stay inside a word, and 1–2-grams of CJK characters, hashed
 over the array of code points. Before `fit` a signed sketch of fixed hashes projects them; after it, inverse document
-frequencies and a truncated singular value decomposition of the texts it was fitted on.
+frequencies and a truncated singular value decomposition of the texts it was fitted on. What is kept of a text are the
+counts of its n-grams: to fit on, and to embed it anew. Under a key nobody else can say which n-grams they are of.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import scipy.sparse as sp
+from backends.embedders.counts import (
+    BUCKETS,
+    CHARACTER_BITS,
+    CHARACTERS_AT,
+    CJK_AT,
+    CJK_BITS,
+    WORD_BITS,
+    count_matrix,
+    keyed_places,
+    packed_counts,
+    unpacked_counts,
+)
 
 Integer = TypeVar("Integer", np.int32, np.int64)
 Codes = NDArray[np.uint32]
 Indices = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
-WORD_BITS = 17
-CHARACTER_BITS = 17
-CJK_BITS = 16
-CHARACTERS_AT = 1 << WORD_BITS
-CJK_AT = CHARACTERS_AT + (1 << CHARACTER_BITS)
-BUCKETS = CJK_AT + (1 << CJK_BITS)
+MOST_BYTES = 32_000_000  # of what fit() learns: the rarest features go first
 MAX_CHARACTERS = 8192  # a longer text is embedded by its two ends of half this length
 
 STEM_CHARACTERS = 2000  # of a question and of its options, looked at for their form
@@ -154,14 +160,24 @@ def _unit(vector: Matrix) -> Matrix:
 
 
 class HashingEmbedder:
-    """Hashed n-grams, sublinear counts, a projection to unit rows. Deterministic; one text takes tens of µs."""
+    """Hashed n-grams, sublinear counts, a projection to unit rows. Deterministic; one text takes tens of µs.
 
-    def __init__(self, dim: int = 256) -> None:
+    `space` names what it was fitted on: vectors of two spaces do not compare. `key` hides which n-grams its counts and
+    its state are of; embedders of one key read each other's.
+    """
+
+    def __init__(self, dim: int = 256, *, key: bytes = b"") -> None:
+        self.space = ""
         self._dim = dim
+        self._places = (
+            keyed_places(key) if key else None
+        )  # (BUCKETS,) where each bucket stands in counts and in a state
         self._signs = np.array([-1.0, 1.0], np.float32)
         self._rows: NDArray[np.int32] | None = None  # (BUCKETS,) row of the projection, the last row for none
         self._projection: NDArray[np.int8] = np.zeros((0, dim), np.int8)  # (v + 1, dim), the last row zero
         self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
+        self._kept: NDArray[np.int32] = np.zeros(0, np.int32)  # (v,) places of the features, ascending
+        self._last: tuple[str, Indices] = "", np.zeros(0, np.int64)  # the text embedded last, and its buckets
 
     @property
     def is_local(self) -> bool:
@@ -187,9 +203,29 @@ class HashingEmbedder:
     def embed_one(self, text: str) -> Matrix:
         """(d,) float32, of unit length or zero."""
         buckets, hashes = _hashes(_clip(text.lower()))
+        self._last = text, buckets
         if buckets.size == 0:
             return np.zeros(self._dim, np.float32)
         return _unit(self._sketch(hashes) if self._rows is None else self._project(self._rows, buckets))
+
+    def counts(self, text: str) -> bytes:
+        """The n-grams of a text as fit_counts() and embed_counts() take them; free of hashing after embed_one(text)."""
+        buckets = self._last[1] if self._last[0] == text else _hashes(_clip(text.lower()))[0]
+        return packed_counts(buckets if self._places is None else self._places.take(buckets))
+
+    def embed_counts(self, counts: Sequence[bytes]) -> Matrix:
+        """(m, d) float32: as the texts they are of; zero rows before fit(). Raises: ValueError for other bytes."""
+        out = np.zeros((len(counts), self._dim), np.float32)
+        if self._rows is None:
+            return out
+        rows = np.full(BUCKETS, self._kept.size, np.int32)  # by place
+        rows[self._kept] = np.arange(self._kept.size, dtype=np.int32)
+        for row, each in enumerate(counts):
+            places, times = unpacked_counts(each)
+            at = rows.take(places)
+            weights = np.log1p(times.astype(np.float32)) * self._scales.take(at)
+            out[row] = _unit(weights @ self._projection.take(at, axis=0).astype(np.float32))
+        return out
 
     def features(self, text: str) -> Matrix:
         """(f,) surface features, named by FEATURE_NAMES: lengths, shares and marks of form."""
@@ -200,11 +236,15 @@ class HashingEmbedder:
 
         Embeddings from before and after do not compare: whoever holds an index rebuilds it.
         """
+        self.fit_counts([self.counts(text) for text in texts])
+
+    def fit_counts(self, texts: Sequence[bytes]) -> None:
+        """The same from counts. Raises: ValueError for other bytes."""
         import scipy.sparse as sp  # noqa: PLC0415 -- as what follows, tens of MB that only fitting needs
 
         counts = count_matrix(texts)
         documents = np.bincount(counts.indices, minlength=BUCKETS)
-        kept = np.flatnonzero((documents >= 2) & (documents <= max(2.0, 0.6 * len(texts))))
+        kept = self._worth_keeping(documents, len(texts))
         rank = min(self._dim, len(texts) - 1, kept.size - 1)
         if rank < 1:
             return
@@ -215,29 +255,40 @@ class HashingEmbedder:
         from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
 
         _, _, axes = randomized_svd(unit, rank, n_iter=4, random_state=0)
-        self._rows = np.full(BUCKETS, kept.size, np.int32)
-        self._rows[kept] = np.arange(kept.size, dtype=np.int32)
-        self._projection = np.zeros((kept.size + 1, self._dim), np.int8)
-        self._scales = np.append(np.abs(axes).max(axis=0) / 127.0, 0.0).astype(np.float32)
-        self._projection[:-1, :rank] = np.rint(axes.T / np.maximum(self._scales[:-1, None], 1e-30))
-        self._scales[:-1] *= idf
+        projection = np.zeros((kept.size + 1, self._dim), np.int8)
+        scales = np.append(np.abs(axes).max(axis=0) / 127.0, 0.0).astype(np.float32)
+        projection[:-1, :rank] = np.rint(axes.T / np.maximum(scales[:-1, None], 1e-30))
+        scales[:-1] *= idf
+        self.restore({"kept": kept.astype(np.int32), "projection": projection, "scales": scales})
+
+    def _worth_keeping(self, documents: Indices, count: int) -> Indices:
+        """(v,) places of features that are neither too rare nor too common, as many as MOST_BYTES hold."""
+        kept = np.flatnonzero((documents >= 2) & (documents <= max(2.0, 0.6 * count)))
+        most = MOST_BYTES // (self._dim + 8) - 1
+        return kept if kept.size <= most else np.sort(kept[np.argsort(-documents[kept], kind="stable")[:most]])
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         """What fit() learned; empty before it."""
         if self._rows is None:
             return {}
-        return {"rows": self._rows, "projection": self._projection, "scales": self._scales}
+        return {"kept": self._kept, "projection": self._projection, "scales": self._scales}
 
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Inverse of state(). Raises: ValueError where the state has another dimension."""
+    def restore(self, state: Mapping[str, NDArray[np.generic]], *, space: str = "") -> None:
+        """Inverse of state(); arrays mapped from a file stay there. Raises: ValueError, KeyError where the state does
+        not fit, and then everything is as it was."""
         if not state:
-            self._rows = None
+            self._rows, self.space = None, ""
             return
-        projection = np.asarray(state["projection"], np.int8)
-        if projection.shape[1:] != (self._dim,) or state["rows"].shape != (BUCKETS,):
-            raise ValueError(f"a state of {projection.shape[1:]} dimensions does not fit {self._dim}")
-        self._rows, self._projection = np.asarray(state["rows"], np.int32), projection
-        self._scales = np.asarray(state["scales"], np.float32)
+        kept, projection = np.asarray(state["kept"], np.int32), np.asarray(state["projection"], np.int8)
+        scales = np.asarray(state["scales"], np.float32)
+        if projection.shape != (kept.size + 1, self._dim) or scales.shape != (kept.size + 1,):
+            raise ValueError(f"a state of {projection.shape} and {scales.shape} does not fit {self._dim} dimensions")
+        if kept.size and not (kept[0] >= 0 and kept[-1] < BUCKETS and (np.diff(kept) > 0).all()):
+            raise ValueError("a state's features are not ascending places")
+        rows = np.full(BUCKETS, kept.size, np.int32)
+        rows[kept] = np.arange(kept.size, dtype=np.int32)
+        self._rows = rows if self._places is None else rows.take(self._places)
+        self._kept, self._projection, self._scales, self.space = kept, projection, scales, space
 
     def _project(self, rows: NDArray[np.int32], buckets: Indices) -> Matrix:
         found = rows.take(buckets)
@@ -252,18 +303,6 @@ class HashingEmbedder:
         signs = self._signs.take(mixed & np.uint32(1))
         places = ((mixed >> np.uint32(1)) % np.uint32(self._dim)).astype(np.int64)
         return np.bincount(places, weights * signs, minlength=self._dim).astype(np.float32)
-
-
-def count_matrix(texts: Sequence[str]) -> sp.csr_array:
-    """(m, BUCKETS) log(1 + count) of each n-gram."""
-    import scipy.sparse as sp  # noqa: PLC0415 -- only fitting needs it
-
-    rows = [_counts(np.sort(_hashes(_clip(text.lower()))[0])) for text in texts]
-    lengths = np.array([columns.size for columns, _ in rows], np.int64)
-    indices = np.concatenate([columns for columns, _ in rows] or [np.zeros(0, np.int64)])
-    values = np.concatenate([weights for _, weights in rows] or [np.zeros(0, np.float32)])
-    starts = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
-    return sp.csr_array((values, indices, starts), shape=(len(texts), BUCKETS))
 
 
 def surface_features(text: str) -> Matrix:
