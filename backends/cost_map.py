@@ -54,13 +54,16 @@ def is_provider(name: str) -> bool:
 
 
 def under(provider: str) -> list[str]:
-    """Every name `provider/model` that the map prices for a provider, sorted. Raises: ImportError."""
+    """Every `provider/model` that the map prices for a provider, sorted; every name for "". Raises: ImportError.
+
+    The map splits some providers: vertex_ai-language-models, vertex_ai-anthropic_models, ….
+    """
     found = (
-        name if name.startswith(f"{provider}/") else f"{provider}/{name}"
+        name if not provider or name.startswith(f"{provider}/") else f"{provider}/{name}"
         for name, entry in _entries(_PRICES).items()
-        if _text(entry, "litellm_provider") == provider
+        if not provider or f"{_text(entry, 'litellm_provider')}-".startswith(f"{provider}-")
     )
-    return sorted(set(found))
+    return sorted(set(found) - {_NO_SLASH})
 
 
 @lru_cache(maxsize=1)

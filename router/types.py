@@ -81,6 +81,7 @@ class Model:
     admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
     replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the dearest
+    wildcard: str | None = None  # the entry that stands for it among many
 
     def price_at(self, engine: str) -> Price:
         """What an answer of one of its engines costs."""

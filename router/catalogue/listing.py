@@ -16,8 +16,10 @@ from backends.pool import Replicas
 from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
 from router.gateway.types import Catalogue
+from router.gateway.wildcards import Wildcards
 from router.settings import Settings
 from router.settings.engine_sections import EmbeddedSection, VllmSection
+from router.settings.listed import priced_under
 from router.settings.paths import admissions_path
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
 
@@ -33,6 +35,7 @@ class Fleet:
 
     settings: Settings
     backends: Mapping[str, Replicas]
+    wildcards: Wildcards
 
     async def refresh(self) -> None:
         """Ask every backend how it is. Never raises."""
@@ -52,7 +55,8 @@ class Fleet:
         Raises: SettingsError where nothing prices one.
         """
         admissions = Admissions(admissions_path(self.settings))
-        return Catalogue(tuple([self._gated(model, admissions) for model in self.every_model()]), self.backends)
+        models = tuple([self._gated(model, admissions) for model in self.every_model()])
+        return Catalogue(models, self.backends, self.wildcards)
 
     def _gated(self, model: Model, admissions: Admissions) -> Model:
         packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedSection) and not section.stores
@@ -119,7 +123,7 @@ async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
         if old is not None and old.settings.backends.get(name) == section
     }
     backends = {name: kept.get(name) or build_backend(name, section) for name, section in settings.backends.items()}
-    fleet = Fleet(settings, backends)
+    fleet = Fleet(settings, backends, Wildcards(settings, lambda name: backends[name].models, priced_under))
     await fleet.refresh()
     return fleet
 

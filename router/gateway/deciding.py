@@ -178,8 +178,7 @@ class Decider:
 
     def meaning(self, name: str) -> str:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
-        names = self.options.names
-        return names.meaning(name, self.catalogue.names()) if names.mapped or names.unknown else name
+        return self.catalogue.meaning(name, self.options.names)
 
     def escalating(self, decision: Decision) -> Escalating | None:
         """The policy that may hold answers to this decision back; None for every other policy."""
@@ -233,7 +232,7 @@ class Decider:
     ) -> tuple[tuple[Model, ...], dict[str, str]]:
         refusals: dict[str, str] = {}
         models = []
-        for model in self.catalogue.models:
+        for model in self.catalogue.among(call.needs.pinned):
             why = ineligible_reason(model, call.needs, principal, self._is_up)
             if why is None and call.needs.unforeseen:
                 refuse = self.options.refuse_unforeseen

@@ -106,9 +106,9 @@ def ineligible_reason(
 
 
 def _not_allowed(model: Model, needs: Requirements, principal: Principal) -> str | None:
-    if principal.allowed_models is not None and model.name not in principal.allowed_models:
+    if principal.allowed_models is not None and principal.allowed_models.isdisjoint((model.name, model.wildcard)):
         return "the key does not allow this model"
-    if needs.allowed is not None and model.name not in needs.allowed:
+    if needs.allowed is not None and needs.allowed.isdisjoint((model.name, model.wildcard)):
         return "not in the request's allowed_models"
     if (principal.local_only or needs.local_only) and not model.local:
         return "the request must stay local and this model is remote"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from router.errors import NotFound, PointsmanError
+from router.wildcards import nearest
 
 if TYPE_CHECKING:
     from router.gateway.types import Call
@@ -23,20 +26,24 @@ class Names:
     fallbacks: Chains = field(default_factory=dict)  # by name: asked in this order where that one cannot answer
     context_fallbacks: Chains = field(default_factory=dict)  # … where the request is too long for it
 
-    def meaning(self, name: str, models: Collection[str]) -> str:
+    def meaning(self, name: str, models: Collection[str], wildcard: Callable[[str], str | None] | None = None) -> str:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
         if name in models or name == "auto" or name.startswith("auto:"):
             return name
-        meant = self.mapped.get(name)
+        meant = self.mapped.get(name) or (wildcard(name) if wildcard else None)
         if meant is not None:
             return meant
         return name if self.unknown is None or name in self.fallbacks else self.unknown
 
-    def after(self, call: Call, *, too_long: bool) -> Iterator[Call]:
-        """The same call for each model of the chain of the name it was asked by, in order."""
+    def after(self, call: Call, error: PointsmanError) -> Iterator[Call]:
+        """The same call for each model of the chain of the name it was asked by, in order, after this error.
+
+        A chain of `*` is every model's, and no name's that stands for none.
+        """
         name = call.needs.pinned
         if name is None:
             return
-        chains = self.context_fallbacks if too_long else self.fallbacks
-        for each in chains.get(name, ()):
+        chains = self.context_fallbacks if error.code == "context_length_exceeded" else self.fallbacks
+        pattern = None if isinstance(error, NotFound) else nearest(chains, name)
+        for each in chains.get(name) or chains.get(pattern or "", ()):
             yield replace(call, needs=msgspec.structs.replace(call.needs, pinned=each))

@@ -85,10 +85,9 @@ class Gateway:
 
     async def _fall_back(self, principal: Principal, call: Call, error: PointsmanError) -> Answer:
         """The answer of the first name of the chain that can give one. Raises: `error` where none can."""
-        too_long = error.code == "context_length_exceeded"
-        if isinstance(error, InvalidRequest) and not too_long:
+        if isinstance(error, InvalidRequest) and error.code != "context_length_exceeded":
             raise error  # the request is wrong, whoever is asked
-        for other in self.decider.options.names.after(call, too_long=too_long):
+        for other in self.decider.options.names.after(call, error):
             with contextlib.suppress(RequestRejected, NoCandidate, UpstreamFailed):
                 return await self._answer(principal, other)
         raise error

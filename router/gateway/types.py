@@ -17,6 +17,7 @@ from backends.pool import Replicas
 from policies.types import Arm, Proposal
 from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
+from router.gateway.wildcards import Wildcards
 from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
 
 Float32 = NDArray[np.float32]
@@ -47,10 +48,24 @@ class Catalogue:
 
     models: tuple[Model, ...]
     backends: Mapping[str, Replicas]
+    wildcards: Wildcards | None = None  # None: every model is among `models`
 
     def names(self) -> list[str]:
         """Every model a client may name."""
         return [model.name for model in self.models]
+
+    def among(self, name: str | None) -> tuple[Model, ...]:
+        """The models, and the one that a client names under a wildcard. Raises: NotFound where nothing prices that."""
+        if not self.wildcards or name is None or name in self.names():
+            return self.models
+        found = self.wildcards.find(name)
+        return self.models if found is None else (*self.models, found)
+
+    def meaning(self, name: str, names: Names) -> str:
+        """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
+        if not (names.mapped or names.unknown or self.wildcards):
+            return name
+        return names.meaning(name, self.names(), self.wildcards.meaning if self.wildcards else None)
 
     def arms(self) -> tuple[Arm, ...]:
         """The models as policies see them."""

@@ -20,7 +20,9 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
         decider = gateway.decider
         body = with_field(await request.body(), "max_tokens", 1, replace=False)  # which only an answer needs
         call = parse(path, body, {}, aliases=decider.options.aliases, meaning=decider.meaning)
-        models = [model for model in decider.catalogue.models if call.needs.pinned in (None, model.name)]
+        models = [
+            model for model in decider.catalogue.among(call.needs.pinned) if call.needs.pinned in (None, model.name)
+        ]
         if not models:
             raise NotFound(f"there is no model {call.needs.pinned!r}", param="model", code="model_not_found")
         return max(expected_prompt_tokens(model, call.needs) for model in models)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
 
 from fastapi import APIRouter, Request, Response
 
@@ -20,21 +21,26 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
     router = APIRouter()
 
     @router.get("/v1/models")
-    async def models(request: Request) -> dict[str, object]:
-        """Aliases and an application's own names first, then every model the key may use."""
-        principal = await authentication.of(request.scope["headers"])
-        allowed = principal.allowed_models
-        mine = [m for m in gateway.decider.catalogue.models if allowed is None or m.name in allowed]
-        named = [alias(name) for name in alias_names(gateway.decider.options)]
-        return {"object": "list", "data": named + [describe(model) for model in mine]}
+    async def models(request: Request, return_wildcard_routes: bool = False) -> dict[str, object]:
+        """Aliases and an application's own names first, then every model the key may use.
+
+        `return_wildcard_routes` adds the wildcards, and every model under them that has a price.
+        """
+        allowed = (await authentication.of(request.scope["headers"])).allowed_models
+        catalogue = gateway.decider.catalogue
+        mine = [describe(m) for m in catalogue.models if may_use(m, allowed)]
+        if return_wildcard_routes and catalogue.wildcards:
+            mine += [alias(name) for name in catalogue.wildcards.names if allowed is None or name in allowed]
+            mine += [describe(m) for m in await asyncio.to_thread(catalogue.wildcards.listed) if may_use(m, allowed)]
+        return {"object": "list", "data": [alias(name) for name in alias_names(gateway.decider.options)] + mine}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, object]:
         allowed = (await authentication.of(request.scope["headers"])).allowed_models
         if name in alias_names(gateway.decider.options):
             return alias(name)
-        for each in gateway.decider.catalogue.models:
-            if each.name == name and (allowed is None or name in allowed):
+        for each in gateway.decider.catalogue.among(name):
+            if each.name == name and may_use(each, allowed):
                 return describe(each)
         raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")
 
@@ -65,6 +71,11 @@ def health(ready: Ready) -> APIRouter:
 def alias_names(options: Options) -> list[str]:
     """What a client may ask for instead of a model."""
     return ["auto", *(f"auto:{name}" for name in options.aliases), *options.names.mapped]
+
+
+def may_use(model: Model, allowed: Collection[str] | None) -> bool:
+    """Whether a key that allows these names, all where it is None, allows this model."""
+    return allowed is None or model.name in allowed or model.wildcard in allowed
 
 
 def alias(name: str) -> dict[str, object]:

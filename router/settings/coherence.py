@@ -78,7 +78,7 @@ def _models(settings: Settings) -> Iterator[Fault]:
             continue
         if backend not in settings.backends:
             yield f"{path}.backend", f"got {backend!r}, expected one of {', '.join(settings.backends)}"
-        elif settings.price_of(model) is None and not settings.backends[backend].discovers:
+        elif not (model.is_wildcard or settings.price_of(model) or settings.backends[backend].discovers):
             yield f"{path}.price", "missing, expected {prompt, completion} in USD per million tokens, or default_price"
 
 
@@ -91,14 +91,16 @@ def _names(settings: Settings) -> Iterator[Fault]:
     for name, meant in settings.model_map.items():
         if name in known | aliases:
             yield f"model_map.{name}", "already the name of a model, expected a name that no model has"
-        if meant not in known | aliases:
+        if not settings.is_known(meant) and meant not in aliases:
             yield f"model_map.{name}", f"got {meant!r}, expected a model's name, auto or auto:NAME"
-    if settings.unknown_model is not None and settings.unknown_model not in known | aliases:
+    if settings.unknown_model is not None and not (
+        settings.is_known(settings.unknown_model) or settings.unknown_model in aliases
+    ):
         yield "unknown_model", f"got {settings.unknown_model!r}, expected a model's name, auto or auto:NAME"
     for field in ("fallbacks", "context_fallbacks"):
         for name, chain in getattr(settings, field).items():
             for each in chain:
-                if each not in known or each == name:
+                if not settings.is_known(each) or each == name:
                     yield f"{field}.{name}", f"got {each!r}, expected the names of other models"
     for name, shared in settings.model_budgets.items():
         for each in shared.models or ():
@@ -169,5 +171,5 @@ def _unknown_models(settings: Settings) -> Iterator[Fault]:
         named += [(f"{path}.budgets[{n}].model", each.model) for n, each in enumerate(terms.budgets) if each.model]
         named += [(f"{path}.limits[{n}].model", each.model) for n, each in enumerate(terms.limits) if each.model]
         for where, name in named:
-            if name not in known:
+            if not settings.is_known(name):
                 yield where, f"got {name!r}, expected names of models: {', '.join(sorted(known))}"

@@ -31,6 +31,8 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield f"backend   {name}: {_backend(backend)}"
     for model in settings.candidates():
         yield f"model     {_model(model)}"
+    for each in settings.wildcards:
+        yield f"wildcard  {each.name}: {each.upstream or each.name} on {each.backend}, priced by litellm's cost map"
     for name, tenant in settings.tenants.items():
         yield f"tenant    {name}: {_tenant(tenant)}"
     for name, shared in settings.model_budgets.items():

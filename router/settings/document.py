@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 from router import amounts
 from router.errors import SettingsError
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, PriceSection, VllmSection
-from router.settings.listed import Listed
+from router.settings.listed import Listed, Look
 from router.settings.sections import (
     Admission,
     Auth,
@@ -37,6 +37,7 @@ from router.settings.sections import (
 )
 from router.terms import Level, Name, OwnerName, Section, Share, narrowed
 from router.types import Budget, Model, Price, Principal
+from router.wildcards import captured
 
 USUAL_WORTH_USD = 0.001  # of a point of quality on one request of a few hundred tokens
 FAMILY_WORTH_USD = 0.000_01  # … on one of the packaged family, a few dozen bytes
@@ -48,6 +49,10 @@ CAPABILITIES: Mapping[str, frozenset[str]] = {
     "litellm": frozenset({"chat", "tools"}),
     "embedded": frozenset({"chat", "completions", "tools", "logprobs"}),
 }
+EVERYTHING = _ENGINE | {
+    "vision",
+    "embeddings",
+}  # of a model that nobody knows: it is asked for by name and refuses itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class Settings(Section):
     _notes: tuple[str, ...] = PrivateAttr(default=())
     _unroutable: tuple[str, ...] = PrivateAttr(default=())
     _listed: dict[str, Listed] = PrivateAttr(default_factory=dict)
+    _look: Look = PrivateAttr(default_factory=lambda: _no_list)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,14 +127,24 @@ class Settings(Section):
         """Models of the file that nothing can be sent to, each with its reason and the line to add."""
         return self._unroutable
 
-    def annotate(
-        self, notes: tuple[str, ...], listed: Mapping[str, Listed], unroutable: tuple[str, ...] = ()
-    ) -> Settings:
-        """The same settings with notes, with what a provider's list says by model name, and what cannot be called."""
-        self._notes = notes
-        self._unroutable = unroutable
-        self._listed = dict(listed)
+    def annotate(self, notes: tuple[str, ...], unroutable: tuple[str, ...]) -> Settings:
+        """The same settings with notes, and what cannot be called."""
+        self._notes, self._unroutable = notes, unroutable
         return self
+
+    def listing(self, listed: Mapping[str, Listed], look: Look) -> Settings:
+        """The same settings with what a provider's list says by model name, and where to look for other names."""
+        self._listed, self._look = dict(listed), look
+        return self
+
+    @property
+    def wildcards(self) -> tuple[ModelSection, ...]:
+        """Entries that stand for many models."""
+        return tuple(each for each in self.models if each.is_wildcard)
+
+    def is_known(self, name: str) -> bool:
+        """Whether a client may ask for this name: an entry's own, or one that a wildcard stands for."""
+        return any(each.name == name or captured(each.name, name) is not None for each in self.models)
 
     def backend_of(self, model: ModelSection) -> str:
         """The backend a model names, or the only one there is. Raises: SettingsError."""
@@ -140,24 +156,40 @@ class Settings(Section):
 
     def price_of(self, model: ModelSection) -> Price | None:
         """The model's price, its provider's list price or the default; None where there is none."""
+        return self._priced(model, self._listed.get(model.name))
+
+    def _priced(self, model: ModelSection, listed: Listed | None) -> Price | None:
         if model.price is not None:
             return model.price.price()
-        listed = self._listed.get(model.name)
         if listed is not None and listed.price is not None:
             return listed.price
-        return self.default_price.price() if self.default_price else None
+        last = model.unlisted_price or self.default_price
+        return last.price() if last else None
 
     def candidates(self) -> tuple[Model, ...]:
         """The models this document lists, less those that only a backend that discovers them can price."""
-        return tuple(self._candidate(each) for each in self.models if self.price_of(each) is not None)
+        single = (each for each in self.models if not each.is_wildcard)
+        return tuple(
+            self._candidate(each, self._listed.get(each.name)) for each in single if self.price_of(each) is not None
+        )
 
-    def _candidate(self, section: ModelSection) -> Model:
-        price = self.price_of(section)
+    def named_under(self, wildcard: ModelSection, name: str) -> tuple[Model | None, bool]:
+        """The model that a client names under a wildcard, None where nothing prices it; and whether the list has it."""
+        section = wildcard.model_copy(update={"upstream": wildcard.upstream_of(name)})
+        listed = self._look(str(section.upstream))
+        if self._priced(section, listed) is None:
+            return None, False
+        found = self._candidate(section, listed)
+        able = found.capabilities if section.capabilities or (listed and listed.mode) else EVERYTHING
+        return replace(found, name=name, wildcard=wildcard.name, capabilities=able), listed is not None
+
+    def _candidate(self, section: ModelSection, listed: Listed | None) -> Model:
+        price = self._priced(section, listed)
         if price is None:
             raise SettingsError(f"model {section.name}: no price, expected `price` here or `default_price`")
         backend = self.backend_of(section)
         kind = self.backends[backend].kind
-        listed = self._listed.get(section.name) or Listed(price)
+        listed = listed or Listed(price)
         context = section.context_tokens or listed.context_tokens or CONTEXT_TOKENS
         longest = section.max_output_tokens or listed.max_output_tokens or context
         return Model(
@@ -258,7 +290,8 @@ class Settings(Section):
 
     def _overridden(self, found: Model, section: ModelSection) -> Model:
         """The found model with every field the document sets."""
-        listed = self._candidate(section.model_copy(update={"price": section.price or _section_of(found.price)}))
+        priced = section.model_copy(update={"price": section.price or _section_of(found.price)})
+        listed = self._candidate(priced, self._listed.get(section.name))
         written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity", "limits"}
         taken = {key: getattr(listed, key) for key in written if getattr(section, key) is not None}
         for key in ("context_tokens", "capabilities", "parent", "bits", "parameters", "extra_body", "bytes_per_token"):
@@ -330,13 +363,21 @@ def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:
         return section.capabilities
     if listed.mode == "embedding":
         return frozenset({"embeddings"})
-    if listed.mode not in (None, "chat", "responses", "completion"):
+    if listed.mode == "completion":
+        return frozenset({"completions", "logprobs"})
+    if listed.mode not in (None, "chat", "responses"):
         return frozenset()
-    return CAPABILITIES[kind] if listed.abilities is None else frozenset({"chat"}) | listed.abilities
+    known = CAPABILITIES[kind] if listed.abilities is None or kind != "litellm" else frozenset({"chat"})
+    return known | (listed.abilities or frozenset())
 
 
 def _section_of(price: Price) -> PriceSection:
     return PriceSection(prompt=amounts.show_usd(price.prompt), completion=amounts.show_usd(price.completion))  # type: ignore[arg-type]  # parsed
+
+
+def _no_list(_: str) -> Listed | None:
+    """What a list says that is not there."""
+    return None
 
 
 def key_id(secret: str) -> str:

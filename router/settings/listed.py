@@ -44,6 +44,16 @@ def cost_map(upstream: str) -> Listed | None:
     return Listed(price, found.context_tokens, found.max_output_tokens, found.mode, found.abilities, found.retires)
 
 
+def priced_under(provider: str) -> list[str]:
+    """Every `provider/model` that litellm's list prices, all of them where no provider is given; none without it."""
+    try:
+        from backends.cost_map import under  # noqa: PLC0415
+
+        return under(provider)
+    except ImportError:
+        return []
+
+
 def is_provider(name: str) -> bool:
     """Whether litellm has a provider of this name. Raises: SettingsError without the extra `providers`."""
     try:

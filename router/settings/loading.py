@@ -46,7 +46,7 @@ def _translated(tree: dict[str, Any], env: Mapping[str, str], look: Look) -> Set
     if not found.tree["models"]:
         raise refuse([(each.path, f"{each.reason}; {each.remedy}".removesuffix("; ")) for each in found.unroutable])
     settings = _validated(found.tree, {}, look, {**found.origins, "": "pointsman."})
-    return settings.annotate(found.notes, {}, tuple(map(str, found.unroutable)))
+    return settings.annotate(found.notes, tuple(map(str, found.unroutable)))
 
 
 def _validated(
@@ -57,7 +57,7 @@ def _validated(
         settings = Settings.model_validate(filled)
     except ValidationError as error:
         raise translate(error, Settings, filled, places, origins) from None
-    settings = settings.annotate((), _listed(settings, look))
+    settings = settings.listing(_listed(settings, look), look)
     wrong = list(faults(settings))
     if wrong:
         raise refuse(wrong, origins)
@@ -70,7 +70,7 @@ def _listed(settings: Settings, look: Look) -> dict[str, Listed]:
     for model in settings.models:
         backend = settings.backends.get(model.backend or next(iter(settings.backends)))
         said = model.price is not None and model.context_tokens is not None
-        if isinstance(backend, LitellmSection) and not (said and model.capabilities is not None):
+        if isinstance(backend, LitellmSection) and not (model.is_wildcard or (said and model.capabilities is not None)):
             listed = look(model.upstream or model.name)
             if listed is not None:
                 found[model.name] = listed

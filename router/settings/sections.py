@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 from router.settings.engine_sections import PriceSection
 from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, is_private
 from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms
+from router.wildcards import STAR, captured
 
 
 class Server(Section):
@@ -114,7 +115,10 @@ class BudgetRules(Section):
 class ModelSection(Section):
     """One candidate."""
 
-    name: Name = Field(description="What clients ask for and what the answer's `model` says.")
+    name: Name = Field(
+        description="What clients ask for and what the answer's `model` says. One `*` stands for anything: "
+        "`openai/*` with the upstream `openai/*` is every model of that provider, for whoever names one."
+    )
     backend: str | None = Field(
         default=None, description="Name of the backend; may be left out where there is only one."
     )
@@ -127,6 +131,9 @@ class ModelSection(Section):
     )
     max_output_tokens: Positive | None = Field(
         default=None, description="Longest answer; by default the whole context."
+    )
+    unlisted_price: PriceSection | None = Field(
+        default=None, description="Of a name under a wildcard that nothing else prices; by default `default_price`."
     )
     capabilities: frozenset[Capability] | None = Field(
         default=None,
@@ -156,6 +163,15 @@ class ModelSection(Section):
         default=None, description="The model's own budget over all tenants, rolling, e.g. '20 USD per 1h'."
     )
     drain: bool = Field(default=False, description="True finishes what runs and takes no new requests.")
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for many models, each called by its own name."""
+        return STAR in self.name and STAR in (self.upstream or self.name)
+
+    def upstream_of(self, name: str) -> str:
+        """What the engine calls the model that a client names under this wildcard."""
+        return (self.upstream or self.name).replace(STAR, captured(self.name, name) or "")
 
 
 class ModelBudget(Section):

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from backends import cost_map
 from backends.scripted import Line, by_model
 from backends.scripted_server import ScriptedServer
 from router.settings import build
@@ -170,3 +171,58 @@ async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_
                 tokens = usage["prompt_tokens"] + usage["completion_tokens"]
                 assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(tokens * price)
             assert {heard.json()["model"] for heard in engine.heard} == {"cheap", "dear"}
+
+
+async def test_a_name_under_a_wildcard_is_passed_on_charged_by_the_map_and_listed_when_asked_for(
+    tmp_path: Path,
+) -> None:
+    lines = {name: Line(text="one two three") for name in ("deepseek-chat", "qwen", "base")}
+    lines["not-there"] = Line(trouble="500")
+    async with gateway(tmp_path, lines) as (_, _client, engine):
+        own = {"state_dir": str(tmp_path / "own"), "policy": {"name": "cheapest"}, "log": {"keep_text": True}}
+        own |= {"tenants": {"t": {"keys": [{"secret": "sk-narrow", "allowed_models": ["mine/*"]}]}}}
+        tree = {
+            "state_dir": own["state_dir"],
+            "model_list": [
+                {"model_name": "deepseek/*", "litellm_params": {"model": "deepseek/*", "api_base": f"{engine.url}/v1"}},
+                {"model_name": "mine/*", "litellm_params": {"model": "openai/*", "api_base": f"{engine.url}/v1"}},
+            ],
+            "general_settings": {"master_key": "sk-1"},
+            "router_settings": {"fallbacks": [{"*": ["mine/base"]}], "num_retries": 0},
+            "pointsman": own,
+        }
+        folder = tmp_path / "second"
+        folder.mkdir()
+        async with serving(folder, tree) as running:
+            headers = {"Authorization": "Bearer sk-1"}
+            async with httpx.AsyncClient(base_url=running.url, timeout=30, headers=headers) as client:
+                answer = await ask(client, "deepseek/deepseek-chat")
+                assert answer.json()["model"] == answer.headers["x-pointsman-model"] == "deepseek/deepseek-chat"
+                usage, cost = answer.json()["usage"], cost_map.find("deepseek/deepseek-chat")
+                assert cost is not None
+                worth = usage["prompt_tokens"] * cost.prompt_usd + usage["completion_tokens"] * cost.completion_usd
+                assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(worth, abs=2e-9)
+                assert (await ask(client, "mine/qwen")).json()["model"] == "mine/qwen"
+                assert engine.heard[-1].json()["model"] == "qwen"
+                assert (await ask(client, "mine/not-there")).json()["model"] == "mine/base"  # its engine fails
+                assert (await ask(client, "elsewhere/x")).status_code == 404
+                assert (await ask(client, "auto")).status_code == 503
+                feedback = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": 1}
+                assert (await client.post("/v1/feedback", json=feedback)).is_success
+                assert "mine/*" not in await listed(client)
+                assert {"mine/*", "deepseek/*", "deepseek/deepseek-chat"} <= await listed(client, ask_for_all="true")
+                one = (await client.get("/v1/models/deepseek/deepseek-chat")).json()
+                assert one["max_model_len"] == cost.context_tokens
+                narrow = {"Authorization": "Bearer sk-narrow"}
+                body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+                codes = [
+                    (await client.post(CHAT, json={**body, "model": name}, headers=narrow)).status_code
+                    for name in ("mine/qwen", "deepseek/deepseek-chat")
+                ]
+                assert codes[0] == 200
+                assert codes[1] in (400, 403, 404)
+
+
+async def listed(client: httpx.AsyncClient, ask_for_all: str = "false") -> set[str]:
+    page = await client.get("/v1/models", params={"return_wildcard_routes": ask_for_all})
+    return {each["id"] for each in page.json()["data"]}

@@ -12,6 +12,7 @@ from router.errors import SettingsError
 from router.settings import source
 from router.settings.listed import Listed, Look
 from router.types import NanoUsd
+from router.wildcards import STAR
 
 Tree = dict[str, Any]
 DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
@@ -69,6 +70,16 @@ class Entry:
         return str(given) if given else None
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a server of one's own, which nobody but its owner can price."""
+        return self.provider in OWN_MACHINES and self.api_base is not None
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for every model whose name fits."""
+        return STAR in self.name and STAR in self.model
+
+    @property
     def is_direct(self) -> bool:
         """Whether an OpenAI-compatible server stands at its address."""
         return self.provider in DIRECT and self.api_base is not None
@@ -92,13 +103,19 @@ def read_entry(
     params, info = dict(filled["litellm_params"]), dict(filled.get("model_info") or {})
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
     is_own = provider in OWN_MACHINES and bool(params.get("api_base") or params.get("base_url"))
-    known = _look_up(look, str(info.get("base_model") or params.get("base_model") or params["model"]), is_own=is_own)
+    if (many := _stars(name, params["model"])) is not None:
+        return Unroutable(name, path, many)
+    known = None
+    if STAR not in params["model"]:
+        named = str(info.get("base_model") or params.get("base_model") or params["model"])
+        known = _look_up(look, named, is_own=is_own)
     said = {**params, **{key: value for key, value in info.items() if value is not None}}
     mode = _not_text(said, known, str(params["model"]))
     if mode is not None:
         return Unroutable(name, path, f"it is no model of text ({mode}); this gateway has no API for it")
     entry_price = _price(said, known, path)
-    if entry_price is None and not is_own:
+    is_any = STAR in params["model"] and (provider == STAR or is_provider(provider))  # priced once one is named
+    if entry_price is None and not is_own and not is_any:
         return Unroutable(name, path, *_unpriced(params, provider, path, is_provider))
     return Entry(
         name=name,
@@ -109,7 +126,7 @@ def read_entry(
         price=entry_price,
         context_tokens=_count(said, "max_input_tokens", path) or (known.context_tokens if known else None),
         max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
-        capabilities=_capabilities(said, known, str(params["model"]), is_own=is_own),
+        capabilities=_capabilities(said, known, str(params["model"]), is_own=is_own or is_any),
         retired=known.retires if known else None,
     )
 
@@ -122,6 +139,15 @@ def _look_up(look: Look, model: str, *, is_own: bool) -> Listed | None:
         if is_own:
             return None
         raise
+
+
+def _stars(name: str, model: str) -> str | None:
+    """What is wrong with the stars of an entry."""
+    if STAR in model and STAR not in name:
+        return f"{model!r} stands for many models and {name!r} for one; write model_name: {model}"
+    return (
+        f"{name!r} has several stars, and one is understood" if max(name.count(STAR), model.count(STAR)) > 1 else None
+    )
 
 
 def _shape(entry: object, path: str) -> str:

@@ -9,6 +9,7 @@ from router import amounts
 from router.errors import SettingsError
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.litellm_file.money import capacity
+from router.wildcards import STAR
 
 DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
 DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
@@ -28,6 +29,8 @@ _INFORMS = _PRICES | _INFO | {"id", "db_model", "description", "access_groups", 
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
     """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
+    if STAR in name:
+        entries = list(_of_one_model(entries, notes))
     direct = all(each.is_direct for each in entries)
     upstream = entries[0].upstream(direct=direct)
     backend: Tree = {
@@ -40,6 +43,15 @@ def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, 
     notes += [note for each in entries for note in _unused(each, direct=direct)]
     notes += [note for each in entries[1:] for note in _differing(entries[0], each)]
     return backend, _model(name, upstream, entries)
+
+
+def _of_one_model(entries: Sequence[Entry], notes: list[str]) -> Iterator[Entry]:
+    """The replicas of a wildcard are asked for one name, which the first one's model gives."""
+    for each in entries:
+        if each.model == entries[0].model:
+            yield each
+        else:
+            notes.append(f"{each.path}: left out, since {entries[0].path} gives {each.name!r} another model")
 
 
 def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:

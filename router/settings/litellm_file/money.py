@@ -9,6 +9,7 @@ from typing import Any
 from router.errors import SettingsError
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.source import mapping_at
+from router.wildcards import STAR
 
 ALL = "gateway"  # the name of what every model together may cost
 _NO_LIMIT = {"budget_duration", "proxy_budget_rescheduler_min_time", "proxy_budget_rescheduler_max_time"}
@@ -43,6 +44,12 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
     providers = mapping_at(router, "provider_budget_config", "router_settings")
     for provider, config in providers.items():
         path = f"router_settings.provider_budget_config.{provider}"
+        if anyone := next((each for each in entries if each.provider == STAR), None):
+            raise SettingsError(
+                f"{path}: cannot be kept beside {anyone.path}, whose provider is known by the request alone, "
+                f"expected wildcards of one provider such as {provider}/*",
+                param=path,
+            )
         named = sorted({each.name for each in entries if each.provider == provider or _made_by(each, provider)})
         if not named:
             notes.append(f"{path}: no model of this file is called at {provider}")

@@ -14,6 +14,7 @@ from router.settings.listed import Look
 from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, read_entry
 from router.settings.litellm_file.groups import group, names_of
 from router.settings.litellm_file.money import ALL, shared, unkept
+from router.wildcards import STAR, nearest
 
 _SECTIONS = {
     "model_list",
@@ -59,8 +60,7 @@ def translate(
         raise refuse(wrong)
     given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
     env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
-    entries, unroutable, patterns = _entries(tree["model_list"], env, look, is_provider)
-    notes += [f"{path}: a wildcard is no candidate of a router, ignored" for path in patterns]
+    entries, unroutable = _entries(tree["model_list"], env, look, is_provider)
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.name, []).append(entry)
@@ -74,13 +74,13 @@ def translate(
     translated = {"backends": backends, "models": models, **general.auth(used), **general.store()}
     general.waiting(backends)
     translated |= general.chains(list(groups), used)
-    translated |= general.names(set(groups), used)
+    translated |= general.names(list(groups), used)
     if budgets := shared(tree, entries, notes):
         translated["model_budgets"] = budgets
     notes += list(general.unused())
     own = source.substitute(source.mapping_at(tree, "pointsman"), env)[0]
     if "default_price" not in own:
-        _assume(models, notes)
+        _assume(models, groups, notes)
     for key, value in own.items():
         translated[key] = _joined(translated.get(key), value)
     return Translated(translated, tuple(notes), tuple(unroutable), _origins(groups))
@@ -88,24 +88,19 @@ def translate(
 
 def _entries(
     listed: object, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool]
-) -> tuple[list[Entry], list[Unroutable], list[str]]:
-    """(what can be called, what cannot, paths of wildcards)"""
+) -> tuple[list[Entry], list[Unroutable]]:
+    """(what can be called, what cannot)"""
     if not isinstance(listed, list) or not listed:
         raise SettingsError("model_list: expected a list of {model_name, litellm_params}", param="model_list")
     entries: list[Entry] = []
     unroutable: list[Unroutable] = []
-    patterns: list[str] = []
     for number, each in enumerate(listed):
-        path = f"model_list[{number}]"
-        if isinstance(each, dict) and "*" in str(each.get("model_name")):
-            patterns.append(path)
-            continue
-        found = read_entry(each, path, env, look, is_provider)
+        found = read_entry(each, f"model_list[{number}]", env, look, is_provider)
         if isinstance(found, Entry):
             entries.append(found)
         else:
             unroutable.append(found)
-    return entries, unroutable, patterns
+    return entries, unroutable
 
 
 class _Sections:
@@ -157,17 +152,17 @@ class _Sections:
         for key, field in _CHAINS.items():
             for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
                 for path, name, chain in _pairs(settings.get(key), f"{section}.{key}"):
-                    if missing := [each for each in (name, *chain) if each not in known]:
+                    if missing := [each for each in (name, *chain) if not _is_known(each, known) and each != STAR]:
                         notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
-                    if usable := [each for each in chain if each in known and each != name]:
+                    if usable := [each for each in chain if _is_known(each, known) and each != name]:
                         found[field].setdefault(name, usable)
         default = names_of(self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or [])
         for name in known:
-            if usable := [each for each in default if each in known and each != name]:
+            if usable := [each for each in default if _is_known(each, known) and each != name]:
                 found["fallbacks"].setdefault(name, usable)
         return found
 
-    def names(self, known: set[str], notes: list[str]) -> Tree:
+    def names(self, known: list[str], notes: list[str]) -> Tree:
         """What other names stand for: aliases, and the default model for all that are unknown."""
         found: Tree = {}
         mapped: Tree = {}
@@ -175,14 +170,14 @@ class _Sections:
             aliases = source.mapping_at(settings, "model_group_alias", section)
             for alias, target in aliases.items():
                 name = next(iter(names_of(target)), "")
-                if name in known:
+                if _is_known(name, known):
                     mapped[str(alias)] = name
                 else:
                     notes.append(f"{section}.model_group_alias.{alias}: {name} cannot be called here, left out")
         if mapped:
             found["model_map"] = mapped
         default = self._general.get("default_model") or self._library.get("default_model")
-        if default in known:
+        if default and _is_known(str(default), known):
             found["unknown_model"] = default
         elif default:
             notes.append(f"default_model: {default} cannot be called here, so unknown names are an error")
@@ -203,6 +198,11 @@ class _Sections:
         return filled[section][key]
 
 
+def _is_known(name: str, known: list[str]) -> bool:
+    """Whether a name is an entry's, or fits the wildcard of one."""
+    return name in known or nearest(known, name) is not None
+
+
 def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, list[str]]]:
     """(path, model, chain) of [{model: [others]}]"""
     for number, each in enumerate(chains if isinstance(chains, list) else [chains] if chains else []):
@@ -216,11 +216,13 @@ def _joined(mine: object, added: object) -> object:
     return [*mine, *added] if isinstance(mine, list) and isinstance(added, list) else added
 
 
-def _assume(models: list[Tree], notes: list[str]) -> None:
+def _assume(models: list[Tree], groups: Mapping[str, list[Entry]], notes: list[str]) -> None:
     """Servers of one's own are seldom priced in this form; free would be a leak, so they get a price and a note."""
     for model in models:
-        if "price" not in model:
-            model["price"] = {"prompt": ASSUMED_USD, "completion": ASSUMED_USD}
+        entry = groups[model["name"]][0]
+        if "price" not in model and (entry.is_own or not entry.is_wildcard):
+            price = {"prompt": ASSUMED_USD, "completion": ASSUMED_USD}
+            model["unlisted_price" if entry.is_wildcard else "price"] = price
             notes.append(
                 f"model {model['name']}: no price in the file, {ASSUMED_USD} USD per million tokens is assumed; "
                 f"give model_info.input_cost_per_token and output_cost_per_token, or pointsman.default_price"

@@ -1,0 +1,103 @@
+"""Models that no file lists one by one: what a client names under `openai/*` is called by that name.
+
+How it fails: a name that nothing prices is NotFound, with the line to add. Names that neither the list nor an engine
+knows are taken on trust, so many and no more: each would be remembered wherever models are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from router.errors import NotFound
+from router.types import Model
+from router.wildcards import nearest
+
+if TYPE_CHECKING:
+    from backends.discovery import Found
+    from router.settings import Settings
+    from router.settings.sections import ModelSection
+
+MOST_UNLISTED = 1_000
+MOST_KEPT = 10_000
+
+
+class Wildcards:
+    """Of one document of settings. `told` gives what the engines of a backend list; `under` what a list prices."""
+
+    def __init__(
+        self, settings: Settings, told: Callable[[str], Iterable[Found]], under: Callable[[str], Iterable[str]]
+    ) -> None:
+        self._settings, self._told, self._under = settings, told, under
+        self._sections = {each.name: each for each in settings.wildcards}
+        self._patterns = [each.name for each in settings.models if "*" in each.name]
+        self._found: dict[str, Model] = {}
+        self._unlisted: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._patterns)
+
+    @property
+    def names(self) -> list[str]:
+        """The wildcards themselves."""
+        return list(self._sections)
+
+    def meaning(self, name: str) -> str | None:
+        """What a name stands for: itself under a wildcard, or a pattern with one upstream; None for other names."""
+        pattern = nearest(self._patterns, name)
+        return name if pattern in self._sections else pattern
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name under the nearest wildcard; None where none fits. Raises: NotFound."""
+        if (known := self._found.get(name)) is not None:
+            return known
+        section = self._sections.get(nearest(self._sections, name) or "")
+        return None if section is None else self._keep(self._made(section, name))
+
+    def listed(self) -> list[Model]:
+        """Every model under a wildcard that an engine or the list of prices names."""
+        found: dict[str, Model] = {}
+        for section in self._sections.values():
+            for name in self._names(section):
+                model, _ = self._settings.named_under(section, name)
+                if model is not None and model.capabilities and nearest(self._sections, name) == section.name:
+                    found[name] = model
+        return list(found.values())
+
+    def _names(self, section: ModelSection) -> Iterable[str]:
+        """What a client may say, of what is known of the wildcard's upstream."""
+        before, _, after = (section.upstream or section.name).partition("*")
+        backend = self._settings.backend_of(section)
+        if self._settings.backends[backend].kind == "litellm":
+            known = self._under(before.partition("/")[0])
+        else:
+            known = (each.name for each in self._told(backend))
+        for upstream in known:
+            if upstream.startswith(before) and upstream.endswith(after):
+                yield section.name.replace("*", upstream[len(before) : len(upstream) - len(after)])
+
+    def _made(self, section: ModelSection, name: str) -> Model:
+        model, is_listed = self._settings.named_under(section, name)
+        if model is None:
+            message = f"nothing prices {section.upstream_of(name)!r}, which {section.name} stands for: give {name!r} an"
+            raise NotFound(f"{message} entry of its own with a price", param="model", code="model_not_found")
+        told = next((each for each in self._told(model.backend) if each.name == model.upstream), None)
+        if told is not None and told.context_tokens is not None and section.context_tokens is None:
+            longest = min(section.max_output_tokens or told.context_tokens, told.context_tokens)
+            model = replace(model, context_tokens=told.context_tokens, max_output_tokens=longest)
+        if not is_listed and told is None:
+            self._trust(name)
+        return model
+
+    def _trust(self, name: str) -> None:
+        if len(self._unlisted) >= MOST_UNLISTED:
+            message = f"{MOST_UNLISTED} names were asked for that no list has: give {name!r} an entry of its own"
+            raise NotFound(message, param="model", code="model_not_found")
+        self._unlisted.add(name)
+
+    def _keep(self, model: Model) -> Model:
+        if len(self._found) >= MOST_KEPT:
+            self._found.clear()
+        self._found[model.name] = model
+        return model
