@@ -1,6 +1,6 @@
 """A backend that answers from a script: a public fake with failures to order, for tests, demos and benchmarks.
 
-`Scripted` answers in this process. `ScriptedServer` says the same words over real HTTP, where it can also hang up.
+`Scripted` answers in this process; `benchmarks/scripted_server.py` says the same words over real HTTP.
 """
 
 from __future__ import annotations

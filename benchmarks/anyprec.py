@@ -23,15 +23,15 @@ from backends.anyprec import nested_kmeans as nesting
 from backends.anyprec.compensate import Compensation, compensate, write_adapter
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
-from backends.anyprec.engine.reference import FULL, full_precision
 from backends.anyprec.engine.sampling import Sampling
 from backends.anyprec.engine.scheduler import Job, Scheduler, complete
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
-from backends.family.tokens import END, encode_answer, encode_chat
+from benchmarks.full_precision import FULL, full_precision
 from evaluation.skills import SKILLS, Item, grade, sample
+from research.tokens import END, encode_answer, encode_chat
 
 BITS = (3, 4, 5, 6, 7, 8)
 Rows = Callable[[np.random.Generator, int], NDArray[np.float64]]

@@ -16,8 +16,8 @@ import aiohttp
 import msgspec
 
 from backends.scripted import Line
-from backends.scripted_server import ScriptedServer
 from benchmarks.child import Child
+from benchmarks.scripted_server import ScriptedServer
 from router.types import NanoUsd, Price
 
 PRICES = {

@@ -26,10 +26,10 @@ from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.names import WIDTH_KEY
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
-from backends.family.tokens import encode_answer, encode_chat
 from benchmarks.anyprec import FULL_FOLDER, Scores, calibration, held_out, scores
 from benchmarks.gpu import GRAPHS, post, served
 from evaluation.skills import Item, grade
+from research.tokens import encode_answer, encode_chat
 
 ADAPTER = "eora"
 

@@ -20,7 +20,7 @@ from benchmarks.traces import SEEDS, Trace, load_trace
 from policies.baselines import neighbour_means, optimum
 from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
 from policies.estimators.prompt_selection import telling_prompts
-from policies.identity import Skills, Vector, informative_prompts
+from policies.identity import Skills, Vector
 from policies.paced import build
 from policies.records import context_of
 from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
@@ -300,6 +300,25 @@ def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -
     skills = Skills.of(expected[offered], SKILLS)(expected[offered])
     prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), 0.1 * np.eye(skills.shape[1]))
     return np.flatnonzero(offered)[informative_prompts(skills, prior, count=labels, noise=0.15)]
+
+
+def informative_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> np.ndarray:
+    """(count,) rows of skills (N, r + 1) that tell most about a newcomer: greedy D-optimal design.
+
+    Each step takes the row with the largest bᵀCb, the one that multiplies the determinant of the posterior precision
+    most, and updates C by Sherman–Morrison. Raises: ValueError where there are fewer rows than asked.
+    """
+    if count > len(skills):
+        raise ValueError(f"{count} prompts of {len(skills)} were asked for")
+    covariance, chosen, free = prior.covariance.copy(), [], np.ones(len(skills), np.bool_)
+    for _ in range(count):
+        reach = skills @ covariance  # (N, r + 1)
+        gains = np.where(free, np.einsum("nr,nr->n", reach, skills), -np.inf)
+        best = int(np.argmax(gains))
+        chosen.append(best)
+        free[best] = False
+        covariance -= np.outer(reach[best], reach[best]) / (noise + gains[best])
+    return np.array(chosen, np.intp)
 
 
 def _utility(run: Fitted, quality: Float, prices: Float, arms: list[int]) -> float:

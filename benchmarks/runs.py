@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from benchmarks.traces import Embedded, Trace, embed_trace, trace_split
+from benchmarks.traces import Embedded, Trace, embed_trace, queries_left, trace_split
 from policies.composed import Composed
 from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
@@ -17,7 +17,7 @@ from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
-from policies.pacers.remaining import Remaining, queries_left
+from policies.pacers.remaining import Remaining
 from policies.records import DecisionRecord, context_of, outcome_of
 from policies.replay import LOST, BudgetGate, Result, Rows, judge, split_budget, split_weights, total_budget
 from policies.simulation import answered

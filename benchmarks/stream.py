@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
-from policies.pacers.remaining import REFUSE, queries_left
+from benchmarks.traces import queries_left
+from policies.pacers.remaining import REFUSE
 from policies.records import DecisionRecord, context_of, outcome_of, to_half
 from policies.registry import NAMES, build, options_of
 from policies.simulation import answered

@@ -120,3 +120,18 @@ def nearest(queries: Float32, rows: Float32, k: int) -> tuple[Rows, Float32]:
         found[part] = np.take_along_axis(best, order, axis=1)
         similarity[part] = np.take_along_axis(close, order, axis=1)
     return found, similarity
+
+
+RESERVE = 0.005  # of the planned queries' money, kept until they have all come
+OVERTIME = 0.3  # of the planned queries, expected once they have all come
+
+
+def queries_left(planned: int, arrived: int) -> float:
+    """Queries still to be paid for when `planned` is only a guess of how many come.
+
+    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
+    where the guess is right and earns much where it is low, since a query's first dollar buys the most.
+    """
+    if arrived >= planned:
+        return max(1.0, OVERTIME * planned)
+    return max(1.0, (planned - arrived) + RESERVE * planned)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.lazy_module import LazyModule
 from policies.types import Float
-
-special = LazyModule("scipy.special")
 
 NEVER = float("inf")
 
@@ -35,9 +32,3 @@ def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float,
     if len(fits) == 0:
         return NEVER
     return float(confidences[order][fits[-1]])
-
-
-def possible_best(quality: Float, sigma: Float, *, coverage: float) -> NDArray[np.bool_]:
-    """(n,) which arms may be the best: their upper bound reaches the best lower bound, bounds at z(coverage) · σ."""
-    half = float(special.ndtri((1 + coverage) / 2)) * sigma
-    return np.asarray(quality + half >= (quality - half).max(), dtype=np.bool_)

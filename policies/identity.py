@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.priors import WIDTH_SIGMA, width_offset
 from policies.types import Arm, Float
@@ -80,22 +79,3 @@ def width_offsets(arms: Sequence[Arm], levels: Mapping[str, float]) -> dict[int,
         if arm.bits is not None and arm.parent is not None and arm.parent in levels and arm.name in levels:
             lost.setdefault(arm.bits, []).append(levels[arm.parent] - levels[arm.name])
     return {bits: float(np.mean(values)) for bits, values in lost.items()}
-
-
-def informative_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> NDArray[np.intp]:
-    """(count,) rows of skills (N, r + 1) that tell most about a newcomer: greedy D-optimal design.
-
-    Each step takes the row with the largest bᵀCb, the one that multiplies the determinant of the posterior precision
-    most, and updates C by Sherman–Morrison. Raises: ValueError where there are fewer rows than asked.
-    """
-    if count > len(skills):
-        raise ValueError(f"{count} prompts of {len(skills)} were asked for")
-    covariance, chosen, free = prior.covariance.copy(), [], np.ones(len(skills), np.bool_)
-    for _ in range(count):
-        reach = skills @ covariance  # (N, r + 1)
-        gains = np.where(free, np.einsum("nr,nr->n", reach, skills), -np.inf)
-        best = int(np.argmax(gains))
-        chosen.append(best)
-        free[best] = False
-        covariance -= np.outer(reach[best], reach[best]) / (noise + gains[best])
-    return np.array(chosen, np.intp)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.family.sizes import BUCKETS, PROMPT_WEIGHT, SEED, SYSTEM_SHARE
-from backends.family.tokens import PAD, encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS
+from research.tokens import PAD, encode_answer, encode_chat
 
 Batch = tuple[npt.NDArray[np.int16], npt.NDArray[np.float16]]  # ids and loss weights, (rows, length)
 SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer briefly.", "Answer with the result only.")

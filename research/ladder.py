@@ -26,10 +26,10 @@ from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.weights import Variant
 from backends.anyprec.names import width_name
 from backends.family.packed import SCORES, STORES
-from backends.family.tokens import encode_answer, encode_chat
 from evaluation.skills import Item, grade
 from research import report
 from research.scores import PER_CELL, candidates, drawn, kept_rows, ladder_of, load, save
+from research.tokens import encode_answer, encode_chat
 
 ITEMS_AT_ONCE = 170  # answered between two steps of the progress bar
 

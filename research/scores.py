@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from backends.anyprec.names import width_name
 from backends.family.packed import MARKS, SCORES, STORES, WIDTHS
-from backends.family.tokens import encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS, Item, sample
+from research.tokens import encode_answer, encode_chat
 
 PER_CELL = 10  # items for every skill and difficulty
 SEED = 7

@@ -24,11 +24,11 @@ from backends.anyprec.names import width_name
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
 from backends.family.sizes import SIZES
-from backends.family.tokens import END, PAD, decode, encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS, Item, grade, sample
 from research import report, scores
 from research.checkpoints import load
 from research.model import TrainedLlama
+from research.tokens import END, PAD, decode, encode_answer, encode_chat
 
 WIDTHS = (3, 4, 5, 6, 8)
 

@@ -6,11 +6,7 @@ Every implementation of a port passes one test suite, parametrised over all of t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from router.types import (
     Balance,
@@ -102,24 +98,3 @@ class Keys(Protocol):
 
     async def find(self, secret: str, now_ms: int) -> Principal | None:
         """The principal of a valid key; None where it is unknown, disabled or expired. Raises: StoreUnavailable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """Nearest neighbours of m queries; row i has at most k entries, never padded."""
-
-    ids: list[NDArray[np.int64]]  # m arrays of (<= k,)
-    similarity: list[NDArray[np.float32]]  # m arrays of (<= k,), cosine, descending
-
-
-class NeighbourIndex(Protocol):
-    """Past queries by their embedding."""
-
-    def add(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-        """vectors (m, d) unit rows; ids (m,) new, non-negative."""
-
-    def search(self, queries: NDArray[np.float32], k: int) -> Hits:
-        """queries (m, d) unit rows."""
-
-    def __len__(self) -> int:
-        """Number of vectors held."""

@@ -19,11 +19,6 @@ MACHINE_USD_PER_HOUR = 0.072
 PROMPT_TOKENS_PER_S = {"small": 12000.0, "medium": 10200.0, "large": 1900.0}
 DECODE_TOKENS_PER_S = {"small": 1170.0, "medium": 830.0, "large": 179.0}
 OFFERED = {"small": (3, 4, 6), "medium": (3, 4, 6), "large": (3, 4, 6, 8)}
-TYPICAL_USE = {
-    "small": "labels, routing, plurals, letters, comparing, roman numerals",
-    "medium": "JSON extraction, tool calls, sorting, dates and times, sums",
-    "large": "the fact tables, products, units, base conversion, percentages",
-}
 
 
 _QUALITY = mean_scores()
@@ -41,7 +36,6 @@ class Candidate:
     prompt_usd: float
     completion_usd: float
     quality: float  # mean held-out score by the numpy engine, in [0, 1]
-    typical_use: str
 
 
 def price_usd(tokens_per_s: float, bits: int) -> float:
@@ -60,7 +54,6 @@ def _candidate(parent: str, bits: int) -> Candidate:
         prompt_usd=price_usd(PROMPT_TOKENS_PER_S[parent], bits),
         completion_usd=price_usd(DECODE_TOKENS_PER_S[parent], bits),
         quality=_QUALITY[width_name(parent, bits)],
-        typical_use=TYPICAL_USE[parent],
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 CONTEXT_TOKENS = 512
 HEAD_DIM = 64
@@ -28,18 +27,6 @@ class Size:
         """Weights in all, the tied embedding once."""
         layer = 4 * self.hidden * self.heads * HEAD_DIM + 3 * self.hidden * self.mlp + 2 * self.hidden
         return self.layers * layer + VOCABULARY * self.hidden + self.hidden
-
-    def hf_config(self) -> dict[str, Any]:
-        """The keys of Hugging Face's config.json."""
-        return {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY,
-            "hidden_size": self.hidden, "intermediate_size": self.mlp, "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads, "num_key_value_heads": self.heads, "head_dim": HEAD_DIM,
-            "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-            "attention_bias": False, "mlp_bias": False,
-            "max_position_embeddings": CONTEXT_TOKENS, "tie_word_embeddings": True, "torch_dtype": "float16",
-            "bos_token_id": None, "eos_token_id": 260, "pad_token_id": 256, "use_cache": True,
-        }  # fmt: skip
 
 
 SIZES: dict[str, Size] = {

@@ -14,7 +14,7 @@ from benchmarks.worlds.engines import EnginePlan
 from benchmarks.worlds.world import LONGEST_S, SeededWorld
 from router.gateway.eligibility import Requirements, expected_prompt_tokens, worst_tokens
 from router.http.schemas import parse
-from router.stores.limits import gauges_of, need_of
+from router.stores.limits import gauges_of
 from router.types import Model, Offer
 
 ALLOWED = frozenset({200, 429, 502, 503, 504})
@@ -197,3 +197,10 @@ class WorldVerdict:
 
 def _needs(request: ClientRequest) -> Requirements:
     return parse(PATH, msgspec.json.encode(request.fields), {}).needs
+
+
+def need_of(kind: str, *, worst: int, tokens: int) -> int:
+    """How much of a meter a request asks for."""
+    if kind == "budget":
+        return worst
+    return tokens if kind == "tokens" else 1

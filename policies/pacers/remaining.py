@@ -30,19 +30,6 @@ STALE = 0.02  # of the queries left: when so many have come prices are solved ag
 SOONEST = 5  # arrivals between two solutions
 
 ENDS_EARLY = 0.05  # chance that queries stop coming before all that are expected came, whenever
-RESERVE = 0.005  # of the planned queries' money, kept until they have all come
-OVERTIME = 0.3  # of the planned queries, expected once they have all come
-
-
-def queries_left(planned: int, arrived: int) -> float:
-    """Queries still to be paid for when `planned` is only a guess of how many come.
-
-    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
-    where the guess is right and earns much where it is low, since a query's first dollar buys the most.
-    """
-    if arrived >= planned:
-        return max(1.0, OVERTIME * planned)
-    return max(1.0, (planned - arrived) + RESERVE * planned)
 
 
 def chance_to_come(rows: int) -> Float:

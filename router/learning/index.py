@@ -1,4 +1,4 @@
-"""Past queries by their embedding: FAISS, flat while small and a graph beyond, and the brute force it must agree with.
+"""Past queries by their embedding: FAISS, flat while small and a graph beyond.
 
 Fails only where memory does. Vectors are unit rows, so the inner product is the cosine.
 """
@@ -6,13 +6,12 @@ Fails only where memory does. Vectors are unit rows, so the inner product is the
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-
-from router.ports import Hits
 
 faiss.omp_set_num_threads(1)  # two cores are shared with the event loop
 
@@ -22,26 +21,12 @@ Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-class BruteForceIndex:
-    """The reference: every search looks at every vector."""
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Nearest neighbours of m queries; row i has at most k entries, never padded."""
 
-    def __init__(self, dim: int) -> None:
-        self._vectors = np.empty((0, dim), np.float32)
-        self._ids = np.empty(0, np.int64)
-
-    def add(self, vectors: Vectors, ids: Ids) -> None:
-        """See NeighbourIndex.add."""
-        self._vectors = np.vstack([self._vectors, vectors])
-        self._ids = np.concatenate([self._ids, ids])
-
-    def search(self, queries: Vectors, k: int) -> Hits:
-        """See NeighbourIndex.search."""
-        similarity = queries @ self._vectors.T  # (m, N)
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(self))]
-        return Hits([self._ids[row] for row in order], [s[row] for s, row in zip(similarity, order, strict=True)])
-
-    def __len__(self) -> int:
-        return len(self._ids)
+    ids: list[Ids]  # m arrays of (<= k,)
+    similarity: list[Vectors]  # m arrays of (<= k,), cosine, descending
 
 
 class Recall:
@@ -118,7 +103,7 @@ class FaissIndex:
         self._builder: threading.Thread | None = None
 
     def add(self, vectors: Vectors, ids: Ids) -> None:
-        """See NeighbourIndex.add."""
+        """vectors (m, d) unit rows; ids (m,) new, non-negative."""
         with self._adding, self._lock:
             self._grow(self._index.ntotal + len(ids))
             self._ids[self._index.ntotal : self._index.ntotal + len(ids)] = ids
@@ -134,7 +119,7 @@ class FaissIndex:
             self._builder.join()
 
     def search(self, queries: Vectors, k: int) -> Hits:
-        """See NeighbourIndex.search. One query at a time is remembered."""
+        """queries (m, d) unit rows. One query at a time is remembered."""
         if len(queries) != 1:
             return self._search(queries, k)
         with self._lock:

@@ -193,10 +193,3 @@ class PlanCache(Generic[P]):
 
 def _same(a: Offer, b: Offer) -> bool:
     return (a.budgets is b.budgets or a.budgets == b.budgets) and (a.limits is b.limits or a.limits == b.limits)
-
-
-def need_of(kind: str, *, worst: int, tokens: int) -> int:
-    """How much of a meter a request asks for."""
-    if kind == "budget":
-        return worst
-    return tokens if kind == "tokens" else 1

@@ -14,14 +14,14 @@ import pytest
 from backends.anyprec.compensate import compensate, write_adapter
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
-from backends.anyprec.engine.reference import FULL as AS_IT_IS
-from backends.anyprec.engine.reference import full_precision
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store
 from backends.family import packed
-from backends.family.tokens import encode_answer, encode_chat
+from benchmarks.full_precision import FULL as AS_IT_IS
+from benchmarks.full_precision import full_precision
 from evaluation.skills import sample
+from research.tokens import encode_answer, encode_chat
 
 ITEMS = 128
 CALIBRATION_ITEMS = 96

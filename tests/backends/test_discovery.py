@@ -23,7 +23,7 @@ from backends.errors import TimedOut
 from backends.openai import OpenAIBackend
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

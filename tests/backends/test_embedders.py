@@ -19,7 +19,7 @@ from backends.embedders.unit import unit_rows
 from backends.errors import BackendError, Failed
 from backends.http1 import Limits
 from backends.scripted import Line, always
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.anyio
 

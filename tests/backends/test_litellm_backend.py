@@ -15,9 +15,9 @@ from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
 from backends.http1 import Limits
 from backends.litellm import LiteLLMBackend, price_of
 from backends.scripted import Line, always
-from backends.scripted_server import ScriptedServer
 from backends.types import Request, Usage
 from backends.whole import read_all
+from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed
 
 pytestmark = [

@@ -12,9 +12,9 @@ from backends.errors import BackendError, Cut, Failed, Overloaded, Refused, Time
 from backends.http1 import Limits
 from backends.openai import OpenAIBackend
 from backends.scripted import Line, Script, always, in_turn
-from backends.scripted_server import ScriptedServer
 from backends.types import Usage
 from backends.whole import read_all
+from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed
 
 pytestmark = pytest.mark.anyio

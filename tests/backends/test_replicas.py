@@ -17,8 +17,8 @@ from backends.http1 import Limits
 from backends.openai import OpenAIBackend, retry_after_s
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
-from backends.scripted_server import ScriptedServer
 from backends.whole import read_all
+from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents
 from tests.backends.test_breaker import Clock
 

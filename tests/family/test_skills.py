@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backends.family.sizes import CONTEXT_TOKENS
-from backends.family.tokens import encode_answer, encode_chat
 from evaluation.skills import LEVELS, SKILLS, Item, grade, sample
 from evaluation.skills.facts import SIZES as FACT_SIZES
 from evaluation.skills.facts import table
+from research.tokens import encode_answer, encode_chat
 
 FACTS = ("extension", "partcode", "translation", "harbour")
 

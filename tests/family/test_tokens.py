@@ -8,7 +8,7 @@ import pytest
 
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.family.packed import STORES
-from backends.family.tokens import decode, encode_answer, encode_chat, write_tokenizer
+from research.tokens import decode, encode_answer, encode_chat, write_tokenizer
 
 TEXTS = ["What is 3 + 4?", "naïve café, 東京 🙂", " spaced\n\tout ", "<|nothing special|>", ""]
 

@@ -22,8 +22,8 @@ import pytest
 
 from backends.anyprec.names import WIDTH_KEY
 from backends.family.packed import STORES
-from backends.family.tokens import encode_answer
 from evaluation.skills import Item, grade, sample
+from research.tokens import encode_answer
 
 ROOT = Path(__file__).parents[2]
 STARTUP_S = 300

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from backends.scripted import Line, always
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from backends.scripted import Script
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, serving
 
 

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from backends.scripted import Line, by_model
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.http.app import App
 from router.settings import load
 from router.wiring import open_runtime

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from backends.scripted import Line, by_model
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.scripted import Line, always
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over
 

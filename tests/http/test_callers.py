@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.stores.open import open_stores
 from tests.http.conftest import Running, chat, engine, serving, settings_for, until
 from tests.http.test_sdks import made_key

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.scripted import Line
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from policies.estimators.machine_time import KEPT
 from tests.http.conftest import chat, serving, settings_for, until
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from backends.scripted import Line, by_model
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.http.server import open_files
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over

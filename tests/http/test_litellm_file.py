@@ -20,7 +20,7 @@ import yaml
 
 from backends import cost_map
 from backends.scripted import Line, by_model
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.settings import build
 from router.settings.source import parse
 from tests.http.conftest import Running, serving

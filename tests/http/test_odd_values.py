@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from backends.scripted import Line, always
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.http.admin import _days
 from router.stores.reports import SpendLine, as_csv
 from tests.http.conftest import Running, chat

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, chat, engine, serving, settings_for, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]

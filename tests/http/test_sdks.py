@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from backends.scripted import Line
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running
 from tests.http.messages_engine import messages_engine
 from tests.http.module import candidates, gateway_over

@@ -17,7 +17,7 @@ import yaml
 from anyio.from_thread import start_blocking_portal
 
 from backends.scripted import Line, by_model
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from router.gateway.types import Timings
 from router.http.app import App
 from router.http.connections import Connection

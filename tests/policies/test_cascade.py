@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.cascade import Calibration
-from policies.conformal import NEVER, possible_best, risk_threshold
+from policies.conformal import NEVER, risk_threshold
 from policies.registry import build
 from policies.signature import FEATURES, FLOOR, Head, chat_signature, signature
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
@@ -103,11 +103,6 @@ def test_a_weighted_log_is_repaired_by_inverse_propensities() -> None:
 
 def test_too_few_answers_for_the_risk_return_nothing() -> None:
     assert risk_threshold(np.ones(8), np.zeros(8, bool), risk=0.1) == NEVER
-
-
-def test_arms_whose_intervals_overlap_the_best_may_be_the_best() -> None:
-    found = possible_best(np.array([0.9, 0.85, 0.2]), np.array([0.05, 0.05, 0.05]), coverage=0.9)
-    assert found.tolist() == [True, True, False]
 
 
 def taught_cascade(seed: int = 0) -> object:

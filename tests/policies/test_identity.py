@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.routing import informative_prompts
 from policies.estimators.abilities import Abilities
 from policies.estimators.means import Means
-from policies.identity import Skills, Vector, informative_prompts, population, width_offsets, width_prior
+from policies.identity import Skills, Vector, population, width_offsets, width_prior
 from policies.registry import build
 from policies.types import Arm, History
 from tests.policies.worlds import make_context, make_outcome, make_unit

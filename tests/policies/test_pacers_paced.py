@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from benchmarks.traces import queries_left
 from policies.composed import prices_of
 from policies.explorers.cost_weighted_epsilon import CostWeightedEpsilon
 from policies.pacers.dual import smoothed_dual, spending_curve
-from policies.pacers.remaining import ENDS_EARLY, Remaining, chance_to_come, queries_left
+from policies.pacers.remaining import ENDS_EARLY, Remaining, chance_to_come
 from policies.types import BudgetState, Estimates, Evidence, Float, Outcome, RouteContext
 from tests.policies.worlds import make_arms, make_context
 

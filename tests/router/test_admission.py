@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from backends.scripted import Line
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from evaluation.admit import examine
 from router.catalogue.admission import Admissions, Samples, is_refusal, judge
 from router.settings import build

@@ -7,10 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.learning.index import BruteForceIndex, FaissIndex
-from router.ports import NeighbourIndex
+from router.learning.index import FaissIndex, Hits, Ids, Vectors
 
 DIM = 32
+
+
+class BruteForceIndex:
+    """The reference: every search looks at every vector."""
+
+    def __init__(self, dim: int) -> None:
+        self._vectors = np.empty((0, dim), np.float32)
+        self._ids = np.empty(0, np.int64)
+
+    def add(self, vectors: Vectors, ids: Ids) -> None:
+        self._vectors = np.vstack([self._vectors, vectors])
+        self._ids = np.concatenate([self._ids, ids])
+
+    def search(self, queries: Vectors, k: int) -> Hits:
+        similarity = queries @ self._vectors.T  # (m, N)
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(self))]
+        return Hits([self._ids[row] for row in order], [s[row] for s, row in zip(similarity, order, strict=True)])
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -19,25 +38,25 @@ def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 @pytest.fixture(params=["brute force", "flat", "graph"])
-def index(request: pytest.FixtureRequest) -> NeighbourIndex:
+def index(request: pytest.FixtureRequest) -> BruteForceIndex | FaissIndex:
     if request.param == "brute force":
         return BruteForceIndex(DIM)
     return FaissIndex(DIM, graph_from=0 if request.param == "graph" else 10**9)
 
 
-def test_an_empty_index_finds_nothing(index: NeighbourIndex) -> None:
+def test_an_empty_index_finds_nothing(index: BruteForceIndex | FaissIndex) -> None:
     hits = index.search(unit(np.random.default_rng(0), 2), 5)
     assert [len(ids) for ids in hits.ids] == [0, 0]
 
 
-def test_a_row_is_never_padded_beyond_what_is_held(index: NeighbourIndex) -> None:
+def test_a_row_is_never_padded_beyond_what_is_held(index: BruteForceIndex | FaissIndex) -> None:
     rng = np.random.default_rng(1)
     index.add(unit(rng, 3), np.array([7, 8, 9]))
     hits = index.search(unit(rng, 1), 10)
     assert sorted(hits.ids[0].tolist()) == [7, 8, 9]
 
 
-def test_the_nearest_come_first_with_their_cosine(index: NeighbourIndex) -> None:
+def test_the_nearest_come_first_with_their_cosine(index: BruteForceIndex | FaissIndex) -> None:
     rng = np.random.default_rng(2)
     vectors = unit(rng, 400)
     index.add(vectors, np.arange(1000, 1400))

@@ -9,9 +9,9 @@ import pytest
 
 from router.settings import build, load
 from router.settings.listed import Listed
-from router.settings.reference import rewritten
 from router.settings.source import parse
 from router.types import Price
+from tests.settings.reference import rewritten
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ class Anything(dict[str, str]):
 
 
 def test_the_page_lists_every_key_as_it_is() -> None:
-    assert rewritten(PAGE) == PAGE, "run: python -m router.settings.reference"
+    assert rewritten(PAGE) == PAGE, "run: python -m tests.settings.reference"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

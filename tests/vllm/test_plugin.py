@@ -19,9 +19,9 @@ from backends.anyprec.engine.llama import Llama
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
-from backends.family.tokens import encode_answer
 from evaluation.skills import Item, grade, sample
 from research import ladder
+from research.tokens import encode_answer
 from tests.vllm.engines import Engine, bits_of
 
 PROMPTS = ("<|user|>What is 17 + 25?<|end|><|assistant|>", "<|user|>Sort: pear, apple, fig<|end|><|assistant|>")

@@ -1,4 +1,4 @@
-"""Writes the table of every key in docs/settings.md from the sections: `python -m router.settings.reference`."""
+"""Writes the table of every key in docs/settings.md from the sections: `python -m tests.settings.reference`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router import terms
 from router.settings import engine_sections, scalars
 from router.settings.document import Settings
 
-BEGIN, END = "<!-- made by python -m router.settings.reference -->", "<!-- end -->"
+BEGIN, END = "<!-- made by python -m tests.settings.reference -->", "<!-- end -->"
 _NAMES: dict[object, str] = {
     terms.Usd: "USD",
     scalars.Dollars: "USD",
