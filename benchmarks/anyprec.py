@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec import dp_numpy as searches
 from backends.anyprec import nested_kmeans as nesting
 from backends.anyprec.compensate import Compensation, compensate, write_adapter
+from backends.anyprec.dp_numba import Sums
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Llama
 from backends.anyprec.engine.sampling import Sampling
@@ -30,6 +30,7 @@ from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
 from benchmarks.full_precision import FULL, full_precision
+from benchmarks.searches_in_numpy import free_cuts, split
 from evaluation.skills import SKILLS, Item, grade, sample
 from research.tokens import END, encode_answer, encode_chat
 
@@ -55,14 +56,14 @@ WEIGHTS_DRAWN: dict[str, Rows] = {
 SENSITIVITIES: dict[str, Rows] = {"even": even, "chi²": chi_squared}
 
 
-def greedy_error(sums: searches.Sums) -> list[float]:
+def greedy_error(sums: Sums) -> list[float]:
     """Error at every width of the best seed whose cells are each split as well as can be, width after width."""
-    cuts = searches.engine("numpy").free_cuts(sums, 2 ** BITS[0])
-    errors = [float(searches.costs(sums, cuts[:-1], cuts[1:]).sum())]
+    cuts = free_cuts(sums, 2 ** BITS[0])
+    errors = [float(nesting.costs(sums, cuts[:-1], cuts[1:]).sum())]
     for _ in BITS[1:]:
         pairs = itertools.pairwise(cuts)
-        cuts = np.array([0, *(at for a, b in pairs for at in (searches.best_split(sums, int(a), int(b))[1], int(b)))])
-        errors.append(float(searches.costs(sums, cuts[:-1], cuts[1:]).sum()))
+        cuts = np.array([0, *(at for a, b in pairs for at in (split(sums, int(a), int(b))[1], int(b)))])
+        errors.append(float(nesting.costs(sums, cuts[:-1], cuts[1:]).sum()))
     return errors
 
 
@@ -76,7 +77,7 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
                 rng = np.random.default_rng(0)
                 drawn = [nesting.sort_row(draw(rng, size), sensitivity(rng, size))[2] for _ in range(rows)]
                 ours, weighing, nesting_s = _together(drawn, balanced_on)
-                free = sum(nesting.free_errors(sums, BITS, searches.engine()) for sums in drawn)
+                free = sum(nesting.free_errors(sums, BITS) for sums in drawn)
                 for way, errors in (("together", ours), ("greedily", np.sum([*map(greedy_error, drawn)], axis=0))):
                     ratios = "".join(f"{ratio:7.3f}" for ratio in errors / free)
                     timed = (
@@ -85,13 +86,12 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
                     print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}{timed}", flush=True)
 
 
-def _together(rows: Sequence[searches.Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, float]:
+def _together(rows: Sequence[Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, float]:
     """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and to nest all."""
-    engine = searches.engine()
     started = time.process_time()
-    worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS, searches=engine)
+    worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS)
     weighed = time.process_time()
-    cuts = [nesting.nested_cuts(nesting.Row.of(sums, engine), worth, bits=BITS, searches=engine) for sums in rows]
+    cuts = [nesting.nested_cuts(nesting.Row.of(sums), worth, bits=BITS) for sums in rows]
     ended = time.process_time()
     errors = sum(nesting.errors_at(sums, at, len(BITS)) for sums, at in zip(rows, cuts, strict=True))
     return np.asarray(errors)[::-1], weighed - started, ended - weighed

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.lexical import lexical
@@ -289,7 +290,7 @@ def _joined(name: str, seed: int, arm: int, labels: int, how: str, draws: int = 
     return gained
 
 
-def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -> np.ndarray:
+def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -> NDArray[np.intp]:
     """(labels,) rows of history that the newcomer answers."""
     rng = np.random.default_rng(draw)
     if how == "evenly":
@@ -302,7 +303,7 @@ def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -
     return np.flatnonzero(offered)[informative_prompts(skills, prior, count=labels, noise=0.15)]
 
 
-def informative_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> np.ndarray:
+def informative_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> NDArray[np.intp]:
     """(count,) rows of skills (N, r + 1) that tell most about a newcomer: greedy D-optimal design.
 
     Each step takes the row with the largest bᵀCb, the one that multiplies the determinant of the posterior precision

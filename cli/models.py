@@ -70,9 +70,9 @@ def _plainly() -> Iterator[None]:
 
 
 def _quantize(arguments: argparse.Namespace) -> int:
-    from backends.anyprec.quantize import run  # noqa: PLC0415
-
     with _plainly():
+        from backends.anyprec.quantize import run  # noqa: PLC0415
+
         run(
             arguments.checkpoint,
             out=arguments.out,
@@ -85,9 +85,9 @@ def _quantize(arguments: argparse.Namespace) -> int:
 
 
 def _compensate(arguments: argparse.Namespace) -> int:
-    from backends.anyprec.compensate import run  # noqa: PLC0415
-
     with _plainly():
+        from backends.anyprec.compensate import run  # noqa: PLC0415
+
         run(
             arguments.store,
             checkpoint=arguments.checkpoint,

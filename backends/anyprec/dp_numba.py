@@ -1,17 +1,41 @@
-"""The inner loops of nesting, compiled by numba; imported only where the `quantize` extra is installed."""
+"""Searches for cuts in one sorted row, compiled by numba: exact dynamic programs.
+
+Cuts (cells + 1,) say where cells begin: cell c holds sorted positions cuts[c] … cuts[c + 1] - 1. Weighted squared
+error is a Monge array, so the best cut of a run grows with both of its ends, and every search here uses that.
+Fails with Unsupported where the extra `quantize` is not installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from backends.anyprec.errors import Unsupported
+
+try:
+    from numba import njit
+except ImportError as error:
+    raise Unsupported(f"quantizing needs the extra pointsman[quantize] ({error})") from error
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 F = TypeVar("F", bound=Callable[..., Any])
+LEAST_GAIN = 1e-12  # of an error: a cut that gains less stays, for rounding alone could move it for ever
+
+
+class Sums(NamedTuple):
+    """Prefix sums of one sorted row: h, h·w and h·w², each (M + 1,)."""
+
+    h: Floats
+    hw: Floats
+    hww: Floats
+
+    def at(self, places: Ints) -> Sums:
+        """Those of the row's runs between the places, as if each were one weight."""
+        return Sums(self.h[places], self.hw[places], self.hww[places])
 
 
 def compiled(loop: F) -> F:
@@ -21,17 +45,17 @@ def compiled(loop: F) -> F:
 
 
 @compiled
-def cost(h: Floats, hw: Floats, hww: Floats, a: Any, b: Any) -> Any:
+def cost(sums: Sums, a: Any, b: Any) -> Any:
     """Weighted squared error of sorted positions a … b-1 around their own mean; 0 for an empty run."""
-    mass = h[b] - h[a]
+    mass = sums.h[b] - sums.h[a]
     if mass <= 0.0:
         return 0.0
-    first = hw[b] - hw[a]
-    return hww[b] - hww[a] - first * first / mass
+    first = sums.hw[b] - sums.hw[a]
+    return sums.hww[b] - sums.hww[a] - first * first / mass
 
 
 @compiled
-def _add_cell(h: Floats, hw: Floats, hww: Floats, before: Floats, now: Floats, starts: Any, jobs: Any) -> None:
+def _add_cell(sums: Sums, before: Floats, now: Floats, starts: Any, jobs: Any) -> None:
     """One more cell: now[i] = min over a of before[a] + cost(a, i), by divide and conquer on a's monotonicity."""
     jobs[0, :] = (0, len(now) - 1, 0, len(now) - 1)
     depth = 1
@@ -41,7 +65,7 @@ def _add_cell(h: Floats, hw: Floats, hww: Floats, before: Floats, now: Floats, s
         middle = (low + high) // 2
         best, arg = np.inf, first
         for a in range(first, min(middle, last) + 1):
-            value = before[a] + cost(h, hw, hww, a, middle)
+            value = before[a] + cost(sums, a, middle)
             if value < best:
                 best, arg = value, a
         now[middle], starts[middle] = best, arg
@@ -54,79 +78,60 @@ def _add_cell(h: Floats, hw: Floats, hww: Floats, before: Floats, now: Floats, s
 
 
 @compiled
-def free_cuts(h: Floats, hw: Floats, hww: Floats, cells: int) -> Ints:
-    """Optimal weighted k-means: cuts (cells + 1,)."""
-    size = len(h)
-    starts = np.zeros((cells, size), np.int64)
-    jobs = np.zeros((128, 4), np.int64)
-    before, now = np.empty(size), np.empty(size)
-    for i in range(size):
-        before[i] = cost(h, hw, hww, 0, i)
-    for cell in range(1, cells):
-        _add_cell(h, hw, hww, before, now, starts[cell], jobs)
-        before, now = now, before
-    cuts = np.empty(cells + 1, np.int64)
-    cuts[cells] = size - 1
-    for cell in range(cells - 1, -1, -1):
-        cuts[cell] = starts[cell, cuts[cell + 1]]
-    return cuts
-
-
-@compiled
-def free_errors(h: Floats, hw: Floats, hww: Floats, most: int) -> Floats:
+def free_errors(sums: Sums, most: int) -> Floats:
     """Error of optimal weighted k-means with 1 … most cells (most,)."""
-    size = len(h)
+    size = len(sums.h)
     starts = np.zeros(size, np.int64)
     jobs = np.zeros((128, 4), np.int64)
     before, now, errors = np.empty(size), np.empty(size), np.empty(most)
     for i in range(size):
-        before[i] = cost(h, hw, hww, 0, i)
+        before[i] = cost(sums, 0, i)
     errors[0] = before[size - 1]
     for cell in range(1, most):
-        _add_cell(h, hw, hww, before, now, starts, jobs)
+        _add_cell(sums, before, now, starts, jobs)
         before, now = now, before
         errors[cell] = before[size - 1]
     return errors
 
 
 @compiled
-def split(h: Floats, hw: Floats, hww: Floats, a: int, b: int) -> tuple[float, int]:
+def split(sums: Sums, a: int, b: int) -> tuple[float, int]:
     """The gain and place of the best cut of a … b-1; gain -1 where there is nothing to cut."""
     best, arg = np.inf, b
     for m in range(a + 1, b):
-        value = cost(h, hw, hww, a, m) + cost(h, hw, hww, m, b)
+        value = cost(sums, a, m) + cost(sums, m, b)
         if value < best:
             best, arg = value, m
-    return (cost(h, hw, hww, a, b) - best if b - a > 1 else -1.0), arg
+    return (cost(sums, a, b) - best if b - a > 1 else -1.0), arg
 
 
 @compiled
-def grid(h: Floats, hw: Floats, hww: Floats, most: int) -> Ints:
-    """Where cuts are worth considering; see searches.grid_slow."""
+def grid(sums: Sums, most: int) -> Ints:
+    """Where cuts are worth considering (≤ most + 1,): the cell with most to gain is cut, until there are `most`."""
     begin, end, at = np.zeros(most, np.int64), np.zeros(most, np.int64), np.zeros(most, np.int64)
     gain = np.full(most, -1.0)
-    end[0] = len(h) - 1
-    gain[0], at[0] = split(h, hw, hww, 0, end[0])
+    end[0] = len(sums.h) - 1
+    gain[0], at[0] = split(sums, 0, end[0])
     cells = 1
     while cells < most:
         i = np.argmax(gain[:cells])
         if gain[i] < 0.0:
             break
         begin[cells], end[cells], end[i] = at[i], end[i], at[i]
-        gain[i], at[i] = split(h, hw, hww, begin[i], end[i])
-        gain[cells], at[cells] = split(h, hw, hww, begin[cells], end[cells])
+        gain[i], at[i] = split(sums, begin[i], end[i])
+        gain[cells], at[cells] = split(sums, begin[cells], end[cells])
         cells += 1
-    return np.append(np.sort(begin[:cells]), len(h) - 1)
+    return np.append(np.sort(begin[:cells]), len(sums.h) - 1)
 
 
 @compiled
-def all_spans(h: Floats, hw: Floats, hww: Floats) -> Floats:
+def spans(sums: Sums) -> Floats:
     """cost(a, b) of every run; 0 where b ≤ a."""
-    spans = np.zeros((len(h), len(h)))
-    for a in range(len(h)):
-        for b in range(a + 1, len(h)):
-            spans[a, b] = cost(h, hw, hww, a, b)
-    return spans
+    found = np.zeros((len(sums.h), len(sums.h)))
+    for a in range(len(sums.h)):
+        for b in range(a + 1, len(sums.h)):
+            found[a, b] = cost(sums, a, b)
+    return found
 
 
 @compiled
@@ -146,7 +151,11 @@ def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float) -> None:
 
 @compiled
 def tree(spans: Floats, weights: Floats) -> tuple[Floats, Any]:
-    """Best nested split of every run of grid cells; see searches.tree_slow."""
+    """Best nested split of every run of grid cells.
+
+    `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first. Returns F (B, B) of the coarsest
+    width and A (d, B, B), where A[t, a, b] is the best cut of the run a … b at depth t.
+    """
     total = weights[0] * spans
     A = np.zeros((len(weights), *spans.shape), np.int32)
     for t in range(1, len(weights)):
@@ -158,7 +167,7 @@ def tree(spans: Floats, weights: Floats) -> tuple[Floats, Any]:
 
 @compiled
 def seed(F: Floats, cells: int) -> Ints:
-    """The best `cells` runs end to end under F (B, B); see searches.seed_slow."""
+    """The best `cells` runs end to end under F (B, B): cuts (cells + 1,), as places in the grid."""
     size = len(F)
     starts = np.zeros((cells, size), np.int64)
     before = F[0].copy()
@@ -178,30 +187,33 @@ def seed(F: Floats, cells: int) -> Ints:
 
 
 @compiled
-def _place(h: Floats, hw: Floats, hww: Floats, cuts: Ints, weights: Floats, i: int, m: int) -> float:
+def _place(sums: Sums, cuts: Ints, weights: Floats, i: int, m: int) -> float:
     """Weighted error of the cells beside cut i, at every width it serves, were it at m."""
     total = 0.0
     for depth in range(len(weights)):
         step = 1 << depth
         if i % step:
             break
-        total += weights[depth] * (cost(h, hw, hww, cuts[i - step], m) + cost(h, hw, hww, m, cuts[i + step]))
+        total += weights[depth] * (cost(sums, cuts[i - step], m) + cost(sums, m, cuts[i + step]))
     return total
 
 
 @compiled
-def settle(h: Floats, hw: Floats, hww: Floats, cuts: Ints, weights: Floats, rounds: int, enough: float) -> Ints:
-    """The finest width's cuts, each moved to its best place; see searches.settle_slow."""
+def settle(sums: Sums, cuts: Ints, weights: Floats, rounds: int) -> Ints:
+    """The finest width's cuts after each was moved to its best place, one after another, at most `rounds` times.
+
+    `weights` (d,), the finest width first; cut i is also one of the width t bits coarser where 2^t divides i.
+    """
     settled = cuts.copy()
     for _ in range(rounds):
         moved = False
         for i in range(1, len(settled) - 1):
             best, arg = np.inf, settled[i]
             for m in range(settled[i - 1], settled[i + 1] + 1):
-                value = _place(h, hw, hww, settled, weights, i, m)
+                value = _place(sums, settled, weights, i, m)
                 if value < best:
                     best, arg = value, m
-            if best < _place(h, hw, hww, settled, weights, i, settled[i]) * enough:
+            if best < _place(sums, settled, weights, i, settled[i]) * (1 - LEAST_GAIN):
                 settled[i], moved = arg, True
         if not moved:
             break

@@ -10,7 +10,7 @@ places, to where the widths it serves want it.
 
 The ω are those of a whole matrix, so that no width's error, summed over its rows, lies far above what free k-means
 reaches: they are the multipliers of min over trees of max over k of ΣE_k / ΣÊ_k, found on a few rows by raising the
-weight of the widths that do badly. numba makes the searches fast; numpy gives the same cuts more slowly.
+weight of the widths that do badly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec.dp_numpy import Engine, Floats, Ints, Sums, costs, engine
+from backends.anyprec import dp_numba as searches
+from backends.anyprec.dp_numba import Floats, Ints, Sums
 
 MIN_SENSITIVITY = 1e-6  # of the row's mean, so that a weight no gradient reached still has a place
 GRID_CELLS = 512  # places to cut that the tree considers; cuts settle among all places afterwards
@@ -52,10 +53,18 @@ class Row:
     spans: Floats  # (B, B) cost of every run between two places
 
     @classmethod
-    def of(cls, sums: Sums, searches: Engine) -> Row:
+    def of(cls, sums: Sums) -> Row:
         """Chooses the places."""
         places = searches.grid(sums, GRID_CELLS)
         return cls(sums, places, searches.spans(sums.at(places)))
+
+
+def costs(sums: Sums, a: Ints, b: Ints) -> Floats:
+    """Weighted squared error of sorted positions a … b-1 around their own mean, elementwise; 0 for an empty run."""
+    mass, first = sums.h[b] - sums.h[a], sums.hw[b] - sums.hw[a]
+    full = mass > 0
+    between = np.divide(first * first, mass, out=np.zeros_like(mass), where=full)
+    return np.where(full, sums.hww[b] - sums.hww[a] - between, 0.0)
 
 
 def errors_at(sums: Sums, cuts: Ints, depth: int) -> Floats:
@@ -64,7 +73,7 @@ def errors_at(sums: Sums, cuts: Ints, depth: int) -> Floats:
     return np.array([costs(sums, at[:-1], at[1:]).sum() for at in strides])
 
 
-def _tree_cuts(spans: Floats, weights: Floats, searches: Engine, *, seed: int) -> list[Ints]:
+def _tree_cuts(spans: Floats, weights: Floats, *, seed: int) -> list[Ints]:
     """Places in the grid at every width, the coarsest first, that minimise the weighted sum of errors."""
     F, A = searches.tree(spans, weights)
     found = [searches.seed(F, seed)]
@@ -76,24 +85,24 @@ def _tree_cuts(spans: Floats, weights: Floats, searches: Engine, *, seed: int) -
     return found
 
 
-def _split_every(sums: Sums, cuts: Ints, searches: Engine) -> Ints:
+def _split_every(sums: Sums, cuts: Ints) -> Ints:
     """Each cell cut in two, at the best of all places and not only of the grid's."""
     finer = np.repeat(cuts, 2)[:-1]
     finer[1::2] = [searches.split(sums, int(a), int(b))[1] for a, b in itertools.pairwise(cuts)]
     return finer
 
 
-def nested_cuts(row: Row, worth: Floats, *, bits: Sequence[int], searches: Engine) -> Ints:
+def nested_cuts(row: Row, worth: Floats, *, bits: Sequence[int]) -> Ints:
     """The finest width's cuts (2^P + 1,); every 2^t-th of them is a cut of the width t bits coarser.
 
     `worth` (d,) holds ω for every width from max(bits) down to min(bits).
     """
-    found = _tree_cuts(row.spans, worth, searches, seed=2 ** min(bits))
-    cuts = row.places[found[-1]] if len(found) == 1 else _split_every(row.sums, row.places[found[-2]], searches)
+    found = _tree_cuts(row.spans, worth, seed=2 ** min(bits))
+    cuts = row.places[found[-1]] if len(found) == 1 else _split_every(row.sums, row.places[found[-2]])
     return searches.settle(row.sums, cuts, worth, SETTLING_ROUNDS)
 
 
-def free_errors(sums: Sums, widths: Sequence[int], searches: Engine) -> Floats:
+def free_errors(sums: Sums, widths: Sequence[int]) -> Floats:
     """Error of optimal k-means with 2^k free cells for every width (d,); of long rows on FREE_PLACES places."""
     if len(sums.h) > FREE_PLACES + 1:
         sums = sums.at(searches.grid(sums, FREE_PLACES))
@@ -115,22 +124,20 @@ def _first_weights(bits: Sequence[int], widths: Sequence[int]) -> Floats:
     return np.array([weight if k in bits else 0.0 for k, weight in zip(widths, wanted, strict=False)])
 
 
-def balance(
-    rows: Sequence[Sums], *, bits: Sequence[int], searches: Engine, each: Callable[..., Iterable[Any]] = map
-) -> Floats:
+def balance(rows: Sequence[Sums], *, bits: Sequence[int], each: Callable[..., Iterable[Any]] = map) -> Floats:
     """ω for every width from max(bits) down to min(bits) (d,), with which the worst width of these rows does best.
 
     Multiplicative weights: after each round a width's weight falls by how far it stays below the worst. `each` maps a
     function over the rows, perhaps on several threads.
     """
     widths = range(max(bits), min(bits) - 1, -1)
-    prepared = list(each(lambda sums: Row.of(sums, searches), rows))
-    free = each(lambda sums: free_errors(sums, widths, searches), rows)
+    prepared = list(each(Row.of, rows))
+    free = each(lambda sums: free_errors(sums, widths), rows)
     reached = _reachable(sum(free, np.zeros(len(widths))))
     weights = _first_weights(bits, widths)
     stored, best, least = weights > 0, weights, np.inf
     for turn in range(BALANCING_ROUNDS):
-        ratios = _errors(prepared, weights / reached, bits, searches, each) / reached
+        ratios = _errors(prepared, weights / reached, bits, each) / reached
         worst = ratios[stored].max()
         if worst < least:
             best, least = weights, worst
@@ -140,13 +147,11 @@ def balance(
     return best / reached
 
 
-def _errors(
-    rows: Iterable[Row], worth: Floats, bits: Sequence[int], searches: Engine, each: Callable[..., Iterable[Any]]
-) -> Floats:
+def _errors(rows: Iterable[Row], worth: Floats, bits: Sequence[int], each: Callable[..., Iterable[Any]]) -> Floats:
     """Summed over the rows, at every width from max(bits) down to min(bits) (d,)."""
 
     def of(row: Row) -> Floats:
-        return errors_at(row.sums, nested_cuts(row, worth, bits=bits, searches=searches), len(worth))
+        return errors_at(row.sums, nested_cuts(row, worth, bits=bits), len(worth))
 
     total: Floats = sum(each(of, rows), np.zeros(len(worth)))
     return total
@@ -170,19 +175,16 @@ def sort_row(weights: Floats, sensitivity: Floats) -> tuple[NDArray[np.intp], fl
     return order, mean, Sums(*(np.concatenate([[0.0], np.cumsum(part)]) for part in (h, h * w, h * w * w)))
 
 
-def nest(
-    weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats | None = None, using: str | None = None
-) -> Nested:
+def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats | None = None) -> Nested:
     """Codes and tables of one table row's weights (M,), which may be those of several matrix rows end to end.
 
     P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `worth` is `balance` of the matrix
-    this row belongs to, by default of the row alone. `using` names an implementation of the searches.
+    this row belongs to, by default of the row alone.
     """
-    searches = engine(using)
     order, mean, sums = sort_row(weights, sensitivity)
     if worth is None:
-        worth = balance([sums], bits=bits, searches=searches)
-    finest = nested_cuts(Row.of(sums, searches), worth, bits=bits, searches=searches)
+        worth = balance([sums], bits=bits)
+    finest = nested_cuts(Row.of(sums), worth, bits=bits)
     values, tables = np.zeros(2 ** (min(bits) - 1)), {}
     for k in range(min(bits), max(bits) + 1):
         values = centroids(sums, finest[:: 2 ** (max(bits) - k)], np.repeat(values, 2))
@@ -190,12 +192,3 @@ def nest(
     codes = np.empty(len(weights), np.uint8)
     codes[order] = np.repeat(np.arange(2 ** max(bits)), np.diff(finest))
     return Nested(codes, {k: tables[k] for k in bits})
-
-
-def unconstrained(weights: Floats, sensitivity: Floats, *, cells: int, using: str | None = None) -> Floats:
-    """The row as optimal k-means with `cells` free cells would rebuild it (M,): what nesting is measured against."""
-    order, mean, sums = sort_row(weights, sensitivity)
-    cuts = engine(using).free_cuts(sums, cells)
-    rebuilt = np.empty_like(weights)
-    rebuilt[order] = np.repeat(centroids(sums, cuts, np.zeros(cells)) + mean, np.diff(cuts))
-    return rebuilt

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from backends.anyprec import store as format_
 from backends.anyprec.checkpoint import SIDE_FILES, Checkpoint, open_checkpoint
-from backends.anyprec.dp_numpy import Floats, engine
+from backends.anyprec.dp_numba import Floats
 from backends.anyprec.errors import NoRoom, Unsupported
 from backends.anyprec.nested_kmeans import Nested, balance, nest, sort_row
 from backends.anyprec.tensors import INDEX_NAME, TensorFolder
@@ -245,7 +245,7 @@ def _balanced(plan: Plan, name: str, rows: int, pool: ThreadPoolExecutor) -> Flo
     groups = _groups(plan, rows)
     chosen = groups[:: -(-len(groups) // BALANCING_TABLES)]
     sums = [sort_row(*_read(plan, name, group))[2] for group in chosen]
-    return balance(sums, bits=plan.bits, searches=engine(), each=pool.map)
+    return balance(sums, bits=plan.bits, each=pool.map)
 
 
 def _read(plan: Plan, name: str, group: slice) -> tuple[Floats, Floats]:

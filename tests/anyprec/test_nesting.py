@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from backends.anyprec import dp_numpy as searches
+from backends.anyprec import dp_numba as compiled
 from backends.anyprec import nested_kmeans as nesting
+from benchmarks import searches_in_numpy as searches
 
 BITS = (3, 4, 5, 6, 7, 8)
 ROWS = {"gaussian": lambda rng, size: rng.normal(size=size), "student": lambda rng, size: rng.standard_t(5, size=size)}
@@ -29,23 +30,23 @@ def test_nesting_costs_at_most_a_fifth_more_than_the_best_free_cells_at_every_wi
     kind: str, size: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    rows, even, fast = [ROWS[kind](rng, size) for _ in range(8)], np.ones(size), searches.engine()
+    rows, even = [ROWS[kind](rng, size) for _ in range(8)], np.ones(size)
     sums = [nesting.sort_row(row, even)[2] for row in rows]
-    worth = nesting.balance(sums, bits=BITS, searches=fast)
+    worth = nesting.balance(sums, bits=BITS)
     nested = [nesting.nest(row, even, bits=BITS, worth=worth) for row in rows]
-    free = sum(fast.free_errors(each, 2 ** max(BITS)) for each in sums)
+    free = sum(compiled.free_errors(each, 2 ** max(BITS)) for each in sums)
     for k in BITS:
         ours = sum(squared_error(row, rebuilt(each, k), even) for row, each in zip(rows, nested, strict=True))
         assert ours <= 1.2 * free[2**k - 1], k
 
 
 def test_widths_weighed_on_a_few_rows_suit_the_rest_of_a_matrix() -> None:
-    rng, even, fast = np.random.default_rng(5), np.ones(4096), searches.engine()
+    rng, even = np.random.default_rng(5), np.ones(4096)
     sums = [nesting.sort_row(rng.standard_t(5, 4096), even)[2] for _ in range(24)]
-    worth = nesting.balance(sums[::2], bits=BITS, searches=fast)
-    cuts = [nesting.nested_cuts(nesting.Row.of(each, fast), worth, bits=BITS, searches=fast) for each in sums[1::2]]
+    worth = nesting.balance(sums[::2], bits=BITS)
+    cuts = [nesting.nested_cuts(nesting.Row.of(each), worth, bits=BITS) for each in sums[1::2]]
     ours = sum(nesting.errors_at(each, at, len(BITS)) for each, at in zip(sums[1::2], cuts, strict=True))
-    free = sum(nesting.free_errors(each, BITS, fast) for each in sums[1::2])
+    free = sum(nesting.free_errors(each, BITS) for each in sums[1::2])
     assert (ours[::-1] <= 1.2 * free).all(), ours[::-1] / free
 
 
@@ -53,10 +54,10 @@ def test_free_errors_are_those_of_the_free_cells() -> None:
     rng = np.random.default_rng(6)
     weights, sensitivity = rng.standard_t(5, 300), rng.chisquare(1, 300)
     sums = nesting.sort_row(weights, sensitivity)[2]
-    for name in searches.engines():
-        errors = searches.engine(name).free_errors(sums, 40)
+    for each in (compiled, searches):
+        errors = each.free_errors(sums, 40)
         for cells in (1, 7, 40):
-            cut = nesting.unconstrained(weights, sensitivity, cells=cells, using=name)
+            cut = searches.unconstrained(weights, sensitivity, cells=cells)
             assert squared_error(weights, cut, sensitivity) == pytest.approx(errors[cells - 1])
 
 
@@ -76,19 +77,18 @@ def test_every_cell_is_the_union_of_its_two_halves(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 40, 300, 2000])
-def test_both_implementations_choose_the_same_codes(size: int) -> None:
+def test_the_searches_in_numpy_choose_the_same_codes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(size)
     weights, sensitivity = rng.standard_t(4, size=size), rng.chisquare(1, size=size)
-    all_codes = [nesting.nest(weights, sensitivity, bits=BITS, using=name).codes for name in searches.engines()]
-    for first, second in itertools.pairwise(all_codes):
-        np.testing.assert_array_equal(first, second)
+    codes = nesting.nest(weights, sensitivity, bits=BITS).codes
+    monkeypatch.setattr(nesting, "searches", searches)
+    np.testing.assert_array_equal(codes, nesting.nest(weights, sensitivity, bits=BITS).codes)
 
 
-@pytest.mark.parametrize("name", searches.engines())
-def test_free_k_means_is_the_best_of_all_partitions(name: str) -> None:
+def test_free_k_means_is_the_best_of_all_partitions() -> None:
     rng = np.random.default_rng(5)
     weights, sensitivity = np.sort(rng.normal(size=10)), rng.chisquare(1, size=10)
-    found = nesting.unconstrained(weights, sensitivity, cells=3, using=name)
+    found = searches.unconstrained(weights, sensitivity, cells=3)
 
     def error(cuts: tuple[int, ...]) -> float:
         pieces = zip((0, *cuts), (*cuts, 10), strict=True)

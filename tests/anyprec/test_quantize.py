@@ -246,3 +246,11 @@ def test_the_command_quantizes_under_a_progress_bar(
     run(checkpoint, out=tmp_path / "out", bits="3-4", rows_per_table=8)
     assert Store.open(tmp_path / "out").bits == (3, 4)
     assert "a quantized weight" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_the_extra_quantizing_ends_with_one_sentence_that_names_it() -> None:
+    code = "import sys; sys.modules['numba'] = None; import cli; sys.exit(cli.main(['quantize', 'in', '--out', 'out']))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "pointsman[quantize]" in ended.stderr
+    assert "Traceback" not in ended.stderr

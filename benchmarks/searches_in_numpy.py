@@ -1,4 +1,4 @@
-"""Searches for cuts in one sorted row, in numpy: exact, and slower than the same ones compiled in loops.py.
+"""The searches for cuts of backends/anyprec/dp_numba.py once more in numpy, and free k-means: what those are held to.
 
 Cuts (cells + 1,) say where cells begin: cell c holds sorted positions cuts[c] … cuts[c + 1] - 1. Weighted squared
 error is a Monge array, so the best cut of a run grows with both of its ends, and every search here uses that.
@@ -6,55 +6,13 @@ error is a Monge array, so the best cut of a run grows with both of its ends, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    from backends.anyprec import dp_numba as loops
-except ImportError:  # the `quantize` extra is not installed
-    loops = None  # type: ignore[assignment]  # the fast path is then not offered
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-LEAST_GAIN = 1e-12  # of an error: a cut that gains less stays, for rounding alone could move it for ever
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Prefix sums of one sorted row: h, h·w and h·w², each (M + 1,)."""
-
-    h: Floats
-    hw: Floats
-    hww: Floats
-
-    def at(self, places: Ints) -> Sums:
-        """Those of the row's runs between the places, as if each were one weight."""
-        return Sums(self.h[places], self.hw[places], self.hww[places])
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """One implementation of the searches."""
-
-    free_cuts: Callable[[Sums, int], Ints]
-    free_errors: Callable[[Sums, int], Floats]
-    grid: Callable[[Sums, int], Ints]
-    spans: Callable[[Sums], Floats]
-    tree: Callable[[Floats, Floats], tuple[Floats, NDArray[np.int32]]]
-    seed: Callable[[Floats, int], Ints]
-    split: Callable[[Sums, int, int], tuple[float, int]]
-    settle: Callable[[Sums, Ints, Floats, int], Ints]
-
-
-def costs(sums: Sums, a: Ints, b: Ints) -> Floats:
-    """Weighted squared error of sorted positions a … b-1 around their own mean, elementwise; 0 for an empty run."""
-    mass, first = sums.h[b] - sums.h[a], sums.hw[b] - sums.hw[a]
-    full = mass > 0
-    between = np.divide(first * first, mass, out=np.zeros_like(mass), where=full)
-    return np.where(full, sums.hww[b] - sums.hww[a] - between, 0.0)
+from backends.anyprec.dp_numba import LEAST_GAIN, Floats, Ints, Sums
+from backends.anyprec.nested_kmeans import centroids, costs, sort_row
 
 
 def _ranges(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
@@ -106,17 +64,17 @@ def _free(sums: Sums, cells: int) -> tuple[list[Ints], Floats]:
     return starts, np.array(errors)
 
 
-def free_cuts_slow(sums: Sums, cells: int) -> Ints:
+def free_cuts(sums: Sums, cells: int) -> Ints:
     """Optimal weighted 1-D k-means: cuts (cells + 1,)."""
     return _walk_back(_free(sums, cells)[0], len(sums.h) - 1)
 
 
-def free_errors_slow(sums: Sums, most: int) -> Floats:
+def free_errors(sums: Sums, most: int) -> Floats:
     """Error of optimal weighted k-means with 1 … most cells (most,)."""
     return _free(sums, most)[1]
 
 
-def best_split(sums: Sums, a: int, b: int) -> tuple[float, int]:
+def split(sums: Sums, a: int, b: int) -> tuple[float, int]:
     """The gain and place of the best cut of a … b-1; gain -1 where there is nothing to cut."""
     if b - a < 2:
         return -1.0, b
@@ -126,10 +84,10 @@ def best_split(sums: Sums, a: int, b: int) -> tuple[float, int]:
     return float(costs(sums, low, high)[0] - halves[best]), int(m[best])
 
 
-def grid_slow(sums: Sums, most: int) -> Ints:
+def grid(sums: Sums, most: int) -> Ints:
     """Where cuts are worth considering (≤ most + 1,): the cell with most to gain is cut, until there are `most`."""
     size = len(sums.h) - 1
-    cells, found = [(0, size)], [best_split(sums, 0, size)]
+    cells, found = [(0, size)], [split(sums, 0, size)]
     while len(cells) < most:
         i = int(np.argmax([gain for gain, _ in found]))
         gain, at = found[i]
@@ -137,12 +95,12 @@ def grid_slow(sums: Sums, most: int) -> Ints:
             break
         (a, b), cells[i] = cells[i], (cells[i][0], at)
         cells.append((at, b))
-        found[i] = best_split(sums, a, at)
-        found.append(best_split(sums, at, b))
+        found[i] = split(sums, a, at)
+        found.append(split(sums, at, b))
     return np.array([*sorted(a for a, _ in cells), size])
 
 
-def spans_slow(sums: Sums) -> Floats:
+def spans(sums: Sums) -> Floats:
     """cost(a, b) of every run (M + 1, M + 1); 0 where b ≤ a."""
     a, b = np.meshgrid(np.arange(len(sums.h)), np.arange(len(sums.h)), indexing="ij")
     return np.where(b > a, costs(sums, a, np.maximum(a, b)), 0.0)
@@ -163,7 +121,7 @@ def _fill(below: Floats, spans: Floats, weight: float) -> tuple[Floats, NDArray[
     return F, A
 
 
-def tree_slow(spans: Floats, weights: Floats) -> tuple[Floats, NDArray[np.int32]]:
+def tree(spans: Floats, weights: Floats) -> tuple[Floats, NDArray[np.int32]]:
     """Best nested split of every run of grid cells.
 
     `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first. Returns F (B, B) of the coarsest
@@ -176,7 +134,7 @@ def tree_slow(spans: Floats, weights: Floats) -> tuple[Floats, NDArray[np.int32]
     return F, np.stack(chosen)
 
 
-def seed_slow(F: Floats, cells: int) -> Ints:
+def seed(F: Floats, cells: int) -> Ints:
     """The best `cells` runs end to end under F (B, B): cuts (cells + 1,), as places in the grid."""
     reachable = np.where(np.tri(len(F), k=-1, dtype=bool), np.inf, F)  # a run never ends before it begins
     best, starts = reachable[0].copy(), [np.zeros(len(F), np.int64)]
@@ -204,7 +162,7 @@ def _settle_one(sums: Sums, cuts: Ints, weights: Floats, i: int) -> bool:
     return gains
 
 
-def settle_slow(sums: Sums, cuts: Ints, weights: Floats, rounds: int) -> Ints:
+def settle(sums: Sums, cuts: Ints, weights: Floats, rounds: int) -> Ints:
     """The finest width's cuts after each was moved to its best place, one after another, at most `rounds` times.
 
     `weights` (d,), the finest width first; cut i is also one of the width t bits coarser where 2^t divides i.
@@ -216,29 +174,10 @@ def settle_slow(sums: Sums, cuts: Ints, weights: Floats, rounds: int) -> Ints:
     return settled
 
 
-def engines() -> dict[str, Engine]:
-    """The implementations that can run here, fastest first."""
-    slow = Engine(
-        free_cuts_slow, free_errors_slow, grid_slow, spans_slow, tree_slow, seed_slow, best_split, settle_slow
-    )
-    if loops is None:
-        return {"numpy": slow}
-    fast = Engine(
-        lambda sums, cells: loops.free_cuts(sums.h, sums.hw, sums.hww, cells),
-        lambda sums, most: loops.free_errors(sums.h, sums.hw, sums.hww, most),
-        lambda sums, most: loops.grid(sums.h, sums.hw, sums.hww, most),
-        lambda sums: loops.all_spans(sums.h, sums.hw, sums.hww),
-        loops.tree,
-        loops.seed,
-        lambda sums, a, b: loops.split(sums.h, sums.hw, sums.hww, a, b),
-        lambda sums, cuts, weights, rounds: loops.settle(
-            sums.h, sums.hw, sums.hww, cuts, weights, rounds, 1 - LEAST_GAIN
-        ),
-    )
-    return {"numba": fast, "numpy": slow}
-
-
-def engine(name: str | None = None) -> Engine:
-    """The named implementation, or the fastest."""
-    found = engines()
-    return found[name or next(iter(found))]
+def unconstrained(weights: Floats, sensitivity: Floats, *, cells: int) -> Floats:
+    """The row as optimal k-means with `cells` free cells would rebuild it (M,): what nesting is measured against."""
+    order, mean, sums = sort_row(weights, sensitivity)
+    cuts = free_cuts(sums, cells)
+    rebuilt = np.empty_like(weights)
+    rebuilt[order] = np.repeat(centroids(sums, cuts, np.zeros(cells)) + mean, np.diff(cuts))
+    return rebuilt
