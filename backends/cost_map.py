@@ -28,8 +28,8 @@ class Listing:
     """What the map says of one model; None where it does not say. Prices in USD per token, at least 0."""
 
     mode: str | None
-    prompt_usd: float | None
-    completion_usd: float | None
+    costs: Mapping[str, float]  # by the map's own keys
+    search_usd: float  # a search of the provider's, at its dearest; 0 where the map does not say
     context_tokens: int | None
     max_output_tokens: int | None
     abilities: frozenset[str] = field(default_factory=frozenset)
@@ -93,8 +93,8 @@ def _read(file: str) -> dict[str, object]:
 def _listing(entry: Mapping[str, object]) -> Listing:
     return Listing(
         mode=_text(entry, "mode") or None,
-        prompt_usd=_price(entry, "input_cost_per_token"),
-        completion_usd=_price(entry, "output_cost_per_token"),
+        costs={key: usd for key in entry if "cost" in key and (usd := _price(entry, key)) is not None},
+        search_usd=max(_searches(entry), default=0.0),
         context_tokens=_count(entry, "max_input_tokens") or _count(entry, "max_tokens"),
         max_output_tokens=_count(entry, "max_output_tokens"),
         abilities=frozenset(ability for key, ability in _ABILITIES.items() if entry.get(key) is True),
@@ -112,6 +112,12 @@ def _price(entry: Mapping[str, object], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) and 0 <= value < _MOST_USD_PER_TOKEN else None
+
+
+def _searches(entry: Mapping[str, object]) -> list[float]:
+    by_size = entry.get("search_context_cost_per_query")
+    sizes = by_size if isinstance(by_size, Mapping) else {}
+    return [usd for size in sizes if (usd := _price(sizes, size)) is not None]
 
 
 def _count(entry: Mapping[str, object], key: str) -> int | None:

@@ -10,7 +10,6 @@ import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -33,30 +32,6 @@ presence_penalty frequency_penalty logit_bias logprobs top_logprobs response_for
 audio prediction echo best_of suffix encoding_format dimensions stream stream_options"""
 _PARAMETERS = frozenset(_OPTIONAL.split())
 _OPERATOR_STATUSES = frozenset({401, 403, 404, 405})  # the key and the model's name are ours, not the client's
-
-
-@dataclass(frozen=True, slots=True)
-class ListPrice:
-    """What litellm's cost map knows of a model. Prices in USD per token."""
-
-    prompt_usd: float
-    completion_usd: float
-    context_tokens: int | None
-    max_output_tokens: int | None
-
-
-def price_of(model: str) -> ListPrice | None:
-    """The list price in litellm's cost map as installed; None where it does not know the model."""
-    costs: Mapping[str, Mapping[str, Any]] = _litellm().model_cost
-    entry = costs.get(model) or costs.get(model.partition("/")[2])
-    if entry is None or "input_cost_per_token" not in entry:
-        return None
-    return ListPrice(
-        prompt_usd=float(entry["input_cost_per_token"]),
-        completion_usd=float(entry.get("output_cost_per_token") or 0.0),
-        context_tokens=entry.get("max_input_tokens"),
-        max_output_tokens=entry.get("max_output_tokens"),
-    )
 
 
 class LiteLLMBackend:

@@ -186,8 +186,8 @@ class EventStream:
             said = read(data)
         except ValueError:
             return False
-        inner = said.message or said.response
-        usage = usage_of(said.usage or (inner and inner.usage))
+        teller = said if said.usage else said.message or said.response or said
+        usage = usage_of(teller.usage, teller.service_tier)
         if usage is not None:
             self.report.usage = merged(usage, self.report.usage)
         if said.response is not None:

@@ -15,6 +15,24 @@ from backends.visible import ShownText
 MOST_TOKENS = 1 << 40  # the largest count anybody is believed to have meant
 
 
+class TokenParts(msgspec.Struct, frozen=True, gc=False):
+    """Tokens with a price of their own, by kind: parts of a prompt, and parts of an answer."""
+
+    cached: int = 0  # of the prompt, read from the provider's cache
+    written: int = 0  # written to it for minutes
+    written_1h: int = 0  # written to it for longer
+    audio_prompt: int = 0
+    image_prompt: int = 0
+    reasoning: int = 0
+    audio_completion: int = 0
+    image_completion: int = 0
+    searches: int = 0  # that the provider made, by number
+    service_tier: str = ""  # as the provider says it: "flex", "priority"
+
+
+NO_PARTS = TokenParts()
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the engine reported them, each from 0 to MOST_TOKENS; None where it reported nothing that is a count.
 
@@ -23,12 +41,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cached_tokens: int = 0
+    parts: TokenParts = NO_PARTS
     unseen_prompt_tokens: int = 0  # that no text shows: cached, audio, images
     unseen_completion_tokens: int = 0  # that no text shows: reasoning, audio, predictions that were rejected
 
     def __post_init__(self) -> None:
-        counts = (self.cached_tokens, self.unseen_prompt_tokens, self.unseen_completion_tokens)
+        counts = (self.unseen_prompt_tokens, self.unseen_completion_tokens)
         for count in (self.prompt_tokens or 0, self.completion_tokens or 0, *counts):
             if not 0 <= count <= MOST_TOKENS:
                 raise ValueError(f"{count} tokens is no count from 0 to {MOST_TOKENS}")

@@ -7,8 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from backends.types import MOST_TOKENS, Usage
+import msgspec
 
+from backends.types import MOST_TOKENS, NO_PARTS, TokenParts, Usage
+
+_Tree = Mapping[str, object]
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_PROMPT = ("prompt_tokens", "input_tokens")
+_COMPLETION = ("completion_tokens", "output_tokens")
+_READ = ("prompt_tokens_details", "input_tokens_details")
+_MADE = ("completion_tokens_details", "output_tokens_details")
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+_WRITTEN = ("cache_creation_tokens", "cache_write_tokens")
+_USUAL_TIERS = frozenset({"", "auto", "default", "standard"})
 _SEEN = frozenset({"text_tokens", "accepted_prediction_tokens"})  # details that can be read in the text itself
 
 
@@ -19,29 +31,54 @@ def count_of(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
-def usage_of(said: object) -> Usage | None:
+def usage_of(said: object, service_tier: object = None) -> Usage | None:
     """The usage object of any dialect; None where there is no object.
 
-    Anthropic counts what was cached beside `input_tokens`, the others within their prompt.
+    Anthropic counts what was cached beside `input_tokens`, the others within their prompt. xAI counts what was
+    thought beside the completion: only the total has it.
     """
     if not isinstance(said, Mapping):
         return None
-    prompt, beside = _first(said, "prompt_tokens"), 0
-    inner = _details(said, "prompt_tokens_details", "input_tokens_details")
-    if not prompt:
-        prompt = _first(said, "input_tokens", "prompt_tokens")
-        if inner is None and prompt is not None:
-            beside = sum(_counts(said, ("cache_read_input_tokens", "cache_creation_input_tokens")))
-    completion = _first(said, "completion_tokens") or _first(said, "output_tokens", "completion_tokens")
-    outer = _details(said, "completion_tokens_details", "output_tokens_details") or {}
-    cached = _first(inner or {}, "cached_tokens") or _first(said, "cache_read_input_tokens") or 0
+    plain = said.keys() <= _PLAIN
+    prompt, completion = _first(said, *_PROMPT), _first(said, *_COMPLETION)
+    parts = NO_PARTS if plain and not service_tier else _parts(said, said.get("service_tier") or service_tier)
+    if plain:
+        return Usage(prompt, completion, parts)
+    inner, outer = _details(said, *_READ), _details(said, *_MADE)
+    if inner is None and prompt is not None and not said.get("prompt_tokens"):
+        prompt = min(prompt + sum(_counts(said, _BESIDE)), MOST_TOKENS)
+    if completion is not None and _first(said, "total_tokens") == (prompt or 0) + completion + parts.reasoning:
+        completion = min(completion + parts.reasoning, MOST_TOKENS)
     return Usage(
-        prompt_tokens=None if prompt is None else min(prompt + beside, MOST_TOKENS),
-        completion_tokens=completion,
-        cached_tokens=cached,
-        unseen_prompt_tokens=min(sum(_unseen(inner or {})) or cached, MOST_TOKENS),
-        unseen_completion_tokens=min(sum(_unseen(outer)) or _first(said, "reasoning_tokens") or 0, MOST_TOKENS),
+        prompt,
+        completion,
+        parts,
+        unseen_prompt_tokens=min(sum(_unseen(inner or {})) or parts.cached, MOST_TOKENS),
+        unseen_completion_tokens=min(sum(_unseen(outer or {})) or parts.reasoning, MOST_TOKENS),
     )
+
+
+def _parts(said: _Tree, service_tier: object) -> TokenParts:
+    """What has a price of its own, by the names that providers and litellm use."""
+    read, made = _details(said, *_READ) or {}, _details(said, *_MADE) or {}
+    kept = _details(said, "cache_creation") or _details(read, "cache_creation_token_details") or {}
+    for_long = _first(kept, "ephemeral_1h_input_tokens") or 0
+    written = _first(said, "cache_creation_input_tokens") or _first(read, *_WRITTEN)
+    if written is None:
+        written = (_first(kept, "ephemeral_5m_input_tokens") or 0) + for_long
+    found = (
+        _first(read, "cached_tokens") or _first(said, *_CACHED) or 0,
+        max(0, written - for_long),
+        for_long,
+        _first(read, "audio_tokens") or 0,
+        _first(read, "image_tokens") or 0,
+        _first(made, "reasoning_tokens") or _first(said, "reasoning_tokens") or 0,
+        _first(made, "audio_tokens") or 0,
+        _first(made, "image_tokens") or 0,
+        _first(_details(said, "server_tool_use") or read, "web_search_requests") or 0,
+    )
+    tier = service_tier if isinstance(service_tier, str) and service_tier not in _USUAL_TIERS else ""
+    return TokenParts(*found, tier) if any(found) or tier else NO_PARTS
 
 
 def merged(new: Usage, old: Usage | None) -> Usage:
@@ -51,15 +88,25 @@ def merged(new: Usage, old: Usage | None) -> Usage:
     return Usage(
         prompt_tokens=_larger(new.prompt_tokens, old.prompt_tokens),
         completion_tokens=_larger(new.completion_tokens, old.completion_tokens),
-        cached_tokens=max(new.cached_tokens, old.cached_tokens),
+        parts=_larger_parts(new.parts, old.parts),
         unseen_prompt_tokens=max(new.unseen_prompt_tokens, old.unseen_prompt_tokens),
         unseen_completion_tokens=max(new.unseen_completion_tokens, old.unseen_completion_tokens),
     )
 
 
+def _larger_parts(new: TokenParts, old: TokenParts) -> TokenParts:
+    if old is NO_PARTS or new is NO_PARTS:
+        return new if old is NO_PARTS else old
+    return TokenParts(*map(max, msgspec.structs.astuple(new), msgspec.structs.astuple(old)))
+
+
 def _first(said: Mapping[str, object], *names: str) -> int | None:
-    """The first of these that is a count."""
-    return next(iter(_counts(said, names)), None)
+    """The first of these that is a count, and not 0 where a later one is."""
+    found = None
+    for name in names:
+        if name in said and (count := count_of(said[name])) is not None and not found:
+            found = count
+    return found
 
 
 def _counts(said: Mapping[str, object], names: Iterable[str]) -> list[int]:

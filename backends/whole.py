@@ -25,6 +25,7 @@ _SKIMMED = (("id", ID), ("model", MODEL), ("reason", FINISH))
 
 class _Inner(msgspec.Struct):
     usage: Any = None
+    service_tier: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -40,6 +41,7 @@ class Said(msgspec.Struct):
     choices: list[_Choice] | None = None
     stop_reason: str | None = None
     status: str | None = None
+    service_tier: Any = None
     message: _Inner | None = None  # message_start
     response: _Inner | None = None  # response.completed
     error: msgspec.Raw = msgspec.Raw()
@@ -57,7 +59,7 @@ def whole(body: bytes, *, request: Request, backend: str) -> Whole:
     if bytes(said.error) not in {b"", b"null"}:
         raise Failed("answered an error under status 200", backend=backend)
     report = Report(
-        usage_of(said.usage),
+        usage_of(said.usage, said.service_tier),
         complete=True,
         response_id=said.id,
         finish_reason=_finish_reason(said),
@@ -106,9 +108,10 @@ def _read_leniently(data: bytes) -> Said:
     return Said(
         **texts,
         usage=said.get("usage"),
+        service_tier=said.get("service_tier"),
         choices=[_Choice(why if isinstance(why, str) else None) for why in reasons] if choices is not None else None,
-        message=_Inner(_usage_in(said.get("message"))),
-        response=_Inner(_usage_in(said["response"])) if isinstance(said.get("response"), dict) else None,
+        message=_inner(said.get("message")) or _Inner(),
+        response=_inner(said.get("response")),
         error=msgspec.Raw(b"" if said.get("error") is None else b"{}"),
     )
 
@@ -129,8 +132,8 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 30 else float("inf")
 
 
-def _usage_in(said: object) -> object:
-    return said.get("usage") if isinstance(said, dict) else None
+def _inner(said: object) -> _Inner | None:
+    return _Inner(said.get("usage"), said.get("service_tier")) if isinstance(said, dict) else None
 
 
 def _finish_reason(answer: Said) -> str | None:

@@ -5,12 +5,13 @@ What is made for every request is a msgspec struct: it costs a tenth of a frozen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NewType
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NewType
 
 import msgspec
 
+from backends.types import NO_PARTS, TokenParts
 from policies.records import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
 
 __all__ = ["NANO_PER_USD", "DecisionRecord", "Feedback", "LogEntry", "SettlementRecord"]  # and what is below
@@ -19,20 +20,137 @@ NanoUsd = NewType("NanoUsd", int)
 """1 USD = 1_000_000_000. Money is never a float here."""
 
 
+PER = 1_000_000  # tokens a price is for
+LONG_WRITE = 2  # times the prompt: what an hour in a cache costs where only minutes have a price
+
+
 @dataclass(frozen=True, slots=True)
-class Price:
-    """List price of a model, in nano-USD per million tokens. Raises: ValueError below zero."""
+class TokenRates:
+    """Nano-USD per million tokens of each kind; None: as the plain tokens of that side. Raises: ValueError below 0."""
 
     prompt: NanoUsd
     completion: NanoUsd
+    cached: NanoUsd | None = None  # of the prompt, read from the provider's cache
+    cache_write: NanoUsd | None = None  # written to it for minutes
+    cache_write_1h: NanoUsd | None = None  # written to it for longer; None: as `hour` says
+    audio_prompt: NanoUsd | None = None
+    image_prompt: NanoUsd | None = None
+    reasoning: NanoUsd | None = None
+    audio_completion: NanoUsd | None = None
+    image_completion: NanoUsd | None = None
+    request: NanoUsd = NanoUsd(0)  # nano-USD a request, not per million
+    search: NanoUsd = NanoUsd(0)  # nano-USD for each search that the provider made
 
     def __post_init__(self) -> None:
-        if self.prompt < 0 or self.completion < 0:
-            raise ValueError(f"a price is {self.prompt} and {self.completion} nano-USD, expected 0 or more")
+        for name in AMOUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"the price of {name} is {value} nano-USD, expected 0 or more")
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> NanoUsd:
-        """Cost of an answer in nano-USD, rounded up."""
-        return NanoUsd(-(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // 1_000_000))
+    @property
+    def amounts(self) -> dict[str, Any]:
+        """By the name of the part."""
+        return {name: getattr(self, name) for name in AMOUNTS}
+
+    @property
+    def hour(self) -> int:
+        """Of tokens a cache keeps for longer; where only minutes have a price, at least twice a prompt's."""
+        if self.cache_write_1h is not None:
+            return self.cache_write_1h
+        return self.prompt if self.cache_write is None else max(self.cache_write, LONG_WRITE * self.prompt)
+
+    @property
+    def dearest_prompt(self) -> int:
+        """Of the dearest kind of token that a prompt can hold."""
+        others = (self.cached, self.cache_write, self.audio_prompt, self.image_prompt)
+        return max(self.prompt, self.hour, *(each or 0 for each in others))
+
+    @property
+    def dearest_completion(self) -> int:
+        """Of the dearest kind of token that an answer can hold."""
+        others = (self.reasoning, self.audio_completion, self.image_completion)
+        return max(self.completion, *(each or 0 for each in others))
+
+    def charge(self, prompt: int, completion: int, parts: TokenParts) -> int:
+        """Nano-USD times PER of the tokens, without fees."""
+        read = (
+            (self.cached, parts.cached),
+            (self.cache_write, parts.written),
+            (self.hour, parts.written_1h),
+            (self.audio_prompt, parts.audio_prompt),
+            (self.image_prompt, parts.image_prompt),
+        )
+        made = (
+            (self.reasoning, parts.reasoning),
+            (self.audio_completion, parts.audio_completion),
+            (self.image_completion, parts.image_completion),
+        )
+        return _side(self.prompt, prompt, read) + _side(self.completion, completion, made)
+
+
+AMOUNTS = tuple(each.name for each in fields(TokenRates))
+
+
+def _side(plain: int, tokens: int, parts: Iterable[tuple[int | None, int]]) -> int:
+    """Parts at their own prices, the rest at the plain one. Parts that cannot all be: the dearest count first."""
+    priced = sorted(((plain if price is None else price, count) for price, count in parts if count), reverse=True)
+    total, left = 0, tokens
+    for price, count in priced:
+        total += price * min(count, left)
+        left -= min(count, left)
+    return total + plain * left
+
+
+@dataclass(frozen=True, slots=True)
+class Price(TokenRates):
+    """The list price of a model.
+
+    `above`: other rates for a whole request whose prompt has more tokens than this, ascending.
+    `tiers`: other prices by the service tier that the provider says it used ("flex", "priority").
+    """
+
+    above: tuple[tuple[int, TokenRates], ...] = ()
+    tiers: Mapping[str, Price] = field(default_factory=dict)
+    _is_plain: bool = field(init=False, repr=False, compare=False, default=False)  # nothing but the two prices
+
+    def __post_init__(self) -> None:
+        TokenRates.__post_init__(self)
+        is_plain = TokenRates(self.prompt, self.completion).amounts == self.amounts and not (self.above or self.tiers)
+        object.__setattr__(self, "_is_plain", is_plain)
+
+    def of(self, prompt: int, completion: int, parts: TokenParts = NO_PARTS) -> NanoUsd:
+        """Cost of an answer in nano-USD, rounded up once."""
+        if self._is_plain:
+            return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
+        price = self.tiers.get(parts.service_tier, self) if self.tiers else self
+        rates = price.rates(prompt)
+        total = rates.charge(prompt, completion, parts)
+        return NanoUsd(-(-total // PER) + rates.request + rates.search * parts.searches)
+
+    def worst(self, prompt: int, completion: int, searches: int = 0) -> NanoUsd:
+        """The dearest reading of so many tokens or fewer: what a hold must cover."""
+        if self._is_plain:
+            return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
+        rates = list(self._possible(prompt))
+        read, made = max(each.dearest_prompt for each in rates), max(each.dearest_completion for each in rates)
+        fees = max(each.request for each in rates) + searches * max(each.search for each in rates)
+        return NanoUsd(-(-(prompt * read + completion * made) // PER) + fees)
+
+    def rates(self, prompt: int) -> TokenRates:
+        """For a request whose prompt has so many tokens."""
+        found: TokenRates = self
+        for least, rates in self.above:
+            if prompt > least:
+                found = rates
+        return found
+
+    def _possible(self, prompt: int) -> Iterator[TokenRates]:
+        yield self
+        for least, rates in self.above:
+            if prompt > least:
+                yield rates
+        for tier in self.tiers.values():
+            yield from tier._possible(prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +204,13 @@ class Model:
     def price_at(self, engine: str) -> Price:
         """What an answer of one of its engines costs."""
         return self.replica_prices.get(engine, self.price)
+
+    def worst(self, prompt: int, completion: int, searches: int = 0) -> NanoUsd:
+        """The most that so many tokens cost, whatever their kind and whichever engine answers."""
+        worst = self.price.worst(prompt, completion, searches)
+        for price in self.replica_prices.values():
+            worst = max(worst, price.worst(prompt, completion, searches))
+        return worst
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+MOST_CALLS = 1 << 20  # of a provider's tools in one request
 UNLIMITED = 1 << 40  # tokens: as many as the context takes
 _OWN = {
     "/v1/chat/completions": "messages max_tokens max_completion_tokens functions response_format",
@@ -65,6 +66,7 @@ class Raised(msgspec.Struct, frozen=True):
     text_bytes: int = 0  # of fields that nobody knows, and that an engine may read
     unforeseen: str = ""  # the first field that adds tokens nobody can foresee
     fee: str = ""  # the first that adds fees without a bound
+    searches: int = 0  # calls of tools that the provider runs, at most
 
 
 NOTHING = Raised()
@@ -89,7 +91,8 @@ def raised(path: str, fields: Mapping[str, msgspec.Raw]) -> Raised:
     if "prompt" in others and path in _TALKS:
         unforeseen = unforeseen or "prompt"
     sizes = {name: len(memoryview(raw)) for name, raw in others.items() if name != "tools" or path not in _TALKS}
-    return Raised(found.tokens, found.choices, sizes.get("prediction", 0), sum(sizes.values()), unforeseen, fee)
+    predicted, searches = sizes.get("prediction", 0), 0 if fee else _most_calls(fields)
+    return Raised(found.tokens, found.choices, predicted, sum(sizes.values()), unforeseen, fee, searches)
 
 
 def laid_over(fields: Mapping[str, object]) -> Raised:
@@ -130,16 +133,24 @@ _SILENT = frozenset({b"null", b"false", b"[]", b"{}", b'""'})
 
 def _hosted_tool(fields: Mapping[str, msgspec.Raw], *, limited: bool = False) -> str:
     """The first tool that the provider runs at a fee: one without a limit of calls, or with `limited` any."""
-    if "tools" not in fields or (not limited and _count_of(fields, "max_tool_calls")):
+    if not limited and _count_of(fields, "max_tool_calls"):
         return ""
+    return next((str(tool.type) for tool in _hosted(fields) if limited or not _bounded(tool.max_uses)), "")
+
+
+def _most_calls(fields: Mapping[str, msgspec.Raw]) -> int:
+    """How often the provider may run its tools, where that has a bound."""
+    hosted = list(_hosted(fields))
+    if hosted and _count_of(fields, "max_tool_calls"):
+        return min(msgspec.json.decode(fields["max_tool_calls"], type=int), MOST_CALLS)
+    return min(sum([int(tool.max_uses) for tool in hosted if _bounded(tool.max_uses)]), MOST_CALLS)
+
+
+def _hosted(fields: Mapping[str, msgspec.Raw]) -> Iterable[_Tool]:
     try:
-        tools = _TOOLS.decode(fields["tools"])
+        tools = _TOOLS.decode(fields["tools"]) if "tools" in fields else []
     except msgspec.DecodeError:
-        return ""
-    return next((str(tool.type) for tool in _hosted(tools) if limited or not _bounded(tool.max_uses)), "")
-
-
-def _hosted(tools: Iterable[_Tool]) -> Iterable[_Tool]:
+        return
     for tool in tools:
         kind = str(tool.type or "function")
         if kind not in _OWN_TOOLS and not kind.startswith(_OWN_FAMILIES):

@@ -25,6 +25,7 @@ class Requirements(msgspec.Struct, frozen=True):
     unknown_bytes: int = 0  # of fields that nobody knows and an engine may read
     unforeseen: str = ""  # what adds tokens nobody can foresee: the whole context is held
     fee: str = ""  # what adds fees without a bound
+    searches: int = 0  # that the provider may make, at most
     pinned: str | None = None  # the client named this model
     allowed: frozenset[str] | None = None  # None: all
     local_only: bool = False
@@ -74,10 +75,10 @@ def _laid_over(model: Model) -> Raised:
     return raised if model.drop_fields.isdisjoint(LIMITS) else replace(raised, tokens=UNLIMITED)
 
 
-def worst_cost(model: Model, needs: Requirements) -> NanoUsd:
-    """The most this request can cost on this model."""
+def worst_case(model: Model, needs: Requirements) -> tuple[NanoUsd, int]:
+    """The most this request can cost on this model, whatever kind its tokens are, and how many they may be."""
     prompt, completion = worst_tokens(model, needs)
-    return model.price.of(prompt, completion)
+    return model.worst(prompt, completion, needs.searches), prompt + completion
 
 
 def is_usual(needs: Requirements, principal: Principal) -> bool:
@@ -124,7 +125,7 @@ def _not_able(model: Model, needs: Requirements) -> str | None:
     expected = expected_prompt_tokens(model, needs) + (needs.completion_tokens or 1)
     if expected > model.context_tokens * needs.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
-    if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
+    if needs.max_cost is not None and (worst := worst_case(model, needs)[0]) > needs.max_cost:
         return f"may cost {worst} nano-USD, over the request's max_cost_usd of {needs.max_cost} nano-USD"
     return None
 

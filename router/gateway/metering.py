@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from backends.types import Report, Usage
+from backends.types import NO_PARTS, Report, TokenParts, Usage
+from router.gateway.cost_fields import MOST_CALLS
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.types import Attempt, Call
 from router.types import Model, Spend
@@ -25,7 +26,7 @@ _CUT = frozenset({"truncate_prompt_tokens", "truncation", "truncate", "context_m
 class Doubt(msgspec.Struct, frozen=True):
     """Something an engine said that did not fit, for the audit log."""
 
-    kind: str  # "usage.estimated", "usage.unexplained", "hold.over"
+    kind: str  # "usage.estimated", "usage.unexplained", "usage.searches", "hold.over"
     detail: Mapping[str, object]
 
 
@@ -68,7 +69,9 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     call, model = attempt.call, attempt.model
     usage = report.usage or _NO_USAGE
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
-    cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens)
+    most_searches = MOST_CALLS if call.needs.fee else call.needs.searches
+    parts = _believed(usage.parts, prompt, completion, most_searches=most_searches)
+    cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens, parts)
     estimated = not (prompt.is_believed and completion.is_believed)
     spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated)
     doubts = []
@@ -76,9 +79,21 @@ def billed(attempt: Attempt, report: Report) -> Bill:
         doubts.append(_doubt("usage.estimated", prompt, completion))
     if (prompt.is_far_above and not call.needs.images and not call.needs.unforeseen) or completion.is_far_above:
         doubts.append(_doubt("usage.unexplained", prompt, completion))
+    if parts.searches != usage.parts.searches:
+        doubts.append(Doubt("usage.searches", {"reported": usage.parts.searches, "charged": parts.searches}))
     if cost > attempt.hold.amount:
         doubts.append(Doubt("hold.over", {"held": attempt.hold.amount, "charged": cost}))
     return Bill(spend, tuple(doubts))
+
+
+def _believed(parts: TokenParts, prompt: Part, completion: Part, *, most_searches: int) -> TokenParts:
+    """Kinds of tokens of a side whose report stands, and no more searches than the request allowed."""
+    if parts is NO_PARTS or (prompt.is_believed and completion.is_believed and parts.searches <= most_searches):
+        return parts
+    read = () if prompt.is_believed else ("cached", "written", "written_1h", "audio_prompt", "image_prompt")
+    made = () if completion.is_believed else ("reasoning", "audio_completion", "image_completion")
+    doubted = dict.fromkeys((*read, *made), 0)
+    return msgspec.structs.replace(parts, **doubted, searches=min(parts.searches, most_searches))
 
 
 def _prompt(call: Call, model: Model, usage: Usage) -> Part:

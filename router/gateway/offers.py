@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.types import Proposal
-from router.gateway.eligibility import Requirements, worst_tokens
+from router.gateway.eligibility import Requirements, worst_case
 from router.gateway.types import Decision
 from router.types import Model, Offer
 
@@ -28,8 +28,8 @@ class Offers:
 
 
 def _offer(model: Model, needs: Requirements) -> Offer:
-    prompt, completion = worst_tokens(model, needs)
-    return Offer(model.name, model.price.of(prompt, completion), prompt + completion, model.budgets, model.limits)
+    worst, tokens = worst_case(model, needs)
+    return Offer(model.name, worst, tokens, model.budgets, model.limits)
 
 
 def _others(proposal: Proposal, choice: int) -> list[int]:

@@ -309,6 +309,7 @@ def _call(
         unknown_bytes=more.text_bytes,
         unforeseen=more.unforeseen or seen.unforeseen,
         fee=more.fee,
+        searches=more.searches,
         pinned=pinned,
         allowed=None if routing.allowed_models is None else frozenset(routing.allowed_models),
         local_only=routing.local_only,

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, SecretStr
 
-from router import amounts
 from router.errors import SettingsError
-from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, PriceSection, VllmSection
+from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.listed import Listed, Look
+from router.settings.price_sections import PriceSection
 from router.settings.sections import (
     Admission,
     Auth,
@@ -169,24 +169,21 @@ class Settings(Section):
     def candidates(self) -> tuple[Model, ...]:
         """The models this document lists, less those that only a backend that discovers them can price."""
         single = (each for each in self.models if not each.is_wildcard)
-        return tuple(
-            self._candidate(each, self._listed.get(each.name)) for each in single if self.price_of(each) is not None
-        )
+        priced = ((each, self.price_of(each)) for each in single)
+        return tuple(self._candidate(each, price, self._listed.get(each.name)) for each, price in priced if price)
 
     def named_under(self, wildcard: ModelSection, name: str) -> tuple[Model | None, bool]:
         """The model that a client names under a wildcard, None where nothing prices it; and whether the list has it."""
         section = wildcard.model_copy(update={"upstream": wildcard.upstream_of(name)})
         listed = self._look(str(section.upstream))
-        if self._priced(section, listed) is None:
+        price = self._priced(section, listed)
+        if price is None:
             return None, False
-        found = self._candidate(section, listed)
+        found = self._candidate(section, price, listed)
         able = found.capabilities if section.capabilities or (listed and listed.mode) else EVERYTHING
         return replace(found, name=name, wildcard=wildcard.name, capabilities=able), listed is not None
 
-    def _candidate(self, section: ModelSection, listed: Listed | None) -> Model:
-        price = self._priced(section, listed)
-        if price is None:
-            raise SettingsError(f"model {section.name}: no price, expected `price` here or `default_price`")
+    def _candidate(self, section: ModelSection, price: Price, listed: Listed | None) -> Model:
         backend = self.backend_of(section)
         kind = self.backends[backend].kind
         listed = listed or Listed(price)
@@ -290,8 +287,8 @@ class Settings(Section):
 
     def _overridden(self, found: Model, section: ModelSection) -> Model:
         """The found model with every field the document sets."""
-        priced = section.model_copy(update={"price": section.price or _section_of(found.price)})
-        listed = self._candidate(priced, self._listed.get(section.name))
+        price = section.price.price() if section.price else found.price
+        listed = self._candidate(section, price, self._listed.get(section.name))
         written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity", "limits"}
         taken = {key: getattr(listed, key) for key in written if getattr(section, key) is not None}
         for key in ("context_tokens", "capabilities", "parent", "bits", "parameters", "extra_body", "bytes_per_token"):
@@ -369,10 +366,6 @@ def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:
         return frozenset()
     known = CAPABILITIES[kind] if listed.abilities is None or kind != "litellm" else frozenset({"chat"})
     return known | (listed.abilities or frozenset())
-
-
-def _section_of(price: Price) -> PriceSection:
-    return PriceSection(prompt=amounts.show_usd(price.prompt), completion=amounts.show_usd(price.completion))  # type: ignore[arg-type]  # parsed
 
 
 def _no_list(_: str) -> Listed | None:

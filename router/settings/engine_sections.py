@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from router.settings.price_sections import PriceSection
 from router.settings.scalars import Dollars, Positive, Seconds, Secret, Url, is_private
-from router.terms import Name, Section, Usd
-from router.types import Price
+from router.terms import Name, Section
 
 
 class Timeouts(Section):
@@ -25,17 +25,6 @@ class BreakerSection(Section):
 
     failures: Positive = Field(default=5, description="Failures in a row that open the breaker.")
     open_s: Seconds = Field(default=10.0, description="How long it stays open before one probe.")
-
-
-class PriceSection(Section):
-    """USD per million tokens."""
-
-    prompt: Usd = Field(description="USD per million prompt tokens.")
-    completion: Usd = Field(description="USD per million completion tokens.")
-
-    def price(self) -> Price:
-        """In nano-USD per million tokens."""
-        return Price(self.prompt, self.completion)
 
 
 class ReplicaSection(Section):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from router import amounts
 from router.errors import SettingsError
+from router.settings.price_sections import SEARCH, price_in
 from router.types import Price
 
 
@@ -19,8 +19,11 @@ class Listed:
     max_output_tokens: int | None = None
     mode: str | None = None  # "chat", "embedding", "image_generation", …
     abilities: frozenset[str] | None = None  # "tools", "vision"
+    costs: Mapping[str, float] = field(default_factory=dict)  # USD by litellm's own keys
     retires: str | None = None  # the day it goes, YYYY-MM-DD
 
+
+FREE = {"embedding": frozenset({"completion"})}  # plain parts that a kind of model has not, by its mode
 
 Look = Callable[[str], Listed | None]
 """What a provider's list says of a model by its litellm name; None where the list does not know it."""
@@ -36,12 +39,10 @@ def cost_map(upstream: str) -> Listed | None:
         raise SettingsError(f"backends of kind litellm need the extra `providers`: {error}") from error
     if found is None:
         return None
-    embeds = found.mode == "embedding"
-    completion = 0.0 if found.completion_usd is None and embeds else found.completion_usd
-    price = None
-    if found.prompt_usd is not None and completion is not None:
-        price = Price(amounts.per_million(found.prompt_usd), amounts.per_million(completion))
-    return Listed(price, found.context_tokens, found.max_output_tokens, found.mode, found.abilities, found.retires)
+    costs = {**found.costs, SEARCH: found.search_usd}
+    price = price_in(costs, free=FREE.get(found.mode or "", frozenset()))
+    known = (found.context_tokens, found.max_output_tokens, found.mode, found.abilities)
+    return Listed(price, *known, costs=costs, retires=found.retires)
 
 
 def priced_under(provider: str) -> list[str]:

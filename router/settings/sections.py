@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from router.settings.engine_sections import PriceSection
+from router.settings.price_sections import PriceSection
 from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, is_private
 from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms
 from router.wildcards import STAR, captured

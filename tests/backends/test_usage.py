@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,8 +42,10 @@ def test_nothing_else_is(said: object) -> None:
 def test_no_usage_object_is_an_error_and_none_gives_a_number_out_of_bounds(said: object) -> None:
     usage = usage_of(said)
     assert usage is not None
-    for name in Usage.__struct_fields__:
-        assert 0 <= (getattr(usage, name) or 0) <= MOST_TOKENS
+    *parts, tier = msgspec.structs.astuple(usage.parts)
+    counts = [value for value in msgspec.structs.astuple(usage) if value is not usage.parts]
+    assert all(0 <= (count or 0) <= MOST_TOKENS for count in [*counts, *parts])
+    assert isinstance(tier, str)
 
 
 @pytest.mark.parametrize("counts", [(-1, 0), (0, -100_000_000), (2**64 - 1, 0)])

@@ -5,7 +5,7 @@ from dataclasses import replace as replaced
 import pytest
 from msgspec.structs import replace
 
-from router.gateway.eligibility import Requirements, ineligible_reason, worst_cost, worst_tokens
+from router.gateway.eligibility import Requirements, ineligible_reason, worst_case, worst_tokens
 from router.types import Model, NanoUsd, Price, Principal
 
 MODEL = Model(
@@ -58,7 +58,7 @@ def test_the_worst_case_counts_a_token_for_every_byte_and_every_choice() -> None
     prompt, completion = worst_tokens(MODEL, replace(NEEDS, choices=3))
     assert prompt >= NEEDS.prompt_bytes
     assert completion == 150
-    assert worst_cost(MODEL, NEEDS) == MODEL.price.of(prompt, 50)
+    assert worst_case(MODEL, NEEDS) == (MODEL.price.of(prompt, 50), prompt + 50)
 
 
 def test_the_worst_case_never_exceeds_what_the_engine_can_hold() -> None:

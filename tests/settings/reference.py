@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from router import terms
-from router.settings import engine_sections, scalars
+from router.settings import engine_sections, price_sections, scalars
 from router.settings.document import Settings
 
 BEGIN, END = "<!-- made by python -m tests.settings.reference -->", "<!-- end -->"
@@ -38,7 +38,7 @@ _NAMES: dict[object, str] = {
     Any: "anything",
 }
 _SHORT: dict[object, str] = {
-    engine_sections.PriceSection: "price",
+    price_sections.PriceSection: "price",
     terms.BudgetTerms: "budget",
     terms.OwnerBudget: "budget",
     terms.LimitTerms: "limits",

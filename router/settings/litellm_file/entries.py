@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router import amounts
 from router.errors import SettingsError
 from router.settings import source
-from router.settings.listed import Listed, Look
-from router.types import NanoUsd
+from router.settings.listed import FREE, Listed, Look
+from router.settings.price_sections import is_price, price_in
+from router.types import Price
 from router.wildcards import STAR
 
 Tree = dict[str, Any]
@@ -20,7 +20,6 @@ DIRECT |= {"lm_studio", "llamafile"}
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
 ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
 _CHATS = frozenset({"chat", "responses"})
-_COSTS = {"input_cost_per_token": "prompt", "output_cost_per_token": "completion"}
 _SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
 _ENGINE = ("chat", "completions", "logprobs", "responses", "messages")
 _EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:\d]|$)", re.IGNORECASE)
@@ -45,14 +44,14 @@ class Unroutable:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One server of one model. Prices in nano-USD per million tokens; None: `pointsman.default_price` or assumed."""
+    """One server of one model. Without a price: `pointsman.default_price`, or one is assumed."""
 
     name: str
     path: str
     params: Tree
     info: Tree
     provider: str
-    price: tuple[NanoUsd, NanoUsd] | None
+    price: Price | None
     context_tokens: int | None
     max_output_tokens: int | None
     capabilities: tuple[str, ...] | None  # None: what the kind of backend can
@@ -197,18 +196,13 @@ def _capabilities(said: Tree, known: Listed | None, model: str, *, is_own: bool)
     return ("chat", *sorted(able))
 
 
-def _price(said: Tree, known: Listed | None, path: str) -> tuple[NanoUsd, NanoUsd] | None:
-    """Prompt and completion price: each from the file, else from the map; None unless both are known."""
-    given = {
-        side: _per_million(said[key], f"{path}.{key}") for key, side in _COSTS.items() if said.get(key) is not None
-    }
-    embeds = (known is not None and known.mode == "embedding") or said.get("mode") == "embedding"
-    listed = known.price if known else None
-    prompt = given.get("prompt", listed.prompt if listed else None)
-    completion = given.get("completion", listed.completion if listed else None)
-    if completion is None and embeds:
-        completion = NanoUsd(0)
-    return None if prompt is None or completion is None else (prompt, completion)
+def _price(said: Tree, known: Listed | None, path: str) -> Price | None:
+    """What the file says laid over what the map says; None unless both plain prices are known."""
+    given = {key: _usd(value, f"{path}.{key}") for key, value in said.items() if is_price(key) and value is not None}
+    if known is not None and known.price is not None and not given:
+        return known.price
+    mode = said.get("mode") or (known.mode if known else None)
+    return price_in({**(known.costs if known else {}), **given}, free=FREE.get(str(mode), frozenset()))
 
 
 def _unpriced(params: Tree, provider: str, path: str, is_provider: Callable[[str], bool]) -> tuple[str, str]:
@@ -225,14 +219,14 @@ def _unpriced(params: Tree, provider: str, path: str, is_provider: Callable[[str
     return f"litellm's cost map has no price for {params['model']!r}", f"add {path}.model_info: {{{costs}}}{base}"
 
 
-def _per_million(value: object, path: str) -> NanoUsd:
+def _usd(value: object, path: str) -> float:
     try:
         price = float(str(value))
-        if not 0 <= price < 1:
-            raise ValueError
-        return amounts.per_million(price)
-    except (ValueError, ArithmeticError):
-        raise SettingsError(f"{path}: got {value!r}, expected USD per token such as 0.0000025", param=path) from None
+        if 0 <= price < 1:
+            return price
+    except ValueError:
+        pass
+    raise SettingsError(f"{path}: got {value!r}, expected USD per token such as 0.0000025", param=path)
 
 
 def _count(said: Tree, key: str, path: str) -> int | None:

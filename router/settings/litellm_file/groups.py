@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from router import amounts
 from router.errors import SettingsError
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.litellm_file.money import capacity
+from router.settings.price_sections import is_price, written
 from router.wildcards import STAR
 
 DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
@@ -16,15 +17,14 @@ DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", 
 DEFAULTS |= {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "verbosity", "modalities"}
 DEFAULTS |= {"service_tier"}  # fields of a request: what the file gives holds where the client sets none
 _ADDRESS = {"model", "api_base", "base_url", "api_key", "custom_llm_provider"}
-_PRICES = {"input_cost_per_token", "output_cost_per_token"}
 _INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
 _TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
 _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
 _BUDGETS = {"max_budget", "budget_duration"}
-_HERE = _ADDRESS | _PRICES | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
+_HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
 
 _NO_EFFECT = {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
-_INFORMS = _PRICES | _INFO | {"id", "db_model", "description", "access_groups", "max_tokens"}
+_INFORMS = _INFO | {"id", "db_model", "description", "access_groups", "max_tokens"}
 
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
@@ -60,12 +60,12 @@ def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
         "url": entry.api_base,
         "api_key": entry.params.get("api_key"),
         "upstream": own if own != upstream else None,
-        "price": _shown(entry.price) if entry.price is not None else None,
+        "price": written(entry.price) if entry.price is not None else None,
         "context_tokens": entry.context_tokens,
         "weight": entry.params.get("weight"),
     }
     if not direct:
-        replica["params"] = {k: v for k, v in entry.params.items() if k not in _HERE | _NO_EFFECT}
+        replica["params"] = {k: v for k, v in entry.params.items() if k not in _HERE | _NO_EFFECT and not is_price(k)}
         for key in ("custom_llm_provider", "drop_params", "additional_drop_params"):
             if key in entry.params:
                 replica["params"][key] = entry.params[key]
@@ -100,7 +100,9 @@ def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
     model: Tree = {"name": name, "backend": name, "upstream": upstream}
     prices = [each.price for each in entries if each.price is not None]
     if prices:
-        model["price"] = _shown((max(p[0] for p in prices), max(p[1] for p in prices)))
+        dearest = max(prices, key=lambda price: price.prompt + price.completion)
+        prompt, completion = max(each.prompt for each in prices), max(each.completion for each in prices)
+        model["price"] = written(replace(dearest, prompt=prompt, completion=completion))
     for key in ("context_tokens", "max_output_tokens"):
         if known := [value for each in entries if (value := getattr(each, key)) is not None]:
             model[key] = max(known)
@@ -132,16 +134,12 @@ def _limits(entries: Sequence[Entry]) -> Tree:
     return found
 
 
-def _shown(price: tuple[int, int]) -> dict[str, str]:
-    return {"prompt": amounts.show_usd(price[0]), "completion": amounts.show_usd(price[1])}
-
-
 def _unused(entry: Entry, *, direct: bool) -> Iterator[str]:
     known = _HERE | {"extra_headers", "rpm", "tpm"} if direct else set(entry.params) - _NO_EFFECT
-    for key in sorted(set(entry.params) - known):
+    for key in sorted(each for each in set(entry.params) - known if not is_price(each)):
         yield f"{entry.path}.litellm_params.{key}: has no effect here"
     for key in sorted(set(entry.info) - _INFORMS - {"rpm", "tpm", "weight"}):
-        if not key.startswith("supports_"):
+        if not key.startswith("supports_") and not is_price(key):
             yield f"{entry.path}.model_info.{key}: has no effect here"
 
 
