@@ -1,4 +1,5 @@
-"""`pointsman`: serve, demo, route, replay, tune, onboard, admit, quantize, compensate, engine, keys, clock, check.
+"""`pointsman`: serve, demo, route, programs, replay, tune, onboard, admit, quantize, compensate, engine, keys,
+clock, check.
 
 Each verb imports what it needs when it runs, so that `pointsman --help` is instant. A mistake of the user's ends with
 one line on stderr and exit code 2; a traceback is a bug.

@@ -1,4 +1,4 @@
-"""The verbs around a running gateway: serve, demo, route, check."""
+"""The verbs around a running gateway: serve, demo, route, programs, check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Verbs = Any  # argparse gives its subparsers no public type
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add serve, demo, route and check."""
+    """Add serve, demo, route, programs and check."""
     serve = verbs.add_parser("serve", help="start the gateway")
     serve.add_argument("--config", type=Path, help="settings file (default: the embedded family, on SQLite)")
     serve.add_argument("--host", help="address to listen on (default: the settings')")
@@ -32,10 +32,14 @@ def add_verbs(verbs: Verbs) -> None:
     demo.set_defaults(run=_demo)
     route = verbs.add_parser("route", help="print one decision with its evidence, without calling a model")
     route.add_argument("text", help="the query")
+    route.add_argument("--model", default="auto", help="a model or a program by name, auto or auto:NAME (default auto)")
     route.add_argument("--preference", type=float, help="0 cheapest … 1 best")
     route.add_argument("--json", action="store_true", help="print the decision as JSON")
     _add_target(route)
     route.set_defaults(run=_route)
+    programs = verbs.add_parser("programs", help="list the programs of a settings file: what they do and may cost")
+    programs.add_argument("file", type=Path, nargs="?", help="settings file (default: none)")
+    programs.set_defaults(run=_programs)
     check = verbs.add_parser("check", help="read a settings file and print what would run")
     check.add_argument("file", type=Path, nargs="?", help="settings file (default: none, the embedded family)")
     check.set_defaults(run=_check)
@@ -84,7 +88,10 @@ def _route(arguments: argparse.Namespace) -> int:
     from evaluation.explanation import evidence  # noqa: PLC0415
     from evaluation.local_gateway import running_gateway  # noqa: PLC0415
 
-    body: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": arguments.text}]}
+    body: dict[str, Any] = {
+        "model": arguments.model,
+        "messages": [{"role": "user", "content": arguments.text}],
+    }
     if arguments.preference is not None:
         body["routing"] = {"preference": arguments.preference}
     with running_gateway(arguments.url, arguments.key, say=lambda _: None) as (url, key):
@@ -95,6 +102,16 @@ def _route(arguments: argparse.Namespace) -> int:
     else:
         for part in evidence(decision):
             Console().print(part)
+    return 0
+
+
+def _programs(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from evaluation.explanation import programs  # noqa: PLC0415
+    from router.settings import load  # noqa: PLC0415
+
+    Console().print(programs(load(arguments.file)))
     return 0
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from router.settings import Settings
+
 
 def evidence(decision: Mapping[str, Any]) -> Iterator[Table | str]:
     """What POST /v1/route answered, as a headline, the candidates and the nearest past queries."""
@@ -15,11 +17,33 @@ def evidence(decision: Mapping[str, Any]) -> Iterator[Table | str]:
         f"by [italic]{decision['policy']}[/italic], preference {decision['preference']:.3g}, "
         f"λ = {decision['lambda_per_usd']:.4g} per USD"
     )
+    if "plan" in decision:
+        yield _plan(decision["plan"])
     yield _candidates(decision)
     refused = [each for each in decision["candidates"] if not each["eligible"]]
     if refused:
         yield "not eligible: " + "; ".join(f"{each['model']} ({each['reason']})" for each in refused)
     yield _neighbours(decision) if decision["neighbours"] else "no past query is known yet"
+
+
+def _plan(plan: Mapping[str, Any]) -> Table:
+    title = f"Plan: {plan['expected_usd']} USD expected, {plan['worst_usd']} held, {plan['seconds']:.2g} s"
+    table = Table("step", "arm", "chance", "prompt", "completion", "expected, USD", "worst, USD", title=title)
+    for each in plan["steps"]:
+        tokens = str(each["prompt_tokens"]), str(each["completion_tokens"])
+        cells = (f"{each['chance']:.2g}", *tokens, each["expected_usd"], each["worst_usd"])
+        table.add_row(each["step"], each["arm"], *cells)
+    return table
+
+
+def programs(settings: Settings) -> Table:
+    """The programs of a settings file: what kind each is, and who is asked."""
+    table = Table("program", "kind", "asks", "options", title="Programs")
+    for name, section in settings.programs.items():
+        arms = ", ".join(f"{key}: {arm}" for key, arm in section.arms())
+        left = section.model_dump(exclude={"kind", *(key for key, _ in section.arms())})
+        table.add_row(name, section.kind, arms, ", ".join(f"{key} {value}" for key, value in left.items()))
+    return table
 
 
 def _candidates(decision: Mapping[str, Any]) -> Table:

@@ -93,6 +93,8 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None = None
     signature: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, where it was judged
     tenant: str = ""
+    answered: str = ""  # the arm of a program whose answer was judged and returned …
+    returned: float = 1.0  # … and how likely that was, in (0, 1]
 
 
 class Feedback(msgspec.Struct, frozen=True, gc=False):
@@ -164,6 +166,8 @@ def outcome_of(
         weight=1.0 if feedback is None else feedback.reliability,
         expected=record.evidence.expected,
         signature=signature_of(settlement),
+        answered="" if settlement is None else settlement.answered,
+        returned=1.0 if settlement is None else settlement.returned,
     )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
-from policies.cascade import Cascade
 from policies.composed import Composed, WarmUp
+from policies.escalation import Escalation
 from policies.estimators.abilities import Abilities
 from policies.estimators.linear import Linear
 from policies.estimators.means import Means
@@ -161,10 +161,11 @@ def _bare(builder: Callable[..., Composed]) -> Callable[..., StoredPolicy]:
     return build_bare
 
 
-def _cascade(
-    arms: Arms, /, *, risk: float = 0.1, right_from: float = 0.5, k: int = 40, shrinkage: float = 10.0
-) -> StoredPolicy:
-    return Cascade(NeighbourMeans(Means(), k=k, shrinkage=shrinkage), risk=risk, right_from=right_from)
+def _escalation(arms: Arms, /) -> StoredPolicy:
+    return Escalation()
+
+
+ESCALATION = "escalation"  # learns and is stored as policies are, and chooses nothing
 
 
 _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
@@ -180,7 +181,7 @@ _BUILDERS: dict[str, Callable[..., StoredPolicy]] = {
     "thompson": _thompson,
     "epsilon": _epsilon,
     "preference": _preference,
-    "cascade": _cascade,
+    ESCALATION: _escalation,
 }
 _BUILDERS |= {
     f"{name}-bare": _bare(builder)
@@ -199,9 +200,8 @@ _SERVING: Mapping[str, tuple[str, ...]] = {  # what each asks of lazily imported
     "port-exact": ("scipy.optimize", "scipy.sparse"),
     "thompson": ("scipy.special",),
     "thompson-bare": ("scipy.special",),
-    "cascade": ("scipy.special",),
 }
-NAMES: tuple[str, ...] = tuple(_BUILDERS)
+NAMES: tuple[str, ...] = tuple(name for name in _BUILDERS if name != ESCALATION)
 BLIND: frozenset[str] = frozenset({"random", "fixed", "cheapest", "best"})  # they ignore the price of quality
 
 

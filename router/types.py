@@ -5,9 +5,9 @@ What is made for every request is a msgspec struct: it costs a tenth of a frozen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, Protocol
 
 import msgspec
 
@@ -174,6 +174,19 @@ class RateLimit:
     concurrent: int | None = None
 
 
+class Program(Protocol):
+    """Several calls under one name: see router.programs. What it is asked about is of a higher floor, hence Any."""
+
+    def offer(self, model: Model, needs: Any) -> Offer:
+        """The most that a run can cost and read, with the models whose own budgets it may touch."""
+
+    def reason(self, needs: Any, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+        """Why a run of these needs may not begin, or None."""
+
+    def begin(self, gateway: Any, call: Any) -> Any:
+        """What sends a request by running the program, once it has an attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """One candidate: a name clients may ask for, behind one backend."""
@@ -200,6 +213,7 @@ class Model:
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
     replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the dearest
     wildcard: str | None = None  # the entry that stands for it among many
+    program: Program | None = field(default=None, compare=False)  # that answers in place of an engine
 
     def price_at(self, engine: str) -> Price:
         """What an answer of one of its engines costs."""
@@ -240,6 +254,7 @@ class Offer(msgspec.Struct, frozen=True, gc=False):
     tokens: int  # prompt plus the most completion tokens
     budgets: tuple[Budget, ...] = ()  # the model's own capacity, beyond the principal's
     limits: tuple[RateLimit, ...] = ()  # limits that hold for this model only
+    members: tuple[str, ...] = ()  # of a program: the models it may call, whose limits hold for it too
 
     def __post_init__(self) -> None:
         if self.worst < 0 or self.tokens < 0:

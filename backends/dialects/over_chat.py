@@ -73,6 +73,8 @@ class TranslatedStream:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for block in self._chat:
+            if block.startswith(b":"):  # a comment alone, which every protocol's readers skip
+                yield block
             if events := b"".join([event for chunk in _chunks(block) for event in self._events.take(chunk)]):
                 yield events
         if self._chat.report.failure is None:

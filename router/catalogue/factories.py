@@ -155,7 +155,8 @@ SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds
 
 def build_policies(settings: Settings, arms: Sequence[Arm]) -> dict[str, StoredPolicy]:
     """The default policy and those with options; others are built when a request names them. Raises: SettingsError."""
-    names = dict.fromkeys([settings.policy.name, *settings.policy.options])
+    calibrated = [named.ESCALATION] if any(each.kind == "escalate" for each in settings.programs.values()) else []
+    names = dict.fromkeys([settings.policy.name, *settings.policy.options, *calibrated])
     try:
         return {name: named.build(name, arms, options_of(settings, name)) for name in names}
     except ValueError as error:

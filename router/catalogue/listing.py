@@ -17,6 +17,7 @@ from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
 from router.gateway.types import Catalogue
 from router.gateway.wildcards import Wildcards
+from router.programs.building import program_models
 from router.settings import Settings
 from router.settings.engine_sections import EmbeddedSection, VllmSection
 from router.settings.listed import priced_under
@@ -56,7 +57,15 @@ class Fleet:
         """
         admissions = Admissions(admissions_path(self.settings))
         models = tuple([self._gated(model, admissions) for model in self.every_model()])
-        return Catalogue(models, self.backends, self.wildcards)
+        return Catalogue(models + self._programs(models), self.backends, self.wildcards)
+
+    def _programs(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
+        """Of the settings, over these models. Raises: SettingsError."""
+        programs, settings = self.settings.programs, self.settings
+        if not programs:
+            return ()
+        told_later = any(isinstance(each, VllmSection) and each.discover for each in settings.backends.values())
+        return program_models(programs, models, settings.aliases, is_whole=not told_later)
 
     def _gated(self, model: Model, admissions: Admissions) -> Model:
         packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedSection) and not section.stores

@@ -24,7 +24,6 @@ class Answer:
         self.attempt = attempt
         self.reply = reply
         self.cost: NanoUsd | None = None  # known once settled
-        self.before = 0  # nano-USD of answers that were held back for this one
         self._charge = settle
         self._settling: asyncio.Future[None] | None = None  # while it has to wait, or failed
         self._is_settled = False
@@ -55,9 +54,8 @@ class Answer:
 
     @property
     def total(self) -> NanoUsd:
-        """What the request costs with everything that was held back."""
-        cost = self.bill().spend.cost if self.cost is None else self.cost
-        return NanoUsd(self.before + cost)
+        """What the request costs, as far as it has come."""
+        return self.bill().spend.cost if self.cost is None else self.cost
 
     def bill(self) -> Bill:
         """What this answer costs as far as it has come, in full."""

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from backends.errors import BackendError
 from backends.types import Embedder
+from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
+from policies.registry import ESCALATION
 from policies.types import BudgetState, Estimates, Evidence, LoggedContext, Policy, Proposal, draw
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
-from router.gateway.escalation import Escalating
 from router.gateway.machine_pricing import MachinePricing, prior_speed
 from router.gateway.types import (
     Call,
@@ -180,11 +181,9 @@ class Decider:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
         return self.catalogue.meaning(name, self.options.names)
 
-    def escalating(self, decision: Decision) -> Escalating | None:
-        """The policy that may hold answers to this decision back; None for every other policy."""
-        if decision.record.policy != "cascade":
-            return None
-        return cast(Escalating, self._learning.policy("cascade"))
+    def escalation(self) -> Escalation:
+        """What is known of how sure an answer must be."""
+        return cast(Escalation, self._learning.policy(ESCALATION))
 
     def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
         """Seconds until the whole answer would be there, from what the engines say of their load and speed; before

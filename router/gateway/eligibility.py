@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
-from router.types import Model, NanoUsd, Principal
+from router.types import Model, NanoUsd, Offer, Principal
 
 
 class Requirements(msgspec.Struct, frozen=True):
@@ -81,6 +81,26 @@ def worst_case(model: Model, needs: Requirements) -> tuple[NanoUsd, int]:
     return model.worst(prompt, completion, needs.searches), prompt + completion
 
 
+def offer_of(model: Model, needs: Requirements) -> Offer:
+    """The most this request can cost on this model, and can read and write there."""
+    if model.program is not None:
+        return model.program.offer(model, needs)
+    worst, tokens = worst_case(model, needs)
+    return Offer(model.name, worst, tokens, model.budgets, model.limits)
+
+
+def worst_cost(model: Model, needs: Requirements) -> NanoUsd:
+    """The most this request can cost on this model."""
+    return offer_of(model, needs).worst
+
+
+def bounded(needs: Requirements, principal: Principal) -> Requirements:
+    """The needs with what the principal's own terms leave: who a program may ask."""
+    own, asked = principal.allowed_models, needs.allowed
+    allowed = asked if own is None else own if asked is None else own & asked
+    return replace(needs, allowed=allowed, local_only=needs.local_only or principal.local_only)
+
+
 def is_usual(needs: Requirements, principal: Principal) -> bool:
     """Whether nothing but the length and what a model can do decides: no name, no list, no limit of cost or place."""
     free = needs.pinned is None and needs.allowed is None and needs.max_cost is None and not needs.local_only
@@ -103,7 +123,10 @@ def ineligible_reason(
     """The first reason why this model may not serve this request, or None. `is_up` takes a backend's name."""
     if needs.pinned is not None and model.name != needs.pinned:
         return "the request names another model"
-    return _not_allowed(model, needs, principal) or _not_able(model, needs) or _not_up(model, is_up)
+    why = _not_allowed(model, needs, principal) or _not_able(model, needs)
+    if why is None and model.program is not None:
+        return model.program.reason(needs, principal, is_up)
+    return why or _not_up(model, is_up)
 
 
 def _not_allowed(model: Model, needs: Requirements, principal: Principal) -> str | None:
@@ -125,7 +148,7 @@ def _not_able(model: Model, needs: Requirements) -> str | None:
     expected = expected_prompt_tokens(model, needs) + (needs.completion_tokens or 1)
     if expected > model.context_tokens * needs.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
-    if needs.max_cost is not None and (worst := worst_case(model, needs)[0]) > needs.max_cost:
+    if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
         return f"may cost {worst} nano-USD, over the request's max_cost_usd of {needs.max_cost} nano-USD"
     return None
 

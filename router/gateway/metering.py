@@ -66,6 +66,8 @@ class Part(msgspec.Struct, frozen=True):
 
 def billed(attempt: Attempt, report: Report) -> Bill:
     """What this answer costs, in full, whatever was held for it."""
+    if attempt.run is not None:
+        return attempt.run.bill()
     call, model = attempt.call, attempt.model
     usage = report.usage or _NO_USAGE
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)

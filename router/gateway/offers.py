@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies.types import Proposal
-from router.gateway.eligibility import Requirements, worst_case
+from router.gateway.eligibility import Requirements, offer_of
 from router.gateway.types import Decision
-from router.types import Model, Offer
+from router.types import Offer
 
 
 class Offers:
@@ -20,16 +20,11 @@ class Offers:
         self._choice = decision.models.index(decision.model)  # which changes once another model was taken
 
     def __iter__(self) -> Iterator[Offer]:
-        yield _offer(self._models[self._choice], self._needs)
+        yield offer_of(self._models[self._choice], self._needs)
         if len(self._models) == 1:
             return
         for i in _others(self._proposal, self._choice):
-            yield _offer(self._models[i], self._needs)
-
-
-def _offer(model: Model, needs: Requirements) -> Offer:
-    worst, tokens = worst_case(model, needs)
-    return Offer(model.name, worst, tokens, model.budgets, model.limits)
+            yield offer_of(self._models[i], self._needs)
 
 
 def _others(proposal: Proposal, choice: int) -> list[int]:

@@ -17,11 +17,9 @@ from backends.dialects import ABILITIES, DIALECTS, send_over_chat
 from backends.errors import BackendError, Cut, Refused, Unreachable, Unsupported
 from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import (
-    BudgetExceeded,
     InvalidRequest,
     NoCandidate,
     PointsmanError,
-    RateLimited,
     RequestRejected,
     StoreUnavailable,
     UpstreamFailed,
@@ -29,13 +27,12 @@ from router.errors import (
 from router.gateway.answers import Answer
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
-from router.gateway.eligibility import expected_prompt_tokens
-from router.gateway.escalation import TOP_LOGPROBS, asked_for_logprobs, is_judged, not_dearer, read
+from router.gateway.eligibility import bounded, expected_prompt_tokens
 from router.gateway.grading import graded, has_rules
 from router.gateway.metering import Bill
 from router.gateway.offers import Offers
 from router.gateway.translation import for_another_model, refusal, upstream_failed
-from router.gateway.types import Attempt, Call, Decision, Metrics, Timings, generic_tokens
+from router.gateway.types import Attempt, Call, Catalogue, Decision, Lengths, Metrics, Running, Timings, generic_tokens
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
     Hold,
@@ -67,6 +64,7 @@ class Gateway:
     ) -> None:
         self.decider = decider
         self.meter = meter
+        self.lengths = Lengths()
         self._ledger = ledger
         self._log = log
         self._doubts = Doubts(audit, meter, clock)
@@ -93,25 +91,7 @@ class Gateway:
         raise error
 
     async def _answer(self, principal: Principal, call: Call) -> Answer:
-        """An answer that its policy holds back is charged and the next dearer model asked; should that one fail, the
-        answer held back is returned after all.
-        """
-        stages, without, held_back = Timings(), frozenset[str](), None
-        while True:
-            try:
-                answer = await self._attempt(principal, call, stages, without)
-            except (NoCandidate, BudgetExceeded, RateLimited, UpstreamFailed):
-                if held_back is None:
-                    raise
-                return held_back
-            answer.before = held_back.total if held_back else 0
-            decision = answer.attempt.decision
-            if not is_judged(call, decision, escalating=self.decider.escalating(decision)):
-                return answer
-            cheaper = await self._hold_back(answer)
-            if cheaper is None:
-                return answer
-            held_back, without = answer, without | cheaper
+        return await self._attempt(principal, call, Timings(), frozenset())
 
     async def explain(self, principal: Principal, call: Call) -> Decision:
         """Decide and send nothing. It counts against the limits of requests and tokens as a request does, at no cost.
@@ -131,7 +111,7 @@ class Gateway:
         """The first model that gives a first byte."""
         failures: list[BackendError] = []
         while True:
-            backends = self.decider.catalogue.backends
+            catalogue = self.decider.catalogue
             try:
                 decision = await self.decider.decide(principal, call, stages, without=without)
             except NoCandidate as error:
@@ -140,7 +120,7 @@ class Gateway:
                 raise upstream_failed(failures) from error
             hold, model = await self._reserve(principal, call, decision)
             stages.mark("reserve")
-            attempt = Attempt(decision, hold, model, principal, call, stages, backends[model.backend])
+            attempt = self.attempt(decision, hold, principal, call, catalogue, stages)
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
@@ -153,6 +133,40 @@ class Gateway:
                 without |= {model.name}
             else:
                 return Answer(self.settle, attempt, reply)
+
+    def attempt(
+        self,
+        decision: Decision,
+        hold: Hold,
+        principal: Principal,
+        call: Call,
+        catalogue: Catalogue,
+        stages: Timings,
+    ) -> Attempt:
+        """What answers a call: an engine of the catalogue that it was decided by, or a program that asks several."""
+        model = decision.model
+        if model.program is None:
+            backend = catalogue.backends[model.backend]
+            return Attempt(decision, hold, model, principal, call, stages, backend)
+        run: Running = model.program.begin(self, call)
+        run.attempt = Attempt(decision, hold, model, principal, call, stages, run, run)
+        return run.attempt
+
+    async def open_step(self, attempt: Attempt) -> Reply:
+        """Remember and send a step of a program, which has a hold already. Raises: BackendError."""
+        await self._remember(attempt)
+        attempt.stages.mark("remember")
+        reply = await self._send(attempt)
+        attempt.stages.mark_answer(reply.report.engine_s)
+        return reply
+
+    async def close_step(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
+        """Log what a step of a program cost; its money is the program's. Raises: StoreUnavailable."""
+        attempt.stages.mark("relay")
+        if self.decider.options.remember:
+            await self._log.remember(self._settlement(attempt, bill.spend, report))
+        if bill.doubts:
+            await self._doubts.note(attempt, bill.doubts)
 
     async def _open(self, attempt: Attempt) -> Reply:
         """Remember and send; the hold is released where no first byte comes. Raises: BackendError."""
@@ -185,30 +199,16 @@ class Gateway:
         await reply.aclose()
         await self._release(attempt)
 
-    async def _hold_back(self, answer: Answer) -> frozenset[str] | None:
-        """None where the answer may be returned; else the models that escalation passes over, the answer settled."""
-        attempt = answer.attempt
-        policy = self.decider.escalating(attempt.decision)
-        if not isinstance(answer.reply, Whole):
-            return None
-        answer.reply, found = read(answer.reply, keep_logprobs=asked_for_logprobs(attempt.call))
-        if found is None or policy is None:
-            return None
-        attempt.signature = found.astype("<f4").tobytes()
-        cheaper = not_dearer(attempt.model, attempt.decision)
-        if policy.returns(attempt.model.name, found) or len(cheaper) == len(attempt.decision.models):
-            return None
-        await answer.close()
-        return cheaper
-
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
-        options = self.decider.options
+        options, needs = self.decider.options, call.needs
+        if principal.local_only or principal.allowed_models is not None:
+            needs = bounded(needs, principal)
         hold = await self._ledger.reserve(
             Reservation(
                 decision.decision_id,
                 principal,
-                Offers(decision, call.needs),
+                Offers(decision, needs),
                 options.hold_ttl_ms,
                 int(self._clock() * 1000),
                 options.longest_ms,
@@ -231,13 +231,11 @@ class Gateway:
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
             extra.setdefault("max_tokens", call.needs.completion_tokens)  # engines differ in what they take for usual
-        if is_judged(call, attempt.decision, escalating=self.decider.escalating(attempt.decision)):
-            extra |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if not asked_for_logprobs(call) else {}
         request = Request(
             path=call.path,
             fields=_kept(model, call),
             model=model.upstream,
-            answers_as=model.name,
+            answers_as=attempt.answers_as or model.name,
             stream=call.stream,
             wants_usage=call.wants_usage,
             headers=call.headers,
@@ -281,7 +279,9 @@ class Gateway:
                 await self._log.judge(feedback)
 
     async def _release(self, attempt: Attempt) -> None:
-        await self.settle(attempt, Bill(Spend(NanoUsd(0), 0, 0, "released")), None)
+        """Of a program, what its steps cost is charged."""
+        nothing = Bill(Spend(NanoUsd(0), 0, 0, "released"))
+        await self.settle(attempt, nothing if attempt.run is None else attempt.run.bill(), None)
 
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
@@ -311,6 +311,8 @@ class Gateway:
             finish_reason=report.finish_reason if report else None,
             signature=attempt.signature,
             tenant=attempt.principal.tenant,
+            answered=attempt.answered,
+            returned=attempt.returned,
         )
 
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from backends.dialects.over_chat import Sender
 from backends.errors import BackendError
 from backends.pool import Replicas
 from policies.types import Arm, Proposal
@@ -19,6 +21,10 @@ from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
 from router.gateway.wildcards import Wildcards
 from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
+
+if TYPE_CHECKING:
+    from backends.types import Reply, Request
+    from router.gateway.metering import Bill
 
 Float32 = NDArray[np.float32]
 GENERIC_BYTES_PER_TOKEN = 4.0
@@ -40,6 +46,23 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
     request_id: str = ""
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Mean completion tokens of each model's steps of programs, as this process has seen them."""
+
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # by model: answers, tokens
+
+    def note(self, model: str, tokens: int) -> None:
+        """One answer."""
+        answers, total = self.seen.get(model, (0, 0))
+        self.seen[model] = answers + 1, total + tokens
+
+    def mean(self, model: str, usual: float) -> float:
+        """Of a model; `usual` before any was seen."""
+        answers, total = self.seen.get(model, (0, 0))
+        return total / answers if answers else usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +249,18 @@ class Metrics:
         """A request was answered with an error; `tenant` is empty where no key said whose it was."""
 
 
+class Running(Protocol):
+    """A program under way."""
+
+    attempt: Attempt  # that runs it
+
+    async def send(self, request: Request) -> Reply:
+        """See Backend.send."""
+
+    def bill(self) -> Bill:
+        """What it costs as far as it has come."""
+
+
 @dataclass(slots=True)
 class Attempt:
     """A request with its hold taken."""
@@ -236,8 +271,12 @@ class Attempt:
     principal: Principal
     call: Call
     stages: Timings
-    backend: Replicas  # as it was when the decision was made: a reload may give its name to another
-    signature: bytes = b""  # float32 (12,) of the answer, where it was judged
+    backend: Sender  # as it was when the decision was made: a reload may give its name to another
+    run: Running | None = None  # of a program, which is then what sends
+    answers_as: str = ""  # the name the client sees, where it is not the model's
+    signature: bytes = b""  # float32 (12,) of the answer that was judged before it was returned …
+    answered: str = ""  # … the program's arm that gave it …
+    returned: float = 1.0  # … and how likely it was to be returned
 
 
 def usd(cost: NanoUsd) -> str:

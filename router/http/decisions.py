@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from policies.preference import knob_of
 from router.errors import Forbidden, InvalidRequest
-from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.eligibility import bounded, expected_prompt_tokens
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Decision, usd
 from router.http.auth import Authentication, key_first, require_admin
 from router.http.inference import preference_of
 from router.http.rates import Rates
 from router.http.schemas import parse
+from router.programs.explaining import plan_of, seconds_of, shown
 from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
 from router.types import Feedback, Model, Principal
@@ -79,6 +80,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
             preference=knob,
             aliases=gateway.decider.options.aliases,
         )
+        call.needs = bounded(call.needs, principal)
         decision = await gateway.explain(principal, call)
         found = await explain(gateway, call, decision, principal.tenant)
         return Response(msgspec.json.encode(found), media_type="application/json")
@@ -113,6 +115,8 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
 
 
 def _delay_s(gateway: Gateway, call: Call, model: Model) -> float:
+    if (plan := plan_of(model, call.needs)) is not None:
+        return seconds_of(plan, gateway)
     tokens = call.needs.completion_tokens or USUAL_COMPLETION_TOKENS
     prompt = expected_prompt_tokens(model, call.needs)
     return gateway.decider.delay_s(model, prompt_tokens=prompt, completion_tokens=min(tokens, model.max_output_tokens))
@@ -149,6 +153,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         for i, model in enumerate(decision.models)
     ]
     candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
+    plan = plan_of(decision.model, call.needs)
     return {
         "object": "routing.decision",
         "model": record.model,
@@ -159,6 +164,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         "propensity": record.propensity,
         "budget": {"name": purse.name, "remaining_usd": purse.remaining} if purse.name else None,
         "candidates": candidates,
+        **({} if plan is None else {"plan": shown(plan, gateway)}),
         "neighbours": [
             {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}
             for each in await gateway.decider.nearest(decision, tenant)

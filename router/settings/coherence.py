@@ -23,6 +23,7 @@ def faults(settings: Settings) -> Iterator[Fault]:
     yield from _backends(settings)
     yield from _models(settings)
     yield from _names(settings)
+    yield from _programs(settings)
     yield from _policies(settings)
     yield from _tenants(settings)
     yield from _unknown_models(settings)
@@ -82,11 +83,44 @@ def _models(settings: Settings) -> Iterator[Fault]:
             yield f"{path}.price", "missing, expected {prompt, completion} in USD per million tokens, or default_price"
 
 
+MOST_DEEP = 3  # programs within programs
+
+
+def _programs(settings: Settings) -> Iterator[Fault]:
+    """Programs that no start can run: of nobody, of themselves, or too deep."""
+    models, programs = {each.name for each in settings.models}, settings.programs
+    finds = any(each.discovers for each in settings.backends.values())
+    usual = {"auto", *(f"auto:{name}" for name in settings.aliases)}
+    for name, section in programs.items():
+        if name in models | usual or name.startswith("auto:"):
+            yield f"programs.{name}", "already the name of a model or an alias, expected a name that nothing else has"
+        for key, arm in section.arms():
+            is_known = arm in models | usual or arm in programs or (finds and not arm.startswith("auto:"))
+            if not is_known:
+                yield f"programs.{name}.{key}", f"got {arm!r}, expected a model, a program, auto or auto:NAME"
+        depth = _depth(settings, name, ())
+        if depth > MOST_DEEP:
+            why = "a program of itself" if depth == _ENDLESS else f"{depth} programs deep"
+            yield f"programs.{name}", f"{why}, expected at most {MOST_DEEP} within each other and no circle"
+
+
+_ENDLESS = 1 << 20
+
+
+def _depth(settings: Settings, name: str, above: tuple[str, ...]) -> int:
+    """How many programs stand within each other, from this one down; _ENDLESS in a circle."""
+    if name in above:
+        return _ENDLESS
+    if (section := settings.programs.get(name)) is None:
+        return 0
+    return min(_ENDLESS, 1 + max(_depth(settings, arm, (*above, name)) for _, arm in section.arms()))
+
+
 def _names(settings: Settings) -> Iterator[Fault]:
     """Names that stand for models, where no backend discovers any that the file does not list."""
     if any(each.discovers for each in settings.backends.values()):
         return
-    known = {each.name for each in settings.models}
+    known = {each.name for each in settings.models} | set(settings.programs)
     aliases = {"auto", *(f"auto:{name}" for name in settings.aliases)}
     for name, meant in settings.model_map.items():
         if name in known | aliases:
@@ -163,7 +197,7 @@ def _team(path: str, team: str | None, tenant: TenantSection) -> Iterator[Fault]
 
 def _unknown_models(settings: Settings) -> Iterator[Fault]:
     """Where a backend discovers models, their names are not known yet."""
-    known = {each.name for each in settings.models}
+    known = {each.name for each in settings.models} | set(settings.programs)
     if any(each.discovers for each in settings.backends.values()):
         return
     for path, terms in _terms(settings):

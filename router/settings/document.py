@@ -14,6 +14,7 @@ from router.errors import SettingsError
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.listed import Listed, Look
 from router.settings.price_sections import PriceSection
+from router.settings.program_sections import ProgramSection
 from router.settings.sections import (
     Admission,
     Auth,
@@ -76,6 +77,9 @@ class Settings(Section):
         default={"family": EmbeddedSection(kind="embedded")}, description="Engines and providers by name."
     )
     models: tuple[ModelSection, ...] = Field(default=(), description="Candidates, beside those that backends discover.")
+    programs: dict[Name, ProgramSection] = Field(
+        default={}, description="Several calls under one name, with one plan and one bill: candidates like models."
+    )
     default_price: PriceSection | None = Field(
         default=None, description="Price of a model nothing else prices; without it such a model stops the start."
     )

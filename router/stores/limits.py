@@ -130,15 +130,16 @@ def of_limit(limit: RateLimit) -> Iterator[Gauge]:
 def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
     """Every gauge a request of this principal to this offer must pass.
 
-    A principal's budget or limit whose scope ends in "|model:NAME" holds for that model only.
+    A principal's budget or limit whose scope ends in "|model:NAME" holds for that model only, and for programs that
+    may call it.
     """
-    mark, model = "|model:", offer.model
+    mark, models = "|model:", (offer.model, *offer.members)
     gauges = []
     for budgets in (principal.budgets, offer.budgets):
-        gauges += [of_budget(b) for b in budgets if mark not in b.scope or b.scope.partition(mark)[2] == model]
+        gauges += [of_budget(b) for b in budgets if mark not in b.scope or b.scope.partition(mark)[2] in models]
     for limits in (principal.limits, offer.limits):
         for limit in limits:
-            if mark not in limit.scope or limit.scope.partition(mark)[2] == model:
+            if mark not in limit.scope or limit.scope.partition(mark)[2] in models:
                 gauges += of_limit(limit)
     return tuple(gauges)
 
@@ -192,4 +193,6 @@ class PlanCache(Generic[P]):
 
 
 def _same(a: Offer, b: Offer) -> bool:
+    if a.members != b.members:
+        return False
     return (a.budgets is b.budgets or a.budgets == b.budgets) and (a.limits is b.limits or a.limits == b.limits)

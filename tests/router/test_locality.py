@@ -43,7 +43,7 @@ from tests.router.conftest import SMALL, House, Workshop, model
 
 pytestmark = pytest.mark.anyio
 WORLDS = 10_000
-POLICIES = ("random", "neighbours", "cascade", "epsilon")
+POLICIES = ("random", "neighbours", "epsilon")
 TROUBLES: tuple[Trouble | None, ...] = (None, None, None, "500", "down", "busy", "garbage", "html", "reset", "refuse")
 
 

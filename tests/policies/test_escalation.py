@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.cascade import Calibration
 from policies.conformal import NEVER, risk_threshold
-from policies.registry import build
+from policies.escalation import Calibration, Escalation
 from policies.signature import FEATURES, FLOOR, Head, chat_signature, signature
+from policies.types import Outcome
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
 ARMS = make_arms(3)
@@ -66,7 +66,7 @@ def test_a_heads_confidence_is_calibrated_on_answers_it_has_not_seen() -> None:
     signatures, right = draw_answers(rng, 2000)
     head = Head()
     head.fit(signatures, right, np.ones(2000))
-    fresh, truth = draw_answers(rng, 4000)
+    fresh, truth = draw_answers(rng, 2000)
     confidences = np.array([head.confidence(each) for each in fresh])
     for low in (0.3, 0.5, 0.7):
         bucket = (confidences >= low) & (confidences < low + 0.2)
@@ -105,48 +105,72 @@ def test_too_few_answers_for_the_risk_return_nothing() -> None:
     assert risk_threshold(np.ones(8), np.zeros(8, bool), risk=0.1) == NEVER
 
 
-def taught_cascade(seed: int = 0) -> object:
-    """A cascade whose smallest model was judged 600 times."""
-    rng = np.random.default_rng(seed)
-    policy = build("cascade", ARMS, {"risk": 0.15})
-    signatures, right = draw_answers(rng, 600)
-    for i in range(600):
-        outcome = make_outcome(make_context(ARMS, None, i), "model-0", score=float(right[i]))
-        policy.learn(replace(outcome, signature=signatures[i], propensity=1.0))
-    policy.refit(make_history(ARMS))
-    return policy
+def judged(signature: np.ndarray, right: bool, at: int = 0, *, returned: float = 1.0) -> Outcome:
+    """A program's first answer with its score."""
+    outcome = make_outcome(make_context(ARMS, None, at), "sure", score=float(right))
+    return replace(outcome, signature=signature, propensity=1.0, answered="small", returned=returned)
+
+
+def taught(seed: int = 0, *, count: int = 600) -> Escalation:
+    """The first arm of a program was judged so often."""
+    rng, known = np.random.default_rng(seed), Escalation()
+    signatures, right = draw_answers(rng, count)
+    for i in range(count):
+        known.learn(judged(signatures[i], bool(right[i]), i))
+    known.refit(make_history(ARMS))
+    return known
 
 
 def test_an_unsure_answer_escalates_and_a_sure_one_is_returned() -> None:
-    policy = taught_cascade()
+    known = taught()
     sure, unsure = np.zeros(len(FEATURES)), np.zeros(len(FEATURES))
     sure[0], unsure[0] = 0.3, -2.5
-    assert policy.returns("model-0", sure)
-    assert not policy.returns("model-0", unsure)
+    assert known.returns("sure", "small", sure, risk=0.15)
+    assert not known.returns("sure", "small", unsure, risk=0.15)
 
 
-def test_what_a_cascade_returns_is_wrong_no_more_often_than_the_risk() -> None:
+def test_what_is_returned_is_wrong_no_more_often_than_the_risk() -> None:
     lost = []
     for seed in range(8):
-        policy = taught_cascade(seed)
+        known = taught(seed)
         signatures, right = draw_answers(np.random.default_rng(1000 + seed), 500)
-        returned = np.array([policy.returns("model-0", each) for each in signatures])
+        returned = np.array([known.returns("sure", "small", each, risk=0.15) for each in signatures])
         lost.append(np.mean(returned & ~right))
     assert np.mean(lost) <= 0.15 + 0.02
 
 
+def test_a_share_returned_by_chance_keeps_the_threshold_from_ratcheting() -> None:
+    """What is judged is what was returned. Without the share, each round asks for more than the bound needs."""
+    audit, shares = 0.1, []
+    for seed in range(4):
+        rng, first = np.random.default_rng(seed), taught(seed)
+        signatures, right = draw_answers(rng, 2000)
+        everything, audited, ratchet = Escalation(), Escalation(), Escalation()
+        for i, (each, good) in enumerate(zip(signatures, right, strict=True)):
+            everything.learn(judged(each, bool(good), i))
+            sure = first.returns("sure", "small", each, risk=0.15)
+            if sure:
+                ratchet.learn(judged(each, bool(good), i))
+            if sure or rng.random() < audit:
+                audited.learn(judged(each, bool(good), i, returned=1.0 if sure else audit))
+        for known in (everything, audited, ratchet):
+            known.refit(make_history(ARMS))
+            shares.append(np.mean([known.returns("sure", "small", each, risk=0.15) for each in signatures[:400]]))
+    whole, kept, ratcheted = np.reshape(shares, (4, 3)).mean(axis=0)
+    assert abs(whole - kept) < 0.5 * (whole - ratcheted)
+
+
 @pytest.mark.parametrize("right", [True, False])
-def test_a_model_whose_answers_were_all_right_or_all_wrong_is_returned_always_or_never(right: bool) -> None:
-    policy, rng = build("cascade", ARMS, {"risk": 0.15}), np.random.default_rng(0)
+def test_an_arm_whose_answers_were_all_right_or_all_wrong_is_returned_always_or_never(right: bool) -> None:
+    known, rng = Escalation(), np.random.default_rng(0)
     signatures, _ = draw_answers(rng, 80)
     for i in range(80):
-        outcome = make_outcome(make_context(ARMS, None, i), "model-0", score=float(right))
-        policy.learn(replace(outcome, signature=signatures[i], propensity=1.0))
-    policy.refit(make_history(ARMS))
-    assert {policy.returns("model-0", each) for each in signatures} == {right}
+        known.learn(judged(signatures[i], right, i))
+    known.refit(make_history(ARMS))
+    assert {known.returns("sure", "small", each, risk=0.15) for each in signatures} == {right}
 
 
-def test_the_risk_holds_for_every_model_over_many_seeds_at_several_levels() -> None:
+def test_the_risk_holds_for_every_arm_over_many_seeds_at_several_levels() -> None:
     """Head, out-of-fold confidences and threshold as a whole, on answers drawn after the fit."""
     for risk in (0.05, 0.1, 0.2):
         lost = []
@@ -155,21 +179,20 @@ def test_the_risk_holds_for_every_model_over_many_seeds_at_several_levels() -> N
             signatures, right = draw_answers(rng, 300)
             for each, good in zip(signatures, right, strict=True):
                 known.add(each, float(good), 1.0)
-            known.fit(risk=risk, right_from=0.5)
+            known.fit()
             fresh, truth = draw_answers(rng, 120)
-            confidences = np.array([known.head.confidence(each) for each in fresh])
-            lost.append(np.mean((confidences >= known.threshold) & ~truth))
+            returned = np.array([known.returns(each, risk=risk) for each in fresh])
+            lost.append(np.mean(returned & ~truth))
         assert np.mean(lost) <= risk + 3 * np.std(lost) / np.sqrt(len(lost))
 
 
-def test_answers_of_a_model_nobody_judged_are_returned_and_not_believed() -> None:
-    policy = build("cascade", ARMS)
-    assert policy.returns("model-1", np.zeros(len(FEATURES)))
-    assert policy.confidence("model-1", np.zeros(len(FEATURES))) == (0.5, 0.0)
+def test_answers_that_nobody_judged_are_returned() -> None:
+    assert Escalation().returns("sure", "small", np.zeros(len(FEATURES)), risk=0.1)
 
 
-def test_being_able_to_escalate_makes_a_small_start_worth_more() -> None:
-    plain, taught = build("cascade", ARMS), taught_cascade()
-    plain.refit(make_history(ARMS))
-    context = make_context(ARMS, make_history(ARMS), preference=100.0)
-    assert taught.propose(context).scores[0] > plain.propose(context).scores[0]
+def test_what_is_known_comes_back_from_its_state_to_the_last_bit() -> None:
+    known, again = taught(count=200), Escalation()
+    again.restore(known.state())
+    probes, _ = draw_answers(np.random.default_rng(5), 50)
+    for each in probes:
+        assert known.returns("sure", "small", each, risk=0.1) == again.returns("sure", "small", each, risk=0.1)

@@ -1,0 +1,1 @@
+"""Programs: several calls under one name, with one plan, one hold and one bill."""

@@ -1,0 +1,147 @@
+"""What a program would do for a request, before it runs: its steps, and what they may cost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from msgspec.structs import replace
+
+from router.gateway.eligibility import Requirements, expected_prompt_tokens, offer_of
+from router.gateway.types import Lengths
+from router.types import Model, NanoUsd, Offer
+
+USUAL_TOKENS = 256  # of an answer whose length the caller leaves open, before any was seen
+_SHORT = frozenset({"tools", "tool_choice", "json_schema", "json_object"})  # what only the last step is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Who does a kind of step: one model or program, or whoever `auto` draws."""
+
+    arm: str  # as the settings name it
+    models: tuple[Model, ...]  # empty while no engine has told of it
+    preference: float | None = None  # of auto:NAME
+
+    def may(self, needs: Requirements) -> tuple[Model, ...]:
+        """Those that the request's own limits leave."""
+        allowed, local = needs.allowed, needs.local_only
+        return tuple([m for m in self.models if (allowed is None or m.name in allowed) and (m.local or not local)])
+
+    def offers(self, needs: Requirements) -> list[Offer]:
+        """What a step may cost at each who may do it."""
+        return [offer_of(model, needs) for model in self.may(needs) or self.models]
+
+    def usual(self, needs: Requirements) -> Model:
+        """Who is expected to do it: by price where a preference says so, else the middle."""
+        models = sorted(self.may(needs) or self.models, key=lambda m: m.price.prompt + m.price.completion)
+        share = 0.5 if self.preference is None else self.preference
+        return models[round(share * (len(models) - 1))]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a plan."""
+
+    role: str  # "map 3"
+    part: Part
+    needs: Requirements
+    stage: int = 0  # steps of one stage run side by side
+    chance: float = 1.0  # that it is begun at all
+    usual_bytes: int = 0  # of its prompt as a mean, where that is not the most
+
+    @property
+    def worst(self) -> NanoUsd:
+        """The most it can cost, whoever does it."""
+        return max((offer.worst for offer in self.part.offers(self.needs)), default=NanoUsd(0))
+
+    def expected(self, lengths: Lengths) -> tuple[Model, int, int, NanoUsd]:
+        """(who, prompt tokens, completion tokens, cost) as far as can be told."""
+        model, needs = self.part.usual(self.needs), self.needs
+        if self.usual_bytes:
+            needs = replace(needs, prompt_bytes=min(needs.prompt_bytes, self.usual_bytes))
+        most = min(needs.completion_tokens or model.max_output_tokens, model.max_output_tokens)
+        prompt, completion = (
+            expected_prompt_tokens(model, needs),
+            min(round(lengths.mean(model.name, USUAL_TOKENS)), most),
+        )
+        return model, prompt, completion, model.price.of(prompt, completion)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The steps of one run, in order."""
+
+    steps: tuple[Step, ...]
+    at_once: int = 1
+    why: str = ""  # of what was chosen, e.g. the size of a part
+
+    def offer(self, model: Model) -> Offer:
+        """What a run can cost and read at most, with the budgets, limits and names of everybody it may ask."""
+        tokens, members = 0, dict.fromkeys(
+            each for step in self.steps for m in step.part.models for each in (m.name, *_members(m))
+        )  # fmt: skip
+        budgets, limits = dict.fromkeys(model.budgets), dict.fromkeys(model.limits)
+        for step in self.steps:
+            offers = step.part.offers(step.needs)
+            tokens += max((each.tokens for each in offers), default=0)
+            budgets |= dict.fromkeys(budget for each in offers for budget in each.budgets)
+            limits |= dict.fromkeys(limit for each in offers for limit in each.limits)
+        return Offer(model.name, self.worst, tokens, tuple(budgets), tuple(limits), tuple(members))
+
+    @property
+    def worst(self) -> NanoUsd:
+        """The most that all steps can cost."""
+        return NanoUsd(sum(step.worst for step in self.steps))
+
+    def expected(self, lengths: Lengths) -> NanoUsd:
+        """What a run costs as a mean."""
+        return NanoUsd(round(sum(step.chance * step.expected(lengths)[3] for step in self.steps)))
+
+    def seconds(self, lengths: Lengths, delay_s: Callable[[Model, int, int], float]) -> float:
+        """Until the answer is there: stages one after the other, their steps `at_once` at a time."""
+        total = 0.0
+        for _, stage in groupby(self.steps, key=lambda step: step.stage):
+            total += sum(max(each) for each in _rounds([_delay_s(s, lengths, delay_s) for s in stage], self.at_once))
+        return total
+
+
+def _delay_s(step: Step, lengths: Lengths, delay_s: Callable[[Model, int, int], float]) -> float:
+    model, prompt, completion, _ = step.expected(lengths)
+    return step.chance * delay_s(model, prompt, completion)
+
+
+def _rounds(seconds: Sequence[float], at_once: int) -> Iterator[Sequence[float]]:
+    return (seconds[start : start + at_once] for start in range(0, len(seconds), at_once))
+
+
+def _members(model: Model) -> tuple[str, ...]:
+    """Whom a program within a program may ask."""
+    return () if model.program is None else model.program.offer(model, _NOTHING).members
+
+
+_NOTHING = Requirements(frozenset({"chat"}), 1, 1)
+
+
+def same(needs: Requirements) -> Requirements:
+    """What a step asks that answers the request as it stands, in chat."""
+    return replace(needs, capabilities=_in_chat(needs.capabilities), pinned=None, max_cost=None)
+
+
+def inner(needs: Requirements, *, prompt_bytes: int, completion_tokens: int, messages: int = 2) -> Requirements:
+    """What a step asks that reads a text of our own making and is given no tools."""
+    asked = min(completion_tokens, needs.completion_tokens or completion_tokens)
+    return replace(
+        same(needs),
+        capabilities=frozenset({"chat"}),
+        prompt_bytes=prompt_bytes,
+        completion_tokens=asked,
+        most_tokens=0,
+        messages=messages,
+        features=needs.features - _SHORT,
+    )
+
+
+def _in_chat(capabilities: frozenset[str]) -> frozenset[str]:
+    return capabilities - {"responses", "messages"} | {"chat"}

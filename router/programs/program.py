@@ -1,0 +1,109 @@
+"""A program as a candidate among models: its price, its worst case, and why it may not begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from backends.types import Reply, Request
+from router.gateway.eligibility import Requirements, ineligible_reason
+from router.gateway.serving import Gateway
+from router.gateway.types import Call
+from router.programs.plans import USUAL_TOKENS, Part, RunPlan
+from router.programs.running import Run
+from router.types import Model, NanoUsd, Offer, Price, Principal
+
+PROGRAMS = "programs"  # stands where a model has the name of its backend
+NOMINAL_BYTES = 1_000  # of the request by which a program's price for a token is told
+MOST_TOKENS = 1 << 24  # of a program that takes inputs of any length
+
+
+class Kind(Protocol):
+    """What a program does. One file each."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Who is asked; the last one gives the answer."""
+
+    def plan(self, needs: Requirements) -> RunPlan:
+        """The steps of a run of these needs."""
+
+    async def run(self, run: Run, request: Request) -> Reply:
+        """The answer to a chat request. Raises: BackendError, PointsmanError."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedProgram:
+    """A program of the settings over the models there are. See router.types.Program."""
+
+    name: str
+    kind: Kind
+
+    def offer(self, model: Model, needs: Requirements) -> Offer:
+        """See Program.offer."""
+        return self.kind.plan(needs).offer(model)
+
+    def reason(self, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+        """See Program.reason: every step needs somebody who may do it."""
+        if needs.choices != 1 or needs.prompts != 1:
+            return "a program gives one answer"
+        if needs.unforeseen or needs.fee:
+            return f"{needs.unforeseen or needs.fee} cannot be planned for"
+        for step in {each.part.arm: each for each in self.kind.plan(needs).steps}.values():
+            why = _nobody(step.part, step.needs, principal, is_up)
+            if why is not None:
+                return f"no step {step.role}: {why}"
+        return None
+
+    def begin(self, gateway: Gateway, call: Call) -> Run:
+        """See Program.begin."""
+        return Run(gateway, self.kind.plan(call.needs), self.kind.run)
+
+
+def _nobody(part: Part, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+    """Why nobody of a part may do a step of these needs; None where somebody may."""
+    whys = [(model.name, ineligible_reason(model, needs, principal, is_up)) for model in part.models]
+    if any(why is None for _, why in whys):
+        return None
+    return "; ".join(f"{name}: {why}" for name, why in whys) or f"there is no {part.arm}"
+
+
+def model_of(name: str, kind: Kind, *, any_length: bool) -> Model:
+    """The program as a candidate. Its list price is what its steps make of a usual request, for each token of it."""
+    needs = Requirements(frozenset({"chat"}), NOMINAL_BYTES, USUAL_TOKENS)
+    there = all(part.models for part in kind.parts)
+    last = kind.parts[-1].usual(needs) if there else None
+    quality = [found.quality for part in kind.parts if part.models and (found := part.usual(needs)).quality is not None]
+    everybody = [model for part in kind.parts for model in part.models]
+    return Model(
+        name=name,
+        backend=PROGRAMS,
+        upstream=name,
+        price=_price(kind.plan(needs), last) if last is not None else Price(NanoUsd(0), NanoUsd(0)),
+        context_tokens=MOST_TOKENS if any_length else min([m.context_tokens for m in everybody], default=1),
+        max_output_tokens=last.max_output_tokens if last is not None else 1,
+        local=all(any(model.local for model in part.models) for part in kind.parts),
+        capabilities=frozenset() if last is None else _able(kind.parts[-1]),
+        parent=last.name if last is not None else None,
+        parameters=last.parameters if last is not None else None,
+        quality=max(quality, default=None),
+        bytes_per_token=last.bytes_per_token if last is not None else 4.0,
+        program=NamedProgram(name, kind),
+    )
+
+
+def _able(part: Part) -> frozenset[str]:
+    return frozenset.union(*(model.capabilities for model in part.models)) & {"chat", "tools", "vision", "logprobs"}
+
+
+def _price(plan: RunPlan, last: Model) -> Price:
+    """Nano-USD per million tokens of the request and of its answer, that all steps cost together."""
+    prompt = completion = 0.0
+    for step in plan.steps:
+        model = step.part.usual(step.needs)
+        bytes_share = step.needs.prompt_bytes / NOMINAL_BYTES * last.bytes_per_token / model.bytes_per_token
+        asked = step.needs.completion_tokens or USUAL_TOKENS
+        prompt += step.chance * model.price.prompt * bytes_share
+        completion += step.chance * model.price.completion * asked / USUAL_TOKENS
+    return Price(NanoUsd(round(prompt)), NanoUsd(round(completion)))

@@ -1,0 +1,69 @@
+"""refine: a draft, what a critic says of it, and the draft again with that in view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends.types import Reply, Request
+from router.gateway.eligibility import Requirements
+from router.programs.answers import said
+from router.programs.map_reduce import replace_bytes
+from router.programs.plans import Part, RunPlan, Step, inner, same
+from router.programs.running import Run, fields_of, messages_of
+
+DRAFT_BYTES = 8_192  # of a draft, that a critic and the next draft read at most
+TOLD_BYTES = 512  # of our own words
+CRITIC = (
+    "Read the answer above as a strict reviewer. List what is wrong or missing, shortly. If nothing is, reply OK alone."
+)
+AGAIN = "A reviewer said of your answer:\n{note}\n\nGive the whole answer again, improved. Do not mention the review."
+MORE = 0.7  # how often there is something to say
+
+
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """`rounds` of critique, at most."""
+
+    draft: Part
+    critic: Part
+    rounds: int
+    note_tokens: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.critic, self.draft)
+
+    def plan(self, needs: Requirements) -> RunPlan:
+        """Draft, and for each round critic and draft."""
+        longer = needs.prompt_bytes + DRAFT_BYTES + TOLD_BYTES
+        note = inner(needs, prompt_bytes=longer, completion_tokens=self.note_tokens, messages=needs.messages + 3)
+        again = replace_bytes(same(needs), longer + 8 * self.note_tokens, needs.messages + 3)
+        steps = [Step("draft 1", self.draft, same(needs), 0)]
+        usual = needs.prompt_bytes + 1_000
+        for i in range(self.rounds):
+            steps.append(Step(f"critic {i + 1}", self.critic, note, 2 * i + 1, MORE**i, usual))
+            steps.append(Step(f"draft {i + 2}", self.draft, again, 2 * i + 2, MORE ** (i + 1), usual))
+        return RunPlan(tuple(steps))
+
+    async def run(self, run: Run, request: Request) -> Reply:
+        """See Kind.run."""
+        steps, fields, messages = run.plan.steps, fields_of(request), messages_of(request)
+        told = await run.ask(steps[0], fields, request)
+        for i in range(self.rounds):
+            draft = {"role": "assistant", "content": _cut(said(told.choice), DRAFT_BYTES)}
+            review = {
+                "messages": [*messages, draft, {"role": "user", "content": CRITIC}],
+                "max_tokens": self.note_tokens,
+            }
+            note = said((await run.ask(steps[2 * i + 1], review, request)).choice)
+            if note.strip(" .!\n").upper() in ("OK", ""):
+                return told.reply
+            asked = {"role": "user", "content": AGAIN.format(note=_cut(note, 8 * self.note_tokens))}
+            again = {**fields, "messages": [*messages, draft, asked]}
+            streams = request.stream and i == self.rounds - 1
+            told = await run.ask(steps[2 * i + 2], again, request, streams=streams)
+        return told.reply
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode(errors="replace")[:most_bytes].decode(errors="ignore")

@@ -1,0 +1,331 @@
+"""A program under way: every step is an ordinary decision, under one hold, and all are one bill.
+
+How it fails: a step that could cost more than the hold has left is not started (OverPlan). What steps cost until then
+is charged. A step that is cut before its answer is there is charged nothing, as a plain request is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from backends.dialects.over_chat import CHAT
+from backends.errors import BackendError, Failed, Refused
+from backends.sse import USAGE
+from backends.types import Reply, Report, Request, Stream, Whole
+from router.errors import NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
+from router.gateway.eligibility import worst_cost
+from router.gateway.metering import Bill, Doubt, billed
+from router.gateway.serving import Gateway
+from router.gateway.types import Attempt, Call, Timings, usd
+from router.programs.answers import choice_of, events_of, renamed, with_usage
+from router.programs.plans import RunPlan, Step
+from router.types import Hold, NanoUsd, Spend
+
+T = TypeVar("T")
+_NOTHING = Spend(NanoUsd(0), 0, 0, "released")
+_OF_STREAMS = ("stream", "stream_options")
+
+
+class OverPlan(UpstreamFailed):
+    """A step would cost more than what is left of the program's hold."""
+
+    code = "over_plan"
+
+
+@dataclass(slots=True)
+class Told:
+    """A step's answer."""
+
+    attempt: Attempt
+    reply: Reply
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """Of a plain answer. Raises: Failed."""
+        if not isinstance(self.reply, Whole):
+            raise Failed("answered a stream to a plain request", backend="program")
+        return choice_of(self.reply)
+
+
+class Run:
+    """One run. `plan` is what it may do."""
+
+    attempt: Attempt
+
+    def __init__(self, gateway: Gateway, plan: RunPlan, go: Callable[[Run, Request], Awaitable[Reply]]) -> None:
+        self.plan, self.gateway = plan, gateway
+        self._go = go
+        self._ended: list[Spend] = []
+        self._begun: dict[str, tuple[Attempt, NanoUsd, Reply | None]] = {}  # by decision: not ended, and its worst
+        self._count = 0
+        self._notes: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    @property
+    def left(self) -> NanoUsd:
+        """Of the hold: less what ended steps cost, and the worst that those under way can."""
+        spent = sum([spend.cost for spend in self._ended]) + sum([worst for _, worst, _ in self._begun.values()])
+        return NanoUsd(self.attempt.hold.amount - spent)
+
+    def bill(self) -> Bill:
+        """What all steps cost so far."""
+        spends = [*self._ended, *(billed(a, r.report).spend for a, _, r in self._begun.values() if r is not None)]
+        sent = any(spend.outcome == "settled" for spend in spends)
+        total = Spend(
+            NanoUsd(sum([spend.cost for spend in spends])),
+            sum([spend.prompt_tokens for spend in spends]),
+            sum([spend.completion_tokens for spend in spends]),
+            "settled" if sent else "released",
+            any(spend.estimated for spend in spends),
+        )
+        held = self.attempt.hold.amount
+        over = Doubt("hold.over", {"held": held, "charged": total.cost})
+        return Bill(total, (over,) if total.cost > held else ())
+
+    async def send(self, request: Request) -> Reply:
+        """As Backend.send, by running the program. Raises: BackendError, PointsmanError."""
+        name = self.attempt.model.name
+        try:
+            if request.stream:
+                return await self._begin_stream(request)
+            reply = await self._go(self, request)
+            if not isinstance(reply, Whole):
+                raise Failed("ended in a stream where a plain answer was asked for", backend=name)
+            return renamed(reply, name, self.bill().spend)
+        except (NoCandidate, UpstreamFailed) as error:
+            if self.attempt.call.needs.pinned is not None:
+                raise
+            raise Failed(error.message, backend=name) from error  # another arm may do it
+        except BackendError as error:
+            if isinstance(error, Refused):
+                raise
+            raise Failed(str(error), backend=name) from error
+
+    async def _begin_stream(self, request: Request) -> Reply:
+        """Returns at the first progress, or when the last step has begun to answer."""
+        task = asyncio.ensure_future(self._to_its_end(request))
+        first = asyncio.ensure_future(self._notes.get())
+        try:
+            await asyncio.wait({task, first}, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            first.cancel()
+            await _stopped(task)
+            raise
+        note = await first
+        if note is None:
+            await task  # which raises where the first step failed
+        return ProgramStream(self, task, note, wants_usage=request.wants_usage)
+
+    async def _to_its_end(self, request: Request) -> Reply:
+        try:
+            return await self._go(self, request)
+        finally:
+            self._notes.put_nowait(None)
+
+    async def next_note(self) -> bytes | None:
+        """The next comment on what was done; None once the last step answers."""
+        return await self._notes.get()
+
+    async def ask(self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool = False) -> Told:
+        """Take one step. A plain answer is charged when this returns, a stream when end() is told.
+
+        Raises: OverPlan, BackendError, PointsmanError.
+        """
+        call = self._call(step, fields, request, streams=streams)
+        decider, principal = self.gateway.decider, self.attempt.principal
+        failed: frozenset[str] = frozenset()
+        problem: BackendError | None = None
+        while True:
+            catalogue, without = decider.catalogue, failed
+            if not call.needs.pinned:  # auto draws no program
+                without |= {model.name for model in catalogue.models if model.program is not None}
+            try:
+                decision = await decider.decide(principal, call, Timings(), without=without)
+            except (NoCandidate, RequestRejected):
+                if problem is None:
+                    raise
+                raise problem from None
+            decision.record = replace(decision.record, metadata=self._marks(step))
+            hold = self._hold_of(decision.model, call)
+            told = self._begin(self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
+            told.attempt.answers_as = self.attempt.model.name
+            try:
+                told.reply = await self.gateway.open_step(told.attempt)
+            except BaseException as error:
+                await asyncio.shield(self._end(told.attempt, None))
+                if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
+                    raise
+                problem, failed = error, failed | {decision.model.name}
+                continue
+            return await self._took(told, step)
+
+    def _begin(self, attempt: Attempt) -> Told:
+        self._begun[attempt.decision.decision_id] = attempt, attempt.hold.amount, None
+        return Told(attempt, _NO_REPLY)
+
+    async def _took(self, told: Told, step: Step) -> Told:
+        attempt = told.attempt
+        self._begun[attempt.decision.decision_id] = attempt, attempt.hold.amount, told.reply
+        self._count += 1
+        note = f": {self._count}/{len(self.plan.steps)} {attempt.model.name}\n\n"
+        self._notes.put_nowait(note.encode())
+        if isinstance(told.reply, Whole):
+            await asyncio.shield(self._end(attempt, told.reply.report))
+            self.gateway.lengths.note(attempt.model.name, self._ended[-1].completion_tokens)
+        return told
+
+    async def end(self, told: Told) -> None:
+        """A stream's step is over: cut it off where it goes on, and charge it. Idempotent."""
+        if isinstance(told.reply, Whole) or told.attempt.decision.decision_id not in self._begun:
+            return
+        await told.reply.aclose()
+        await self._end(told.attempt, told.reply.report)
+
+    async def close(self) -> None:
+        """End whatever is still under way."""
+        for attempt, _, reply in list(self._begun.values()):
+            if reply is not None:
+                await self.end(Told(attempt, reply))
+
+    async def _end(self, attempt: Attempt, report: Report | None) -> None:
+        """Of a step: its bill joins the program's, and the log has it."""
+        if self._begun.pop(attempt.decision.decision_id, None) is None:
+            return
+        bill = billed(attempt, report) if report is not None else Bill(_NOTHING)
+        if report is None and attempt.run is not None:
+            bill = attempt.run.bill()  # a program within this one, which broke off
+        self._ended.append(bill.spend)
+        await self.gateway.close_step(attempt, bill, report)
+
+    def _hold_of(self, model: Any, call: Call) -> Hold:
+        """A part of the program's own hold. Raises: OverPlan."""
+        worst, left = worst_cost(model, call.needs), self.left
+        if worst > left:
+            raise OverPlan(
+                f"the next step may cost {usd(worst)} USD and {usd(max(left, NanoUsd(0)))} USD are left of what the "
+                f"program {self.attempt.model.name} held; it was not started"
+            )
+        return Hold(self.attempt.hold.decision_id, model.name, worst, self.attempt.hold.expires_at_ms)
+
+    def _marks(self, step: Step) -> dict[str, str]:
+        run = self.attempt
+        number = len(self._ended) + len(self._begun) + 1
+        marks = {"program": run.model.name, "run": run.decision.decision_id, "step": f"{number} {step.role}"}
+        return {**marks, **run.decision.record.metadata}  # of a program within a program: the outer one's
+
+    def _call(self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool) -> Call:
+        given = {key: value for key, value in fields.items() if key not in (*_OF_STREAMS, "model")}
+        if streams:
+            given["stream"] = True
+        raws = {
+            key: value if isinstance(value, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(value))
+            for key, value in given.items()
+        }
+        named, outer = step.part.preference is None and step.part.arm != "auto", self.attempt.call
+        return Call(
+            CHAT,
+            raws,
+            _text_of(given, outer.text),
+            replace(step.needs, pinned=step.part.arm if named else None),
+            stream=streams,
+            wants_usage=request.wants_usage,
+            preference=outer.preference if step.part.preference is None else step.part.preference,
+            headers=outer.headers,
+            session=outer.session,
+            request_id=outer.request_id,
+        )
+
+
+_NO_REPLY = Whole(b"", Report())
+
+
+def fields_of(request: Request) -> dict[str, object]:
+    """The chat request as it stands, with what the gateway lays over it."""
+    return {**request.fields, **request.extra}
+
+
+def messages_of(request: Request) -> list[dict[str, Any]]:
+    """Its messages."""
+    found: list[dict[str, Any]] = msgspec.json.decode(request.fields["messages"])
+    return found
+
+
+async def side_by_side(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
+    """All of them, `at_once` at a time, in order; where one fails the others are cut off, and its error is raised."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(work: Coroutine[Any, Any, T]) -> T:
+        async with gate:
+            return await work
+
+    tasks = [asyncio.ensure_future(one(work)) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            await _stopped(task)
+        for work in works:
+            work.close()
+
+
+async def _stopped(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, BackendError, PointsmanError):
+        await task
+
+
+def _text_of(fields: Mapping[str, object], usual: str) -> str:
+    """What is embedded of a step: the request's own text, or what its last message says where we wrote it."""
+    messages = fields.get("messages")
+    if not isinstance(messages, list):
+        return usual
+    content = messages[-1].get("content")
+    return content if isinstance(content, str) else usual
+
+
+class ProgramStream:
+    """Progress as comments, then the last step's own stream. See Stream."""
+
+    def __init__(self, run: Run, task: asyncio.Future[Reply], note: bytes | None, *, wants_usage: bool) -> None:
+        self._run, self._task, self._note, self._wants_usage = run, task, note, wants_usage
+        self._last: Reply | None = None
+        self._own = Report()
+
+    @property
+    def report(self) -> Report:
+        """The last step's, once it answers."""
+        return self._own if self._last is None else self._last.report
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        note = self._note
+        while note is not None:
+            yield note
+            note = await self._run.next_note()
+        try:
+            self._last = await self._task
+        except (BackendError, PointsmanError) as error:
+            self._own.failure = str(error)
+            return
+        async for block in self._relayed(self._last):
+            yield block
+        await self._run.close()
+
+    async def _relayed(self, reply: Whole | Stream) -> AsyncIterator[bytes]:
+        if isinstance(reply, Whole):
+            answer = renamed(reply, self._run.attempt.model.name, self._run.bill().spend)
+            for event in events_of(answer, wants_usage=self._wants_usage):
+                yield event
+            return
+        async for block in reply:
+            yield with_usage(block, self._run.bill().spend) if USAGE.search(block) is not None else block
+
+    async def aclose(self) -> None:
+        """Stop at once."""
+        await _stopped(self._task)
+        await self._run.close()

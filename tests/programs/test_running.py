@@ -1,0 +1,139 @@
+"""A program is one request: one hold for its worst case, one bill, and steps that the log shows."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.scripted import Line
+from router.errors import UpstreamFailed
+from router.types import DecisionRecord, SettlementRecord
+from tests.programs.conftest import DAY, programs_in
+from tests.router.conftest import House
+
+pytestmark = pytest.mark.anyio
+VOTE = {"vote5": {"kind": "vote", "of": "small", "n": 5}}
+
+
+def text(body: bytes) -> str:
+    return str(json.loads(body)["choices"][0]["message"]["content"])
+
+
+def say(house: House, model: str, *words: str, **more: Any) -> None:
+    """The model says these one after the other, and the last for ever."""
+    numbers = count()
+    house.scripts[model]._script = lambda _m, _b: Line(text=words[min(next(numbers), len(words) - 1)], **more)
+
+
+async def entries(house: House) -> list[Any]:
+    return [entry async for _, entry in house.stores.log.tail("", follow=False)]
+
+
+async def test_a_vote_returns_what_most_say_and_asks_no_more_than_it_must(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE) as house:
+        say(house, "small", "seven", "Eight.", "eight", "eight")
+        answer, body = await house.read("What is 4 + 4?", model="vote5")
+        assert text(body) == "Eight."
+        assert len(house.scripts["small"].sent) == 4
+        assert json.loads(body)["model"] == "vote5"
+        assert json.loads(body)["usage"]["completion_tokens"] == 4
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_each_step_is_a_logged_decision_of_the_run_and_the_bill_is_their_sum(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE) as house:
+        say(house, "small", "eight")
+        answer, _ = await house.read("What is 4 + 4?", model="vote5")
+        log = await entries(house)
+        run = answer.attempt.decision.decision_id
+        steps = [each for each in log if isinstance(each, DecisionRecord) and each.metadata.get("run") == run]
+        assert [each.metadata["step"] for each in steps] == ["1 vote 1", "2 vote 2", "3 vote 3"]
+        assert {each.metadata["program"] for each in steps} == {"vote5"}
+        paid = {each.decision_id: each.cost for each in log if isinstance(each, SettlementRecord)}
+        assert paid[run] == sum(paid[each.decision_id] for each in steps) == answer.total > 0
+
+
+async def test_the_hold_is_the_worst_case_of_all_steps(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE) as house:
+        answer = await house.ask("What is 4 + 4?", model="vote5", max_tokens=10)
+        one = await house.ask("What is 4 + 4?", model="small", max_tokens=10)
+        assert answer.attempt.hold.amount == 5 * one.attempt.hold.amount
+        await answer.close()
+        await one.close()
+
+
+async def test_a_step_that_would_leave_the_plan_is_not_started(tmp_path: Path) -> None:
+    async with programs_in(
+        tmp_path, {"vote3": {"kind": "vote", "of": "small", "n": 3, "stop": "never", "at_once": 1}}
+    ) as house:
+        say(house, "small", "one", "two", prompt_tokens=4000)  # a liar: no prompt of this length was sent
+        answer, body = await house.read("hi", model="vote3", max_tokens=4)
+        assert text(body) == "one"
+        assert len(house.scripts["small"].sent) < 3
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_a_vote_that_fails_is_no_vote_and_costs_nothing(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE) as house:
+        numbers = count()
+        house.scripts["small"]._script = lambda _m, _b: Line(
+            text="eight", trouble="500" if next(numbers) == 1 else None
+        )
+        answer, body = await house.read("What is 4 + 4?", model="vote5")
+        assert text(body) == "eight"
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_where_every_step_fails_the_run_is_free_and_the_error_the_callers(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE, lines={"small": Line(trouble="500")}) as house:
+        with pytest.raises(UpstreamFailed):
+            await house.read("What is 4 + 4?", model="vote5")
+        assert await house.spent(DAY) == (0, 0)
+
+
+async def test_what_was_spent_before_a_step_failed_is_charged(tmp_path: Path) -> None:
+    program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
+    async with programs_in(tmp_path, program, lines={"large": Line(trouble="500")}) as house:
+        with pytest.raises(UpstreamFailed):
+            await house.read("Write.", model="draft")
+        spent, held = await house.spent(DAY)
+        assert (spent > 0, held) == (True, 0)
+
+
+async def test_a_stream_shows_its_progress_as_comments_and_then_the_answer(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE) as house:
+        say(house, "small", "it is eight")
+        answer, body = await house.read(
+            "What is 4 + 4?", model="vote5", stream=True, stream_options={"include_usage": True}
+        )
+        lines = body.decode().split("\n\n")
+        assert lines[:3] == [": 1/5 small", ": 2/5 small", ": 3/5 small"]
+        assert lines[-2] == "data: [DONE]"
+        usage = json.loads(lines[-3].removeprefix("data: "))["usage"]
+        assert usage["completion_tokens"] == 9
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_the_last_step_of_a_stream_streams_as_it_comes(tmp_path: Path) -> None:
+    program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
+    async with programs_in(tmp_path, program, lines={"large": Line(text="too short")}) as house:
+        say(house, "small", "a", "a better one")
+        answer, body = await house.read("Write.", model="draft", stream=True)
+        assert body.count(b'"delta":{"content":') == 3
+        assert json.loads(body.split(b"data: ")[1])["model"] == "draft"
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_who_hangs_up_during_a_program_leaves_no_hold(tmp_path: Path) -> None:
+    program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
+    async with programs_in(tmp_path, program, lines={"large": Line(text="no", delay_s=30)}) as house:
+        answer = await house.ask("Write.", model="draft", stream=True)
+        stream = answer.__aiter__()
+        assert await anext(stream) == b": 1/3 small\n\n"
+        await answer.close()
+        spent, held = await house.spent(DAY)
+        assert (spent > 0, held) == (True, 0)
