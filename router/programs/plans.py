@@ -27,7 +27,13 @@ class Part:
     def may(self, needs: Requirements) -> tuple[Model, ...]:
         """Those that the request's own limits leave."""
         allowed, local = needs.allowed, needs.local_only
-        return tuple([m for m in self.models if (allowed is None or m.name in allowed) and (m.local or not local)])
+        return tuple(
+            [
+                m
+                for m in self.models
+                if (allowed is None or not allowed.isdisjoint((m.name, m.wildcard))) and (m.local or not local)
+            ]
+        )
 
     def offers(self, needs: Requirements) -> list[Offer]:
         """What a step may cost at each who may do it."""
