@@ -14,10 +14,6 @@ import time
 import numpy as np
 from msgspec.structs import replace
 
-from policies.estimators.means import Means
-from policies.estimators.neighbours import NeighbourMeans
-from policies.estimators.stack import Queries
-from policies.estimators.stacked_or_neighbours import StackedOrNeighbours, surface
 from policies.registry import NAMES, build
 from policies.types import Arm, Float, History, Neighbours, Outcome, RouteContext, StoredPolicy
 from router.learning.index import FaissIndex
@@ -82,34 +78,6 @@ def timings_us(policy: StoredPolicy, contexts: list[RouteContext]) -> Float:
     return taken / 1e3
 
 
-def neighbours_batch(rng: np.random.Generator, history: History) -> tuple[float, float]:
-    """Decisions a second of `neighbours` on a batch whose neighbours are already found: by the clock, of CPU time."""
-    estimator = NeighbourMeans(Means())
-    estimator.refit(history)
-    near = rng.integers(0, ROWS, (BATCH, NEIGHBOURS))
-    similarity = np.sort(rng.random((BATCH, NEIGHBOURS)).astype(np.float32), axis=1)[:, ::-1]
-    tokens = rng.integers(10, 500, BATCH)
-    start = time.perf_counter(), time.process_time()
-    found = estimator.estimate_batch(history, near, similarity, tokens=tokens, max_completion_tokens=512)
-    np.argmax(found.quality - 100.0 * found.cost, axis=1)
-    return BATCH / (time.perf_counter() - start[0]), BATCH / (time.process_time() - start[1])
-
-
-def paced_batch(rng: np.random.Generator, history: History) -> tuple[float, float]:
-    """The same of `paced`, its estimates as fitted and one price."""
-    blend = StackedOrNeighbours(NeighbourMeans(Means()))
-    blend.refit(history)
-    rows, tokens = rng.integers(0, ROWS, PAIRED), rng.integers(10, 500, PAIRED)
-    features = None if history.features is None else history.features[rows]
-    similarity = np.sort(rng.random((PAIRED, NEIGHBOURS)).astype(np.float32), axis=1)[:, ::-1]
-    scores = history.scores[rng.integers(0, ROWS, (PAIRED, NEIGHBOURS))]
-    queries = Queries(history.embeddings[rows], surface(features, 4 * tokens, tokens), tokens, similarity, scores)
-    start = time.perf_counter(), time.process_time()
-    found = blend.estimate_batch(queries)
-    np.argmax(found.quality - 100.0 * found.cost, axis=1)
-    return PAIRED / (time.perf_counter() - start[0]), PAIRED / (time.process_time() - start[1])
-
-
 def decisions_us(rng: np.random.Generator, history: History, policy: StoredPolicy, index: FaissIndex) -> Float:
     """(decisions, 2) microseconds of one search and one propose() together, by the clock and of CPU time."""
     taken = np.empty((PROPOSALS, 2))
@@ -164,9 +132,6 @@ def main() -> None:
             p50, p99 = np.percentile(decisions_us(rng, history, policy, index), (50, 99), axis=0)
             cells.append(f"p50 {p50[0]:.0f} | {p50[1]:.0f}, p99 {p99[0]:.0f} | {p99[1]:.0f}")
         print(f"{name:12} {'  '.join(cells)}", flush=True)
-    for name, batch in (("neighbours", neighbours_batch), ("paced", paced_batch)):
-        clock, cpu = batch(rng, history)
-        print(f"{name} in a batch: {clock:,.0f} decisions/s by the clock, {cpu:,.0f} of CPU time", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from benchmarks.traces import Embedded, Trace, embed_trace, queries_left, trace_
 from policies.composed import Composed
 from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
+from policies.estimators.mixture import kinds_of
 from policies.estimators.neighbours import NeighbourMeans
+from policies.estimators.stack import Stack, make_kernel, out_of_fold
 from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
@@ -51,8 +53,14 @@ class Fitted:
 
     def kinds(self) -> tuple[Float, Float]:
         """((N, K), (n, K)) what kinds of query history and stream are, as a newcomer is described by."""
-        past = self.embedded.history(self.history)
-        return self.blend.kinds(past, self.embedded.queries(self.stream, past))
+        stack, state = Stack(), self.blend.state()
+        stack.restore({key.removeprefix("stack."): value for key, value in state.items() if key.startswith("stack.")})
+        past, asked = (stack.smooth_inputs(*self.embedded.surface(rows)) for rows in (self.history, self.stream))
+        found, kernel = kinds_of(past), make_kernel()
+        known = np.hstack([out_of_fold(kernel, past, found.groups, np.ones(len(past))), past @ found.leading.T])
+        kernel.fit(past, found.groups)
+        expected = np.hstack([kernel.predict(asked), asked @ found.leading.T])
+        return known - known.mean(axis=0), expected - known.mean(axis=0)
 
     @property
     def trace(self) -> Trace:
@@ -128,8 +136,11 @@ def fit(trace: Trace, seed: int, *, unseen: str = "") -> Fitted:
     blend = StackedOrNeighbours(NeighbourMeans(Means()))
     past = embedded.history(history)
     blend.refit(past)
-    queries = embedded.queries(stream, past)
-    return Fitted(embedded, stream, history, blend, blend.estimate_batch(queries), blend.strangeness_batch(queries))
+    contexts = embedded.contexts(stream, past)
+    found = [(blend.estimate(each), blend.strangeness(each)) for each in contexts]
+    parts = ([getattr(expected, part) for expected, _ in found] for part in ("quality", "sigma", "cost"))
+    expected = Estimates(*(np.stack(part) for part in parts))
+    return Fitted(embedded, stream, history, blend, expected, np.array([strangeness for _, strangeness in found]))
 
 
 def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:

@@ -13,10 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from backends.embedders.hashing import HashingEmbedder
-from policies.estimators.stack import Queries
 from policies.estimators.stacked_or_neighbours import surface
 from policies.replay import Rows, split
-from policies.types import Arm, Float, Float32, History
+from policies.types import Arm, Float, Float32, History, Neighbours, RouteContext
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "routing_data"
 STREAMS = {"routerbench_subset": 600, "routerdc7": 5000, "routellm_mmlu_gsm8k": 4000}
@@ -84,17 +83,31 @@ class Embedded:
             features=trace.features[rows],
         )
 
-    def queries(self, rows: Rows, history: History) -> Queries:
+    def contexts(self, rows: Rows, history: History) -> list[RouteContext]:
         """These rows as a policy with that history sees them."""
         lengths = self._lengths(rows)
         near, similarity = nearest(self.vectors[rows], history.embeddings, NEIGHBOURS)
-        return Queries(
-            embeddings=self.vectors[rows],
-            features=surface(self.trace.features[rows], lengths, lengths // 4 + 1),
-            prompt_tokens=lengths // 4 + 1,
-            similarity=similarity,
-            neighbour_scores=history.scores[near],
-        )
+        return [
+            RouteContext(
+                decision_id=str(at),
+                tenant="trace",
+                preference=0.0,
+                embedding=self.vectors[row],
+                arms=history.arms,
+                prompt_tokens=int(lengths[at]) // 4 + 1,
+                prompt_characters=int(lengths[at]),
+                max_completion_tokens=4096,
+                now=float(at),
+                features=self.trace.features[row],
+                neighbours=Neighbours(similarity[at], history.scores[near[at]], history.costs[near[at]]),
+            )
+            for at, row in enumerate(rows)
+        ]
+
+    def surface(self, rows: Rows) -> tuple[Float32, Float32]:
+        """Embeddings and surface features of these rows, as the stack takes them."""
+        lengths = self._lengths(rows)
+        return self.vectors[rows], surface(self.trace.features[rows], lengths, lengths // 4 + 1)
 
     def _lengths(self, rows: Rows) -> NDArray[np.int64]:
         return np.array([len(self.trace.prompts[row]) for row in rows], np.int64)

@@ -66,15 +66,6 @@ class Means:
     def costs(self, context: RouteContext) -> Float:
         return np.array([self._cost(arm, self._of(arm), context) for arm in context.arms])
 
-    def estimate_batch(self, arms: Sequence[Arm], tokens: NDArray[np.int64], max_completion_tokens: int) -> Estimates:
-        """(m, n) each, for queries of these prompt tokens (m,)."""
-        known = [self._of(arm) for arm in arms]
-        quality = np.array([each.quality for each in known])
-        sigma = np.array([each.sigma for each in known])
-        columns = [_batch_cost(arm, each, tokens, max_completion_tokens) for arm, each in zip(arms, known, strict=True)]
-        shape = (len(tokens), len(known))
-        return Estimates(np.broadcast_to(quality, shape), np.broadcast_to(sigma, shape), np.stack(columns, axis=1))
-
     def variances(self, arms: Sequence[Arm]) -> list[float]:
         """(n,) of the scores of each arm over all queries; 0 where it was not judged twice."""
         return [self._of(arm).variance for arm in arms]
@@ -205,12 +196,3 @@ def _line(sums: list[float]) -> tuple[float, float, float]:
     spread = squares - mean_length**2 + LINE_PRIOR * squares
     slope = (sums[LENGTH_COST] / n - mean_length * mean_cost) / max(spread, 1e-9)
     return mean_cost, mean_length, max(slope, 0.0)
-
-
-def _batch_cost(arm: Arm, known: _Known, tokens: NDArray[np.int64], max_completion_tokens: int) -> Float:
-    """(m,) USD, as Means._cost for each query."""
-    if arm.prompt_price or arm.completion_price:
-        completion = arm.completion_price * min(known.tokens, max_completion_tokens)
-        return np.asarray(arm.prompt_price * tokens + completion, dtype=np.float64)
-    mean_cost, mean_length, slope = known.line
-    return np.asarray(np.maximum(mean_cost + slope * (tokens - mean_length), 0.1 * mean_cost), dtype=np.float64)

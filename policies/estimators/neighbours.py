@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.means import Means
 from policies.estimators.online import seen_sums
-from policies.lazy_module import LazyModule
 from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
-
-sparse = LazyModule("scipy.sparse")
 
 LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 
@@ -86,62 +83,6 @@ class NeighbourMeans:
         charged = paid + self._shrinkage
         return np.where(charged > 0.0, (spent + self._shrinkage * prior) / np.where(charged > 0.0, charged, 1.0), prior)
 
-    def estimate_batch(
-        self,
-        history: History,
-        near: NDArray[np.intp],
-        similarity: Float32,
-        *,
-        tokens: NDArray[np.int64],
-        max_completion_tokens: int,
-    ) -> Estimates:
-        """(m, M) each, for queries whose neighbours are rows `near` (m, k) of history; agrees with estimate()."""
-        base = self._means.estimate_batch(history.arms, tokens, max_completion_tokens)
-        strangeness = np.clip(1.0 - similarity[:, : self._k].mean(axis=1) / self._trusted, 0.0, 1.0)[:, None]
-        sums, strangeness = self._guarded(history, near, similarity, strangeness)
-        weight, total, squares, paid, spent = sums
-        shrinkage = self._shrinkage
-        some = np.where(weight + shrinkage > 0, weight + shrinkage, np.nan)
-        mean = np.where(np.isnan(some), base.quality, (total + shrinkage * base.quality) / some)
-        spread = np.maximum(squares - 2.0 * mean * total + mean * mean * weight, 0.0) / np.maximum(weight, 1.0)
-        wide = np.sqrt((spread + shrinkage * base.sigma**2) / (weight + max(shrinkage, 1.0)))
-        charged = np.where(paid + shrinkage > 0, paid + shrinkage, np.nan)
-        cost = np.where(np.isnan(charged), base.cost, (spent + shrinkage * base.cost) / charged)
-        sigma = np.where(weight > 0, np.maximum(wide, 1e-3), base.sigma)
-        return Estimates(np.clip(mean - strangeness * sigma, 0.0, 1.0), sigma, cost)
-
-    def _guarded(
-        self, history: History, near: NDArray[np.intp], similarity: Float32, strangeness: Float
-    ) -> tuple[list[Float], Float]:
-        """(sums as _sums (m, M) each, strangeness (m, 1)): wider and lighter where neighbours disagree."""
-        sums = self._batch_sums(history, near, similarity, strangeness > 0.0)
-        if not self._contested:
-            return sums, strangeness
-        disagreement = _disagreements(sums, np.array(self._means.variances(history.arms)))
-        apart = np.flatnonzero(disagreement > 0.0)
-        if len(apart):
-            wide = self._batch_sums(history, near[apart], similarity[apart], np.ones((len(apart), 1), np.bool_))
-            for each, all_found in zip(sums[:3], wide[:3], strict=True):
-                each[apart] = (1.0 - disagreement[apart]) * all_found
-            strangeness = np.maximum(strangeness, disagreement)
-        return sums, strangeness
-
-    def _batch_sums(
-        self, history: History, near: NDArray[np.intp], similarity: Float32, strange: NDArray[np.bool_]
-    ) -> list[Float]:
-        """Five arrays (m, M), as _sums, by one sparse product; strange (m, 1) queries use all their neighbours."""
-        if not strange.any():
-            near, similarity = near[:, : self._k], similarity[:, : self._k]
-        used = strange | (np.arange(near.shape[1]) < self._k)
-        trust = np.where(used, np.clip(similarity / self._trusted, 0.0, 1.0), 0.0).astype(np.float64)
-        ends = np.arange(0, near.size + 1, near.shape[1])
-        chosen = sparse.csr_matrix((trust.ravel(), near.ravel(), ends), shape=(len(near), len(history.scores)))
-        judged, paid = ~np.isnan(history.scores), ~np.isnan(history.costs)
-        score, cost = np.where(judged, history.scores, 0.0), np.where(paid, history.costs, 0.0)
-        weights = history.reliability[:, None]
-        table = np.concatenate([judged * weights, score * weights, score * score * weights, paid, cost], axis=1)
-        return np.split(np.asarray(chosen @ table, dtype=np.float64), 5, axis=1)
-
     def _strangeness(self, similarity: Float32) -> float:
         """In [0, 1]: 0 where the k nearest are on average as similar as is trusted, 1 where nothing is alike."""
         near = similarity[: self._k].tolist()
@@ -209,15 +150,6 @@ def _disagreement(sums: list[list[float]], variances: list[float]) -> float:
     if near <= usual or usual <= 0.0:
         return 0.0
     return min(1.0, near / usual - 1.0)
-
-
-def _disagreements(sums: list[Float], variances: Float) -> Float:
-    """(m, 1), as _disagreement() of each query; sums are (m, M)."""
-    weight, total, squares = sums[:3]
-    some = np.where(weight > 0.0, weight, 1.0)
-    near = np.where(weight > 0.0, squares / some - (total / some) ** 2, 0.0).sum(axis=1, keepdims=True)
-    usual = np.where(weight > 0.0, variances, 0.0).sum(axis=1, keepdims=True)
-    return np.where(usual > 0.0, np.clip(near / np.where(usual > 0.0, usual, 1.0) - 1.0, 0.0, 1.0), 0.0)
 
 
 def leave_one_out(history: History, rows: NDArray[np.intp], *, k: int, shrinkage: float = 0.0) -> Estimates:

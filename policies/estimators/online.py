@@ -57,7 +57,7 @@ class Fitted(Protocol):
 
 
 class Single:
-    """Stack.expect() for one query, in a tenth of the numpy calls; agrees with it to rounding."""
+    """What a Stack expects of one query, in a tenth of the numpy calls that many at once would take."""
 
     def __init__(self, stack: Fitted) -> None:
         self._stack = stack
@@ -91,7 +91,7 @@ class Single:
         return strangeness if last is embedding else None
 
     def strangeness(self, query: Query) -> float:
-        """In [0, 1), as Stack.strangeness()."""
+        """In [0, 1), as of a query that was asked about."""
         rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
         _write_surface(rough[len(query.embedding) :], query)
         return self._strangeness(self._smooth(rough, len(query.embedding)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,6 @@ optimize = LazyModule("scipy.optimize")
 
 FOLDS = 4
 DIRECTIONS = 256  # principal directions of the embeddings that the kernel sees; fewer lose what is unlike the history
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """Many queries at once, as the stack sees them."""
-
-    embeddings: Float32  # (m, d), unit rows
-    features: Float32  # (m, f) surface features
-    prompt_tokens: NDArray[np.int64]  # (m,)
-    similarity: Float32  # (m, k), cosine, descending; k may be 0
-    neighbour_scores: Float  # (m, k, M), NaN where never observed
-    reliability: Float | None = None  # (m, k) of these scores; None: one each
 
 
 class Stack:
@@ -70,14 +57,14 @@ class Stack:
         self.centre, self.scale = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
         rank = min(DIRECTIONS, history.embeddings.shape[1])
         self.directions = principal_directions(history.embeddings, rank)
-        smooth = self._smooth_inputs(history.embeddings, features)
+        smooth = self.smooth_inputs(history.embeddings, features)
         self.usual = float(np.quantile(self._unusual(smooth), 0.99))
         rough = np.concatenate([history.embeddings, features], axis=1)
         kinds = kinds_of(smooth) if new.any() else no_kinds(smooth)
-        by_kernel = _out_of_fold(self.kernel, smooth, np.hstack([targets, kinds.groups]), weights)
+        by_kernel = out_of_fold(self.kernel, smooth, np.hstack([targets, kinds.groups]), weights)
         members = [
             by_kernel[:, : len(new)],
-            _out_of_fold(self.forest, rough, targets, weights),
+            out_of_fold(self.forest, rough, targets, weights),
             self._neighbours_of_history(history),
         ]
         self.weights = stack_weights(members, targets, self.means, weights)
@@ -95,25 +82,6 @@ class Stack:
         self._prepare()
         return Estimates(quality, np.broadcast_to(self.spread, quality.shape), cost)
 
-    def expect(self, queries: Queries) -> Estimates:
-        """(m, M) each, in the order of `arms`."""
-        smooth = self._smooth_inputs(queries.embeddings, queries.features)
-        rough = np.concatenate([queries.embeddings, queries.features], axis=1)
-        members = [self.kernel.predict(smooth), self.forest.predict(rough)]
-        weights = self.weights
-        if queries.similarity.shape[1]:
-            members.append(
-                neighbour_means(queries.similarity, queries.neighbour_scores, self.means, queries.reliability)
-            )
-        else:
-            weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
-        trust = np.minimum(self._trust(queries.similarity), 1.0 - self._strangeness(smooth)[:, None])
-        known = self.means + trust * (self._weigh(members, weights) - self.means)
-        quality = np.clip(known @ self.kin + self.level + trust * self._deviate(members[0], smooth), 0.0, 1.0)
-        apart = np.max(members, axis=0) - np.min(members, axis=0)  # where members disagree, nobody knows
-        sigma = np.sqrt((self.spread * (2.0 - trust)) ** 2 + apart**2)
-        return Estimates(quality, sigma, self.charges.predict(queries.features, queries.prompt_tokens))
-
     def _prepare(self) -> None:
         """What queries need of a fit."""
         self._single = Single(self)
@@ -126,25 +94,21 @@ class Stack:
         place = self._places.get
         return np.array([place(name, -1) for name in names], np.intp)
 
-    def strangeness(self, embeddings: Float32, features: Float32) -> Float:
-        """(m,) in [0, 1): how far surface features (m, f) lie outside of what nearly all of history is like.
-
-        Embeddings say little of it: whatever the text, some of history is near it in directions learned there.
-        """
-        return self._strangeness(self._smooth_inputs(embeddings, features))
-
     def last_strangeness(self, embedding: Float32) -> float | None:
         """Of the query that expect_one() was last asked about, if this is its embedding."""
         return None if self._single is None else self._single.last_strangeness(embedding)
 
     def strangeness_one(self, query: Query) -> float:
-        """The same of one query. Raises: ValueError before a fit."""
+        """In [0, 1): how far its surface features lie outside of what nearly all of history is like.
+
+        Embeddings say little of it: whatever the text, some of history is near it in directions learned there.
+        Raises: ValueError before a fit."""
         if self._single is None:
             raise ValueError("nothing was fitted yet")
         return self._single.strangeness(query)
 
     def expect_one(self, query: Query) -> Estimates:
-        """(M,) each, as expect() has them for this query. Raises: ValueError before a fit."""
+        """(M,) each, in the order of `arms`. Raises: ValueError before a fit."""
         if self._single is None:
             raise ValueError("nothing was fitted yet")
         return self._single.expect(query)
@@ -168,7 +132,8 @@ class Stack:
             getattr(self, part).restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         self._prepare()
 
-    def _smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
+    def smooth_inputs(self, embeddings: Float32, features: Float32) -> Float32:
+        """(n, p) what the kernel sees of embeddings (n, d) and surface features (n, f)."""
         scaled = np.clip((features - self.centre) / self.scale, -FARTHEST, FARTHEST)
         scaled *= np.float32(1.0 / np.sqrt(max(features.shape[1], 1)))  # all of them weigh what the unit embedding does
         return np.concatenate([embeddings @ self.directions.T, scaled], axis=1)
@@ -178,32 +143,14 @@ class Stack:
         scaled = smooth[:, len(self.directions) :]
         return np.asarray(np.einsum("ij,ij->i", scaled, scaled), np.float64)
 
-    def _strangeness(self, smooth: Float32) -> Float:
-        return 1.0 - self.usual / np.maximum(self._unusual(smooth), max(self.usual, 1e-9))
-
-    def _weigh(self, members: list[Float], weights: Float | None = None) -> Float:
-        weights = self.weights if weights is None else weights
-        total = (1.0 - weights.sum()) * self.means
-        for weight, member in zip(weights, members, strict=True):
-            total = total + weight * member
-        return np.asarray(total)
-
-    def _trust(self, similarity: Float32) -> Float:
-        """(m, 1) in [0, 1]: how near the nearest rows are, against how near they usually are."""
-        if similarity.shape[1] == 0 or self.familiar <= 0.0:
-            return np.ones((len(similarity), 1))
-        near = similarity[:, :NEAREST].mean(axis=1, dtype=np.float64)
-        trust: Float = np.clip(near / self.familiar, 0.0, 1.0)[:, None]
-        return trust
+    def _weigh(self, members: list[Float]) -> Float:
+        weighed = [weight * member for weight, member in zip(self.weights, members, strict=True)]
+        return np.asarray(sum(weighed, (1.0 - self.weights.sum()) * self.means))
 
     @property
     def new(self) -> NDArray[np.bool_]:
         """(M,) arms that are a mixture of the others."""
         return np.asarray(np.diag(self.kin) == 0.0)
-
-    def _deviate(self, by_kernel: Float, smooth: Float32) -> Float:
-        """(m, M) what newcomers are more than a mixture of the others, by kind of query; 0 on average over history."""
-        return np.asarray(np.where(self.new, by_kernel, 0.0) + smooth @ self.slant)
 
     def _relate(self, known: Float, history: History, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
         """Every established arm is itself, every newcomer a mixture of these and (K, M) tilts by kind, as returned.
@@ -228,18 +175,6 @@ class Stack:
         self.slant = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
         if groups:
             self.kernel.mix(np.vstack([np.diag(~self.new), tilts[:groups]]), -usual @ tilts)
-
-    def kinds(self, history: tuple[Float32, Float32], queries: tuple[Float32, Float32]) -> tuple[Float, Float]:
-        """((N, K) kinds of past rows out of fold, (m, K) of queries) as a newcomer among these arms is described by.
-
-        Both come as embeddings and surface features.
-        """
-        past, asked = self._smooth_inputs(*history), self._smooth_inputs(*queries)
-        found, kernel = kinds_of(past), make_kernel()
-        known = np.hstack([_out_of_fold(kernel, past, found.groups, np.ones(len(past))), past @ found.leading.T])
-        kernel.fit(past, found.groups)
-        expected = np.hstack([kernel.predict(asked), asked @ found.leading.T])
-        return known - known.mean(axis=0), expected - known.mean(axis=0)
 
     def _neighbours_of_history(self, history: History, k: int = 100) -> Float:
         """(N, M) what the neighbours of each row say of it, the row itself left out."""
@@ -335,7 +270,7 @@ def stack_weights(members: list[Float], targets: Float, means: Float, reliabilit
     return np.asarray(weights / max(1.0, float(weights.sum())))
 
 
-def _out_of_fold(member: KernelRidge | Forest, inputs: Float32, targets: Float, weights: Float) -> Float:
+def out_of_fold(member: KernelRidge | Forest, inputs: Float32, targets: Float, weights: Float) -> Float:
     """(N, M) predictions for every row by a fit that did not see it."""
     parts, expected = folds(len(inputs)), np.zeros(targets.shape)
     for part in range(FOLDS):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.online import Query
-from policies.estimators.stack import Queries, Stack
-from policies.types import Estimates, Float, Float32, History, LoggedContext, Outcome, RouteContext
+from policies.estimators.stack import Stack
+from policies.types import Estimates, Float32, History, LoggedContext, Outcome, RouteContext
 
 MIN_ROWS = 60  # judged answers that two arms must have before anything is fitted
 FIRST_LABELS = 20  # judged answers that every arm should have before the first fit
@@ -65,12 +65,6 @@ class StackedOrNeighbours:
         lengths = asked.prompt_characters, asked.prompt_tokens
         return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
-    def strangeness_batch(self, queries: Queries) -> Float:
-        """(m,) the same of many. Raises: ValueError before a refit."""
-        if self._stack is None:
-            raise ValueError("nothing was fitted yet")
-        return self._stack.strangeness(queries.embeddings, queries.features)
-
     def knows(self, context: RouteContext) -> bool:
         """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""
         return self._stack is not None
@@ -91,19 +85,6 @@ class StackedOrNeighbours:
         lengths = asked.prompt_characters, asked.prompt_tokens
         found = stack.expect_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
         return float(found.quality[column]), float(found.cost[column])
-
-    def estimate_batch(self, queries: Queries) -> Estimates:
-        """(m, M) each, over the arms of the last refit. Raises: ValueError before one."""
-        if self._stack is None:
-            raise ValueError("nothing was fitted yet")
-        return self._stack.expect(queries)
-
-    def kinds(self, history: History, queries: Queries) -> tuple[Float, Float]:
-        """((N, K), (m, K)) as Stack.kinds(). Raises: ValueError before a refit."""
-        if self._stack is None:
-            raise ValueError("nothing was fitted yet")
-        past = surface(history.features, history.prompt_characters, history.prompt_tokens)
-        return self._stack.kinds((history.embeddings, past), (queries.embeddings, queries.features))
 
     def learn(self, outcome: Outcome) -> None:
         self._fallback.learn(outcome)

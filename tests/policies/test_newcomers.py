@@ -7,8 +7,9 @@ import pytest
 
 from policies.estimators.cold_start import fit_newcomer, known_arms, learn_strengths
 from policies.estimators.mixture import GROUPS, kinds_of
-from policies.estimators.stack import Queries, Stack
-from policies.estimators.stacked_or_neighbours import surface
+from policies.estimators.online import Query
+from policies.estimators.stack import Stack
+from policies.estimators.stacked_or_neighbours import NOTHING_NEAR, surface
 from policies.types import Float, Float32, History
 from tests.policies.worlds import make_arms
 
@@ -121,9 +122,8 @@ def test_a_stack_expects_more_of_a_newcomer_on_the_kind_it_was_good_at_though_no
         History(vectors, arms, scores, np.full(scores.shape, 1e-4), lengths, 4 * lengths, features),
         surface(features, 4 * lengths, lengths),
     )
-    nothing = np.zeros((ROWS, 0), np.float32), np.zeros((ROWS, 0, 6))
-    asked = Queries(vectors, surface(features, 4 * lengths, lengths), lengths, *nothing)
-    quality = stack.expect(asked).quality
+    asked = [Query(vectors[row], features[row], 400, 100, *NOTHING_NEAR, None) for row in range(ROWS)]
+    quality = np.stack([stack.expect_one(each).quality for each in asked])
     found, mixed = quality[:, -1], (quality @ stack.kin)[:, -1]
     gap, mixture = (each[group == 0].mean() - each[group == 2].mean() for each in (found, mixed))
     assert gap > mixture + 0.05

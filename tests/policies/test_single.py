@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from policies.estimators.drift import Residuals
 from policies.estimators.forest import Forest
 from policies.estimators.forest_traversal import Walk
-from policies.estimators.online import Query
-from policies.estimators.stack import DIRECTIONS, Queries, Stack, neighbour_means
+from policies.estimators.online import NEAREST, Query
+from policies.estimators.stack import DIRECTIONS, Stack, neighbour_means
 from policies.estimators.stacked_or_neighbours import surface
 from policies.types import Arm, Estimates, History
 from tests.policies.worlds import DIMENSIONS, make_arms, make_history, make_unit
@@ -61,18 +61,27 @@ def make_queries(history: History, count: int = 20, *, nearness: float = 1.0) ->
 
 
 def in_batch(queries: list[Query], stack: Stack) -> Estimates:
+    """What the formulas say of many queries at once, written plainly."""
     features = np.stack([each.features for each in queries if each.features is not None])
     characters = np.array([each.prompt_characters for each in queries])
     tokens = np.array([each.prompt_tokens for each in queries])
-    return stack.expect(
-        Queries(
-            np.stack([each.embedding for each in queries]),
-            surface(features, characters, tokens),
-            tokens,
-            np.stack([each.similarity for each in queries]),
-            np.stack([each.scores for each in queries]),
-        )
-    )
+    embeddings, inputs = np.stack([each.embedding for each in queries]), surface(features, characters, tokens)
+    similarity, scores = (np.stack([getattr(each, part) for each in queries]) for part in ("similarity", "scores"))
+    smooth = stack.smooth_inputs(embeddings, inputs)
+    members = [stack.kernel.predict(smooth), stack.forest.predict(np.concatenate([embeddings, inputs], axis=1))]
+    weights, trust = stack.weights, np.ones(len(queries))
+    if similarity.shape[1]:
+        members.append(neighbour_means(similarity, scores, stack.means))
+        trust = np.clip(similarity[:, :NEAREST].mean(axis=1, dtype=np.float64) / stack.familiar, 0.0, 1.0)
+    else:
+        weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
+    unusual = (smooth[:, len(stack.directions) :] ** 2).sum(axis=1)
+    trust = np.minimum(trust, stack.usual / np.maximum(unusual, stack.usual))[:, None]
+    known = (1.0 - weights.sum()) * stack.means + sum(w * each for w, each in zip(weights, members, strict=True))
+    deviation = np.where(stack.new, members[0], 0.0) + smooth @ stack.slant
+    known = (stack.means + trust * (known - stack.means)) @ stack.kin + stack.level + trust * deviation
+    sigma = np.hypot(stack.spread * (2.0 - trust), np.max(members, axis=0) - np.min(members, axis=0))
+    return Estimates(np.clip(known, 0.0, 1.0), sigma, stack.charges.predict(inputs, tokens))
 
 
 def assert_alike(single: list[Estimates], batch: Estimates) -> None:
