@@ -13,7 +13,7 @@ from pathlib import Path
 from backends.anyprec.engine.requests import Rejected
 from backends.anyprec.engine.service import CHAT, TEXT, Broken, EmbeddedModel, Exchange, Service
 from backends.anyprec.engine.worker import QueueFull
-from backends.errors import Failed, Overloaded, Refused, Unsupported
+from backends.errors import Failed, Overloaded, Refused, UnsupportedRequest
 from backends.openai import merged_fields
 from backends.sse import EventStream
 from backends.types import Reply, Request
@@ -64,12 +64,12 @@ class EmbeddedBackend:
     def _ask(self, request: Request) -> Exchange:
         if request.path not in (CHAT, TEXT):
             rejected = Rejected(f"the embedded engine does not serve {request.path}", status=404, code="not_found")
-            raise Unsupported(str(rejected), backend=self.name, status=404, body=rejected.body, no_path=True)
+            raise UnsupportedRequest(str(rejected), backend=self.name, status=404, body=rejected.body, no_path=True)
         try:
             fields = {**merged_fields(request), "stream": request.stream}
             return self._service.ask(request.path, fields, request_id=request.headers.get("x-request-id"))
         except Rejected as error:
-            kind = Unsupported if is_unsupported(error.status, error.body) else Refused
+            kind = UnsupportedRequest if is_unsupported(error.status, error.body) else Refused
             raise kind(str(error), backend=self.name, status=error.status, body=error.body) from error
         except QueueFull as error:
             raise Overloaded(str(error), backend=self.name, retry_after_s=RETRY_AFTER_S) from error

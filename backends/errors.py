@@ -42,7 +42,7 @@ class Refused(BackendError):
         self.body = body
 
 
-class Unsupported(Refused):
+class UnsupportedRequest(Refused):
     """What this model cannot do at all: another one may. `no_path`: the engine does not have the protocol asked in."""
 
     def __init__(self, message: str, *, backend: str, status: int, body: bytes, no_path: bool = False) -> None:

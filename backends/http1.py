@@ -1,8 +1,6 @@
 """A small pooled HTTP/1.1 client on httptools; it fails with BackendError, and its messages carry no header values.
 
-Why not a library: measured beside aiohttp and httpx it costs a third and a thirtieth of the CPU per request
-(docs/decisions.md), and a gateway's three wishes (bytes as they come, an abort that is felt at once, separate limits
-for connecting, the first byte and silence) are each one line here.
+Why not a library: it costs a third of aiohttp's and a thirtieth of httpx's CPU per request (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
@@ -19,22 +16,9 @@ from urllib.parse import urlsplit
 import httptools
 
 from backends.errors import Cut, Failed, TimedOut, Unreachable
+from backends.types import Limits
 
 _HIGH_WATER_BYTES = 256 * 1024  # a reader this far behind stops the socket
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long to wait, in seconds, how long an unused connection is kept, and how much an answer may hold."""
-
-    connect_s: float = 5.0
-    first_byte_s: float = 120.0  # from the request to the first event of a stream, or the first byte of another body
-    idle_s: float = 60.0  # without an event of a stream, or a byte of another body
-    longest_s: float = 600.0  # for the whole of a plain answer
-    keep_alive_s: float = 4.0  # below uvicorn's five seconds, so that the server seldom closes first
-    body_bytes: int = 64 * 1024 * 1024
-    head_bytes: int = 64 * 1024
-    headers: int = 100
 
 
 class Response:
@@ -49,7 +33,7 @@ class Response:
         self.problem: str | None = None
         self.due = 0.0  # when the read under way has waited too long
         self.waiter: asyncio.Future[bool] | None = None  # of that read
-        self._headers: dict[bytes, bytes] = {}
+        self.headers: dict[bytes, bytes] = {}  # names in lower case
         self._backend = backend
         self._connection: _Connection | None = connection
         self._waited_s = 0.0  # since the last progress
@@ -64,11 +48,7 @@ class Response:
 
     def header(self, name: bytes) -> str:
         """The value of a header, given in lower case; "" where there is none."""
-        return self._headers.get(name, b"").decode("latin-1")
-
-    def begin(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """Status and headers are there."""
-        self.status, self._headers = status, headers
+        return self.headers.get(name, b"").decode("latin-1")
 
     def finish(self) -> None:
         """The body is there: the connection is no longer this answer's."""
@@ -203,8 +183,8 @@ class _Connection(asyncio.Protocol):
             return
         if response.ended:
             self._finished()
-        elif response.buffered > _HIGH_WATER_BYTES:
-            self.pause()
+        elif response.buffered > _HIGH_WATER_BYTES and self.alive:
+            cast(asyncio.Transport, self._transport).pause_reading()
         response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,8 +194,8 @@ class _Connection(asyncio.Protocol):
         response, self.response = self.response, None
         if response is None:
             return
-        if response.status and exc is None and not self._is_framed():
-            response.finish()
+        if response.status and exc is None and not {b"content-length", b"transfer-encoding"} & response.headers.keys():
+            response.finish()  # neither a length nor chunks say where the body ends: the close does
             response.wake()
         elif not response.ended:
             response.fail(f"closed the connection ({exc or 'end of stream'})")
@@ -243,7 +223,8 @@ class _Connection(asyncio.Protocol):
             return
         status = self._parser.get_status_code()
         if status >= 200 and self.response is not None and not self.response.ended:
-            self.response.begin(status, {name.lower(): value for name, value in self._headers.items()})
+            self.response.status = status
+            self.response.headers = {name.lower(): value for name, value in self._headers.items()}
 
     def on_body(self, body: bytes) -> None:
         response = self.response
@@ -277,10 +258,6 @@ class _Connection(asyncio.Protocol):
             self._alarm = loop.call_at(due, self._ring)
         return loop.create_future()
 
-    def pause(self) -> None:
-        if self.alive:
-            cast(asyncio.Transport, self._transport).pause_reading()
-
     def resume(self) -> None:
         if self._transport is not None and not self._transport.is_reading():
             self._transport.resume_reading()
@@ -298,10 +275,6 @@ class _Connection(asyncio.Protocol):
             self._client.keep(self)
         else:
             self.abort()
-
-    def _is_framed(self) -> bool:
-        """Whether a length or chunks say where the body ends; else the close does."""
-        return any(name.lower() in {b"content-length", b"transfer-encoding"} for name in self._headers)
 
     def _ring(self) -> None:
         """One alarm serves all answers of a connection: moved when it rings too early, gone with the socket."""

@@ -14,11 +14,10 @@ from typing import Any, cast
 
 import msgspec
 
-from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, Unsupported
-from backends.http1 import Limits
+from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, UnsupportedRequest
 from backends.openai import decoded, merged_fields, retry_after_s
 from backends.sse import EventStream
-from backends.types import Reply, Request
+from backends.types import Limits, Reply, Request
 from backends.unsupported import is_unsupported
 from backends.whole import whole
 
@@ -62,7 +61,7 @@ class LiteLLMBackend:
         if needed not in request.fields:
             said = f"This model does not serve {request.path} without {needed or 'an engine of its own'}."
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
-            raise Unsupported(said, backend=self.name, status=400, body=body, no_path=not call)
+            raise UnsupportedRequest(said, backend=self.name, status=400, body=body, no_path=not call)
         try:
             answer = await getattr(self._litellm, call)(**self._arguments(request, needed))
         except Exception as problem:
@@ -137,7 +136,7 @@ class LiteLLMBackend:
             return Overloaded(said, backend=self.name, retry_after_s=wait_s, limited=status == 429)
         if isinstance(status, int) and 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
-            kind = Unsupported if is_unsupported(status, said.encode()) else Refused
+            kind = UnsupportedRequest if is_unsupported(status, said.encode()) else Refused
             return kind(said, backend=self.name, status=status, body=body)
         if status in {401, 403}:
             return Failed(f"answered {status}: it does not accept the gateway's own key", backend=self.name)

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from backends.errors import BackendError, Failed, Overloaded, Refused, Unsupported
-from backends.http1 import Client, Limits, Response
+from backends.errors import BackendError, Failed, Overloaded, Refused, UnsupportedRequest
+from backends.http1 import Client, Response
 from backends.sse import EventStream
-from backends.types import Reply, Request
+from backends.types import Limits, Reply, Request
 from backends.unsupported import is_missing_path, is_unsupported
 from backends.whole import whole
 
@@ -118,7 +118,7 @@ class OpenAIBackend:
         no_path = path != CHAT and is_missing_path(status, body)
         if no_path or is_unsupported(status, body):
             said = f"answered {status}: {shown}"
-            raise Unsupported(said, backend=self.name, status=_told(status), body=body, no_path=no_path)
+            raise UnsupportedRequest(said, backend=self.name, status=_told(status), body=body, no_path=no_path)
         if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
         if status in {401, 403}:

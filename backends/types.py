@@ -52,6 +52,20 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
                 raise ValueError(f"{count} tokens is no count from 0 to {MOST_TOKENS}")
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to wait, in seconds, how long an unused connection is kept, and how much an answer may hold."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 120.0  # from the request to the first event of a stream, or the first byte of another body
+    idle_s: float = 60.0  # without an event of a stream, or a byte of another body
+    longest_s: float = 600.0  # for the whole of a plain answer
+    keep_alive_s: float = 4.0  # below uvicorn's five seconds, so that the server seldom closes first
+    body_bytes: int = 64 * 1024 * 1024
+    head_bytes: int = 64 * 1024
+    headers: int = 100
+
+
 class Request(msgspec.Struct, frozen=True):
     """A client's request on its way to one model.
 

@@ -54,7 +54,7 @@ class Account:
 
 
 @dataclass
-class Tally:
+class CrowdTally:
     """What the run counts."""
 
     seen: Counter[str] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ async def engine(port: int) -> None:
 class Clients:
     """Requests of many keys over all gateways."""
 
-    def __init__(self, gateways: list[Child], accounts: list[Account], tally: Tally) -> None:
+    def __init__(self, gateways: list[Child], accounts: list[Account], tally: CrowdTally) -> None:
         self._gateways, self._tally = itertools.cycle(gateways), tally
         self.accounts = accounts
         self._numbers = itertools.count()
@@ -185,7 +185,7 @@ def told(usage: msgspec.Raw) -> object:
     return {name: value for name, value in found.items() if name != "cost"} if isinstance(found, dict) else found
 
 
-class Said(msgspec.Struct):
+class CrowdAnswer(msgspec.Struct):
     """What an answer says, whole or in part."""
 
     content: str | None = None
@@ -194,8 +194,8 @@ class Said(msgspec.Struct):
 class Choice(msgspec.Struct):
     """Of an answer or a chunk."""
 
-    message: Said = msgspec.field(default_factory=Said)
-    delta: Said = msgspec.field(default_factory=Said)
+    message: CrowdAnswer = msgspec.field(default_factory=CrowdAnswer)
+    delta: CrowdAnswer = msgspec.field(default_factory=CrowdAnswer)
 
 
 class Plain(msgspec.Struct):

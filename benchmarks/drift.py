@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec.structs import replace as changed
 
-from benchmarks.traces import FOLDER, Trace, embed_trace, load_trace
+from benchmarks.traces import FOLDER, PublicTrace, embed_trace, load_trace
 from policies.registry import build
 from policies.replay import BudgetGate, Rows
-from policies.simulation import Fixed, Growing, Stream, play
+from policies.simulation import FixedMemory, GrowingMemory, QueryStream, play
 from policies.types import Float, History
 
 POLICIES = ("port", "epsilon", "linucb", "thompson", "preference", "paced")
@@ -32,13 +32,13 @@ CLOSE = 0.25  # share of the gap that may be missing then
 class World:
     """A stream on which something changes, and what the informed router is told when it does."""
 
-    stream: Stream
+    stream: QueryStream
     history: History
     told: History
     change: int  # the first query after the change
 
 
-def degrading(stream: Stream, history: History, arm: int) -> World:
+def degrading(stream: QueryStream, history: History, arm: int) -> World:
     """The arm's scores fall to 0.3 of what they were."""
     middle, scores, told = len(stream) // 2, stream.scores.copy(), history.scores.copy()
     scores[middle:, arm] *= 0.3
@@ -46,7 +46,7 @@ def degrading(stream: Stream, history: History, arm: int) -> World:
     return World(replace(stream, scores=scores), history, changed(history, scores=told), middle)
 
 
-def repriced(stream: Stream, history: History, arm: int) -> World:
+def repriced(stream: QueryStream, history: History, arm: int) -> World:
     """The arm costs five times as much."""
     middle, costs, told = len(stream) // 2, stream.costs.copy(), history.costs.copy()
     costs[middle:, arm] *= 5.0
@@ -54,7 +54,7 @@ def repriced(stream: Stream, history: History, arm: int) -> World:
     return World(replace(stream, costs=costs), history, changed(history, costs=told), middle)
 
 
-def joined(stream: Stream, history: History, arm: int) -> World:
+def joined(stream: QueryStream, history: History, arm: int) -> World:
     """The arm exists from the middle on, and history knows 50 answers of it."""
     middle = len(stream) // 2
     present = np.ones(stream.scores.shape, np.bool_)
@@ -64,14 +64,14 @@ def joined(stream: Stream, history: History, arm: int) -> World:
     return World(replace(stream, present=present), changed(history, scores=scores, costs=costs), history, middle)
 
 
-CHANGES: dict[str, Callable[[Stream, History, int], World]] = {
+CHANGES: dict[str, Callable[[QueryStream, History, int], World]] = {
     "a model degrades": degrading,
     "a price rises": repriced,
     "a model joins": joined,
 }
 
 
-def drifting(trace: Trace, rows: Rows, past: Rows) -> World:
+def drifting(trace: PublicTrace, rows: Rows, past: Rows) -> World:
     """Traffic moves between tasks: the second half is of tasks that history has never seen, told to the informed."""
     counts = {str(task): int((trace.tasks == task).sum()) for task in np.unique(trace.tasks)}
     late = {task for place, task in enumerate(sorted(counts, key=lambda each: -counts[each])) if place % 2}
@@ -83,8 +83,8 @@ def drifting(trace: Trace, rows: Rows, past: Rows) -> World:
     return World(_stream(embedded.history(ordered)), embedded.history(known), embedded.history(past), int(half))
 
 
-def _stream(rows: History) -> Stream:
-    return Stream(
+def _stream(rows: History) -> QueryStream:
+    return QueryStream(
         rows.arms, rows.embeddings, rows.scores, rows.costs, rows.prompt_tokens, rows.prompt_characters, rows.features
     )
 
@@ -99,7 +99,7 @@ def rewards(world: World, name: str, *, price: float, seed: int) -> Float:
     stream, history = world.stream, world.history
     policy = build(name, stream.arms, {"horizon": len(stream)} if name == "port" else None)
     policy.refit(history)
-    memory = (Fixed if name in STATIC else Growing)(stream, history)
+    memory = (FixedMemory if name in STATIC else GrowingMemory)(stream, history)
     rng = np.random.default_rng(seed)
     run = play(policy, stream, memory, till=BudgetGate(len(stream.arms)), rng=rng, preference=price)
     return _earned(stream, run.choices, price)
@@ -119,7 +119,7 @@ def _newcomers(world: World) -> Rows:
     return np.flatnonzero(missing)
 
 
-def _static(stream: Stream, history: History, price: float, *, hide: Rows, change: int) -> Float:
+def _static(stream: QueryStream, history: History, price: float, *, hide: Rows, change: int) -> Float:
     policy = build("neighbours", stream.arms)
     policy.refit(history)
     present = np.ones(stream.scores.shape, np.bool_)
@@ -128,7 +128,7 @@ def _static(stream: Stream, history: History, price: float, *, hide: Rows, chang
     run = play(
         policy,
         shown,
-        Fixed(shown, history),
+        FixedMemory(shown, history),
         till=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,
@@ -136,19 +136,19 @@ def _static(stream: Stream, history: History, price: float, *, hide: Rows, chang
     return _earned(stream, run.choices, price)
 
 
-def _earned(stream: Stream, choices: Rows, price: float) -> Float:
+def _earned(stream: QueryStream, choices: Rows, price: float) -> Float:
     rows = np.arange(len(stream))
     return stream.scores[rows, choices] - price * stream.costs[rows, choices]
 
 
-def most_used(stream: Stream, history: History, price: float) -> int:
+def most_used(stream: QueryStream, history: History, price: float) -> int:
     """The arm a static router takes most."""
     policy = build("neighbours", stream.arms)
     policy.refit(history)
     run = play(
         policy,
         stream,
-        Fixed(stream, history),
+        FixedMemory(stream, history),
         till=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,

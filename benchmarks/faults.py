@@ -23,7 +23,7 @@ import aiohttp
 import yaml
 
 from benchmarks.child import Child, free_port
-from benchmarks.crowd import MAX_TOKENS, PRICES, WORST, Account, Clients, Tally
+from benchmarks.crowd import MAX_TOKENS, PRICES, WORST, Account, Clients, CrowdTally
 from benchmarks.redis_pair import RedisPair
 from router.errors import StoreUnavailable
 from router.stores.keys import Tenant
@@ -45,11 +45,11 @@ def now_ms() -> int:
 # the run
 
 
-class Run:
+class FaultRun:
     """One store, two engines, four gateways and the clients."""
 
     def __init__(self, folder: Path, *, store: str, seed: int) -> None:
-        self.folder, self.tally, self.random = folder, Tally(), random.Random(seed)
+        self.folder, self.tally, self.random = folder, CrowdTally(), random.Random(seed)
         self.redis = RedisPair(folder) if store == "redis" else None
         self.url = self.redis.url if self.redis else f"sqlite:///{folder / 'pointsman.db'}"
         self.engines = [self._engine(i) for i in range(2)]
@@ -199,14 +199,14 @@ async def make_accounts(stores: Stores, count: int) -> list[Account]:
     return accounts
 
 
-async def crowd(run: Run, clients: Clients, *, size: int) -> None:
+async def crowd(run: FaultRun, clients: Clients, *, size: int) -> None:
     """Everybody at once, once."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         await asyncio.gather(*(clients.ask(session, account) for account in clients.accounts[:size]))
 
 
-async def steady(run: Run, clients: Clients) -> None:
+async def steady(run: FaultRun, clients: Clients) -> None:
     """A few dozen clients until the run ends."""
     turns = itertools.cycle(clients.accounts)
     connector = aiohttp.TCPConnector(limit=0)
@@ -250,7 +250,7 @@ def _day(offset: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(time.time() + offset * 86_400))
 
 
-async def endings(stores: Stores, tally: Tally) -> Counter[str]:
+async def endings(stores: Stores, tally: CrowdTally) -> Counter[str]:
     """How holds ended, as the audit tells of leases and restarts and the spend lines of settlements."""
     found: Counter[str] = Counter()
     after = ""
@@ -268,7 +268,7 @@ async def endings(stores: Stores, tally: Tally) -> Counter[str]:
 
 async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: int) -> bool:
     """The whole run; true where nothing was lost."""
-    run = Run(folder, store=store, seed=seed)
+    run = FaultRun(folder, store=store, seed=seed)
     if run.redis:
         await run.redis.up()
     try:
@@ -294,7 +294,7 @@ async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: i
 
 
 def report(  # one line for each count
-    run: Run, accounts: list[Account], paid: dict[str, int], ends: Counter[str], phantoms: int, refusals: int
+    run: FaultRun, accounts: list[Account], paid: dict[str, int], ends: Counter[str], phantoms: int, refusals: int
 ) -> bool:
     """Print the counts; true where all that must be 0 is."""
     lost = sum(paid.get(a.key_id, 0) < a.delivered for a in accounts)

@@ -27,7 +27,7 @@ import yaml
 from benchmarks import in_process
 from benchmarks.rig import (
     HEAD,
-    Run,
+    RigRun,
     Tree,
     free_port,
     load,
@@ -230,7 +230,7 @@ class GatewayBench:
         script: Path | None = None,
         connections: Sequence[int] | None = None,
         first: int = 0,
-    ) -> list[Run]:
+    ) -> list[RigRun]:
         runs = []
         for count in connections or self._connections:
             seconds = self._seconds

@@ -41,7 +41,7 @@ Multiply = Callable[[torch.Tensor, Operand, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class KernelCase:
     """One product to time."""
 
     rows: int  # N
@@ -131,7 +131,7 @@ def copies_for(bytes_each: float) -> int:
     return int(max(2, min(48, CACHE_BYTES // bytes_each + 1)))
 
 
-def floor_bytes(case: Case) -> float:
+def floor_bytes(case: KernelCase) -> float:
     """Fewest bytes: the widest width's planes, tables, x and the result."""
     weights = max(case.widths[: case.batch]) / 8 * case.rows * case.columns + 32 * case.rows
     return weights + 2 * case.batch * (case.rows + case.columns)
@@ -149,13 +149,13 @@ class KernelBench:
         codes = [laid.codes, *(laid.codes.clone() for _ in range(copies - 1))]
         self.layers = [Operand(each, laid.tables, tuple(BITS), rows) for each in codes]
 
-    def inputs(self, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    def inputs(self, case: KernelCase) -> tuple[torch.Tensor, torch.Tensor]:
         """x (batch, K) and widths (batch,)."""
         x = torch.randn(case.batch, case.columns, device="cuda", dtype=torch.bfloat16)
         widths = [case.widths[i % len(case.widths)] for i in range(case.batch)]
         return x, torch.tensor(widths, dtype=torch.int32, device="cuda")
 
-    def check(self, case: Case, multiply: Multiply) -> tuple[int, float]:
+    def check(self, case: KernelCase, multiply: Multiply) -> tuple[int, float]:
         """How many elements differ from the exact result, and the relative error in float64, on fresh inputs."""
         x, widths = self.inputs(case)
         rounded, product = self.exact.product(x, widths)
@@ -163,7 +163,7 @@ class KernelBench:
         out = multiply(x, self.layers[0], widths)
         return int((out != rounded).sum()), relative_error(out, product)
 
-    def run(self, case: Case, multiply: Multiply) -> dict[str, Any]:
+    def run(self, case: KernelCase, multiply: Multiply) -> dict[str, Any]:
         """Wrong elements, relative error and microseconds."""
         x, widths = self.inputs(case)
         before = self.check(case, multiply)
@@ -178,7 +178,7 @@ def chosen(x: torch.Tensor, layer: Operand, widths: torch.Tensor) -> torch.Tenso
     return fused.linear(x, layer.codes, layer.tables, widths, list(layer.bits), layer.rows)
 
 
-def by_bytes(case: Case) -> Multiply:
+def by_bytes(case: KernelCase) -> Multiply:
     """What a large batch outside a graph gets."""
     asked = [case.widths[i % len(case.widths)] for i in range(case.batch)]
     counts = {width: asked.count(width) for width in set(asked)}
@@ -206,7 +206,7 @@ def tune(limit_s: float) -> list[dict[str, Any]]:
         for batch, widths in tune_cases():
             if time.time() - start > limit_s:
                 return found
-            case = Case(*shape, batch, widths)
+            case = KernelCase(*shape, batch, widths)
             found.append({**asdict(case), "timed": sorted(timed(bench, case))})
             print(shape, batch, widths, found[-1]["timed"][:4], "chosen", found[-1]["timed"][-1], flush=True)
         del bench
@@ -214,7 +214,7 @@ def tune(limit_s: float) -> list[dict[str, Any]]:
     return found
 
 
-def timed(bench: KernelBench, case: Case) -> Iterator[tuple[float, str]]:
+def timed(bench: KernelBench, case: KernelCase) -> Iterator[tuple[float, str]]:
     """Microseconds and name of every launch worth trying."""
     units, processors = -(-case.columns // UNIT), fused.processors(0)
     x, asked = bench.inputs(case)
@@ -257,7 +257,7 @@ def figures(bandwidth: float, models: list[str], batches: list[int]) -> Iterator
             for way in ("fused", "bytes") if batch >= 64 else ("fused",):
                 rows = []
                 for widths in [(k,) for k in BITS] + ([tuple(BITS)] if batch > 1 else []):
-                    case = Case(*shape, batch, widths)
+                    case = KernelCase(*shape, batch, widths)
                     timing = bench.run(case, by_bytes(case) if way == "bytes" else chosen)
                     of_bandwidth = floor_bytes(case) / timing["us"] / 1e-6 / bandwidth
                     place = {"model": model, "layer": layer, "way": way, **asdict(case)}

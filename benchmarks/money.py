@@ -208,7 +208,7 @@ async def ready(folder: Path) -> str:
 def _speed(arguments: argparse.Namespace) -> int:
     names = arguments.stores.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        run = faults.Run(Path(folder), store="redis" if "redis" in names else "sqlite", seed=0)
+        run = faults.FaultRun(Path(folder), store="redis" if "redis" in names else "sqlite", seed=0)
         direct = f"redis://127.0.0.1:{run.redis.primary.port}/0" if run.redis else ""
 
         def fresh(store: str, case: Case) -> str:
@@ -234,7 +234,7 @@ def _speed(arguments: argparse.Namespace) -> int:
 
 
 async def _when_up(
-    run: faults.Run, url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int
+    run: faults.FaultRun, url_of: Callable[[str, Case], str], names: Sequence[str], *, requests: int
 ) -> list[str]:
     if run.redis is not None:
         await run.redis.primary.listening()

@@ -89,7 +89,7 @@ def prompts(count: int, *, seed: int = 7) -> list[dict[str, object]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RigRun:
     """One measured load: latencies in milliseconds, CPU of the process tree in microseconds a request."""
 
     name: str
@@ -228,7 +228,7 @@ def write_script(folder: Path, bodies: Sequence[Mapping[str, object]], keys: Seq
     return script
 
 
-def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, seconds: float, first: int = 0) -> Run:
+def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, seconds: float, first: int = 0) -> RigRun:
     """Load `url` by wrk after a short warm-up, and count the tree's CPU meanwhile.
 
     `first`: the request of the script to begin with.
@@ -237,7 +237,7 @@ def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, sec
     before = tree.cpu_s()
     requests, took_s, p50_ms, p99_ms, errors = _wrk(url, script, connections, seconds, first)
     cpu_us = (tree.cpu_s() - before) * 1e6 / max(1, requests)
-    return Run(name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us, tree.rss_mb())
+    return RigRun(name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us, tree.rss_mb())
 
 
 def stream_load(

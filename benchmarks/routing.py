@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.lexical import lexical
 from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
-from benchmarks.traces import SEEDS, Trace, load_trace
+from benchmarks.traces import SEEDS, PublicTrace, load_trace
 from policies.baselines import neighbour_means, optimum
 from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
 from policies.estimators.prompt_selection import telling_prompts
@@ -38,7 +38,7 @@ SKILLS = 6  # directions of D-optimal design
 
 
 @cache
-def trace(name: str) -> Trace:
+def trace(name: str) -> PublicTrace:
     return load_trace(name)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from benchmarks.traces import Embedded, Trace, embed_trace, queries_left, trace_split
+from benchmarks.traces import Embedded, PublicTrace, embed_trace, queries_left, trace_split
 from policies.composed import Composed
 from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.means import Means
@@ -63,7 +63,7 @@ class Fitted:
         return known - known.mean(axis=0), expected - known.mean(axis=0)
 
     @property
-    def trace(self) -> Trace:
+    def trace(self) -> PublicTrace:
         return self.embedded.trace
 
     @property
@@ -128,7 +128,7 @@ def watched(fitted: Fitted) -> DriftCorrected:
     return estimator
 
 
-def fit(trace: Trace, seed: int, *, unseen: str = "") -> Fitted:
+def fit(trace: PublicTrace, seed: int, *, unseen: str = "") -> Fitted:
     """Embedder, estimators and expectations of one seed; `unseen` names a task kept out of history."""
     stream, history = trace_split(trace, seed)
     history = history[trace.tasks[history] != unseen]

@@ -24,7 +24,7 @@ NEIGHBOURS = 100
 
 
 @dataclass(frozen=True)
-class Trace:
+class PublicTrace:
     """Queries answered by every model."""
 
     name: str
@@ -41,12 +41,12 @@ class Trace:
         return tuple(Arm(name, 0.0, 0.0) for name in self.models)
 
 
-def load_trace(name: str, folder: Path = FOLDER) -> Trace:
+def load_trace(name: str, folder: Path = FOLDER) -> PublicTrace:
     """One of STREAMS."""
     table = pd.read_parquet(folder / f"{name}.parquet")
     models = tuple(column.removeprefix("score:") for column in table.columns if column.startswith("score:"))
     prompts = list(table["prompt"])
-    return Trace(
+    return PublicTrace(
         name=name,
         prompts=prompts,
         tasks=table["task"].to_numpy(dtype=np.str_),
@@ -57,7 +57,7 @@ def load_trace(name: str, folder: Path = FOLDER) -> Trace:
     )
 
 
-def trace_split(trace: Trace, seed: int) -> tuple[Rows, Rows]:
+def trace_split(trace: PublicTrace, seed: int) -> tuple[Rows, Rows]:
     """(stream rows in order, history rows)."""
     return split(len(trace.prompts), stream=STREAMS[trace.name], seed=seed)
 
@@ -66,7 +66,7 @@ def trace_split(trace: Trace, seed: int) -> tuple[Rows, Rows]:
 class Embedded:
     """A trace in the space that an embedder fitted on some of its rows makes."""
 
-    trace: Trace
+    trace: PublicTrace
     vectors: Float32  # (N, d)
 
     def history(self, rows: Rows) -> History:
@@ -113,7 +113,7 @@ class Embedded:
         return np.array([len(self.trace.prompts[row]) for row in rows], np.int64)
 
 
-def embed_trace(trace: Trace, fitted_on: Rows) -> Embedded:
+def embed_trace(trace: PublicTrace, fitted_on: Rows) -> Embedded:
     """With the embedder fitted on these rows only."""
     embedder = HashingEmbedder()
     embedder.fit([trace.prompts[row] for row in fitted_on])

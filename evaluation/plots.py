@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.replay import Report, as_json
+from evaluation.replay import ReplayReport, as_json
 from policies.replay import upper_hull
 from router.errors import SettingsError
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_report(report: ReplayReport, folder: Path) -> list[Path]:
     """report.json, frontier.{png,svg} and spend.{png,svg}; the paths written. Raises: SettingsError, OSError."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  # an extra: only replays draw
@@ -31,7 +31,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     return written
 
 
-def _draw_frontier(axes: Any, report: Report) -> None:
+def _draw_frontier(axes: Any, report: ReplayReport) -> None:
     for label, frontier in report.frontiers.items():
         hull = upper_hull(frontier)
         axes.plot(hull.costs, hull.qualities, marker="o", markersize=3, label=label)
@@ -39,7 +39,7 @@ def _draw_frontier(axes: Any, report: Report) -> None:
     axes.legend()
 
 
-def _draw_spending(axes: Any, report: Report) -> None:
+def _draw_spending(axes: Any, report: ReplayReport) -> None:
     for label, spent in report.spending.curves.items():
         axes.plot(np.arange(1, len(spent) + 1), spent, label=label)
     axes.axhline(report.spending.budget, linestyle="--", color="black", label="budget")

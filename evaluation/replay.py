@@ -33,7 +33,7 @@ from policies.replay import (
     upper_hull,
     zero_router,
 )
-from policies.simulation import Fixed, Run, contexts, play
+from policies.simulation import FixedMemory, PolicyRun, contexts, play
 from policies.types import Arm, Estimates, Float, Policy
 from router.errors import SettingsError
 
@@ -73,7 +73,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class SpendCurve:
     """Money against queries for the figure, of the first seed."""
 
     budget: float  # USD
@@ -81,7 +81,7 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReplayReport:
     """What a replay measured."""
 
     trace: str
@@ -89,7 +89,7 @@ class Report:
     budget: dict[str, dict[str, Interval]]  # label -> metric -> over seeds
     preference: dict[str, dict[str, Interval]]
     frontiers: dict[str, Frontier]  # label -> of the first seed
-    spending: Spending
+    spending: SpendCurve
 
 
 def contender(argument: str) -> Contender:
@@ -119,7 +119,7 @@ def stages(setting: Setting) -> int:
     return len(setting.seeds) * (1 + len(BASELINES) + len(OPTIMA) + 2 * len(setting.contenders))
 
 
-def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Report:
+def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> ReplayReport:
     """Every contender and reference over every seed; `told(what)` hears of each part done.
 
     Raises: SettingsError where the trace is too small for the stream, an option is unknown, or a policy needs a package
@@ -128,7 +128,7 @@ def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Re
     budget: dict[str, dict[str, list[float]]] = {}
     preference: dict[str, dict[str, list[float]]] = {}
     frontiers: dict[str, Frontier] = {}
-    spending = Spending(0.0, {})
+    spending = SpendCurve(0.0, {})
     for each in setting.contenders:
         _check(each, trace)
     for order, seed in enumerate(setting.seeds):
@@ -142,13 +142,13 @@ def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Re
                 spending.curves[label] = run.spent
         _relate(budget)
         if order == 0:
-            spending = Spending(books.total, spending.curves)
+            spending = SpendCurve(books.total, spending.curves)
         for label, metrics, frontier in _preference_runs(sample, setting, seed):
             _note(preference, label, metrics)
             told(f"seed {seed}: {label}")
             if order == 0:
                 frontiers[label] = frontier
-    return Report(trace.name, setting, _over(budget), _over(preference), frontiers, spending)
+    return ReplayReport(trace.name, setting, _over(budget), _over(preference), frontiers, spending)
 
 
 def _check(each: Contender, trace: Trace) -> None:
@@ -199,7 +199,7 @@ class Books:
         return BudgetGate(self.arms, budgets=self.budgets, total=self.shared)
 
 
-Played = tuple[str, Result, Run | None]
+Played = tuple[str, Result, PolicyRun | None]
 
 
 def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> Iterator[Played]:
@@ -213,7 +213,7 @@ def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> I
         run = play(
             policy,
             stream,
-            Fixed(stream, sample.history),
+            FixedMemory(stream, sample.history),
             till=books.till(),
             rng=np.random.default_rng(seed),
             drops=each.policy not in {"port", RIVAL},
@@ -304,7 +304,7 @@ def _preference_runs(sample: Sample, setting: Setting, seed: int) -> Iterator[tu
 def _expected(policy: Policy, sample: Sample) -> Estimates:
     """(N, M) what the policy expects of the whole stream, an explorer's bonus included, before any answer."""
     policy.refit(sample.history)
-    asked = contexts(sample.stream, Fixed(sample.stream, sample.history))
+    asked = contexts(sample.stream, FixedMemory(sample.stream, sample.history))
     proposals = [policy.propose(context) for context in asked]
     return Estimates(
         quality=np.array([each.estimates.quality for each in proposals]),
@@ -340,7 +340,7 @@ def _over(noted: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Inter
     }
 
 
-def as_json(report: Report) -> dict[str, object]:
+def as_json(report: ReplayReport) -> dict[str, object]:
     """Everything of a report but the spending curves, as plain values."""
     return {
         "trace": report.trace,

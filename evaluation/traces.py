@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends.embedders.hashing import HashingEmbedder
 from policies.replay import Rows
-from policies.simulation import Stream
+from policies.simulation import QueryStream
 from policies.types import Arm, Float, Float32, History
 from router.errors import SettingsError
 
@@ -120,7 +120,7 @@ def _renamed(table: pd.DataFrame) -> pd.DataFrame:
 class Sample:
     """One split of a trace, embedded by what was fitted on its history only."""
 
-    stream: Stream
+    stream: QueryStream
     history: History
     rows: Rows  # (N,) rows of the trace in the stream
 
@@ -139,10 +139,10 @@ def embed_whole(trace: Trace) -> History:
     return _history(trace, np.random.default_rng(0).permutation(len(trace)), embedder)
 
 
-def _stream(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> Stream:
+def _stream(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> QueryStream:
     texts = [trace.prompts[row] for row in rows]
     tokens, characters = _lengths(texts)
-    return Stream(
+    return QueryStream(
         arms=trace.arms,
         embeddings=embedder.embed_now(texts),
         scores=trace.scores[rows],

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.registry import build
 from policies.replay import LAMBDAS, BudgetGate
-from policies.simulation import Growing, Stream, nearest, play
+from policies.simulation import GrowingMemory, QueryStream, nearest, play
 from policies.types import Float, History
 
 NEIGHBOURS = (5, 10, 20, 40, 80, 160)
@@ -97,7 +97,7 @@ def _best_share(history: History, *, k: int, shrinkage: float, price: float, tol
         policy.refit(past)
         rng = np.random.default_rng(0)
         till = BudgetGate(len(stream.arms))
-        run = play(policy, stream, Growing(stream, past), till=till, rng=rng, preference=price)
+        run = play(policy, stream, GrowingMemory(stream, past), till=till, rng=rng, preference=price)
         earned.append(run.result.performance - price * run.result.cost)
         told(f"explore = {share}")
     return SHARES[int(np.argmax(earned))]
@@ -115,9 +115,9 @@ def _part(history: History, rows: slice) -> History:
     )
 
 
-def _stream(history: History, rows: slice) -> Stream:
+def _stream(history: History, rows: slice) -> QueryStream:
     part = _part(history, rows)
-    return Stream(
+    return QueryStream(
         arms=part.arms,
         embeddings=part.embeddings,
         scores=part.scores,

@@ -37,7 +37,7 @@ COMPLETION_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class QueryStream:
     """N queries in order of arrival, one a second, with the truth of all M arms."""
 
     arms: tuple[Arm, ...]  # (M,)
@@ -67,10 +67,10 @@ class Memory(Protocol):
         """An answer to query `row` was judged."""
 
 
-class Fixed:
+class FixedMemory:
     """The history only, as given: what PORT and the rules of budget mode look at."""
 
-    def __init__(self, stream: Stream, history: History, *, k: int = 100) -> None:
+    def __init__(self, stream: QueryStream, history: History, *, k: int = 100) -> None:
         self._rows, self._similarity = nearest(stream.embeddings, history.embeddings, k)
         self._scores, self._costs = history.scores, history.costs
 
@@ -82,10 +82,10 @@ class Fixed:
         """The history does not grow."""
 
 
-class Growing:
+class GrowingMemory:
     """The history and every answer since, as the gateway's index has it: one arm known for each new row."""
 
-    def __init__(self, stream: Stream, history: History, *, k: int = 100) -> None:
+    def __init__(self, stream: QueryStream, history: History, *, k: int = 100) -> None:
         self._k, self._past = k, len(history.scores)
         self._rows, self._similarity = nearest(stream.embeddings, history.embeddings, k)
         self._embeddings = stream.embeddings
@@ -122,7 +122,7 @@ def nearest(queries: Float32, rows: Float32, k: int) -> tuple[NDArray[np.intp], 
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PolicyRun:
     """What a policy did on a stream."""
 
     choices: Rows  # (N,), LOST where the policy dropped the query
@@ -134,7 +134,7 @@ class Run:
 
 def play(
     policy: Policy,
-    stream: Stream,
+    stream: QueryStream,
     memory: Memory,
     *,
     till: BudgetGate,
@@ -142,7 +142,7 @@ def play(
     preference: float = 0.0,
     drops: bool = False,
     told: Callable[[int], None] | None = None,
-) -> Run:
+) -> PolicyRun:
     """Propose, draw, admit and learn, query by query.
 
     `preference` is λ in 1/USD. `drops`: a query whose best score is below zero is not worth its price and is
@@ -173,10 +173,12 @@ def play(
         spent[row] = till.spent.sum()
         if told is not None:
             told(row)
-    return Run(choices, served, propensity, spent, judge(choices, served, scores=stream.scores, costs=stream.costs))
+    return PolicyRun(
+        choices, served, propensity, spent, judge(choices, served, scores=stream.scores, costs=stream.costs)
+    )
 
 
-def contexts(stream: Stream, memory: Memory, *, preference: float = 0.0) -> list[RouteContext]:
+def contexts(stream: QueryStream, memory: Memory, *, preference: float = 0.0) -> list[RouteContext]:
     """Every query of a stream as a policy sees it before any is answered, without budgets."""
     till = BudgetGate(len(stream.arms))
     return [
@@ -189,7 +191,7 @@ def contexts(stream: Stream, memory: Memory, *, preference: float = 0.0) -> list
 
 
 def _logged(
-    stream: Stream, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
+    stream: QueryStream, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
 ) -> LoggedContext:
     capacity = till.capacity()
     everything = len(columns) == len(stream.arms)

@@ -28,7 +28,7 @@ from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing, MachineRate
 from router.gateway.names import Names
 from router.gateway.serving import Gateway
-from router.gateway.types import Catalogue, Options
+from router.gateway.types import Catalogue, Options, Surroundings
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.views import Views
@@ -200,14 +200,12 @@ def _gateway(
 ) -> Gateway:
     decider = Decider(
         catalogue=catalogue,
-        ledger=stores.ledger,
-        embedder=embedder,
-        features=features_of(settings),
         learning=learning,
         options=options_of(settings),
-        generator=np.random.default_rng(settings.policy.seed),
-        clock=time.time,
         renting=renting,
+        surroundings=Surroundings(
+            stores.ledger, embedder, np.random.default_rng(settings.policy.seed), time.time, features_of(settings)
+        ),
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
     return Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)

@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class QuantizeReport:
     """What was written."""
 
     out: Path
@@ -87,7 +87,7 @@ def quantize(
     workers: int | None = None,
     progress: Progress | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
-) -> Report:
+) -> QuantizeReport:
     """Write a store of `checkpoint` at every width in `bits` into `out`.
 
     `sensitivity`: a safetensors file with a non-negative tensor (N, K) for every linear weight, by its name; uniform
@@ -140,7 +140,7 @@ def _check_rows(plan: Plan) -> None:
             raise Unsupported(f"sensitivity of {name}.weight is {found}, the weight is {(rows, columns)}")
 
 
-def _report(plan: Plan) -> Report:
+def _report(plan: Plan) -> QuantizeReport:
     shapes = list(_shapes(plan).values())
     plain = sum(int(np.prod(plan.checkpoint.tensors.entry(name).shape)) for name in plan.checkpoint.plain())
     weights = sum(rows * columns for rows, columns in shapes)
@@ -149,7 +149,7 @@ def _report(plan: Plan) -> Report:
     codes = sum(max(plan.bits) * rows * format_.words(columns) * 4 for rows, columns in shapes)
     tables = payload - 2 * plain - codes
     warnings = (_table_warning(plan, codes, tables, per_weight),) if tables > codes else ()
-    return Report(plan.out, weights, payload, per_weight, warnings)
+    return QuantizeReport(plan.out, weights, payload, per_weight, warnings)
 
 
 def _table_warning(plan: Plan, codes: int, tables: int, per_weight: float) -> str:
@@ -301,7 +301,7 @@ def run(
     sensitivity: Path | None = None,
     calibration: Path | None = None,
     workers: int | None = None,
-) -> Report:
+) -> QuantizeReport:
     """What `pointsman quantize` does: `quantize` under a progress bar, with what it wrote said in words.
 
     `calibration`: a text file; its sensitivities are measured first and kept beside `out` (needs the `compensate`

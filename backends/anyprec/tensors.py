@@ -31,7 +31,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """Where one tensor lies."""
 
     file: Path
@@ -68,7 +68,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     return found
 
 
-def entries_of(file: Path) -> dict[str, Entry]:
+def entries_of(file: Path) -> dict[str, TensorEntry]:
     """Every tensor of one file. Raises: Corrupt, also for a truncated file."""
     header, start = read_header(file)
     found = {}
@@ -76,7 +76,7 @@ def entries_of(file: Path) -> dict[str, Entry]:
         begin, end = facts["data_offsets"]
         if start + end > file.stat().st_size:
             raise Corrupt(f"{file}: {name} ends at byte {start + end}, the file at {file.stat().st_size}")
-        found[name] = Entry(file, facts["dtype"], tuple(facts["shape"]), start + begin, end - begin)
+        found[name] = TensorEntry(file, facts["dtype"], tuple(facts["shape"]), start + begin, end - begin)
     return found
 
 
@@ -85,7 +85,7 @@ class TensorFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, TensorEntry] = {}
         for file in shard_files(path) if path.is_dir() else [path]:
             self._entries.update(entries_of(file))
 
@@ -97,7 +97,7 @@ class TensorFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """Raises: Corrupt for an unknown name."""
         if name not in self._entries:
             raise Corrupt(f"{self.path}: no tensor {name}")

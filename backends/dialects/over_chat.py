@@ -1,6 +1,6 @@
 """Sends requests of another protocol to a model that only speaks chat completions, and brings its answers back.
 
-How it fails: what chat completions cannot say is Unsupported, before anything is sent.
+How it fails: what chat completions cannot say is UnsupportedRequest, before anything is sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from backends.dialects.types import Dialect, Events, Untranslatable
-from backends.errors import Failed, Refused, Unsupported
+from backends.errors import Failed, Refused, UnsupportedRequest
 from backends.types import Reply, Report, Request, Stream, Whole
 from backends.whole import decoded
 
@@ -45,7 +45,7 @@ def _chat(asked: Mapping[str, Any], dialect: Dialect, request: Request) -> dict[
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         said, param = f"the request is not as {request.path} wants it: {type(problem).__name__} {problem}", None
     error = {"message": said, "type": "invalid_request_error", "param": param, "code": _CODE}
-    kind = Unsupported if param is not None else Refused
+    kind = UnsupportedRequest if param is not None else Refused
     raise kind(said, backend=request.model, status=400, body=msgspec.json.encode({"error": error}))
 
 

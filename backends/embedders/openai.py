@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from backends.embedders.unit import unit_rows
 from backends.errors import BackendError, Failed
-from backends.http1 import Limits
 from backends.openai import OpenAIBackend
-from backends.types import Request
+from backends.types import Limits, Request
 from backends.whole import read_all
 
-_LIMITS = Limits(connect_s=2.0, first_byte_s=10.0, idle_s=10.0)  # a decision waits for this
+LIMITS = Limits(connect_s=2.0, first_byte_s=10.0, idle_s=10.0)  # a decision waits for this
 
 
 class _Row(msgspec.Struct):
@@ -32,21 +31,19 @@ class _Rows(msgspec.Struct):
 
 
 class OpenAIEmbedder:
-    """Texts to the vectors of `model` at `base_url`, at most `batch` of them in one request."""
+    """Texts to the vectors of `model` at a server, at most `batch` of them in one request."""
 
     def __init__(
         self,
-        base_url: str,
+        backend: OpenAIBackend,
         *,
         model: str,
         dim: int,
-        api_key: str | None = None,
         window_s: float = 0.002,
         batch: int = 64,
-        limits: Limits = _LIMITS,
         is_local: bool = False,
     ) -> None:
-        self._backend = OpenAIBackend(base_url, name=f"embedder {model}", api_key=api_key, limits=limits)
+        self._backend = backend
         self._model = model
         self._dim = dim
         self._is_local = is_local

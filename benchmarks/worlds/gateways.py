@@ -17,7 +17,7 @@ from benchmarks.worlds.loop import Process
 from policies import registry
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
-from router.gateway.types import Catalogue, Metrics, Options
+from router.gateway.types import Catalogue, Metrics, Options, Surroundings
 from router.http.auth import Authentication
 from router.http.conversations import ResponsesKept
 from router.http.inference import Inference
@@ -96,14 +96,11 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
     learning = Learning(stores.log, views, _Workshop(), arms=catalogue.arms, folder=None)
     decider = Decider(
         catalogue=catalogue,
-        ledger=stores.ledger,
-        embedder=HashingEmbedder(DIM),
         learning=learning,
         options=Options(
             "cheapest", 0.5, 0.001, 0, hold_ttl_ms=int(TTL_S * 1000), longest_ms=int(LONGEST_S * 1000), remember=False
         ),
-        generator=np.random.default_rng(world.seed),
-        clock=clock,
+        surroundings=Surroundings(stores.ledger, HashingEmbedder(DIM), np.random.default_rng(world.seed), clock),
     )
     gateway = Gateway(
         decider=decider, ledger=stores.ledger, log=stores.log, audit=stores.audit, meter=Metrics(), clock=clock

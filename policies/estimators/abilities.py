@@ -17,7 +17,7 @@ MIN_KNOWN = 2  # models
 
 
 @dataclass(slots=True)
-class Fitted:
+class FittedAbilities:
     """What one refit found; vectors are replaced, never changed, as outcomes come."""
 
     lines: Posterior  # linear predictions of the well-known models, which the skills are made of
@@ -63,7 +63,7 @@ class Abilities:
             raise ValueError(f"ridge is {ridge}, expected > 0")
         self._beside = beside
         self._rank, self._directions, self._ridge = rank, directions, ridge
-        self._fitted: Fitted | None = None
+        self._fitted: FittedAbilities | None = None
 
     def estimate(self, context: RouteContext) -> Estimates:
         fitted = self._fitted
@@ -94,7 +94,7 @@ class Abilities:
         if len(known) >= MIN_KNOWN:
             self._fitted = self._fit(history, known)
 
-    def _fit(self, history: History, known: NDArray[np.intp]) -> Fitted:
+    def _fit(self, history: History, known: NDArray[np.intp]) -> FittedAbilities:
         """Lines of the known models, the skills they span, then a vector for every model that was ever judged."""
         lines = Posterior(self._directions, self._ridge, principal_directions(history.embeddings, self._directions))
         ones = np.ones((len(history.embeddings), 1))
@@ -107,7 +107,7 @@ class Abilities:
         skills = Skills.of(0.5 + phi @ lines.theta[:-1].T, self._rank)
         noise = float(np.clip(lines.noise[:-1].mean(), *NOISE))
         wide = Vector(np.full(len(skills.axes) + 1, 0.0), np.eye(len(skills.axes) + 1))
-        fitted = Fitted(lines, tuple(history.arms[c].name for c in known), skills, wide, noise)
+        fitted = FittedAbilities(lines, tuple(history.arms[c].name for c in known), skills, wide, noise)
         fitted.arms = {arm.name: arm for arm in history.arms}
         at = fitted.coordinates(history.embeddings)
         fitted.vectors = {
@@ -116,7 +116,7 @@ class Abilities:
         fitted.newcomer = population(list(fitted.vectors.values()))
         return self._with_newcomers(fitted, history, at)
 
-    def _with_newcomers(self, fitted: Fitted, history: History, at: Float) -> Fitted:
+    def _with_newcomers(self, fitted: FittedAbilities, history: History, at: Float) -> FittedAbilities:
         """Also vectors of the models with few scores, from the population or their parent."""
         for column, arm in enumerate(history.arms):
             if arm.name not in fitted.vectors and (~np.isnan(history.scores[:, column])).any():
@@ -144,7 +144,7 @@ def _answered(before: Vector, skills: Float, scores: Float, noise: float, weight
     return before.updated(skills[seen], scores[seen], noise=noise, weights=weights[seen])
 
 
-def _as_state(fitted: Fitted) -> dict[str, NDArray[np.generic]]:
+def _as_state(fitted: FittedAbilities) -> dict[str, NDArray[np.generic]]:
     arms, vectors = list(fitted.arms.values()), list(fitted.vectors.values())
     return {
         **{f"lines.{key}": value for key, value in fitted.lines.state().items()},
@@ -163,11 +163,11 @@ def _as_state(fitted: Fitted) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _of_state(state: Mapping[str, NDArray[np.generic]], directions: int, ridge: float) -> Fitted:
+def _of_state(state: Mapping[str, NDArray[np.generic]], directions: int, ridge: float) -> FittedAbilities:
     lines = Posterior(directions, ridge, np.zeros((directions, 0), np.float32))
     lines.restore({key.removeprefix("lines."): each for key, each in state.items() if key.startswith("lines.")})
     arrays = {key: np.array(state[key], np.float64) for key in FLOATS}
-    fitted = Fitted(
+    fitted = FittedAbilities(
         lines=lines,
         known=tuple(str(name) for name in state["known"]),
         skills=Skills(arrays["centre"], arrays["axes"]),

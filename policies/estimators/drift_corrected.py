@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from policies.estimators.drift import CHARGE, QUALITY, Drift
 from policies.estimators.linear import principal_directions
 from policies.lazy_module import LazyModule
-from policies.types import Estimates, Float, Float32, History, LoggedContext, Outcome, RouteContext
+from policies.types import Estimates, Estimator, Float, Float32, History, LoggedContext, Outcome, RouteContext, Snapshot
 
 special = LazyModule("scipy.special")
 
@@ -22,8 +22,8 @@ STRANGE_SPREAD = 1.0  # of log(charge / expected) between kinds of queries that 
 LARGEST_CHARGE_SHIFT = 3.0  # log of the factor residuals may put on a charge
 
 
-class Fitted(Protocol):
-    """An estimator that can say afterwards what it expected, before any correction."""
+class Rehearsed(Protocol):
+    """Says afterwards what was expected before any correction."""
 
     @property
     def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
@@ -32,6 +32,13 @@ class Fitted(Protocol):
     @property
     def charge_spread(self) -> Mapping[str, float]:
         """Standard deviation of log(charge / expected) for each arm of the fit."""
+
+    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
+        """(quality, USD) of the arm on the query of this outcome; None where nothing is fitted for it."""
+
+
+class Surveyed(Protocol):
+    """Knows where queries lie, and how far off."""
 
     @property
     def directions(self) -> Float32:
@@ -43,24 +50,15 @@ class Fitted(Protocol):
     def strangeness(self, asked: LoggedContext) -> float:
         """In [0, 1): how unlike all that was fitted this query is."""
 
-    def estimate(self, context: RouteContext) -> Estimates: ...
 
-    def expected(self, outcome: Outcome) -> tuple[float, float] | None:
-        """(quality, USD) of the arm on the query of this outcome; None where nothing is fitted for it."""
-
-    def learn(self, outcome: Outcome) -> None: ...
-
-    def refit(self, history: History) -> None: ...
-
-    def state(self) -> Mapping[str, NDArray[np.generic]]: ...
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None: ...
+class Correctable(Estimator, Rehearsed, Surveyed, Snapshot, Protocol):
+    """An estimator whose misses can be found and corrected."""
 
 
 class DriftCorrected:
     """q = health · q̂ + shift, c = tariff · ĉ · e^shift, for each arm; see Drift."""
 
-    def __init__(self, fitted: Fitted) -> None:
+    def __init__(self, fitted: Correctable) -> None:
         self.fitted = fitted
         self._drift = Drift()
         self._shared = 0  # directions of the residuals that the fit has too, as its leading ones

@@ -32,7 +32,7 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Common:
+class _Pooled:
     """What is known of arms in general."""
 
     tokens: float  # of a completion
@@ -48,7 +48,7 @@ class Means:
         self._tally = Tally(10)
         self._prior_weight = prior_weight
         self._known: dict[str, tuple[Arm, _Known]] = {}
-        self._common = _Common(PRIOR_COMPLETION_TOKENS, 0.0)
+        self._common = _Pooled(PRIOR_COMPLETION_TOKENS, 0.0)
         self._events = 0
 
     def estimate(self, context: RouteContext) -> Estimates:
@@ -138,7 +138,7 @@ class Means:
         sums = self._tally.sums
         priors = {name: quality_prior(arm)[0] for name, (arm, _) in self._known.items()}
         judged = [(known - priors[name]) for name, known in self.known().items() if name in priors]
-        self._common = _Common(
+        self._common = _Pooled(
             tokens=float(sums[:, TOKENS].sum() + PRIOR_COMPLETION_TOKENS) / float(sums[:, ANSWERS].sum() + 1.0),
             surplus=sum(judged) / len(judged) if judged else 0.0,
         )
@@ -174,7 +174,7 @@ class Means:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         self._tally.restore({key: value for key, value in state.items() if key not in {"common", "events"}})
-        self._common = _Common(*np.array(state["common"], np.float64).tolist())
+        self._common = _Pooled(*np.array(state["common"], np.float64).tolist())
         self._events = int(state["events"])
         self._known = {}
 

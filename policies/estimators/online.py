@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.charges import Charges
-from policies.estimators.forest import Forest
 from policies.estimators.forest_traversal import Walk
-from policies.estimators.kernel import KernelRidge
 from policies.types import Estimates, Float, Float32
+
+if TYPE_CHECKING:
+    from policies.estimators.stack import Stack
 
 NEAREST = 10  # neighbours whose mean similarity says how familiar a query is
 FARTHEST = 5.0  # standard deviations that a surface feature counts at most
@@ -34,32 +34,10 @@ class Query(msgspec.Struct, frozen=True):
     reliability: Float32 | None = None  # (k,) of the scores; None: one each
 
 
-class Fitted(Protocol):
-    """What a Stack knows once it is fitted."""
-
-    kernel: KernelRidge
-    forest: Forest
-    charges: Charges
-    means: Float
-    kin: Float
-    level: Float
-    slant: Float32
-    weights: Float
-    spread: Float
-    familiar: float
-    usual: float
-    directions: Float32
-    centre: Float32
-    scale: Float32
-
-    @property
-    def new(self) -> NDArray[np.bool_]: ...
-
-
 class Single:
     """What a Stack expects of one query, in a tenth of the numpy calls that many at once would take."""
 
-    def __init__(self, stack: Fitted) -> None:
+    def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._walk = Walk([stack.forest.trees, stack.charges.trees], [0, stack.directions.shape[1]])
         self._charges = stack.charges.single()

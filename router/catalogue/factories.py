@@ -20,16 +20,15 @@ from backends.breaker import BreakerRule
 from backends.embedded import EmbeddedBackend
 from backends.embedders.cache import CachedEmbedder
 from backends.embedders.hashing import HashingEmbedder
-from backends.embedders.openai import OpenAIEmbedder
+from backends.embedders.openai import LIMITS, OpenAIEmbedder
 from backends.embedders.sentence import SentenceEmbedder
 from backends.embedders.static import StaticEmbedder
-from backends.http1 import Limits
 from backends.litellm import LiteLLMBackend
 from backends.openai import OpenAIBackend
 from backends.pool import Replica, Replicas, replica_of
 from backends.renamed import Renamed
 from backends.scripted import Line, Scripted, always
-from backends.types import Backend, Embedder
+from backends.types import Backend, Embedder, Limits
 from policies import registry as named
 from policies.types import Arm, History, StoredPolicy
 from router.errors import SettingsError
@@ -134,11 +133,11 @@ def _embedder(section: sections.Embedder) -> Embedder:
         return StaticEmbedder(section.model)
     if isinstance(section, sections.SentenceSection):
         return SentenceEmbedder(section.model)
+    key = section.api_key.get_secret_value() if section.api_key else None
     return OpenAIEmbedder(
-        str(section.url),
+        OpenAIBackend(str(section.url), name=f"embedder {section.model}", api_key=key, limits=LIMITS),
         model=section.model,
         dim=section.dim,
-        api_key=section.api_key.get_secret_value() if section.api_key else None,
         window_s=section.wait_ms / 1000,
         batch=section.batch,
         is_local=section.is_local,

@@ -17,7 +17,7 @@ _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and respons
 Settle = Callable[[Attempt, Bill, Report | None], Awaitable[None]]
 
 
-class Answer:
+class RelayedAnswer:
     """An answer under way: iterate to relay it, and always close()."""
 
     def __init__(self, settle: Settle, attempt: Attempt, reply: Reply) -> None:

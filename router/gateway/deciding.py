@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.errors import BackendError
-from backends.types import Embedder
 from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
@@ -32,11 +31,11 @@ from router.gateway.types import (
     Float32,
     Neighbour,
     Options,
+    Surroundings,
     Timings,
     generic_tokens,
 )
 from router.learning.follower import Learning
-from router.ports import Ledger
 from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
 
 _NO_PURSE = BudgetState()
@@ -56,13 +55,9 @@ class Decider:
         self,
         *,
         catalogue: Catalogue,
-        ledger: Ledger,
-        embedder: Embedder,
-        features: Callable[[str], Float32] | None = None,
         learning: Learning,
         options: Options,
-        generator: np.random.Generator,
-        clock: Callable[[], float],
+        surroundings: Surroundings,
         renting: MachinePricing | None = None,
     ) -> None:
         self.catalogue = catalogue
@@ -70,13 +65,13 @@ class Decider:
         self.renting = renting or MachinePricing({})
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.spared: dict[str, str] = {}  # … backends to use only where nobody else is left, and why
-        self.unable = Inabilities(clock)
+        self.unable = Inabilities(surroundings.clock)
         self._learning = learning
-        self._ledger = ledger
-        self._embedder = embedder
-        self._features = features
-        self._generator = generator
-        self._clock = clock
+        self._ledger = surroundings.ledger
+        self._embedder = surroundings.embedder
+        self._features = surroundings.features
+        self._generator = surroundings.generator
+        self._clock = surroundings.clock
         self._said_at = -SAY_EVERY_S  # that the embedder failed
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
         self._purses: dict[

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from backends.dialects import ABILITIES, DIALECTS, send_over_chat
-from backends.errors import BackendError, Cut, Refused, Unreachable, Unsupported
+from backends.errors import BackendError, Cut, Refused, Unreachable, UnsupportedRequest
 from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import (
     InvalidRequest,
@@ -24,7 +24,7 @@ from router.errors import (
     StoreUnavailable,
     UpstreamFailed,
 )
-from router.gateway.answers import Answer
+from router.gateway.answers import RelayedAnswer
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
 from router.gateway.eligibility import bounded, expected_prompt_tokens
@@ -70,7 +70,7 @@ class Gateway:
         self._doubts = Doubts(audit, meter, clock)
         self._clock = clock
 
-    async def answer(self, principal: Principal, call: Call) -> Answer:
+    async def answer(self, principal: Principal, call: Call) -> RelayedAnswer:
         """Decide, reserve, remember and send; returns when the first byte of an answer is there.
 
         Where a model asked for by name cannot answer, the names of its chain of fallbacks are asked in order.
@@ -81,7 +81,7 @@ class Gateway:
         except (RequestRejected, NoCandidate, UpstreamFailed) as error:
             return await self._fall_back(principal, call, error)
 
-    async def _fall_back(self, principal: Principal, call: Call, error: PointsmanError) -> Answer:
+    async def _fall_back(self, principal: Principal, call: Call, error: PointsmanError) -> RelayedAnswer:
         """The answer of the first name of the chain that can give one. Raises: `error` where none can."""
         if isinstance(error, InvalidRequest) and error.code != "context_length_exceeded":
             raise error  # the request is wrong, whoever is asked
@@ -90,7 +90,7 @@ class Gateway:
                 return await self._answer(principal, other)
         raise error
 
-    async def _answer(self, principal: Principal, call: Call) -> Answer:
+    async def _answer(self, principal: Principal, call: Call) -> RelayedAnswer:
         return await self._attempt(principal, call, Timings(), frozenset())
 
     async def explain(self, principal: Principal, call: Call) -> Decision:
@@ -107,7 +107,9 @@ class Gateway:
         finally:
             await asyncio.shield(self._ledger.settle(hold, Spend(NanoUsd(0), tokens, 0, "settled")))
 
-    async def _attempt(self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]) -> Answer:
+    async def _attempt(
+        self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]
+    ) -> RelayedAnswer:
         """The first model that gives a first byte."""
         failures: list[BackendError] = []
         while True:
@@ -124,7 +126,7 @@ class Gateway:
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
-                if isinstance(error, Unsupported) and self._learn_lack(attempt, error):
+                if isinstance(error, UnsupportedRequest) and self._learn_lack(attempt, error):
                     continue  # the same model may be asked in another protocol
                 if isinstance(error, Refused) and not for_another_model(error, call):
                     raise refusal(error) from error
@@ -132,7 +134,7 @@ class Gateway:
                 failures.append(error)
                 without |= {model.name}
             else:
-                return Answer(self.settle, attempt, reply)
+                return RelayedAnswer(self.settle, attempt, reply)
 
     def attempt(
         self,
@@ -255,7 +257,7 @@ class Gateway:
         lacks = self.decider.unable.reason(attempt.principal.tenant, attempt.model.name, frozenset({own}))
         return own in attempt.model.capabilities and lacks is None
 
-    def _learn_lack(self, attempt: Attempt, error: Unsupported) -> bool:
+    def _learn_lack(self, attempt: Attempt, error: UnsupportedRequest) -> bool:
         """Remember what the model refused; whether it is the protocol, and the model may be asked in chat instead."""
         call, model, tenant, unable = attempt.call, attempt.model, attempt.principal.tenant, self.decider.unable
         if error.no_path and call.path in DIALECTS and self._speaks(attempt):

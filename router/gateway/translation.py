@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from backends.errors import BackendError, Overloaded, Refused, TimedOut, Unsupported
+from backends.errors import BackendError, Overloaded, Refused, TimedOut, UnsupportedRequest
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RateLimited, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
 
@@ -35,7 +35,7 @@ def for_another_model(error: Refused, call: Call) -> bool:
     if call.needs.pinned is not None:
         return False
     text = error.body.lower()
-    return isinstance(error, Unsupported) or any(sign in text for sign in _FOR_ANOTHER)
+    return isinstance(error, UnsupportedRequest) or any(sign in text for sign in _FOR_ANOTHER)
 
 
 def upstream_failed(errors: Sequence[BackendError]) -> PointsmanError:

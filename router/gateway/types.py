@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from backends.dialects.over_chat import Sender
 from backends.errors import BackendError
 from backends.pool import Replicas
+from backends.types import Embedder
 from policies.types import Arm, Proposal
 from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
 from router.gateway.wildcards import Wildcards
+from router.ports import Ledger
 from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
 
 if TYPE_CHECKING:
@@ -203,6 +205,17 @@ class Options:
     names: Names = field(default_factory=Names)
     refuse_worthless: bool = False  # what is not worth its price while a budget is short
     refuse_unforeseen: bool = False  # under a hard budget, rather than holding the whole context
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a decision asks of the world: balances, vectors, chance and time."""
+
+    ledger: Ledger
+    embedder: Embedder
+    generator: np.random.Generator
+    clock: Callable[[], float]  # seconds
+    features: Callable[[str], Float32] | None = None  # of the surface of a prompt; None: no policy looks at them
 
 
 class Timings:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from backends.types import Whole
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnavailable, UpstreamFailed
-from router.gateway.answers import Answer
+from router.gateway.answers import RelayedAnswer
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Timings, usd
 from router.http.auth import Authentication, secret_of
@@ -65,7 +65,7 @@ class Inference:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one POST."""
-        asked = Asked(scope, send)
+        asked = HttpExchange(scope, send)
         try:
             principal = await self._authentication.principal(secret_of(asked.headers))
             asked.tenant = principal.tenant
@@ -83,12 +83,12 @@ class Inference:
             LOG.exception("POST %s failed", asked.path)
             await self._fail(asked, PointsmanError("the gateway failed on this request; its log says why"))
 
-    async def _fail(self, asked: Asked, error: PointsmanError) -> None:
+    async def _fail(self, asked: HttpExchange, error: PointsmanError) -> None:
         self._gateway.meter.turned_away(error.status, error.code or error.type, asked.tenant)
         await asked.fail(error)
 
-    async def _answer(self, principal: Principal, call: Call, asked: Asked, presence: Presence) -> None:
-        answer: Answer | None = None
+    async def _answer(self, principal: Principal, call: Call, asked: HttpExchange, presence: Presence) -> None:
+        answer: RelayedAnswer | None = None
         try:
             answer = await self._gateway.answer(principal, call)
             if isinstance(answer.reply, Whole):
@@ -108,7 +108,7 @@ class Inference:
                 with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
                     await answer.close()
 
-    def _call(self, asked: Asked, body: bytes) -> Call:
+    def _call(self, asked: HttpExchange, body: bytes) -> Call:
         headers = asked.headers
         if asked.deployment is not None:
             body = with_field(body, "model", asked.deployment)
@@ -126,7 +126,7 @@ class Inference:
         call.request_id = passed["x-request-id"]
         return call
 
-    async def _plain(self, answer: Answer, body: bytes, asked: Asked, presence: Presence) -> None:
+    async def _plain(self, answer: RelayedAnswer, body: bytes, asked: HttpExchange, presence: Presence) -> None:
         await answer.settle()
         headers = _decision_headers(answer, asked.request_id)
         headers += [
@@ -141,13 +141,13 @@ class Inference:
         await asked.answer(200, headers, body)
         await self._gateway.grade(answer.attempt, body)
 
-    async def _turned(self, answer: Answer, turn: Turn, chunk: bytes) -> bytes:
+    async def _turned(self, answer: RelayedAnswer, turn: Turn, chunk: bytes) -> bytes:
         """A part of a stream of Responses; its last one is kept before the client has it, and can go on."""
         chunk = turn.told(chunk)
         await self._kept.keep_last(answer.attempt.principal, turn, chunk)
         return chunk
 
-    async def _stream(self, answer: Answer, asked: Asked, presence: Presence) -> None:
+    async def _stream(self, answer: RelayedAnswer, asked: HttpExchange, presence: Presence) -> None:
         headers = [*_decision_headers(answer, asked.request_id), *_SSE, asked.overhead(answer.attempt.stages)]
         broken: str | None = None
         try:
@@ -171,7 +171,7 @@ class Inference:
         await asked.end(b"" if broken is None else _broken_off(broken, asked))
 
 
-class Asked:
+class HttpExchange:
     """A request whose head is there, and its answer."""
 
     __slots__ = (
@@ -240,7 +240,7 @@ def id_headers(request_id: bytes, path: str) -> Headers:
     return [(b"x-request-id", request_id), *own]
 
 
-def _broken_off(why: str, asked: Asked) -> bytes:
+def _broken_off(why: str, asked: HttpExchange) -> bytes:
     return error_event(f"the answer broke off: {why}", asked.path)
 
 
@@ -265,7 +265,7 @@ def preference_of(header: bytes | None) -> float | None:
         raise InvalidRequest(message, param="x-pointsman-preference") from None
 
 
-def _decision_headers(answer: Answer, request_id: bytes) -> Headers:
+def _decision_headers(answer: RelayedAnswer, request_id: bytes) -> Headers:
     opened = answer.attempt
     headers = [
         *id_headers(request_id, opened.call.path),

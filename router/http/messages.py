@@ -15,7 +15,7 @@ tool_use tool_result tool_call function_call function_call_output custom_tool_ca
 _TEXTS = frozenset(_WORDS.split())
 
 
-class Part(msgspec.Struct):
+class ContentPart(msgspec.Struct):
     """A part of a message, as far as it matters here."""
 
     type: str = "text"
@@ -29,7 +29,7 @@ class Message(msgspec.Struct):
     """A message of chat or of Anthropic's API."""
 
     role: str = "user"
-    content: str | list[Part | str] | None = None
+    content: str | list[ContentPart | str] | None = None
 
 
 class Seen(msgspec.Struct):
@@ -62,12 +62,12 @@ def look_through(messages: list[Message]) -> Seen:
         if isinstance(message.content, list):
             seen = Seen() if seen is NOTHING_SEEN else seen
             for part in message.content:
-                if isinstance(part, Part):
+                if isinstance(part, ContentPart):
                     _look_at(part, seen)
     return seen
 
 
-def _look_at(part: Part, seen: Seen) -> None:
+def _look_at(part: ContentPart, seen: Seen) -> None:
     if part.type in _IMAGES:
         seen.images += 1
         seen.image_bytes += len(memoryview(part.image_url)) + len(memoryview(part.source))
@@ -104,7 +104,7 @@ def last_user_text(messages: list[Message]) -> str:
     return _content_text(messages[-1].content)
 
 
-def _content_text(content: str | list[Part | str] | None) -> str:
+def _content_text(content: str | list[ContentPart | str] | None) -> str:
     if isinstance(content, str):
         return content
     return "\n".join([p if isinstance(p, str) else p.text or "" for p in content or ()])

@@ -14,8 +14,8 @@ from router.gateway.eligibility import Requirements
 from router.gateway.types import Call
 from router.http.messages import (
     NOTHING_SEEN,
+    ContentPart,
     Message,
-    Part,
     Seen,
     last_item_text,
     last_user_text,
@@ -93,7 +93,7 @@ class _Responses(_Common, kw_only=True):
 class _Messages(_Common, kw_only=True):
     messages: list[Message]
     max_tokens: int
-    system: str | list[Part] | None = None
+    system: str | list[ContentPart] | None = None
     tools: msgspec.Raw = _ABSENT
 
 

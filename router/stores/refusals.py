@@ -38,7 +38,7 @@ def refuse(refusal: Refusal) -> BudgetExceeded | RateLimited:
     )
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class ScriptAnswer(msgspec.Struct, frozen=True, gc=False):
     """An offer that fits, as a ledger found it."""
 
     decision_id: str
@@ -50,7 +50,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     used: Sequence[int]  # of each gauge, this request included
 
 
-def hold_of(answer: Answer, ticket: object) -> Hold:
+def hold_of(answer: ScriptAnswer, ticket: object) -> Hold:
     """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
     gauges, used, shown = answer.gauges, answer.used, answer.shown
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from router.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ConversationBounds:
     """Answers kept for clients that go on from them."""
 
     each: int = 1_000  # of a tenant, at most
@@ -22,7 +22,7 @@ class Retention:
 
     log_entries: int = 1_000_000  # of the outcome log: two a request, and one for each judgement
     audit_entries: int = 100_000
-    conversations: Kept = Kept()
+    conversations: ConversationBounds = ConversationBounds()
 
 
 SPEND_DAYS = 400  # of spend lines
@@ -36,7 +36,7 @@ def retention_of(query: Mapping[str, str]) -> Retention:
     return Retention(
         _entries(query, "log_entries", usual.log_entries),
         _entries(query, "audit_entries", usual.audit_entries),
-        Kept(each, _entries(query, "conversation_ms", usual.conversations.ms)),
+        ConversationBounds(each, _entries(query, "conversation_ms", usual.conversations.ms)),
     )
 
 

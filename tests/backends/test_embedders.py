@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from backends.embedders.sentence import SentenceEmbedder
 from backends.embedders.static import StaticEmbedder
 from backends.embedders.unit import unit_rows
 from backends.errors import BackendError, Failed
-from backends.http1 import Limits
+from backends.openai import OpenAIBackend
 from backends.scripted import Line, always
+from backends.types import Limits
 from benchmarks.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.anyio
@@ -96,9 +98,13 @@ def test_unit_rows_have_length_one_and_a_zero_row_stays_zero() -> None:
     assert rows.dtype == np.float32
 
 
+def engine(server: ScriptedServer, **options: Any) -> OpenAIBackend:
+    return OpenAIBackend(server.url, name="embedder e5", **options)
+
+
 async def test_texts_that_come_together_travel_together() -> None:
     async with ScriptedServer(always(Line())) as server:
-        embedder = OpenAIEmbedder(server.url, model="e5", dim=3, api_key="sk-e", window_s=0.05)
+        embedder = OpenAIEmbedder(engine(server, api_key="sk-e"), model="e5", dim=3, window_s=0.05)
         rows = await asyncio.gather(*(embedder.embed(["x" * number]) for number in range(1, 11)))
         await embedder.aclose()
         assert [len(heard.json()["input"]) for heard in server.heard] == [10]
@@ -110,7 +116,7 @@ async def test_texts_that_come_together_travel_together() -> None:
 
 async def test_no_request_carries_more_texts_than_a_batch() -> None:
     async with ScriptedServer(always(Line())) as server:
-        embedder = OpenAIEmbedder(server.url, model="e5", dim=3, batch=4)
+        embedder = OpenAIEmbedder(engine(server), model="e5", dim=3, batch=4)
         assert (await embedder.embed(["text"] * 10)).shape == (10, 3)
         await embedder.aclose()
         assert sorted(len(heard.json()["input"]) for heard in server.heard) == [2, 4, 4]
@@ -119,7 +125,7 @@ async def test_no_request_carries_more_texts_than_a_batch() -> None:
 @pytest.mark.parametrize("trouble", ["500", "reset", "html", "hang"])
 async def test_all_who_wait_for_a_batch_get_its_error(trouble: str) -> None:
     async with ScriptedServer(always(Line(trouble=trouble))) as server:  # type: ignore[arg-type]
-        embedder = OpenAIEmbedder(server.url, model="e5", dim=3, limits=Limits(first_byte_s=0.1))
+        embedder = OpenAIEmbedder(engine(server, limits=Limits(first_byte_s=0.1)), model="e5", dim=3)
         results = await asyncio.gather(*(embedder.embed(["text"]) for _ in range(3)), return_exceptions=True)
         await embedder.aclose()
     assert all(isinstance(result, BackendError) for result in results)
@@ -127,7 +133,7 @@ async def test_all_who_wait_for_a_batch_get_its_error(trouble: str) -> None:
 
 async def test_one_who_leaves_does_not_take_the_others_along() -> None:
     async with ScriptedServer(always(Line())) as server:
-        embedder = OpenAIEmbedder(server.url, model="e5", dim=3, window_s=0.02)
+        embedder = OpenAIEmbedder(engine(server), model="e5", dim=3, window_s=0.02)
         leaving, staying = (asyncio.create_task(embedder.embed([text])) for text in ("one", "three"))
         await asyncio.sleep(0)
         leaving.cancel()
@@ -137,7 +143,7 @@ async def test_one_who_leaves_does_not_take_the_others_along() -> None:
 
 async def test_vectors_of_another_dimension_are_an_error() -> None:
     async with ScriptedServer(always(Line())) as server:
-        embedder = OpenAIEmbedder(server.url, model="e5", dim=384)
+        embedder = OpenAIEmbedder(engine(server), model="e5", dim=384)
         with pytest.raises(Failed, match="384"):
             await embedder.embed(["text"])
         await embedder.aclose()

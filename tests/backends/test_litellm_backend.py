@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
-from backends.http1 import Limits
 from backends.litellm import LiteLLMBackend
 from backends.scripted import Line, always
-from backends.types import Request, Usage
+from backends.types import Limits, Request, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed

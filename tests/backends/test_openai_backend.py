@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from backends.errors import BackendError, Cut, Failed, Overloaded, Refused, TimedOut, Unreachable
-from backends.http1 import Limits
 from backends.openai import OpenAIBackend
 from backends.scripted import Line, Script, always, in_turn
-from backends.types import Usage
+from backends.types import Limits, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed

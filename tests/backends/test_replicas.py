@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from backends.discovery import Load
 from backends.errors import Failed, Overloaded, Refused
-from backends.http1 import Limits
 from backends.openai import OpenAIBackend, retry_after_s
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Script, Scripted, always, in_turn
+from backends.types import Limits
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents

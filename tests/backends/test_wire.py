@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from backends.errors import BackendError, Cut, TimedOut
-from backends.http1 import Limits
 from backends.openai import OpenAIBackend
+from backends.types import Limits
 from backends.whole import read_all
 from tests.backends.conftest import asked
 

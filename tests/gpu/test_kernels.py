@@ -30,12 +30,12 @@ def product(bench: Any, x: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
 
 
 def test_every_batch_is_exact_at_every_width_and_mixed_also_with_warm_caches(bench: Any) -> None:
-    from benchmarks.kernels import BITS, Case, by_bytes, chosen
+    from benchmarks.kernels import BITS, KernelCase, by_bytes, chosen
 
     shape = bench.layers[0].rows, bench.columns
     for batch in BATCHES:
         for widths in (*((k,) for k in BITS), tuple(BITS)):
-            case = Case(*shape, batch, widths)
+            case = KernelCase(*shape, batch, widths)
             for multiply in (chosen, *([by_bytes(case)] if batch > 16 else [])):
                 for _ in range(3):
                     wrong, error = bench.check(case, multiply)

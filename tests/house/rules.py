@@ -1,4 +1,4 @@
-"""The house's rules, read from the source: each finds who breaks it, as names that an allow-list may hold."""
+"""The house's rules, read from the source: each finds who breaks it, by name."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.types import Message
 
-from router.http.inference import Asked
+from router.http.inference import HttpExchange
 
 pytestmark = pytest.mark.anyio
 SCOPE = {"type": "http", "path": "/v1/chat/completions", "headers": []}
@@ -18,7 +18,7 @@ async def test_a_value_that_would_end_its_line_is_never_sent(value: bytes) -> No
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asked = Asked(SCOPE, send)
+    asked = HttpExchange(SCOPE, send)
     with pytest.raises(ValueError, match="control character"):
         await asked.answer(200, [(b"x-pointsman-budget-warning", value)], b"{}")
     assert sent == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.drift import CHANGES, degrading, joined, repriced, told_rewards
-from policies.simulation import Stream
+from policies.simulation import QueryStream
 from policies.types import History
 from tests.policies.worlds import make_arms, make_history
 
@@ -14,9 +14,11 @@ ARMS = make_arms(3)
 ARM = 2
 
 
-def make_stream(history: History) -> Stream:
+def make_stream(history: History) -> QueryStream:
     other = make_history(ARMS, rows=200, seed=5)
-    return Stream(other.arms, other.embeddings, other.scores, other.costs, other.prompt_tokens, other.prompt_characters)
+    return QueryStream(
+        other.arms, other.embeddings, other.scores, other.costs, other.prompt_tokens, other.prompt_characters
+    )
 
 
 def test_a_model_degrades_in_the_second_half_and_the_informed_are_told() -> None:

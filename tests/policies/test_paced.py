@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from policies.composed import Composed
 from policies.paced import build
 from policies.replay import BudgetGate
-from policies.simulation import Fixed, Run, Stream, play
+from policies.simulation import FixedMemory, PolicyRun, QueryStream, play
 from policies.types import BudgetState, History
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -46,12 +46,12 @@ def policy(fitted_state: dict[str, np.ndarray]) -> Composed:
     return made
 
 
-def run(policy: Composed, till: BudgetGate, order: np.ndarray = COMING) -> Run:
-    stream = Stream(
+def run(policy: Composed, till: BudgetGate, order: np.ndarray = COMING) -> PolicyRun:
+    stream = QueryStream(
         ARMS, WORLD.embeddings[order], WORLD.scores[order], WORLD.costs[order], WORLD.prompt_tokens[order],
         WORLD.prompt_characters[order],
     )  # fmt: skip
-    return play(policy, stream, Fixed(stream, make_past()), till=till, rng=np.random.default_rng(0), drops=True)
+    return play(policy, stream, FixedMemory(stream, make_past()), till=till, rng=np.random.default_rng(0), drops=True)
 
 
 def shared_budget() -> float:

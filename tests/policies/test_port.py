@@ -13,7 +13,7 @@ from policies.pacers.port import port_dual
 from policies.pacers.sample import QuerySample
 from policies.registry import build
 from policies.replay import BudgetGate
-from policies.simulation import Fixed, Run, Stream, play
+from policies.simulation import FixedMemory, PolicyRun, QueryStream, play
 from policies.types import History, Neighbours
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -82,12 +82,14 @@ def test_a_horizon_or_budget_that_makes_no_sense_is_refused(horizon: int, budget
         build("port", ARMS, {"horizon": horizon, "budget": budget})
 
 
-def make_stream(history: History, rows: int = 400) -> Stream:
+def make_stream(history: History, rows: int = 400) -> QueryStream:
     other = make_history(history.arms, rows=rows, seed=5)
-    return Stream(other.arms, other.embeddings, other.scores, other.costs, other.prompt_tokens, other.prompt_characters)
+    return QueryStream(
+        other.arms, other.embeddings, other.scores, other.costs, other.prompt_tokens, other.prompt_characters
+    )
 
 
-def run_with(name: str, limits: np.ndarray, **options: object) -> Run:
+def run_with(name: str, limits: np.ndarray, **options: object) -> PolicyRun:
     """A policy under a budget for each arm."""
     history = make_history(ARMS, rows=600)
     stream = make_stream(history)
@@ -95,7 +97,7 @@ def run_with(name: str, limits: np.ndarray, **options: object) -> Run:
     policy = build(name, ARMS, {"horizon": len(stream), "budgets": budgets, **options})
     policy.refit(history)
     till, rng = BudgetGate(3, budgets=limits), np.random.default_rng(0)
-    return play(policy, stream, Fixed(stream, history), till=till, rng=rng, drops=name != "port")
+    return play(policy, stream, FixedMemory(stream, history), till=till, rng=rng, drops=name != "port")
 
 
 LIMITS = np.array([2e-3, 4e-3, 8e-3])

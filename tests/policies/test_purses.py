@@ -11,7 +11,7 @@ from policies.pacers.remaining import Remaining
 from policies.records import DecisionRecord, context_of, outcome_of
 from policies.registry import NAMES, build
 from policies.replay import BudgetGate
-from policies.simulation import Fixed, Run, Stream, answered, play
+from policies.simulation import FixedMemory, PolicyRun, QueryStream, answered, play
 from policies.types import BudgetState, Estimates, Float, History, LoggedContext, Outcome, StoredPolicy
 from tests.policies.worlds import make_arms, make_context
 
@@ -151,7 +151,7 @@ def spent_at(prices: Float) -> Float:
 # over a stream
 
 
-def world(seed: int, rows: int) -> tuple[History, Stream]:
+def world(seed: int, rows: int) -> tuple[History, QueryStream]:
     """Dearer models are better, by more on some queries than on others."""
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(2 * rows, 16)).astype(np.float32)
@@ -161,11 +161,11 @@ def world(seed: int, rows: int) -> tuple[History, Stream]:
     costs = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(0.0, 0.2, scores.shape)
     tokens = np.full(2 * rows, 50)
     history = History(embeddings[:rows], ARMS, scores[:rows], costs[:rows], tokens[:rows], 4 * tokens[:rows])
-    stream = Stream(ARMS, embeddings[rows:], scores[rows:], costs[rows:], tokens[rows:], 4 * tokens[rows:])
+    stream = QueryStream(ARMS, embeddings[rows:], scores[rows:], costs[rows:], tokens[rows:], 4 * tokens[rows:])
     return history, stream
 
 
-def played(name: str, *, factor: float, when_short: str = "answer", rows: int = 300) -> tuple[Run, Stream]:
+def played(name: str, *, factor: float, when_short: str = "answer", rows: int = 300) -> tuple[PolicyRun, QueryStream]:
     """One budget of `factor` times what the cheapest model takes for all queries."""
     history, stream = world(1, rows)
     more = {} if name.endswith("-bare") else {"when_short": when_short}
@@ -173,7 +173,7 @@ def played(name: str, *, factor: float, when_short: str = "answer", rows: int = 
     policy.refit(history)
     total = factor * float(stream.costs[:, 0].sum())
     gate = BudgetGate(3, total=total)
-    memory, rng = Fixed(stream, history), np.random.default_rng(0)
+    memory, rng = FixedMemory(stream, history), np.random.default_rng(0)
     return play(policy, stream, memory, till=gate, rng=rng, drops=when_short == "refuse"), stream
 
 
@@ -221,7 +221,7 @@ def earned(tenants: tuple[str, ...], seconds: int = 2400) -> dict[str, float]:
     history, stream = world(2, seconds)
     policy = build("neighbours", ARMS)
     policy.refit(history)
-    memory, gates = Fixed(stream, history), {}
+    memory, gates = FixedMemory(stream, history), {}
     for name in tenants:
         every, factor, _ = TENANTS[name]
         gates[name] = BudgetGate(3, total=factor * float(stream.costs[::every, 0].sum()))
@@ -235,7 +235,13 @@ def earned(tenants: tuple[str, ...], seconds: int = 2400) -> dict[str, float]:
 
 
 def ask(
-    policy: StoredPolicy, stream: Stream, memory: Fixed, second: int, name: str, gate: BudgetGate, preference: float
+    policy: StoredPolicy,
+    stream: QueryStream,
+    memory: FixedMemory,
+    second: int,
+    name: str,
+    gate: BudgetGate,
+    preference: float,
 ) -> float:
     purse = BudgetState(gate.remaining(), gate.total, float(len(stream) - second), name)
     vector = stream.embeddings[second]

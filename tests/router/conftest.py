@@ -18,10 +18,10 @@ from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from policies import registry as named
 from policies.types import Arm, History, StoredPolicy
-from router.gateway.answers import Answer
+from router.gateway.answers import RelayedAnswer
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Catalogue, Metrics, Options
+from router.gateway.types import Call, Catalogue, Metrics, Options, Surroundings
 from router.http.schemas import parse
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
@@ -63,11 +63,11 @@ class House:
 
     async def ask(
         self, text: str = "What is 2 + 2?", *, model: str = "auto", stream: bool = False, **more: object
-    ) -> Answer:
+    ) -> RelayedAnswer:
         """Open an answer."""
         return await self.gateway.answer(self.principal, self.call(text, model=model, stream=stream, **more))
 
-    async def read(self, text: str = "What is 2 + 2?", **more: object) -> tuple[Answer, bytes]:
+    async def read(self, text: str = "What is 2 + 2?", **more: object) -> tuple[RelayedAnswer, bytes]:
         """Open an answer, read it to its end and close it."""
         answer = await self.ask(text, **more)  # type: ignore[arg-type]
         body = b"".join([chunk async for chunk in answer])
@@ -143,12 +143,9 @@ async def open_house(
         following = asyncio.ensure_future(learning.run() if follows else asyncio.sleep(0))
         decider = Decider(
             catalogue=catalogue,
-            ledger=stores.ledger,
-            embedder=HashingEmbedder(dim),
             learning=learning,
             options=Options(policy, 0.5, 0.001, 20, keep_characters=200),
-            generator=np.random.default_rng(0),
-            clock=time.time,
+            surroundings=Surroundings(stores.ledger, HashingEmbedder(dim), np.random.default_rng(0), time.time),
         )
         gateway = Gateway(
             decider=decider,

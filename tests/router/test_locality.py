@@ -21,7 +21,7 @@ from policies import registry as named
 from router.errors import PointsmanError
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Catalogue, Metrics, Options
+from router.gateway.types import Call, Catalogue, Metrics, Options, Surroundings
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.views import Views
@@ -146,12 +146,9 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
     embedder = Overheard(is_local=chance.random() < 0.3, fails=chance.random() < 0.2)
     decider = Decider(
         catalogue=first.catalogue,
-        ledger=store,
-        embedder=embedder,
         learning=learning,
         options=Options(chance.choice(POLICIES), 0.5, 0.001, 20),
-        generator=np.random.default_rng(chance.randrange(2**32)),
-        clock=time.time,
+        surroundings=Surroundings(store, embedder, np.random.default_rng(chance.randrange(2**32)), time.time),
     )
     store.on_reserve = lambda: None
     if chance.random() < 0.3:

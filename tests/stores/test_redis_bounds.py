@@ -15,7 +15,7 @@ from router.errors import BudgetExceeded, InvalidRequest
 from router.stores.bounds import MAX_NANO_USD, MAX_TOKENS
 from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
-from router.stores.redis.connection import Link, Rejected
+from router.stores.redis.connection import Link, ScriptRejected
 from router.types import NanoUsd, RateLimit, Spend
 from tests.stores.conftest import T0, Clock, RedisProcess
 from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
@@ -185,7 +185,7 @@ async def test_a_script_refuses_each_bad_argument_and_writes_nothing(
     bad += [(i, plan) for i, word in enumerate(good) if word is PLAN for plan in PLANS]
     bad += [(6, "charged")] if name == "settle" else []
     for i, text in bad:
-        with pytest.raises(Rejected, match="REFUSED"):
+        with pytest.raises(ScriptRejected, match="REFUSED"):
             await link.call(name, *good[:i], text, *good[i + 1 :])
     assert contents(client) == before
     client.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChunkHead:
     """What every chunk of one answer repeats."""
 
     id: str
@@ -26,34 +26,18 @@ class Head:
     system_fingerprint: str | None = None
 
 
-class Telling(Protocol):
-    """The shapes of one kind of request."""
-
-    object: str
-    chunk_object: str
-
-    def opening(self, index: int) -> dict[str, Any] | None:
-        """The choice of the chunk that comes before any text, if there is one."""
-
-    def chunk(self, index: int, piece: Piece) -> list[dict[str, Any]]:
-        """Choices for one piece, each a chunk of its own."""
-
-    def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """The choice of a whole body."""
-
-
 def event(content: object) -> bytes:
     """One SSE event."""
     return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-def chunk_event(head: Head, kind: str, choices: Sequence[dict[str, Any]], usage: object = None) -> bytes:
+def chunk_event(head: ChunkHead, kind: str, choices: Sequence[dict[str, Any]], usage: object = None) -> bytes:
     """One chunk of a stream; `usage` only in the last."""
     content = {"id": head.id, "object": kind, "created": head.created, "model": head.model, "choices": choices}
     return event(content | ({"usage": usage} if usage is not None else {}))
 
 
-def whole_body(head: Head, kind: str, choices: Sequence[dict[str, Any]], usage: object) -> bytes:
+def whole_body(head: ChunkHead, kind: str, choices: Sequence[dict[str, Any]], usage: object) -> bytes:
     """A plain answer."""
     content = {
         "id": head.id,
@@ -216,3 +200,6 @@ class TextTelling:
 
     def _text(self, token: int) -> str:
         return self._tokenizer.bytes_of(token).decode(errors="replace")
+
+
+Telling = ChatTelling | TextTelling  # the shapes of one kind of request

@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SchedulerLoad:
     """What /metrics tells."""
 
     running: int
@@ -68,9 +68,9 @@ class Scheduler:
         return len(self._running) + len(self._waiting)
 
     @property
-    def load(self) -> Load:
+    def load(self) -> SchedulerLoad:
         """A glance from any thread."""
-        return Load(len(self._running), len(self._waiting), min(1.0, self._reserved() / CACHE_BYTES))
+        return SchedulerLoad(len(self._running), len(self._waiting), min(1.0, self._reserved() / CACHE_BYTES))
 
     def add(self, job: Job) -> None:
         """Queue a job; it runs from the next step on."""

@@ -24,14 +24,14 @@ from backends.anyprec.engine.requests import ChatAsk, Common, Rejected, TextAsk,
 from backends.anyprec.engine.responses import (
     DONE,
     ChatTelling,
-    Head,
+    ChunkHead,
     Telling,
     TextTelling,
     chunk_event,
     usage_of,
     whole_body,
 )
-from backends.anyprec.engine.scheduler import Job, Load, Scheduler
+from backends.anyprec.engine.scheduler import Job, Scheduler, SchedulerLoad
 from backends.anyprec.engine.tokenizer import BadMessages, Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.engine.worker import Worker
@@ -125,7 +125,7 @@ class Service:
         """Every store and every width."""
         return [model for each in self.loaded.values() for model in each.models()]
 
-    def loads(self) -> dict[str, Load]:
+    def loads(self) -> dict[str, SchedulerLoad]:
         """Running and waiting choices by store."""
         return {name: each.scheduler.load for name, each in self.loaded.items()}
 
@@ -152,7 +152,7 @@ class Service:
         loaded, variant = self.resolve(ask.model, ask.vllm_xargs)
         prompts = _prompts(ask, loaded.tokenizer)
         prefix = "chatcmpl" if path == CHAT else "cmpl"
-        head = Head(f"{prefix}-{request_id or f'{self._entropy(128):032x}'}", int(self._clock()), ask.model)
+        head = ChunkHead(f"{prefix}-{request_id or f'{self._entropy(128):032x}'}", int(self._clock()), ask.model)
         exchange = Exchange(
             head, self._telling(ask, loaded.tokenizer), prompt_tokens=sum(len(each) for each in prompts)
         )
@@ -204,7 +204,7 @@ def _prompts(ask: Common, tokenizer: Tokenizer) -> list[list[int]]:
 class Exchange:
     """One request under way. Read it either as events or as one body; always close it."""
 
-    def __init__(self, head: Head, telling: Telling, *, prompt_tokens: int) -> None:
+    def __init__(self, head: ChunkHead, telling: Telling, *, prompt_tokens: int) -> None:
         self.head, self._telling = head, telling
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = 0

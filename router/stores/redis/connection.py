@@ -39,7 +39,7 @@ PASSING = re.compile(
 )
 
 
-class Rejected(StoreUnavailable):
+class ScriptRejected(StoreUnavailable):
     """A script refused its arguments or failed: nothing was written, and asking the same again is in vain."""
 
 
@@ -155,7 +155,7 @@ def away(error: Exception) -> StoreUnavailable:
     text = str(error)
     is_rejected = "REFUSED " in text or "user_script" in text
     if is_rejected and PASSING.search(text) is None and not isinstance(error, OutOfMemoryError):
-        return Rejected(f"Redis refused: {text}")
+        return ScriptRejected(f"Redis refused: {text}")
     return StoreUnavailable(f"Redis is away: {type(error).__name__}: {error}")
 
 

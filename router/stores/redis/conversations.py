@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import cast
 
 from router.stores.redis.connection import Link
-from router.stores.retention import Kept
+from router.stores.retention import ConversationBounds
 
 
 class RedisConversations:
     """Conversations: a key for each with a time to live, and each tenant's names by age."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], int], kept: Kept) -> None:
+    def __init__(self, link: Link, *, clock: Callable[[], int], kept: ConversationBounds) -> None:
         self._link, self._clock, self._kept = link, clock, kept
 
     async def keep(self, tenant: str, name: str, body: bytes) -> None:

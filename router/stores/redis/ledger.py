@@ -24,7 +24,7 @@ from router.stores.bounds import check_offers, why_refused, worst_case
 from router.stores.keys import Guard, keep_if_good
 from router.stores.limits import PlanCache, of_budget
 from router.stores.redis.condition import Condition, skewed
-from router.stores.redis.connection import Link, Rejected
+from router.stores.redis.connection import Link, ScriptRejected
 from router.stores.redis.outbox import Outbox
 from router.stores.redis.records import RedisAudit
 from router.stores.redis.replication import replication_of
@@ -41,7 +41,7 @@ from router.stores.redis.settlement import (
 )
 from router.stores.redis.settling import Settling
 from router.stores.redis.wire import Argument, Unanswered
-from router.stores.refusals import Answer, Refusal, hold_of, refuse
+from router.stores.refusals import Refusal, ScriptAnswer, hold_of, refuse
 from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
 
 LOG = logging.getLogger("pointsman.ledger")
@@ -97,7 +97,7 @@ class RedisLedger:
         try:
             policy = await self._tend(heed_policy=False)
         except StoreUnavailable as error:
-            if isinstance(error, Rejected) or "can't run" in error.message or "NOPERM" in error.message:
+            if isinstance(error, ScriptRejected) or "can't run" in error.message or "NOPERM" in error.message:
                 needed = "scripts, INFO, and hashes, sorted sets and streams under its prefix"
                 raise SettingsError(
                     f"Redis forbids what the ledger needs ({needed}): {error}", param="store.redis"
@@ -144,7 +144,7 @@ class RedisLedger:
         lease = Lease(r.decision_id, f"{name}\x1f{offer.model}", *size, now_ms, r.ttl_ms, plan.text, expires, ends)
         self._settling.held_again(r.decision_id)
         self._mine[r.decision_id] = lease
-        found = Answer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[3:])
+        found = ScriptAnswer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[3:])
         hold = hold_of(found, lease)
         if self.guard is not None:
             self.guard.heard(answer[1])
@@ -176,7 +176,7 @@ class RedisLedger:
         self._settling.promise(end)
         try:
             await self._settling.end(end)
-        except Rejected:
+        except ScriptRejected:
             LOG.exception(
                 "The settlement of %s could not be charged; the end of its lease charges it.", end.decision_id
             )
@@ -223,7 +223,7 @@ class RedisLedger:
                 await self._link.call("restore", self._clock(), *as_lost(lease, self._owner, self._now()))
                 if await tell() >= 0:
                     return
-            except Rejected:
+            except ScriptRejected:
                 raise
             except StoreUnavailable:
                 if self._now() >= lease.expires_ms:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from router.errors import StoreUnavailable
-from router.stores.redis.connection import Link, Rejected
+from router.stores.redis.connection import Link, ScriptRejected
 from router.stores.redis.outbox import Outbox, Words
 from router.stores.redis.records import RedisAudit
 from router.stores.redis.replication import Replication, Unreplicated
@@ -41,11 +41,11 @@ class Settling:
     async def end(self, settlement: Settlement) -> int:
         """What the settle script answers, once Redis has it. One it refuses is charged at its worst case instead.
 
-        Raises: StoreUnavailable; Rejected where it refuses that too: it must not be told again.
+        Raises: StoreUnavailable; ScriptRejected where it refuses that too: it must not be told again.
         """
         try:
             found = await self._tell(settlement)
-        except Rejected as error:
+        except ScriptRejected as error:
             await self.note_refusal(settlement.decision_id, settlement.who, settlement.held, str(error), where="redis")
             settlement = settlement.at_worst()
             found = await self._tell(settlement)
@@ -103,7 +103,7 @@ class Settling:
         async def one(settlement: Settlement) -> None:
             try:
                 await self.end(settlement)
-            except Rejected:
+            except ScriptRejected:
                 LOG.exception("The settlement of %s cannot be charged.", settlement.decision_id)
 
         for i in range(0, len(settlements), AT_ONCE):

@@ -38,7 +38,7 @@ class Wire:
 
     def __init__(self, pool: Any, *, timeout_s: float) -> None:
         self._pool, self._timeout_s = pool, timeout_s
-        self._line: Line | None = None
+        self._line: CommandLine | None = None
         self._waiting: list[Question] = []
         self._dialling: asyncio.Task[None] | None = None
 
@@ -87,13 +87,13 @@ class Wire:
             await _close(connection)
             raise
         else:
-            self._line = Line(connection, timeout_s=self._timeout_s)
+            self._line = CommandLine(connection, timeout_s=self._timeout_s)
             self._line.ask(self._take())
         finally:
             self._dialling = None
 
 
-class Line(asyncio.Protocol):
+class CommandLine(asyncio.Protocol):
     """One opened connection, until it breaks."""
 
     def __init__(self, connection: Any, *, timeout_s: float) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from router.stores.retention import Kept
+from router.stores.retention import ConversationBounds
 from router.stores.sqlite.database import Database
 
 
 class SqliteConversations:
     """Conversations: rows of the table of that name."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], int], kept: Kept) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], int], kept: ConversationBounds) -> None:
         self._db, self._clock, self._kept = database, clock, kept
 
     async def keep(self, tenant: str, name: str, body: bytes) -> None:

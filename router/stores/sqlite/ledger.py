@@ -20,7 +20,7 @@ from router.errors import StoreUnavailable
 from router.stores.bounds import check_offers, why_refused, worst_case
 from router.stores.keys import Guard, keep_if_good
 from router.stores.limits import DAY_MS, PlanCache, day_of, of_budget, window_of
-from router.stores.refusals import Answer, Refusal, hold_of, refuse
+from router.stores.refusals import Refusal, ScriptAnswer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
 from router.stores.sqlite.accounting import Accounting, Noting
 from router.stores.sqlite.counters import WindowCounter
@@ -103,7 +103,9 @@ class SqliteLedger:
         longest_ms = max(expires_ms, now_ms + reservation.longest_ms)
         record = HoldRecord(reservation.decision_id, offer.worst, ttl_ms, expires_ms, longest_ms)
         self._mine[reservation.decision_id] = record
-        answer = Answer(reservation.decision_id, offer.model, offer.worst, expires_ms, plan.gauges, plan.shown, used)
+        answer = ScriptAnswer(
+            reservation.decision_id, offer.model, offer.worst, expires_ms, plan.gauges, plan.shown, used
+        )
         hold = hold_of(answer, record)
         if self.guard is not None and not self.guard.knows(reservation.principal):
             await keep_if_good(self.guard, self, reservation, hold)
