@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from backends.anyprec.checkpoint import open_checkpoint
 from backends.anyprec.engine import adapters as format_
-from backends.anyprec.engine.llama import Cache, Llama, Run
+from backends.anyprec.engine.llama import Cache, Llama, NewTokens
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import PARTS, Matrix, Variant, Weights
 from backends.anyprec.errors import Corrupt, Unsupported
@@ -137,7 +137,7 @@ def compensate(
     if not texts or not all(texts):
         raise Unsupported("the calibration text is empty")
     model = _Calibrating(Weights(store), original.tensors, rank=rank, damping=damping, told=told)
-    model.forward([Run(text, Cache(model.shape, len(text)), Variant(bits)) for text in texts])
+    model.forward([NewTokens(text, Cache(model.shape, len(text)), Variant(bits)) for text in texts])
     return Compensation(bits, rank, model.factors, tuple(model.reports))
 
 

@@ -37,7 +37,7 @@ class Bill(msgspec.Struct, frozen=True):
     doubts: tuple[Doubt, ...] = ()
 
 
-class Part(msgspec.Struct, frozen=True):
+class CountedPart(msgspec.Struct, frozen=True):
     """The prompt or the completion: what was reported of it, what we count, and the bounds a report must keep."""
 
     reported: int | None
@@ -88,7 +88,7 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     return Bill(spend, tuple(doubts))
 
 
-def _believed(parts: TokenParts, prompt: Part, completion: Part, *, most_searches: int) -> TokenParts:
+def _believed(parts: TokenParts, prompt: CountedPart, completion: CountedPart, *, most_searches: int) -> TokenParts:
     """Kinds of tokens of a side whose report stands, and no more searches than the request allowed."""
     if parts is NO_PARTS or (prompt.is_believed and completion.is_believed and parts.searches <= most_searches):
         return parts
@@ -98,20 +98,20 @@ def _believed(parts: TokenParts, prompt: Part, completion: Part, *, most_searche
     return msgspec.structs.replace(parts, **doubted, searches=min(parts.searches, most_searches))
 
 
-def _prompt(call: Call, model: Model, usage: Usage) -> Part:
+def _prompt(call: Call, model: Model, usage: Usage) -> CountedPart:
     counted, least = expected_prompt_tokens(model, call.needs), 0.0
     if usage.prompt_tokens is not None and usage.prompt_tokens * TIMES < counted:
         least = _shown_tokens(call, model) / TIMES
     most = model.context_tokens * call.needs.prompts
-    return Part(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least, most)
+    return CountedPart(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least, most)
 
 
-def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> Part:
+def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> CountedPart:
     if shown_bytes and bytes(call.fields.get("echo", b"")) == b"true":
         shown_bytes = max(0, shown_bytes - int(_shown_tokens(call, model) * model.bytes_per_token))
     counted = -int(-shown_bytes // model.bytes_per_token)
     most = model.context_tokens * call.needs.choices
-    return Part(usage.completion_tokens, usage.unseen_completion_tokens, counted, counted / TIMES, most)
+    return CountedPart(usage.completion_tokens, usage.unseen_completion_tokens, counted, counted / TIMES, most)
 
 
 def _shown_tokens(call: Call, model: Model) -> float:
@@ -137,7 +137,7 @@ def _tokens(said: Any, model: Model) -> float:
     return 0.0
 
 
-def _doubt(kind: str, prompt: Part, completion: Part) -> Doubt:
+def _doubt(kind: str, prompt: CountedPart, completion: CountedPart) -> Doubt:
     detail = {
         "prompt_reported": prompt.reported,
         "prompt_counted": prompt.counted,

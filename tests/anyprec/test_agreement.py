@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.anyprec.engine.llama import Cache, Llama, Run
+from backends.anyprec.engine.llama import Cache, Llama, NewTokens
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.fisher import measure
 from backends.anyprec.quantize import quantize
@@ -48,7 +48,7 @@ def test_logits_agree_with_transformers_on_the_same_weights(tmp_path: Path, chan
         reference.load_state_dict(weights | {n: torch.tensor(store.tensor(n)) for n in others}, strict=False)
         with torch.no_grad():
             expected = reference(input_ids=torch.tensor([tokens])).logits[0].numpy()
-        run = Run(tokens, Cache(model.shape, 100), Variant(bits))
+        run = NewTokens(tokens, Cache(model.shape, 100), Variant(bits))
         np.testing.assert_allclose(model.forward([run], every_position=True), expected, atol=1e-4)
 
 

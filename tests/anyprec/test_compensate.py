@@ -10,7 +10,7 @@ import pytest
 
 from backends.anyprec.compensate import compensate, low_rank, output_norm, plain_low_rank, read_texts, run
 from backends.anyprec.engine.adapters import read_adapter
-from backends.anyprec.engine.llama import Cache, Run
+from backends.anyprec.engine.llama import Cache, NewTokens
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant
@@ -73,7 +73,7 @@ def test_an_adapter_is_one_more_candidate_and_brings_logits_closer(
     tokens = [257, *(int(t) for t in rng.integers(32, 127, 60)), 260]
 
     def logits(variant: Variant) -> np.ndarray:
-        return loaded.model.forward([Run(tokens, Cache(loaded.model.shape, 64), variant)], every_position=True)
+        return loaded.model.forward([NewTokens(tokens, Cache(loaded.model.shape, 64), variant)], every_position=True)
 
     reference = logits(Variant(8))
     assert np.linalg.norm(logits(Variant(3, "eora")) - reference) < np.linalg.norm(logits(Variant(3)) - reference)

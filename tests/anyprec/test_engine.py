@@ -10,7 +10,7 @@ import pytest
 
 from backends.anyprec.checkpoint import Shape
 from backends.anyprec.engine.answer import Piece
-from backends.anyprec.engine.llama import Cache, Llama, Run, rope_frequencies
+from backends.anyprec.engine.llama import Cache, Llama, NewTokens, rope_frequencies
 from backends.anyprec.engine.sampling import Sampler, Sampling, filtered, log_softmax
 from backends.anyprec.engine.scheduler import Job, Scheduler, complete
 from backends.anyprec.engine.service import Loaded
@@ -59,9 +59,9 @@ def plain(most: int, **changes: object) -> Sampling:
 
 def test_reading_a_prompt_at_once_or_token_by_token_is_the_same(loaded: Loaded) -> None:
     model = loaded.model
-    whole = model.forward([Run(PROMPT, Cache(model.shape, 64), Variant(4))], every_position=True)
+    whole = model.forward([NewTokens(PROMPT, Cache(model.shape, 64), Variant(4))], every_position=True)
     cache = Cache(model.shape, 64)
-    steps = [model.forward([Run([token], cache, Variant(4))])[0] for token in PROMPT]
+    steps = [model.forward([NewTokens([token], cache, Variant(4))])[0] for token in PROMPT]
     np.testing.assert_allclose(steps, whole, atol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_answers_in_a_batch_of_three_widths_are_those_given_alone(loaded: Loaded
 
 def test_a_width_answers_like_its_own_weights_and_unlike_another(loaded: Loaded) -> None:
     logits = [
-        loaded.model.forward([Run(PROMPT, Cache(loaded.model.shape, 64), Variant(bits))])[0] for bits in (3, 8, 3)
+        loaded.model.forward([NewTokens(PROMPT, Cache(loaded.model.shape, 64), Variant(bits))])[0] for bits in (3, 8, 3)
     ]
     np.testing.assert_array_equal(logits[0], logits[2])
     assert abs(logits[0] - logits[1]).max() > 0.01
@@ -90,8 +90,8 @@ def test_rows_are_kept_within_the_bound_and_answers_do_not_depend_on_it(loaded: 
     crowded.most_bytes = int(1.2 * one_width)
     model = Llama(crowded)
     for bits in (3, 4, 8, 3, 5, 8):
-        run = Run(PROMPT, Cache(model.shape, 64), Variant(bits))
-        expected = loaded.model.forward([Run(PROMPT, Cache(model.shape, 64), Variant(bits))])
+        run = NewTokens(PROMPT, Cache(model.shape, 64), Variant(bits))
+        expected = loaded.model.forward([NewTokens(PROMPT, Cache(model.shape, 64), Variant(bits))])
         np.testing.assert_array_equal(model.forward([run]), expected)
         assert crowded.kept_bytes <= crowded.most_bytes
         assert crowded.kept_bytes == sum(matrix.nbytes for matrix in crowded._kept.values())
@@ -117,7 +117,7 @@ class Fixed:
     def __init__(self, shape: Shape, said: list[int], start: int) -> None:
         self.shape, self._said, self._start = shape, said, start
 
-    def forward(self, runs: list[Run]) -> np.ndarray:
+    def forward(self, runs: list[NewTokens]) -> np.ndarray:
         logits = np.full((len(runs), self.shape.vocabulary), -10.0, np.float32)
         for row, run in enumerate(runs):
             run.cache.filled += len(run.tokens)
@@ -224,7 +224,7 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
 
 def test_perplexity_is_that_of_the_steps_it_predicts(loaded: Loaded) -> None:
     model, cache = loaded.model, Cache(loaded.model.shape, 64)
-    steps = [log_softmax(model.forward([Run([token], cache, Variant(5))])[0]) for token in PROMPT[:-1]]
+    steps = [log_softmax(model.forward([NewTokens([token], cache, Variant(5))])[0]) for token in PROMPT[:-1]]
     expected = [float(step[token]) for step, token in zip(steps, PROMPT[1:], strict=True)]
     found = model.log_probabilities(PROMPT, Variant(5))
     np.testing.assert_allclose(found, expected, atol=1e-4)

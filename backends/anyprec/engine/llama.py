@@ -38,7 +38,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class NewTokens:
     """New tokens of one sequence, to be appended to its cache."""
 
     tokens: Sequence[int]
@@ -111,7 +111,7 @@ class Llama:
         self._cos = np.tile(np.cos(angles), 2).astype(np.float32)[:, None, :]  # (context, 1, head_dim)
         self._sin = np.concatenate([-np.sin(angles), np.sin(angles)], axis=1).astype(np.float32)[:, None, :]
 
-    def forward(self, runs: Sequence[Run], *, every_position: bool = False) -> Matrix:
+    def forward(self, runs: Sequence[NewTokens], *, every_position: bool = False) -> Matrix:
         """Logits (runs, V) after each run's last token, or of every new token (T, V); fills the caches.
 
         `runs` must be sorted by variant.
@@ -149,7 +149,7 @@ class Llama:
         self,
         layer: int,
         x: Matrix,
-        runs: Sequence[Run],
+        runs: Sequence[NewTokens],
         ends: NDArray[np.intp],
         spans: Sequence[tuple[Variant, int, int]],
         turn: tuple[Matrix, Matrix],
@@ -194,7 +194,7 @@ class Llama:
 
     def log_probabilities(self, tokens: Sequence[int], variant: Variant) -> NDArray[np.float64]:
         """Of every token after the first, given those before it (T - 1,): what perplexity is made of."""
-        run = Run(tokens, Cache(self.shape, len(tokens)), variant)
+        run = NewTokens(tokens, Cache(self.shape, len(tokens)), variant)
         logits = self.forward([run], every_position=True)[:-1].astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         chosen = logits[np.arange(len(tokens) - 1), np.asarray(tokens[1:])]
@@ -211,7 +211,7 @@ def _context(config: dict[str, Any]) -> int:
     return context
 
 
-def _variant_spans(runs: Sequence[Run], ends: NDArray[np.intp]) -> list[tuple[Variant, int, int]]:
+def _variant_spans(runs: Sequence[NewTokens], ends: NDArray[np.intp]) -> list[tuple[Variant, int, int]]:
     """Rows of each variant as (variant, first, end)."""
     spans: list[tuple[Variant, int, int]] = []
     first = 0

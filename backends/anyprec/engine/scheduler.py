@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from backends.anyprec.engine.answer import Answer, Piece
-from backends.anyprec.engine.llama import Cache, Llama, Run
+from backends.anyprec.engine.llama import Cache, Llama, NewTokens
 from backends.anyprec.engine.sampling import Sampler, Sampling
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant
@@ -126,13 +126,13 @@ class Scheduler:
             job.deliver(piece)
 
 
-def _next_run(job: Job) -> Run:
+def _next_run(job: Job) -> NewTokens:
     assert job.cache is not None  # set when admitted
-    return Run(job.pending[:PROMPT_PIECE], job.cache, job.variant)
+    return NewTokens(job.pending[:PROMPT_PIECE], job.cache, job.variant)
 
 
 def complete(scheduler: Scheduler, jobs: Iterable[Job]) -> None:
-    """Run jobs to their end on this thread: for benchmarks and evaluations."""
+    """NewTokens jobs to their end on this thread: for benchmarks and evaluations."""
     for job in jobs:
         scheduler.add(job)
     while scheduler.busy:
