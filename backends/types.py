@@ -29,7 +29,13 @@ class TokenParts(msgspec.Struct, frozen=True, gc=False):
     searches: int = 0  # that the provider made, by number
     service_tier: str = ""  # as the provider says it: "flex", "priority"
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Those that are not 0, by name."""
+        return {name: count for name in COUNTED if (count := getattr(self, name))}
 
+
+COUNTED = TokenParts.__struct_fields__[:-1]
 NO_PARTS = TokenParts()
 
 

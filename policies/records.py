@@ -95,6 +95,7 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     answered: str = ""  # the arm of a program whose answer was judged and returned …
     returned: float = 1.0  # … and how likely that was, in (0, 1]
+    parts: Mapping[str, Count] = {}  # tokens with a price of their own, by kind: cached, written, reasoning, …
 
 
 class Feedback(msgspec.Struct, frozen=True, gc=False):

@@ -95,7 +95,7 @@ MUTANTS = {
     "capped": Mutant(
         "what an answer costs beyond its hold is written off",
         "router.gateway.metering",
-        "cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens)",
+        "cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens, parts)",
         "cost = min(model.price.of(prompt.tokens, completion.tokens), attempt.hold.amount)",
     ),
     "believed": Mutant(

@@ -75,7 +75,7 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     parts = _believed(usage.parts, prompt, completion, most_searches=most_searches)
     cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens, parts)
     estimated = not (prompt.is_believed and completion.is_believed)
-    spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated)
+    spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated, parts)
     doubts = []
     if estimated and report.complete:  # who was cut off could not report
         doubts.append(_doubt("usage.estimated", prompt, completion))

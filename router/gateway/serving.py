@@ -307,6 +307,7 @@ class Gateway:
             prompt_tokens=spend.prompt_tokens,
             completion_tokens=spend.completion_tokens,
             outcome=spend.outcome,
+            parts=spend.parts.counts,
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=report.response_id if report else None,

@@ -26,6 +26,15 @@ class SpendLine:
     prompt_tokens: int
     completion_tokens: int
     cost_nanousd: int
+    cached: int = 0  # of these tokens, by kind
+    written: int = 0
+    written_1h: int = 0
+    audio_prompt: int = 0
+    image_prompt: int = 0
+    reasoning: int = 0
+    audio_completion: int = 0
+    image_completion: int = 0
+    searches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,9 @@ class AuditEntry:
     kind: str  # "hold.expired", "hold.released", "hold.late", "hold.over", "budget.80%", "key.created", …
     subject: str  # a decision id, or a tenant, team or key
     detail: Mapping[str, object]
+
+
+_SUMS = tuple(each.name for each in fields(SpendLine) if each.name not in GROUPS)
 
 
 class Spending(Protocol):
@@ -67,13 +79,7 @@ def grouped(lines: Iterable[SpendLine], by: Sequence[str]) -> list[SpendLine]:
 
 
 def _plus(a: SpendLine, b: SpendLine) -> SpendLine:
-    return replace(
-        a,
-        requests=a.requests + b.requests,
-        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
-        completion_tokens=a.completion_tokens + b.completion_tokens,
-        cost_nanousd=a.cost_nanousd + b.cost_nanousd,
-    )
+    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in _SUMS})
 
 
 def as_rows(lines: Iterable[SpendLine]) -> list[dict[str, object]]:

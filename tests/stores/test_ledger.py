@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
+from backends.types import TokenParts
 from router.errors import BudgetExceeded, Conflict, RateLimited, StoreUnavailable
 from router.stores.open import Stores, open_stores
 from router.types import Budget, NanoUsd, RateLimit, Spend
@@ -277,6 +279,22 @@ async def test_a_late_settlement_counts_once_where_two_budgets_share_a_meter(sto
     assert await spent_and_held(stores, b, clock()) == (70, 0)
     await stores.ledger.settle(hold, spend(60))
     assert await spent_and_held(stores, b, clock()) == (60, 0)
+
+
+async def test_spend_shows_tokens_by_kind_also_of_a_late_settlement(stores: Stores, clock: Clock) -> None:
+    kinds = TokenParts(cached=40, written_1h=3, reasoning=7, searches=1, service_tier="flex")
+    for name, late in (("a", False), ("b", True)):
+        asked = replace(reservation(principal(budget(1000)), offer(70), now_ms=clock(), ttl_ms=5000), decision_id=name)
+        hold = await stores.ledger.reserve(asked)
+        await stores.ledger.mark(hold)
+        clock.pass_s(6 if late else 1)
+        if late:
+            assert await spent_and_held(stores, budget(1000), clock()) == (70 + 60, 0)
+        await stores.ledger.settle(hold, replace(spend(60), parts=kinds))
+        await stores.ledger.settle(hold, replace(spend(60), parts=kinds))  # twice changes nothing
+    (line,) = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
+    assert (line.cached, line.written, line.written_1h, line.reasoning, line.searches) == (80, 0, 6, 14, 2)
+    assert line.requests == 2
 
 
 async def test_an_answer_dearer_than_its_worst_case_is_charged_and_shown(stores: Stores, clock: Clock) -> None:

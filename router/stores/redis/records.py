@@ -94,6 +94,6 @@ def _spend_lines(day: str, fields: dict[bytes, bytes]) -> list[SpendLine]:
     lines = []
     for who, of in sorted(counts.items()):
         tenant, team, key, model = who.split("\x1f")
-        totals = (of.get("r", 0), of.get("p", 0), of.get("c", 0), of.get("n", 0))
-        lines.append(SpendLine(day, tenant, team, key, model, *totals))
+        totals = [of.pop(name, 0) for name in "rpcn"]
+        lines.append(SpendLine(day, tenant, team, key, model, *totals, **of))
     return lines

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from router.stores.redis.settlement import Settlement
+from router.stores.redis.settlement import Settlement, as_words, of_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,7 @@ class Unreplicated:
             return
         cost = known.cost + one.cost
         tokens = (known.prompt_tokens + one.prompt_tokens, known.completion_tokens + one.completion_tokens)
+        parts = as_words(of_words(known.parts) + of_words(one.parts))
         self._sums[key] = msgspec.structs.replace(
-            known, cost=cost, held=cost, prompt_tokens=tokens[0], completion_tokens=tokens[1]
+            known, cost=cost, held=cost, prompt_tokens=tokens[0], completion_tokens=tokens[1], parts=parts
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -53,6 +54,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
     plan: bytes
     settled_ms: int = 0  # by Redis's clock; 0: when Redis hears of it
     charges: int = ANY
+    parts: str = ""  # tokens with a price of their own: "cached 120 reasoning 40"
 
     def words(self) -> tuple[Argument, ...]:
         """As the script reads them."""
@@ -60,7 +62,9 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def at_worst(self) -> Settlement:
         """The same hold, ended at all that was held."""
-        return msgspec.structs.replace(self, cost=self.held, prompt_tokens=0, completion_tokens=0, outcome="expired")
+        return msgspec.structs.replace(
+            self, cost=self.held, prompt_tokens=0, completion_tokens=0, outcome="expired", parts=""
+        )
 
 
 def settlement(lease: Lease, owner: str, spend: Spend, *, now_ms: int, charges: int = ANY) -> Settlement:
@@ -79,7 +83,19 @@ def settlement(lease: Lease, owner: str, spend: Spend, *, now_ms: int, charges: 
         lease.plan,
         now_ms,
         charges,
+        as_words(spend.parts.counts),
     )
+
+
+def as_words(counts: Mapping[str, int]) -> str:
+    """Counts by kind, as the scripts read them."""
+    return " ".join(f"{kind} {count}" for kind, count in counts.items())
+
+
+def of_words(parts: str) -> collections.Counter[str]:
+    """The same back."""
+    words = parts.split()
+    return collections.Counter(dict(zip(words[::2], map(int, words[1::2]), strict=True)))
 
 
 def release(r: Reservation, owner: str, who: str) -> Settlement:

@@ -15,20 +15,19 @@ from typing import Any, Protocol
 import msgspec
 
 from router.errors import Conflict, StoreUnavailable
-from router.stores.limits import DAY_MS, day_of, window_of
+from router.stores.limits import DAY_MS, window_of
 from router.stores.refusals import Refusal
 from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import ROWS, Database, Work, parts, places
 from router.stores.sqlite.requests import CountPlan, Counts, End, HeldRow, Key, Reserve, Sweep, Taken, counts_of
+from router.stores.sqlite.spending import SpendChanges
 from router.stores.sqlite.statements import (
-    CORRECT,
     EXPIRING,
     FACTS,
     by_id,
     by_scope,
     changed_counters,
     ending,
-    more_spend,
     new_holds,
 )
 from router.stores.sqlite.timekeeping import Facts, Timekeeper, why_stopped
@@ -38,7 +37,6 @@ SWEEP_MS = 50  # how often a transaction looks for leases that have run out
 EXPIRED_MS = DAY_MS  # how long a lease that ran out is remembered
 NEWEST_MS = 1000  # how often the newest time is written
 
-Line = tuple[str, str, str, str, str]  # day, tenant, team, key and model
 
 _counts_in = msgspec.json.Decoder(Counts).decode
 
@@ -66,7 +64,7 @@ class Accounting:
         self._ends: dict[str, int] = {}  # when what is counted now stops counting, by meter
         self._ending: dict[str, tuple[HeldRow, Counts]] = {}
         self._new: list[tuple[Any, ...]] = []
-        self._lines: dict[Line, tuple[int, ...]] = {}
+        self._spending = SpendChanges()
         self._now_ms = 0
 
     # the course of a transaction
@@ -120,23 +118,13 @@ class Accounting:
             if error.sqlite_errorname == "SQLITE_CONSTRAINT_PRIMARYKEY":
                 raise Conflict(f"Decision {self._new[0][0]} has a hold already.") from error
             raise
-        if self._lines:
-            self._write_lines()
+        self._spending.write(self._db, self._write)
         if self._now_ms >= self._time.facts.newest_ms + NEWEST_MS:
             self._db.execute("UPDATE facts SET newest_ms = ?", (self._now_ms,))
 
     def _write(self, sql: Callable[[int], str], rows: Sequence[tuple[Any, ...]]) -> None:
         for part in parts(rows) if len(rows) > ROWS else (rows,) if rows else ():
             self._db.execute(sql(len(part)), [value for row in part for value in row])
-
-    def _write_lines(self) -> None:
-        more = []
-        for line, sums in self._lines.items():
-            if min(sums) >= 0:
-                more.append((*line, *sums))
-            else:  # a correction of what is there
-                self._db.execute(CORRECT, (*sums, *line))
-        self._write(more_spend, more)
 
     def ended(self, *, committed: bool) -> None:
         """Nothing is kept."""
@@ -258,7 +246,7 @@ class Accounting:
                 if cost:
                     self._charge(counter, cost, soft=soft, row=row)
         if outcome != "released":
-            self._add(row, self._now_ms, (1, spend.prompt_tokens, spend.completion_tokens, cost))
+            self._spending.add(row.who, self._now_ms, spend, requests=1, cost=cost)
         if cost > row.amount:
             self._note("hold.over", row, charged=cost, reason="the answer cost more than its worst case")
 
@@ -271,12 +259,6 @@ class Accounting:
             for percent in crossed(before, counter.spent, soft):
                 detail = {"budget": f"{counter.scope}#{counter.meter}", "spent": counter.spent, "limit": soft}
                 self._audit.append(self._now_ms, f"budget.{percent}%", row.decision, detail)
-
-    def _add(self, row: HeldRow, at_ms: int, sums: tuple[int, ...]) -> None:
-        """Requests, prompt tokens, completion tokens and cost, to the spend of a day."""
-        line = (day_of(at_ms), *row.who)
-        known = self._lines.get(line)
-        self._lines[line] = sums if known is None else tuple([a + b for a, b in zip(known, sums, strict=True)])
 
     def _note(self, kind: str, row: HeldRow, **detail: object) -> None:
         who = {"tenant": row.tenant, "key": row.key, "model": row.model, "held": row.amount}
@@ -335,7 +317,7 @@ class Accounting:
             else:
                 counter.correct(window.ends_ms(row.at_ms), delta)
         requests = -1 if spend.outcome == "released" else 0
-        self._add(row, row.at_ms, (requests, spend.prompt_tokens, spend.completion_tokens, delta))
+        self._spending.add(row.who, row.at_ms, spend, requests=requests, cost=delta)
         self._note("hold.late", row, charged=spend.cost, was_charged=charged)
         return True
 

@@ -73,7 +73,10 @@ class SqliteSpending:
     async def lines(self, *, since: str, until: str) -> list[SpendLine]:
         """One line for each day, tenant, team, key and model. Raises: StoreUnavailable."""
         sql = (
-            "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost FROM spend"
-            " WHERE day BETWEEN ? AND ? ORDER BY 1, 2, 3, 4, 5"
+            "SELECT day, tenant, team, key, model, requests, prompt_tokens, completion_tokens, cost,"
+            " json_group_object(kind, tokens) FILTER (WHERE kind IS NOT NULL) FROM spend"
+            " LEFT JOIN spend_parts USING (day, tenant, team, key, model)"
+            " WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
         )
-        return await self._db.read_aside(sql, (since, until), lambda row: SpendLine(*row))
+        line = lambda row: SpendLine(*row[:-1], **json.loads(row[-1] or "{}"))  # noqa: E731  (one expression)
+        return await self._db.read_aside(sql, (since, until), line)

@@ -9,7 +9,7 @@ import sqlite3
 
 from router.errors import StoreUnavailable
 
-VERSION = 3  # of these tables; as PRAGMA user_version
+VERSION = 4  # of these tables; as PRAGMA user_version
 TOP = 1 << 62  # no amount grows beyond
 
 _AMOUNT = f"INTEGER NOT NULL CHECK ({{0}} BETWEEN 0 AND {TOP})"
@@ -44,6 +44,10 @@ CREATE TABLE expired (
 CREATE TABLE spend (
     day TEXT NOT NULL, {_WHO}, {_amounts("requests", "prompt_tokens", "completion_tokens", "cost")},
     PRIMARY KEY (day, tenant, team, key, model)) WITHOUT ROWID, STRICT;
+-- Of these tokens, those with a price of their own, by kind: cached, written, reasoning, …
+CREATE TABLE spend_parts (
+    day TEXT NOT NULL, {_WHO}, kind TEXT NOT NULL, {_amounts("tokens")},
+    PRIMARY KEY (day, tenant, team, key, model, kind)) WITHOUT ROWID, STRICT;
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)
     STRICT;

@@ -62,3 +62,9 @@ def more_spend(count: int) -> str:
     """Add to so many lines of spend."""
     added = ", ".join(f"{name} = spend.{name} + excluded.{name}" for name in SUMS)
     return f"{insertion('spend', 9, count)} ON CONFLICT DO UPDATE SET {added}"
+
+
+@lru_cache(maxsize=ROWS)
+def more_parts(count: int) -> str:
+    """Add to so many kinds of tokens in lines of spend."""
+    return f"{insertion('spend_parts', 7, count)} ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens"

@@ -193,12 +193,14 @@ local function note_counter(c, before, at, id)
   end
 end
 
--- Add to a line of spend. Sums beyond 2^63 are refused by Redis, and said.
-local function spend(at, who, requests, prompt, completion, cost)
+-- Add to a line of spend. Sums beyond 2^63 are refused by Redis, and said. `parts`: kinds of tokens, "cached 120 …".
+local function spend(at, who, requests, prompt, completion, cost, parts)
   local day = math.floor(at / DAY_MS)
   local key = P .. ':spend:' .. string.format('%04d-%02d-%02d', civil(day))
   local fresh = redis.call('EXISTS', key) == 0
-  for name, amount in pairs({r = requests, p = prompt, c = completion, n = cost}) do
+  local amounts = {r = requests, p = prompt, c = completion, n = cost}
+  for kind, tokens in string.gmatch(parts or '', '([%l%d_]+) (%d+)') do amounts[kind] = tonumber(tokens) end
+  for name, amount in pairs(amounts) do
     if amount ~= 0 then
       local done = redis.pcall('HINCRBY', key, who .. '\31' .. name, int(amount))
       if type(done) == 'table' then note('spend.full', at, who, {field = name, not_counted = amount}) end
@@ -267,7 +269,7 @@ local function finish(id, h, now, e, remembered, carried)
     save(c)
     if c.limit[2] == 'budget' then note_counter(c, before[i], now, id) end
   end
-  if e.outcome ~= 'released' then spend(e.at, h.who, 1, e.prompt, e.completion, e.cost) end
+  if e.outcome ~= 'released' then spend(e.at, h.who, 1, e.prompt, e.completion, e.cost, e.parts) end
   if e.cost > h.amount then note('hold.over', now, id, {who = h.who, held = h.amount, charged = e.cost}) end
 end
 

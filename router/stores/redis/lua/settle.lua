@@ -6,12 +6,16 @@
 --       13 settled at ms; 0: now. What Redis hears of late, or again, counts where it belongs
 --       14 2: charge even a hold that is not known   1: only one that is, or whose lease has run out
 --          0: only one that still is held, since nothing has been sent yet
+--       15 tokens with a price of their own, by kind: "cached 120 reasoning 40"
 -- Returns  1 ended   0 was ended before   2 the lease had run out, the charge is now the real one
 --          3 Redis had lost the hold, the cost is charged nevertheless   -1 it is not held, and nothing was charged
 local now = clock(whole(1, 'clock', MOST))
 local id, owner = ARGV[2], ARGV[3]
 local e = {cost = whole(4, 'cost', MOST - 1), prompt = whole(5, 'prompt tokens', MOST_TOKENS),
-  completion = whole(6, 'completion tokens', MOST_TOKENS), outcome = ARGV[7]}
+  completion = whole(6, 'completion tokens', MOST_TOKENS), outcome = ARGV[7], parts = ARGV[15]}
+for tokens in string.gmatch(e.parts or '', ' (%d+)') do
+  if tonumber(tokens) > MOST_TOKENS then refuse('tokens of a kind are ' .. tokens) end
+end
 if e.outcome ~= 'settled' and e.outcome ~= 'released' and e.outcome ~= 'expired' then refuse('outcome is ' .. e.outcome) end
 local lost = {who = ARGV[8], amount = whole(9, 'held', MOST - 1), tokens = whole(10, 'tokens held', MOST_TOKENS),
   at = whole(11, 'reserved at', MOST), owner = owner, limits = limits_of(12)}
@@ -54,6 +58,6 @@ for i, c in ipairs(found) do
   if c.limit[2] == 'budget' then note_counter(c, before[i], now, id) end
 end
 local requests = e.outcome == 'released' and -1 or (charged > 0 and 0 or 1)
-spend(charged > 0 and at or now, lost.who, requests, e.prompt, e.completion, e.cost - charged)
+spend(charged > 0 and at or now, lost.who, requests, e.prompt, e.completion, e.cost - charged, e.parts)
 note('hold.late', now, id, {who = lost.who, held = lost.amount, charged = e.cost, was_charged = charged})
 return 2
