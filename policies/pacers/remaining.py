@@ -221,9 +221,7 @@ class Remaining:
         if names in purse.capacities:  # what an arm earns beyond its own price
             quality = quality - purse.capacities[names][0][:-1] * cost
         prices = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
-        earned, choosing = np.empty(len(prices)), np.empty(len(prices))
-        spent = spending_curve(quality, cost, prices, weights=weights, earned=earned)
-        some = spending_curve(quality, cost, prices, weights=weights, drops=True, earned=choosing)
+        spent, some, earned, choosing = spending_curve(quality, cost, prices, weights=weights)
         if names in purse.capacities:
             spent, earned = some, choosing  # capacities were priced for a plan that drops
         return Curve(prices, spent, some, earned, choosing)

@@ -122,8 +122,22 @@ def test_a_rehearsal_twice_over_has_the_same_prices() -> None:
 
 
 def test_spending_falls_with_the_price() -> None:
-    spent = spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.geomspace(1, 1e6, 20), weights=EVEN)
+    spent = spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.geomspace(1, 1e6, 20), weights=EVEN)[0]
     assert (np.diff(spent) <= 1e-12).all()
+
+
+def test_the_curve_of_all_prices_at_once_is_the_choice_at_each_of_them() -> None:
+    rng = np.random.default_rng(3)
+    quality, cost = rng.random((200, 4)).round(1), rng.lognormal(-9.0, 1.0, (200, 4)).round(5)  # with equal arms
+    quality[::7, 2] = -np.inf
+    prices, weights = np.concatenate([[0.0], np.geomspace(1e1, 1e6, 30)]), rng.dirichlet(np.ones(200))
+    found = spending_curve(quality, cost, prices, weights=weights)
+    for at, price in enumerate(prices):
+        scores, rows = quality - price * cost, np.arange(200)
+        chosen = scores.argmax(axis=1)
+        kept = weights * (scores[rows, chosen] >= 0.0)
+        expected = [each @ values[rows, chosen] for values in (cost, quality) for each in (weights, kept)]
+        assert found[:, at] == pytest.approx(expected, rel=1e-12)
 
 
 def test_queries_are_still_expected_once_the_planned_ones_have_come() -> None:
@@ -144,7 +158,7 @@ def test_money_for_queries_that_may_not_come_still_lasts_to_the_last_planned_one
     left, gone = 0.03, []
     for at in range(0, 1000, 50):
         price = price_of(make_pacer(), remaining=left, reset_s=queries_left(1000, at))[0]
-        left -= 50 * float(spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.array([price]), weights=EVEN)[0])
+        left -= 50 * float(spending_curve(REHEARSAL.quality, REHEARSAL.cost, np.array([price]), weights=EVEN)[0, 0])
         gone.append(1.0 - left / 0.03)
     assert 0.45 < gone[9] < 0.6  # halfway
     assert 0.95 < gone[-1] <= 1.0
