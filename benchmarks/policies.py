@@ -101,7 +101,7 @@ def clustered(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 def indexed(rng: np.random.Generator, rows: int) -> FaissIndex:
     """The gateway's index over so many vectors."""
-    index = FaissIndex(DIMENSIONS, build_threads=os.cpu_count() or 1, halved=True)
+    index = FaissIndex(DIMENSIONS, build_threads=os.cpu_count() or 1)
     for start in range(0, rows, 10_000):
         count = min(10_000, rows - start)
         index.add(clustered(rng, count), np.arange(start, start + count))

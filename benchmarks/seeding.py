@@ -43,7 +43,6 @@ def seed_snapshot(settings: Mapping[str, Any], *, vectors: int, seed: int = 3) -
         graph_from=loaded.index.graph_from,
         ef_search=loaded.index.ef_search,
         build_threads=os.cpu_count() or 1,
-        halved=loaded.index.vectors == "bfloat16",
     )
     views = Views(index, build_policies(loaded, arms))
     for start in range(0, vectors, _BATCH):

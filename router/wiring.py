@@ -170,7 +170,6 @@ def _index(settings: Settings, dim: int) -> FaissIndex:
         graph_from=settings.index.graph_from,
         ef_search=settings.index.ef_search,
         build_threads=settings.index.build_threads,
-        halved=settings.index.vectors == "bfloat16",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from backends.embedders.counts import (
     unpacked_counts,
 )
 
-Integer = TypeVar("Integer", np.int32, np.int64)
+Integer = TypeVar("Integer", np.int32, np.int64, np.uint32)
 Codes = NDArray[np.uint32]
 Indices = NDArray[np.int64]
 Matrix = NDArray[np.float32]
@@ -90,6 +90,8 @@ def _powers(base: int, count: int) -> Codes:
 
 
 CLASSES = _classes()
+LOGARITHMS = np.log1p(np.arange(4 * MAX_CHARACTERS, dtype=np.float32))  # of one more than each count
+ROWS = 512  # of the projection, summed at once
 MEMBERS = _groups()
 POWERS = _powers(BASE, MAX_CHARACTERS + 2)
 INVERSE_POWERS = _powers(INVERSE_BASE, MAX_CHARACTERS + 2)
@@ -117,8 +119,25 @@ def _word_hashes(codes: Codes, letters: NDArray[np.bool_]) -> Codes:
     return np.asarray(hashes ^ (hashes >> np.uint32(16)))
 
 
-def _hashes(text: str) -> tuple[Indices, Codes]:
-    """(m,) buckets below BUCKETS of every n-gram of a text, repeats included, and the hashes they come from."""
+class NGrams(NamedTuple):
+    """The hashes (m,) of every n-gram of a text, repeats included: of words, of characters from `inner` on, and of CJK
+    characters from `cjk` on."""
+
+    hashes: Codes
+    inner: int
+    cjk: int
+
+    def buckets(self) -> Indices:
+        """(m,) below BUCKETS."""
+        found = self.hashes.astype(np.int64)
+        found >>= 32 - WORD_BITS
+        found[self.inner :] += CHARACTERS_AT
+        if self.cjk < found.size:
+            found[self.cjk :] = (self.hashes[self.cjk :] >> np.uint32(32 - CJK_BITS)) + np.int64(CJK_AT)
+        return found
+
+
+def _n_grams(text: str) -> NGrams:
     codes = _codes(f" {text} ")
     classes = CLASSES.take(codes)
     letters = classes == LETTER
@@ -127,30 +146,26 @@ def _hashes(text: str) -> tuple[Indices, Codes]:
     inner = letters | (classes == PUNCTUATION)
     threes = codes[:-2] * MULTIPLIERS[4] + codes[1:-1] * MULTIPLIERS[5] + codes[2:] * MULTIPLIERS[6]
     fours = threes[:-1] + codes[3:] * MULTIPLIERS[7]
-    threes, fours = threes[inner[1:-1]], fours[inner[1:-2] & inner[2:-1]]
-    parts = [
-        (np.concatenate([words * MULTIPLIERS[8], pairs]), WORD_BITS, 0),
-        (np.concatenate([threes, fours]), CHARACTER_BITS, CHARACTERS_AT),
-    ]
+    parts = [words * MULTIPLIERS[8], pairs, threes[inner[1:-1]], fours[inner[1:-2] & inner[2:-1]]]
+    inner_at = words.size + pairs.size
+    cjk_at = inner_at + parts[2].size + parts[3].size
     if not text.isascii():
         cjk = classes == CJK
         singles = codes * MULTIPLIERS[9]
-        doubles = (singles[:-1] + codes[1:] * MULTIPLIERS[10])[cjk[:-1] & cjk[1:]]
-        parts.append((np.concatenate([singles[cjk], doubles]), CJK_BITS, CJK_AT))
-    buckets = [(hashes >> np.uint32(32 - bits)).astype(np.int64) + offset for hashes, bits, offset in parts]
-    return np.concatenate(buckets), np.concatenate([hashes for hashes, _, _ in parts])
+        parts += [singles[cjk], (singles[:-1] + codes[1:] * MULTIPLIERS[10])[cjk[:-1] & cjk[1:]]]
+    return NGrams(np.concatenate(parts), inner_at, cjk_at)
 
 
 def _counts(sorted_values: NDArray[Integer]) -> tuple[NDArray[Integer], Matrix]:
     """(u,) distinct values of a sorted array and (u,) log(1 + how often each occurs)."""
-    first = np.empty(sorted_values.size, np.bool_)
-    first[:1] = True
-    np.not_equal(sorted_values[1:], sorted_values[:-1], out=first[1:])
-    at = np.flatnonzero(first)
-    times = np.empty(at.size, np.float32)
-    np.subtract(at[1:], at[:-1], out=times[:-1], casting="unsafe")
-    times[-1:] = sorted_values.size - at[-1:]
-    return sorted_values[at], np.log1p(times, out=times)
+    ends = np.empty(sorted_values.size, np.bool_)
+    ends[-1:] = True
+    np.not_equal(sorted_values[1:], sorted_values[:-1], out=ends[:-1])
+    at = ends.nonzero()[0]
+    times = at.copy()
+    times[1:] -= at[:-1]
+    times[:1] += 1
+    return sorted_values[at], LOGARITHMS.take(times)
 
 
 def _unit(vector: Matrix) -> Matrix:
@@ -177,7 +192,7 @@ class HashingEmbedder:
         self._projection: NDArray[np.int8] = np.zeros((0, dim), np.int8)  # (v + 1, dim), the last row zero
         self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
         self._kept: NDArray[np.int32] = np.zeros(0, np.int32)  # (v,) places of the features, ascending
-        self._last: tuple[str, Indices] = "", np.zeros(0, np.int64)  # the text embedded last, and its buckets
+        self._last: tuple[str, NGrams] = "", NGrams(np.zeros(0, np.uint32), 0, 0)  # the text embedded last
 
     @property
     def is_local(self) -> bool:
@@ -202,15 +217,16 @@ class HashingEmbedder:
 
     def embed_one(self, text: str) -> Matrix:
         """(d,) float32, of unit length or zero."""
-        buckets, hashes = _hashes(_clip(text.lower()))
-        self._last = text, buckets
-        if buckets.size == 0:
+        found = _n_grams(_clip(text.lower()))
+        self._last = text, found
+        if found.hashes.size == 0:
             return np.zeros(self._dim, np.float32)
-        return _unit(self._sketch(hashes) if self._rows is None else self._project(self._rows, buckets))
+        return _unit(self._sketch(found.hashes) if self._rows is None else self._project(self._rows, found.buckets()))
 
     def counts(self, text: str) -> bytes:
         """The n-grams of a text as fit_counts() and embed_counts() take them; free of hashing after embed_one(text)."""
-        buckets = self._last[1] if self._last[0] == text else _hashes(_clip(text.lower()))[0]
+        found = self._last[1] if self._last[0] == text else _n_grams(_clip(text.lower()))
+        buckets = found.buckets()
         return packed_counts(buckets if self._places is None else self._places.take(buckets))
 
     def embed_counts(self, counts: Sequence[bytes]) -> Matrix:
@@ -295,14 +311,18 @@ class HashingEmbedder:
         found.sort()
         at, weights = _counts(found)
         weights *= self._scales.take(at)
-        return weights @ self._projection.take(at, axis=0).astype(np.float32)
+        total = np.zeros(self._dim, np.float32)
+        for start in range(0, at.size, ROWS):  # as many rows as a core's own cache holds
+            part = slice(start, start + ROWS)
+            total += weights[part] @ self._projection.take(at[part], axis=0).astype(np.float32)
+        return total
 
     def _sketch(self, hashes: Codes) -> Matrix:
-        at, weights = _counts(np.sort(hashes).astype(np.int64))
-        mixed = at.astype(np.uint32) * MULTIPLIERS[11]
-        signs = self._signs.take(mixed & np.uint32(1))
-        places = ((mixed >> np.uint32(1)) % np.uint32(self._dim)).astype(np.int64)
-        return np.bincount(places, weights * signs, minlength=self._dim).astype(np.float32)
+        at, weights = _counts(np.sort(hashes))
+        mixed = at * MULTIPLIERS[11]
+        weights *= self._signs.take(mixed & np.uint32(1))
+        places = (mixed >> np.uint32(1)) % np.uint32(self._dim)
+        return np.bincount(places, weights, minlength=self._dim).astype(np.float32)
 
 
 def surface_features(text: str) -> Matrix:

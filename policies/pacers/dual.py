@@ -124,5 +124,4 @@ def spending_curve(quality: Float, cost: Float, prices: Float, *, weights: Float
 def _add_steps(changes: Float, prices: Float, at: Float, steps: Float) -> None:
     """To changes (2, P + 1): each of steps (2, s) at the first of the prices above `at` (s,)."""
     places = np.searchsorted(prices, at, side="right")
-    for row, step in zip(changes, steps, strict=True):
-        row += np.bincount(places, step, minlength=len(row))
+    changes += [np.bincount(places, step, minlength=changes.shape[1]) for step in steps]

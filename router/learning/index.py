@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 faiss.omp_set_num_threads(1)  # two cores are shared with the event loop
 
 BUILT_AT_ONCE = 1_000  # vectors that go into a graph under construction between two looks at what was added
+NEIGHBOURS = 16  # of a vector in the graph, and twice as many in its lowest layer
 BUILT_LOCKED = 4  # vectors that may go in while nobody can search
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -79,19 +80,16 @@ class Recall:
 
 
 class FaissIndex:
-    """IndexFlatIP up to `graph_from` vectors, a graph (HNSW) beyond, M = 32 and ef_construction = 200. Where `halved`
-    it keeps vectors in bfloat16, half of what a search has to read, and a cosine is true to about 0.001 only.
+    """IndexFlatIP up to `graph_from` vectors, a graph (HNSW) beyond, M = 16 and ef_construction = 200. The graph keeps
+    vectors in half precision, as decisions and the log do: half of what a search has to read.
 
     The graph is built by a thread of its own while the flat index goes on answering and growing, and takes over when
     it holds all; additions after the switch go into it at once. A lock keeps whoever adds and whoever searches apart,
     since FAISS itself allows concurrent searches only.
     """
 
-    def __init__(
-        self, dim: int, *, graph_from: int = 5_000, ef_search: int = 64, build_threads: int = 1, halved: bool = False
-    ) -> None:
+    def __init__(self, dim: int, *, graph_from: int = 2_000, ef_search: int = 64, build_threads: int = 1) -> None:
         self.dim = dim
-        self._halved = halved
         self._build_threads = build_threads
         self._graph_from = graph_from
         self._ef_search = ef_search
@@ -137,7 +135,9 @@ class FaissIndex:
             if k == 0:
                 empty = np.empty(0, np.int64), np.empty(0, np.float32)
                 return Hits([empty[0]] * len(queries), [empty[1]] * len(queries))
-            similarity, rows = self._index.search(queries, k)
+            similarity, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+            asked, *found = [faiss.swig_ptr(each) for each in (np.ascontiguousarray(queries), similarity, rows)]
+            self._index.search_c(len(queries), asked, k, *found)  # type: ignore[attr-defined]  # 8 µs less
         if rows[:, -1].min() >= 0:  # a graph may find fewer than k, marked -1 at the end of the row
             return Hits(list(self._ids[rows]), list(similarity))
         found = [row[row >= 0] for row in rows]
@@ -181,10 +181,8 @@ class FaissIndex:
 
     def _new_graph(self) -> faiss.IndexHNSW:
         """Without vectors."""
-        if not self._halved:
-            return faiss.IndexHNSWFlat(self.dim, 32, faiss.METRIC_INNER_PRODUCT)
-        kept = faiss.ScalarQuantizer.QT_bf16
-        return faiss.IndexHNSWSQ(self.dim, kept, 32, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]  # wrong stub
+        half = faiss.ScalarQuantizer.QT_fp16
+        return faiss.IndexHNSWSQ(self.dim, half, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)  # type: ignore[arg-type]  # wrong stub
 
     def _build(self, flat: faiss.Index) -> None:
         """Grow a graph from a flat index until it holds as much, and let it take over."""

@@ -242,12 +242,8 @@ class Index(Section):
     """The nearest past queries."""
 
     k: Positive = Field(default=100, description="Neighbours looked up for each query.")
-    graph_from: Positive = Field(default=5_000, description="Vectors from which on the index is an HNSW graph.")
+    graph_from: Positive = Field(default=2_000, description="Vectors from which on the index is an HNSW graph.")
     ef_search: Positive = Field(default=64, description="Width of the graph search.")
-    vectors: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="How the graph keeps them; bfloat16 halves memory and much of a search, at cosines true to 0.001.",
-    )
     build_threads: Positive = Field(
         default=1, description="Threads that build the graph, aside; more where cores are idle and the log is long."
     )
