@@ -98,6 +98,8 @@ def _settled(entry: SettlementRecord) -> dict[str, Any]:
 
 def _judged(entry: Feedback, row: Mapping[str, Any]) -> dict[str, Any]:
     judged = {"source": entry.source, "reliability": entry.reliability, "judged_ms": entry.at_ms}
+    if entry.says_nothing:
+        return {"feedback": [*row.get("feedback", ()), encode(entry)]}
     return {f"score:{row['model']}": entry.score, **judged, "feedback": [*row.get("feedback", ()), encode(entry)]}
 
 

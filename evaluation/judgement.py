@@ -59,6 +59,8 @@ def judged_answers(entries: Iterable[LogEntry]) -> list[JudgedAnswer]:
         elif isinstance(entry, SettlementRecord):
             if entry.outcome == "settled":
                 settled[entry.decision_id] = entry
+        elif entry.says_nothing:
+            continue
         elif not _by_a_person(judged.get(entry.decision_id)) or _by_a_person(entry):
             judged[entry.decision_id] = entry
     return [
@@ -103,7 +105,7 @@ Judgement = Mapping[str, Mapping[str, Value | str]]
 def live_value(answers: Sequence[JudgedAnswer]) -> Judgement:
     """What the live policies earned: the plain mean with its interval."""
     propensities = np.array([answer.record.propensity for answer in answers])
-    believed = np.array([answer.feedback.reliability for answer in answers])
+    believed = np.array([answer.feedback.weight for answer in answers])
     quality = Logged(np.array([a.score for a in answers]), propensities, propensities, believed)
     cost = Logged(np.array([a.cost for a in answers]), propensities, propensities)
     return {"quality": {"mean": ips(quality)}, "cost_usd": {"mean": ips(cost)}}
@@ -127,7 +129,7 @@ def judge_policy(policy: StoredPolicy, entries: Sequence[LogEntry]) -> Judgement
         rewards=np.array([answer.score for answer in answers]),
         propensities=np.array([answer.record.propensity for answer in answers]),
         target=target[np.arange(len(answers)), choices],
-        reliability=np.array([answer.feedback.reliability for answer in answers]),
+        reliability=np.array([answer.feedback.weight for answer in answers]),
     )
     costs = replace(logged, rewards=np.array([answer.cost for answer in answers]), reliability=None)
     return {name: _values(each, target, choices, contexts) for name, each in (("quality", logged), ("cost_usd", costs))}

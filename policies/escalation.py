@@ -41,13 +41,13 @@ class Calibration:
             return
         head, confidences = Head(), np.full(len(right), float(right[0]))
         if right.any() and not right.all():
-            confidences = head.fit(self.answers[:, :WIDTH], right, weights)
+            confidences = head.fit(self.answers[:, :WIDTH], right.astype(np.float64), weights)
             self.head = head
         self.fitted = np.stack([confidences, (~right).astype(np.float64), weights], axis=1)
         self._thresholds = {}
 
     def returns(self, signature: Float, *, risk: float) -> bool:
-        """Whether an answer with this signature (12,) may be returned at this risk."""
+        """Whether an answer with this signature (f,) may be returned at this risk."""
         if risk not in self._thresholds:
             self._thresholds[risk] = self._threshold(risk)
         threshold = self._thresholds[risk]

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.signature import WIDTH
 from policies.types import (
     Arm,
     BudgetState,
@@ -29,6 +30,7 @@ from policies.types import (
 )
 
 NANO_PER_USD = 1_000_000_000
+SAYS_NOTHING = 1e-6  # reliability of a judgement that is none
 PINNED = "pinned"  # the policy of a request that named its model
 NAN = float("nan")
 
@@ -104,13 +106,30 @@ class Feedback(msgspec.Struct, frozen=True, gc=False):
     decision_id: str
     at_ms: int
     score: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-    source: str = "user"  # "user", "validator:…", "signature"
+    source: str = "user"  # "user", "validator:…", "signature", "judge:MODEL"
     reliability: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0  # weight
     comment: str | None = None
     replace: bool = False
     tenant: str = ""  # whose decision it judges: no other tenant's is found
     key_id: str = ""  # of whoever judged; only the same one may replace what it said
     by_admin: bool = False  # an admin key with the right to judge for any tenant, which may replace what others said
+    propensity: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0  # that this answer was judged at all
+    features: bytes = b""  # float32, little-endian: policies.signature.FEATURES of the answer, of source "signature"
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether other sources are measured by it: a person's, or of an answer that was known."""
+        return self.source == "user" or (self.source.startswith("validator:") and self.reliability == 1.0)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it only notes how an answer looks, of a model whose looks nobody can read yet."""
+        return self.reliability <= SAYS_NOTHING
+
+    @property
+    def weight(self) -> float:
+        """Its reliability by the inverse of the chance that it was asked for, which counts twenty at most."""
+        return self.reliability * min(1.0 / self.propensity, 20.0)
 
 
 LogEntry = DecisionRecord | SettlementRecord | Feedback
@@ -173,10 +192,13 @@ def outcome_of(
 
 
 def signature_of(settlement: SettlementRecord | None) -> Float | None:
-    """(12,) of the answer, where it was observed."""
-    if settlement is None or not settlement.signature:
-        return None
-    return np.frombuffer(settlement.signature, "<f4").astype(np.float64)
+    """(WIDTH,) of the answer, where it was observed."""
+    return None if settlement is None else features_of(settlement.signature)
+
+
+def features_of(data: bytes) -> Float | None:
+    """(WIDTH,) of these bytes; None where there are none, or an older gateway's, which had fewer features."""
+    return np.frombuffer(data, "<f4").astype(np.float64) if len(data) == 4 * WIDTH else None
 
 
 # as bytes

@@ -127,7 +127,7 @@ class Outcome(msgspec.Struct, frozen=True):
     now: float  # seconds
     weight: float = 1.0  # reliability of the score, in (0, 1]
     expected: Estimates | None = None  # of the arms when it was decided, cost at list prices
-    signature: Float | None = None  # (12,) policies.signature.FEATURES of the answer, where it was observed
+    signature: Float | None = None  # (f,) policies.signature.FEATURES of the answer, where it was observed
     answered: str = ""  # of a program: the arm whose answer was judged by its signature and returned …
     returned: float = 1.0  # … and how likely that was, in (0, 1]
     refused: str = ""  # the arm that was chosen in vain: its answer cost more than its budget still held

@@ -36,6 +36,7 @@ class PrometheusMeter(Metrics):
         self._cost: Counter[_Pair] = Counter()  # model, tenant; nano-USD
         self._decisions: Counter[_Pair] = Counter()  # model, policy
         self._doubts: Counter[_Pair] = Counter()  # model, kind
+        self._verdicts: Counter[_Pair] = Counter()  # source, outcome
         self._failures: Counter[_Pair] = Counter()  # model, error
         self._stages: dict[str, list[float]] = {}  # a count for each bucket, one beyond the last, and the sum
         self._turned_away: Counter[tuple[str, str, str]] = Counter()  # status, code, tenant
@@ -69,6 +70,9 @@ class PrometheusMeter(Metrics):
 
     def doubted(self, model: str, kind: str) -> None:
         self._doubts[model, kind] += 1
+
+    def judged(self, source: str, outcome: str) -> None:
+        self._verdicts[source, outcome if _CODE.fullmatch(outcome) else "other"] += 1
 
     def failed(self, model: str, error: BackendError) -> None:
         self._failures[model, type(error).__name__] += 1
@@ -106,6 +110,7 @@ class PrometheusMeter(Metrics):
         yield _counter("pointsman_cost_usd", "Money settled, in USD", ("model", "tenant"), usd)
         yield _counter("pointsman_decisions", "Decisions drawn", ("model", "policy"), self._decisions)
         yield _counter("pointsman_doubts", "Reports that did not fit", ("model", "kind"), self._doubts)
+        yield _counter("pointsman_verdicts", "Judges asked", ("source", "outcome"), self._verdicts)
         yield _counter("pointsman_backend_failures", "Failed attempts", ("model", "error"), self._failures)
         refused = CounterMetricFamily("pointsman_settlements_refused", "Charged at their worst case", labels=["by"])
         for by, count in self.refused.items():

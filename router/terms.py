@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -56,6 +56,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Counted = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Name = Annotated[str, Field(min_length=1, pattern=NAME)]
 OwnerName = Annotated[str, AfterValidator(owner_name)]
+Sources = Annotated[frozenset[Literal["graders", "signature", "judge"]], PlainSerializer(sorted)]
 Names = Annotated[frozenset[Name], PlainSerializer(sorted)]
 
 
@@ -143,6 +144,11 @@ class Terms(Section):
     local_only: bool = Field(default=False, description="Only models on machines of yours.")
     preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default the next level's.")
     policy: str | None = Field(default=None, description="Policy; by default the next level's, then `policy.name`.")
+    learn_from: Sources | None = Field(
+        default=None,
+        description="What judges answers that no person judged: graders, signature, judge; by default the next "
+        "level's, then `learning.sources`.",
+    )
     metadata: dict[str, str] = Field(default={}, description="Copied into the log.")
     disabled: bool = Field(default=False, description="True refuses every key at or below this level.")
 
@@ -187,6 +193,7 @@ def narrowed(principal: Principal, levels: Iterable[Level]) -> Principal | None:
         allowed_models=frozenset.intersection(*allowed) if allowed else None,
         local_only=principal.local_only or any(level.terms.local_only for level in levels),
         preference=_nearest([principal.preference, *(level.terms.preference for level in levels)]),
+        learn_from=_nearest([principal.learn_from, *(level.terms.learn_from for level in levels)]),
         policy=_nearest([principal.policy, *(level.terms.policy for level in levels)]),
         budgets=tuple(dict.fromkeys([*principal.budgets, *budgets])),
         limits=tuple(dict.fromkeys([*principal.limits, *limits])),

@@ -28,8 +28,9 @@ from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing, MachineRate
 from router.gateway.names import Names
 from router.gateway.serving import Gateway
-from router.gateway.types import Catalogue, Options, Surroundings
+from router.gateway.types import Catalogue, JudgeRules, LearningRules, Options, Surroundings
 from router.learning.follower import Learning
+from router.learning.graders.rules import AnswerRule
 from router.learning.index import FaissIndex
 from router.learning.views import Views
 from router.metrics import PrometheusMeter
@@ -138,6 +139,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             clock=time.time,
             version=version("pointsman"),
         )
+        gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
         stack.push_async_callback(_close, runtime)
         for loop in (
             learning.run,
@@ -223,10 +225,22 @@ def options_of(settings: Settings) -> Options:
         refuse_unforeseen=settings.budgets.unbounded == "refuse",
         reference_usd=settings.worth_usd(),
         k=settings.index.k,
+        learning=learning_of(settings),
         hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
         longest_ms=int(settings.server.longest_s * 1000),
         keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
     )
+
+
+def learning_of(settings: Settings) -> LearningRules:
+    """What is learned of answers without being told."""
+    section, judge = settings.learning, settings.learning.judge
+    rules = None
+    if judge is not None:
+        pairwise = judge.mode == "pairwise"
+        key = judge.key.get_secret_value()
+        rules = JudgeRules(judge.models, key, judge.share, pairwise, judge.rubric, judge.max_tokens)
+    return LearningRules(frozenset(section.sources), tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
 
 
 def rents_of(settings: Settings) -> dict[str, MachineRate]:
@@ -316,6 +330,7 @@ async def _retire(backend: Replicas) -> None:
 
 
 async def _close(runtime: Runtime) -> None:
+    await runtime.gateway.observer.judging.aclose()
     for backend in runtime.fleet.backends.values():
         await backend.aclose()
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from backends.embedders.counts import (
     BUCKETS,
-    CHARACTER_BITS,
     CHARACTERS_AT,
     CJK_AT,
     CJK_BITS,

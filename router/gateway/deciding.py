@@ -180,6 +180,14 @@ class Decider:
         """What is known of how sure an answer must be."""
         return cast(Escalation, self._learning.policy(ESCALATION))
 
+    def believed(self, source: str) -> float:
+        """How far a source of judgements is believed, in (0, 1)."""
+        return self._learning.views.sources.of(source)
+
+    def reads(self, model: str, features: NDArray[np.float64]) -> tuple[float, float]:
+        """(the score that an answer looks like, how far that is believed); 0 where nobody can read this model."""
+        return self._learning.views.heads.of(model, features)
+
     def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
         """Seconds until the whole answer would be there, from what the engines say of their load and speed; before
         anything is measured, from the roofline of a usual machine."""

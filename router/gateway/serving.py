@@ -21,15 +21,15 @@ from router.errors import (
     NoCandidate,
     PointsmanError,
     RequestRejected,
-    StoreUnavailable,
     UpstreamFailed,
 )
 from router.gateway.answers import RelayedAnswer
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
 from router.gateway.eligibility import bounded, expected_prompt_tokens
-from router.gateway.grading import graded, has_rules
+from router.gateway.looks import ASKED, noted, reads, wants_logprobs
 from router.gateway.metering import Bill
+from router.gateway.observing import Observer
 from router.gateway.offers import Offers
 from router.gateway.translation import for_another_model, refusal, upstream_failed
 from router.gateway.types import Attempt, Call, Catalogue, Decision, Lengths, Metrics, Running, Timings, generic_tokens
@@ -69,6 +69,7 @@ class Gateway:
         self._log = log
         self._doubts = Doubts(audit, meter, clock)
         self._clock = clock
+        self.observer = Observer(decider, log, ask=self.answer, meter=meter, clock=clock)
 
     async def answer(self, principal: Principal, call: Call) -> RelayedAnswer:
         """Decide, reserve, remember and send; returns when the first byte of an answer is there.
@@ -233,6 +234,8 @@ class Gateway:
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
             extra.setdefault("max_tokens", call.needs.completion_tokens)  # engines differ in what they take for usual
+        if reads(attempt, self.decider.options) and not wants_logprobs(call):
+            extra |= ASKED
         request = Request(
             path=call.path,
             fields=_kept(model, call),
@@ -247,7 +250,8 @@ class Gateway:
         )
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)
-        return await attempt.backend.send(request)
+        reply = await attempt.backend.send(request)
+        return noted(reply, attempt) if reads(attempt, self.decider.options) else reply
 
     def _speaks(self, attempt: Attempt) -> bool:
         """Whether the model's engine has the protocol of the request itself, as far as is known."""
@@ -271,14 +275,9 @@ class Gateway:
         if isinstance(error, Unreachable) and not isinstance(error, Cut):
             self.decider.down.add(model.backend)
 
-    async def grade(self, attempt: Attempt, body: bytes) -> None:
-        """Log what the request's own rules say of a plain answer that has been sent."""
-        if not self.decider.options.remember or not has_rules(attempt.call):
-            return
-        feedback = graded(attempt, body, int(self._clock() * 1000))
-        if feedback is not None:
-            with contextlib.suppress(RequestRejected, StoreUnavailable):  # nobody waits for it: the next one may do
-                await self._log.judge(feedback)
+    def looks(self, attempt: Attempt) -> bool:
+        """Whether anything can be learned of this answer by looking at it once it was sent."""
+        return self.decider.options.remember and self.observer.looks(attempt)
 
     async def _release(self, attempt: Attempt) -> None:
         """Of a program, what its steps cost is charged."""
@@ -288,6 +287,7 @@ class Gateway:
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
+        attempt.completion_tokens = spend.completion_tokens
         await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))

@@ -21,6 +21,7 @@ from policies.types import Arm, Proposal
 from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
 from router.gateway.wildcards import Wildcards
+from router.learning.graders.rules import AnswerRule
 from router.ports import Ledger
 from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
 
@@ -188,6 +189,27 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeRules:
+    """Who judges answers that nobody judged, how many, and who pays."""
+
+    models: tuple[str, ...]  # the first that did not answer itself
+    key: str = field(repr=False)  # whose tenant pays
+    share: float = 0.05  # of answers, in the mean
+    pairwise: bool = False
+    rubric: str = ""
+    max_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRules:
+    """What is learned of answers without being told."""
+
+    sources: frozenset[str] = frozenset({"graders", "judge"})  # for tenants that do not say; also "signature"
+    rules: tuple[AnswerRule, ...] = ()
+    judge: JudgeRules | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """How a gateway decides; from settings."""
 
@@ -205,6 +227,11 @@ class Options:
     names: Names = field(default_factory=Names)
     refuse_worthless: bool = False  # what is not worth its price while a budget is short
     refuse_unforeseen: bool = False  # under a hard budget, rather than holding the whole context
+    learning: LearningRules = LearningRules()
+
+    def sources_of(self, principal: Principal) -> frozenset[str]:
+        """Where judgements of answers to this caller may come from, beside people."""
+        return self.learning.sources if principal.learn_from is None else principal.learn_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +282,9 @@ class Metrics:
     def doubted(self, model: str, kind: str) -> None:
         """An engine's report did not fit, or an answer cost more than was held; `kind` as in the audit log."""
 
+    def judged(self, source: str, outcome: str) -> None:
+        """A judge was asked: "judged", "no_verdict", "busy", "failed", or the code of the error it ended in."""
+
     def failed(self, model: str, error: BackendError) -> None:
         """A backend failed before its first byte."""
 
@@ -287,7 +317,9 @@ class Attempt:
     backend: Sender  # as it was when the decision was made: a reload may give its name to another
     run: Running | None = None  # of a program, which is then what sends
     answers_as: str = ""  # the name the client sees, where it is not the model's
-    signature: bytes = b""  # float32 (12,) of the answer that was judged before it was returned …
+    completion_tokens: int = 0  # once it is settled
+    looks: bytes = b""  # float32 policies.signature.FEATURES of the answer, where logprobs were asked for to learn
+    signature: bytes = b""  # float32 policies.signature.FEATURES of the answer that was judged before it was returned …
     answered: str = ""  # … the program's arm that gave it …
     returned: float = 1.0  # … and how likely it was to be returned
 

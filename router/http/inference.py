@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from backends.types import Whole
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import RelayedAnswer
+from router.gateway.observing import SeenStream
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Timings, usd
 from router.http.auth import Authentication, secret_of
@@ -139,7 +140,8 @@ class Inference:
             await self._kept.keep(answer.attempt.principal, asked.turn, body)
         presence.release()
         await asked.answer(200, headers, body)
-        await self._gateway.grade(answer.attempt, body)
+        if self._gateway.looks(answer.attempt):
+            await self._gateway.observer.observe(answer.attempt, body, streamed=False)
 
     async def _turned(self, answer: RelayedAnswer, turn: Turn, chunk: bytes) -> bytes:
         """A part of a stream of Responses; its last one is kept before the client has it, and can go on."""
@@ -150,9 +152,12 @@ class Inference:
     async def _stream(self, answer: RelayedAnswer, asked: HttpExchange, presence: Presence) -> None:
         headers = [*_decision_headers(answer, asked.request_id), *_SSE, asked.overhead(answer.attempt.stages)]
         broken: str | None = None
+        seen = SeenStream() if self._gateway.looks(answer.attempt) else None
         try:
             await asked.begin(200, headers)
             async for chunk in answer:
+                if seen is not None:
+                    seen.add(chunk)
                 await asked.write(chunk if asked.turn is None else await self._turned(answer, asked.turn, chunk))
             await answer.settle()
             broken = answer.report.failure
@@ -169,6 +174,8 @@ class Inference:
             return
         presence.release()
         await asked.end(b"" if broken is None else _broken_off(broken, asked))
+        if seen is not None and broken is None:
+            await self._gateway.observer.observe(answer.attempt, seen.data(), streamed=True)
 
 
 class HttpExchange:

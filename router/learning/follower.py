@@ -141,7 +141,7 @@ class Learning:
         learned = self.learned
         self._next_refit = next_refit(learned, self._refit_every)
         arms = self._arms()
-        history = await self._apart(lambda: self.views.history(arms))
+        history = await self._apart(lambda: self.views.prepared(arms))
         states = {name: _copied(policy) for name, policy in self.views.policies.items()}
         self.views.meanwhile = {name: [] for name in states}  # of all: what they know now is older than their turn
         try:

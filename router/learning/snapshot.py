@@ -29,7 +29,8 @@ from router.learning.table import OutcomeTable
 from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, take_page
 
 LOG = logging.getLogger("pointsman.learning")
-POSITION, OPEN, OCCUPANCY, TRUST = "position.json", "open.msgpack", "occupancy.npz", "trust.npz"
+POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
+TRUST, SOURCES, HEADS = "trust.npz", "sources.npz", "heads.npz"
 TRIES = 3  # to read what another process may be writing anew
 
 
@@ -91,6 +92,8 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     for name, policy in list(views.policies.items()):
         _save_state(policy, folder / f"policy-{name}.npz")
     _save_state(views.trust, folder / TRUST)
+    _save_state(views.sources, folder / SOURCES)
+    _save_state(views.heads, folder / HEADS)
     if views.occupancy is not None:
         _save_state(views.occupancy, folder / OCCUPANCY)
     with (folder / OPEN).open("wb") as file:
@@ -116,6 +119,8 @@ def _read(views: Views, folder: Path) -> Restored:
     if views.occupancy is not None and OCCUPANCY in sound:
         restore(views.occupancy, folder / OCCUPANCY)
     restore(views.trust, folder / TRUST)
+    restore(views.sources, folder / SOURCES)
+    restore(views.heads, folder / HEADS)
     views.table, views.learned, views.open = table, at.learned, opened
     return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import msgspec
@@ -22,10 +22,13 @@ from policies.records import (
     LogEntry,
     SettlementRecord,
     context_of,
+    features_of,
     outcome_of,
     packed,
     unpacked,
 )
+from policies.reliability import SourceReliability, combined
+from policies.signature import AnswerHeads
 from policies.trust import Trust
 from policies.types import Arm, Float, History, LoggedContext, Neighbours, Outcome, RouteContext, StoredPolicy
 from router.learning.index import FaissIndex
@@ -39,13 +42,16 @@ A_PAGE = 500  # decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the tenants share them
 REFIT_FIRST = 200  # judgements
 NAN = float("nan")
+SIGNATURE = "signature"  # the source of what an answer's own looks say
 COMPARED = 40  # nearest queries on which a judgement is compared with others'
 ALONE = 0.8  # trust in a tenant below which it is shown its own queries first
 MOST_MINE = 1_024  # of its latest
 HEARD = 0.2  # weight of a tenant from which on its judgements are neighbours
+LEAST_TAUGHT = 0.01  # weight of what another source adds to what was learned of an answer
 LEAST_COMPARED = 1.0  # their similarities together, by trust, where a comparison says anything
 
-Stored = tuple[bytes, bytes, bool, int]
+Said = dict[str, tuple[float, float, float]]  # by source: its word, how far it is believed, and P(it was asked)
+Stored = tuple[bytes, bytes, Said, float, int, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _encode_paid = msgspec.msgpack.Encoder().encode
 _decode_paid = msgspec.msgpack.Decoder(SettlementRecord).decode
@@ -63,8 +69,10 @@ class OpenDecision:
 
     _record: DecisionRecord | bytes
     settlement: SettlementRecord | None = None
-    judged_by_user: bool = False
+    said: Said = field(default_factory=dict)
+    taught: float = 0.0  # the weight that policies have learned it with
     row: int = -1  # in the table, once judged
+    features: bytes = b""  # how its answer looks, where that was noted
 
     @property
     def record(self) -> DecisionRecord:
@@ -83,13 +91,13 @@ class OpenDecision:
         """For a snapshot."""
         record = self._record if isinstance(self._record, bytes) else packed(self._record)
         paid = b"" if self.settlement is None else _encode_paid(self.settlement)
-        return record, paid, self.judged_by_user, self.row
+        return record, paid, self.said, self.taught, self.row, self.features
 
     @classmethod
     def of(cls, stored: Stored) -> OpenDecision:
         """Inverse of stored(). Raises: ValueError."""
-        record, paid, judged_by_user, row = stored
-        return cls(record, _decode_paid(paid) if paid else None, judged_by_user, row)
+        record, paid, said, taught, row, features = stored
+        return cls(record, _decode_paid(paid) if paid else None, said, taught, row, features)
 
 
 class Views:
@@ -109,6 +117,8 @@ class Views:
         self.learned = 0
         self.open = Shares[OpenDecision](OPEN_DECISIONS)
         self.trust = Trust()
+        self.sources = SourceReliability()
+        self.heads = AnswerHeads()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -140,6 +150,11 @@ class Views:
         found = self.table.neighbours(rows[chosen], similarity[chosen], asked.arms)
         believed = weights[chosen].astype(np.float32)
         return replace(found, weights=believed if found.weights is None else believed * found.weights)
+
+    def prepared(self, arms: Sequence[Arm]) -> History:
+        """history(), once the heads that read answers have been fitted; takes milliseconds to seconds."""
+        self.heads.fit()
+        return self.history(arms)
 
     def history(self, arms: Sequence[Arm]) -> History:
         """All rows, for a refit, by how far whoever judged them is believed. Copies, so that a thread may read it."""
@@ -209,12 +224,16 @@ class Views:
         known = self.open.get(entry.decision_id)
         if known is None:
             return
-        if entry.source != "user" and known.judged_by_user:
+        by_person = entry.source == "user"
+        self._look(known, entry)
+        if entry.says_nothing:
+            return
+        self._compare(known, entry)
+        if not by_person and "user" in known.said:
             return  # a person has the last word
-        known.judged_by_user |= entry.source == "user"
         self.learned += 1
         record, paid = known.record, known.settlement
-        entry = self._weigh(record, entry)
+        entry = self._weigh(record, entry) if by_person else self._together(known, entry)
         if known.row < 0:
             known.row = self.table.append(record.context, record.text)
             self.index.add(record.context.embedding[None, :], np.array([known.row]))
@@ -222,14 +241,54 @@ class Views:
         self.table.observe(
             known.row, arm_of(record), score=entry.score, cost=known.cost, tokens=tokens, weight=entry.reliability
         )
-        believed = replace(entry, reliability=entry.reliability * self.trust.of(record.tenant))
+        fresh = entry.reliability if by_person else max(entry.reliability - known.taught, LEAST_TAUGHT)
+        known.taught = entry.reliability
+        believed = replace(entry, reliability=fresh * self.trust.of(record.tenant))
         self._teach(outcome_of(record, paid, believed, counted=True))
+
+    def _look(self, known: OpenDecision, entry: Feedback) -> None:
+        """Note how an answer looks, and teach the head of its model what others say of such an answer."""
+        told: list[tuple[float, float]] = [(entry.score, entry.reliability)]
+        if entry.source == SIGNATURE:
+            known.features = entry.features
+            told = [(score, believed) for source, (score, believed, _) in known.said.items() if source != SIGNATURE]
+        found = features_of(known.features)
+        if found is None:
+            return
+        for score, believed in told:
+            self.heads.judged(known.record.model, found, score=score, weight=believed)
+
+    def _compare(self, known: OpenDecision, entry: Feedback) -> None:
+        """Measure sources that are no truth by those that are, and note what this one says."""
+        judging = self.sources.asked(entry.source, entry.propensity) if entry.propensity < 1.0 else 1.0
+        given = entry.score, entry.reliability, judging
+        truths = [score for source, (score, reliability, _) in known.said.items() if _is_truth(source, reliability)]
+        if not entry.is_truth and truths:
+            self.sources.compared(entry.source, entry.score, truths[0], weight=judging)
+        elif entry.is_truth and not truths:
+            for source, (score, reliability, weight) in known.said.items():
+                if not _is_truth(source, reliability):
+                    self.sources.compared(source, score, entry.score, weight=weight)
+        known.said[entry.source] = given
+
+    def _together(self, known: OpenDecision, entry: Feedback) -> Feedback:
+        """What all sources but a person say of one answer."""
+        heard = [
+            (self.sources.calibrated(source, score) if source.startswith("judge:") else score, reliability * weight)
+            for source, (score, reliability, weight) in known.said.items()
+        ]
+        score, believed = combined(heard)
+        return replace(entry, score=score, reliability=min(believed, 1.0))
 
     def _teach(self, outcome: Outcome) -> None:
         for policy in self.policies.values():
             policy.learn(outcome)
         for outcomes in self.meanwhile.values():
             outcomes.append(outcome)
+
+
+def _is_truth(source: str, reliability: float) -> bool:
+    return Feedback("", 0, 0.0, source, reliability).is_truth
 
 
 def arm_of(record: DecisionRecord) -> Arm:

@@ -15,7 +15,7 @@ import msgspec
 
 from backends.errors import BackendError
 from backends.types import Reply, Request, Whole
-from policies.signature import chat_signature
+from policies.signature import HAS_LOGPROBS, chat_signature
 from router.errors import NoCandidate, PointsmanError, UpstreamFailed
 from router.gateway.eligibility import Requirements
 from router.learning.graders.validators import grade_chat
@@ -102,7 +102,7 @@ class Escalate:
             signature = chat_signature(choice)
         except ValueError:
             return True
-        if signature is None:
+        if not signature[HAS_LOGPROBS]:
             return True
         attempt, arm = run.attempt, step.part.arm
         sure = run.gateway.decider.escalation().returns(attempt.model.name, arm, signature, risk=self.risk)

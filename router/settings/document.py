@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from router.errors import SettingsError
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
+from router.settings.learning_sections import LearningSection
 from router.settings.listed import Listed, Look
 from router.settings.price_sections import PriceSection
 from router.settings.program_sections import ProgramSection
@@ -111,6 +112,9 @@ class Settings(Section):
         default=Admission(), description="What a compressed variant must show before it serves."
     )
     feedback: FeedbackSection = Field(default=FeedbackSection(), description="What is taken in of judgements.")
+    learning: LearningSection = Field(
+        default=LearningSection(), description="What is learned of answers that no person judged."
+    )
     responses: Responses = Field(default=Responses(), description="Answers kept for clients that go on from them.")
     log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
     telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")

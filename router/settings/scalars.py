@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from router import amounts
 from router.types import NANO_PER_USD
@@ -31,6 +33,23 @@ def _addressed(url: str) -> str:
 
 
 Url = Annotated[str, Field(pattern=URL), AfterValidator(_addressed)]
+
+
+@lru_cache(maxsize=1024)
+def expression(pattern: str) -> SchemaValidator:
+    """Of Rust's regex, which takes time that grows with the text alone. Raises: ValueError for what is none."""
+    try:
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+
+
+def _is_expression(pattern: str) -> str:
+    expression(pattern)
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_is_expression)]
 
 
 def _optional_secret(value: object) -> object:

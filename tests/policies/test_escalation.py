@@ -52,8 +52,14 @@ def test_a_chat_completion_gives_the_same_signature_as_its_arrays() -> None:
     np.testing.assert_array_equal(chat_signature(choice), direct)
 
 
-def test_a_chat_completion_without_logprobs_has_no_signature() -> None:
-    assert chat_signature({"finish_reason": "stop", "logprobs": None}) is None
+def test_a_chat_completion_without_logprobs_shows_its_ending_length_and_repetition_alone() -> None:
+    text = "again and again it says " * 20
+    found = chat_signature({"finish_reason": "length", "logprobs": None}, tokens=100, expected=20.0, text=text)
+    shown = dict(zip(FEATURES, found.tolist(), strict=True))
+    assert not any(shown[name] for name in FEATURES[:8])
+    assert (shown["cut_off"], shown["stopped"], shown["has_logprobs"]) == (1.0, 0.0, 0.0)
+    assert shown["log_over_expected"] > 1.0
+    assert shown["repeated"] > 0.9
 
 
 def test_malformed_logprobs_are_refused() -> None:

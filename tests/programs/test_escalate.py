@@ -11,6 +11,7 @@ import pytest
 
 from backends.scripted import Line
 from policies.registry import ESCALATION
+from policies.signature import WIDTH
 from router.types import Feedback, SettlementRecord
 from tests.programs.conftest import DAY, programs_in
 from tests.router.conftest import House, model, now_ms
@@ -94,7 +95,7 @@ async def test_a_share_of_unsure_answers_is_returned_all_the_same_and_says_so(tm
         assert content(body) == "small guesses"
         log = [each async for _, each in house.stores.log.tail("", follow=False) if isinstance(each, SettlementRecord)]
         mine = next(each for each in log if each.decision_id == answer.attempt.decision.decision_id)
-        assert (mine.answered, mine.returned, len(mine.signature)) == ("small", 1.0, 48)
+        assert (mine.answered, mine.returned, len(mine.signature)) == ("small", 1.0, 4 * WIDTH)
 
 
 async def test_when_the_next_arm_fails_the_answer_held_back_is_returned(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ WANTED = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCH
 async def graded(house: House, **more: Any) -> str:
     """Ask, grade as the route does, and return the decision id."""
     answer, body = await house.read("How old is Ada? Answer in JSON.", **more)
-    await house.gateway.grade(answer.attempt, body)
+    await house.gateway.observer.observe(answer.attempt, body, streamed=False)
     return answer.attempt.decision.decision_id
 
 
