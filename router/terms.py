@@ -56,7 +56,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Counted = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Name = Annotated[str, Field(min_length=1, pattern=NAME)]
 OwnerName = Annotated[str, AfterValidator(owner_name)]
-Sources = Annotated[frozenset[Literal["graders", "signature", "judge"]], PlainSerializer(sorted)]
+Sources = tuple[Literal["graders", "signature", "judge"], ...]
 Names = Annotated[frozenset[Name], PlainSerializer(sorted)]
 
 

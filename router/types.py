@@ -238,7 +238,7 @@ class Principal:
     local_only: bool = False
     preference: float | None = None  # 0 cheapest … 1 best; None: the gateway's default
     policy: str | None = None  # None: the gateway's default
-    learn_from: frozenset[str] | None = None  # sources of judgements beside people; None: the gateway's default
+    learn_from: tuple[str, ...] | None = None  # sources of judgements beside people; None: the gateway's default
     budgets: tuple[Budget, ...] = ()
     limits: tuple[RateLimit, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)

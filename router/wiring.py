@@ -240,7 +240,7 @@ def learning_of(settings: Settings) -> LearningRules:
         pairwise = judge.mode == "pairwise"
         key = judge.key.get_secret_value()
         rules = JudgeRules(judge.models, key, judge.share, pairwise, judge.rubric, judge.max_tokens)
-    return LearningRules(frozenset(section.sources), tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
+    return LearningRules(section.sources, tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
 
 
 def rents_of(settings: Settings) -> dict[str, MachineRate]:

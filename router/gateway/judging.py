@@ -108,7 +108,7 @@ class Judging:
         if payer is None:
             raise PointsmanError("the key that judging is charged to is not valid", code="invalid_api_key")
         stays = attempt.principal.local_only or attempt.call.needs.local_only
-        payer = replace(payer, local_only=payer.local_only or stays, learn_from=frozenset())
+        payer = replace(payer, local_only=payer.local_only or stays, learn_from=())
         mark, question = secrets.token_hex(8), attempt.call.text
         if not rules.pairwise:
             asked = absolute(question, text, rubric=rules.rubric, mark=mark)

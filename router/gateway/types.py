@@ -204,7 +204,7 @@ class JudgeRules:
 class LearningRules:
     """What is learned of answers without being told."""
 
-    sources: frozenset[str] = frozenset({"graders", "judge"})  # for tenants that do not say; also "signature"
+    sources: tuple[str, ...] = ("graders", "judge")  # for tenants that do not say; also "signature"
     rules: tuple[AnswerRule, ...] = ()
     judge: JudgeRules | None = None
 
@@ -229,7 +229,7 @@ class Options:
     refuse_unforeseen: bool = False  # under a hard budget, rather than holding the whole context
     learning: LearningRules = LearningRules()
 
-    def sources_of(self, principal: Principal) -> frozenset[str]:
+    def sources_of(self, principal: Principal) -> tuple[str, ...]:
         """Where judgements of answers to this caller may come from, beside people."""
         return self.learning.sources if principal.learn_from is None else principal.learn_from
 

@@ -48,7 +48,7 @@ class LearningSection(Section):
     """What is learned of answers that no person judged."""
 
     sources: Sources = Field(
-        default=frozenset({"graders", "judge"}),
+        default=("graders", "judge"),
         description="graders: tools, schemas and the rules below. signature: token probabilities, length, repetition "
         "and ending, once enough answers of a model were judged otherwise; asks engines for logprobs of plain answers. "
         "judge: the models below. Tenants, teams and keys may say otherwise: `learn_from`.",

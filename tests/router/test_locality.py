@@ -21,7 +21,7 @@ from policies import registry as named
 from router.errors import PointsmanError
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Catalogue, Metrics, Options, Surroundings
+from router.gateway.types import Call, Catalogue, JudgeRules, LearningRules, Metrics, Options, Surroundings
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.views import Views
@@ -147,7 +147,7 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
     decider = Decider(
         catalogue=first.catalogue,
         learning=learning,
-        options=Options(chance.choice(POLICIES), 0.5, 0.001, 20),
+        options=Options(chance.choice(POLICIES), 0.5, 0.001, 20, learning=LearningRules(judge=judge_of(chance))),
         surroundings=Surroundings(store, embedder, np.random.default_rng(chance.randrange(2**32)), time.time),
     )
     store.on_reserve = lambda: None
@@ -158,7 +158,20 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
 
         store.on_reserve = reload
     gateway = Gateway(decider=decider, ledger=store, log=store, audit=store, meter=Metrics(), clock=time.time)
+    gateway.observer.judging.find = payer
     return World(gateway, embedder, (first, second))
+
+
+def judge_of(chance: random.Random) -> JudgeRules | None:
+    """In every third world each answer is judged, by the first of random engines that may."""
+    if chance.random() > 0.3:
+        return None
+    models = tuple(chance.sample([f"b{i}-0" for i in range(4)], 3))
+    return JudgeRules(models, "sk-payer", 1.0, pairwise=chance.random() < 0.5)
+
+
+async def payer(secret: str) -> Principal | None:
+    return Principal("k_payer", "payer")
 
 
 def asked(chance: random.Random, text: str, *, by_request: bool) -> Call:
@@ -180,7 +193,9 @@ async def served(world: World, principal: Principal, call: Call, chance: random.
         answer = await world.gateway.answer(principal, call)
         body = b"".join([chunk async for chunk in answer])
         await answer.close()
-        await world.gateway.grade(answer.attempt, body)
+        await world.gateway.observer.observe(answer.attempt, body, streamed=call.stream)
+        while world.gateway.observer.judging.waiting:
+            await asyncio.sleep(0)
     except PointsmanError:
         return False
     return True
