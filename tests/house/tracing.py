@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ from benchmarks.settings import pass_settings
 PAGE = "docs/architecture.md"
 BEGIN, END = "<!-- made by python -m tests.house.tracing -->", "<!-- end -->"
 TRACED = 10
+WRITER = "ledger-writer"  # the thread
 ROOT = Path(__file__).parents[2]
 OURS = ("router", "backends", "policies")
 _NO_CALLS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<module>")  # frames in one Python, none in the next
@@ -47,8 +49,24 @@ class Walk:
         return [f"    {f'{room}/':<22}{', '.join(names)}" for room, names in self.rooms.items()]
 
 
+_INSIDE = contextvars.ContextVar("inside", default=False)
+
+
+class Marked(list[bytes]):
+    """Requests: whoever takes one is inside from then on, and so are the tasks and callbacks that follow from it."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for request in super().__iter__():
+            _INSIDE.set(True)
+            yield request
+
+
 class Recorder:
-    """Counts functions of ours that are entered; a coroutine that goes on is the same call."""
+    """Counts functions of ours that a request enters; a coroutine that goes on is the same call.
+
+    What runs beside it, following the log or sweeping, began before it and is not inside, however busy the machine is.
+    The thread that writes the ledger counts: it is idle without a request.
+    """
 
     def __init__(self) -> None:
         self.calls: collections.Counter[str] = collections.Counter()
@@ -57,6 +75,8 @@ class Recorder:
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event != "call" or frame in self._seen or code.co_name in _NO_CALLS:
+            return
+        if not _INSIDE.get() and threading.current_thread().name != WRITER:
             return
         if code.co_filename.startswith(str(ROOT)):
             file = code.co_filename.removeprefix(f"{ROOT}/")
@@ -79,7 +99,7 @@ def _recorded(run: Callable[[Sequence[bytes]], float]) -> collections.Counter[st
     threading.setprofile(recorder)
     sys.setprofile(recorder)
     try:
-        run(messages(1))
+        run(Marked(messages(1)))
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
