@@ -130,6 +130,12 @@ def _members(model: Model) -> tuple[str, ...]:
 _NOTHING = Requirements(frozenset({"chat"}), 1, 1)
 
 
+def room_bytes(parts: Sequence[Part], share: float, most: int) -> int:
+    """Bytes of a text that every context of these parts holds in such a share of it, `most` at most."""
+    contexts = [model.context_tokens * model.bytes_per_token for part in parts for model in part.models]
+    return min(most, int(share * min(contexts, default=0)))
+
+
 def same(needs: Requirements) -> Requirements:
     """What a step asks that answers the request as it stands, in chat."""
     return replace(needs, capabilities=_in_chat(needs.capabilities), pinned=None, max_cost=None)

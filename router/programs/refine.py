@@ -8,7 +8,7 @@ from backends.types import Reply, Request
 from router.gateway.eligibility import Requirements
 from router.programs.answers import said
 from router.programs.map_reduce import replace_bytes
-from router.programs.plans import Part, RunPlan, Step, inner, same
+from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
 from router.programs.running import Run, fields_of, messages_of
 
 DRAFT_BYTES = 8_192  # of a draft, that a critic and the next draft read at most
@@ -35,9 +35,9 @@ class Refine:
 
     def plan(self, needs: Requirements) -> RunPlan:
         """Draft, and for each round critic and draft."""
-        longer = needs.prompt_bytes + DRAFT_BYTES + TOLD_BYTES
+        longer = needs.prompt_bytes + self._draft_bytes + TOLD_BYTES
         note = inner(needs, prompt_bytes=longer, completion_tokens=self.note_tokens, messages=needs.messages + 3)
-        again = replace_bytes(same(needs), longer + 8 * self.note_tokens, needs.messages + 3)
+        again = replace_bytes(same(needs), longer + self._note_bytes, needs.messages + 3)
         steps = [Step("draft 1", self.draft, same(needs), 0)]
         usual = needs.prompt_bytes + 1_000
         for i in range(self.rounds):
@@ -45,12 +45,20 @@ class Refine:
             steps.append(Step(f"draft {i + 2}", self.draft, again, 2 * i + 2, MORE ** (i + 1), usual))
         return RunPlan(tuple(steps))
 
+    @property
+    def _draft_bytes(self) -> int:
+        return room_bytes(self.parts, 0.3, DRAFT_BYTES)
+
+    @property
+    def _note_bytes(self) -> int:
+        return room_bytes(self.parts, 0.1, 8 * self.note_tokens)
+
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run."""
         steps, fields, messages = run.plan.steps, fields_of(request), messages_of(request)
         told = await run.ask(steps[0], fields, request)
         for i in range(self.rounds):
-            draft = {"role": "assistant", "content": _cut(said(told.choice), DRAFT_BYTES)}
+            draft = {"role": "assistant", "content": _cut(said(told.choice), self._draft_bytes)}
             review = {
                 "messages": [*messages, draft, {"role": "user", "content": CRITIC}],
                 "max_tokens": self.note_tokens,
@@ -58,7 +66,7 @@ class Refine:
             note = said((await run.ask(steps[2 * i + 1], review, request)).choice)
             if note.strip(" .!\n").upper() in ("OK", ""):
                 return told.reply
-            asked = {"role": "user", "content": AGAIN.format(note=_cut(note, 8 * self.note_tokens))}
+            asked = {"role": "user", "content": AGAIN.format(note=_cut(note, self._note_bytes))}
             again = {**fields, "messages": [*messages, draft, asked]}
             streams = request.stream and i == self.rounds - 1
             told = await run.ask(steps[2 * i + 2], again, request, streams=streams)

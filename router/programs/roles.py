@@ -9,7 +9,7 @@ from backends.types import Reply, Request
 from router.gateway.eligibility import Requirements
 from router.programs.answers import said
 from router.programs.map_reduce import replace_bytes
-from router.programs.plans import Part, RunPlan, Step, inner, same
+from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
 from router.programs.running import Run, fields_of, messages_of
 
 TOLD_BYTES = 512  # of our own words
@@ -51,7 +51,7 @@ class Roles:
 
     @property
     def _note_bytes(self) -> int:
-        return 8 * self.note_tokens
+        return room_bytes(self.parts, 0.4 / (self.rounds + 1), 8 * self.note_tokens)
 
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A plan without lines is one step."""

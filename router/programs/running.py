@@ -30,6 +30,7 @@ from router.types import Hold, NanoUsd, Spend
 
 T = TypeVar("T")
 _NOTHING = Spend(NanoUsd(0), 0, 0, "released")
+_READ = ("messages", "tools", "functions", "response_format")  # what of a request counts as its prompt
 _OF_STREAMS = ("stream", "stream_options")
 
 
@@ -227,12 +228,13 @@ class Run:
             key: value if isinstance(value, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(value))
             for key, value in given.items()
         }
+        size = min(step.needs.prompt_bytes, sum([len(raws[name]) for name in _READ if name in raws]))
         named, outer = step.part.preference is None and step.part.arm != "auto", self.attempt.call
         return Call(
             CHAT,
             raws,
             _text_of(given, outer.text),
-            replace(step.needs, pinned=step.part.arm if named else None),
+            replace(step.needs, prompt_bytes=size, pinned=step.part.arm if named else None),
             stream=streams,
             wants_usage=request.wants_usage,
             preference=outer.preference if step.part.preference is None else step.part.preference,

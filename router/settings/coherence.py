@@ -95,7 +95,7 @@ def _programs(settings: Settings) -> Iterator[Fault]:
         if name in models | usual or name.startswith("auto:"):
             yield f"programs.{name}", "already the name of a model or an alias, expected a name that nothing else has"
         for key, arm in section.arms():
-            is_known = arm in models | usual or arm in programs or (finds and not arm.startswith("auto:"))
+            is_known = arm in usual or settings.is_known(arm) or (finds and not arm.startswith("auto:"))
             if not is_known:
                 yield f"programs.{name}.{key}", f"got {arm!r}, expected a model, a program, auto or auto:NAME"
         depth = _depth(settings, name, ())
@@ -138,7 +138,7 @@ def _names(settings: Settings) -> Iterator[Fault]:
                     yield f"{field}.{name}", f"got {each!r}, expected the names of other models"
     for name, shared in settings.model_budgets.items():
         for each in shared.models or ():
-            if each not in known:
+            if each in settings.programs or each not in known:
                 yield f"model_budgets.{name}.models", f"got {each!r}, expected names of models"
 
 

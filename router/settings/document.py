@@ -151,8 +151,10 @@ class Settings(Section):
         return tuple(each for each in self.models if each.is_wildcard)
 
     def is_known(self, name: str) -> bool:
-        """Whether a client may ask for this name: an entry's own, or one that a wildcard stands for."""
-        return any(each.name == name or captured(each.name, name) is not None for each in self.models)
+        """Whether a client may ask for this name: an entry's own, a program's, or one that a wildcard stands for."""
+        return name in self.programs or any(
+            each.name == name or captured(each.name, name) is not None for each in self.models
+        )
 
     def backend_of(self, model: ModelSection) -> str:
         """The backend a model names, or the only one there is. Raises: SettingsError."""

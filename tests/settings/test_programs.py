@@ -63,3 +63,16 @@ def test_a_program_that_cannot_run_is_named(programs: dict[str, Any], path: str)
     with pytest.raises(SettingsError) as refused:
         build(settings(**programs), {})
     assert path in [line.partition(":")[0] for line in refused.value.message.splitlines()]
+
+
+def test_keys_fallbacks_and_names_may_name_programs_and_shared_budgets_may_not() -> None:
+    whole = settings(**GOOD)
+    whole["fallbacks"] = {"small": ["sure"]}
+    whole["model_map"] = {"gpt-5": "best4"}
+    whole["tenants"] = {
+        "acme": {"keys": [{"secret": "sk-a-long-secret", "allowed_models": ["sure", "small", "large"]}]}
+    }
+    assert build(whole, {})
+    whole["model_budgets"] = {"both": {"models": ["sure"], "budget": "1 USD per day"}}
+    with pytest.raises(SettingsError, match=r"model_budgets\.both"):
+        build(whole, {})

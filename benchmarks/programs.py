@@ -1,0 +1,250 @@
+"""Programs on the family's skills, through HTTP: what `auto` makes of them, each kind alone, and B4 simulated.
+
+    python -m benchmarks.programs [--requests 2000] [--first 500] [--each 300] [--write]
+
+Every request is judged by its skill's grader and the grade goes back as feedback. Figures are of the requests after the
+first ones, with the half width of a 95 % interval. `--write` puts the tables into docs/programs.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from backends.family.catalogue import CATALOGUE
+from benchmarks.child import Child, free_port
+from evaluation.skills import Item, grade, sample
+from policies.picks import Pick, pick
+
+PAGE = Path(__file__).parents[1] / "docs/programs.md"
+MODELS = ("small@4bit", "medium@4bit", "large@4bit")
+REFERENCE = "large@4bit"
+PROGRAMS: Mapping[str, Mapping[str, Any]] = {
+    "sure": {"kind": "escalate", "of": ["medium@4bit", "large@4bit"]},
+    "surer": {"kind": "escalate", "of": ["small@4bit", "medium@4bit", "large@4bit"]},
+    "vote3": {"kind": "vote", "of": "medium@4bit", "n": 3},
+    "vote5": {"kind": "vote", "of": "medium@4bit", "n": 5},
+    "best4": {"kind": "best_of", "of": "medium@4bit", "n": 4},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One graded answer."""
+
+    arm: str
+    score: float
+    usd: float
+
+
+def settings(folder: Path, port: int, *, preference: float) -> dict[str, Any]:
+    """Three widths of the family and the programs over them."""
+    prices = {each.name: {"prompt": each.prompt_usd, "completion": each.completion_usd} for each in CATALOGUE}
+    contexts = {each.name: each.context_tokens for each in CATALOGUE}
+    qualities = {each.name: each.quality for each in CATALOGUE}
+    return {
+        "server": {"port": port, "grace_s": 0},
+        "state_dir": str(folder / "state"),
+        "auth": {"required": False},
+        "backends": {"family": {"kind": "embedded", "discover": False}},
+        "models": [
+            {
+                "name": name,
+                "price": prices[name],
+                "context_tokens": contexts[name],
+                "quality": qualities[name],
+                "bytes_per_token": 1.0,
+            }
+            for name in MODELS
+        ],
+        "preference": {"default": preference},
+        "programs": {name: dict(program) for name, program in PROGRAMS.items()},
+    }
+
+
+@contextlib.contextmanager
+def gateway(*, preference: float) -> Iterator[str]:
+    """The URL of a gateway of its own."""
+    with tempfile.TemporaryDirectory(prefix="programs-") as name:
+        folder, port = Path(name), free_port()
+        config = folder / "pointsman.yaml"
+        config.write_text(yaml.safe_dump(settings(folder, port, preference=preference)))
+        command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config)]
+        child = Child("gateway", port, command, folder / "log")
+        child.start()
+        try:
+            asyncio.run(child.listening())
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            child.kill()
+
+
+def post(url: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """JSON and headers of an answer."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as response:
+        return json.load(response), dict(response.headers)
+
+
+def asked(url: str, item: Item, model: str, *, temperature: float, judge: bool) -> Judged:
+    """One request, graded, and the grade given back."""
+    body = {"model": model, "messages": [{"role": "user", "content": item.prompt}], "temperature": temperature}
+    answer, headers = post(f"{url}/v1/chat/completions", {**body, "max_tokens": 64})
+    score = grade(item, answer["choices"][0]["message"]["content"] or "")
+    if judge:
+        post(f"{url}/v1/feedback", {"decision_id": headers["x-pointsman-decision-id"], "score": score})
+    return Judged(headers["x-pointsman-model"], score, float(headers["x-pointsman-cost-usd"]))
+
+
+def through(
+    url: str, items: Sequence[Item], model: str, *, lanes: int, temperature: float = 0.0, judge: bool = False
+) -> list[Judged]:
+    """All of them, some at once, in order."""
+    with ThreadPoolExecutor(lanes) as pool:
+        return list(pool.map(lambda item: asked(url, item, model, temperature=temperature, judge=judge), items))
+
+
+def mean(values: Sequence[float]) -> str:
+    """With the half width of its 95 % interval."""
+    half = 1.96 * float(np.std(values)) / max(1.0, len(values) ** 0.5)
+    return f"{float(np.mean(values)):.3f} ± {half:.3f}"
+
+
+def row(name: str, found: Sequence[Judged], reference: Sequence[Judged]) -> str:
+    """Quality, USD per million requests, and both beside the reference's on the same requests."""
+    quality, usd = [each.score for each in found], [each.usd for each in found]
+    kept = np.mean(quality) / np.mean([each.score for each in reference])
+    cost = np.mean(usd) / np.mean([each.usd for each in reference])
+    return f"| {name} | {mean(quality)} | {np.mean(usd) * 1e6:.2f} | {kept:.1%} | {cost:.1%} |"
+
+
+HEAD = "| | quality | USD per million requests | of its quality | of its cost |\n|---|---|---|---|---|"
+
+
+def automatic(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
+    """`auto` over models and programs, judged; and the reference on the requests that count."""
+    with gateway(preference=options.preference) as url:
+        found = through(url, items, "auto", lanes=options.lanes, judge=True)
+        counted = items[options.first :]
+        reference = through(url, counted, REFERENCE, lanes=options.lanes)
+        small = through(url, counted, MODELS[1], lanes=options.lanes)
+        late, early = found[options.first :], found[: options.first]
+        shares = Counter(each.arm for each in late)
+        before = Counter(each.arm for each in early)
+        lines = [
+            HEAD,
+            row(REFERENCE, reference, reference),
+            row(MODELS[1], small, reference),
+            row("auto", late, reference),
+        ]
+        lines += ["", "| arm | share of the first | share after |", "|---|---|---|"]
+        for arm in (*MODELS, *PROGRAMS):
+            lines.append(f"| {arm} | {before[arm] / len(early):.1%} | {shares[arm] / len(late):.1%} |")
+        return lines
+
+
+def kinds(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
+    """Each program by its name, judged from the start; votes at a temperature, since they need to differ."""
+    with gateway(preference=options.preference) as url:
+        kept = items[: options.each]
+        reference = through(url, kept, REFERENCE, lanes=options.lanes)
+        lines = [HEAD]
+        for name in PROGRAMS:
+            heat = 0.0 if name.startswith("sure") else 0.7
+            if name.startswith("sure"):  # it learns from judged answers first
+                through(url, items[options.each : 2 * options.each], name, lanes=options.lanes, judge=True)
+            found = through(url, kept, name, lanes=options.lanes, temperature=heat)
+            lines.append(row(f"{name}: {PROGRAMS[name]['kind']}", found, reference))
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """B4's simulation: n answers, m checks, how often each is right, and how often a wrong answer passes a check."""
+
+    n: int
+    m: int
+    right: float
+    valid: float
+
+
+WORLDS = (World(10, 30, 0.2, 0.3), World(10, 30, 0.1, 0.2), World(5, 10, 0.4, 0.5))
+PASSES_VALID, PASSES_INVALID = 0.4, 0.1  # of a wrong answer, on a right and on a wrong check
+
+
+def simulated(world: World, how: Pick | None, *, draws: int, seed: int) -> float:
+    """The share of draws in which the picked answer is right; of None a random one. Draws without a right answer are
+    left out, since nobody could pick it."""
+    rng, won, drawn = np.random.default_rng(seed), 0, 0
+    while drawn < draws:
+        right, valid = rng.random(world.n) < world.right, rng.random(world.m) < world.valid
+        if not right.any():
+            continue
+        chance = np.where(valid, PASSES_VALID, PASSES_INVALID)
+        passed = np.where(right[:, None], valid[None, :], rng.random((world.n, world.m)) < chance)
+        won += bool(right[rng.integers(world.n) if how is None else pick(passed, how)])
+        drawn += 1
+    return won / draws
+
+
+def simulation(draws: int) -> list[str]:
+    """A table of the simulation."""
+    lines = ["| answers, checks, right, valid | random | majority | CodeT | B4 |", "|---|---|---|---|---|"]
+    for world in WORLDS:
+        cells = [simulated(world, how, draws=draws, seed=1) for how in (None, "majority", "codet", "b4")]
+        name = f"{world.n}, {world.m}, {world.right:g}, {world.valid:g}"
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    return lines
+
+
+def written(page: str, part: str, lines: Sequence[str]) -> str:
+    """The page with this part's table made anew."""
+    begin, end = f"<!-- {part}: made by python -m benchmarks.programs -->", f"<!-- end of {part} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{chr(10).join(lines)}\n{end}{rest.partition(end)[2]}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2_000)
+    parser.add_argument("--first", type=int, default=500, help="requests that are learned from and not counted")
+    parser.add_argument("--each", type=int, default=300, help="requests of each program by its name")
+    parser.add_argument("--draws", type=int, default=4_000, help="of the simulation")
+    parser.add_argument("--lanes", type=int, default=4)
+    parser.add_argument("--preference", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="*", default=["simulation", "auto", "kinds"])
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/programs.md")
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    items = sample(max(options.requests, 2 * options.each), rng=rng, split="test")
+    items = [items[i] for i in rng.permutation(len(items))]
+    made = {
+        "simulation": lambda: simulation(options.draws),
+        "auto": lambda: automatic(options, items[: options.requests]),
+        "kinds": lambda: kinds(options, items),
+    }
+    for part in options.parts:
+        lines = made[part]()
+        print(f"\n{part}\n", *lines, sep="\n", flush=True)
+        if options.write:
+            PAGE.write_text(written(PAGE.read_text(), part, lines))
+
+
+if __name__ == "__main__":
+    main()
