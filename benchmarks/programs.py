@@ -173,7 +173,7 @@ def kinds(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class PickWorld:
     """B4's simulation: n answers, m checks, how often each is right, and how often a wrong answer passes a check."""
 
     n: int
@@ -182,11 +182,11 @@ class World:
     valid: float
 
 
-WORLDS = (World(10, 30, 0.2, 0.3), World(10, 30, 0.1, 0.2), World(5, 10, 0.4, 0.5))
+WORLDS = (PickWorld(10, 30, 0.2, 0.3), PickWorld(10, 30, 0.1, 0.2), PickWorld(5, 10, 0.4, 0.5))
 PASSES_VALID, PASSES_INVALID = 0.4, 0.1  # of a wrong answer, on a right and on a wrong check
 
 
-def simulated(world: World, how: Pick | None, *, draws: int, seed: int) -> float:
+def simulated(world: PickWorld, how: Pick | None, *, draws: int, seed: int) -> float:
     """The share of draws in which the picked answer is right; of None a random one. Draws without a right answer are
     left out, since nobody could pick it."""
     rng, won, drawn = np.random.default_rng(seed), 0, 0
