@@ -1,20 +1,22 @@
-"""The verbs that judge and tune policies: replay, tune, onboard, admit."""
+"""The verbs that judge, tune and teach policies: replay, export, tune, learn, onboard."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 WIDTH = 140  # columns of a table whose cells are not cut, where the terminal is narrower or there is none
 Verbs = Any  # argparse gives its subparsers no public type
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add replay, tune, onboard and admit."""
+    """Add replay, export, tune, learn and onboard."""
     replay = verbs.add_parser("replay", help="compare policies on a trace where every model's answer is known")
     replay.add_argument("trace", help="a .parquet, .csv or RouterBench .pkl file, a gateway's store (a URL) or export")
     replay.add_argument("--policy", action="append", help="a name or a YAML file; may be repeated (default: paced)")
@@ -32,6 +34,21 @@ def add_verbs(verbs: Verbs) -> None:
     tune.add_argument("trace", type=Path, help="a .parquet, .csv or RouterBench .pkl file")
     tune.add_argument("--budget", type=float, required=True, help="USD for all queries of the trace")
     tune.set_defaults(run=_tune)
+    learn = verbs.add_parser("learn", help="teach a running gateway queries that every model answered")
+    learn.add_argument(
+        "trace", type=Path, nargs="?", help="a .parquet, .csv or .jsonl file; none: list what was taught"
+    )
+    learn.add_argument("--name", help="of the history (default: the file's)")
+    learn.add_argument(
+        "--map", action="append", default=[], metavar="MODEL=NAME", help="what the gateway calls a model of the file"
+    )
+    learn.add_argument("--forget", metavar="NAME", help="forget a history instead")
+    learn.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (default: http://127.0.0.1:8080)")
+    learn.add_argument("--key", help="an admin key (default: POINTSMAN_ADMIN_KEY of the environment)")
+    learn.add_argument(
+        "--wait", type=float, default=600.0, metavar="SECONDS", help="for it to be learned (default 600)"
+    )
+    learn.set_defaults(run=_learn)
     onboard = verbs.add_parser("onboard", help="let a new model answer a few informative prompts and learn from them")
     onboard.add_argument("model", help="a model the gateway serves")
     onboard.add_argument("--prompts", type=int, default=30, help="how many to ask (default 30)")
@@ -153,6 +170,49 @@ def _tune(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _learn(arguments: argparse.Namespace) -> int:
+    """Teach, forget or list labelled histories."""
+    from cli.serving import post  # noqa: PLC0415  # each verb imports what it needs when it runs
+    from evaluation.learn import count_lines, teach  # noqa: PLC0415
+
+    def ask(path: str, body: Any = None, method: str = "POST") -> dict[str, Any]:
+        key = arguments.key or os.environ.get("POINTSMAN_ADMIN_KEY", "")
+        return post(f"{arguments.url.rstrip('/')}{path}", key, body, method=method)
+
+    if arguments.forget:
+        gone = ask(f"/admin/v1/histories/{quote(arguments.forget, safe='')}", method="DELETE")
+        print(f"{gone['forgotten']} rows forgotten")
+        return 0
+    if arguments.trace is None:
+        for each in ask("/admin/v1/histories", method="GET")["data"]:
+            state = "learned" if each["learned"] else "being learned"
+            print(f"{each['name']}: {each['rows']} rows of {', '.join(each['models'])}, {state}")
+        return 0
+    name, arms = arguments.name or arguments.trace.stem, _mapped(arguments.map)
+    bar = _Bar(count_lines(arguments.trace, arms))
+    with bar as told:
+        stored = teach(arguments.trace, name, arms, post=ask, told=lambda rows: told(name, rows))
+    print(f"{stored} new rows in {name}", flush=True)
+    until = time.monotonic() + arguments.wait
+    while time.monotonic() < until:
+        if all(each["learned"] for each in ask("/admin/v1/histories", method="GET")["data"] if each["name"] == name):
+            print(f"{name} is learned")
+            return 0
+        time.sleep(0.5)
+    print(f"{name} is being learned; it goes on without this command")
+    return 0
+
+
+def _mapped(pairs: list[str]) -> dict[str, str]:
+    """Raises: SettingsError."""
+    from router.errors import SettingsError  # noqa: PLC0415
+
+    found = dict(pair.rpartition("=")[::2] for pair in pairs)
+    if "" in found or "" in found.values():
+        raise SettingsError(f"--map is {', '.join(pairs)}, expected MODEL=NAME", param="map")
+    return found
+
+
 def _onboard(arguments: argparse.Namespace) -> int:
     from cli.serving import post  # noqa: PLC0415  # each verb imports what it needs when it runs
     from evaluation.local_gateway import running_gateway  # noqa: PLC0415
@@ -189,7 +249,7 @@ class _Bar:
 
     def __enter__(self) -> Any:
         self._progress.start()
-        return lambda what: self._progress.update(self._task, advance=1, description=what)
+        return lambda what, parts=1: self._progress.update(self._task, advance=parts, description=what)
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()

@@ -115,10 +115,10 @@ def _programs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def post(url: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
-    """POST JSON to the gateway. Raises: PointsmanError with the gateway's own message."""
+def post(url: str, key: str, body: dict[str, Any] | None, *, method: str = "POST") -> dict[str, Any]:
+    """POST JSON to the gateway, or ask by another method. Raises: PointsmanError with the gateway's own message."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)

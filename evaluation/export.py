@@ -16,7 +16,7 @@ from policies.composed import prices_of
 from policies.types import Float
 from router.errors import SettingsError
 from router.stores.codec import KINDS, decode, encode
-from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
+from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 RECORDS: dict[str, type[LogEntry]] = {
     "decision": DecisionRecord,
@@ -34,8 +34,8 @@ async def export(entries: AsyncIterable[tuple[str, LogEntry]], path: Path) -> in
     async for _, entry in entries:
         if isinstance(entry, DecisionRecord):
             rows[entry.decision_id] = _decided(entry)
-        elif (row := rows.get(entry.decision_id)) is not None:
-            row.update(_settled(entry) if isinstance(entry, SettlementRecord) else _judged(entry, row))
+        elif not isinstance(entry, Notice) and (row := rows.get(entry.decision_id)) is not None:
+            row.update(_judged(entry, row) if isinstance(entry, Feedback) else _settled(entry))
     columns = None if rows else ["prompt", *SHOWN, *SHOWN_OF_CONTEXT, *RECORDS]
     _pandas().DataFrame(list(rows.values()), columns=columns).to_parquet(path, index=False)
     return len(rows)

@@ -20,7 +20,7 @@ from policies.types import Arm, Float, StoredPolicy
 from router.errors import SettingsError
 from router.learning.index import FaissIndex
 from router.learning.views import REFIT_FIRST, Views, next_refit
-from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
+from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 DIRECTIONS = 16  # of the embedding, for the reward model of the doubly robust estimate
 
@@ -59,7 +59,7 @@ def judged_answers(entries: Iterable[LogEntry]) -> list[JudgedAnswer]:
         elif isinstance(entry, SettlementRecord):
             if entry.outcome == "settled":
                 settled[entry.decision_id] = entry
-        elif entry.says_nothing:
+        elif isinstance(entry, Notice) or entry.says_nothing:
             continue
         elif not _by_a_person(judged.get(entry.decision_id)) or _by_a_person(entry):
             judged[entry.decision_id] = entry
@@ -86,6 +86,8 @@ def proposed(
         if isinstance(entry, DecisionRecord):
             arms |= {arm.name: arm for arm in entry.context.arms}
             views = views or Views(FaissIndex(len(entry.context.embedding)), {"": policy})
+            if entry.space != views.space:  # an export has no counts: only what comes from now on compares
+                views.take(Notice("embedder", entry.space))
             if entry.decision_id in asked:
                 views.index.settle()
                 found[entry.decision_id] = policy.propose(views.context(entry.context)).probabilities

@@ -52,6 +52,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, eq=False, gc=False):
     drawn: str = ""  # the model that was drawn, where no budget had room for it
     text: str = ""  # the first characters of the query when the operator keeps text
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    space: str = ""  # of the embedding: vectors of two spaces do not compare
+    text_id: bytes = b""  # under which the counts of the query's n-grams are kept, where they are
 
     @property
     def decision_id(self) -> str:
@@ -132,7 +134,18 @@ class Feedback(msgspec.Struct, frozen=True, gc=False):
         return self.reliability * min(1.0 / self.propensity, 20.0)
 
 
-LogEntry = DecisionRecord | SettlementRecord | Feedback
+class Notice(msgspec.Struct, frozen=True, gc=False):
+    """Something else that all who follow the log take in at this place: a new embedder, or a labelled history."""
+
+    kind: Literal["embedder", "history", "forgotten"]
+    name: str  # of the space, or of the history
+    texts: int = 0  # that it is made of
+    at_ms: int = 0
+    tenant: str = ""
+    decision_id: str = ""
+
+
+LogEntry = DecisionRecord | SettlementRecord | Feedback | Notice
 
 
 def to_half(vectors: Float32) -> Float32:
@@ -238,6 +251,8 @@ class Packed(msgspec.Struct, array_like=True, gc=False):
     numbers: bytes  # float64 (rows, n), little-endian
     embedding: bytes  # float16 (d,), little-endian
     features: bytes  # float32 (f,), little-endian
+    space: str = ""
+    text_id: bytes = b""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -274,6 +289,8 @@ def packed(record: DecisionRecord) -> bytes:
             numbers,
             context.embedding.astype(_HALF).tobytes(),
             b"" if context.features is None else context.features.astype(_SINGLE).tobytes(),
+            record.space,
+            record.text_id,
         )
     )
 
@@ -348,6 +365,8 @@ def unpacked(data: bytes) -> DecisionRecord:
         found.drawn,
         found.text,
         found.metadata,
+        found.space,
+        found.text_id,
     )
 
 

@@ -6,7 +6,7 @@ Every implementation of a port passes one test suite, parametrised over all of t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router.types import (
     Balance,
@@ -15,6 +15,7 @@ from router.types import (
     Feedback,
     Hold,
     LogEntry,
+    Notice,
     Principal,
     Reservation,
     SettlementRecord,
@@ -66,7 +67,7 @@ class AuditTrail(Protocol):
 class OutcomeLog(Protocol):
     """The truth: decisions, settlements and feedback in one order."""
 
-    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+    async def remember(self, record: DecisionRecord | SettlementRecord | Notice) -> None:
         """Append. Raises: StoreUnavailable."""
 
     async def judge(self, feedback: Feedback) -> bool:
@@ -91,6 +92,33 @@ class Conversations(Protocol):
 
     async def forget(self, tenant: str, name: str) -> bool:
         """Whether there was something to forget. Raises: StoreUnavailable."""
+
+
+class Archived(NamedTuple):
+    """One thing of an archive."""
+
+    owner: str
+    name: str
+    body: bytes
+
+
+class Archive(Protocol):
+    """What learning keeps for all gateways, by room, owner and name: counts of texts, labelled rows, projections."""
+
+    async def put(self, room: str, owner: str, things: Mapping[str, bytes], *, most: int | None = None) -> int:
+        """Keep those whose name is not taken; how many. Beyond `most` things in the room the oldest go, some at once.
+
+        Raises: StoreUnavailable.
+        """
+
+    def each(self, room: str, owner: str = "", names: Sequence[str] = ()) -> AsyncIterator[Archived]:
+        """What is kept, oldest first: of one owner, or of all where none is named; of these names in any order.
+
+        Raises: StoreUnavailable.
+        """
+
+    async def drop(self, room: str, owner: str) -> int:
+        """Forget all of one owner; how many there were. Raises: StoreUnavailable."""
 
 
 class Keys(Protocol):

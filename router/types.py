@@ -12,9 +12,9 @@ from typing import Any, Literal, NewType, Protocol
 import msgspec
 
 from backends.types import NO_PARTS, TokenParts
-from policies.records import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, SettlementRecord
+from policies.records import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
-__all__ = ["NANO_PER_USD", "DecisionRecord", "Feedback", "LogEntry", "SettlementRecord"]  # and what is below
+__all__ = ["NANO_PER_USD", "DecisionRecord", "Feedback", "LogEntry", "Notice", "SettlementRecord"]  # and what is below
 
 NanoUsd = NewType("NanoUsd", int)
 """1 USD = 1_000_000_000. Money is never a float here."""

@@ -31,7 +31,9 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Catalogue, JudgeRules, LearningRules, Options, Surroundings
 from router.learning.follower import Learning
 from router.learning.graders.rules import AnswerRule
+from router.learning.history_loader import HistoryLoader
 from router.learning.index import FaissIndex
+from router.learning.spaces import Spaces
 from router.learning.views import Views
 from router.metrics import PrometheusMeter
 from router.settings import Settings, diff, load
@@ -46,6 +48,7 @@ LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
 LAG_EVERY_S = 0.1
+KEEP_EVERY_S = 0.2
 CATCH_UP_S = 3.0  # a start waits for the log no longer
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
 MOST_SAID = 2_000  # characters of what is wrong with a settings file
@@ -117,7 +120,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         stores = await stack.enter_async_context(_open(settings))
         fleet = await fleet_of(settings)
         catalogue = fleet.catalogue()
-        embedder = build_embedder(settings.embedder)
+        embedder, spaces = await build_embedder(settings, stores.archive)
         meter = PrometheusMeter()
         meter.refused = stores.refused
         cached = CachedKeys(stores.keys)
@@ -126,6 +129,7 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
         policies = build_policies(settings, catalogue.arms())
         views = Views(_index(settings, embedder.dim), policies, occupancy=renting.occupancy)
         learning = _learning(settings, stores, views, arms=lambda: offered(gateway))
+        learning.spaces, learning.loader = spaces, HistoryLoader(stores.archive, spaces)
         gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
         await _catch_up(learning)
         runtime = Runtime(
@@ -145,15 +149,22 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
             lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
+            lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),
             lambda: _watch_loop(meter.lagged),
             lambda: _reloads(runtime, path),
         ):
             await stack.enter_async_context(_running(loop))
         yield runtime
         try:
+            await _keep_counts(spaces)
             await learning.snapshot()
-        except OSError as error:  # the log has it all: the next start replays it
+        except (OSError, PointsmanError) as error:  # the log has it all: the next start replays it
             LOG.warning("no snapshot was written at the end: %s", error)
+
+
+async def _keep_counts(spaces: Spaces | None) -> None:
+    if spaces is not None:
+        await spaces.flush()
 
 
 async def _snapshot(settings: Settings, learning: Learning) -> None:
@@ -184,6 +195,7 @@ def _learning(settings: Settings, stores: Stores, views: Views, *, arms: Callabl
 async def _catch_up(learning: Learning) -> None:
     """What the log says, as far as a start may wait for it; the rest is learned while requests are answered."""
     learning.load()
+    await learning.adopt()
     if not await learning.catch_up(within_s=CATCH_UP_S):
         LOG.warning(
             "the outcome log is long: %s is reached, and the rest is learned beside the requests", learning.position
@@ -205,7 +217,12 @@ def _gateway(
         options=options_of(settings),
         renting=renting,
         surroundings=Surroundings(
-            stores.ledger, embedder, np.random.default_rng(settings.policy.seed), time.time, features_of(settings)
+            stores.ledger,
+            embedder,
+            np.random.default_rng(settings.policy.seed),
+            time.time,
+            features_of(settings),
+            None if learning.spaces is None else learning.spaces.embedder.note,
         ),
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)

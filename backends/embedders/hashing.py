@@ -9,7 +9,9 @@ counts of its n-grams: to fit on, and to embed it anew. Under a key nobody else 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -26,6 +28,18 @@ from backends.embedders.counts import (
     packed_counts,
     unpacked_counts,
 )
+from backends.embedders.tables import (
+    CJK,
+    CLASSES,
+    DIGITS,
+    INVERSE_POWERS,
+    LETTER,
+    MAX_CHARACTERS,
+    MEMBERS,
+    MULTIPLIERS,
+    POWERS,
+    PUNCTUATION,
+)
 
 Integer = TypeVar("Integer", np.int32, np.int64, np.uint32)
 Codes = NDArray[np.uint32]
@@ -33,17 +47,13 @@ Indices = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 
 MOST_BYTES = 32_000_000  # of what fit() learns: the rarest features go first
-MAX_CHARACTERS = 8192  # a longer text is embedded by its two ends of half this length
+ID_BYTES = 16
+MOST_NOTED = 10_000  # texts that need not be noted again
 
 STEM_CHARACTERS = 2000  # of a question and of its options, looked at for their form
 
-SPACE, PUNCTUATION, LETTER, CJK = range(4)
-CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF))
-
-# Odd multipliers of multilinear hashes modulo 2³²; the top bits of the products are the buckets.
-MULTIPLIERS = np.random.default_rng(20250917).integers(1 << 30, 1 << 32, size=12, dtype=np.uint32) | np.uint32(1)
-BASE = int(MULTIPLIERS[0])
-INVERSE_BASE = pow(BASE, -1, 1 << 32)
+LOGARITHMS = np.log1p(np.arange(4 * MAX_CHARACTERS, dtype=np.float32))  # of one more than each count
+ROWS = 512  # of the projection, summed at once
 
 FEATURE_NAMES = (
     "log_characters", "log_plain_characters", "log_cjk_characters", "log_words", "log_lines", "cjk_share",
@@ -55,45 +65,6 @@ FEATURE_NAMES = (
     "all_of_the_above", "options", "log_option", "log_longest_option", "log_shortest_option", "option_spread",
     "longest_option_at", "shortest_option_at", "options_with_digits",
 )  # fmt: skip
-DIGITS, CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-GROUPS = ("\n", DIGITS, "?", "$%", "=", "()[]", "{}", "_", "\\", ",", "\"'`", "+-*/^<>", ":;", CAPITALS)
-
-
-def _classes() -> NDArray[np.uint8]:
-    """(0x110000,) the class of each code point; those above the basic plane count as letters."""
-    classes = np.full(0x110000, LETTER, dtype=np.uint8)
-    for code in range(1 << 16):
-        character = chr(code)
-        if character.isspace():
-            classes[code] = SPACE
-        elif not character.isalnum():
-            classes[code] = PUNCTUATION
-    for low, high in CJK_RANGES:
-        classes[low : high + 1] = CJK
-    return classes
-
-
-def _groups() -> Matrix:
-    """(groups, 129) which of the first 128 code points belong to each of GROUPS."""
-    members = np.zeros((len(GROUPS), 129), np.float32)
-    for row, characters in enumerate(GROUPS):
-        members[row, [ord(character) for character in characters]] = 1.0
-    return members
-
-
-def _powers(base: int, count: int) -> Codes:
-    """(count,) base⁰, base¹, … modulo 2³²."""
-    factors = np.full(count, base, np.uint32)
-    factors[0] = 1
-    return np.asarray(factors.cumprod(dtype=np.uint32))
-
-
-CLASSES = _classes()
-LOGARITHMS = np.log1p(np.arange(4 * MAX_CHARACTERS, dtype=np.float32))  # of one more than each count
-ROWS = 512  # of the projection, summed at once
-MEMBERS = _groups()
-POWERS = _powers(BASE, MAX_CHARACTERS + 2)
-INVERSE_POWERS = _powers(INVERSE_BASE, MAX_CHARACTERS + 2)
 
 
 def _codes(text: str) -> Codes:
@@ -191,6 +162,9 @@ class HashingEmbedder:
         self._projection: NDArray[np.int8] = np.zeros((0, dim), np.int8)  # (v + 1, dim), the last row zero
         self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
         self._kept: NDArray[np.int32] = np.zeros(0, np.int32)  # (v,) places of the features, ascending
+        self._key = key
+        self._noted: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self.noted: dict[str, dict[str, bytes]] = {}  # counts that wait to be kept, by owner and id of the text
         self._last: tuple[str, NGrams] = "", NGrams(np.zeros(0, np.uint32), 0, 0)  # the text embedded last
 
     @property
@@ -224,9 +198,25 @@ class HashingEmbedder:
 
     def counts(self, text: str) -> bytes:
         """The n-grams of a text as fit_counts() and embed_counts() take them; free of hashing after embed_one(text)."""
-        found = self._last[1] if self._last[0] == text else _n_grams(_clip(text.lower()))
+        last, found = self._last
+        if last != text:
+            found = _n_grams(_clip(text.lower()))
         buckets = found.buckets()
         return packed_counts(buckets if self._places is None else self._places.take(buckets))
+
+    def id_of(self, text: str) -> bytes:
+        """(16,) bytes that say nothing to whoever has not the key."""
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES, key=self._key).digest()
+
+    def note(self, owner: str, text: str) -> bytes:
+        """(16,) the id of a text under the key. Its counts wait in `noted`, unless they did lately."""
+        text_id = self.id_of(text)
+        if (owner, text_id) not in self._noted:
+            self._noted[owner, text_id] = None
+            self.noted.setdefault(owner, {})[text_id.hex()] = self.counts(text)
+            if len(self._noted) > MOST_NOTED:
+                self._noted.popitem(last=False)
+        return text_id
 
     def embed_counts(self, counts: Sequence[bytes]) -> Matrix:
         """(m, d) float32: as the texts they are of; zero rows before fit(). Raises: ValueError for other bytes."""

@@ -33,8 +33,11 @@ from policies import registry as named
 from policies.types import Arm, History, StoredPolicy
 from router.errors import SettingsError
 from router.learning.refit_worker import State, refit_aside, refit_elsewhere
+from router.learning.spaces import Spaces, secret_of
+from router.ports import Archive
 from router.settings import Settings, sections
 from router.settings import engine_sections as engines
+from router.settings.paths import spaces_path
 
 if TYPE_CHECKING:
     from backends.family.catalogue import Candidate
@@ -117,18 +120,31 @@ def _limits(section: engines.VllmSection | engines.LitellmSection) -> Limits:
     return Limits(connect_s=waits.connect_s, first_byte_s=waits.first_byte_s, idle_s=waits.idle_s)
 
 
-def build_embedder(section: sections.Embedder) -> Embedder:
-    """The embedder of settings behind its cache. Raises: SettingsError where an extra is missing."""
+async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder, Spaces | None]:
+    """The embedder of settings behind its cache, and what fits it, where it can be. Raises: SettingsError where an
+    extra is missing, StoreUnavailable."""
+    section, log = settings.embedder, settings.log
+    is_fitted = isinstance(section, sections.HashingSection) and log.enabled and log.keep_features
+    key = b"" if not is_fitted else _key(log) or await secret_of(archive)
     try:
-        embedder = _embedder(section)
+        embedder = _embedder(section, key)
     except ImportError as error:
         raise SettingsError(f"embedder: {error}", param="embedder.kind") from error
-    return CachedEmbedder(embedder, most=section.cache) if section.cache else embedder
+    cached = CachedEmbedder(embedder, most=section.cache) if section.cache else None
+    if not is_fitted or not isinstance(embedder, HashingEmbedder):
+        return cached or embedder, None
+    forget = cached.clear if cached else lambda: None
+    folder = spaces_path(settings)
+    return cached or embedder, Spaces(embedder, archive, folder=folder, most=log.feature_texts, forget=forget)
 
 
-def _embedder(section: sections.Embedder) -> Embedder:
+def _key(log: sections.Log) -> bytes:
+    return log.features_key.get_secret_value().encode()[:64] if log.features_key else b""
+
+
+def _embedder(section: sections.Embedder, key: bytes) -> Embedder:
     if isinstance(section, sections.HashingSection):
-        return HashingEmbedder(section.dim)
+        return HashingEmbedder(section.dim, key=key)
     if isinstance(section, sections.StaticSection):
         return StaticEmbedder(section.model)
     if isinstance(section, sections.SentenceSection):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -22,6 +21,7 @@ from policies.types import BudgetState, Estimates, Evidence, LoggedContext, Poli
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
+from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing, prior_speed
 from router.gateway.types import (
     Call,
@@ -68,8 +68,9 @@ class Decider:
         self.unable = Inabilities(surroundings.clock)
         self._learning = learning
         self._ledger = surroundings.ledger
-        self._embedder = surroundings.embedder
-        self._features = surroundings.features
+        self.embedder = surroundings.embedder
+        self.features = surroundings.features
+        self._keep = surroundings.keep
         self._generator = surroundings.generator
         self._clock = surroundings.clock
         self._said_at = -SAY_EVERY_S  # that the embedder failed
@@ -108,11 +109,11 @@ class Decider:
 
     async def _ask(self, principal: Principal, call: Call, menu: Candidates, stages: Timings) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
-        embedding = await self._embed(principal, call)
-        stages.mark("embed")
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         capacity = await self._capacity(menu) if menu.budgets else None
         stages.mark("balance")
+        embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
+        stages.mark("embed")
         return LoggedContext(
             new_id(),
             principal.tenant,
@@ -125,7 +126,7 @@ class Decider:
             self._clock(),
             purse,
             capacity,
-            None if self._features is None else self._features(call.text),
+            None if self.features is None else self.features(call.text),
             self.renting.of(menu.models) if self.renting.rents else None,
             self.options.k,
         )
@@ -162,6 +163,8 @@ class Decider:
             principal.key_id,
             drawn.backend,
             text=call.text[: self.options.keep_characters],
+            space=self._learning.views.space,
+            text_id=b"" if self._keep is None or not self.options.remember else self._keep(principal.tenant, call.text),
         )
 
     def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:
@@ -195,20 +198,11 @@ class Decider:
         return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
 
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
-        """The tenant's own past queries that are nearest, whatever others asked: others count in estimates only."""
-        context, table = decision.record.context, self._learning.views.table
+        """The nearest of the tenant's own past queries and of what operators taught: others count in estimates only."""
+        context = decision.record.context
         if not context.embedding.size or not self.options.remember:
             return []
-        rows, similarity = await asyncio.to_thread(table.nearest_own, tenant, context.embedding, limit)
-        names, found = context.names, table.neighbours(rows, similarity, context.arms)
-        return [
-            Neighbour(
-                text=table.texts[row],
-                similarity=float(similarity[i]),
-                scores={n: float(s) for n, s in zip(names, found.scores[i], strict=True) if not np.isnan(s)},
-            )
-            for i, row in enumerate(rows)
-        ]
+        return await nearest(self._learning.views, context, tenant, limit=limit)
 
     def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
         """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
@@ -290,13 +284,13 @@ class Decider:
     async def _embed(self, principal: Principal, call: Call) -> Float32:
         """(d,), zero where the text may not leave for the embedder or the embedder fails: estimates are then means."""
         stays = principal.local_only or call.needs.local_only
-        if not self.options.remember or (stays and not self._embedder.is_local):
-            return np.zeros(self._embedder.dim, np.float32)
+        if not self.options.remember or (stays and not self.embedder.is_local):
+            return np.zeros(self.embedder.dim, np.float32)
         try:
-            vector: Float32 = (await self._embedder.embed([call.text]))[0]
+            vector: Float32 = (await self.embedder.embed([call.text]))[0]
         except BackendError as error:
             self._say_embedder_failed(error)
-            return np.zeros(self._embedder.dim, np.float32)
+            return np.zeros(self.embedder.dim, np.float32)
         return to_half(vector)
 
     def _say_embedder_failed(self, error: BackendError) -> None:

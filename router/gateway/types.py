@@ -158,6 +158,7 @@ class Neighbour:
     text: str
     similarity: float
     scores: Mapping[str, float]
+    history: str | None = None  # that an operator taught; None: the tenant's own
 
 
 @dataclass(slots=True)
@@ -243,6 +244,7 @@ class Surroundings:
     generator: np.random.Generator
     clock: Callable[[], float]  # seconds
     features: Callable[[str], Float32] | None = None  # of the surface of a prompt; None: no policy looks at them
+    keep: Callable[[str, str], bytes] | None = None  # the counts of a tenant's text, by the id that is returned
 
 
 class Timings:

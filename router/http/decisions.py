@@ -166,7 +166,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         "candidates": candidates,
         **({} if plan is None else {"plan": shown(plan, gateway)}),
         "neighbours": [
-            {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores)}
+            {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores), "history": each.history}
             for each in await gateway.decider.nearest(decision, tenant)
         ],
     }

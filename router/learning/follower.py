@@ -12,23 +12,29 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from policies.records import LogEntry
+from policies.records import DecisionRecord, LogEntry, Notice, packed, to_half
 from policies.types import Arm, History, Snapshot, StoredPolicy
+from router.errors import PointsmanError, StoreUnavailable
 from router.learning import snapshot
-from router.learning.views import REFIT_FIRST, Views, next_refit
+from router.learning.history_loader import HistoryLoader
+from router.learning.spaces import FIRST_FIT, Spaces
+from router.learning.views import REFIT_FIRST, Moved, Views, next_refit, placed
 from router.ports import OutcomeLog
 
 T = TypeVar("T")
 State = dict[str, NDArray[Any]]
 
 LOG = logging.getLogger("pointsman.learning")
+AGAIN = 1.25  # so many times the texts are awaited after a fit that came to nothing
+LOOK_AGAIN_S = 10.0
 AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
 
 
@@ -66,15 +72,26 @@ class Learning:
         self._folder = folder
         self._refit_every = refit_every
         self._next_refit = refit_every
+        self._fit_from = FIRST_FIT  # texts
         self._fitted: dict[str, int] = {}  # judgements each policy was last refitted on
         self._options: dict[str, str] = {}  # of each policy, as JSON
         self._looked_at: asyncio.Future[None] | None = None  # done when entries may be taken in again
         self._writer = threading.Lock()  # a save that nobody waits for any more may still be at work
+        self.spaces: Spaces | None = None  # where the embedder may be fitted
+        self.loader: HistoryLoader | None = None  # of what operators teach
+        self._aside: dict[str, asyncio.Future[None]] = {}  # what runs beside the following, by what it is
 
     @property
     def learned(self) -> int:
         """Judgements taken in."""
         return self.views.learned
+
+    def has_learned(self, history: str) -> bool:
+        """Whether a labelled history was taken in and every policy was refitted on it, in a space fitted on it."""
+        since = self.views.histories.get(history)
+        if since is None or self._fit_is_due():
+            return False
+        return all(self._fitted.get(name, 0) >= since for name in self.views.policies)
 
     def policy(self, name: str) -> StoredPolicy:
         """A policy by name. One that nobody asked for before begins with its priors and is refitted aside as soon as
@@ -98,31 +115,158 @@ class Learning:
         return f"{self.position}+{self._fitted.get(name, 0)}{options}"
 
     async def run(self) -> None:
-        """Follow the log until cancelled, refitting beside it whenever enough was learned."""
-        refitting: asyncio.Future[None] | None = None
+        """Follow the log until cancelled, fitting and refitting beside it whenever enough was learned."""
         taken = 0
         try:
+            self._begin_what_is_due()
             async for position, entry in self._log.tail(self.position):
                 if self._looked_at is not None:
                     await self._still()
-                self._take(position, entry)
+                await self._follow(position, entry)
                 taken += 1
                 if taken % AT_ONCE == 0:
                     await asyncio.sleep(0)
-                if self.learned >= self._next_refit and (refitting is None or refitting.done()):
-                    refitting = asyncio.ensure_future(self.refit())
+                self._begin_what_is_due()
         finally:
-            if refitting is not None:
-                refitting.cancel()
+            for task in self._aside.values():
+                task.cancel()
 
     async def catch_up(self, *, within_s: float = math.inf) -> bool:
         """Take in what is already in the log; False where that takes longer, and run() goes on with the rest."""
         until = time.monotonic() + within_s
         async for position, entry in self._log.tail(self.position, follow=False):
-            self._take(position, entry)
+            if isinstance(entry, Notice) and within_s < math.inf:
+                return False  # that takes a refit
+            await self._follow(position, entry)
             if time.monotonic() > until:
                 return False
         return True
+
+    def _begin_what_is_due(self) -> None:
+        if self._fit_is_due():
+            self._begin("fit", self._fit)
+        elif self.learned >= self._next_refit and len(self.views.table):
+            self._begin("refit", self.refit)
+
+    def _fit_is_due(self) -> bool:
+        """Whether the texts have doubled since the embedder was fitted."""
+        views = self.views
+        return self.spaces is not None and views.texts >= max(FIRST_FIT, 2 * views.fitted_on, self._fit_from)
+
+    def _begin(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        known = self._aside.get(what)
+        if known is None or known.done():
+            self._aside[what] = asyncio.ensure_future(work())
+
+    async def _follow(self, position: str, entry: LogEntry) -> None:
+        """Take in one entry, at the place it has in the log whatever it takes."""
+        if isinstance(entry, Notice):
+            if (refitting := self._aside.get("refit")) is not None:
+                await asyncio.wait([refitting])
+            try:
+                while not await self._taken(entry):  # noqa: ASYNC110  (only the store knows when it is back)
+                    await asyncio.sleep(LOOK_AGAIN_S)
+            except Exception as error:  # the others go on, and so does this gateway as it is
+                LOG.exception("%s %s cannot be taken in: %r", entry.kind, entry.name, error)
+                self._fit_from, self._next_refit = min(self._fit_from, FIRST_FIT), 0
+            self.position = position
+            return
+        if isinstance(entry, DecisionRecord) and entry.space != self.views.space:
+            entry = await self._placed(entry)
+        self._take(position, entry)
+
+    async def _taken(self, notice: Notice) -> bool:
+        """False where the store is away: nothing after it is taken in before. Raises: whatever else goes wrong."""
+        try:
+            await self._take_notice(notice)
+        except StoreUnavailable as error:
+            LOG.warning("%s %s waits for the store: %s", notice.kind, notice.name, error)
+            return False
+        return True
+
+    async def _placed(self, record: DecisionRecord) -> DecisionRecord:
+        """A decision that was made in another space, in the one of here."""
+        if self.spaces is None or len(record.context.embedding) != self.views.index.dim or not record.text_id:
+            return record
+        try:
+            vector = await self.spaces.late_vector(record.tenant, record.text_id)
+        except PointsmanError as error:
+            LOG.warning("%s is taken in without its text: %s", record.decision_id, error)
+            return record
+        return replace(placed(record, to_half(vector)), space=self.views.space)
+
+    async def _take_notice(self, notice: Notice) -> None:
+        """Raises: whatever goes wrong."""
+        if notice.kind == "embedder":
+            if self.spaces is not None and notice.name != self.views.space:
+                await self._move(notice, self.spaces, await self.spaces.load(notice.name))
+        elif self.loader is not None:
+            await self.loader.take(notice, self.views, still=self._still)
+            self._next_refit = next_refit(self.learned) if self._fit_is_due() else 0  # a new space is refitted for
+
+    async def _move(self, notice: Notice, spaces: Spaces, state: State) -> None:
+        """Let everything be of another space: embed anew what is kept, refit on it aside, and change all at once."""
+        views, learned = self.views, self.learned
+        opened = [(known, known.record) for _, _, known in views.open.items()]
+        texts = [*views.table.text_ids, *[(record.tenant, record.text_id) for _, record in opened]]
+        vectors = await spaces.vectors(texts, state)
+        rows = len(views.table)
+
+        def rest() -> Moved:
+            halves = to_half(vectors[rows:])
+            again = [(known, packed(placed(r, half))) for (known, r), half in zip(opened, halves, strict=True)]
+            return Moved(notice.name, notice.texts, *views.at(vectors[:rows]), again)
+
+        moved = await self._apart(rest)
+        fitted = await self._refitted(moved) if rows else {}
+        await self._still()
+        spaces.use(notice.name, state)
+        views.move(moved)
+        for name, fresh in fitted.items():
+            views.policies[name].restore(fresh)
+            self._fitted[name] = learned
+        self._next_refit = next_refit(learned, self._refit_every)
+
+    async def _refitted(self, moved: Moved) -> dict[str, State]:
+        """Of each policy that can be refitted there, its state."""
+        arms, found = self._arms(), {}
+        history = await self._apart(lambda: self.views.history(arms, moved.table))
+        for name, policy in list(self.views.policies.items()):
+            try:
+                found[name] = await self._workshop.refit(name, _copied(policy), history)
+            except Exception:
+                LOG.exception("policy %s could not be refitted in the space %s and keeps its state", name, moved.space)
+        return found
+
+    async def _fit(self) -> None:
+        """Fit the embedder and let all who follow the log know."""
+        space, texts = self.views.space, self.views.texts
+        try:
+            while self.spaces is not None and self.views.space == space:
+                if await self.spaces.claim(space):
+                    notice = await self.spaces.fit(texts)
+                    self._fit_from = math.ceil(texts * AGAIN)  # should this come to nothing
+                    if notice is not None:
+                        await self._log.remember(notice)
+                    return
+                await asyncio.sleep(LOOK_AGAIN_S)  # another gateway is at it
+        except Exception:
+            LOG.exception("the embedder could not be fitted and stays as it is")
+            self._fit_from = math.ceil(texts * AGAIN)
+
+    async def adopt(self) -> None:
+        """Let the embedder be of the space that a snapshot was made in; where that is lost, embed everything anew."""
+        views, spaces = self.views, self.spaces
+        if not views.space:
+            return
+        try:
+            if spaces is None:
+                raise LookupError("no features are kept here")
+            spaces.use(views.space, await spaces.load(views.space))
+        except Exception as error:  # nothing that is wrong with a file stops a start
+            LOG.warning("the embedder's space %s cannot be had (%r): it is fitted anew", views.space, error)
+            views.move(Moved("", 0, *views.at(np.zeros((len(views.table), views.index.dim), np.float32))))
+            self._next_refit = 0
 
     def _take(self, position: str, entry: LogEntry) -> None:
         """Take in one entry. One that says what cannot be is passed over: whoever wrote it, the others go on."""
@@ -184,7 +328,7 @@ class Learning:
     def save(self, *, unless_newer_s: float = 0.0) -> None:
         """Write a snapshot, unless another process does or has just done so. Raises: OSError."""
         if self._folder is not None:
-            at = snapshot.Position(self.position, self.learned, dict(self._fitted))
+            at = snapshot.Position(self.position, self.learned, dict(self._fitted), **self.views.counted())
             with self._writer:
                 snapshot.save(self.views, at, self._folder, unless_newer_s=unless_newer_s)
 

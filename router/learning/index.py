@@ -111,6 +111,15 @@ class FaissIndex:
             self._builder = threading.Thread(target=self._build, args=(self._index,), name="graph", daemon=True)
             self._builder.start()
 
+    def of(self, vectors: Vectors) -> FaissIndex:
+        """Another of the same kind over vectors (N, d), with their rows as ids. Takes seconds where they are many."""
+        threads = self._build_threads
+        other = FaissIndex(self.dim, graph_from=self._graph_from, ef_search=self._ef_search, build_threads=threads)
+        if len(vectors):
+            other.add(vectors, np.arange(len(vectors)))
+            other.settle()
+        return other
+
     def settle(self) -> None:
         """Wait for a graph that is being built, so that what is found does not depend on how long that takes."""
         if self._builder is not None:

@@ -31,19 +31,23 @@ async def refit_elsewhere(name: str, options: Mapping[str, object], *, state: St
     """The state of a named policy after refit(history). Raises: RuntimeError with what the process said."""
     with tempfile.TemporaryDirectory(prefix="pointsman-refit-") as folder:
         await asyncio.to_thread(_write, Path(folder), name, options, state, history)
-        command = [sys.executable, "-m", "router.learning.refit_worker", folder]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            _, said = await process.communicate()
-        except BaseException:
-            process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
-            raise RuntimeError(f"the refit of {name} ended with {process.returncode}: {said.decode()[-2000:]}")
+        await run_elsewhere("router.learning.refit_worker", folder, what=f"the refit of {name}")
         return await asyncio.to_thread(_load, Path(folder) / "refitted.npz")
+
+
+async def run_elsewhere(module: str, *arguments: str, what: str) -> None:
+    """Run a module of ours in a process of its own. Raises: RuntimeError with what the process said."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", module, *arguments], stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        _, said = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise RuntimeError(f"{what} ended with {process.returncode}: {said.decode()[-2000:]}")
 
 
 async def refit_aside(name: str, options: Mapping[str, object], *, state: State, history: History) -> State:

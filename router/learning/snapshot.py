@@ -40,6 +40,10 @@ class Position(msgspec.Struct, frozen=True):
     position: str = ""  # of the log
     learned: int = 0  # judgements
     fitted: Mapping[str, int] = msgspec.field(default_factory=dict)  # judgements each policy was last refitted on
+    space: str = ""  # as in Views, and what follows
+    texts: int = 0
+    fitted_on: int = 0
+    histories: Mapping[str, int] = msgspec.field(default_factory=dict)
     sums: Mapping[str, str] = msgspec.field(default_factory=dict)  # of the other files, by name
 
 
@@ -122,6 +126,7 @@ def _read(views: Views, folder: Path) -> Restored:
     restore(views.sources, folder / SOURCES)
     restore(views.heads, folder / HEADS)
     views.table, views.learned, views.open = table, at.learned, opened
+    views.space, views.texts, views.fitted_on, views.histories = at.space, at.texts, at.fitted_on, dict(at.histories)
     return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))
 
 

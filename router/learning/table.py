@@ -6,8 +6,9 @@ today. A stored table that does not fit is a ValueError or KeyError.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ Similarity = NDArray[np.float32]
 MOST_KEPT = 256  # sets of arms whose columns are remembered
 NAN = float("nan")
 PROMPT, COMPLETION = 0, 1
+ID_BYTES = 16
 
 
 class _Columns:
@@ -54,12 +56,13 @@ class OutcomeTable:
         self._prices: dict[str, set[tuple[float, float]]] = {}  # that each model ever answered at
         self._places: dict[int, _Columns] = {}  # by identity of the arms
         self._stamp = 0  # of columns and prices
+        self._text_ids = np.zeros((0, ID_BYTES), np.uint8)  # under which counts of the texts are kept; zero: none are
         self.texts: list[str] = []
 
     def __len__(self) -> int:
         return self._size
 
-    def append(self, context: LoggedContext, text: str = "") -> int:
+    def append(self, context: LoggedContext, text: str = "", text_id: bytes = b"") -> int:
         """A new row with nothing observed yet; returns its number."""
         row, self._size = self._size, self._size + 1
         self._fit(self._size)
@@ -67,6 +70,8 @@ class OutcomeTable:
         self._lengths[row] = context.prompt_tokens, context.prompt_characters
         self._owners[row] = self._tenants.setdefault(context.tenant, len(self._tenants))
         self.texts.append(text)
+        if len(text_id) == ID_BYTES:
+            self._text_ids[row] = np.frombuffer(text_id, np.uint8)
         if context.features is not None:
             if self._features is None:
                 self._features = np.zeros((len(self._seen), len(context.features)), np.float32)
@@ -85,6 +90,41 @@ class OutcomeTable:
         if prices not in (known := self._prices.setdefault(arm.name, set())):
             known.add(prices)
             self._stamp += 1
+
+    def label(self, row: int, *, scores: Mapping[str, float], costs: Mapping[str, float]) -> None:
+        """What every one of these models earned and cost, in USD whatever the prices are now."""
+        for model, score in scores.items():
+            column = self._column(model)
+            self._seen[row, :, column] = score, costs[model]
+
+    @property
+    def text_ids(self) -> list[tuple[str, bytes]]:
+        """(N,) whose text each row is of, and under which id its counts are kept; b"" where none are."""
+        names, ids = self.tenants, self._text_ids[: self._size]
+        found = zip(self._owners[: self._size].tolist(), ids, strict=True)
+        return [(names[owner], each.tobytes() if each.any() else b"") for owner, each in found]
+
+    @property
+    def embeddings(self) -> NDArray[np.float16]:
+        """(N, d)."""
+        return self._embeddings[: self._size]
+
+    def moved(self, embeddings: NDArray[np.float32]) -> OutcomeTable:
+        """The same rows at other embeddings (N, d)."""
+        other = copy.copy(self)
+        other._embeddings = self._embeddings.copy()
+        other._embeddings[: self._size] = embeddings
+        return other
+
+    def without(self, tenant: str) -> tuple[OutcomeTable, NDArray[np.int64]]:
+        """The rows of all others, and (N,) where each row is now; −1 where it is gone."""
+        stays = self._owners[: self._size] != self.place_of(tenant)
+        other = copy.copy(self)
+        for name in ("_seen", "_embeddings", "_lengths", "_weights", "_paid", "_owners", "_text_ids", "_features"):
+            if (array := getattr(self, name)) is not None:
+                setattr(other, name, array[: self._size][stays])
+        other._size, other.texts = int(stays.sum()), [t for t, stay in zip(self.texts, stays, strict=True) if stay]
+        return other, np.where(stays, stays.cumsum() - 1, -1)
 
     def neighbours(self, rows: NDArray[np.int64], similarity: NDArray[np.float32], arms: tuple[Arm, ...]) -> Neighbours:
         """What `arms` (n,) earned and cost on `rows` (k,)."""
@@ -184,6 +224,7 @@ class OutcomeTable:
             "tenants": np.array(list(self._tenants), dtype=np.str_),
             "weights": self._weights[:n],
             "paid": self._paid[:n],
+            "text_ids": self._text_ids[:n],
         }
         if self._features is not None:
             arrays["features"] = self._features[:n]
@@ -202,6 +243,7 @@ class OutcomeTable:
             self._owners = stored["owners"]
             self._tenants = {str(name): i for i, name in enumerate(stored["tenants"])}
             self._features = stored["features"] if "features" in stored.files else None
+            self._text_ids = stored["text_ids"]
         self._size, self._is_weighted = len(self._seen), bool((self._weights != 1.0).any())
         self._recall_prices()
         pages = (folder / "texts.jsonl").read_text().splitlines()
@@ -213,7 +255,11 @@ class OutcomeTable:
         n = self._size
         shapes = [each.shape for each in (self._seen, self._embeddings, self._lengths, self._paid)]
         flat = [each.shape for each in (self._weights, self._owners)]
-        if shapes != [(n, 2, len(self._columns)), (n, self._dim), (n, 2), (n, 3)] or flat != [(n,), (n,)]:
+        shapes += [self._text_ids.shape]
+        if shapes != [(n, 2, len(self._columns)), (n, self._dim), (n, 2), (n, 3), (n, ID_BYTES)] or flat != [
+            (n,),
+            (n,),
+        ]:
             raise ValueError(f"{n} rows of the stored table are {shapes} and {flat}")
         if len(self.texts) != n or not (self._owners < len(self._tenants)).all():
             raise ValueError(
@@ -248,5 +294,6 @@ class OutcomeTable:
         self._weights = np.concatenate([self._weights, np.ones(more, np.float32)])
         self._owners = np.concatenate([self._owners, np.full(more, -1, np.int32)])
         self._paid = np.vstack([self._paid, np.zeros((more, 3))])
+        self._text_ids = np.vstack([self._text_ids, np.zeros((more, ID_BYTES), np.uint8)])
         if self._features is not None:
             self._features = np.vstack([self._features, np.zeros((more, self._features.shape[1]), np.float32)])

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,17 +21,20 @@ from policies.records import (
     DecisionRecord,
     Feedback,
     LogEntry,
+    Notice,
     SettlementRecord,
     context_of,
     features_of,
     outcome_of,
     packed,
+    to_half,
     unpacked,
 )
 from policies.reliability import SourceReliability, combined
 from policies.signature import AnswerHeads
 from policies.trust import Trust
-from policies.types import Arm, Float, History, LoggedContext, Neighbours, Outcome, RouteContext, StoredPolicy
+from policies.types import Arm, Float, Float32, History, LoggedContext, Neighbours, Outcome, RouteContext, StoredPolicy
+from router.learning.histories import LabelledRow
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
 from router.learning.shares import Shares
@@ -82,6 +86,9 @@ class OpenDecision:
         if not isinstance(self._record, bytes):
             self._record = packed(self._record)
 
+    def moved(self, record: bytes) -> None:
+        self._record = record
+
     @property
     def cost(self) -> float:
         """USD; NaN before it is settled."""
@@ -115,6 +122,10 @@ class Views:
         self.policies = dict(policies)
         self.occupancy = occupancy
         self.learned = 0
+        self.space = ""  # of all embeddings here, see DecisionRecord.space
+        self.texts = 0  # whose counts may be kept …
+        self.fitted_on = 0  # … and how many of them the embedder was fitted on
+        self.histories: dict[str, int] = {}  # judgements taken in when a labelled history was, by its name
         self.open = Shares[OpenDecision](OPEN_DECISIONS)
         self.trust = Trust()
         self.sources = SourceReliability()
@@ -156,9 +167,9 @@ class Views:
         self.heads.fit()
         return self.history(arms)
 
-    def history(self, arms: Sequence[Arm]) -> History:
+    def history(self, arms: Sequence[Arm], table: OutcomeTable | None = None) -> History:
         """All rows, for a refit, by how far whoever judged them is believed. Copies, so that a thread may read it."""
-        found, belief = self.table.history(arms), self._belief()
+        found, belief = (table or self.table).history(arms), self._belief()
         if belief is None:
             return found
         return replace(found, weights=found.reliability * belief[self.table.owners(slice(None))])
@@ -206,7 +217,12 @@ class Views:
         if isinstance(entry, DecisionRecord):
             if len(entry.context.embedding) != self.index.dim:
                 return  # of another embedder: nothing compares with it
-            self.open.put(entry.tenant, entry.decision_id, OpenDecision(entry))
+            self.texts += bool(entry.text_id)
+            here = entry if entry.space == self.space else placed(entry, np.zeros(self.index.dim, np.float32))
+            self.open.put(entry.tenant, entry.decision_id, OpenDecision(here))
+        elif isinstance(entry, Notice):
+            if entry.kind == "embedder":  # and nobody has the counts here: only what comes from now on compares
+                self.move(Moved(entry.name, entry.texts, *self.at(np.zeros((len(self.table), self.index.dim)))))
         elif isinstance(entry, SettlementRecord):
             self._settled(entry)
         else:
@@ -235,7 +251,7 @@ class Views:
         record, paid = known.record, known.settlement
         entry = self._weigh(record, entry) if by_person else self._together(known, entry)
         if known.row < 0:
-            known.row = self.table.append(record.context, record.text)
+            known.row = self.table.append(record.context, record.text, record.text_id)
             self.index.add(record.context.embedding[None, :], np.array([known.row]))
         tokens = 0 if paid is None else paid.completion_tokens
         self.table.observe(
@@ -280,6 +296,44 @@ class Views:
         score, believed = combined(heard)
         return replace(entry, score=score, reliability=min(believed, 1.0))
 
+    def counted(self) -> dict[str, Any]:
+        """What a snapshot says of these views beside its files."""
+        return {name: getattr(self, name) for name in ("space", "texts", "fitted_on", "histories")}
+
+    def at(self, embeddings: NDArray[np.floating[Any]]) -> tuple[OutcomeTable, FaissIndex]:
+        """Table and index as they are with other embeddings (N, d)."""
+        vectors = to_half(embeddings.astype(np.float32))
+        return self.table.moved(vectors), self.index.of(vectors)
+
+    def move(self, moved: Moved) -> None:
+        """Let everything be of another space from now on."""
+        self.space, self.fitted_on, self.table, self.index = moved.space, moved.texts, moved.table, moved.index
+        for known, record in moved.opened:
+            known.moved(record)
+
+    def label(self, name: str, text_id: bytes, row: LabelledRow, embedding: Float32) -> None:
+        """Take in one row of a labelled history, unless it is here."""
+        features = np.frombuffer(row.features, np.float32) if row.features else None
+        lengths = row.prompt_tokens, row.prompt_characters
+        context = LoggedContext("", name, 0.0, embedding, (), *lengths, 0, 0.0, features=features)
+        at = self.table.append(context, row.text, text_id)
+        self.index.add(embedding[None, :], np.array([at]))
+        self.table.label(at, scores=row.scores, costs=row.costs)
+        self.learned += 1
+        self.texts += bool(row.counts)
+
+    def without(self, tenant: str) -> tuple[OutcomeTable, NDArray[np.int64], FaissIndex]:
+        """The table without a tenant's rows, where each row is in it (−1: gone), and its index."""
+        table, places = self.table.without(tenant)
+        return table, places, self.index.of(table.embeddings.astype(np.float32))
+
+    def forget(self, history: str, without: tuple[OutcomeTable, NDArray[np.int64], FaissIndex]) -> None:
+        """Take out a labelled history: what is without its rows, of this moment, takes their place."""
+        self.table, places, self.index = without
+        for _, _, known in self.open.items():
+            known.row = int(places[known.row]) if known.row >= 0 else -1
+        self.histories.pop(history, None)
+
     def _teach(self, outcome: Outcome) -> None:
         for policy in self.policies.values():
             policy.learn(outcome)
@@ -289,6 +343,22 @@ class Views:
 
 def _is_truth(source: str, reliability: float) -> bool:
     return Feedback("", 0, 0.0, source, reliability).is_truth
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What is to take the place of table, index and open decisions once the embedder is another."""
+
+    space: str
+    texts: int  # it was fitted on
+    table: OutcomeTable
+    index: FaissIndex
+    opened: Sequence[tuple[OpenDecision, bytes]] = ()
+
+
+def placed(record: DecisionRecord, embedding: Float32) -> DecisionRecord:
+    """The same decision at an embedding of another space."""
+    return replace(record, context=replace(record.context, embedding=embedding))
 
 
 def arm_of(record: DecisionRecord) -> Arm:

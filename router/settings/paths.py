@@ -57,3 +57,8 @@ def admissions_path(settings: Settings) -> Path:
 def snapshot_path(settings: Settings) -> Path:
     """The folder of the snapshot that all processes of this gateway share."""
     return settings.state_dir / "views-0"
+
+
+def spaces_path(settings: Settings) -> Path:
+    """The folder of what the embedder learned, mapped by all processes of this machine."""
+    return settings.state_dir / "embedder"

@@ -319,6 +319,16 @@ class Log(Section):
     )
     keep_text: bool = Field(default=False, description="Whether the query's text is kept, for evidence and for refits.")
     text_characters: Positive = Field(default=2_000, description="How many characters of it, at most.")
+    keep_features: bool = Field(
+        default=True,
+        description="Keep how often each hashed n-gram occurs in a query, so that the embedder is fitted to what is "
+        "asked; False leaves it the fixed sketch it begins with.",
+    )
+    feature_texts: Positive = Field(default=50_000, description="Queries of which these counts are kept, at most.")
+    features_key: Secret = Field(
+        default=None,
+        description="What the n-grams are hashed with; by default a secret that is made once and kept in the store.",
+    )
 
 
 class Responses(Section):

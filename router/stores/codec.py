@@ -12,10 +12,10 @@ import msgspec
 
 from policies.records import packed, unpacked
 from router.errors import Conflict, NotFound
-from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+from router.types import DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 LOG = logging.getLogger("pointsman.log")
-KINDS: dict[type[LogEntry], str] = {DecisionRecord: "d", SettlementRecord: "s", Feedback: "f"}
+KINDS: dict[type[LogEntry], str] = {DecisionRecord: "d", SettlementRecord: "s", Feedback: "f", Notice: "n"}
 
 MOST_JUDGEMENTS = 16  # of one answer: what is replaced stays in the log
 
@@ -24,6 +24,7 @@ _decoders: dict[str, Callable[[bytes], LogEntry]] = {
     "d": unpacked,
     "s": msgspec.msgpack.Decoder(SettlementRecord).decode,
     "f": msgspec.msgpack.Decoder(Feedback).decode,
+    "n": msgspec.msgpack.Decoder(Notice).decode,
 }
 
 

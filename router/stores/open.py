@@ -12,10 +12,11 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from router.errors import SettingsError, StoreUnavailable
-from router.ports import Conversations, Leases, Ledger, OutcomeLog
+from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
+from router.stores.sqlite.archive import SqliteArchive
 from router.stores.sqlite.conversations import SqliteConversations
 from router.stores.sqlite.database import Database
 from router.stores.sqlite.ledger import SqliteLedger
@@ -51,6 +52,7 @@ class Stores:
     audit: Audit
     spend: Spending
     conversations: Conversations
+    archive: Archive
     refused: Counter[str] = field(
         default_factory=Counter
     )  # settlements charged at their worst case, by who refused them
@@ -97,7 +99,10 @@ async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterato
         await ledger.open()
         try:
             conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
-            yield Stores(ledger, log, keys, audit, SqliteSpending(database), conversations, ledger.refused, ledger)
+            archive = SqliteArchive(database)
+            yield Stores(
+                ledger, log, keys, audit, SqliteSpending(database), conversations, archive, ledger.refused, ledger
+            )
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file
@@ -111,6 +116,7 @@ async def _redis(
     url: str, clock: Callable[[], int], kept: Retention, query: Mapping[str, str]
 ) -> AsyncIterator[Stores]:
     # six megabytes and a tenth of a second that SQLite does without
+    from router.stores.redis.archive import RedisArchive  # noqa: PLC0415
     from router.stores.redis.connection import connect  # noqa: PLC0415
     from router.stores.redis.conversations import RedisConversations  # noqa: PLC0415
     from router.stores.redis.ledger import RedisLedger  # noqa: PLC0415
@@ -130,7 +136,8 @@ async def _redis(
         try:
             await audit.open()
             conversations = RedisConversations(link, clock=clock, kept=kept.conversations)
-            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, ledger.refused)
+            archive = RedisArchive(link, clock=clock)
+            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, archive, ledger.refused)
         finally:
             await ledger.aclose()
             await log.aclose()

@@ -27,7 +27,7 @@ from router.stores.codec import (
 )
 from router.stores.redis.connection import Link
 from router.stores.redis.wire import Argument
-from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+from router.types import DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 FLUSH_S = 0.01
 LATE_S = 0.1  # feedback may come this much before its decision
@@ -57,7 +57,7 @@ class RedisLog:
         with contextlib.suppress(StoreUnavailable):
             await self._flush()
 
-    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+    async def remember(self, record: DecisionRecord | SettlementRecord | Notice) -> None:
         """Append. Raises: StoreUnavailable where too many records wait already."""
         if len(self._rows) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for Redis")

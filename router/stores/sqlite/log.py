@@ -31,7 +31,7 @@ from router.stores.codec import (
 )
 from router.stores.sqlite import shares
 from router.stores.sqlite.database import Database, Work, insertion, parts
-from router.types import DecisionRecord, Feedback, LogEntry, SettlementRecord
+from router.types import DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 FLUSH_S = 0.05  # how long a record waits for a transaction to ride in
 WAITING = 10_000  # records kept while the file is away
@@ -62,7 +62,7 @@ class SqliteLog:
         database.participants.append(self)
         database.on_commit.append(self._grown.set)
 
-    async def remember(self, record: DecisionRecord | SettlementRecord) -> None:
+    async def remember(self, record: DecisionRecord | SettlementRecord | Notice) -> None:
         """Append. Raises: StoreUnavailable where too many records wait already."""
         if len(self._waiting) >= WAITING:
             raise StoreUnavailable(f"{WAITING} records wait for {self._db.path}")

@@ -74,6 +74,13 @@ CREATE TABLE shelf (
 PRAGMA user_version = {VERSION};
 """
 
+# What learning keeps for all gateways. Files that are older than this table get it when they are opened.
+ARCHIVE = (
+    "CREATE TABLE IF NOT EXISTS archive (seq INTEGER PRIMARY KEY AUTOINCREMENT, room TEXT NOT NULL,"
+    " owner TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (room, owner, name)) STRICT",
+    "CREATE INDEX IF NOT EXISTS archive_room ON archive (room, seq)",
+)
+
 
 def create_or_check(connection: sqlite3.Connection, *, path: object) -> None:
     """Make the tables of a new file, in one transaction. Raises: StoreUnavailable where there are others."""
@@ -88,6 +95,8 @@ def create_or_check(connection: sqlite3.Connection, *, path: object) -> None:
             raise StoreUnavailable(
                 f"{path} holds tables of another form (version {found}, not {VERSION}): move it away to begin anew."
             )
+        for statement in ARCHIVE:
+            connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
