@@ -125,7 +125,7 @@ async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder
     extra is missing, StoreUnavailable."""
     section, log = settings.embedder, settings.log
     is_fitted = isinstance(section, sections.HashingSection) and log.enabled and log.keep_features
-    key = b"" if not is_fitted else _key(log) or await secret_of(archive)
+    key = b"" if not is_fitted else _features_key(log) or await secret_of(archive)
     try:
         embedder = _embedder(section, key)
     except ImportError as error:
@@ -138,13 +138,13 @@ async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder
     return cached or embedder, Spaces(embedder, archive, folder=folder, most=log.feature_texts, forget=forget)
 
 
-def _key(log: sections.Log) -> bytes:
+def _features_key(log: sections.Log) -> bytes:
     return log.features_key.get_secret_value().encode()[:64] if log.features_key else b""
 
 
-def _embedder(section: sections.Embedder, key: bytes) -> Embedder:
+def _embedder(section: sections.Embedder, hashed_with: bytes) -> Embedder:
     if isinstance(section, sections.HashingSection):
-        return HashingEmbedder(section.dim, key=key)
+        return HashingEmbedder(section.dim, key=hashed_with)
     if isinstance(section, sections.StaticSection):
         return StaticEmbedder(section.model)
     if isinstance(section, sections.SentenceSection):
