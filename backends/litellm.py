@@ -68,7 +68,8 @@ class LiteLLMBackend:
             raise self._translated(problem) from None  # litellm's chain may quote the key
         if request.stream:
             return await self._stream(answer, request)
-        return whole(answer.model_dump_json(exclude_none=True).encode(), request=request, backend=self.name)
+        body = msgspec.json.encode(_whole(answer.model_dump(mode="json", exclude_none=True)))
+        return whole(body, request=request, backend=self.name)
 
     async def ping(self) -> bool:
         """True: asking a provider costs money, so only requests tell."""
@@ -144,6 +145,15 @@ class LiteLLMBackend:
 
     def _safe(self, text: str) -> str:
         return (text.replace(self._secret, "…") if self._secret else text)[:500]
+
+
+def _whole(answer: dict[str, Any]) -> dict[str, Any]:
+    """litellm's answer as OpenAI writes it, where a null is said and not left out."""
+    for choice in answer.get("choices", []):
+        choice.setdefault("logprobs", None)
+        if "message" in choice:
+            choice["message"] = {"content": None, "refusal": None} | choice["message"]
+    return answer
 
 
 def _tidied(chunk: dict[str, Any]) -> dict[str, Any]:

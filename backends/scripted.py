@@ -169,7 +169,7 @@ def plain_answer(line: Line, *, model: str, body: Mapping[str, Any], path: str, 
     if path == "/v1/completions":
         head["object"], choice["text"] = "text_completion", line.text
     else:
-        choice["message"] = {"role": "assistant", "content": line.text, **(line.message or {})}
+        choice["message"] = {"role": "assistant", "content": line.text, "refusal": None, **(line.message or {})}
     tail = {"usage": usage} if line.reports_usage else {}
     return msgspec.json.encode({**head, "choices": [choice], **tail, **(line.fields or {})})
 

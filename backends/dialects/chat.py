@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from backends.dialects.types import Tree, Untranslatable
+from backends.dialects.types import Untranslatable
 
 
 class Counts(NamedTuple):
@@ -42,13 +42,19 @@ def first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
+def delta_of(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a choice of a stream's chunk adds; nothing where it adds nothing that can be read."""
+    found = choice.get("delta")
+    return found if isinstance(found, Mapping) else {}
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message or a delta."""
     content = message.get("content")
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str:
@@ -69,31 +75,13 @@ def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def arguments_of(text: object) -> Tree:
-    """The arguments of a call as an object: {} where the model wrote no JSON object."""
-    try:
-        found = msgspec.json.decode(text) if isinstance(text, str) and text else {}
-    except msgspec.DecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-_CHOICES: frozenset[str | None] = frozenset({"auto", "any", "none", "tool", "allowed_tools"})
-
-
 def own_tools(request: Mapping[str, Any], kinds: frozenset[str | None]) -> list[Mapping[str, Any]]:
     """The tools that the client runs itself. Raises: Untranslatable where there are others alone, or one is forced."""
     tools = request.get("tools") or []
     own = [tool for tool in tools if tool.get("type") in kinds]
     choice = request.get("tool_choice")
-    forced = isinstance(choice, Mapping) and choice.get("type") not in (
-        *kinds,
-        "auto",
-        "any",
-        "none",
-        "tool",
-        "allowed_tools",
-    )
+    usual = (*kinds, "auto", "any", "none", "tool", "allowed_tools")
+    forced = isinstance(choice, Mapping) and choice.get("type") not in usual
     if tools and (not own or forced):
         number, tool = next((n, tool) for n, tool in enumerate(tools) if tool.get("type") not in kinds or forced)
         path = f"tools[{number}]"

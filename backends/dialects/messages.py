@@ -12,18 +12,8 @@ from typing import Any
 
 import msgspec
 
-from backends.dialects.chat import (
-    Counts,
-    arguments_of,
-    calls_of,
-    counts_of,
-    event,
-    first_choice,
-    function_of,
-    own_tools,
-    reasoning_of,
-    text_of,
-)
+from backends.dialects.blocks import Block, Blocks, Step, blocks_of
+from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice, own_tools
 from backends.dialects.types import Dialect, Tree, Untranslatable
 
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "service_tier")
@@ -147,26 +137,19 @@ def _unsaid(block: Mapping[str, Any], path: str) -> Untranslatable:
 def from_chat(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     """See Dialect.from_chat."""
     choice = first_choice(answer)
-    message = choice.get("message") or {}
-    content: list[Tree] = []
-    if thought := reasoning_of(message):
-        content.append({"type": "thinking", "thinking": thought, "signature": ""})
-    if text := text_of(message) or message.get("refusal"):
-        content.append({"type": "text", "text": text})
-    for call in calls_of(message):
-        function = function_of(call)
-        content.append(_tool_use(call) | {"input": arguments_of(function.get("arguments"))})
-    reason, sequence = _stop(choice)
-    return {
-        "id": id_of(answer.get("id")),
-        "type": "message",
-        "role": "assistant",
-        "model": answer.get("model") or request.get("model"),
-        "content": content,
+    blocks = blocks_of(choice.get("message") or {})
+    reason, sequence = _stop(choice, blocks)
+    return _head(answer, request.get("model")) | {
+        "content": [_begun(block) | _filled(block) for block in blocks],
         "stop_reason": reason,
         "stop_sequence": sequence,
         "usage": _usage(counts_of(answer.get("usage"))),
     }
+
+
+def _head(answer: Mapping[str, Any], model: object) -> Tree:
+    named = {"id": id_of(answer.get("id")), "model": answer.get("model") or model}
+    return {"type": "message", "role": "assistant", **named}
 
 
 def id_of(chat_id: object) -> str:
@@ -175,17 +158,35 @@ def id_of(chat_id: object) -> str:
     return f"msg_{tail}"
 
 
-def _tool_use(call: Mapping[str, Any]) -> Tree:
-    name = function_of(call).get("name") or ""
-    return {"type": "tool_use", "id": call.get("id") or f"toolu_{secrets.token_hex(12)}", "name": name, "input": {}}
+def _begun(block: Block) -> Tree:
+    """The block with nothing in it."""
+    if block.kind == "call":
+        return {"type": "tool_use", "id": block.id, "name": block.name, "input": {}}
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": "", "signature": ""}
+    return {"type": "text", "text": ""}
 
 
-def _stop(choice: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(reason, the stop sequence that was met, where the engine says which)"""
-    met = choice.get("stop_reason")
-    if choice.get("finish_reason") == "stop" and isinstance(met, str):
+def _filled(block: Block) -> Tree:
+    if block.kind == "call":
+        return {"input": block.arguments or {}}
+    if block.kind == "reasoning":
+        return {"thinking": block.text, "signature": block.signature}
+    return {"text": block.text}
+
+
+def _stop(choice: Mapping[str, Any], blocks: list[Block]) -> tuple[str | None, str | None]:
+    """(reason, the stop sequence that was met, where the engine says which). A call that is cut must not be run."""
+    met, finish = choice.get("stop_reason"), str(choice.get("finish_reason"))
+    if any(block.is_cut for block in blocks):
+        return "max_tokens", None
+    if any(block.kind == "call" for block in blocks) and finish not in {"length", "content_filter"}:
+        return "tool_use", None  # also where the engine says "stop"
+    if any(block.kind == "refusal" for block in blocks):
+        return "refusal", None
+    if finish == "stop" and isinstance(met, str):
         return "stop_sequence", met
-    return _STOPS.get(str(choice.get("finish_reason")), "end_turn"), None
+    return _STOPS.get(finish, "end_turn"), None
 
 
 def _usage(counts: Counts) -> Tree:
@@ -203,68 +204,57 @@ class MessageEvents:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._model = request.get("model")
         self._begun = False
-        self._open: tuple[str, int] | None = None  # kind of the block that is open, and a tool call's own index
-        self._index = -1  # of that block
-        self._stop: tuple[str | None, str | None] = ("end_turn", None)
+        self._blocks = Blocks()
+        self._last: Mapping[str, Any] = {}  # the choice that says why the answer ended
         self._counts = Counts(0, 0, 0, 0)
 
     def take(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         """See Events.take."""
         if not self._begun:
-            yield from self._begin(chunk)
+            yield self._begin(chunk)
         choice = first_choice(chunk)
-        delta = choice.get("delta") or {}
-        if thought := reasoning_of(delta):
-            yield from self._enter("thinking", 0, {"type": "thinking", "thinking": "", "signature": ""})
-            yield self._delta({"type": "thinking_delta", "thinking": thought})
-        if text := text_of(delta) or delta.get("refusal"):
-            yield from self._enter("text", 0, {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": text})
-        for call in calls_of(delta):
-            yield from self._enter("tool", int(call.get("index") or 0), _tool_use(call))
-            if arguments := function_of(call).get("arguments"):
-                yield self._delta({"type": "input_json_delta", "partial_json": arguments})
+        yield from map(self._event, self._blocks.take(delta_of(choice)))
         if choice.get("finish_reason"):
-            self._stop = _stop(choice)
+            self._last = choice
         if chunk.get("usage"):
             self._counts = counts_of(chunk["usage"])
 
     def end(self) -> Iterator[bytes]:
         """See Events.end."""
         if not self._begun:
-            yield from self._begin({})
-        yield from self._leave()
-        reason, sequence = self._stop
+            yield self._begin({})
+        yield from map(self._event, self._blocks.end())
+        reason, sequence = _stop(self._last, self._blocks.done)
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         yield event("message_delta", {"type": "message_delta", "delta": delta, "usage": _usage(self._counts)})
         yield event("message_stop", {"type": "message_stop"})
 
-    def fail(self, message: str) -> Iterator[bytes]:
-        """See Events.fail."""
-        yield event("error", {"type": "error", "error": {"type": "api_error", "message": message}})
-
-    def _begin(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
+    def _begin(self, chunk: Mapping[str, Any]) -> bytes:
         self._begun = True
-        head = from_chat({"model": self._model}, {"id": chunk.get("id"), "model": chunk.get("model")})
-        message = head | {"stop_reason": None}
-        yield event("message_start", {"type": "message_start", "message": message})
+        empty: Tree = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(self._counts)}
+        return event("message_start", {"type": "message_start", "message": _head(chunk, self._model) | empty})
 
-    def _enter(self, kind: str, number: int, block: Tree) -> Iterator[bytes]:
-        """Open a block, unless the one that is open goes on."""
-        if self._open == (kind, number):
-            return
-        yield from self._leave()
-        self._open, self._index = (kind, number), self._index + 1
-        start = {"type": "content_block_start", "index": self._index, "content_block": block}
-        yield event("content_block_start", start)
+    def _event(self, step: Step) -> bytes:
+        index, block = len(self._blocks.done) - 1, step.block
+        if step.does == "open":
+            return _block_event("start", index, content_block=_begun(block))
+        if step.does == "more":
+            return _block_event("delta", index, delta=_delta(block, step.text))
+        signed = {"type": "signature_delta", "signature": block.signature}
+        before = _block_event("delta", index, delta=signed) if block.signature else b""
+        return before + _block_event("stop", index)
 
-    def _leave(self) -> Iterator[bytes]:
-        if self._open is not None:
-            self._open = None
-            yield event("content_block_stop", {"type": "content_block_stop", "index": self._index})
 
-    def _delta(self, delta: Tree) -> bytes:
-        return event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})
+def _block_event(kind: str, index: int, **more: Tree) -> bytes:
+    return event(f"content_block_{kind}", {"type": f"content_block_{kind}", "index": index, **more})
+
+
+def _delta(block: Block, text: str) -> Tree:
+    if block.kind == "call":
+        return {"type": "input_json_delta", "partial_json": text}
+    if block.kind == "reasoning":
+        return {"type": "thinking_delta", "thinking": text}
+    return {"type": "text_delta", "text": text}
 
 
 MESSAGES = Dialect(to_chat, from_chat, id_of, MessageEvents)

@@ -7,17 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backends.dialects.chat import (
-    Counts,
-    arguments_of,
-    calls_of,
-    counts_of,
-    event,
-    first_choice,
-    function_of,
-    reasoning_of,
-    text_of,
-)
+from backends.dialects.blocks import Block, Blocks, Step, blocks_of
+from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice
 from backends.dialects.types import Tree
 
 _ECHOED: Tree = {
@@ -32,7 +23,7 @@ _ECHOED: Tree = {
     "tools": [],
     "truncation": "disabled",
     "text": {"format": {"type": "text"}},
-    "store": False,
+    "store": True,
 }  # fields of the request that the answer repeats, with what stands there where the request does not say
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -40,17 +31,8 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 def from_chat(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     """See Dialect.from_chat."""
     choice = first_choice(answer)
-    message = choice.get("message") or {}
-    output: list[Tree] = []
-    if thought := reasoning_of(message):
-        output.append(_thought(thought))
-    if text := text_of(message):
-        output.append(_said(text))
-    elif refusal := message.get("refusal"):
-        output.append(_said(refusal, refused=True))
-    output += [_called(call, _customs(request)) for call in calls_of(message)]
-    head = _head(request, answer)
-    return _finished(head, output, str(choice.get("finish_reason")), counts_of(answer.get("usage")))
+    items = [_Item(block, _customs(request)) for block in blocks_of(choice.get("message") or {})]
+    return _finished(_head(request, answer), items, str(choice.get("finish_reason")), counts_of(answer.get("usage")))
 
 
 def id_of(chat_id: object) -> str:
@@ -77,12 +59,13 @@ def _head(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     }
 
 
-def _finished(head: Tree, output: list[Tree], reason: str, counts: Counts) -> Tree:
-    incomplete = _INCOMPLETE.get(reason)
+def _finished(head: Tree, items: list[_Item], finish: str, counts: Counts) -> Tree:
+    is_cut = any(item.block.is_cut for item in items)  # a call that nobody must run
+    incomplete = "max_output_tokens" if is_cut else _INCOMPLETE.get(finish)
     return head | {
         "status": "incomplete" if incomplete else "completed",
         "incomplete_details": {"reason": incomplete} if incomplete else None,
-        "output": output,
+        "output": [item.whole() for item in items],
         "usage": {
             "input_tokens": counts.prompt,
             "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
@@ -93,44 +76,92 @@ def _finished(head: Tree, output: list[Tree], reason: str, counts: Counts) -> Tr
     }
 
 
-def _thought(text: str, item_id: str = "") -> Tree:
-    content = [{"type": "reasoning_text", "text": text}]
-    return {"id": item_id or _new("rs"), "type": "reasoning", "summary": [], "content": content}
-
-
-def _said(text: str, item_id: str = "", *, refused: bool = False) -> Tree:
-    part = {"type": "refusal", "refusal": text} if refused else _text_part(text)
-    return {
-        "id": item_id or _new("msg"),
-        "type": "message",
-        "status": "completed",
-        "role": "assistant",
-        "content": [part],
-    }
-
-
-def _text_part(text: str) -> Tree:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _called(call: Mapping[str, Any], customs: frozenset[str], item_id: str = "") -> Tree:
-    function = function_of(call)
-    name, arguments = str(function.get("name") or ""), function.get("arguments") or ""
-    if name in customs:
-        said = arguments_of(arguments).get("input", "")
-        item: Tree = {"id": item_id or _new("ctc"), "type": "custom_tool_call", "input": said}
-    else:
-        item = {"id": item_id or _new("fc"), "type": "function_call", "arguments": arguments, "status": "completed"}
-    return item | {"call_id": call.get("id") or _new("call"), "name": name}
-
-
 def _customs(request: Mapping[str, Any]) -> frozenset[str]:
     """Names of the request's tools that take plain text."""
     return frozenset(str(tool.get("name")) for tool in request.get("tools") or [] if tool.get("type") == "custom")
 
 
-def _new(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(12)}"
+_PREFIXES = {"text": "msg", "refusal": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+_TEXTS = {
+    "text": "output_text",
+    "refusal": "refusal",
+    "reasoning": "reasoning_text",
+    "function_call": "function_call_arguments",
+    "custom_tool_call": "custom_tool_call_input",
+}  # what events call an item's text
+
+
+class _Item:
+    """One item of the output, and the events that tell of it."""
+
+    def __init__(self, block: Block, customs: frozenset[str]) -> None:
+        self.block = block
+        self.kind: str = block.kind
+        if block.kind == "call":
+            self.kind = "custom_tool_call" if block.name in customs else "function_call"
+        self.item_id = f"{_PREFIXES[self.kind]}_{secrets.token_hex(12)}"
+
+    def begun(self) -> list[tuple[str, Tree]]:
+        """(kind of event, what it holds) when it opens"""
+        item = self._made("", "in_progress")
+        parts = item.get("content", []) if item["type"] == "message" else []
+        told: list[tuple[str, Tree]] = [("output_item.added", {"item": item | ({"content": []} if parts else {})})]
+        return told + [("content_part.added", self._placed(content_index=0, part=part)) for part in parts]
+
+    def more(self, text: str) -> list[tuple[str, Tree]]:
+        """The same of some text more. What a custom tool gets is inside JSON, and told when that is whole."""
+        return [] if self.kind == "custom_tool_call" else [self._delta(text)]
+
+    def _delta(self, text: str) -> tuple[str, Tree]:
+        logprobs: Tree = {"logprobs": []} if self.kind == "text" else {}
+        return f"{_TEXTS[self.kind]}.delta", self._placed(**self._part_index, delta=text, **logprobs)
+
+    def done(self) -> list[tuple[str, Tree]]:
+        """The same when it closes."""
+        item, text = self.whole(), self.block.text
+        ends: dict[str, Tree] = {
+            "text": {"text": text, "logprobs": []},
+            "reasoning": {"text": text},
+            "refusal": {"refusal": text},
+            "function_call": {"arguments": text, "name": self.block.name},
+            "custom_tool_call": {"input": self.custom_text},
+        }
+        told = [self._delta(self.custom_text)] if self.kind == "custom_tool_call" else []
+        told.append((f"{_TEXTS[self.kind]}.done", self._placed(**self._part_index, **ends[self.kind])))
+        if item["type"] == "message":
+            told.append(("content_part.done", self._placed(content_index=0, part=item["content"][0])))
+        return [*told, ("output_item.done", {"item": item})]
+
+    @property
+    def _part_index(self) -> Tree:
+        return {} if self.block.kind == "call" else {"content_index": 0}
+
+    def _placed(self, **more: Any) -> Tree:
+        return {"item_id": self.item_id, **more}
+
+    @property
+    def custom_text(self) -> str:
+        """The text of a custom tool's call; as the model wrote it where it is not as it was asked to be."""
+        said = (self.block.arguments or {}).get("input")
+        return said if isinstance(said, str) else self.block.text
+
+    def whole(self) -> Tree:
+        """The item with all its text."""
+        return self._made(self.block.text, "incomplete" if self.block.is_cut else "completed")
+
+    def _made(self, text: str, status: str) -> Tree:
+        item: Tree = {"id": self.item_id, "type": "message", "status": status, "role": "assistant"}
+        called = {"call_id": self.block.id, "name": self.block.name}
+        if self.kind == "reasoning":
+            content = [{"type": "reasoning_text", "text": text}] if text else []
+            return {"id": self.item_id, "type": "reasoning", "summary": [], "content": content}
+        if self.kind == "custom_tool_call":
+            return {"id": self.item_id, "type": self.kind, **called, "input": self.custom_text if text else ""}
+        if self.kind == "function_call":
+            return {"id": self.item_id, "type": self.kind, "status": status, **called, "arguments": text}
+        if self.kind == "refusal":
+            return item | {"content": [{"type": "refusal", "refusal": text}]}
+        return item | {"content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]}
 
 
 class ResponseEvents:
@@ -141,9 +172,9 @@ class ResponseEvents:
         self._customs = _customs(request)
         self._head: Tree | None = None
         self._number = 0
-        self._output: list[Tree] = []
-        self._open: _Item | None = None
-        self._reason = "stop"
+        self._blocks = Blocks()
+        self._items: list[_Item] = []
+        self._finish = "stop"
         self._counts = Counts(0, 0, 0, 0)
 
     def take(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
@@ -151,18 +182,9 @@ class ResponseEvents:
         if self._head is None:
             yield from self._begin(chunk)
         choice = first_choice(chunk)
-        delta = choice.get("delta") or {}
-        if thought := reasoning_of(delta):
-            yield from self._enter("reasoning", 0, {})
-            yield from self._more(thought)
-        if text := text_of(delta):
-            yield from self._enter("text", 0, {})
-            yield from self._more(text)
-        for call in calls_of(delta):
-            yield from self._enter("call", int(call.get("index") or 0), call)
-            if arguments := function_of(call).get("arguments"):
-                yield from self._more(str(arguments))
-        self._reason = choice.get("finish_reason") or self._reason
+        for step in self._blocks.take(delta_of(choice)):
+            yield from self._told(step)
+        self._finish = choice.get("finish_reason") or self._finish
         if chunk.get("usage"):
             self._counts = counts_of(chunk["usage"])
 
@@ -170,116 +192,25 @@ class ResponseEvents:
         """See Events.end."""
         if self._head is None:
             yield from self._begin({})
-        yield from self._leave()
-        done = _finished(self._head or {}, self._output, self._reason, self._counts)
-        yield self._event(f"response.{done['status']}", response=done)
-
-    def fail(self, message: str) -> Iterator[bytes]:
-        """See Events.fail."""
-        if self._head is None:
-            yield from self._begin({})
-        error = {"code": "server_error", "message": message}
-        failed = (self._head or {}) | {"status": "failed", "error": error, "output": self._output}
-        yield self._event("response.failed", response=failed)
+        for step in self._blocks.end():
+            yield from self._told(step)
+        done = _finished(self._head or {}, self._items, str(self._finish), self._counts)
+        yield self._event(done["status"], response=done)
 
     def _begin(self, chunk: Mapping[str, Any]) -> Iterator[bytes]:
         self._head = _head(self._request, chunk)
-        yield self._event("response.created", response=self._head)
-        yield self._event("response.in_progress", response=self._head)
+        yield self._event("created", response=self._head)
+        yield self._event("in_progress", response=self._head)
 
-    def _enter(self, kind: str, number: int, call: Mapping[str, Any]) -> Iterator[bytes]:
-        """Open an item, unless the one that is open goes on."""
-        if self._open is not None and (self._open.kind, self._open.number) == (kind, number):
-            return
-        yield from self._leave()
-        self._open = _Item(kind, number, call, self._customs)
-        yield self._about("response.output_item.added", item=self._open.begun())
-        if kind == "text":
-            yield self._within("response.content_part.added", content_index=0, part=_text_part(""))
-
-    def _more(self, text: str) -> Iterator[bytes]:
-        assert self._open is not None
-        self._open.text += text
-        kind, extra = self._open.delta
-        yield self._within(kind, delta=text, **extra)
-
-    def _leave(self) -> Iterator[bytes]:
-        if self._open is None:
-            return
-        item = self._open
-        done, extra = item.done
-        yield self._within(done, **extra)
-        if item.kind == "text":
-            yield self._within("response.content_part.done", content_index=0, part=_text_part(item.text))
-        whole = item.whole()
-        yield self._about("response.output_item.done", item=whole)
-        self._output.append(whole)
-        self._open = None
-
-    def _about(self, kind: str, **more: Any) -> bytes:
-        return self._event(kind, output_index=len(self._output), **more)
-
-    def _within(self, kind: str, **more: Any) -> bytes:
-        assert self._open is not None
-        return self._about(kind, item_id=self._open.item_id, **more)
+    def _told(self, step: Step) -> Iterator[bytes]:
+        if step.does == "open":
+            self._items.append(_Item(step.block, self._customs))
+        item = self._items[-1]
+        told = {"open": item.begun, "close": item.done}
+        for kind, data in told[step.does]() if step.does in told else item.more(step.text):
+            yield self._event(kind, output_index=len(self._items) - 1, **data)
 
     def _event(self, kind: str, **more: Any) -> bytes:
         number, self._number = self._number, self._number + 1
+        kind = f"response.{kind}"
         return event(kind, {"type": kind, "sequence_number": number, **more})
-
-
-class _Item:
-    """One item of the output while it comes."""
-
-    def __init__(self, kind: str, number: int, call: Mapping[str, Any], customs: frozenset[str]) -> None:
-        self.kind = kind
-        self.number = number
-        self.text = ""
-        self._customs = customs
-        self._call: Tree = {"id": call.get("id") or _new("call"), "function": dict(function_of(call))}
-        self._is_custom = self._call["function"].get("name") in customs
-        prefix = {"text": "msg", "reasoning": "rs", "call": "ctc" if self._is_custom else "fc"}[kind]
-        self.item_id = _new(prefix)
-
-    @property
-    def delta(self) -> tuple[str, Tree]:
-        """(kind of the event that brings more, what it needs beside the text)"""
-        if self.kind == "text":
-            return "response.output_text.delta", {"content_index": 0, "logprobs": []}
-        if self.kind == "reasoning":
-            return "response.reasoning_text.delta", {"content_index": 0}
-        kind = "custom_tool_call_input" if self._is_custom else "function_call_arguments"
-        return f"response.{kind}.delta", {}
-
-    @property
-    def done(self) -> tuple[str, Tree]:
-        """(kind of the event that ends it, what it holds)"""
-        if self.kind == "text":
-            return "response.output_text.done", {"content_index": 0, "text": self.text, "logprobs": []}
-        if self.kind == "reasoning":
-            return "response.reasoning_text.done", {"content_index": 0, "text": self.text}
-        if self._is_custom:
-            return "response.custom_tool_call_input.done", {"input": arguments_of(self.text).get("input", "")}
-        name = self._call["function"].get("name") or ""
-        return "response.function_call_arguments.done", {"arguments": self.text, "name": name}
-
-    def begun(self) -> Tree:
-        """The item as it is announced, with nothing in it."""
-        item = self._made("")
-        if "status" in item:
-            item["status"] = "in_progress"
-        if self.kind == "text":
-            item["content"] = []
-        return item
-
-    def whole(self) -> Tree:
-        """The item with all its text."""
-        return self._made(self.text)
-
-    def _made(self, text: str) -> Tree:
-        if self.kind == "text":
-            return _said(text, self.item_id)
-        if self.kind == "reasoning":
-            return _thought(text, self.item_id)
-        function = self._call["function"] | {"arguments": text}
-        return _called(self._call | {"function": function}, self._customs, self.item_id)

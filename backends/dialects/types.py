@@ -26,9 +26,6 @@ class Events(Protocol):
     def end(self) -> Iterable[bytes]:
         """The events that close the stream, once the engine is done."""
 
-    def fail(self, message: str) -> Iterable[bytes]:
-        """The events that say the stream broke off."""
-
 
 @dataclass(frozen=True, slots=True)
 class Dialect:

@@ -7,13 +7,15 @@ tenant does not have is a 400, as with OpenAI; an answer that cannot be kept is 
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from router.errors import InvalidRequest, NotFound, SettingsError, StoreUnavailable
 from router.http.auth import Authentication
+from router.http.kept_items import Order, page
+from router.http.schemas import with_field
 from router.ports import Conversations
 from router.settings.sections import Responses
 from router.types import Principal
@@ -55,12 +57,13 @@ class _Kept(msgspec.Struct):
 class Turn:
     """One request of a conversation: what it went on from, and what its answer is kept with."""
 
-    __slots__ = ("before", "body", "items", "previous")
+    __slots__ = ("body", "items", "last", "previous")
 
     def __init__(self, body: bytes, items: list[Any] | None, previous: str | None) -> None:
         self.body = body  # to be sent on
         self.items = items  # of the input, all of it; None: the answer is not kept
         self.previous = previous
+        self.last = b""  # part of a stream
 
     def told(self, chunk: bytes) -> bytes:
         """The answer, or a part of a stream, with what it went on from."""
@@ -80,7 +83,7 @@ class ResponsesKept:
     async def turn(self, principal: Principal, body: bytes) -> Turn:
         """A request as it is sent on. Raises: InvalidRequest, StoreUnavailable."""
         if not self._keeps:
-            return Turn(body, None, None)
+            return Turn(with_field(body, "store", False), None, None)
         try:
             fields = _FIELDS.decode(body)
             given = msgspec.json.decode(fields.get("input", msgspec.Raw(b'""')))
@@ -189,9 +192,15 @@ def routes(kept: ResponsesKept, authentication: Authentication) -> APIRouter:
         return {"id": name, "object": "response", "deleted": True}
 
     @router.get(PATH + "/{name}/input_items")
-    async def items(name: str, request: Request) -> dict[str, object]:
-        """What led to it."""
+    async def items(
+        name: str,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Order = "desc",
+        after: str | None = None,
+    ) -> dict[str, object]:
+        """What led to it, the latest first."""
         found = await kept.items(await authentication.of(request.scope["headers"]), name)
-        return {"object": "list", "data": found, "has_more": False}
+        return page(found, of=name.replace("resp_", "msg_"), limit=limit, order=order, after=after)
 
     return router

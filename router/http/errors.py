@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 
@@ -18,7 +19,9 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
+_NUMBERS = re.compile(rb'"sequence_number": ?(\d{1,18})[,}]')
 
 
 def error_body(error: PointsmanError, path: str) -> bytes:
@@ -41,10 +44,15 @@ def error_headers(error: PointsmanError) -> Headers:
     return headers
 
 
-def error_event(message: str, path: str) -> bytes:
-    """The SSE event that tells a failure in the middle of a stream."""
+def error_event(message: str, path: str, last: bytes = b"") -> bytes:
+    """The SSE event that tells a failure in the middle of a stream; `last` is what was sent before, whose numbers it
+    goes on from. On Responses also under `error`, where OpenAI's own SDKs look for it."""
     if path.startswith("/v1/messages"):
         body = msgspec.json.encode({"type": "error", "error": {"type": "api_error", "message": message}})
         return b"event: error\ndata: " + body + b"\n\n"
     detail = {"message": message, "type": "upstream_error", "param": None, "code": "stream_broken"}
+    if path.startswith("/v1/responses"):
+        number = int((_NUMBERS.findall(last) or [b"-1"])[-1]) + 1
+        body = msgspec.json.encode({**detail, "type": "error", "sequence_number": number, "error": detail})
+        return b"event: error\ndata: " + body + b"\n\n"
     return b"data: " + msgspec.json.encode({"error": detail}) + b"\n\n"

@@ -145,7 +145,7 @@ class Inference:
 
     async def _turned(self, answer: RelayedAnswer, turn: Turn, chunk: bytes) -> bytes:
         """A part of a stream of Responses; its last one is kept before the client has it, and can go on."""
-        chunk = turn.told(chunk)
+        chunk = turn.last = turn.told(chunk)
         await self._kept.keep_last(answer.attempt.principal, turn, chunk)
         return chunk
 
@@ -248,7 +248,7 @@ def id_headers(request_id: bytes, path: str) -> Headers:
 
 
 def _broken_off(why: str, asked: HttpExchange) -> bytes:
-    return error_event(f"the answer broke off: {why}", asked.path)
+    return error_event(f"the answer broke off: {why}", asked.path, asked.turn.last if asked.turn is not None else b"")
 
 
 def path_of(scope: Scope) -> str:

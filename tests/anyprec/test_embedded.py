@@ -69,7 +69,7 @@ def test_a_plain_answer_has_the_shape_vllm_gives_it(using: Using) -> None:
         assert answer["object"] == "chat.completion"
         assert answer["model"] == "as-small@3bit"
         assert answer["usage"] == {
-            "prompt_tokens": 5, "total_tokens": 11, "completion_tokens": 6, "prompt_tokens_details": None,
+            "prompt_tokens": 5, "total_tokens": 11, "completion_tokens": 6,
         }  # fmt: skip
         [choice] = answer["choices"]
         assert (choice["index"], choice["message"]["role"], choice["finish_reason"]) == (0, "assistant", "length")

@@ -103,7 +103,8 @@ def plain(content: object) -> str:
 
 def whole(request: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     usage = counted(request, message)
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish(message)}
+    said = {"refusal": None, **message}
+    choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": finish(message)}
     return {**head(request, "chat.completion"), "choices": [choice], "usage": usage}
 
 

@@ -18,6 +18,7 @@ from tests.http.conftest import serving
 from tests.http.module import gateway_over
 from tests.stores.conftest import RedisProcess
 
+pytestmark = pytest.mark.unpublished("they lie")
 CONTEXT = 1000
 PRICE = 1_000_000  # nano-USD for 1000 tokens at 1 USD per million
 TEXT = "forty bytes of text, or ten tokens of it"

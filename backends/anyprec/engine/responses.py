@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, as vLLM sends them: whole bodies, and the chunks of a stream."""
+"""Answers as OpenAI publishes them, with vLLM's own fields beside: whole bodies, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def whole_body(head: ChunkHead, kind: str, choices: Sequence[dict[str, Any]], us
         "model": head.model,
         "choices": choices,
         "service_tier": None,
-        "system_fingerprint": head.system_fingerprint,
         "usage": usage,
         "prompt_logprobs": None,
         "kv_transfer_params": None,
     }
-    return msgspec.json.encode(content)
+    named = {"system_fingerprint": head.system_fingerprint} if head.system_fingerprint else {}
+    return msgspec.json.encode(content | named)
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
@@ -60,7 +60,6 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
-        "prompt_tokens_details": None,
     }
 
 
@@ -113,9 +112,7 @@ class ChatTelling:
             "role": "assistant",
             "content": piece.text if calls is None else None,
             "refusal": None,
-            "annotations": None,
-            "audio": None,
-            "function_call": None,
+            "annotations": [],
             "tool_calls": calls or [],
             "reasoning": None,
         }
@@ -140,7 +137,7 @@ class ChatTelling:
     def _told(self, piece: Piece) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": [self._entry(token) for token in piece.tokens]}
+        return {"content": [self._entry(token) for token in piece.tokens], "refusal": None}
 
     def _entry(self, token: Token) -> dict[str, Any]:
         top = [self._one(other, logprob) for other, logprob in token.top]
