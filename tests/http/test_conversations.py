@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from backends.scripted import Line
-from backends.scripted_server import ScriptedServer
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, engine, serving, settings_for
 
 pytestmark = pytest.mark.anyio
