@@ -48,7 +48,7 @@ class Block:
             return None
 
 
-class Step(NamedTuple):
+class BlockStep(NamedTuple):
     """What happens to a block: it is opened, gets more text, or is closed."""
 
     does: Literal["open", "more", "close"]
@@ -65,7 +65,7 @@ class Blocks:
     _held: list[Block] = field(default_factory=list)
     _calls: dict[int, Block] = field(default_factory=dict)
 
-    def take(self, delta: Mapping[str, Any]) -> Iterator[Step]:
+    def take(self, delta: Mapping[str, Any]) -> Iterator[BlockStep]:
         """The steps that one delta makes, or a whole message."""
         thoughts = delta.get("thinking_blocks")  # litellm's, where a provider signs them
         signatures = [each.get("signature") for each in thoughts or () if isinstance(each, Mapping)]
@@ -80,7 +80,7 @@ class Blocks:
         for call in calls_of(delta):
             yield from self._put(self._call(call), _arguments(call))
 
-    def end(self) -> Iterator[Step]:
+    def end(self) -> Iterator[BlockStep]:
         """The steps that are left when nothing more comes."""
         for call in self._calls.values():
             if not call.text.strip() and not call.is_closed:
@@ -110,35 +110,35 @@ class Blocks:
             number = max(self._calls, default=-1) + (named or not self._calls)
         return number, self._calls.get(number)
 
-    def _put(self, block: Block, text: str) -> Iterator[Step]:
+    def _put(self, block: Block, text: str) -> Iterator[BlockStep]:
         if block.is_closed:
             return  # it was whole
         block.text += text
         if block is self._open:
             if text:
-                yield Step("more", block, text)
+                yield BlockStep("more", block, text)
         elif block not in self._held:
             self._held.append(block)
         yield from self._advance()
 
-    def _advance(self, *, ended: bool = False) -> Iterator[Step]:
+    def _advance(self, *, ended: bool = False) -> Iterator[BlockStep]:
         while self._held and (ended or self._may_open(self._held[0])):
             if self._open is not None:
                 yield self._close(self._open)
             block = self._open = self._held.pop(0)
             block.id = block.id or f"call_{secrets.token_hex(12)}"
             self.done.append(block)
-            yield Step("open", block)
+            yield BlockStep("open", block)
             if block.text:
-                yield Step("more", block, block.text)
+                yield BlockStep("more", block, block.text)
 
     def _may_open(self, block: Block) -> bool:
         named = block.kind != "call" or bool(block.name)
         return named and (self._open is None or self._open.is_whole)
 
-    def _close(self, block: Block) -> Step:
+    def _close(self, block: Block) -> BlockStep:
         block.is_closed, self._open = True, None
-        return Step("close", block)
+        return BlockStep("close", block)
 
 
 def blocks_of(message: Mapping[str, Any]) -> list[Block]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from backends.dialects.blocks import Block, Blocks, Step, blocks_of
+from backends.dialects.blocks import Block, Blocks, BlockStep, blocks_of
 from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice, own_tools
 from backends.dialects.types import Dialect, Tree, Untranslatable
 
@@ -234,7 +234,7 @@ class MessageEvents:
         empty: Tree = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(self._counts)}
         return event("message_start", {"type": "message_start", "message": _head(chunk, self._model) | empty})
 
-    def _event(self, step: Step) -> bytes:
+    def _event(self, step: BlockStep) -> bytes:
         index, block = len(self._blocks.done) - 1, step.block
         if step.does == "open":
             return _block_event("start", index, content_block=_begun(block))

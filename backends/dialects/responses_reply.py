@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backends.dialects.blocks import Block, Blocks, Step, blocks_of
+from backends.dialects.blocks import Block, Blocks, BlockStep, blocks_of
 from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice
 from backends.dialects.types import Tree
 
@@ -202,7 +202,7 @@ class ResponseEvents:
         yield self._event("created", response=self._head)
         yield self._event("in_progress", response=self._head)
 
-    def _told(self, step: Step) -> Iterator[bytes]:
+    def _told(self, step: BlockStep) -> Iterator[bytes]:
         if step.does == "open":
             self._items.append(_Item(step.block, self._customs))
         item = self._items[-1]
