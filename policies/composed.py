@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.machine_pricing import repriced, routed
+from policies.machine_pricing import discounted, repriced, routed
 from policies.tenant_effects import TenantEffects
 from policies.types import (
     Estimates,
@@ -80,8 +80,8 @@ class Composed:
         return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early, prices.refuses))
 
     def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
-        charged = evidence.expected
-        estimates = routed(context, charged)
+        charged = discounted(context, evidence.expected)
+        estimates = routed(context, evidence.expected, charged)
         prices = repriced(context, prices_of(context, evidence), charged, estimates)
         scores = estimates.quality - prices * estimates.cost
         if self.mask and (context.capacity is not None or context.purse.remaining != INFINITE):

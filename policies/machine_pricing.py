@@ -14,14 +14,24 @@ from policies.types import Estimates, Float, LoggedContext, MeasuredCost
 CHEAPEST_USD = 1e-15  # of an answer: prices are divided by it
 
 
-def routed(context: LoggedContext, charged: Estimates) -> Estimates:
-    """The estimates that decide, from those at list prices."""
+def discounted(context: LoggedContext, listed: Estimates) -> Estimates:
+    """What is expected to be charged, with what an arm's cache holds of the prompt at the price of that."""
+    if context.cached is None:
+        return listed
+    off = np.array([0.0 if a.cached_price is None else a.prompt_price - a.cached_price for a in context.arms])
+    cost = np.maximum(listed.cost - context.cached * off * context.prompt_tokens, CHEAPEST_USD)
+    return Estimates(listed.quality, listed.sigma, cost)
+
+
+def routed(context: LoggedContext, estimates: Estimates, charged: Estimates) -> Estimates:
+    """The estimates that decide, from those at list prices and those that are charged."""
     rented = context.rented
     if rented is None:
         return charged
     listed = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).T  # (2, n)
-    tokens = _completion_tokens(context, charged, rented, listed)
-    cost = rented.prompt_usd * context.prompt_tokens + rented.completion_usd * tokens
+    tokens = _completion_tokens(context, estimates, rented, listed)
+    read = 1.0 if context.cached is None else 1.0 - context.cached  # what is found again takes no machine's time
+    cost = rented.prompt_usd * read * context.prompt_tokens + rented.completion_usd * tokens
     cost = np.where(np.isnan(rented.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD))
     return Estimates(charged.quality, charged.sigma, cost)
 

@@ -99,6 +99,7 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     tenant: str = ""
     answered: str = ""  # the arm of a program whose answer was judged and returned …
     returned: float = 1.0  # … and how likely that was, in (0, 1]
+    uncached: Count = 0  # nano-USD, had no cache been read or written; 0: the same
     parts: Mapping[str, Count] = {}  # tokens with a price of their own, by kind: cached, written, reasoning, …
 
 
@@ -170,6 +171,7 @@ def context_of(logged: LoggedContext, neighbours: Neighbours) -> RouteContext:
         logged.features,
         logged.rented,
         logged.neighbours_asked,
+        logged.cached,
         neighbours=neighbours,
     )
 
@@ -192,7 +194,7 @@ def outcome_of(
         context=record.context,
         arm=record.model if served else "",
         score=NAN if feedback is None else feedback.score,
-        cost=settlement.cost / NANO_PER_USD if settlement is not None and charged else NAN,
+        cost=(settlement.uncached or settlement.cost) / NANO_PER_USD if settlement is not None and charged else NAN,
         propensity=record.propensity if served else 1.0,
         completion_tokens=0 if settlement is None else settlement.completion_tokens,
         now=record.context.now if latest is None else latest.at_ms / 1000,
@@ -217,10 +219,12 @@ def features_of(data: bytes) -> Float | None:
 # as bytes
 
 Row = Literal[
-    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "prompt_usd", "completion_usd", "tokens"
-]
+    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "prompt_usd",
+    "completion_usd", "tokens"
+]  # fmt: skip
 ROWS: tuple[Row, ...] = (
-    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "prompt_usd", "completion_usd", "tokens",
+    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "prompt_usd",
+    "completion_usd", "tokens",
 )  # fmt: skip
 ALWAYS = 4  # of these are in every record
 MOST_ARMS = 4096
@@ -300,7 +304,8 @@ def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
     expected, rented = record.evidence.expected, record.context.rented
     found: list[Float] = [record.probabilities, expected.quality, expected.sigma, expected.cost]
     rows = (1 << ALWAYS) - 1
-    optional = (record.evidence.capacity_prices, record.context.capacity, record.evidence.worth)
+    context, evidence = record.context, record.evidence
+    optional = (evidence.capacity_prices, context.capacity, evidence.worth, context.cached)
     for place, row in enumerate(optional, ALWAYS):
         if row is not None:
             rows |= 1 << place
@@ -345,6 +350,7 @@ def unpacked(data: bytes) -> DecisionRecord:
         np.frombuffer(found.features, _SINGLE) if found.features else None,
         None if usd[0] is None else MeasuredCost(*cast(tuple[Float, Float, Float], usd)),
         neighbours_asked,
+        block("cached"),
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
     evidence = Evidence(

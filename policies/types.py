@@ -28,6 +28,7 @@ class Arm(msgspec.Struct, frozen=True, array_like=True):
     bits: int | None = None
     parameters: float | None = None  # number of weights
     quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where learning starts
+    cached_price: float | None = None  # USD per prompt token read from its cache; None: as any other
 
 
 class Neighbours(msgspec.Struct, frozen=True):
@@ -73,6 +74,7 @@ class LoggedContext(msgspec.Struct, frozen=True):
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
     rented: MeasuredCost | None = None  # None where every arm costs its list price
     neighbours_asked: int = 0  # past queries that were looked up, at most
+    cached: Float | None = None  # (n,) of the prompt, expected in each arm's cache, in [0, 1]; None: nothing anywhere
 
     @property
     def names(self) -> tuple[str, ...]:

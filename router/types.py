@@ -306,6 +306,7 @@ class Spend(msgspec.Struct, frozen=True, gc=False):
     outcome: Literal["settled", "released", "expired"]
     estimated: bool = False  # what the engine reported could not be: tokens were counted from the text
     parts: TokenParts = NO_PARTS  # kinds of tokens among them
+    uncached: NanoUsd = NanoUsd(0)  # had no cache been read or written; 0: the same
 
     def __post_init__(self) -> None:
         if self.cost < 0 or self.prompt_tokens < 0 or self.completion_tokens < 0:

@@ -17,10 +17,11 @@ from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
-from policies.types import BudgetState, Estimates, Evidence, LoggedContext, Policy, Proposal, draw
+from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, draw
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
-from router.gateway.eligibility import all_hold, ineligible_reason, is_usual, unbounded_reason
+from router.gateway.conversations import session_of
+from router.gateway.eligibility import all_hold, expected_prompt_tokens, ineligible_reason, is_usual, unbounded_reason
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing, prior_speed
 from router.gateway.types import (
@@ -36,6 +37,7 @@ from router.gateway.types import (
     generic_tokens,
 )
 from router.learning.follower import Learning
+from router.learning.prompt_caches import SESSION
 from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
 
 _NO_PURSE = BudgetState()
@@ -96,18 +98,21 @@ class Decider:
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
         name, policy = self._policy(principal, call)
-        logged = await self._ask(principal, call, menu, stages)
+        session = session_of(principal.tenant, call) if menu.caches or self.renting.rents else None
+        logged = await self._ask(principal, call, menu, stages, session)
         rows, similarity = self._nearest_rows(logged)
         neighbours = self._learning.views.neighbours(logged, rows, similarity)
         stages.mark("neighbours")
         proposal = policy.propose(context_of(logged, neighbours))
-        record = self._record(principal, call, menu, logged, (name, proposal))
+        record = self._record(principal, call, menu, logged, (name, proposal), session)
         if self.options.refuse_worthless and call.needs.pinned is None:
             self._refuse_worthless(record, proposal)
         stages.mark("propose")
         return Decision(record, proposal, menu.models, menu.refusals)
 
-    async def _ask(self, principal: Principal, call: Call, menu: Candidates, stages: Timings) -> LoggedContext:
+    async def _ask(
+        self, principal: Principal, call: Call, menu: Candidates, stages: Timings, session: str | None
+    ) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         capacity = await self._capacity(menu) if menu.budgets else None
@@ -129,7 +134,13 @@ class Decider:
             None if self.features is None else self.features(call.text),
             self.renting.of(menu.models) if self.renting.rents else None,
             self.options.k,
+            None if session is None else self._cached(session, call, menu),
         )
+
+    def _cached(self, session: str, call: Call, menu: Candidates) -> Float:
+        """(n,) of the prompt, as far as each model has seen this conversation."""
+        tokens = [expected_prompt_tokens(model, call.needs) for model in menu.models]
+        return self._learning.views.caches.shares(session, menu.names, tokens, self._clock())
 
     def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
         """Raises: BudgetExceeded where no answer is worth what it takes from a budget that others need."""
@@ -149,6 +160,7 @@ class Decider:
         menu: Candidates,
         logged: LoggedContext,
         proposed: tuple[str, Proposal],
+        session: str | None = None,
     ) -> DecisionRecord:
         """With one model drawn."""
         name, proposal = proposed
@@ -165,6 +177,7 @@ class Decider:
             text=call.text[: self.options.keep_characters],
             space=self._learning.views.space,
             text_id=b"" if self._keep is None or not self.options.remember else self._keep(principal.tenant, call.text),
+            metadata={} if session is None else {SESSION: session},
         )
 
     def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:

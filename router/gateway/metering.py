@@ -14,7 +14,7 @@ from backends.types import NO_PARTS, Report, TokenParts, Usage
 from router.gateway.cost_fields import MOST_CALLS
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.types import Attempt, Call
-from router.types import Model, Spend
+from router.types import Model, NanoUsd, Spend
 
 TIMES = 4  # believed from a quarter of our own count; up to four times it nobody wonders
 SLACK_TOKENS = 16  # a template's and an end's, which nobody sees
@@ -73,9 +73,14 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
     most_searches = MOST_CALLS if call.needs.fee else call.needs.searches
     parts = _believed(usage.parts, prompt, completion, most_searches=most_searches)
-    cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens, parts)
+    price = model.price_at(report.served_by)
+    cost = price.of(prompt.tokens, completion.tokens, parts)
     estimated = not (prompt.is_believed and completion.is_believed)
-    spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated, parts)
+    uncached = NanoUsd(0)
+    if parts.cached or parts.written or parts.written_1h:
+        plain = msgspec.structs.replace(parts, cached=0, written=0, written_1h=0)
+        uncached = price.of(prompt.tokens, completion.tokens, plain)
+    spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated, parts, uncached)
     doubts = []
     if estimated and report.complete:  # who was cut off could not report
         doubts.append(_doubt("usage.estimated", prompt, completion))

@@ -307,6 +307,7 @@ class Gateway:
             prompt_tokens=spend.prompt_tokens,
             completion_tokens=spend.completion_tokens,
             outcome=spend.outcome,
+            uncached=spend.uncached,
             parts=spend.parts.counts,
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,

@@ -105,7 +105,7 @@ def generic_tokens(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
-    parent, bits, parameters, quality = lineage
+    parent, bits, parameters, quality, cached = lineage
     per_token = 1e6 * NANO_PER_USD
     return Arm(
         name=name,
@@ -116,6 +116,7 @@ def _arm(name: str, prompt: int, completion: int, scale: float, context: int, li
         bits=bits if isinstance(bits, int) else None,
         parameters=parameters if isinstance(parameters, float) else None,
         quality=quality if isinstance(quality, float) else None,
+        cached_price=cached * scale / per_token if isinstance(cached, int) else None,
     )
 
 
@@ -123,7 +124,7 @@ def arm_of(model: Model) -> Arm:
     """The model as a policy sees it. Its prompt price is per generic token of four bytes, so that models of different
     tokenizers compare on one prompt length."""
     scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
-    lineage = (model.parent, model.bits, model.parameters, model.quality)
+    lineage = (model.parent, model.bits, model.parameters, model.quality, model.price.cached)
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 
@@ -137,6 +138,7 @@ class Candidates:
     arms: tuple[Arm, ...]
     budgets: tuple[Budget, ...]  # the models' own and those they share, each once
     longest: int  # completion tokens of the most talkative
+    caches: bool = False  # whether one of them has a price for what it finds in its cache
 
     @classmethod
     def of(cls, models: tuple[Model, ...], refusals: Mapping[str, str]) -> Candidates:
@@ -148,6 +150,7 @@ class Candidates:
             arms=tuple([arm_of(model) for model in models]),
             budgets=tuple(dict.fromkeys([budget for model in models for budget in model.budgets])),
             longest=max([model.max_output_tokens for model in models], default=0),
+            caches=any(model.price.cached is not None for model in models),
         )
 
 

@@ -142,6 +142,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
             "quality": float(estimates.quality[i]),
             "sigma": float(estimates.sigma[i]),
             "cost_usd": float(estimates.cost[i]),
+            **({} if record.context.cached is None else {"cached_share": float(record.context.cached[i])}),
             "price": float(proposal.prices[i]),
             "score": float(proposal.scores[i]),
             "probability": float(proposal.probabilities[i]),

@@ -37,6 +37,7 @@ from policies.types import Arm, Float, Float32, History, LoggedContext, Neighbou
 from router.learning.histories import LabelledRow
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
+from router.learning.prompt_caches import PromptCaches
 from router.learning.shares import Shares
 from router.learning.table import OutcomeTable
 from router.types import NANO_PER_USD
@@ -130,6 +131,7 @@ class Views:
         self.trust = Trust()
         self.sources = SourceReliability()
         self.heads = AnswerHeads()
+        self.caches = PromptCaches()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -233,6 +235,7 @@ class Views:
         if known is None or entry.outcome != "settled":
             return
         known.settlement = entry
+        self.caches.settled(known.record, entry)
         self._teach(outcome_of(known.record, entry))
         known.pack()
 

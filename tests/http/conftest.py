@@ -20,6 +20,8 @@ import yaml
 
 from backends.scripted import Line, always
 from benchmarks.scripted_server import ScriptedServer
+from policies.records import LogEntry
+from router.stores.open import open_stores
 
 
 @dataclass
@@ -115,6 +117,21 @@ async def engine(**line: Any) -> AsyncIterator[ScriptedServer]:
 
 def chat(text: str = "What is 17 + 25?", **more: Any) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+
+
+async def logged(folder: Path) -> AsyncIterator[tuple[str, LogEntry]]:
+    """The entries of the outcome log, each with its position."""
+    url = f"sqlite:///{folder}/state/pointsman.db"
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        async for position, entry in stores.log.tail("", follow=False):
+            yield position, entry
+
+
+async def followed(client: httpx.AsyncClient, folder: Path) -> bool:
+    """Whether the gateway knows all that is logged: the last answer's cost comes a moment after the answer."""
+    last = [position async for position, _ in logged(folder)][-1]
+    version = (await client.post("/v1/route", json=chat("zyx wvu"))).json()["policy_version"]
+    return bool(version.startswith(f"{last}+"))
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from policies.records import LogEntry
-from router.stores.open import open_stores
 from router.types import DecisionRecord
-from tests.http.conftest import chat, engine, serving, settings_for, until
+from tests.http.conftest import chat, engine, followed, logged, serving, settings_for, until
 
 pytestmark = pytest.mark.anyio
 SCORES = {"small": 0.3, "large": 0.5, "late": 0.95}
@@ -35,21 +31,6 @@ async def candidates(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
 async def last_version(folder: Path) -> str:
     """Of the policy, at the decision logged last."""
     return [entry async for _, entry in logged(folder) if isinstance(entry, DecisionRecord)][-1].version
-
-
-async def logged(folder: Path) -> AsyncIterator[tuple[str, LogEntry]]:
-    """The entries of the outcome log, each with its position."""
-    url = f"sqlite:///{folder}/state/pointsman.db"
-    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
-        async for position, entry in stores.log.tail("", follow=False):
-            yield position, entry
-
-
-async def followed(client: httpx.AsyncClient, folder: Path) -> bool:
-    """Whether the gateway knows all that is logged: the last answer's cost comes a moment after the answer."""
-    last = [position async for position, _ in logged(folder)][-1]
-    version = (await client.post("/v1/route", json=chat("zyx wvu"))).json()["policy_version"]
-    return bool(version.startswith(f"{last}+"))
 
 
 async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def some_arms(rng: np.random.Generator) -> tuple[Arm, ...]:
     arms = [Arm(f"m{i}", float(p), float(c), parameters=float(rng.lognormal(20))) for i, (p, c) in enumerate(prices)]
     if count > 3:
         arms[-1] = replace(arms[-1], parent="m0", bits=int(rng.integers(2, 8)))
+    arms[0] = replace(arms[0], cached_price=arms[0].prompt_price / 10)
     return tuple(arms)
 
 
@@ -56,6 +57,7 @@ def some_context(name: str, arms: tuple[Arm, ...], rng: np.random.Generator) -> 
         rng.normal(size=5).astype(np.float32) if rng.random() < 0.5 else None,
         MeasuredCost(usd, usd * 2.0, np.full(n, 200.0)) if rng.random() < 0.3 else None,
         20,
+        rng.random(n) if rng.random() < 0.5 else None,
     )
 
 
