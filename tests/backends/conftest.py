@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.types import Request
+from backends.types import Reply, Request, Stream, Whole
 
 
 def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes: Any) -> Request:
@@ -20,6 +20,12 @@ def asked(*, stream: bool = False, path: str = "/v1/chat/completions", **changes
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in body.items()}
     settings: dict[str, Any] = {"model": "org/small-7b", "answers_as": "small", **changes}
     return Request(path=path, fields=fields, stream=stream, **settings)
+
+
+def streamed(reply: Reply) -> Stream:
+    """A reply that is a stream."""
+    assert not isinstance(reply, Whole)
+    return reply
 
 
 def contents(stream: bytes) -> str:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 class Counting:
     """An embedder that writes down what it was asked."""
 
-    dim = 3
+    dim, is_local = 3, True
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

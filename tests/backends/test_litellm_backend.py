@@ -17,7 +17,7 @@ from backends.scripted import Line, always
 from backends.types import Limits, Request, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
-from tests.backends.conftest import asked, contents, parsed
+from tests.backends.conftest import asked, contents, parsed, streamed
 
 pytestmark = [
     pytest.mark.anyio,
@@ -120,7 +120,7 @@ async def test_a_stream_that_breaks_midway_ends_with_a_failure() -> None:
 
 async def test_closing_a_reply_cuts_the_provider_off() -> None:
     async with provider(Line(text="word " * 1000, piece_delay_s=0.01)) as (server, backend):
-        reply = await backend.send(to_provider(stream=True))
+        reply = streamed(await backend.send(to_provider(stream=True)))
         async for _ in reply:
             break
         await reply.aclose()

@@ -14,7 +14,7 @@ from backends.scripted import Line, Script, always, in_turn
 from backends.types import Limits, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
-from tests.backends.conftest import asked, contents, parsed
+from tests.backends.conftest import asked, contents, parsed, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +114,7 @@ async def test_usage_is_asked_for_all_the_same_and_kept_from_a_client_who_did_no
 
 async def test_the_usage_event_is_a_block_of_its_own() -> None:
     async with engine(Line(text="one two three")) as (_, backend):
-        reply = await backend.send(asked(stream=True))
+        reply = streamed(await backend.send(asked(stream=True)))
         blocks = [block async for block in reply]
     with_usage = [block for block in blocks if b'"usage"' in block]
     assert [block.count(b"data: ") for block in with_usage] == [1]
@@ -200,7 +200,7 @@ async def test_an_answer_without_usage_is_whole_and_counted_in_bytes() -> None:
 
 async def test_closing_a_reply_cuts_the_engine_off_at_once() -> None:
     async with engine(Line(text="word " * 1000, piece_delay_s=0.01)) as (server, backend):
-        reply = await backend.send(asked(stream=True))
+        reply = streamed(await backend.send(asked(stream=True)))
         async for _ in reply:
             break
         await reply.aclose()

@@ -19,7 +19,7 @@ from backends.scripted import Line, Script, Scripted, always, in_turn
 from backends.types import Limits
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
-from tests.backends.conftest import asked, contents
+from tests.backends.conftest import asked, contents, streamed
 from tests.backends.test_breaker import Clock
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def test_equals_take_turns() -> None:
 
 async def test_the_engine_with_fewer_requests_under_way_serves() -> None:
     async with fleet([Line(), Line()]) as (servers, replicas):
-        held = [await replicas.send(asked(stream=True)) for _ in range(6)]
+        held = [streamed(await replicas.send(asked(stream=True))) for _ in range(6)]
         assert [len(server.heard) for server in servers] == [3, 3]
         for reply in held:
             await reply.aclose()
@@ -229,11 +229,11 @@ def test_an_engine_that_lies_about_when_to_come_back_is_believed_for_an_hour_at_
 
 async def test_no_engine_gets_more_requests_at_once_than_its_cap() -> None:
     async with fleet([Line(), Line()], most=2) as (servers, replicas):
-        held = [await replicas.send(asked(stream=True)) for _ in range(4)]
+        held = [streamed(await replicas.send(asked(stream=True))) for _ in range(4)]
         with pytest.raises(Overloaded, match="cap"):
             await replicas.send(asked(stream=True))
         await held[0].aclose()
-        held.append(await replicas.send(asked(stream=True)))
+        held.append(streamed(await replicas.send(asked(stream=True))))
         assert sum(len(server.heard) for server in servers) == 5
         for reply in held:
             await reply.aclose()

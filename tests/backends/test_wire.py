@@ -13,7 +13,7 @@ from backends.errors import BackendError, Cut, TimedOut
 from backends.openai import OpenAIBackend
 from backends.types import Limits
 from backends.whole import read_all
-from tests.backends.conftest import asked
+from tests.backends.conftest import asked, streamed
 
 pytestmark = pytest.mark.anyio
 LIMITS = Limits(connect_s=1.0, first_byte_s=0.3, idle_s=0.3, longest_s=1.0)
@@ -121,7 +121,7 @@ async def test_events_that_come_in_time_go_on_past_the_patience_for_one() -> Non
 
 async def test_a_client_that_is_slow_to_read_costs_the_engine_none_of_its_time() -> None:
     async with engine(trickle(EVENT, first=STREAM)) as (backend, _), asyncio.timeout(10):
-        reply = await backend.send(asked(stream=True))
+        reply = streamed(await backend.send(asked(stream=True)))
         for _ in range(3):
             await anext(aiter(reply))
             await asyncio.sleep(0.5)

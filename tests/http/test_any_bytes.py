@@ -84,8 +84,8 @@ async def fed(pieces: list[bytes]) -> None:
     app = Intake(answering, BodyLimits(), stopping)
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
     config.load()
-    wire, old = Wire(), []
-    wire.set_protocol = old.append  # type: ignore[method-assign]
+    wire, old = Wire(), list[Any]()
+    wire.set_protocol = old.append  # type: ignore[assignment, method-assign]
     protocol = Connection(config, served, {CONNECTIONS: shared}, asyncio.get_running_loop())
     protocol.connection_made(wire)
     for piece in pieces:

@@ -200,7 +200,10 @@ async def test_a_name_under_a_wildcard_is_passed_on_charged_by_the_map_and_liste
                 assert answer.json()["model"] == answer.headers["x-pointsman-model"] == "deepseek/deepseek-chat"
                 usage, cost = answer.json()["usage"], cost_map.find("deepseek/deepseek-chat")
                 assert cost is not None
-                worth = usage["prompt_tokens"] * cost.prompt_usd + usage["completion_tokens"] * cost.completion_usd
+                worth = sum(
+                    usage[f"{kind}_tokens"] * cost.costs[f"{way}_cost_per_token"]
+                    for kind, way in (("prompt", "input"), ("completion", "output"))
+                )
                 assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(worth, abs=2e-9)
                 assert (await ask(client, "mine/qwen")).json()["model"] == "mine/qwen"
                 assert engine.heard[-1].json()["model"] == "qwen"

@@ -329,7 +329,7 @@ def test_residuals_correct_near_queries_and_leave_far_ones() -> None:
     here, there = np.eye(8, dtype=np.float32)[:2]
     for _ in range(50):
         residuals.add(here, 0, 0, -0.3, 1.0)
-    near, far = (sum(residuals.shifts(vector))[0, 0] for vector in (here, there))
+    near, far = (np.add(*residuals.shifts(vector))[0, 0] for vector in (here, there))
     assert near < -0.2
     assert abs(far) < 0.01
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli import main
 from evaluation.onboard import Prompt, onboard, read_prompts
 from router.errors import SettingsError
+from router.learning.graders.validators import Grade
 from router.stores.open import open_stores
 from router.types import Feedback
 from tests.http.conftest import engine, serving, settings_for
@@ -76,8 +79,8 @@ async def judged(url: str) -> int:
 def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked() -> None:
     asked: list[str] = []
 
-    def post(path: str, body: dict[str, object]) -> dict[str, object]:
-        text = body["messages"][0]["content"]  # type: ignore[index]
+    def post(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        text = body["messages"][0]["content"]
         if path == "/v1/route":
             quality = 0.5 if "open" in text else 0.97
             rows = [{"model": "a", "quality": quality}, {"model": "b", "quality": quality - 0.01}]
@@ -85,7 +88,7 @@ def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked()
         asked.append(text)
         return {"id": "1", "choices": [{"message": {"content": "yes"}}]}
 
-    def feedback_or(path: str, body: dict[str, object]) -> dict[str, object]:
+    def feedback_or(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return {} if path == "/v1/feedback" else post(path, body)
 
     prompts = [Prompt(f"{'open' if i % 2 else 'easy'} {i}", read_grade) for i in range(12)]
@@ -93,7 +96,7 @@ def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked()
     assert [text.split()[0] for text in asked] == ["open", "open", "open"]
 
 
-def read_grade(answer: str) -> object:
+def read_grade(answer: str) -> Grade:
     from router.learning.graders.validators import grade_exact
 
     return grade_exact(answer, "yes")

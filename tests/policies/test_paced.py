@@ -151,7 +151,13 @@ def test_a_trace_is_routed_through_json_lines_within_its_budgets(tmp_path: Path)
         table[f"score:{name}"], table[f"cost:{name}"] = scores[:, column], costs[:, column]
     table[40:].to_parquet(tmp_path / "history.parquet")
     budgets = [float(costs[:40, 0].sum()) / 2, float(costs[:40, 0].sum()) / 2]
-    opening = {"type": "init", "mode": "budget", "models": names, "budgets": budgets, "budget_total": None}
+    opening: dict[str, object] = {
+        "type": "init",
+        "mode": "budget",
+        "models": names,
+        "budgets": budgets,
+        "budget_total": None,
+    }
     opening |= {"lambda": None, "N": 40, "history": str(tmp_path / "history.parquet")}
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.stream", "--policy", "paced"],

@@ -11,7 +11,7 @@ from tests.policies.test_levels import ARMS, ROWS, labelled, make_scores
 
 
 def test_chosen_prompts_place_a_newcomer_closer_than_as_many_drawn_evenly() -> None:
-    chosen, evenly = [], []
+    chosen, evenly = list[float](), list[float]()
     for seed in range(24):
         scores, expected = make_scores(seed)
         known, truth = scores[:, :ARMS], scores[:, ARMS]

@@ -32,7 +32,7 @@ def make_arms(count: int = 4) -> tuple[Arm, ...]:
 
 def make_unit(rng: np.random.Generator, rows: int, dimensions: int = DIMENSIONS) -> np.ndarray:
     vectors = rng.normal(size=(rows, dimensions))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def make_history(arms: Sequence[Arm], rows: int = 300, seed: int = 0, dimensions: int = DIMENSIONS) -> History:

@@ -326,7 +326,7 @@ def test_a_process_of_the_same_number_does_not_overwrite_what_its_predecessor_ow
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container the next process has the number of the one that was killed."""
-    monkeypatch.setattr(outbox.os, "getpid", lambda: 7)
+    monkeypatch.setattr("router.stores.redis.outbox.os.getpid", lambda: 7)
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     subprocess.run(command, check=False)
     heir = Outbox(tmp_path)
