@@ -49,7 +49,7 @@ def message_of(chunks: list[dict[str, Any]]) -> Message:
 
 def response_of(chunks: list[dict[str, Any]], asked: Mapping[str, Any] = ASKED) -> Response:
     """As OpenAI's SDK puts it together; every event is as published, and the last one repeats those before it."""
-    body = stream("/v1/responses", asked | {"tools": [TOOL, *asked.get("tools", [])]}, chunks)
+    body = stream("/v1/responses", {**asked, "tools": [TOOL, *asked.get("tools", [])]}, chunks)
     assert complaint("POST", "/v1/responses", 200, "text/event-stream", body) is None
     done = [each["item"] for each in events_in(body) if each["type"] == "response.output_item.done"]
     assert events_in(body)[-1]["response"]["output"] == done
@@ -60,7 +60,7 @@ def response_of(chunks: list[dict[str, Any]], asked: Mapping[str, Any] = ASKED) 
     client = openai.OpenAI(api_key="k", http_client=served(body, "text/event-stream"))
     with client.responses.create(model="auto", input="x", stream=True) as events:
         *_, last = events
-    return last.response  # type: ignore[no-any-return, union-attr]
+    return last.response  # type: ignore[union-attr]
 
 
 def _text(item: Mapping[str, Any]) -> str:
@@ -109,7 +109,7 @@ def test_two_calls_arrive_as_two_calls(way: str) -> None:
     ]
     assert [block.id for block in message.content] == ["a", "b"]  # type: ignore[union-attr]
     assert message.stop_reason == "tool_use"
-    assert [(item.call_id, json.loads(item.arguments)["city"]) for item in response.output] == [  # type: ignore[union-attr]
+    assert [(item.call_id, json.loads(item.arguments)["city"]) for item in response.output] == [  # type: ignore[arg-type, union-attr]
         ("a", "Oslo"),
         ("b", "Rome"),
     ]
@@ -187,7 +187,7 @@ def test_a_refusal_is_told_as_one(streamed: bool) -> None:
         message = Message.model_validate(DIALECTS["/v1/messages"].from_chat({"model": "m"}, whole))
         response = Response.model_validate(DIALECTS["/v1/responses"].from_chat(ASKED, whole))
     assert (message.stop_reason, message.content[0].text) == ("refusal", "I cannot.")  # type: ignore[union-attr]
-    assert response.output[0].content[0].refusal == "I cannot."  # type: ignore[union-attr]
+    assert response.output[0].content[0].refusal == "I cannot."  # type: ignore[index, union-attr]
 
 
 def test_text_after_a_call_is_a_block_of_its_own() -> None:

@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from backends.embedders.hashing import FEATURE_NAMES, MAX_CHARACTERS, HashingEmbedder
+from backends.embedders.hashing import FEATURE_NAMES, HashingEmbedder
+from backends.embedders.tables import MAX_CHARACTERS
 
 TEXTS = [
     "What is the capital of France?",

@@ -77,7 +77,7 @@ async def test_a_conversation_goes_on_after_a_restart_and_is_nobody_elses(tmp_pa
         async with serving(tmp_path, settings) as gateway, sdk(gateway) as client, sdk(gateway, OTHER) as stranger:
             assert (await client.responses.retrieve(first.id)).output_text == "remember after 1"
             items = [item async for item in client.responses.input_items.list(first.id)]
-            assert [item.content[0].text for item in items] == ["remember"]  # type: ignore[union-attr]
+            assert [item.content[0].text for item in items] == ["remember"]  # type: ignore[index, union-attr]
             again = await client.responses.create(model="auto", input="go on", previous_response_id=first.id)
             assert again.output_text == "remember after 2"
             with pytest.raises(openai.BadRequestError) as refused:

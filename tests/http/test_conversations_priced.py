@@ -55,7 +55,7 @@ async def converse(client: httpx.AsyncClient, model: str, about: str, turns: int
 
 
 async def route(client: httpx.AsyncClient, about: str, turns: int) -> dict[str, Any]:
-    found = (await client.post("/v1/route", json=said(turns, about) | {"model": "auto"})).json()
+    found: dict[str, Any] = (await client.post("/v1/route", json=said(turns, about) | {"model": "auto"})).json()
     return found | {"by": {each["model"]: each for each in found["candidates"]}}
 
 

@@ -128,6 +128,7 @@ async def test_only_admin_keys_teach_and_a_clients_lies_are_refused(tmp_path: Pa
             at = "/admin/v1/histories/h"
             assert (await client.post(f"{at}/rows", json={"rows": [row]})).status_code == 403
             admin = {"Authorization": f"Bearer {ADMIN}"}
+            lie: dict[str, Any]
             for lie in (
                 {"scores": {"small": 1.1}},
                 {"costs": {"small": -1.0}},

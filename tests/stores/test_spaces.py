@@ -78,7 +78,7 @@ class Follower:
         await self.spaces.flush()
         await self.stores.log.judge(Feedback(name, 1, 1.0, tenant=tenant))
 
-    def nearest(self, text: str) -> tuple[str, float]:
+    def nearest(self, text: str) -> tuple[object, ...]:
         """The known text that is nearest, and how near it is."""
         hits = self.views.index.search(to_half(self.spaces.embedder.embed_one(text))[None, :], 1)
         return self.views.table.texts[hits.ids[0][0]], float(hits.similarity[0][0])
