@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from backends.sse import USAGE
 from backends.types import Reply, Report, Whole
 from router.gateway.metering import Bill, billed
-from router.gateway.run_eagerly import begin
+from router.gateway.run_eagerly import to_its_end
 from router.gateway.types import Attempt, usd
 from router.types import NanoUsd
 
@@ -25,8 +25,7 @@ class RelayedAnswer:
         self.reply = reply
         self.cost: NanoUsd | None = None  # known once settled
         self._charge = settle
-        self._settling: asyncio.Future[None] | None = None  # while it has to wait, or failed
-        self._is_settled = False
+        self._settled: asyncio.Future[None] | None = None  # once it is begun
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The body as the engine sends it. A stream's usage event gains `usage.cost`; it is settled before [DONE]."""
@@ -63,25 +62,32 @@ class RelayedAnswer:
 
     async def settle(self) -> None:
         """Charge what this answer cost, shielded from cancellation. Idempotent. Raises: StoreUnavailable."""
-        if self._is_settled:
-            return
-        if self._settling is None:
-            self._settling = begin(self._settle())
-        if self._settling is not None:
-            await asyncio.shield(self._settling)
-        self._is_settled = True
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+            await to_its_end(self._settle(self._settled))
+        elif not self._settled.done():
+            await asyncio.shield(self._settled)
+        self._settled.result()
 
     async def close(self) -> None:
         """Cut the engine off if it is still generating, then settle. Idempotent. Raises: StoreUnavailable."""
-        if not isinstance(self.reply, Whole) and (closing := begin(self.reply.aclose())) is not None:
-            await asyncio.shield(closing)
+        if not isinstance(self.reply, Whole):
+            await to_its_end(self.reply.aclose())
         await self.settle()
 
-    async def _settle(self) -> None:
-        self.attempt.stages.mark("relay")
-        bill = self.bill()
-        await self._charge(self.attempt, bill, self.report)
-        self.cost = bill.spend.cost
+    async def _settle(self, settled: asyncio.Future[None]) -> None:
+        try:
+            self.attempt.stages.mark("relay")
+            bill = self.bill()
+            await self._charge(self.attempt, bill, self.report)
+            self.cost = bill.spend.cost
+        except asyncio.CancelledError:
+            settled.cancel()
+            raise
+        except Exception as problem:  # for whoever asks, now and later
+            settled.set_exception(problem)
+        else:
+            settled.set_result(None)
 
 
 def with_cost(event: bytes, cost: NanoUsd) -> bytes:
