@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-UP = ("is up at", "Uvicorn running on")
+UP = "is up at"
 START_S = 240.0
 
 
@@ -104,14 +105,20 @@ class Stage:
             )  # fmt: skip
         self.servers.append(process)
         deadline = time.monotonic() + START_S
-        while not any(sign in log.read_text() for sign in UP):
+        while UP not in log.read_text() and not self._answers(command):
             assert process.poll() is None, f"{command}\n{log.read_text()}"
             assert time.monotonic() < deadline, f"{command} is not up:\n{log.read_text()}"
             time.sleep(0.1)
 
+    def _answers(self, command: str) -> bool:
+        """Whether somebody listens at the port that the command names."""
+        port = re.search(r"--port (\d+)", command)
+        probe = [*self.network, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port[1] if port else 0}"]
+        return port is not None and subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
     def close(self) -> None:
         """End the servers."""
-        for process in self.servers:
+        for process in [each for each in self.servers if each.poll() is None]:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(60)
 
@@ -135,10 +142,10 @@ def stage(folder: Path) -> Iterator[Stage]:
     try:
         yield made
     finally:
-        made.close()
         if holder:
-            holder.kill()
+            holder.kill()  # who is in its network stays there
             holder.wait()
+        made.close()
 
 
 def _network() -> subprocess.Popen[bytes] | None:

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "python -m benchmarks.quality": GPU,
     "make bench": f"{MINUTES}, with nginx and wrk: tests/benchmarks runs what needs neither",
     "BENCH_VECTORS=100000 make bench": MINUTES,
+    "pointsman quantize": f"{MINUTES}: tests/anyprec/test_quantize.py; the packaged store stands for what it writes",
     "pointsman compensate": f"{TRAINING}: tests/anyprec/test_compensate.py",
     "pointsman replay": f"{MINUTES}: tests/policies/test_replay_command.py runs it on a short trace",
     "pointsman tune": f"{MINUTES}: tests/policies/test_replay_command.py runs it on a short trace",
@@ -105,6 +106,9 @@ def tables_as_documented(database: Path) -> None:
     "page", sorted({each.page for each in ALL if each.language in {"bash", "python"}} - {"README.md"})
 )
 def test_the_programs_of_a_page_run(here: Stage, page: str) -> None:
+    store = here.folder / "repository" / "my-store"
+    if not store.exists():
+        store.symlink_to(ROOT / "backends" / "family" / "stores" / "small")
     play(here, page)
 
 

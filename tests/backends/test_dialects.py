@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -281,3 +283,36 @@ def test_tools_that_a_provider_runs_are_left_out_beside_the_clients_own() -> Non
     own = {"name": "weather", "input_schema": {"type": "object"}}
     chat = MESSAGES.to_chat({"tools": [{"type": "web_search_20250305", "name": "web_search"}, own]})
     assert [tool["function"]["name"] for tool in chat["tools"]] == ["weather"]
+
+
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "thinking": {"thinking": {"type": "enabled", "budget_tokens": 2048}},
+    "cache_control": {"system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]},
+    "citations": {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "citations": []}]}]},
+    "context_management": {"context_management": {"edits": []}},
+    "container": {"container": "c_1"},
+    "mcp_servers": {"mcp_servers": [{"type": "url", "url": "https://mcp.example", "name": "m"}]},
+    "inference_geo": {"inference_geo": "eu"},
+    "include": {"include": ["reasoning.encrypted_content"]},
+    "truncation": {"truncation": "auto"},
+    "background": {"background": True},
+    "max_tool_calls": {"max_tool_calls": 3},
+    "metadata": {"metadata": {"a": "b"}},
+    "summary": {"reasoning": {"summary": "auto"}},
+    "verbosity": {"text": {"verbosity": "low"}},
+}
+PLAIN: dict[str, dict[str, Any]] = {
+    "Messages": {"system": "Be brief.", "messages": [{"role": "user", "content": "hi"}]},
+    "Responses": {"input": "hi"},
+}
+
+
+@pytest.mark.parametrize("protocol", list(PLAIN))
+def test_what_the_page_says_is_left_out_is_left_out_and_nothing_else_changes(protocol: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    (line,) = [
+        line for line in page.splitlines() if line.startswith(f"| {protocol}:") and line.endswith("| left out |")
+    ]
+    dialect = {"Messages": MESSAGES, "Responses": RESPONSES}[protocol]
+    for name in re.findall("`([a-z_]+)`", line):
+        assert dialect.to_chat(PLAIN[protocol] | LEFT_OUT[name]) == dialect.to_chat(PLAIN[protocol]), name
