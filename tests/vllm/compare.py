@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import types as types_
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -307,12 +309,56 @@ def types(_: Any) -> None:
 
 
 def runners(_: Any) -> None:
-    """A worker whose model runners are elsewhere does not serve: widths would be lost without a word."""
-    from backends.anyprec.plugin.runners import NoRunner, follow_batches
+    """A worker serves only where exactly one model runner can be followed: else widths would be lost without a word."""
+    from backends.anyprec.plugin.runners import NEWER, OLDER, NoRunner, follow_batches
     from backends.anyprec.plugin.widths import RowWidths
 
-    with pytest.raises(NoRunner, match="width would not reach"):
-        follow_batches(RowWidths((3, 4), rows=8, device=torch.device("cpu")))
+    rows = RowWidths((3, 4), rows=8, device=torch.device("cpu"))
+
+    class GPUModelRunner:
+        def _model_forward(self) -> None: ...
+
+        def load_model(self) -> None:
+            follow_batches(rows)
+
+    class Other(GPUModelRunner):
+        pass
+
+    def worker(**modules: Any) -> Any:
+        named = {NEWER: modules.get("newer"), OLDER: modules.get("older")}
+        return mock.patch.dict(sys.modules, {name: each for name, each in named.items() if each is not None})
+
+    older = types_.SimpleNamespace(GPUModelRunner=GPUModelRunner)
+    newer = types_.SimpleNamespace(GPUModelRunner=type("GPUModelRunner", (), {}), init_model_state=lambda: None)
+    for modules in ({}, {"older": types_.SimpleNamespace()}, {"newer": types_.SimpleNamespace()}):
+        with worker(**modules), pytest.raises(NoRunner, match="width would not reach"):
+            follow_batches(rows)
+    with worker(older=older, newer=newer):
+        with pytest.raises(NoRunner, match="0 of the 2 model runners"):
+            follow_batches(rows)
+        untouched = newer.init_model_state
+        Other().load_model()
+        assert hasattr(GPUModelRunner._model_forward, "__wrapped__")
+        assert newer.init_model_state is untouched
+
+
+class Deaf(torch.Tensor):
+    """A buffer on a device that takes nothing in."""
+
+    def copy_(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self
+
+
+def read_back(_: Any) -> None:
+    """After a store was loaded, a width that is told is the width that is read."""
+    from backends.anyprec.plugin.widths import LostWidth, RowWidths
+
+    rows = RowWidths((3, 8), rows=4, device=torch.device("cpu"))
+    rows.read_back()
+    assert rows.buffer.tolist() == [8] * 4
+    rows.buffer = rows.buffer.as_subclass(Deaf)
+    with pytest.raises(LostWidth, match="width 3 was told and 8 is read"):
+        rows.read_back()
 
 
 ARCHITECTURES = ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
@@ -341,7 +387,8 @@ def compile_all(_: Any) -> None:
 
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
-    "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all, "runners": runners,
+    "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
+    "runners": runners, "read_back": read_back,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -49,5 +49,9 @@ def test_every_kernel_is_compiled_for_every_architecture_from_sm_80_on() -> None
     run("compile")
 
 
-def test_a_worker_without_a_model_runner_to_follow_does_not_serve() -> None:
+def test_a_worker_serves_only_where_exactly_one_model_runner_can_be_followed() -> None:
     run("runners")
+
+
+def test_a_width_is_read_back_after_a_store_was_loaded() -> None:
+    run("read_back")

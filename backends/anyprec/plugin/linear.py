@@ -61,7 +61,7 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
         layer.anyprec_rows = self._row_widths(planes.device)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Replace planes and tables by the device's own layout of the same bits."""
+        """Replace planes and tables by the device's own layout of the same bits. Raises: LostWidth."""
         tables = {k: getattr(layer, f"lut{k}").data for k in self._bits}
         columns, dtype = layer.anyprec_columns, layer.anyprec_dtype
         laid = kernels.to_device_layout(layer.planes.data, tables, columns=columns, dtype=dtype)
@@ -70,6 +70,7 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
         layer.register_parameter("qweight", Parameter(laid.codes, requires_grad=False))  # a name LoRA layers look for
         layer.register_parameter("tables", Parameter(laid.tables, requires_grad=False))
         layer.anyprec_output = laid.rows
+        layer.anyprec_rows.read_back()
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x (rows, K) to (rows, N), row t at the width told for it."""

@@ -1,7 +1,7 @@
 """Tells the layers which width each row of the coming batch has, from inside vLLM's model runners.
 
 vLLM has two runners. The newer one asks a "model state" for its inputs before every forward pass and every graph
-replay; the older one calls `_model_forward`. Both are followed from the moment the first layer is made, in the worker.
+replay; the older one calls `_model_forward`. The one that runs is followed from the moment its first layer is made.
 """
 
 from __future__ import annotations
@@ -17,17 +17,34 @@ NEWER = "vllm.v1.worker.gpu.model_runner"
 
 
 class NoRunner(RuntimeError):
-    """vLLM's model runners are not where they were: every request would be served at the widest."""
+    """No one model runner of vLLM can be followed: every request would be served at the widest."""
 
 
 def follow_batches(rows: RowWidths) -> None:
-    """Hook whichever runners this worker has imported; it runs one of them. Raises: NoRunner where there is none."""
-    if not {OLDER, NEWER} & set(sys.modules):
-        raise NoRunner(f"neither {OLDER} nor {NEWER} is imported; a request's width would not reach the layers")
-    if OLDER in sys.modules:
-        _follow_older(sys.modules[OLDER].GPUModelRunner, rows)
-    if NEWER in sys.modules:
-        _follow_newer(sys.modules[NEWER], rows)
+    """Hook the runner of this worker: the one that is imported, or, of two, the one that is making its first layer.
+
+    Raises: NoRunner unless that is exactly one.
+    """
+    imported = {name: sys.modules[name] for name in (OLDER, NEWER) if name in sys.modules}
+    found = imported if len(imported) == 1 else {name: each for name, each in imported.items() if _is_at_work(each)}
+    if len(found) != 1:
+        said = f"{len(found)} of the {len(imported)} model runners that are imported would be followed"
+        raise NoRunner(f"{said}, expected one of {OLDER} and {NEWER}; a request's width would not reach the layers")
+    ((name, module),) = found.items()
+    try:
+        _follow_older(module.GPUModelRunner, rows) if name == OLDER else _follow_newer(module, rows)
+    except AttributeError as error:
+        raise NoRunner(f"{name} is not as it was ({error}); a request's width would not reach the layers") from error
+
+
+def _is_at_work(module: Any) -> bool:
+    """Whether a model runner of this module is among the callers."""
+    frame, runner = sys._getframe(), getattr(module, "GPUModelRunner", ())  # as the loader has no way to say it
+    callers = []
+    while frame.f_back is not None:
+        frame = frame.f_back
+        callers.append(frame.f_locals.get("self"))
+    return any(isinstance(each, runner) for each in callers)
 
 
 def _follow_older(runner_class: Any, rows: RowWidths) -> None:

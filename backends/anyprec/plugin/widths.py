@@ -24,6 +24,10 @@ class InvalidWidth(ValueError):
     """A request asked for a width that the store does not have."""
 
 
+class LostWidth(RuntimeError):
+    """What the layers read is not what they were told."""
+
+
 def asked_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
     """The width a request's extra arguments name, the widest without one. Raises: InvalidWidth."""
     asked = (extra or {}).get(WIDTH_KEY, max(bits))
@@ -55,3 +59,15 @@ class RowWidths:
         self.buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
         present, rows_of = np.unique(full, return_counts=True)
         kernels.set_row_widths(self.buffer, dict(zip(present.tolist(), rows_of.tolist(), strict=True)))
+
+    def read_back(self) -> None:
+        """Write the narrowest width as a batch does and read it from the device; then all rows are the widest again.
+
+        Raises: LostWidth where another one is there.
+        """
+        told = min(self.bits)
+        self.buffer[:1].copy_(torch.tensor([told], dtype=torch.int32), non_blocking=True)
+        read = int(self.buffer[0])
+        self.buffer.fill_(max(self.bits))
+        if read != told:
+            raise LostWidth(f"width {told} was told and {read} is read: a request's width would not reach the layers")
