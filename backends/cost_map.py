@@ -7,6 +7,7 @@ no count or no text is left out of the listing, never guessed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,8 @@ _PROVIDERS = "provider_endpoints_support_backup.json"
 _MOST_USD_PER_TOKEN = 1.0
 _MOST_TOKENS = 2**40
 _ABILITIES = {"supports_function_calling": "tools", "supports_vision": "vision"}
+_ROUTE = re.compile(r"^(converse|converse_like|invoke|responses|chat|o_series)/")  # which of its APIs is called
+_REGION = re.compile(r"^(us|eu|apac|jp|au|ca|global|us-gov)\.(?=\w+\.)")  # of Bedrock's, where the map prices no region
 _NO_SLASH = "sample_spec"  # the map's own documentation
 
 
@@ -42,7 +45,8 @@ def find(model: str) -> Listing | None:
     entry = entries.get(model)
     if entry is None:
         provider, _, rest = model.partition("/")
-        entry = entries.get(rest) if rest else None
+        names = [name for each in (rest, _ROUTE.sub("", rest)) for name in (each, _REGION.sub("", each))]
+        entry = next((entries[name] for name in names if name in entries), None)
         if entry is not None and not _text(entry, "litellm_provider").startswith(provider):
             return None  # another provider's model of this name has another price
     return None if entry is None or model == _NO_SLASH else _listing(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from router.errors import SettingsError
 from router.settings import build, describe
 from router.settings.engine_sections import VllmSection
 from router.settings.listed import Listed
@@ -295,3 +296,61 @@ def test_the_files_own_variables_are_used(read: Read) -> None:
 def test_a_master_key_of_any_form_is_taken(read: Read, master: str) -> None:
     settings = read(FILE + f"general_settings: {{master_key: '{master}'}}", env=ENV, listed=LISTED)
     assert settings.static_keys()[0].secret.get_secret_value() == master
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["bedrock/converse/us.anthropic.claude-haiku-4-5-20251001-v1:0", "bedrock/invoke/apac.amazon.nova-lite-v1:0"],
+)
+def test_the_route_and_the_region_of_a_name_do_not_hide_its_price(model: str) -> None:
+    settings = build(parse(f"model_list: [{{model_name: a, litellm_params: {{model: '{model}'}}}}]"), {})
+    assert settings.candidates()[0].price.prompt > 0
+
+
+def test_another_providers_model_behind_a_route_is_not_its_price(complain: Complain) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: 'bedrock/converse/gpt-4o'}}]"
+    with pytest.raises(SettingsError, match="no price for 'bedrock/converse/gpt-4o'"):
+        build(parse(text), {})
+
+
+def test_a_name_that_says_what_it_makes_is_believed_where_nothing_else_says(read: Read) -> None:
+    entry = "- {model_name: NAME, litellm_params: {model: openai/org/m, api_base: 'http://10.0.0.3/v1'}}"
+    settings = read(FILE + entry.replace("NAME", "kokoro-tts") + "\n" + entry.replace("NAME", "my-embeddings"), env=ENV)
+    assert "by its name, kokoro" in str(settings.unroutable)
+    assert {each.name: each.capabilities for each in settings.candidates()}["my-embeddings"] == {"embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "able"), [("embeddings", {"embeddings"}), ("completions", {"completions", "logprobs"})]
+)
+def test_a_mode_may_be_written_in_the_plural(read: Read, mode: str, able: set[str]) -> None:
+    text = FILE.replace("- model_name: large", f"  model_info: {{mode: {mode}}}\n- model_name: large")
+    text = text.rpartition("- model_name: small")[0]
+    assert read(text, env=ENV, listed=LISTED).candidates()[0].capabilities == frozenset(able)
+
+
+def test_ollama_without_an_address_is_on_this_machine(read: Read) -> None:
+    settings = read("model_list: [{model_name: a, litellm_params: {model: ollama/zephyr}}]")
+    assert settings.candidates()[0].price.prompt == 10**9
+
+
+def test_the_master_key_may_be_in_the_environment_alone(read: Read) -> None:
+    settings = read(FILE, env=ENV | {"LITELLM_MASTER_KEY": "sk-from-outside"}, listed=LISTED)
+    assert settings.anonymous() is None
+    assert settings.static_keys()[0].secret.get_secret_value() == "sk-from-outside"
+
+
+def test_a_key_that_an_entry_leaves_out_is_looked_for_where_litellm_does(read: Read) -> None:
+    replicas = read(FILE, env=ENV | {"OPENAI_API_KEY": "sk-usual"}, listed=LISTED).backends["small"].replicas  # type: ignore[union-attr]
+    assert [each.api_key.get_secret_value() for each in replicas if each.api_key] == ["sk-engine", "sk-usual"]
+
+
+def test_a_section_that_is_not_honoured_is_named_and_so_is_a_variable_that_only_a_provider_could_read(
+    read: Read,
+) -> None:
+    more = "guardrails: []\nenvironment_variables: {AWS_REGION: x, KEY: y}\n"
+    notes = read(FILE + more, env=ENV, listed=LISTED).notes
+    assert "guardrails: has no effect here" in notes
+    assert [each.partition(":")[0] for each in notes if each.startswith("environment")] == [
+        "environment_variables.AWS_REGION"
+    ]

@@ -17,14 +17,18 @@ from router.wildcards import STAR
 Tree = dict[str, Any]
 DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
 DIRECT |= {"lm_studio", "llamafile"}
+_HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
+_OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
 ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
+_MODES = {"embeddings": "embedding", "completions": "completion"}  # as people write them too
 _CHATS = frozenset({"chat", "responses"})
 _SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
 _ENGINE = ("chat", "completions", "logprobs", "responses", "messages")
-_EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:\d]|$)", re.IGNORECASE)
+_EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:/\d]|$)", re.IGNORECASE)
 _SPEAKS = re.compile(
-    r"(^|[/_.:-])(rerank\w*|whisper|tts|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora)([-_.:\d]|$)", re.IGNORECASE
+    r"(^|[/_.:-])(rerank\w*|whisper|tts|kokoro|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora)([-_.:/\d]|$)",
+    re.IGNORECASE,
 )
 
 
@@ -65,13 +69,12 @@ class Entry:
     @property
     def api_base(self) -> str | None:
         """The address, where the entry gives one."""
-        given = self.params.get("api_base") or self.params.get("base_url")
-        return str(given) if given else None
+        return _address(self.params)
 
     @property
     def is_own(self) -> bool:
         """Whether it is a server of one's own, which nobody but its owner can price."""
-        return self.provider in OWN_MACHINES and self.api_base is not None
+        return _is_own(self.provider, self.params)
 
     @property
     def is_wildcard(self) -> bool:
@@ -101,15 +104,19 @@ def read_entry(
         return Unroutable(name, path, f"{path}.{key}: {why.partition(', expected')[0]}")
     params, info = dict(filled["litellm_params"]), dict(filled.get("model_info") or {})
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
-    is_own = provider in OWN_MACHINES and bool(params.get("api_base") or params.get("base_url"))
+    is_own = _is_own(provider, params)
     if (many := _stars(name, params["model"])) is not None:
         return Unroutable(name, path, many)
     known = None
     if STAR not in params["model"]:
         named = str(info.get("base_model") or params.get("base_model") or params["model"])
         known = _look_up(look, named, is_own=is_own)
+    if provider in _OWN_KEYS and _address(params) and not params.get("api_key"):
+        params["api_key"] = env.get(_OWN_KEYS[provider])
     said = {**params, **{key: value for key, value in info.items() if value is not None}}
-    mode = _not_text(said, known, str(params["model"]))
+    said["mode"] = _MODES.get(str(said.get("mode")), said.get("mode"))
+    names = f"{name}/{params['model']}"
+    mode = _not_text(said, known, names)
     if mode is not None:
         return Unroutable(name, path, f"it is no model of text ({mode}); this gateway has no API for it")
     entry_price = _price(said, known, path)
@@ -125,9 +132,18 @@ def read_entry(
         price=entry_price,
         context_tokens=_count(said, "max_input_tokens", path) or (known.context_tokens if known else None),
         max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
-        capabilities=_capabilities(said, known, str(params["model"]), is_own=is_own or is_any),
+        capabilities=_capabilities(said, known, names, is_own=is_own or is_any),
         retired=known.retires if known else None,
     )
+
+
+def _address(params: Tree) -> str | None:
+    given = params.get("api_base") or params.get("base_url")
+    return str(given) if given else None
+
+
+def _is_own(provider: str, params: Tree) -> bool:
+    return provider in OWN_MACHINES and (provider in _HAS_A_PLACE or _address(params) is not None)
 
 
 def _look_up(look: Look, model: str, *, is_own: bool) -> Listed | None:

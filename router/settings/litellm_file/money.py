@@ -12,7 +12,12 @@ from router.settings.source import mapping_at
 from router.wildcards import STAR
 
 ALL = "gateway"  # the name of what every model together may cost
-_NO_LIMIT = {"budget_duration", "proxy_budget_rescheduler_min_time", "proxy_budget_rescheduler_max_time"}
+_NO_LIMIT = {
+    "budget_duration",
+    "internal_user_budget_duration",
+    "proxy_budget_rescheduler_min_time",
+    "proxy_budget_rescheduler_max_time",
+}
 _LIMIT = re.compile(r"budget|max_spend|spend_limit|cost_limit", re.IGNORECASE)
 _THOUGHT = re.compile(r"budget_tokens|thinking|reasoning", re.IGNORECASE)  # tokens a model may think
 _DURATION = re.compile(r"(\d+) ?(s|m|h|d|w|mo)")

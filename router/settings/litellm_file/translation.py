@@ -55,11 +55,13 @@ def translate(
     tree: Tree, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool], *, today: str
 ) -> Translated:
     """`today` is YYYY-MM-DD. Raises: SettingsError for what is not LiteLLM's either and for unkept limits of money."""
-    notes = [f"{key}: not a section of LiteLLM's file, ignored" for key in sorted(set(tree) - _SECTIONS)]
+    notes = [f"{key}: has no effect here" for key in sorted(set(tree) - _SECTIONS)]
     if wrong := list(unkept(tree)):
         raise refuse(wrong)
     given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
     env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
+    own = "is known to this file alone; a provider that reads it needs it in the gateway's environment"
+    notes += [f"environment_variables.{key}: {own}" for key in given if f"os.environ/{key}" not in str(tree)]
     entries, unroutable = _entries(tree["model_list"], env, look, is_provider)
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -114,7 +116,7 @@ class _Sections:
 
     def auth(self, notes: list[str]) -> Tree:
         """The master key opens everything, as it does there; without one callers need no key."""
-        master = self._value("general_settings", self._general, "master_key")
+        master = self._value("general_settings", self._general, "master_key") or self._env.get("LITELLM_MASTER_KEY")
         if not master:
             notes.append("general_settings.master_key: none, so callers need no key (as with LiteLLM)")
             return {"auth": {"required": False}}
