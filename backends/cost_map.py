@@ -21,6 +21,16 @@ _PROVIDERS = "provider_endpoints_support_backup.json"
 _MOST_USD_PER_TOKEN = 1.0
 _MOST_TOKENS = 2**40
 _ABILITIES = {"supports_function_calling": "tools", "supports_vision": "vision"}
+_FEATURES = {
+    "tool_choice": ("supports_tool_choice",),
+    "json_schema": ("supports_response_schema", "supports_native_structured_output"),
+    "reasoning": ("supports_reasoning",),
+    "audio": ("supports_audio_input", "supports_audio_output"),
+    "files": ("supports_pdf_input",),
+    "parallel_tool_calls": ("supports_parallel_function_calling",),
+    "prefill": ("supports_assistant_prefill",),
+    "web_search": ("supports_web_search",),
+}
 _ROUTE = re.compile(r"^(converse|converse_like|invoke|responses|chat|o_series)/")  # which of its APIs is called
 _REGION = re.compile(r"^(us|eu|apac|jp|au|ca|global|us-gov)\.(?=\w+\.)")  # of Bedrock's, where the map prices no region
 _NO_SLASH = "sample_spec"  # the map's own documentation
@@ -36,6 +46,7 @@ class Listing:
     context_tokens: int | None
     max_output_tokens: int | None
     abilities: frozenset[str] = field(default_factory=frozenset)
+    lacks: frozenset[str] = frozenset()  # features that it does not say the model has
     retires: str | None = None  # a date, YYYY-MM-DD
 
 
@@ -102,6 +113,7 @@ def _listing(entry: Mapping[str, object]) -> Listing:
         context_tokens=_count(entry, "max_input_tokens") or _count(entry, "max_tokens"),
         max_output_tokens=_count(entry, "max_output_tokens"),
         abilities=frozenset(ability for key, ability in _ABILITIES.items() if entry.get(key) is True),
+        lacks=frozenset(name for name, keys in _FEATURES.items() if all(entry.get(key) is not True for key in keys)),
         retires=_text(entry, "deprecation_date") or None,
     )
 

@@ -31,6 +31,7 @@ _BY_FIELD = {
     "echo": "echo",
     "suffix": "suffix",
     "web_search_options": "web_search",
+    "parallel_tool_calls": "parallel_tool_calls",
 }
 _PLAIN = {"tool_choice": (b'"auto"', b'"none"'), "n": (b"1",), "best_of": (b"1",), "modalities": (b'["text"]',)}
 _WORDS = {
@@ -51,6 +52,7 @@ _WORDS = {
     "echo": ("echo",),
     "suffix": ("suffix",),
     "web_search": ("web_search", "web search"),
+    "parallel_tool_calls": ("parallel",),
 }
 
 

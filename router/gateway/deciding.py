@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
@@ -21,7 +22,14 @@ from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContex
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.conversations import session_of
-from router.gateway.eligibility import all_hold, expected_prompt_tokens, ineligible_reason, is_usual, unbounded_reason
+from router.gateway.eligibility import (
+    all_hold,
+    expected_prompt_tokens,
+    ineligible_reason,
+    is_usual,
+    shortened,
+    unbounded_reason,
+)
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing, prior_speed
 from router.gateway.types import (
@@ -84,6 +92,7 @@ class Decider:
             frozenset[str], Candidates
         ] = {}  # of requests that need these capabilities and nothing else …
         self._usual_of: Catalogue | None = None  # … among these models
+        self._lacking = False  # whether one of them is known to lack a feature
 
     async def decide(self, principal: Principal, call: Call, stages: Timings, *, without: frozenset[str]) -> Decision:
         """Choose a model for this call among those not in `without`.
@@ -220,11 +229,12 @@ class Decider:
     def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
         """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
         needs = call.needs
-        is_plain = not (needs.features and self.unable)
+        if self._usual_of is not self.catalogue:
+            self._usual_of = self.catalogue
+            self._usual.clear()
+            self._lacking = any(model.lacks for model in self.catalogue.models)
+        is_plain = not needs.features or not (self.unable or self._lacking)
         if is_plain and not without and not self.down and not self.spared and is_usual(needs, principal):
-            if self._usual_of is not self.catalogue:
-                self._usual_of = self.catalogue
-                self._usual.clear()
             menu = self._usual.get(needs.capabilities)
             if menu is not None and all_hold(menu.models, needs):
                 return menu
@@ -252,19 +262,29 @@ class Decider:
                 models.append(model)
             else:
                 refusals[model.name] = why
+        short = call.needs.completion_tokens is not None and not call.needs.may_shorten and call.needs.pinned is None
+        if short and not models and any("the context holds" in why for why in refusals.values()):
+            return self._eligible(principal, replace(call, needs=shortened(call.needs)), without)
         return self._able(principal, call, tuple(models), refusals)
 
     def _able(
         self, principal: Principal, call: Call, models: tuple[Model, ...], refusals: dict[str, str]
     ) -> tuple[tuple[Model, ...], dict[str, str]]:
-        """Without those that refused the like a while ago, unless there is no other: its own words are better."""
-        if not self.unable or not call.needs.features or call.needs.pinned is not None:
+        """Without those that lack what is asked, or refused the like a while ago, unless there is no other: its own
+        words are better."""
+        features = call.needs.features
+        if not features or not (self.unable or self._lacking) or call.needs.pinned is not None:
             return models, refusals
-        found = {model.name: self.unable.reason(principal.tenant, model.name, call.needs.features) for model in models}
+        found = {model.name: self._inability(principal, model, features) for model in models}
         able = tuple([model for model in models if found[model.name] is None])
         if not able:
             return models, refusals
         return able, {**refusals, **{name: why for name, why in found.items() if why is not None}}
+
+    def _inability(self, principal: Principal, model: Model, features: frozenset[str]) -> str | None:
+        if lacking := model.lacks & features:
+            return f"is known to lack {', '.join(sorted(lacking))}"
+        return self.unable.reason(principal.tenant, model.name, features)
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]

@@ -33,6 +33,7 @@ class Requirements(msgspec.Struct, frozen=True):
     images: int = 0
     messages: int = 1
     features: frozenset[str] = frozenset()  # what is asked beyond plain text: see abilities
+    may_shorten: bool = False  # no context holds the whole answer that is asked for: what is left will do
 
 
 OVER_CHAT = frozenset(ABILITIES.values())  # protocols that a model which can chat can be asked in
@@ -145,12 +146,29 @@ def _not_able(model: Model, needs: Requirements) -> str | None:
         missing -= OVER_CHAT
     if missing:
         return f"cannot do {', '.join(sorted(missing))}"
-    expected = expected_prompt_tokens(model, needs) + (needs.completion_tokens or 1)
+    answer = 1 if needs.may_shorten else needs.completion_tokens or 1
+    expected = expected_prompt_tokens(model, needs) + answer
     if expected > model.context_tokens * needs.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
     if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
         return f"may cost {worst} nano-USD, over the request's max_cost_usd of {needs.max_cost} nano-USD"
     return None
+
+
+def shortened(needs: Requirements) -> Requirements:
+    """The same, of which less than all may be answered."""
+    return replace(needs, may_shorten=True)
+
+
+def room(model: Model, needs: Requirements) -> int | None:
+    """Tokens left for an answer where more are asked for than the context holds, with a margin for what the prompt's
+    tokens are estimated at; None where all fits, or the client named the model: its engine then says what it thinks."""
+    if needs.pinned is not None or needs.completion_tokens is None:
+        return None
+    prompt = -(-expected_prompt_tokens(model, needs) // needs.prompts)
+    if prompt + needs.completion_tokens <= model.context_tokens:
+        return None
+    return max(1, model.context_tokens - prompt * 5 // 4 - TEMPLATE_TOKENS)
 
 
 def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *, refuse: bool) -> str | None:

@@ -24,9 +24,10 @@ from router.errors import (
     UpstreamFailed,
 )
 from router.gateway.answers import RelayedAnswer
+from router.gateway.cost_fields import LIMITS
 from router.gateway.deciding import Decider, new_id
 from router.gateway.doubts import Doubts
-from router.gateway.eligibility import bounded, expected_prompt_tokens
+from router.gateway.eligibility import bounded, expected_prompt_tokens, room
 from router.gateway.looks import ASKED, noted, reads, wants_logprobs
 from router.gateway.metering import Bill
 from router.gateway.observing import Observer
@@ -229,7 +230,11 @@ class Gateway:
         call, model = attempt.call, attempt.model
         extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
         dialect = None if self._speaks(attempt) else DIALECTS.get(call.path)
-        if call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
+        attempt.room = room(model, call.needs)
+        if attempt.room is not None:
+            names = {"max_tokens"} if dialect is not None else LIMITS & call.fields.keys()
+            extra |= dict.fromkeys(names, attempt.room)
+        elif call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" and dialect is None else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
@@ -246,7 +251,7 @@ class Gateway:
             headers=call.headers,
             extra=extra,
             session=call.session,
-            tokens=expected_prompt_tokens(model, call.needs) + (call.needs.completion_tokens or 1),
+            tokens=expected_prompt_tokens(model, call.needs) + (attempt.room or call.needs.completion_tokens or 1),
         )
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)

@@ -322,6 +322,7 @@ class Attempt:
     backend: Sender  # as it was when the decision was made: a reload may give its name to another
     run: Running | None = None  # of a program, which is then what sends
     answers_as: str = ""  # the name the client sees, where it is not the model's
+    room: int | None = None  # tokens of the answer, where fewer are left of the context than the client asks for
     completion_tokens: int = 0  # once it is settled
     looks: bytes = b""  # float32 policies.signature.FEATURES of the answer, where logprobs were asked for to learn
     signature: bytes = b""  # float32 policies.signature.FEATURES of the answer that was judged before it was returned …

@@ -280,6 +280,8 @@ def _decision_headers(answer: RelayedAnswer, request_id: bytes) -> Headers:
         (b"x-pointsman-model", opened.model.name.encode()),
         (b"x-pointsman-policy", opened.decision.record.policy.encode()),
     ]
+    if opened.room is not None:
+        headers.append((b"x-pointsman-max-tokens", b"%d" % opened.room))
     if opened.hold.requests is not None:
         headers += _allowance(b"requests", opened.hold.requests)
     if opened.hold.tokens is not None:

@@ -105,6 +105,7 @@ _RESPONSES = msgspec.json.Decoder(_Responses)
 _MESSAGES = msgspec.json.Decoder(_Messages)
 _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
 _EMPTY = (b"", b"[]", b"null")
+_NO_FEATURES, _PREFILL = frozenset[str](), frozenset({"prefill"})  # the answer goes on from the last message
 _NO_MODEL = "model_not_found"
 MOST_CHOICES = 128
 
@@ -192,6 +193,7 @@ def _chat(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
         completion_tokens=_at_least(max(limits, default=None), 1, "max_tokens"),
         seen=seen,
         messages=len(chat.messages),
+        last=chat.messages[-1].role,
     )
 
 
@@ -265,6 +267,7 @@ def _messages(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
         completion_tokens=_at_least(messages.max_tokens, 1, "max_tokens"),
         seen=seen,
         messages=len(messages.messages),
+        last=messages.messages[-1].role,
     )
 
 
@@ -290,6 +293,7 @@ def _call(
     prompts: int = 1,
     seen: Seen = NOTHING_SEEN,
     messages: int = 1,
+    last: str = "",
 ) -> Call:
     routing = common.routing or _NO_ROUTING
     pinned, alias = _named(common.model)
@@ -316,7 +320,7 @@ def _call(
         max_cost=_max_cost(routing.max_cost_usd),
         images=seen.images,
         messages=messages,
-        features=features_of(fields) | seen.features,
+        features=features_of(fields) | seen.features | (_PREFILL if last == "assistant" else _NO_FEATURES),
     )
     return Call(
         path=path,

@@ -208,6 +208,7 @@ class Settings(Section):
             max_output_tokens=min(longest, context),
             local=self.backends[backend].is_local if section.local is None else section.local,
             capabilities=_able(kind, section, listed),
+            lacks=listed.lacks if section.lacks is None else section.lacks,
             parent=section.parent,
             bits=section.bits,
             parameters=section.parameters,

@@ -20,6 +20,7 @@ class Listed:
     mode: str | None = None  # "chat", "embedding", "image_generation", …
     abilities: frozenset[str] | None = None  # "tools", "vision"
     costs: Mapping[str, float] = field(default_factory=dict)  # USD by litellm's own keys
+    lacks: frozenset[str] = frozenset()  # features that it says nothing of
     retires: str | None = None  # the day it goes, YYYY-MM-DD
 
 
@@ -42,7 +43,7 @@ def cost_map(upstream: str) -> Listed | None:
     costs = {**found.costs, SEARCH: found.search_usd}
     price = price_in(costs, free=FREE.get(found.mode or "", frozenset()))
     known = (found.context_tokens, found.max_output_tokens, found.mode, found.abilities)
-    return Listed(price, *known, costs=costs, retires=found.retires)
+    return Listed(price, *known, costs=costs, lacks=found.lacks, retires=found.retires)
 
 
 def priced_under(provider: str) -> list[str]:

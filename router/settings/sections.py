@@ -139,6 +139,12 @@ class ModelSection(Section):
         default=None,
         description="What it can do. By default what the kind of backend can, without vision and embeddings.",
     )
+    lacks: frozenset[Name] | None = Field(
+        default=None,
+        description="What of a request it cannot do, so that `auto` asks others: tool_choice, json_schema, "
+        "json_object, logprobs, logit_bias, seed, n, images, audio, files, reasoning, parallel_tool_calls, prefill, "
+        "web_search. By default what litellm's cost map leaves out of what it says of the model.",
+    )
     local: bool | None = Field(
         default=None, description="Served on machines of yours; by default the backend's `local`."
     )

@@ -132,7 +132,7 @@ def client(gateway: Running) -> Iterator[Callable[[str], httpx.Client]]:
 
 def test_of_many_mixed_requests_none_is_refused_while_one_engine_can(client: Callable[[str], httpx.Client]) -> None:
     chance, http = random.Random(5), client("a")
-    for _ in range(200):
+    for _ in range(500):
         asked: dict[str, Any] = dict(ASK)
         for feature in chance.sample(sorted(FEATURES), chance.randrange(3)):
             asked |= FEATURES[feature][0]

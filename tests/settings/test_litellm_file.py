@@ -354,3 +354,16 @@ def test_a_section_that_is_not_honoured_is_named_and_so_is_a_variable_that_only_
     assert [each.partition(":")[0] for each in notes if each.startswith("environment")] == [
         "environment_variables.AWS_REGION"
     ]
+
+
+def test_what_the_map_does_not_say_of_a_model_is_known_to_be_lacking_unless_the_server_is_ones_own() -> None:
+    text = """
+model_list:
+- {model_name: old, litellm_params: {model: openai/gpt-3.5-turbo}}
+- {model_name: new, litellm_params: {model: openai/gpt-5}}
+- {model_name: mine, litellm_params: {model: openai/gpt-4, api_base: 'http://10.0.0.1/v1'}}
+"""
+    lacks = {each.name: each.lacks for each in build(parse(text), {}).candidates()}
+    assert {"json_schema", "reasoning", "audio", "files"} <= lacks["old"]
+    assert lacks["new"].isdisjoint({"json_schema", "reasoning", "tool_choice"})
+    assert lacks["mine"] == frozenset()

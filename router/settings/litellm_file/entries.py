@@ -60,6 +60,7 @@ class Entry:
     max_output_tokens: int | None
     capabilities: tuple[str, ...] | None  # None: what the kind of backend can
     retired: str | None = None
+    lacks: frozenset[str] = frozenset()
 
     @property
     def model(self) -> str:
@@ -134,6 +135,7 @@ def read_entry(
         max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
         capabilities=_capabilities(said, known, names, is_own=is_own or is_any),
         retired=known.retires if known else None,
+        lacks=known.lacks if known and not is_own else frozenset(),
     )
 
 

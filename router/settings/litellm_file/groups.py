@@ -116,6 +116,7 @@ def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
         ("extra_body", first.get("extra_body")),
         ("defaults", {k: v for k, v in first.items() if k in DEFAULTS and v is not None}),
         ("drop_fields", first.get("additional_drop_params")),
+        ("lacks", sorted(set().union(*(each.lacks for each in entries)))),
         ("limits", _limits(entries)),
         ("capacity", capacity(entries)),
     ):
