@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
-from router.http import admin, conversations, counting, decisions, histories, operations
+from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
@@ -175,6 +175,11 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
     rest.include_router(counting.routes(runtime.gateway, authentication))
     rest.include_router(admin.routes(runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget))
     rest.include_router(histories.routes(runtime.gateway, runtime.stores, authentication, runtime.learning))
+    rest.include_router(
+        litellm_api.routes(
+            runtime.gateway, runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget
+        )
+    )
     shape_errors(rest, runtime.meter.turned_away)
     return rest
 

@@ -52,18 +52,30 @@ def health(ready: Ready) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
-    @router.get("/health/liveliness")
     async def alive() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
+    @router.get("/health/liveliness")
+    @router.get("/health/liveness")
+    async def liveliness() -> str:
+        """The same in LiteLLM's words."""
+        return "I'm alive!"
+
     @router.get("/ready")
-    @router.get("/health/readiness")
     async def readiness(response: Response) -> dict[str, object]:
         """The stores answer and at least one backend is up."""
         missing = await ready()
         response.status_code = 503 if missing else 200
         return {"status": "not ready" if missing else "ready", "missing": missing}
+
+    @router.get("/health/readiness")
+    async def healthy(response: Response) -> dict[str, object]:
+        """The same in LiteLLM's words."""
+        missing = await ready()
+        response.status_code = 503 if missing else 200
+        db = "disconnected" if "store" in missing else "connected"
+        return {"status": "unhealthy" if missing else "healthy", "db": db}
 
     return router
 

@@ -241,6 +241,13 @@ class Registry:
             raise NotFound(f"There is no {_KIND[cls]} {name!r}.")
         return found
 
+    async def of_digest(self, digest: bytes) -> Key:
+        """The key whose secret has this SHA-256, valid or not. Raises: NotFound."""
+        key_id = await self._shelf.get("digest", digest.hex())
+        if key_id is None:
+            raise NotFound("There is no such key.", param="key")
+        return await self.get(Key, key_id.decode())
+
     async def all(self, cls: type[Thing], *, after: str = "") -> AsyncIterator[Thing]:
         """Every tenant, team or key, in the order of their names, after one of them."""
         while page := await self._shelf.page(_KIND[cls], after, PAGE):

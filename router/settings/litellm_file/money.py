@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from router.amounts import CALENDAR_S
 from router.errors import SettingsError
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.source import mapping_at
@@ -21,7 +22,7 @@ _NO_LIMIT = {
 _LIMIT = re.compile(r"budget|max_spend|spend_limit|cost_limit", re.IGNORECASE)
 _THOUGHT = re.compile(r"budget_tokens|thinking|reasoning", re.IGNORECASE)  # tokens a model may think
 _DURATION = re.compile(r"(\d+) ?(s|m|h|d|w|mo)")
-_NEVER = "366d"  # the longest window there is, where a limit is never reset
+NEVER = "366d"  # the longest window there is, where a limit is never reset
 
 
 def capacity(entries: Sequence[Entry]) -> Tree | None:
@@ -37,7 +38,7 @@ def capacity(entries: Sequence[Entry]) -> Tree | None:
             param=path,
         )
     (entry,) = entries
-    return _budget(entry.params, f"{entry.path}.litellm_params", "max_budget", "budget_duration")
+    return budget_of(entry.params, f"{entry.path}.litellm_params", "max_budget", "budget_duration")
 
 
 def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) -> Tree:
@@ -45,7 +46,7 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
     budgets: Tree = {}
     library, router = tree.get("litellm_settings") or {}, tree.get("router_settings") or {}
     if library.get("max_budget") is not None:
-        budgets[ALL] = {"budget": _budget(library, "litellm_settings", "max_budget", "budget_duration")}
+        budgets[ALL] = {"budget": budget_of(library, "litellm_settings", "max_budget", "budget_duration")}
     providers = mapping_at(router, "provider_budget_config", "router_settings")
     for provider, config in providers.items():
         path = f"router_settings.provider_budget_config.{provider}"
@@ -60,7 +61,7 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
             notes.append(f"{path}: no model of this file is called at {provider}")
             continue
         limit, period = _keys(config, path)
-        budgets[str(provider)] = {"budget": _budget(config, path, limit, period), "models": named}
+        budgets[str(provider)] = {"budget": budget_of(config, path, limit, period), "models": named}
     return budgets
 
 
@@ -101,7 +102,8 @@ def _keys(config: object, path: str) -> tuple[str, str]:
     return limit, "time_period" if "time_period" in config else "budget_duration"
 
 
-def _budget(config: Mapping[str, Any], path: str, limit: str, period: str) -> Tree:
+def budget_of(config: Mapping[str, Any], path: str, limit: str, period: str) -> Tree:
+    """{limit, period} from the two keys of a mapping of LiteLLM's. Raises: SettingsError."""
     amount, duration = config.get(limit), config.get(period)
     if isinstance(amount, bool) or not isinstance(amount, int | float | str):
         raise SettingsError(f"{path}.{limit}: got {amount!r}, expected an amount in USD", param=f"{path}.{limit}")
@@ -109,9 +111,11 @@ def _budget(config: Mapping[str, Any], path: str, limit: str, period: str) -> Tr
 
 
 def _period(duration: object, path: str) -> str:
-    """30s, 1h, 7d: a window of that length, which is never looser than a reset. 1mo: the calendar month."""
+    """30s, 1h, 7d: a window of that length, which is never looser than a reset. 1mo: the calendar month. Also day, …"""
     if duration is None:
-        return _NEVER
+        return NEVER
+    if duration in CALENDAR_S:
+        return str(duration)
     match = _DURATION.fullmatch(str(duration).strip())
     if match is None or (match[2] == "mo" and match[1] != "1"):
         raise SettingsError(f"{path}: got {duration!r}, expected a duration such as 30s, 1h, 7d or 1mo", param=path)
