@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from router.types import Model
+
 REMEMBERED_S = 600.0
 MOST_REMEMBERED = 10_000
 _NOTHING = (b"", b"null", b"[]", b"{}", b"false")
@@ -102,6 +104,24 @@ class Inabilities:
             elif key[:2] == (tenant, model) and refused <= asked:
                 return f"refused {', '.join(sorted(refused))} a while ago"
         return None
+
+    def spared(
+        self, tenant: str, models: tuple[Model, ...], asked: frozenset[str], refusals: dict[str, str]
+    ) -> tuple[tuple[Model, ...], dict[str, str]]:
+        """Without those that lack what is asked, or refused the like a while ago, unless there is no other: its own
+        words are better."""
+        if not asked:
+            return models, refusals
+        found = {model.name: self._inability(tenant, model, asked) for model in models}
+        able = tuple([model for model in models if found[model.name] is None])
+        if not able:
+            return models, refusals
+        return able, {**refusals, **{name: why for name, why in found.items() if why is not None}}
+
+    def _inability(self, tenant: str, model: Model, asked: frozenset[str]) -> str | None:
+        if lacking := model.lacks & asked:
+            return f"is known to lack {', '.join(sorted(lacking))}"
+        return self.reason(tenant, model.name, asked)
 
 
 def _blamed(asked: frozenset[str], said: str) -> frozenset[str]:

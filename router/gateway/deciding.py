@@ -265,26 +265,9 @@ class Decider:
         short = call.needs.completion_tokens is not None and not call.needs.may_shorten and call.needs.pinned is None
         if short and not models and any("the context holds" in why for why in refusals.values()):
             return self._eligible(principal, replace(call, needs=shortened(call.needs)), without)
-        return self._able(principal, call, tuple(models), refusals)
-
-    def _able(
-        self, principal: Principal, call: Call, models: tuple[Model, ...], refusals: dict[str, str]
-    ) -> tuple[tuple[Model, ...], dict[str, str]]:
-        """Without those that lack what is asked, or refused the like a while ago, unless there is no other: its own
-        words are better."""
-        features = call.needs.features
-        if not features or not (self.unable or self._lacking) or call.needs.pinned is not None:
-            return models, refusals
-        found = {model.name: self._inability(principal, model, features) for model in models}
-        able = tuple([model for model in models if found[model.name] is None])
-        if not able:
-            return models, refusals
-        return able, {**refusals, **{name: why for name, why in found.items() if why is not None}}
-
-    def _inability(self, principal: Principal, model: Model, features: frozenset[str]) -> str | None:
-        if lacking := model.lacks & features:
-            return f"is known to lack {', '.join(sorted(lacking))}"
-        return self.unable.reason(principal.tenant, model.name, features)
+        if call.needs.pinned is not None or not (self.unable or self._lacking):
+            return tuple(models), refusals
+        return self.unable.spared(principal.tenant, tuple(models), call.needs.features, refusals)
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]
