@@ -160,15 +160,12 @@ def shortened(needs: Requirements) -> Requirements:
     return replace(needs, may_shorten=True)
 
 
-def room(model: Model, needs: Requirements) -> int | None:
-    """Tokens left for an answer where more are asked for than the context holds, with a margin for what the prompt's
-    tokens are estimated at; None where all fits, or the client named the model: its engine then says what it thinks."""
+def room(model: Model, needs: Requirements, prompt: int) -> int | None:
+    """Tokens left for an answer where more are asked for than the context holds beside a prompt of so many, with a margin
+    for what those are estimated at; None where the client named the model: its engine then says what it thinks."""
     if needs.pinned is not None or needs.completion_tokens is None:
         return None
-    prompt = -(-expected_prompt_tokens(model, needs) // needs.prompts)
-    if prompt + needs.completion_tokens <= model.context_tokens:
-        return None
-    return max(1, model.context_tokens - prompt * 5 // 4 - TEMPLATE_TOKENS)
+    return max(1, model.context_tokens - prompt // needs.prompts * 5 // 4 - TEMPLATE_TOKENS)
 
 
 def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *, refuse: bool) -> str | None:

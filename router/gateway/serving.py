@@ -230,7 +230,9 @@ class Gateway:
         call, model = attempt.call, attempt.model
         extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
         dialect = None if self._speaks(attempt) else DIALECTS.get(call.path)
-        attempt.room = room(model, call.needs)
+        prompt, asked = expected_prompt_tokens(model, call.needs), call.needs.completion_tokens or 1
+        if prompt // call.needs.prompts + asked > model.context_tokens:
+            attempt.room = room(model, call.needs, prompt)
         if attempt.room is not None:
             names = {"max_tokens"} if dialect is not None else LIMITS & call.fields.keys()
             extra |= dict.fromkeys(names, attempt.room)
@@ -251,7 +253,7 @@ class Gateway:
             headers=call.headers,
             extra=extra,
             session=call.session,
-            tokens=expected_prompt_tokens(model, call.needs) + (attempt.room or call.needs.completion_tokens or 1),
+            tokens=prompt + (attempt.room or asked),
         )
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)
