@@ -207,6 +207,13 @@ class Registry:
         await self._keep(key)
         return key, secret
 
+    async def adopt(self, key: Key) -> None:
+        """Keep a key that was made elsewhere, of whose secret only the SHA-256 is known. Raises: Conflict."""
+        known = await self._shelf.get("digest", key.digest.hex())
+        if known not in (None, key.id.encode()):
+            raise Conflict(f"The secret of {key.id} is that of {known.decode()} already.", param="key")
+        await self._keep(key)
+
     async def rotate(self, key_id: str, *, grace_s: int = 0) -> tuple[Key, str]:
         """A new secret for a key; the old one works `grace_s` more seconds. Raises: NotFound."""
         key = await self.get(Key, key_id)
