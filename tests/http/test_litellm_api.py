@@ -82,20 +82,20 @@ def test_its_client_makes_looks_up_lists_and_deletes_a_key(gateway: Running, cli
     assert info["key"] == key["key"]
     assert info["info"]["models"] == ["small"]
     assert info["info"]["spend"] > 0
-    assert key["token"] in client.keys.list(size=100)["keys"]  # type: ignore[index]
+    assert key["token"] in client.keys.list(size=100)["keys"]
     assert client.keys.delete(keys=[key["key"]]) == {"deleted_keys": [key["key"]]}
     assert chat(gateway, key["key"]).status_code == 401
-    assert client.keys.info(key["token"])["info"]["status"] == "deleted"  # type: ignore[index]
-    assert key["token"] not in client.keys.list(size=100)["keys"]  # type: ignore[index]
+    assert client.keys.info(key["token"])["info"]["status"] == "deleted"
+    assert key["token"] not in client.keys.list(size=100)["keys"]
 
 
 def test_its_client_reads_the_models(client: Any) -> None:
-    models: Any = {each["model_name"]: each for each in client.models.info()}  # type: ignore[union-attr]
+    models: Any = {each["model_name"]: each for each in client.models.info()}
     assert models.keys() == {"small", "large"}
     info = models["small"]["model_info"]
     assert (info["input_cost_per_token"], info["output_cost_per_token"]) == (1e-6, 2e-6)
     assert (info["max_input_tokens"], info["mode"], info["id"]) == (4000, "chat", "small")
-    assert client.models.get(model_name="large")["litellm_params"]["model"] == "large"  # type: ignore[index]
+    assert client.models.get(model_name="large")["litellm_params"]["model"] == "large"
     groups: Any = client.model_groups.info()
     assert {each["model_group"] for each in groups} == {"small", "large"}
 
