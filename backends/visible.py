@@ -96,14 +96,13 @@ def visible_streamed(path: str, events: bytes) -> int:
 
 
 def _found(data: bytes, adding: _Keys, repeating: _Keys) -> int:
-    total = sum([_length(key, data) for key in adding])
-    return total + max([_length(key, data) for key in repeating], default=0)
+    total = sum([_length(pattern, data) for written, pattern in adding if written in data])
+    if longest := [_length(pattern, data) for written, pattern in repeating if written in data]:
+        total += max(longest)  # most keys are not there: looking for them is quicker than their pattern
+    return total
 
 
-def _length(key: _Key, data: bytes) -> int:
-    written, pattern = key
-    if written not in data:  # most keys are not there, and this is quicker than the pattern
-        return 0
+def _length(pattern: re.Pattern[bytes], data: bytes) -> int:
     return sum([len(text) if b"\\" not in text else _unescaped(text) for text in pattern.findall(data)])
 
 

@@ -38,25 +38,19 @@ class Bill(msgspec.Struct, frozen=True):
 
 
 class CountedPart(msgspec.Struct, frozen=True):
-    """The prompt or the completion: what was reported of it, what we count, and the bounds a report must keep."""
+    """The prompt or the completion: what was reported of it, what we count, and what is made of both."""
 
     reported: int | None
     unseen: int  # of these, those that the engine says no text shows
     counted: int
-    least: float
-    most: int
+    is_believed: bool  # whether the report stands
+    tokens: int  # that are charged
 
-    @property
-    def is_believed(self) -> bool:
-        """Whether the report stands. Nothing reported of nothing is 0."""
-        if self.reported is None:
-            return self.counted == 0
-        return self.least <= self.reported <= self.most
-
-    @property
-    def tokens(self) -> int:
-        """What is charged."""
-        return (self.reported or 0) if self.is_believed else min(self.counted, self.most)
+    @classmethod
+    def of(cls, reported: int | None, unseen: int, counted: int, *, least: float, most: int) -> CountedPart:
+        """Judged by the bounds that a report must keep. Nothing reported of nothing is 0."""
+        stands = counted == 0 if reported is None else least <= reported <= most
+        return cls(reported, unseen, counted, stands, (reported or 0) if stands else min(counted, most))
 
     @property
     def is_far_above(self) -> bool:
@@ -108,7 +102,7 @@ def _prompt(call: Call, model: Model, usage: Usage) -> CountedPart:
     if usage.prompt_tokens is not None and usage.prompt_tokens * TIMES < counted:
         least = _shown_tokens(call, model) / TIMES
     most = model.context_tokens * call.needs.prompts
-    return CountedPart(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least, most)
+    return CountedPart.of(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least=least, most=most)
 
 
 def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> CountedPart:
@@ -116,7 +110,8 @@ def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> Cou
         shown_bytes = max(0, shown_bytes - int(_shown_tokens(call, model) * model.bytes_per_token))
     counted = -int(-shown_bytes // model.bytes_per_token)
     most = model.context_tokens * call.needs.choices
-    return CountedPart(usage.completion_tokens, usage.unseen_completion_tokens, counted, counted / TIMES, most)
+    reported, unseen = usage.completion_tokens, usage.unseen_completion_tokens
+    return CountedPart.of(reported, unseen, counted, least=counted / TIMES, most=most)
 
 
 def _shown_tokens(call: Call, model: Model) -> float:

@@ -184,7 +184,10 @@ class Decision:
 
     def named(self, name: str) -> Model:
         """One of the eligible models."""
-        return next(model for model in self.models if model.name == name)
+        for model in self.models:  # a generator would cost more than the search
+            if model.name == name:
+                return model
+        raise KeyError(name)
 
     def fall_to(self, name: str) -> None:
         """Another model than the one drawn is asked, since no budget had room for that one."""

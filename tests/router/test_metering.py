@@ -144,7 +144,7 @@ async def test_a_metric_counts_what_did_not_fit_each_time_and_the_audit_log_with
 def test_what_is_charged_is_never_below_a_quarter_of_our_count_nor_above_the_context(
     reported: int | None, unseen: int, counted: int, most: int
 ) -> None:
-    part = CountedPart(reported, unseen, counted, counted / 4, most)
+    part = CountedPart.of(reported, unseen, counted, least=counted / 4, most=most)
     assert min(counted / 4, most) <= part.tokens <= most
     if reported is not None and counted / 4 <= reported <= most:
         assert part.tokens == reported

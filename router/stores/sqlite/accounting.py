@@ -231,9 +231,8 @@ class Accounting:
             if counter is None:  # somebody has removed it from the table
                 continue
             meter = counter.meter
-            counter.changed = True
             if meter == "concurrent":
-                counter.held = max(0, counter.held - 1)
+                counter.held, counter.changed = max(0, counter.held - 1), True
             elif meter == "requests":
                 if outcome == "released":
                     counter.correct(window_of(meter).ends_ms(row.at_ms), -1)
@@ -242,7 +241,7 @@ class Accounting:
                     used = spend.prompt_tokens + spend.completion_tokens
                     counter.correct(window_of(meter).ends_ms(row.at_ms), used - row.tokens)
             else:
-                counter.held = max(0, counter.held - row.amount)
+                counter.held, counter.changed = max(0, counter.held - row.amount), True
                 if cost:
                     self._charge(counter, cost, soft=soft, row=row)
         if outcome != "released":
