@@ -7,7 +7,7 @@ is charged. A step that is cut before its answer is there is charged nothing, as
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
 from router.gateway.eligibility import worst_cost
 from router.gateway.metering import Bill, Doubt, billed
+from router.gateway.run_eagerly import begin
 from router.gateway.serving import Gateway
 from router.gateway.types import Attempt, Call, Timings, usd
 from router.programs.answers import choice_of, events_of, renamed, with_usage
@@ -110,13 +111,16 @@ class Run:
 
     async def _begin_stream(self, request: Request) -> Reply:
         """Returns at the first progress, or when the last step has begun to answer."""
-        task = asyncio.ensure_future(self._to_its_end(request))
+        task = asyncio.create_task(self._to_its_end(request))
         first = asyncio.ensure_future(self._notes.get())
         try:
             await asyncio.wait({task, first}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
             first.cancel()
-            await _stopped(task)
+            try:
+                await _stopped(task)
+            finally:
+                await _surely(self.close())  # the last step may have begun to answer meanwhile
             raise
         note = await first
         if note is None:
@@ -126,6 +130,9 @@ class Run:
     async def _to_its_end(self, request: Request) -> Reply:
         try:
             return await self._go(self, request)
+        except BaseException:
+            await _surely(self.close())  # a stream that was looked at and not returned
+            raise
         finally:
             self._notes.put_nowait(None)
 
@@ -159,7 +166,7 @@ class Run:
             try:
                 told.reply = await self.gateway.open_step(told.attempt)
             except BaseException as error:
-                await asyncio.shield(self._end(told.attempt, None))
+                await _surely(self._end(told.attempt, None))
                 if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
                     raise
                 problem, failed = error, failed | {decision.model.name}
@@ -177,7 +184,7 @@ class Run:
         note = f": {self._count}/{len(self.plan.steps)} {attempt.model.name}\n\n"
         self._notes.put_nowait(note.encode())
         if isinstance(told.reply, Whole):
-            await asyncio.shield(self._end(attempt, told.reply.report))
+            await _surely(self._end(attempt, told.reply.report))
             self.gateway.lengths.note(attempt.model.name, self._ended[-1].completion_tokens)
         return told
 
@@ -266,20 +273,38 @@ async def side_by_side(works: Sequence[Coroutine[Any, Any, T]], at_once: int) ->
         async with gate:
             return await work
 
-    tasks = [asyncio.ensure_future(one(work)) for work in works]
+    tasks = [asyncio.create_task(one(work)) for work in works]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
-        for task in tasks:
-            await _stopped(task)
         for work in works:
-            work.close()
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()  # it never had its turn
+        await _stopped(*tasks)
 
 
-async def _stopped(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, BackendError, PointsmanError):
-        await task
+async def _stopped(*tasks: asyncio.Task[Any]) -> None:
+    """Once all are over: what they do at their end is done, however often their waiter is cancelled meanwhile."""
+    was_cancelled = False
+    for task in tasks:
+        if not task.done() and not task.cancelling():
+            task.cancel()  # once: another one would cut its own cleaning up short
+    while any(not task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            was_cancelled = True
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # which somebody else was told
+    if was_cancelled:
+        raise asyncio.CancelledError
+
+
+async def _surely(work: Coroutine[Any, Any, None]) -> None:
+    """To its end, of which what needs no waiting is done at once."""
+    if (rest := begin(work)) is not None:
+        await asyncio.shield(rest)
 
 
 def _text_of(fields: Mapping[str, object], usual: str) -> str:
@@ -294,7 +319,7 @@ def _text_of(fields: Mapping[str, object], usual: str) -> str:
 class ProgramStream:
     """Progress as comments, then the last step's own stream. See Stream."""
 
-    def __init__(self, run: Run, task: asyncio.Future[Reply], note: bytes | None, *, wants_usage: bool) -> None:
+    def __init__(self, run: Run, task: asyncio.Task[Reply], note: bytes | None, *, wants_usage: bool) -> None:
         self._run, self._task, self._note, self._wants_usage = run, task, note, wants_usage
         self._last: Reply | None = None
         self._own = Report()
