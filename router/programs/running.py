@@ -22,7 +22,7 @@ from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
 from router.gateway.eligibility import worst_cost
 from router.gateway.metering import Bill, Doubt, billed
-from router.gateway.run_eagerly import begin
+from router.gateway.run_eagerly import to_its_end
 from router.gateway.serving import Gateway
 from router.gateway.types import Attempt, Call, Timings, usd
 from router.programs.answers import choice_of, events_of, renamed, with_usage
@@ -120,7 +120,7 @@ class Run:
             try:
                 await _stopped(task)
             finally:
-                await _surely(self.close())  # the last step may have begun to answer meanwhile
+                await to_its_end(self.close())  # the last step may have begun to answer meanwhile
             raise
         note = await first
         if note is None:
@@ -131,7 +131,7 @@ class Run:
         try:
             return await self._go(self, request)
         except BaseException:
-            await _surely(self.close())  # a stream that was looked at and not returned
+            await to_its_end(self.close())  # a stream that was looked at and not returned
             raise
         finally:
             self._notes.put_nowait(None)
@@ -166,7 +166,7 @@ class Run:
             try:
                 told.reply = await self.gateway.open_step(told.attempt)
             except BaseException as error:
-                await _surely(self._end(told.attempt, None))
+                await to_its_end(self._end(told.attempt, None))
                 if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
                     raise
                 problem, failed = error, failed | {decision.model.name}
@@ -184,7 +184,7 @@ class Run:
         note = f": {self._count}/{len(self.plan.steps)} {attempt.model.name}\n\n"
         self._notes.put_nowait(note.encode())
         if isinstance(told.reply, Whole):
-            await _surely(self._end(attempt, told.reply.report))
+            await to_its_end(self._end(attempt, told.reply.report))
             self.gateway.lengths.note(attempt.model.name, self._ended[-1].completion_tokens)
         return told
 
@@ -299,12 +299,6 @@ async def _stopped(*tasks: asyncio.Task[Any]) -> None:
             task.exception()  # which somebody else was told
     if was_cancelled:
         raise asyncio.CancelledError
-
-
-async def _surely(work: Coroutine[Any, Any, None]) -> None:
-    """To its end, of which what needs no waiting is done at once."""
-    if (rest := begin(work)) is not None:
-        await asyncio.shield(rest)
 
 
 def _text_of(fields: Mapping[str, object], usual: str) -> str:
