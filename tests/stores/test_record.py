@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +20,9 @@ from router.learning.index import FaissIndex
 from router.learning.table import OutcomeTable
 from router.learning.views import Views
 from router.stores.codec import decode, encode
-from router.stores.open import Stores
+from router.stores.open import Stores, open_stores
 from router.types import LogEntry
+from tests.stores.conftest import Clock
 
 pytestmark = pytest.mark.anyio
 DIM, ROWS, DECISIONS = 16, 120, 25
@@ -101,6 +107,40 @@ async def test_any_later_process_gives_back_the_logged_distribution(name: str, s
         again = later.distribute(record.context, record.evidence).probabilities
         np.testing.assert_array_equal(again, record.probabilities)
         assert again.tobytes() == record.probabilities.tobytes()
+
+
+LATER = """
+import asyncio, json, sys, time
+from policies import registry
+from router.stores.open import open_stores
+
+async def main(url, options):
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        async for _, record in stores.log.tail("", follow=False):
+            policy = registry.build(record.policy, (), options.get(record.policy))
+            again = policy.distribute(record.context, record.evidence).probabilities
+            print(record.decision_id, again.tobytes() == record.probabilities.tobytes())
+
+asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+"""
+
+
+async def test_another_process_draws_up_what_is_in_the_log_to_the_last_bit(url: str, clock: Clock) -> None:
+    """Over catalogues, purses and policies drawn anew for each run."""
+    seed = secrets.randbits(32)
+    rng = np.random.default_rng(seed)
+    expected = []
+    async with open_stores(url, clock=clock) as stores:
+        for world, name in enumerate(rng.choice(named.NAMES, 6)):
+            arms = some_arms(rng)
+            policy, views = taught(str(name), arms, rng)
+            for i in range(5):
+                record = some_record(str(name), some_context(f"{world}-{i}", arms, rng), policy, views)
+                await stores.log.remember(record)
+                expected.append(f"{record.decision_id} True")
+    command = [sys.executable, "-c", LATER, url, json.dumps(OPTIONS)]
+    later = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert later.stdout.split("\n")[:-1] == expected, f"seed {seed}: {later.stderr}"
 
 
 def read_again(entry: LogEntry) -> DecisionRecord:
