@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from benchmarks import purses
 from benchmarks.lexical import lexical
-from benchmarks.runs import Fitted, Prepared, budgets_of, fit, prefer, route
+from benchmarks.one_decision import speed
+from benchmarks.runs import Fitted, Prepared, Setup, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, PublicTrace, load_trace
 from policies.baselines import neighbour_means, optimum
 from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
 from policies.estimators.prompt_selection import telling_prompts
 from policies.identity import Skills, Vector
-from policies.paced import build
-from policies.records import context_of
 from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
-from policies.types import Arm, BudgetState, Float, Float32, History, LoggedContext, Neighbours, Outcome, RouteContext
+from policies.types import Float, Float32
 
 SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
 SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
@@ -103,7 +103,7 @@ def performance(seeds: int) -> Iterable[str]:
         rows = []
         for seed in _seeds(name, seeds):
             run = fitted(name, seed)
-            result = route(run, budgets_of(run, "weighted", seed))
+            result = route(run, Setup(budgets_of(run, "weighted", seed)))
             rows.append((result.performance, result.cost, result.performance_per_usd, result.throughput))
             yield f"{label:12} seed {seed}: {result.performance:.1f}"
         first = fitted(name, 0)
@@ -139,7 +139,7 @@ def _six_shares(run: Fitted, seed: int) -> Float:
     shares: dict[str, list[list[float]]] = {rule: [] for rule in SIX}
     for rule in _rules(len(run.trace.models)):
         budgets = budgets_of(run, rule, seed)
-        found = 100 * route(run, budgets).performance
+        found = 100 * route(run, Setup(budgets)).performance
         of_each = [found / _approximate(run, vectors, budgets) for vectors in references]
         shares["extreme" if rule.startswith("extreme") else rule].append(of_each)
     return np.array([np.mean(shares[rule], axis=0) for rule in SIX]).T
@@ -147,6 +147,28 @@ def _six_shares(run: Fitted, seed: int) -> Float:
 
 def _rules(arms: int) -> list[str]:
     return [*SIX[:-1], *(f"extreme{k}" for k in range(1, 6) if k < arms)]
+
+
+def purse(seeds: int) -> Iterable[str]:
+    """One budget, factor 1: beside always-the-cheapest and the plan that drops"""
+    for name, label in SHORT.items():
+        for seed in _seeds(name, seeds):
+            yield f"{label:12} seed {seed}: {purses.bounds(fitted(name, seed))}"
+
+
+def both(seeds: int) -> Iterable[str]:
+    """Models' budgets only, and with as much for all together (mean over seeds)"""
+    for name, label in SHORT.items():
+        rows = [purses.both(fitted(name, seed), seed) for seed in _seeds(name, seeds)]
+        own, together = np.mean(rows, axis=0)
+        yield f"{label:12} {own:8.1f} {together:8.1f}"
+
+
+def tenants(seeds: int) -> Iterable[str]:
+    """Many tenants behind one gateway, % of what each earns alone (seed 0; each at least 97)"""
+    for name, label in SHORT.items():
+        found = purses.tenants(fitted(name, 0))
+        yield f"{label:12} {'   '.join(f'{tenant} {share:.1f}' for tenant, share in found)}"
 
 
 def preference(seeds: int) -> Iterable[str]:
@@ -174,9 +196,9 @@ def orders(seeds: int) -> Iterable[str]:
         for seed in _seeds(name, seeds):
             run = fitted(name, seed)
             budgets = budgets_of(run, "weighted", seed)
-            own = route(run, budgets).performance
-            blocked = [route(run, budgets, order=_blocked(run, each)).performance for each in range(3)]
-            wrong = [route(run, budgets, horizon=int(len(run.stream) * part)).performance for part in (0.7, 1.4)]
+            own = route(run, Setup(budgets)).performance
+            blocked = [route(run, Setup(budgets), order=_blocked(run, each)).performance for each in range(3)]
+            wrong = [route(run, Setup(budgets), horizon=int(len(run.stream) * part)).performance for part in (0.7, 1.4)]
             rows.append(100 * np.array([np.mean(blocked), np.min(blocked), *wrong]) / own)
         (blocked, worst, short, long), spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         yield (
@@ -198,9 +220,9 @@ def unseen(seeds: int) -> Iterable[str]:
         tasks, counts = np.unique(trace(name).tasks, return_counts=True)
         full = fitted(name, 0)
         budgets = budgets_of(full, "weighted", 0)
-        own = route(full, budgets).performance
+        own = route(full, Setup(budgets)).performance
         for task in tasks[counts >= 0.05 * counts.sum()]:
-            shares.append(100 * route(fit(trace(name), 0, unseen=str(task)), budgets).performance / own)
+            shares.append(100 * route(fit(trace(name), 0, unseen=str(task)), Setup(budgets)).performance / own)
             yield f"{label:12} without {task}: {shares[-1]:.1f}"
     yield f"mean {np.mean(shares):.1f}, worst {np.min(shares):.1f} (must 91, aim 95)"
 
@@ -331,52 +353,12 @@ def _utility(run: Fitted, quality: Float, prices: Float, arms: list[int]) -> flo
     return total / len(prices)
 
 
-def speed(seeds: int) -> Iterable[str]:
-    """One decision of a fitted policy: 16 models, 384 dimensions, 100 neighbours, beyond the index search"""
-    rng = np.random.default_rng(0)
-    history, contexts = _world(rng, rows=6000, arms=16, dim=384)
-    policy = build(history.arms)
-    policy.refit(history)
-    taken = []
-    for context in contexts:
-        started, worked = time.perf_counter(), time.thread_time()
-        proposal = policy.propose(context)
-        taken.append((time.perf_counter() - started, time.thread_time() - worked))
-        arm = int(np.argmax(proposal.probabilities))
-        policy.learn(_answer(context, context.arms[arm].name))
-    for name, values in zip(("by the clock", "of CPU"), np.array(taken[1000:]).T, strict=True):
-        p50, p99 = 1e6 * np.quantile(values, [0.5, 0.99])
-        yield f"{name:12} p50 {p50:.0f} µs, p99 {p99:.0f} µs (must 2000, aim 500)"
-
-
-def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple[History, list[RouteContext]]:
-    vectors = rng.normal(size=(rows, dim)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    models = tuple(Arm(f"model-{each}", 1e-7 * (each + 1), 2e-7 * (each + 1)) for each in range(arms))
-    tokens, features = rng.integers(10, 1000, rows), rng.random((rows, 49)).astype(np.float32)
-    scores = rng.random((rows, arms))
-    costs = np.outer(tokens, [arm.prompt_price for arm in models]) + rng.random((rows, arms)) * 1e-4
-    history = History(vectors, models, scores, costs, tokens, 4 * tokens, features)
-
-    def context(row: int) -> RouteContext:
-        near = rng.integers(0, rows, 100)
-        similarity = -np.sort(-rng.random(100).astype(np.float32))
-        logged = LoggedContext(
-            str(row), "tenant", 5.0, vectors[row], models, int(tokens[row]), int(4 * tokens[row]), 1024, float(row),
-            BudgetState(1.0, 2.0, 1000.0, "purse"), None, features[row],
-        )  # fmt: skip
-        return context_of(logged, Neighbours(similarity, scores[near], costs[near]))
-
-    return history, [context(row) for row in range(2000)]
-
-
-def _answer(context: RouteContext, arm: str) -> Outcome:
-    return Outcome(context, arm, 0.5, 1e-5, 1.0, 10, context.now)
-
-
 TABLES: dict[str, Callable[[int], Iterable[str]]] = {
     "performance": performance,
     "six": six,
+    "purse": purse,
+    "both": both,
+    "tenants": tenants,
     "preference": preference,
     "orders": orders,
     "changes": changes,

@@ -19,7 +19,7 @@ from policies.estimators.stack import Stack, make_kernel, out_of_fold
 from policies.estimators.stacked_or_neighbours import StackedOrNeighbours
 from policies.explorers.greedy import Greedy
 from policies.pacers.flat import Flat
-from policies.pacers.remaining import Remaining
+from policies.pacers.remaining import ANSWER, REFUSE, Remaining, may_refuse
 from policies.records import DecisionRecord, context_of, outcome_of
 from policies.replay import LOST, BudgetGate, Result, Rows, judge, split_budget, split_weights, total_budget
 from policies.simulation import answered
@@ -150,12 +150,27 @@ def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Flo
     return split_budget(total_budget(fitted.costs, factor), weights)
 
 
-def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon: int | None = None) -> Result:
+@dataclass(frozen=True)
+class Setup:
+    """Budgets of one run over a stream."""
+
+    budgets: Float | None = None  # (M,) USD of each model
+    total: float = float("inf")  # USD for all of them
+    when_short: str = REFUSE
+    always_drops: bool = False  # the plan that drops whatever is not worth its price, without the other beside it
+
+    def policy(self, estimator: DriftCorrected) -> Composed:
+        """`paced` over prepared estimates, without its share that explores."""
+        pacer = Remaining(lambda: estimator.rehearsal, may_refuse=may_refuse(self.when_short))
+        pacer.always_drops = self.always_drops
+        return Composed(estimator, pacer, Greedy())
+
+
+def route(fitted: Fitted, setup: Setup, *, order: Rows | None = None, horizon: int | None = None) -> Result:
     """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
     order = np.arange(len(fitted.stream)) if order is None else order
-    estimator = watched(fitted)
-    policy = Composed(estimator, Remaining(lambda: estimator.rehearsal), Greedy())
-    till = BudgetGate(len(budgets), budgets=budgets)
+    policy = setup.policy(watched(fitted))
+    till = BudgetGate(fitted.scores.shape[1], budgets=setup.budgets, total=setup.total)
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
     for at, row in enumerate(order):
@@ -170,6 +185,37 @@ def route(fitted: Fitted, budgets: Float, *, order: Rows | None = None, horizon:
         else:
             policy.learn(outcome_of(record, None))
     return judge(choices, served, scores=scores, costs=costs)
+
+
+def each_tenant(
+    fitted: Fitted, terms: Mapping[str, tuple[float, float, float]], asking: tuple[str, ...]
+) -> dict[str, float]:
+    """Σ score − λ · cost of each tenant that asks, all behind one policy with a budget for each.
+
+    `terms` are by tenant its share of the queries, its budget over what the cheapest model takes for them, and λ times
+    the mean cost of an answer. Queries are dealt to tenants the same way whoever asks.
+    """
+    owners = np.random.default_rng(0).choice(
+        list(terms), len(fitted.stream), p=[share for share, _, _ in terms.values()]
+    )
+    policy = Setup(when_short=ANSWER).policy(watched(fitted))
+    rows = {name: np.flatnonzero(owners == name) for name in asking}
+    gates = {
+        n: BudgetGate(fitted.scores.shape[1], total=total_budget(fitted.costs[rows[n]], terms[n][1])) for n in asking
+    }
+    price = {name: terms[name][2] / float(fitted.expected.cost.mean()) for name in asking}
+    earned = dict.fromkeys(asking, 0.0)
+    for row in np.flatnonzero(np.isin(owners, asking)):
+        name = str(owners[row])
+        logged = _logged(fitted, int(row), int(row), gates[name], len(fitted.stream), price[name])
+        arm, _, record = _chosen(policy, replace(logged, tenant=name, purse=replace(logged.purse, name=name)))
+        cost = float(fitted.costs[row, arm])
+        if gates[name].admit(arm, cost):
+            earned[name] += float(fitted.scores[row, arm]) - price[name] * cost
+            policy.learn(_answered(record, arm, scores=fitted.scores[row], costs=fitted.costs[row]))
+        else:
+            policy.learn(replace(outcome_of(record, None), refused=record.model, left=gates[name].left(arm)))
+    return earned
 
 
 def prefer(

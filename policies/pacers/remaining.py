@@ -29,6 +29,9 @@ CURVE_PRICES = 64
 STALE = 0.02  # of the queries left: when so many have come prices are solved again, where that is sooner
 SOONEST = 5  # arrivals between two solutions
 
+FEWEST = 0.01  # of all queries of a budget: money is kept for so many
+CAUTION = 0.01  # of what the cheapest answers to all would cost: so much less is taken for what may be spent beyond it
+PAYS = 1.02  # times what answering all is expected to earn, from which queries are refused: below it is guesswork
 ENDS_EARLY = 0.05  # chance that queries stop coming before all that are expected came, whenever
 
 
@@ -63,7 +66,7 @@ class Curve:
     earned: Float  # (P,) quality a query, when all are answered
     earned_choosing: Float  # (P,)
 
-    def price(self, budget: float, *, may_refuse: bool) -> tuple[float, bool]:
+    def price(self, budget: float, *, may_refuse: bool, pays: float = PAYS) -> tuple[float, bool]:
         """(the least price at which queries spend no more than `budget` USD each, whether some are refused then).
 
         Where some may be refused the plan is followed that is expected to earn more. Where not even the cheapest
@@ -71,13 +74,15 @@ class Curve:
         """
         if not len(self.prices):
             return 0.0, False
-        price = float(np.interp(-budget, -self.spent, self.prices))
+        cheapest = float(self.spent[-1])
+        surplus = budget - cheapest * (1.0 + CAUTION)
+        price = float(np.interp(-max(surplus + cheapest, 0.0), -self.spent, self.prices))
         if not may_refuse or price == 0.0:
             return price, False
         choosing = float(np.interp(-budget, -self.spent_choosing, self.prices))
-        share = min(1.0, budget / max(float(self.spent[-1]), 1e-300))
+        share = min(1.0, budget / max(cheapest, 1e-300))
         all_earn = share * float(np.interp(price, self.prices, self.earned))
-        if float(np.interp(choosing, self.prices, self.earned_choosing)) > all_earn:
+        if float(np.interp(choosing, self.prices, self.earned_choosing)) > pays * all_earn:
             return choosing, True
         return price, False
 
@@ -127,6 +132,7 @@ class Remaining:
         self._resolve = resolve
         self._queries_per_s = queries_per_s
         self._may_refuse = may_refuse
+        self.always_drops = False  # follow the plan that drops, whatever it is expected to earn: for comparison
         self._everybody = Arrivals(queries_per_s)
         self._purses: dict[str, _Purse] = {}
 
@@ -135,20 +141,27 @@ class Remaining:
         if not math.isfinite(reset_s):
             return Prices()
         purse, names = self._purse(context.purse.name), context.names
-        least = self._resolve / 2
-        purse.queries = queries = max(purse.arrivals.expected(context.now, reset_s), least)
+        expected = purse.arrivals.expected(context.now, reset_s)
+        purse.queries = queries = max(expected, self._fewest(purse.arrivals, expected))
         purse.budget = left / queries
         gamma = None
         if context.capacity is not None and np.isfinite(context.capacity).any():
-            everybody = max(self._everybody.expected(context.now, reset_s), least)
+            expected = self._everybody.expected(context.now, reset_s)
+            everybody = max(expected, self._fewest(self._everybody, expected))
             gamma = self._capacity_prices(purse, names, np.maximum(context.capacity, 0.0) / everybody)
         if not math.isfinite(left):
             return Prices(capacity=gamma)
         curve = purse.curves.get(names)
         if curve is None:
             curve = purse.curves[names] = self._curve(purse, names)
-        price, refuses = curve.price(purse.budget, may_refuse=self._may_refuse or gamma is not None)
+        drops = self._may_refuse or gamma is not None
+        price, refuses = curve.price(purse.budget, may_refuse=drops, pays=0.0 if self.always_drops else PAYS)
         return Prices(max(0.0, price - context.preference), gamma, self._may_refuse and (refuses or gamma is not None))
+
+    def _fewest(self, arrivals: Arrivals, expected: float) -> float:
+        """Queries that money is kept for though fewer are expected: half of those between two solutions, and at most
+        a hundredth of all, or a short stream would end with money left."""
+        return min(self._resolve / 2, max(1.0, FEWEST * (arrivals.count + expected)))
 
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.cost) and outcome.arm:
@@ -255,7 +268,7 @@ class Remaining:
         chosen = np.unique(
             np.linspace(0, max(len(expected.cost) - 1, 0), min(rows, len(expected.cost))).astype(np.intp)
         )
-        quality, cost = _columns(names, known, expected.quality[chosen], expected.cost[chosen])
+        quality, cost = _columns(names, known, expected.quality[chosen], _as_dear_as_all(expected.cost, chosen))
         weights = np.full(len(chosen), len(expected.cost) / max(len(chosen), 1))
         if len(seen):
             some = slice(None, None, -(-len(seen) // rows))
@@ -266,6 +279,17 @@ class Remaining:
         usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
         worth = np.where(missing, -np.inf, quality * chance_to_come(len(quality)))
         return worth, np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
+
+
+def _as_dear_as_all(cost: Float, chosen: NDArray[np.intp]) -> Float:
+    """(r, M) the chosen rows of cost (n, M), each arm's scaled to the mean of all rows: answers' costs have long tails,
+    and the mean of some hundred rows is off by several percent."""
+    some = cost[chosen]
+    if len(chosen) == len(cost):
+        return some
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.nanmean(cost, axis=0) / np.nanmean(some, axis=0)
+    return np.asarray(some * np.where(np.isfinite(scale), scale, 1.0))
 
 
 def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cost: Float) -> tuple[Float, Float]:

@@ -191,18 +191,34 @@ def test_the_bare_form_takes_the_best_model_until_the_money_is_gone() -> None:
 
 
 @pytest.mark.parametrize("name", ["paced", "neighbours"])
-def test_answering_all_is_never_much_worse_than_the_cheapest_model(name: str) -> None:
-    run, stream = played(name, factor=1.05)
+@pytest.mark.parametrize("factor", [1.0, 1.05])
+def test_answering_all_is_never_much_worse_than_the_cheapest_model(name: str, factor: float) -> None:
+    run, stream = played(name, factor=factor)
     assert (run.choices >= 0).all()
-    assert run.result.performance >= 0.97 * float(stream.scores[:, 0].sum())
+    assert run.result.performance >= 0.99 * float(stream.scores[:, 0].sum())
 
 
 def test_refusing_is_planned_only_where_it_earns_more() -> None:
     for factor in (0.5, 1.05):
         refusing, stream = played("neighbours", factor=factor, when_short="refuse")
         answering, _ = played("neighbours", factor=factor)
-        assert refusing.result.performance >= 0.97 * answering.result.performance
+        assert refusing.result.performance >= 0.99 * answering.result.performance
     assert len(stream) == 300
+
+
+def test_a_sample_of_the_queries_to_come_is_as_dear_as_all_of_them() -> None:
+    """Costs with long tails: the mean of some hundred rows is far off."""
+    rng = np.random.default_rng(3)
+    cost = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(0.0, 1.5, (20_000, 1))
+    rehearsal = Estimates(rng.random((20_000, 3)), np.zeros((20_000, 3)), cost)
+    pacer = Remaining(lambda: (NAMES_OF, rehearsal))
+    curve = pacer._curve(pacer._purse("acme"), NAMES_OF)
+    assert curve.spent[-1] == pytest.approx(cost.min(axis=1).mean(), rel=0.01)
+
+
+def test_a_short_stream_ends_without_money_left() -> None:
+    run, _ = played("neighbours", factor=1.5, when_short="refuse", rows=200)
+    assert run.result.throughput >= 198
 
 
 def test_what_becomes_of_queries_while_money_is_short_is_one_of_two_words() -> None:
