@@ -24,16 +24,20 @@ def discounted(context: LoggedContext, listed: Estimates) -> Estimates:
 
 
 def routed(context: LoggedContext, estimates: Estimates, charged: Estimates) -> Estimates:
-    """The estimates that decide, from those at list prices and those that are charged."""
-    rented = context.rented
-    if rented is None:
-        return charged
+    """The estimates that decide, from those at list prices and those that are charged: what waiting costs is added."""
+    cost = charged.cost if context.rented is None else _rented(context, estimates, charged, context.rented)
+    if context.waiting is not None:
+        cost = cost + context.waiting
+    return charged if cost is charged.cost else Estimates(charged.quality, charged.sigma, cost)
+
+
+def _rented(context: LoggedContext, estimates: Estimates, charged: Estimates, rented: MeasuredCost) -> Float:
+    """(n,) USD by measured machine time, where there is one."""
     listed = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).T  # (2, n)
     tokens = _completion_tokens(context, estimates, rented, listed)
     read = 1.0 if context.cached is None else 1.0 - context.cached  # what is found again takes no machine's time
     cost = rented.prompt_usd * read * context.prompt_tokens + rented.completion_usd * tokens
-    cost = np.where(np.isnan(rented.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD))
-    return Estimates(charged.quality, charged.sigma, cost)
+    return np.asarray(np.where(np.isnan(rented.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD)))
 
 
 def repriced(context: LoggedContext, prices: Float, charged: Estimates, estimates: Estimates) -> Float:

@@ -172,6 +172,7 @@ def context_of(logged: LoggedContext, neighbours: Neighbours) -> RouteContext:
         logged.rented,
         logged.neighbours_asked,
         logged.cached,
+        logged.waiting,
         neighbours=neighbours,
     )
 
@@ -219,11 +220,11 @@ def features_of(data: bytes) -> Float | None:
 # as bytes
 
 Row = Literal[
-    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "prompt_usd",
+    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
     "completion_usd", "tokens"
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = (
-    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "prompt_usd",
+    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
     "completion_usd", "tokens",
 )  # fmt: skip
 ALWAYS = 4  # of these are in every record
@@ -305,7 +306,7 @@ def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
     found: list[Float] = [record.probabilities, expected.quality, expected.sigma, expected.cost]
     rows = (1 << ALWAYS) - 1
     context, evidence = record.context, record.evidence
-    optional = (evidence.capacity_prices, context.capacity, evidence.worth, context.cached)
+    optional = (evidence.capacity_prices, context.capacity, evidence.worth, context.cached, context.waiting)
     for place, row in enumerate(optional, ALWAYS):
         if row is not None:
             rows |= 1 << place
@@ -351,6 +352,7 @@ def unpacked(data: bytes) -> DecisionRecord:
         None if usd[0] is None else MeasuredCost(*cast(tuple[Float, Float, Float], usd)),
         neighbours_asked,
         block("cached"),
+        block("waiting"),
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
     evidence = Evidence(

@@ -52,6 +52,7 @@ Period = Annotated[
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "examples": ["day", "30d", "rolling week"]}),
 ]
+UsdPerSecond = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Counted = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Name = Annotated[str, Field(min_length=1, pattern=NAME)]
@@ -143,6 +144,11 @@ class Terms(Section):
     )
     local_only: bool = Field(default=False, description="Only models on machines of yours.")
     preference: Share | None = Field(default=None, description="0 cheapest … 1 best; by default the next level's.")
+    latency_usd_per_s: UsdPerSecond | None = Field(
+        default=None,
+        description="USD that a second less of waiting is worth: a term of what an answer takes, never charged; by "
+        "default the next level's.",
+    )
     policy: str | None = Field(default=None, description="Policy; by default the next level's, then `policy.name`.")
     learn_from: Sources | None = Field(
         default=None,
@@ -194,6 +200,7 @@ def narrowed(principal: Principal, levels: Iterable[Level]) -> Principal | None:
         local_only=principal.local_only or any(level.terms.local_only for level in levels),
         preference=_nearest([principal.preference, *(level.terms.preference for level in levels)]),
         learn_from=_nearest([principal.learn_from, *(level.terms.learn_from for level in levels)]),
+        latency_usd_per_s=_nearest([principal.latency_usd_per_s, *(level.terms.latency_usd_per_s for level in levels)]),
         policy=_nearest([principal.policy, *(level.terms.policy for level in levels)]),
         budgets=tuple(dict.fromkeys([*principal.budgets, *budgets])),
         limits=tuple(dict.fromkeys([*principal.limits, *limits])),

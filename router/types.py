@@ -239,6 +239,7 @@ class Principal:
     local_only: bool = False
     preference: float | None = None  # 0 cheapest … 1 best; None: the gateway's default
     policy: str | None = None  # None: the gateway's default
+    latency_usd_per_s: float | None = None  # what a second less of waiting is worth; None: nothing
     learn_from: tuple[str, ...] | None = None  # sources of judgements beside people; None: the gateway's default
     budgets: tuple[Budget, ...] = ()
     limits: tuple[RateLimit, ...] = ()

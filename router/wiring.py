@@ -36,6 +36,7 @@ from router.learning.index import FaissIndex
 from router.learning.spaces import Spaces
 from router.learning.views import Views
 from router.metrics import PrometheusMeter
+from router.programs.explaining import program_s
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
 from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
@@ -226,7 +227,9 @@ def _gateway(
         ),
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
-    return Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
+    gateway = Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
+    decider.delays.program_s = lambda model, needs: program_s(model, needs, gateway)
+    return gateway
 
 
 def options_of(settings: Settings) -> Options:

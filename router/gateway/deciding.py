@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -22,16 +20,18 @@ from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContex
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.conversations import session_of
+from router.gateway.delays import Delays
 from router.gateway.eligibility import (
     all_hold,
     expected_prompt_tokens,
     ineligible_reason,
     is_usual,
+    one_space,
     shortened,
     unbounded_reason,
 )
 from router.gateway.evidence import nearest
-from router.gateway.machine_pricing import MachinePricing, prior_speed
+from router.gateway.machine_pricing import MachinePricing
 from router.gateway.types import (
     Call,
     Candidates,
@@ -43,6 +43,7 @@ from router.gateway.types import (
     Surroundings,
     Timings,
     generic_tokens,
+    new_id,
 )
 from router.learning.follower import Learning
 from router.learning.prompt_caches import SESSION
@@ -76,6 +77,7 @@ class Decider:
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.spared: dict[str, str] = {}  # … backends to use only where nobody else is left, and why
         self.unable = Inabilities(surroundings.clock)
+        self.delays = Delays(lambda name: self.catalogue.backends[name], learning.views.times.speed)
         self._learning = learning
         self._ledger = surroundings.ledger
         self.embedder = surroundings.embedder
@@ -103,7 +105,7 @@ class Decider:
         if not menu.models:
             raise self._nobody(call, menu.refusals)
         if call.path == "/v1/embeddings" and call.needs.pinned is None and len(menu.models) > 1:
-            raise _one_space(menu.models)
+            raise one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
         name, policy = self._policy(principal, call)
@@ -125,6 +127,7 @@ class Decider:
         """All a policy may know of a query but its neighbours."""
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
         capacity = await self._capacity(menu) if menu.budgets else None
+        second = principal.latency_usd_per_s
         stages.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
         stages.mark("embed")
@@ -144,6 +147,7 @@ class Decider:
             self.renting.of(menu.models) if self.renting.rents else None,
             self.options.k,
             None if session is None else self._cached(session, call, menu),
+            self.delays.worth(second, menu.models, call.needs) if second else None,
         )
 
     def _cached(self, session: str, call: Call, menu: Candidates) -> Float:
@@ -213,12 +217,6 @@ class Decider:
         """(the score that an answer looks like, how far that is believed); 0 where nobody can read this model."""
         return self._learning.views.heads.of(model, features)
 
-    def delay_s(self, model: Model, *, prompt_tokens: float, completion_tokens: float) -> float:
-        """Seconds until the whole answer would be there, from what the engines say of their load and speed; before
-        anything is measured, from the roofline of a usual machine."""
-        backend, prior = self.catalogue.backends[model.backend], prior_speed(model)
-        return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
-
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
         """The nearest of the tenant's own past queries and of what operators taught: others count in estimates only."""
         context = decision.record.context
@@ -256,6 +254,8 @@ class Decider:
             if why is None and call.needs.unforeseen:
                 refuse = self.options.refuse_unforeseen
                 why = unbounded_reason(model, call.needs, principal, refuse=refuse)
+            if why is None and call.needs.max_delay_s is not None:
+                why = self.delays.too_long(model, call.needs, call.needs.max_delay_s)
             if why is None and model.name in without:
                 why = "failed on this request"
             if why is None:
@@ -381,17 +381,6 @@ def _tightest(balances: Sequence[Balance]) -> BudgetState:
     )
 
 
-def _one_space(models: tuple[Model, ...]) -> InvalidRequest:
-    """Vectors of different models do not compare, so embeddings are never routed."""
-    names = ", ".join(model.name for model in models)
-    return InvalidRequest(f"embeddings need a model's own name; there are {names}", param="model")
-
-
 @lru_cache(maxsize=4096)
 def _price(knob: float, reference_usd: float) -> float:
     return preference_price(knob, reference_usd=reference_usd)
-
-
-def new_id() -> str:
-    """A decision id: `dec-` and 36 hexadecimal digits, 12 of milliseconds since 1970 and 24 that nobody can guess."""
-    return f"dec-{int(time.time() * 1000):012x}{secrets.token_hex(12)}"

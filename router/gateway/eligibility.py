@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
+from router.errors import InvalidRequest
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Offer, Principal
 
@@ -30,6 +31,7 @@ class Requirements(msgspec.Struct, frozen=True):
     allowed: frozenset[str] | None = None  # None: all
     local_only: bool = False
     max_cost: NanoUsd | None = None
+    max_delay_s: float | None = None  # until the whole answer is there, as expected
     images: int = 0
     messages: int = 1
     features: frozenset[str] = frozenset()  # what is asked beyond plain text: see abilities
@@ -105,6 +107,7 @@ def bounded(needs: Requirements, principal: Principal) -> Requirements:
 def is_usual(needs: Requirements, principal: Principal) -> bool:
     """Whether nothing but the length and what a model can do decides: no name, no list, no limit of cost or place."""
     free = needs.pinned is None and needs.allowed is None and needs.max_cost is None and not needs.local_only
+    free = free and needs.max_delay_s is None
     return free and not needs.unforeseen and principal.allowed_models is None and not principal.local_only
 
 
@@ -177,6 +180,12 @@ def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *,
     if needs.unforeseen and refuse:
         return f"{needs.unforeseen} adds tokens nobody can foresee, and a hard budget holds (budgets.unbounded)"
     return None
+
+
+def one_space(models: tuple[Model, ...]) -> InvalidRequest:
+    """Vectors of different models do not compare, so embeddings are never routed."""
+    names = ", ".join(model.name for model in models)
+    return InvalidRequest(f"embeddings need a model's own name; there are {names}", param="model")
 
 
 def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:

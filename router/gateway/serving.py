@@ -25,7 +25,7 @@ from router.errors import (
 )
 from router.gateway.answers import RelayedAnswer
 from router.gateway.cost_fields import LIMITS
-from router.gateway.deciding import Decider, new_id
+from router.gateway.deciding import Decider
 from router.gateway.doubts import Doubts
 from router.gateway.eligibility import bounded, expected_prompt_tokens, room
 from router.gateway.looks import ASKED, noted, reads, wants_logprobs
@@ -33,7 +33,18 @@ from router.gateway.metering import Bill
 from router.gateway.observing import Observer
 from router.gateway.offers import Offers
 from router.gateway.translation import for_another_model, refusal, upstream_failed
-from router.gateway.types import Attempt, Call, Catalogue, Decision, Lengths, Metrics, Running, Timings, generic_tokens
+from router.gateway.types import (
+    Attempt,
+    Call,
+    Catalogue,
+    Decision,
+    Lengths,
+    Metrics,
+    Running,
+    Timings,
+    generic_tokens,
+    new_id,
+)
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
     Hold,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -337,3 +338,8 @@ def usd(cost: NanoUsd) -> str:
     """Nano-USD as a decimal number of USD, exact."""
     whole, nano = divmod(cost, NANO_PER_USD)
     return f"{whole}.{nano:09d}".rstrip("0").rstrip(".") if nano else str(whole)
+
+
+def new_id() -> str:
+    """A decision id: `dec-` and 36 hexadecimal digits, 12 of milliseconds since 1970 and 24 that nobody can guess."""
+    return f"dec-{int(time.time() * 1000):012x}{secrets.token_hex(12)}"

@@ -18,12 +18,11 @@ from router.http.auth import Authentication, key_first, require_admin
 from router.http.inference import preference_of
 from router.http.rates import Rates
 from router.http.schemas import parse
-from router.programs.explaining import plan_of, seconds_of, shown
+from router.programs.explaining import plan_of, shown
 from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
 from router.types import Feedback, Model, Principal
 
-USUAL_COMPLETION_TOKENS = 256  # of an answer whose length the caller leaves open
 LONGEST_ID = 512  # characters: providers encode much into the ids of their responses
 
 
@@ -114,14 +113,6 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
     return router
 
 
-def _delay_s(gateway: Gateway, call: Call, model: Model) -> float:
-    if (plan := plan_of(model, call.needs)) is not None:
-        return seconds_of(plan, gateway)
-    tokens = call.needs.completion_tokens or USUAL_COMPLETION_TOKENS
-    prompt = expected_prompt_tokens(model, call.needs)
-    return gateway.decider.delay_s(model, prompt_tokens=prompt, completion_tokens=min(tokens, model.max_output_tokens))
-
-
 def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
     """USD per million tokens, and the answers they rest on; nothing where no machine's price is known."""
     price = gateway.decider.renting.price(model)
@@ -142,12 +133,13 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
             "quality": float(estimates.quality[i]),
             "sigma": float(estimates.sigma[i]),
             "cost_usd": float(estimates.cost[i]),
+            **({} if record.context.waiting is None else {"waiting_usd": float(record.context.waiting[i])}),
             **({} if record.context.cached is None else {"cached_share": float(record.context.cached[i])}),
             "price": float(proposal.prices[i]),
             "score": float(proposal.scores[i]),
             "probability": float(proposal.probabilities[i]),
             "prompt_tokens": expected_prompt_tokens(model, call.needs),
-            "delay_s": _delay_s(gateway, call, model),
+            "delay_s": gateway.decider.delays.of(model, call.needs),
             "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
             **_learned_price(gateway, model),
         }

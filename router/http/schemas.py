@@ -38,6 +38,9 @@ PATHS: Final[Mapping[str, str]] = {
 _ABSENT = msgspec.Raw()  # msgspec reads no `Raw | None`
 
 
+MOST_DELAY_S = 86_400
+
+
 class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The body's own `routing` object. Unknown keys are an error: a typo must not cost money."""
 
@@ -46,6 +49,7 @@ class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_cost_usd: float | None = None
     local_only: bool = False
     policy: str | None = None
+    max_delay_s: float | None = None
 
 
 _Prompt = str | list[str | int | list[int]]  # text, texts, token ids, lists of token ids
@@ -318,6 +322,7 @@ def _call(
         allowed=None if routing.allowed_models is None else frozenset(routing.allowed_models),
         local_only=routing.local_only,
         max_cost=_max_cost(routing.max_cost_usd),
+        max_delay_s=_max_delay_s(routing.max_delay_s),
         images=seen.images,
         messages=messages,
         features=features_of(fields) | seen.features | (_PREFILL if last == "assistant" else _NO_FEATURES),
@@ -337,6 +342,13 @@ def _call(
 
 
 _NO_ROUTING = Routing()
+
+
+def _max_delay_s(asked: float | None) -> float | None:
+    if asked is not None and not 0 < asked <= MOST_DELAY_S:
+        said = f"routing.max_delay_s is {asked}; it must be above 0 and at most {MOST_DELAY_S}"
+        raise InvalidRequest(said, param="routing.max_delay_s")
+    return asked
 
 
 def _named(model: str) -> tuple[str | None, str | None]:

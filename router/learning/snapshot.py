@@ -30,7 +30,7 @@ from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, ta
 
 LOG = logging.getLogger("pointsman.learning")
 POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
-TRUST, SOURCES, HEADS, CACHES = "trust.npz", "sources.npz", "heads.npz", "caches.npz"
+TRUST, SOURCES, HEADS, CACHES, TIMES = "trust.npz", "sources.npz", "heads.npz", "caches.npz", "times.npz"
 TRIES = 3  # to read what another process may be writing anew
 
 
@@ -99,6 +99,7 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     _save_state(views.sources, folder / SOURCES)
     _save_state(views.heads, folder / HEADS)
     _save_state(views.caches, folder / CACHES)
+    _save_state(views.times, folder / TIMES)
     if views.occupancy is not None:
         _save_state(views.occupancy, folder / OCCUPANCY)
     with (folder / OPEN).open("wb") as file:
@@ -127,6 +128,7 @@ def _read(views: Views, folder: Path) -> Restored:
     restore(views.sources, folder / SOURCES)
     restore(views.heads, folder / HEADS)
     restore(views.caches, folder / CACHES)
+    restore(views.times, folder / TIMES)
     views.table, views.learned, views.open = table, at.learned, opened
     views.space, views.texts, views.fitted_on, views.histories = at.space, at.texts, at.fitted_on, dict(at.histories)
     return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))

@@ -34,6 +34,7 @@ from policies.reliability import SourceReliability, combined
 from policies.signature import AnswerHeads
 from policies.trust import Trust
 from policies.types import Arm, Float, Float32, History, LoggedContext, Neighbours, Outcome, RouteContext, StoredPolicy
+from router.learning.answer_times import AnswerTimes
 from router.learning.histories import LabelledRow
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
@@ -132,6 +133,7 @@ class Views:
         self.sources = SourceReliability()
         self.heads = AnswerHeads()
         self.caches = PromptCaches()
+        self.times = AnswerTimes()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -236,6 +238,7 @@ class Views:
             return
         known.settlement = entry
         self.caches.settled(known.record, entry)
+        self.times.settled(entry)
         self._teach(outcome_of(known.record, entry))
         known.pack()
 

@@ -15,6 +15,12 @@ def plan_of(model: Model, needs: Requirements) -> RunPlan | None:
     return model.program.kind.plan(needs) if isinstance(model.program, NamedProgram) else None
 
 
+def program_s(model: Model, needs: Requirements, gateway: Gateway) -> float:
+    """Until a program's answer to such a request would be there; 0 of a model."""
+    plan = plan_of(model, needs)
+    return 0.0 if plan is None else seconds_of(plan, gateway)
+
+
 def seconds_of(plan: RunPlan, gateway: Gateway) -> float:
     """Until the answer would be there."""
     decider = gateway.decider
@@ -22,7 +28,7 @@ def seconds_of(plan: RunPlan, gateway: Gateway) -> float:
     def delay_s(model: Model, prompt: int, completion: int) -> float:
         if model.program is not None:
             return 0.0  # it is shown by its own name
-        return decider.delay_s(model, prompt_tokens=prompt, completion_tokens=completion)
+        return decider.delays.of_tokens(model, prompt_tokens=prompt, completion_tokens=completion)
 
     return plan.seconds(gateway.lengths, delay_s)
 

@@ -64,6 +64,7 @@ def some_context(name: str, arms: tuple[Arm, ...], rng: np.random.Generator) -> 
         MeasuredCost(usd, usd * 2.0, np.full(n, 200.0)) if rng.random() < 0.3 else None,
         20,
         rng.random(n) if rng.random() < 0.5 else None,
+        rng.lognormal(-10, 2, n) if rng.random() < 0.5 else None,
     )
 
 
