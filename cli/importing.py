@@ -315,7 +315,7 @@ async def _spend_once(
     stores: Stores, who: tuple[str, str, str | None], budgets: Any, amount: float, model: str = "litellm"
 ) -> None:
     from router.amounts import usd  # noqa: PLC0415
-    from router.gateway.deciding import new_id  # noqa: PLC0415
+    from router.gateway.types import new_id  # noqa: PLC0415
     from router.types import Offer, Principal, Reservation, Spend  # noqa: PLC0415
 
     tenant, name, team = who

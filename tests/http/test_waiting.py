@@ -23,7 +23,7 @@ def client_of(tenant: str, url: str) -> httpx.AsyncClient:
 
 async def shown(client: httpx.AsyncClient, **routing: Any) -> dict[str, Any]:
     asked = chat("How long does it take?", max_tokens=40) | ({"routing": routing} if routing else {})
-    found = (await client.post("/v1/route", json=asked)).json()
+    found: dict[str, Any] = (await client.post("/v1/route", json=asked)).json()
     assert "candidates" in found, found
     return found | {"by": {each["model"]: each for each in found["candidates"]}}
 
