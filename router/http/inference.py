@@ -35,7 +35,10 @@ from router.types import Allowance, Principal
 
 LOG = logging.getLogger("pointsman.inference")
 _IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
-_PASSED_ON = {b"traceparent": "traceparent", b"tracestate": "tracestate", b"x-session-id": "x-session-id"}
+_PASSED_ON = {  # not openai-organization: it names an account, and the accounts are the operator's
+    name.encode(): name
+    for name in ("traceparent", "tracestate", "x-session-id", "anthropic-version", "anthropic-beta", "openai-beta")
+}
 LAST_WORD_S = 1.0  # for a client to take the event that says why its stream ends
 _STOPS = "the gateway stops, and its time to finish is over"
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # what would end a header's line

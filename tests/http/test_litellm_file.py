@@ -229,3 +229,17 @@ async def test_a_name_under_a_wildcard_is_passed_on_charged_by_the_map_and_liste
 async def listed(client: httpx.AsyncClient, ask_for_all: str = "false") -> set[str]:
     page = await client.get("/v1/models", params={"return_wildcard_routes": ask_for_all})
     return {each["id"] for each in page.json()["data"]}
+
+
+async def test_headers_that_choose_a_protocols_form_are_passed_on_and_those_that_name_accounts_are_not(
+    tmp_path: Path,
+) -> None:
+    passed = {"anthropic-version": "2023-06-01", "anthropic-beta": "tools-1", "openai-beta": "assistants=v2"}
+    kept = {"openai-organization": "org-client", "openai-project": "p", "cookie": "a=b"}
+    async with gateway(tmp_path, {"a": Line(text="x")}) as (_, client, engine):
+        body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+        answer = await client.post(CHAT, json=body, headers=passed | kept)
+        assert answer.status_code == 200, answer.text
+        heard = engine.heard[-1].headers
+        assert {name: heard.get(name) for name in passed} == passed
+        assert kept.keys().isdisjoint(heard)

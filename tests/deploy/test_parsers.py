@@ -1,0 +1,25 @@
+"""The engines that the shipped files start can call tools: their parser fits their model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "compose.yaml", *sorted(ROOT.glob("deploy/kubernetes/**/vllm*.yaml"))]
+PARSERS = {"Qwen/Qwen2.5": "hermes", "meta-llama/Llama-3.1": "llama3_json"}  # vLLM's page on tool calling
+_MODELS = re.compile(r"(?:Qwen|meta-llama)/[\w.-]+")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_engine_that_is_shipped_has_the_parser_of_its_model(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    models = _MODELS.findall(text)
+    expected = [parser for model in models for begins, parser in PARSERS.items() if model.startswith(begins)]
+    assert models
+    assert len(expected) == len(models)
+    assert text.count("--enable-auto-tool-choice") == len(models)
+    found = re.findall(r"--tool-call-parser\W+(?:\w+_TOOL_PARSER:-)?(\w+)", text)
+    assert found == expected
