@@ -13,12 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.conformal import NEVER, risk_threshold
-from policies.signature import WIDTH, Head
+from policies.signature import FEATURES, WIDTH, Head
 from policies.types import Evidence, Float, History, LoggedContext, Outcome, Proposal, RouteContext
 
 KEPT = 2_000  # judged answers of each arm that calibrate its threshold, a sliding window
-ENOUGH = 50  # judged answers from which a threshold is set; before, every answer is returned
+ENOUGH = 50  # judged answers from which a threshold is set; before, the answer's own probabilities are believed
 RIGHT_FROM = 0.5  # a score
+MEAN_LOGPROB = FEATURES.index("mean_logprob")
+
+
+def believed(signature: Float, *, risk: float) -> bool:
+    """Whether the geometric mean of an answer's token probabilities is at least 1 − risk / 2."""
+    return bool(np.exp(signature[MEAN_LOGPROB]) >= 1.0 - risk / 2.0)
 
 
 class Calibration:
@@ -48,6 +54,8 @@ class Calibration:
 
     def returns(self, signature: Float, *, risk: float) -> bool:
         """Whether an answer with this signature (f,) may be returned at this risk."""
+        if not len(self.fitted):
+            return believed(signature, risk=risk)
         if risk not in self._thresholds:
             self._thresholds[risk] = self._threshold(risk)
         threshold = self._thresholds[risk]
@@ -55,8 +63,6 @@ class Calibration:
 
     def _threshold(self, risk: float) -> float:
         """How sure is sure enough: -NEVER for every answer."""
-        if not len(self.fitted):
-            return -NEVER
         confidences, wrong, weights = self.fitted.T
         threshold = risk_threshold(confidences, wrong > 0, risk=risk, weights=weights)
         alike = bool((wrong == wrong[0]).all())
@@ -81,7 +87,7 @@ class Escalation:
     def returns(self, program: str, arm: str, signature: Float, *, risk: float) -> bool:
         """Whether this arm's answer may be returned; False: ask the next."""
         known = self._calibrations.get(f"{program} {arm}")
-        return known is None or known.returns(signature, risk=risk)
+        return believed(signature, risk=risk) if known is None else known.returns(signature, risk=risk)
 
     def learn(self, outcome: Outcome) -> None:
         if outcome.signature is None or np.isnan(outcome.score) or not outcome.answered:

@@ -192,8 +192,11 @@ def test_the_risk_holds_for_every_arm_over_many_seeds_at_several_levels() -> Non
         assert np.mean(lost) <= risk + 3 * np.std(lost) / np.sqrt(len(lost))
 
 
-def test_answers_that_nobody_judged_are_returned() -> None:
-    assert Escalation().returns("sure", "small", np.zeros(len(FEATURES)), risk=0.1)
+def test_before_anything_is_judged_an_answers_own_probabilities_are_believed() -> None:
+    sure, unsure = np.zeros(len(FEATURES)), np.zeros(len(FEATURES))
+    sure[0], unsure[0] = np.log(0.96), np.log(0.94)
+    assert Escalation().returns("sure", "small", sure, risk=0.1)
+    assert not Escalation().returns("sure", "small", unsure, risk=0.1)
 
 
 def test_what_is_known_comes_back_from_its_state_to_the_last_bit() -> None:

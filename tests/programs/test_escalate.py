@@ -13,7 +13,7 @@ from backends.scripted import Line
 from policies.registry import ESCALATION
 from policies.signature import WIDTH
 from router.types import Feedback, SettlementRecord
-from tests.programs.conftest import DAY, programs_in
+from tests.programs.conftest import DAY, programs_in, with_programs
 from tests.router.conftest import House, model, now_ms
 
 pytestmark = pytest.mark.anyio
@@ -60,8 +60,9 @@ def says(house: House, name: str, line: Line) -> None:
     house.scripts[name]._script = lambda _m, _b: line
 
 
-async def teach(house: House, *, sure: float, unsure: float) -> None:
-    """120 judged answers of the program's first arm: right where it was sure."""
+async def teach(house: House, *, sure: float, unsure: float, programs: Any = SURE) -> None:
+    """120 judged answers of the program's first arm: right where it was sure. Then the programs are these."""
+    with_programs(house, AUDITED)
     house.learning.policy(ESCALATION)
     for i in range(120):
         right = i % 2 == 0
@@ -72,6 +73,7 @@ async def teach(house: House, *, sure: float, unsure: float) -> None:
         )
     await house.until(lambda: house.learning.learned == 120)
     await house.learning.refit()
+    with_programs(house, programs)
 
 
 async def test_an_unsure_answer_is_held_back_and_a_sure_one_returned(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ async def test_an_unsure_answer_is_held_back_and_a_sure_one_returned(tmp_path: P
 
 async def test_a_share_of_unsure_answers_is_returned_all_the_same_and_says_so(tmp_path: Path) -> None:
     async with programs_in(tmp_path, AUDITED, lines={"large": choice("large knows", 0.99)}) as house:
-        await teach(house, sure=0.97, unsure=0.55)
+        await teach(house, sure=0.97, unsure=0.55, programs=AUDITED)
         says(house, "small", choice("small guesses", 0.55))
         answer, body = await house.read("a hard one", model="sure")
         assert content(body) == "small guesses"
@@ -128,7 +130,7 @@ async def test_logprobs_are_asked_for_only_where_the_arm_has_them(tmp_path: Path
 
 
 async def test_logprobs_nobody_asked_for_do_not_reach_the_client(tmp_path: Path) -> None:
-    async with programs_in(tmp_path, SURE, lines={"small": choice("fine", 0.9)}) as house:
+    async with programs_in(tmp_path, SURE, lines={"small": choice("fine", 0.99)}) as house:
         _, silent = await house.read("q", model="sure")
         _, asked = await house.read("q", model="sure", logprobs=True)
         assert json.loads(silent)["choices"][0]["logprobs"] is None
