@@ -163,8 +163,8 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
 
 
 def judge_of(chance: random.Random) -> JudgeRules | None:
-    """In every third world each answer is judged, by the first of random engines that may."""
-    if chance.random() > 0.3:
+    """In every tenth world each answer is judged, by the first of random engines that may."""
+    if chance.random() > 0.1:
         return None
     models = tuple(chance.sample([f"b{i}-0" for i in range(4)], 3))
     return JudgeRules(models, "sk-payer", 1.0, pairwise=chance.random() < 0.5)
