@@ -3,6 +3,7 @@
 #   make demo    graded prompts through the gateway, with a table at the end
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
 #   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
+#   make live    a public trace through the gateway beside replay's figure                   (ARGS=--quick)
 #   make test-world   gateways, engines and clients in one process under a virtual clock           (SEEDS=1..2000)
 
 VENV ?= .venv
@@ -14,11 +15,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients test-world clean help
+.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients test-world live clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,6s/^#   //p' Makefile
+	@sed -n '2,8s/^#   //p' Makefile
 
 serve: $(VENV)/.base
 	@$(BIN)/pointsman serve $(ARGS)
@@ -53,6 +54,9 @@ test-clients: $(VENV)/.test
 
 test-world: $(VENV)/.test
 	$(BIN)/python -m benchmarks.worlds run $(SEEDS) --processes $(JOBS) $(ARGS)
+
+live: $(VENV)/.test
+	$(BIN)/python -m benchmarks.live $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

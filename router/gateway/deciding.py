@@ -17,7 +17,7 @@ from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
 from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, draw
-from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.conversations import session_of
 from router.gateway.delays import Delays
@@ -39,6 +39,7 @@ from router.gateway.types import (
     Decision,
     Float32,
     Neighbour,
+    NotWorthItsPrice,
     Options,
     Surroundings,
     Timings,
@@ -87,12 +88,10 @@ class Decider:
         self._clock = surroundings.clock
         self._said_at = -SAY_EVERY_S  # that the embedder failed
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
-        self._purses: dict[
-            str, tuple[float, tuple[Budget, ...], BudgetState]
-        ] = {}  # by key: when read, of which budgets
-        self._usual: dict[
-            frozenset[str], Candidates
-        ] = {}  # of requests that need these capabilities and nothing else …
+        # by key: when read, of which budgets
+        self._purses: dict[str, tuple[float, tuple[Budget, ...], BudgetState]] = {}
+        # of requests that need these capabilities and nothing else …
+        self._usual: dict[frozenset[str], Candidates] = {}
         self._usual_of: Catalogue | None = None  # … among these models
         self._lacking = False  # whether one of them is known to lack a feature
 
@@ -126,7 +125,7 @@ class Decider:
     ) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
         purse = await self._purse(principal) if principal.budgets else _NO_PURSE
-        capacity = await self._capacity(menu) if menu.budgets else None
+        capacity, purse = await self._capacity(menu, purse) if menu.budgets else (None, purse)
         second = principal.latency_usd_per_s
         stages.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
@@ -160,7 +159,8 @@ class Decider:
         purse, evidence = record.context.purse, record.evidence
         best = float(proposal.scores.max())
         if best < 0.0 and evidence.refuses and (evidence.purse_price > 0.0 or evidence.capacity_prices is not None):
-            raise BudgetExceeded(
+            raise NotWorthItsPrice(
+                record,
                 f"The budget {purse.name} is short: {purse.remaining:.6g} of {purse.limit:.6g} USD are left, and the "
                 f"best answer is worth {-best:.3g} less than its price. It resets in {purse.reset_s:.0f} s.",
                 retry_after_s=purse.reset_s,
@@ -333,10 +333,13 @@ class Decider:
             self._purses[principal.key_id] = known
         return known[2]
 
-    async def _capacity(self, menu: Candidates) -> NDArray[np.float64]:
-        """(n,) USD left of the tightest of each model's budgets, inf where it has none."""
-        left = {each.budget: each.remaining / NANO_PER_USD for each in await self._read(menu.budgets)}
-        return np.array([min([left[budget] for budget in model.budgets], default=np.inf) for model in menu.models])
+    async def _capacity(self, menu: Candidates, purse: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
+        """((n,) USD left of each model's tightest budget, inf where none; the purse, until the first reset if none)."""
+        balances = await self._read(menu.budgets)
+        left = {each.budget: each.remaining / NANO_PER_USD for each in balances}
+        tightest = [min([left[budget] for budget in model.budgets], default=np.inf) for model in menu.models]
+        until = BudgetState(reset_s=min([each.reset_ms for each in balances]) / 1000)
+        return np.array(tightest), until if purse is _NO_PURSE else purse
 
     async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
         """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""

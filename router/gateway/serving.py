@@ -40,6 +40,7 @@ from router.gateway.types import (
     Decision,
     Lengths,
     Metrics,
+    NotWorthItsPrice,
     Running,
     Timings,
     generic_tokens,
@@ -47,6 +48,7 @@ from router.gateway.types import (
 )
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
+    DecisionRecord,
     Hold,
     Model,
     NanoUsd,
@@ -133,6 +135,9 @@ class Gateway:
                 if not failures:
                     raise
                 raise upstream_failed(failures) from error
+            except NotWorthItsPrice as error:
+                await self._remember_refused(error.record)
+                raise
             hold, model = await self._reserve(principal, call, decision)
             stages.mark("reserve")
             attempt = self.attempt(decision, hold, principal, call, catalogue, stages)
@@ -232,6 +237,13 @@ class Gateway:
         if hold.model != decision.record.model:
             decision.fall_to(hold.model)
         return hold, decision.model
+
+    async def _remember_refused(self, record: DecisionRecord) -> None:
+        """A query that nobody was asked is one of those that a budget has to last for."""
+        at_ms = int(self._clock() * 1000)
+        refused = SettlementRecord(record.decision_id, at_ms, record.model, 0, 0, 0, "refused", tenant=record.tenant)
+        for entry in (record, refused):
+            await self._log.remember(entry)
 
     async def _remember(self, attempt: Attempt) -> None:
         if self.decider.options.remember:

@@ -19,6 +19,7 @@ from backends.errors import BackendError
 from backends.pool import Replicas
 from backends.types import Embedder
 from policies.types import Arm, Proposal
+from router.errors import BudgetExceeded
 from router.gateway.eligibility import Requirements, text_bytes
 from router.gateway.names import Names
 from router.gateway.wildcards import Wildcards
@@ -252,6 +253,14 @@ class Surroundings:
     clock: Callable[[], float]  # seconds
     features: Callable[[str], Float32] | None = None  # of the surface of a prompt; None: no policy looks at them
     keep: Callable[[str, str], bytes] | None = None  # the counts of a tenant's text, by the id that is returned
+
+
+class NotWorthItsPrice(BudgetExceeded):
+    """The best answer is worth less than what it takes from a budget that others need; with the decision."""
+
+    def __init__(self, record: DecisionRecord, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.record = record
 
 
 class Timings:

@@ -234,7 +234,7 @@ class Views:
 
     def _settled(self, entry: SettlementRecord) -> None:
         known = self.open.get(entry.decision_id)
-        if known is None or entry.outcome != "settled":
+        if known is None or entry.outcome not in ("settled", "refused"):
             return
         known.settlement = entry
         self.caches.settled(known.record, entry)
@@ -244,8 +244,8 @@ class Views:
 
     def _judged(self, entry: Feedback) -> None:
         known = self.open.get(entry.decision_id)
-        if known is None:
-            return
+        if known is None or (known.settlement is not None and known.settlement.outcome == "refused"):
+            return  # nobody answered
         by_person = entry.source == "user"
         self._look(known, entry)
         if entry.says_nothing:

@@ -11,7 +11,7 @@ import pytest
 from evaluation.judgement import judged_answers, proposed
 from policies.registry import build
 from router.errors import BudgetExceeded
-from router.types import Budget, Feedback, NanoUsd
+from router.types import Budget, DecisionRecord, Feedback, NanoUsd, SettlementRecord
 from tests.router.conftest import House, model, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
@@ -73,5 +73,20 @@ async def test_a_query_not_worth_its_price_is_answered_or_refused_as_the_operato
             decision_id = answer.attempt.decision.decision_id
             await house.stores.log.judge(Feedback(decision_id, now_ms(), 0.5, tenant="acme"))
             await house.until(lambda: house.learning.learned == 1 + i - len(refusals))  # noqa: B023
+        logged = [entry async for _, entry in house.stores.log.tail("", follow=False)]
+        refused = [e for e in logged if isinstance(e, SettlementRecord) and e.outcome == "refused"]
+        decided = {e.decision_id for e in logged if isinstance(e, DecisionRecord)}
     assert bool(refusals) == refuse
+    assert len(refused) == len(refusals)  # a budget has to last for these too
+    assert {each.decision_id for each in refused} <= decided
     assert all("is short" in error.message and error.retry_after_s is not None for error in refusals)
+
+
+async def test_capacities_are_priced_until_their_reset_where_the_tenant_has_no_budget(tmp_path: Path) -> None:
+    capacity = Budget("model:large", NanoUsd(5_000_000), 3_600)
+    models = {"small": model("small", CHEAP), "large": model("large", DEAR, budgets=(capacity,))}
+    async with open_house(tmp_path, policy="neighbours", **models) as house:
+        answer, _ = await house.read("a question")
+        purse = answer.attempt.decision.record.context.purse
+    assert purse.remaining == float("inf")
+    assert 3_500 < purse.reset_s < 3_700
