@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.live_run import Live, Plan, Priced, lived
+from benchmarks.live_run import Live, LivePlan, Priced, lived
 from benchmarks.traces import FOLDER, STREAMS
 from evaluation.traces import Sample, Trace, embed_split, read_trace
 from policies.pacers.remaining import ANSWER, REFUSE
@@ -87,7 +87,7 @@ def _path(trace: str) -> Path:
     return FOLDER / f"{trace}.parquet" if trace in STREAMS else Path(trace)
 
 
-def planned(trace: Trace, arguments: argparse.Namespace) -> tuple[Plan, Sample]:
+def planned(trace: Trace, arguments: argparse.Namespace) -> tuple[LivePlan, Sample]:
     """The run, and the same queries for replay."""
     count = arguments.stream or STREAMS.get(trace.name, len(trace) // 2)
     stream, past = split(len(trace), stream=STREAMS.get(trace.name, count), seed=arguments.seed)
@@ -100,7 +100,7 @@ def planned(trace: Trace, arguments: argparse.Namespace) -> tuple[Plan, Sample]:
         quality, cost = trace.scores[past].mean(axis=0), trace.costs[past].mean(axis=0)
         budgets = split_budget(total, split_weights(arguments.split, quality, cost, seed=arguments.seed))
     return (
-        Plan(
+        LivePlan(
             trace=trace,
             stream=stream,
             past=past,
@@ -123,7 +123,7 @@ def planned(trace: Trace, arguments: argparse.Namespace) -> tuple[Plan, Sample]:
 class HoldingGate(BudgetGate):
     """A budget that must hold the worst case of an answer before it is asked for, as a ledger does."""
 
-    def __init__(self, plan: Plan, *, total: float) -> None:
+    def __init__(self, plan: LivePlan, *, total: float) -> None:
         super().__init__(len(plan.trace.models), budgets=plan.budgets, total=total)
         priced, costs = Priced(plan.trace), plan.trace.costs[plan.stream]
         worst = priced.tokens[plan.stream].max(axis=1, keepdims=True) * priced.per_million / 1e6
@@ -136,7 +136,7 @@ class HoldingGate(BudgetGate):
         return super().admit(arm, cost)
 
 
-def as_good(live: Live, told: PolicyRun, plan: Plan, least: float) -> bool:
+def as_good(live: Live, told: PolicyRun, plan: LivePlan, least: float) -> bool:
     """Whether so few queries leave room for it that the gateway earns at least this share: one more or less that fits
     at the end of a budget is a hundredth."""
     earned = np.where(told.served, plan.trace.scores[plan.stream, told.choices], 0.0)
@@ -144,7 +144,7 @@ def as_good(live: Live, told: PolicyRun, plan: Plan, least: float) -> bool:
     return bool(short.mean() <= 1.96 * short.std() / np.sqrt(len(short)))
 
 
-def replayed(plan: Plan, sample: Sample, *, holding: bool) -> PolicyRun:
+def replayed(plan: LivePlan, sample: Sample, *, holding: bool) -> PolicyRun:
     """What replay says of the same order, by its own rule of admission or `holding` worst cases as the ledger does."""
     policy = build("paced", sample.stream.arms, {"when_short": plan.when_short, "explore": plan.explore})
     policy.refit(sample.history)
@@ -156,7 +156,7 @@ def replayed(plan: Plan, sample: Sample, *, holding: bool) -> PolicyRun:
     return play(policy, sample.stream, memory, till=till, rng=rng, drops=plan.when_short == REFUSE)
 
 
-def table(plan: Plan, results: Mapping[str, Result], live: Live) -> str:
+def table(plan: LivePlan, results: Mapping[str, Result], live: Live) -> str:
     """All results, as replay prints them."""
     kind = "one budget" if plan.budgets is None else "weighted budgets"
     lines = [
@@ -175,7 +175,7 @@ def table(plan: Plan, results: Mapping[str, Result], live: Live) -> str:
     return "\n".join(lines)
 
 
-def _slack(plan: Plan) -> float:
+def _slack(plan: LivePlan) -> float:
     """How much more is held for an answer than it takes, in the mean."""
     tokens = Priced(plan.trace).tokens[plan.stream]
     return float((tokens.max(axis=1, keepdims=True) / tokens).mean())

@@ -39,7 +39,7 @@ SETTLED_S = 1.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class LivePlan:
     """What is run."""
 
     trace: Trace
@@ -94,7 +94,7 @@ class Priced:
         self.longest = int(self.tokens.max())
 
 
-def settings_of(plan: Plan, priced: Priced, engine: str, folder: Path, port: int) -> dict[str, Any]:
+def settings_of(plan: LivePlan, priced: Priced, engine: str, folder: Path, port: int) -> dict[str, Any]:
     """The gateway's settings: each model at its price, with its budget or the tenant's."""
     period = f"{plan.period_s}s"
     models = []
@@ -141,7 +141,7 @@ async def engines(trace: Trace, priced: Priced) -> AsyncIterator[str]:
 class Session:
     """One gateway over a folder, and its clients."""
 
-    def __init__(self, plan: Plan, engine: str, folder: Path) -> None:
+    def __init__(self, plan: LivePlan, engine: str, folder: Path) -> None:
         self.plan, self.folder = plan, folder
         self.priced = Priced(plan.trace)
         port = free_port()
@@ -259,7 +259,7 @@ def _shown(decision: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return [tuple(each.get(name) for name in told) for each in decision.get("candidates", ())]
 
 
-async def lived(plan: Plan, folder: Path) -> Live:
+async def lived(plan: LivePlan, folder: Path) -> Live:
     """A whole run in a folder."""
     async with engines(plan.trace, Priced(plan.trace)) as engine:
         session = Session(plan, engine, folder)
