@@ -131,11 +131,12 @@ async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder
     except ImportError as error:
         raise SettingsError(f"embedder: {error}", param="embedder.kind") from error
     cached = CachedEmbedder(embedder, most=section.cache) if section.cache else None
+    asked = embedder if cached is None else cached  # an empty cache is false
     if not is_fitted or not isinstance(embedder, HashingEmbedder):
-        return cached or embedder, None
-    forget = cached.clear if cached else lambda: None
+        return asked, None
+    forget = (lambda: None) if cached is None else cached.clear
     folder = spaces_path(settings)
-    return cached or embedder, Spaces(embedder, archive, folder=folder, most=log.feature_texts, forget=forget)
+    return asked, Spaces(embedder, archive, folder=folder, most=log.feature_texts, forget=forget)
 
 
 def _features_key(log: sections.Log) -> bytes:

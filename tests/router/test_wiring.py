@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import pytest
+import yaml
 
+from backends.embedders.cache import CachedEmbedder
+from benchmarks.settings import full_settings
+from router.catalogue.factories import build_embedder
+from router.settings import load
+from router.stores.open import open_stores
 from router.wiring import _running
 
 pytestmark = pytest.mark.anyio
@@ -26,3 +33,18 @@ async def test_a_loop_that_swallows_one_cancellation_is_stopped_all_the_same() -
         async with _running(deaf):
             await asyncio.sleep(0)
     assert asked == 2
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+async def test_the_embedder_stands_behind_its_cache_from_the_first_text_on(tmp_path: Path, fitted: bool) -> None:
+    path = tmp_path / "pointsman.yaml"
+    path.write_text(
+        yaml.safe_dump(full_settings("http://127.0.0.1:9", tmp_path, 0) | {"log": {"keep_features": fitted}})
+    )
+    async with open_stores(f"sqlite:///{tmp_path / 'store.db'}", clock=lambda: 0) as stores:
+        embedder, spaces = await build_embedder(load(path), stores.archive)
+        assert (spaces is not None) == fitted
+        first, again = await embedder.embed(["a text"]), await embedder.embed(["a text"])
+    assert isinstance(embedder, CachedEmbedder)
+    assert len(embedder) == 1
+    assert (first == again).all()
