@@ -22,6 +22,9 @@ CLIENTS = (
     Client("OpenAI SDK, Node", "openai_node.mjs", node=("openai",), quick=True),
     Client("Anthropic SDK, Node", "anthropic_node.mjs", node=("@anthropic-ai/sdk",)),
     Client("LangChain", "langchain_python.py", python=("langchain-openai", "langchain-anthropic")),
+    Client(
+        "langchain-tests", "langchain_suite.py", python=("langchain-tests", "langchain-openai", "langchain-anthropic")
+    ),
     Client("litellm", "litellm_python.py", python=("litellm",)),
     Client("Pydantic AI", "pydantic_ai_python.py", python=("pydantic-ai-slim[openai,anthropic]",)),
     Client("instructor", "instructor_python.py", python=("instructor",)),
@@ -30,5 +33,9 @@ CLIENTS = (
     Client("LlamaIndex", "llama_index_python.py", python=("llama-index-llms-openai-like",)),
     Client("Codex", "codex_cli.sh", node=("@openai/codex",)),
     Client("Claude Code", "claude_cli.sh", node=("@anthropic-ai/claude-code",)),
+    Client("opencode", "opencode_cli.sh", node=("opencode-ai",)),
+    Client("aider", "aider_cli.sh", python=("aider-chat",)),
+    Client("llm", "llm_cli.py", python=("llm",)),
+    Client("promptfoo", "promptfoo_cli.sh", node=("promptfoo",)),
     Client("DSPy", "dspy_python.py", python=("dspy",)),
 )

@@ -38,6 +38,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"role": "assistant", "content": json.dumps({"said": text(messages)})}
     if said:
         return {"role": "assistant", "content": f"The tool said: {plain(said[-1].get('content'))}"}
+    if not tools and "proof" in text(messages):
+        return {"role": "assistant", "content": "proof.txt\n```\npointsman\n```"}  # as aider wants whole files
     return {"role": "assistant", "content": f"You said: {text(messages)}"}
 
 
@@ -97,7 +99,8 @@ def text(messages: list[dict[str, Any]]) -> str:
 
 def plain(content: object) -> str:
     if isinstance(content, list):
-        return " ".join(part.get("text", "") for part in content if isinstance(part, dict))
+        said = [part.get("text") or f"[{part.get('type', '').partition('_')[0]}]" for part in content]
+        return " ".join(said)
     return content if isinstance(content, str) else ""
 
 

@@ -27,13 +27,20 @@ PROGRAMS = Path(__file__).parent / "programs"
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 BEGIN, END = "<!-- made by python -m tests.clients.run -->", "<!-- end -->"
 KEY = "sk-of-a-client"
+MODELS = ("talker", "by-litellm")
+LONG = 25  # checks
 Checks = list[dict[str, Any]]
+Row = tuple[str, dict[str, Checks]]
 
 
 @contextlib.contextmanager
 def gateway(folder: Path, engine_url: str) -> Iterator[str]:
     """The address of a gateway before a chat-only engine, called directly and through litellm."""
-    model = {"price": {"prompt": 1, "completion": 4}, "context_tokens": 200_000, "capabilities": ["chat", "tools"]}
+    model = {
+        "price": {"prompt": 1, "completion": 4},
+        "context_tokens": 200_000,
+        "capabilities": ["chat", "tools", "vision"],
+    }
     settings = {
         "state_dir": str(folder / "state"),
         "backends": {
@@ -86,38 +93,57 @@ def run(client: Client, url: str, model: str) -> Checks:
             for file in PROGRAMS.glob("*.mjs"):  # a module is looked for beside the program that wants it
                 shutil.copy(file, home / file.name)
             command = ["node", str(home / client.script)]
-            if client.script.endswith(".sh"):
-                command = ["bash", str(PROGRAMS / client.script), str(home)]
         else:
-            command = [str(python_of(client.python)), str(PROGRAMS / client.script)]
+            home = python_of(client.python)
+            command = [str(home), str(PROGRAMS / client.script)]
+        if client.script.endswith(".sh"):
+            command = ["bash", str(PROGRAMS / client.script), str(home)]
         done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     checks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return checks or [{"check": "start", "ok": False, "why": done.stderr[-400:]}]
 
 
-def rows(clients: Sequence[Client], url: str) -> Iterator[tuple[str, str, Checks]]:
-    """(client, model, checks) of each client with each model."""
+def rows(clients: Sequence[Client], url: str) -> Iterator[Row]:
+    """What each client found with each model."""
     for client in clients:
-        for model in ("talker", "by-litellm"):
+        found: dict[str, Checks] = {}
+        for model in MODELS:
             try:
-                checks = run(client, url, model)
+                found[model] = run(client, url, model)
             except (CannotInstall, subprocess.TimeoutExpired) as problem:
-                checks = [{"check": "install", "ok": None, "why": str(problem)}]
-            yield client.name, model, checks
+                found[model] = [{"check": "install", "ok": None, "why": str(problem)}]
+        yield client.name, found
 
 
-def table(found: Sequence[tuple[str, str, Checks]]) -> str:
+def table(found: Sequence[Row]) -> str:
     """As docs/clients.md shows it."""
-    lines = ["| client | model | passed | what failed |", "|---|---|---|---|"]
-    for client, model, checks in found:
-        failed = [f"{each['check']}: {each['why'][:90]}" for each in checks if not each["ok"]]
+    lines = [f"| client | tried | {' | '.join(MODELS)} | what failed |", f"|---|---|{'---|' * len(MODELS)}---|"]
+    for client, checks in found:
+        failed = [
+            f"{model}, {each['check']}: {each['why'][:90]}"
+            for model in MODELS
+            for each in checks[model]
+            if not each["ok"]
+        ]
         said = "; ".join(failed).replace("|", "/").replace("\n", " ") or "–"
-        lines.append(f"| {client} | {model} | {sum(bool(each['ok']) for each in checks)} of {len(checks)} | {said} |")
+        passed = [f"{sum(bool(each['ok']) for each in checks[model])} of {len(checks[model])}" for model in MODELS]
+        lines.append(f"| {client} | {tried(checks[MODELS[0]])} | {' | '.join(passed)} | {said} |")
     return "\n".join(lines)
 
 
-def write(found: Sequence[tuple[str, str, Checks]]) -> None:
-    """Put these rows into the page's table, in place of earlier ones of the same clients and models."""
+def tried(checks: Checks) -> str:
+    """The names of the checks, those of several protocols together; of a long suite only how many."""
+    groups: dict[str, list[str]] = {}
+    for each in checks:
+        group, _, name = each["check"].rpartition(": ")
+        groups.setdefault(group, []).append(name)
+    if len(checks) > LONG:
+        return f"{len(checks)} checks"
+    return "; ".join((f"{group}: " if group else "") + ", ".join(names) for group, names in groups.items())
+
+
+def write(found: Sequence[Row]) -> None:
+    """Put these rows into the page's table, in place of earlier ones of the same clients."""
     head, _, rest = PAGE.read_text().partition(BEGIN)
     old, _, after = rest.partition(END)
     lines = table(found).splitlines()
@@ -126,8 +152,8 @@ def write(found: Sequence[tuple[str, str, Checks]]) -> None:
 
 
 def _who(line: str) -> str:
-    """The client and the model of a row."""
-    return "|".join(line.split("|")[:3])
+    """The client of a row."""
+    return line.split("|")[1]
 
 
 def main() -> int:
@@ -137,11 +163,15 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="*", default=[], help="clients whose name holds one of these words; others' rows stay"
     )
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     clients = [each for each in CLIENTS if each.quick or not options.quick]
     if options.only:
         clients = [each for each in clients if any(word.lower() in each.name.lower() for word in options.only)]
+    if not options.inside:
+        return in_own_network(clients)
     server = serve()
+    os.environ["ENGINE_URL"] = f"http://127.0.0.1:{server.server_port}/v1"
     found = []
     with tempfile.TemporaryDirectory() as folder:
         with gateway(Path(folder), f"http://127.0.0.1:{server.server_port}") as url:
@@ -150,10 +180,28 @@ def main() -> int:
                 print(table([row]).splitlines()[-1], flush=True)
     if not options.quick:
         write(found)
-    failed = sum(each["ok"] is False for _, _, checks in found for each in checks)
-    passed = sum(bool(each["ok"]) for _, _, checks in found for each in checks)
-    print(f"{passed} passed, {failed} failed")
+    every = [each for _, checks in found for of_model in checks.values() for each in of_model]
+    failed = sum(each["ok"] is False for each in every)
+    print(f"{sum(bool(each['ok']) for each in every)} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def in_own_network(clients: Sequence[Client]) -> int:
+    """Run the same once more where nothing but this machine's loopback can be reached, if that is allowed here.
+
+    The environments are made before, with the network there is.
+    """
+    for client in clients:
+        with contextlib.suppress(CannotInstall):  # the row says why
+            node_of(client.node) if client.node else python_of(client.python)
+    command = [sys.executable, "-m", "tests.clients.run", *sys.argv[1:], "--inside"]
+    own = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    try:
+        allowed = subprocess.run([*own, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    print("in a network of its own" if allowed else "in this machine's network: no other is allowed here", flush=True)
+    return subprocess.run([*own, *command] if allowed else command, check=False).returncode
 
 
 if __name__ == "__main__":
