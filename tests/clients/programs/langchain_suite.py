@@ -42,10 +42,10 @@ class Outcomes:
 def outcomes(way):
     os.environ["WAY"], found = way, Outcomes()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pytest.main(
-            ["suite.py", "--rootdir", ".", "-c", os.devnull, "-p", "no:cacheprovider", "--asyncio-mode", "auto"],
-            plugins=[found],
-        )
+        options = ["--rootdir", ".", "-c", os.devnull, "-p", "no:cacheprovider", "--asyncio-mode", "auto"]
+        # LangChain shares connections that stay open between tests, and those belong to one loop
+        options += ["-o", "asyncio_default_test_loop_scope=session"]
+        pytest.main(["suite.py", *options], plugins=[found])
     return found.of
 
 
