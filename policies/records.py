@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from policies.signature import WIDTH
@@ -154,27 +155,12 @@ def to_half(vectors: Float32) -> Float32:
     return vectors.astype(np.float16).astype(np.float32)
 
 
+_LOGGED = len(LoggedContext.__struct_fields__)
+
+
 def context_of(logged: LoggedContext, neighbours: Neighbours) -> RouteContext:
     """What a policy is asked, from what is logged and the past queries found for it."""
-    return RouteContext(
-        logged.decision_id,
-        logged.tenant,
-        logged.preference,
-        logged.embedding,
-        logged.arms,
-        logged.prompt_tokens,
-        logged.prompt_characters,
-        logged.max_completion_tokens,
-        logged.now,
-        logged.purse,
-        logged.capacity,
-        logged.features,
-        logged.rented,
-        logged.neighbours_asked,
-        logged.cached,
-        logged.waiting,
-        neighbours=neighbours,
-    )
+    return RouteContext(*astuple(logged)[:_LOGGED], neighbours=neighbours)
 
 
 def outcome_of(
@@ -223,10 +209,7 @@ Row = Literal[
     "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
     "completion_usd", "tokens"
 ]  # fmt: skip
-ROWS: tuple[Row, ...] = (
-    "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
-    "completion_usd", "tokens",
-)  # fmt: skip
+ROWS: tuple[Row, ...] = get_args(Row)
 ALWAYS = 4  # of these are in every record
 MOST_ARMS = 4096
 _HALF, _SINGLE, _DOUBLE = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<f8")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.explorers.greedy import allowed, best, point
+from policies.explorers.greedy import Epsilon, allowed, best, point
 from policies.types import Estimates, Float, LoggedContext
 
 
 @dataclass(frozen=True, slots=True)
-class CostWeightedEpsilon:
+class CostWeightedEpsilon(Epsilon):
     """argmax, but `share` of the queries goes to the allowed arms in inverse proportion to their expected cost.
 
     Spread evenly, one query in a hundred on an arm eighteen times as dear as the cheapest takes a sixth of a budget
@@ -20,10 +20,6 @@ class CostWeightedEpsilon:
     """
 
     share: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.share <= 1.0:
-            raise ValueError(f"share is {self.share}, expected 0 … 1")
 
     def probabilities(self, context: LoggedContext, estimates: Estimates, scores: Float) -> tuple[Float, Float]:
         if self.share == 0.0:
