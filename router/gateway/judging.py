@@ -21,7 +21,7 @@ from router.gateway.eligibility import Requirements
 from router.gateway.shown import CHAT, shown_answer
 from router.gateway.types import Attempt, Call, Decision, JudgeRules, Metrics
 from router.learning.judges import absolute, pairwise, preference_of, score_of
-from router.types import Feedback, Principal
+from router.types import Principal
 
 LOG = logging.getLogger("pointsman.judging")
 AT_ONCE = 8  # verdicts that are waited for; what is drawn beyond them is not judged
@@ -42,9 +42,9 @@ def worth_judging(decision: Decision) -> float:
 
 
 class Judging:
-    """Draws answers, asks judges, and hands verdicts on. `find` says whom a secret stands for."""
+    """Draws answers, asks judges, and hands verdicts to `record`. `find` says whom a secret stands for."""
 
-    def __init__(self, ask: Ask, record: Callable[[Feedback], Awaitable[None]], meter: Metrics) -> None:
+    def __init__(self, ask: Ask, record: Callable[..., Awaitable[None]], meter: Metrics) -> None:
         self.find: Find = _nobody
         self._ask, self._record, self._meter = ask, record, meter
         self._draws = np.random.default_rng()
@@ -97,10 +97,7 @@ class Judging:
             return
         self._meter.judged(source, "no_verdict" if score is None else "judged")
         if score is not None:
-            tenant, at_ms = attempt.principal.tenant, attempt.decision.record.at_ms
-            decision_id = attempt.decision.decision_id
-            given = Feedback(decision_id, at_ms, score, source, believed(source), tenant=tenant, propensity=chance)
-            await self._record(given)
+            await self._record(attempt, score, source, believed(source), propensity=chance)
 
     async def _verdict(self, attempt: Attempt, text: str, rules: JudgeRules, judge: str) -> float | None:
         """In [0, 1]; None where the reply says nothing. Raises: PointsmanError."""
@@ -117,6 +114,8 @@ class Judging:
         if rival is None:
             return None
         other = await self._said(payer, _again(attempt.call, rival))
+        if not other:
+            return None  # a call of a tool, or nothing: no text to put beside the answer's
         swapped = bool(self._draws.random() < 0.5)
         answers = (other, text) if swapped else (text, other)
         asked = pairwise(question, answers, rubric=rules.rubric, mark=mark)
@@ -134,9 +133,10 @@ class Judging:
 
 
 def _may_judge(name: str, attempt: Attempt) -> bool:
-    """Never the model that answered, and no model that the one who asked may not use."""
+    """Never the model that answered, or had a part in the answer, and no model that the one who asked may not use."""
     allowed = attempt.principal.allowed_models, attempt.call.needs.allowed
-    return name != attempt.model.name and all(each is None or name in each for each in allowed)
+    had_part = name == attempt.model.name or name in attempt.asked
+    return not had_part and all(each is None or name in each for each in allowed)
 
 
 def _rival(attempt: Attempt, judge: str) -> str | None:

@@ -58,7 +58,7 @@ class Observer:
         self, decider: Decider, log: OutcomeLog, *, ask: Ask, meter: Metrics, clock: Callable[[], float]
     ) -> None:
         self._decider, self._log, self._clock = decider, log, clock
-        self.judging = Judging(ask, self._record, meter)
+        self.judging = Judging(ask, self._say, meter)
 
     def looks(self, attempt: Attempt) -> bool:
         """Whether anything can be learned of this answer by looking at it."""
@@ -125,11 +125,8 @@ class Observer:
     async def _say(self, attempt: Attempt, score: float, source: str, reliability: float, **more: Any) -> None:
         decision_id, at_ms = attempt.decision.decision_id, int(self._clock() * 1000)
         given = Feedback(decision_id, at_ms, score, source, reliability, tenant=attempt.principal.tenant, **more)
-        await self._record(given)
-
-    async def _record(self, feedback: Feedback) -> None:
         with contextlib.suppress(RequestRejected, StoreUnavailable):  # nobody waits for it: the next one may do
-            await self._log.judge(feedback)
+            await self._log.judge(given)
 
 
 def has_schema(call: Call) -> bool:

@@ -337,6 +337,7 @@ class Attempt:
     answers_as: str = ""  # the name the client sees, where it is not the model's
     room: int | None = None  # tokens of the answer, where fewer are left of the context than the client asks for
     completion_tokens: int = 0  # once it is settled
+    asked: frozenset[str] = frozenset()  # of a program: models that its steps asked
     looks: bytes = b""  # float32 policies.signature.FEATURES of the answer, where logprobs were asked for to learn
     signature: bytes = b""  # float32 policies.signature.FEATURES of the answer that was judged before it was returned …
     answered: str = ""  # … the program's arm that gave it …

@@ -175,6 +175,7 @@ class Run:
 
     def _begin(self, attempt: Attempt) -> Told:
         self._begun[attempt.decision.decision_id] = attempt, attempt.hold.amount, None
+        self.attempt.asked |= {attempt.model.name}
         return Told(attempt, _NO_REPLY)
 
     async def _took(self, told: Told, step: Step) -> Told:
