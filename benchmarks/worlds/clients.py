@@ -23,6 +23,8 @@ class ClientRequest:
     max_tokens: int
     at_s: float
     hangs_up_s: float | None  # after so long
+    hangs_up_bytes: int | None  # after so many bytes of the answer
+    judges: tuple[float, ...]  # scores it sends as feedback on a whole answer
     gateway: str = ""
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
@@ -51,15 +53,33 @@ class ClientRequest:
             return ""
         if not self.stream:
             return str(msgspec.json.decode(bytes(self.body))["choices"][0]["message"]["content"]) if self.body else ""
-        events = [msgspec.json.decode(each[6:]) for each in bytes(self.body).split(b"\n\n") if each[:7] == b"data: {"]
-        choices = [choice for event in events for choice in event.get("choices", ())]
-        return "".join([choice["delta"].get("content") or "" for choice in choices])
+        return _text_of(bytes(self.body))
+
+    @property
+    def seen(self) -> str:
+        """The same of a stream that may have been cut within an event; of half a plain answer nothing."""
+        if not self.stream and not self.complete:
+            return ""
+        whole = bytes(self.body).rpartition(b"\n\n")[0] + b"\n\n"
+        return _text_of(whole) if self.stream else self.said
+
+    @property
+    def decision_id(self) -> str:
+        """What feedback names."""
+        return self.headers.get(b"x-pointsman-decision-id", b"").decode()
 
     @property
     def error(self) -> dict[str, Any]:
         """What a refusal says."""
         found: dict[str, Any] = msgspec.json.decode(bytes(self.body))["error"]
         return found
+
+
+def _text_of(events: bytes) -> str:
+    """Of a stream."""
+    found = [msgspec.json.decode(each[6:]) for each in events.split(b"\n\n") if each[:7] == b"data: {"]
+    choices = [choice for event in found for choice in event.get("choices", ())]
+    return "".join([choice["delta"].get("content") or "" for choice in choices])
 
 
 def request_for(
@@ -73,7 +93,9 @@ def request_for(
         stream=chance.random() < 0.6,
         max_tokens=chance.choice((10, 20, 60, 200, 1000)),
         at_s=chance.random() * within_s,
-        hangs_up_s=chance.random() * 10 if chance.random() < 0.25 else None,
+        hangs_up_s=chance.random() * 10 if chance.random() < 0.2 else None,
+        hangs_up_bytes=chance.randrange(3000) if chance.random() < 0.1 else None,
+        judges=chance.choice(((), (1.0,), (0.0,), (1.0, 1.0), (1.0, 0.0))),
     )
 
 
@@ -109,7 +131,12 @@ class ClientConnection:
         if message["type"] == "http.response.start":
             request.status, request.headers = message["status"], dict(message["headers"])
             return
-        request.body += message["body"]
+        body, most = message["body"], request.hangs_up_bytes
+        if most is not None and len(request.body) + len(body) > most:
+            request.body += body[: most - len(request.body)]
+            self.leave()
+            return
+        request.body += body
         if not message.get("more_body"):
             request.complete = True
             self.end("answered")

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from benchmarks.worlds.mutants import MUTANTS
 
+for library in ("OMP", "OPENBLAS", "MKL"):  # a world is one thread, and numpy is not imported yet
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 MEMORY = Path("/dev/shm")
 SHOWN = 5
 OF_A_MUTANT = 400  # worlds, until it must be dead
@@ -66,6 +68,8 @@ def judged(seed: int) -> tuple[int, str, list[str]]:
     try:
         world = SeededWorld(seed, base).run()
         return seed, world.digest, WorldVerdict(world).complaints()
+    except Exception as error:  # a world that cannot go on is no reason to leave the others
+        return seed, "0", [f"the world ended: {error!r}"]
     finally:
         shutil.rmtree(base, ignore_errors=True)
 

@@ -1,16 +1,23 @@
-"""SQLite as in production, but its writer is a turn of the virtual loop: it commits a little later, and tells later."""
+"""SQLite as in production, but its writer is a turn of the virtual loop: it commits a little later, and tells later.
+
+All processes are on one machine: one file, one clock that may jump, one supply of power.
+"""
 
 from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.worlds.loop import PROCESS, Process
 from router.errors import StoreUnavailable
 from router.stores.sqlite.database import Asked, Database
+
+if TYPE_CHECKING:
+    from benchmarks.worlds.world import SeededWorld
 
 T = TypeVar("T")
 WRITING_S = 0.002  # at most, before a transaction and again before who asked hears of it
@@ -66,6 +73,64 @@ class InlineDatabase(Database):
             connection: Any = self.__dict__.get(name)
             if connection is not None:
                 connection.close()
+
+
+class SqliteWorldStore:
+    """The file of a world, and each process's way to it."""
+
+    kind = "sqlite"
+    loses_nothing = False  # a power cut may take what was confirmed
+
+    def __init__(self, world: SeededWorld) -> None:
+        self._world = world
+        self.path = world.folder / "pointsman.db"
+        self._databases: dict[str, InlineDatabase] = {}  # by process
+        self._watching: sqlite3.Connection | None = None
+
+    @property
+    def url(self) -> str:
+        """As the settings name it."""
+        return f"sqlite:///{self.path}"
+
+    @property
+    def parts(self) -> dict[tuple[str, str], Any]:
+        """What stands in the place of what."""
+        return {("router.stores.open", "Database"): self._database}
+
+    def boot_ms(self) -> int:
+        """The clock that nobody can set."""
+        return int(self._world.loop.time() * 1000) + 1_000_000
+
+    def _database(self, path: Path) -> InlineDatabase:
+        process = PROCESS.get()
+        assert process is not None
+        chance = random.Random(f"{self._world.seed}/{process.name}")
+        made = InlineDatabase(path, process=process, chance=chance, committed=self._committed)
+        self._databases[process.name] = made
+        return made
+
+    def _committed(self) -> None:
+        """Somebody's transaction is in the file."""
+        if self._watching is None:
+            self._watching = sqlite3.connect(self.path, isolation_level=None)
+        rows = self._watching.execute("SELECT scope, meter, spent + held FROM counters").fetchall()
+        self._world.used({(scope, meter): used for scope, meter, used in rows})
+
+    def died(self, process: Process) -> None:
+        """What the kernel does for the dead."""
+        if process.name in self._databases:
+            self._databases[process.name].cut()
+
+    def forget_since(self, kept: dict[str, bytes]) -> None:
+        """The disk as it was then; nobody may have it open."""
+        self.close()
+        restore(self.path, kept)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._watching is not None:
+            self._watching.close()
+            self._watching = None
 
 
 def remember(path: Path) -> dict[str, bytes]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from backends.embedders.hashing import HashingEmbedder
 from backends.pool import Replicas, replica_of
 from benchmarks.worlds.clients import ClientConnection
-from benchmarks.worlds.database import InlineDatabase
+from benchmarks.worlds.learning import REFIT_EVERY, WorldWorkshop
 from benchmarks.worlds.loop import Process
-from policies import registry
+from policies.types import Arm
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
 from router.gateway.types import Catalogue, Metrics, Options, Surroundings
@@ -26,13 +26,14 @@ from router.learning.follower import Learning
 from router.learning.index import FaissIndex
 from router.learning.views import Views
 from router.stores.open import Stores, open_stores
-from router.types import Principal
+from router.types import Model, Principal
 
 if TYPE_CHECKING:
     from benchmarks.worlds.world import SeededWorld
 
 DIM = 16
 HEALTH_S = 2.0
+SNAPSHOT_S = 8.0
 
 
 class _Keys:
@@ -47,32 +48,27 @@ class _Keys:
         return self._world.principal(tenant, nonce)
 
 
-class _Workshop:
-    """Nothing is learned here, so nothing is built or fitted."""
-
-    def build(self, name: str) -> Any:
-        """Raises: ValueError."""
-        raise ValueError(f"there is no policy {name!r} in this world")
-
-    def options_of(self, name: str) -> dict[str, object]:
-        """None."""
-        return {}
-
-    async def refit(self, name: str, state: Any, history: Any) -> Any:
-        """As it was."""
-        return state
-
-
 @dataclass(slots=True)
 class WorldGateway:
     """A gateway that is open."""
 
     process: Process
-    database: InlineDatabase
     stores: Stores
     gateway: Gateway
     inference: Inference
+    learning: Learning
     opened: AsyncExitStack  # kept: who dies closes nothing
+
+    @property
+    def learning_arms(self) -> tuple[Arm, ...]:
+        """Of the settings as they are."""
+        return self.gateway.decider.catalogue.arms()
+
+    def take(self, models: tuple[Model, ...], policy: str) -> None:
+        """Settings were reloaded."""
+        decider = self.gateway.decider
+        decider.catalogue = Catalogue(models, decider.catalogue.backends)
+        decider.options = replace(decider.options, policy=policy)
 
     async def serve(self, connection: ClientConnection) -> None:
         """One request, as a server would."""
@@ -84,23 +80,23 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
     from benchmarks.worlds.world import LONGEST_S, TTL_S  # noqa: PLC0415  (each knows the other)
 
     stack = AsyncExitStack()
-    stores = await stack.enter_async_context(open_stores(f"sqlite:///{world.path}", clock=world.now_ms))
-    database = world.databases[process.name]
+    boot = world.store.boot_ms
+    stores = await stack.enter_async_context(open_stores(world.store.url, clock=world.now_ms, boot=boot))
     clock = world.loop.wall_s
     backends = {
         name: Replicas([replica_of(engine, name=name, clock=world.loop.time)], name=name, clock=world.loop.time)
         for name, engine in world.engines.items()
     }
     catalogue = Catalogue(world.models, backends)
-    views = Views(FaissIndex(DIM), {"cheapest": registry.build("cheapest", catalogue.arms(), {})})
-    learning = Learning(stores.log, views, _Workshop(), arms=catalogue.arms, folder=None)
+    learning = await _learning(world, process, stores, catalogue)
+    options = Options(world.policy, 0.5, 0.001, 10, hold_ttl_ms=int(TTL_S * 1000), longest_ms=int(LONGEST_S * 1000))
     decider = Decider(
         catalogue=catalogue,
         learning=learning,
-        options=Options(
-            "cheapest", 0.5, 0.001, 0, hold_ttl_ms=int(TTL_S * 1000), longest_ms=int(LONGEST_S * 1000), remember=False
+        options=options,
+        surroundings=Surroundings(
+            stores.ledger, HashingEmbedder(DIM), np.random.default_rng([world.seed, len(world.processes)]), clock
         ),
-        surroundings=Surroundings(stores.ledger, HashingEmbedder(DIM), np.random.default_rng(world.seed), clock),
     )
     gateway = Gateway(
         decider=decider, ledger=stores.ledger, log=stores.log, audit=stores.audit, meter=Metrics(), clock=clock
@@ -109,7 +105,27 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
         gateway, cast(Authentication, _Keys(world)), cast(ResponsesKept, None), Stopping(0.0), longest_s=LONGEST_S
     )
     world.loop.create_task(_health(decider))
-    return WorldGateway(process, database, stores, gateway, inference, stack)
+    world.loop.create_task(learning.run())
+    if world.keeps_views:
+        world.loop.create_task(_keep_views(learning))
+    return WorldGateway(process, stores, gateway, inference, learning, stack)
+
+
+async def _learning(world: SeededWorld, process: Process, stores: Stores, catalogue: Catalogue) -> Learning:
+    """As a start has it."""
+    workshop = WorldWorkshop(catalogue.arms())
+    views = Views(FaissIndex(DIM), {name: workshop.build(name) for name in world.policies})
+    folder = world.folder / f"views-{process.host}" if world.keeps_views else None
+    learning = Learning(stores.log, views, workshop, arms=catalogue.arms, folder=folder, refit_every=REFIT_EVERY)
+    learning.load()
+    await learning.catch_up()
+    return learning
+
+
+async def _keep_views(learning: Learning) -> None:
+    while True:
+        await asyncio.sleep(SNAPSHOT_S)
+        await learning.snapshot()
 
 
 async def _health(decider: Decider) -> None:

@@ -19,9 +19,9 @@ BEGINNING_S = 1_800_000_000.0  # seconds since 1970 when every world begins
 class Process:
     """Something that can be killed: between any two of its steps, after `steps` of them or at once."""
 
-    def __init__(self, name: str, *, skew_s: float = 0.0) -> None:
-        self.name, self.skew_s = name, skew_s
-        self.alive = True
+    def __init__(self, name: str, *, host: str = "", skew_s: float = 0.0) -> None:
+        self.name, self.host, self.skew_s = name, host, skew_s
+        self.alive = self.alive_until_end = True
         self.steps: int | None = None  # until it dies
         self.on_death: list[Callable[[], None]] = []
 
@@ -75,6 +75,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock = _NoSockets()
         self.begun: list[asyncio.Task[Any]] = []  # kept, so that nothing closes the coroutines of the dead
         self.is_over = False
+        self.ahead_s = 0.0  # by which the clocks of all were set wrong
         super().__init__(self._clock)
 
     def time(self) -> float:
@@ -83,7 +84,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def wall_s(self) -> float:
         """Seconds since 1970 by the clock of the process that asks."""
         process = PROCESS.get()
-        return BEGINNING_S + self.time() + (process.skew_s if process else 0.0)
+        return BEGINNING_S + self.ahead_s + self.time() + (process.skew_s if process else 0.0)
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None

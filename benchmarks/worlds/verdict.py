@@ -5,19 +5,20 @@ Pure: it reads a world that has ended, and says what is wrong in sentences; noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from benchmarks.worlds.clients import PATH, ClientRequest
 from benchmarks.worlds.engines import EnginePlan
-from benchmarks.worlds.world import LONGEST_S, SeededWorld
+from benchmarks.worlds.world import LONGEST_S, SeededWorld, Terms
 from router.gateway.eligibility import Requirements, expected_prompt_tokens, worst_tokens
 from router.http.schemas import parse
-from router.stores.limits import gauges_of
-from router.types import Model, Offer
+from router.stores.limits import Gauge, gauges_of
+from router.types import DecisionRecord, Feedback, Model, NanoUsd, Offer, SettlementRecord
 
 ALLOWED = frozenset({200, 429, 502, 503, 504})
+TOLERATED_S = 4.9  # between a gateway's clock and Redis's
 CLOCKS_S = 1.5  # how far two clocks may differ, and a transaction take
 
 
@@ -26,7 +27,6 @@ class WorldVerdict:
 
     def __init__(self, world: SeededWorld) -> None:
         self.world = world
-        self._models = {model.name: model for model in world.models}
         self._paid: dict[str | None, tuple[int, int, str]] = {}
         for line in world.spend:
             paid, times, _ = self._paid.get(line.key, (0, 0, ""))
@@ -38,7 +38,7 @@ class WorldVerdict:
         found += [*self._unbalanced(), *self._overspent(), *self._over()]
         for request in self.world.requests:
             found += [f"{request.nonce}: {what}" for what in self._of(request)]
-        return found
+        return found + learning_complaints(self.world)
 
     # money
 
@@ -48,22 +48,29 @@ class WorldVerdict:
             kind, _, name = balance.budget.scope.partition(":")
             lines = [line for line in self.world.spend if name == (line.tenant if kind == "tenant" else line.model)]
             spent = sum(line.cost_nanousd for line in lines)
-            if balance.budget.period_s >= 3600 and balance.spent != spent:
+            period_s = balance.budget.period_s
+            is_whole = period_s >= 86_400 or (period_s >= 3600 and len(self.world.tenants.get(name, ())) == 1)
+            if is_whole and balance.spent != spent:
                 yield f"{balance.budget.scope} says {balance.spent} were spent, the lines say {spent}"
 
     def _over(self) -> Iterator[str]:
         """Only who reports more than can be seen costs more than its worst case."""
         lies = {request.nonce: {plan.lie for _, plan in self._plans(request)} for request in self.world.requests}
         for entry in self.world.audit:
-            if entry.kind == "hold.over" and "more" not in lies.get(str(entry.detail["key"]), ()):
-                yield f"{entry.detail['key']} held {entry.detail['held']} and was charged {entry.detail['charged']}"
+            if entry.kind == "hold.over" and "more" not in lies.get(_key_of(entry.detail), ()):
+                yield f"{_key_of(entry.detail)} held {entry.detail['held']} and was charged {entry.detail['charged']}"
 
     def _overspent(self) -> Iterator[str]:
-        """No counter is ever beyond its limit by more than engines reported beyond the holds."""
+        """No counter is ever beyond its limit by more than engines reported beyond the holds.
+
+        Where Redis lost something, and a gateway that had sent or settled in that time was dead or cut off, its room
+        may have been given away: that is said in docs/money.md.
+        """
+        if "lost" in self.world.away and not all(process.alive_until_end for process in self.world.processes):
+            return
         excess = dict.fromkeys(self.world.tenants, 0)
         for request in self.world.requests:
-            for model, plan in self._plans(request):
-                excess[request.tenant] += max(0, self._cost(request, model, plan) - self._worst(request, model))
+            excess[request.tenant] += sum(self._excess(request, name, plan) for name, plan in self._plans(request))
         total = sum(excess.values())
         for (scope, meter), (limit, kind) in self._limits().items():
             most = max((usage.used.get((scope, meter), 0) for usage in self.world.usage), default=0)
@@ -71,15 +78,24 @@ class WorldVerdict:
             if most > limit + (over if kind == "budget" else 0) and kind in ("budget", "concurrent"):
                 yield f"{scope} {meter} reached {most}, its limit is {limit} and {over} more were reported"
 
+    def _excess(self, request: ClientRequest, name: str, plan: EnginePlan) -> int:
+        """By how much an answer may cost more than its hold."""
+        versions = self._versions(name, request)
+        return max([0, *(max(self._costs(each, request, plan)) - self._worst(request, each) for each in versions)])
+
     def _limits(self) -> dict[tuple[str, str], tuple[int, str]]:
+        """The most that each counter's limit ever was; none where there was a time without it."""
         found: dict[tuple[str, str], tuple[int, str]] = {}
-        for tenant in self.world.tenants:
-            who = self.world.principal(tenant, "")
-            for model in self.world.models:
-                for gauge in gauges_of(who, Offer(model.name, 0, 0, model.budgets, model.limits)):  # type: ignore[arg-type]
-                    if gauge.hard:
-                        found[gauge.scope, gauge.meter] = gauge.limit, gauge.kind
+        for tenant, versions in self.world.tenants.items():
+            always = [{(g.scope, g.meter): g for g in self._gauges(tenant, terms)} for _, terms in versions]
+            for key in set.intersection(*(set(each) for each in always)):
+                found[key] = max(each[key].limit for each in always), always[0][key].kind
         return found
+
+    def _gauges(self, tenant: str, terms: Terms) -> list[Gauge]:
+        who = self.world.principal(tenant, "", terms)
+        offers = [Offer(model.name, NanoUsd(0), 0, model.budgets, model.limits) for model in self.world.models]
+        return [gauge for offer in offers for gauge in gauges_of(who, offer) if gauge.hard]
 
     def _of(self, request: ClientRequest) -> Iterator[str]:
         paid, times, model = self._paid.get(request.nonce, (0, 0, ""))
@@ -88,9 +104,12 @@ class WorldVerdict:
             yield f"was charged {times} times, {paid} nano-USD in all"
         if request.is_whole:
             yield from self._whole(request, paid, model)
-        elif request.status == 200 and request.said and not paid and not self._forgotten(request):
-            yield f"has seen {request.said[:20]!r} and paid nothing"
-        most = max((max(self._cost(request, m, p), self._worst(request, m)) for m, p in plans), default=0)
+        elif request.status == 200 and request.seen and not paid and not self._forgotten(request):
+            yield f"has seen {request.seen[:20]!r} and paid nothing"
+        most = 0
+        for name, plan in plans:
+            for each in self._versions(name, request):
+                most = max(most, self._worst(request, each), *self._costs(each, request, plan))
         if paid > most:
             yield f"paid {paid} where {most} is the most it can cost"
         yield from self._foreign(request, plans)
@@ -101,35 +120,47 @@ class WorldVerdict:
         if served not in self.world.engines:
             yield f"was answered by {served!r}"
             return
-        wanted = self._cost(request, self._models[served], self.world.engines[served].plans[request.nonce])
-        if (paid, model) != (wanted, served) and not self._forgotten(request):
-            yield f"paid {paid} for {model!r}, a whole answer of {served} costs {wanted}"
+        plan = self.world.engines[served].plans[request.nonce]
+        wanted = {cost for each in self._versions(served, request) for cost in self._costs(each, request, plan)}
+        if (paid not in wanted or model != served) and not self._forgotten(request):
+            yield f"paid {paid} for {model!r}, a whole answer of {served} costs {' or '.join(map(str, sorted(wanted)))}"
 
     def _forgotten(self, request: ClientRequest) -> bool:
         """Whether the disk may have lost its settlement."""
         return any(request.at_s <= until and request.ended_s >= since for since, until in self.world.lost_s)
 
-    def _cost(self, request: ClientRequest, model: Model, plan: EnginePlan) -> int:
+    def _costs(self, model: Model, request: ClientRequest, plan: EnginePlan) -> set[int]:
+        """What a whole answer costs."""
         prompt, completion = plan.charged
         if prompt < 0:
             prompt = expected_prompt_tokens(model, _needs(request))
-        return model.price.of(prompt, completion)
+        return {model.price.of(prompt, completion)}
 
     def _worst(self, request: ClientRequest, model: Model) -> int:
         return model.price.of(*worst_tokens(model, _needs(request)))
 
-    def _plans(self, request: ClientRequest) -> list[tuple[Model, EnginePlan]]:
+    def _versions(self, name: str, request: ClientRequest) -> list[Model]:
+        """The model as the settings had it while this request was served."""
+        found = []
+        versions = self.world.versions
+        for number, (since_s, models) in enumerate(versions):
+            until_s = versions[number + 1][0] if number + 1 < len(versions) else float("inf")
+            if until_s >= request.at_s and since_s <= request.ended_s:
+                found += [model for model in models if model.name == name]
+        return found
+
+    def _plans(self, request: ClientRequest) -> list[tuple[str, EnginePlan]]:
         """Of every engine that was asked."""
         engines = self.world.engines.values()
-        return [(self._models[e.name], e.plans[request.nonce]) for e in engines if request.nonce in e.plans]
+        return [(e.name, e.plans[request.nonce]) for e in engines if request.nonce in e.plans]
 
     # what clients saw
 
-    def _foreign(self, request: ClientRequest, plans: list[tuple[Model, EnginePlan]]) -> Iterator[str]:
+    def _foreign(self, request: ClientRequest, plans: list[tuple[str, EnginePlan]]) -> Iterator[str]:
         if request.status != 200 or not request.body:
             return
         try:
-            said = request.said
+            said = request.said if request.hangs_up_bytes is None else request.seen
         except (msgspec.DecodeError, KeyError, IndexError, TypeError) as problem:
             yield f"was sent what is no answer ({problem}): {bytes(request.body[:60])!r}"
             return
@@ -138,13 +169,13 @@ class WorldVerdict:
         if request.is_whole and not any(plan.text == said for _, plan in plans):
             yield f"has a whole answer of {len(said)} characters, which no engine gave"
 
-    def _unexplained(self, request: ClientRequest, plans: list[tuple[Model, EnginePlan]], paid: int) -> Iterator[str]:
+    def _unexplained(self, request: ClientRequest, plans: list[tuple[str, EnginePlan]], paid: int) -> Iterator[str]:
         if request.ended != "answered":
             return
         if request.status not in ALLOWED:
             yield f"was answered {request.status}: {bytes(request.body[:200])!r}"
         elif request.status != 200:
-            if paid:
+            if paid and not self.world.away:
                 yield f"was refused with {request.status} and paid {paid}"
             faults = {plan.fault for _, plan in plans} - {"none"}
             if request.status == 429 and "busy" not in faults and not self._stands_in_the_way(request):
@@ -152,15 +183,22 @@ class WorldVerdict:
             is_late = request.ended_s - request.at_s >= LONGEST_S
             if request.status in (502, 504) and not faults and not is_late:
                 yield f"was answered {request.status} though no engine failed: {request.error['message']}"
-            if request.status == 503 and "lease ended" in request.error["message"] and not self.world.lost_s:
+            if request.status == 503 and "lease ended" in request.error["message"] and not self._was_away(request):
                 yield f"its lease ended while its gateway lived: {request.error['message']}"
             if request.status == 503 and not self._is_troubled(request):
                 yield f"was answered 503 though nothing was away: {request.error['message']}"
 
+    def _was_away(self, request: ClientRequest) -> bool:
+        """Whether the store was, or the clock of its gateway could not be believed."""
+        skew_s = self.world.gateways[request.gateway].process.skew_s
+        return bool(self.world.lost_s or self.world.away) or (
+            self.world.store.kind == "redis" and abs(skew_s) > TOLERATED_S
+        )
+
     def _stands_in_the_way(self, request: ClientRequest) -> bool:
         """Whether some limit had no room for it at some moment while it asked; of other models some engine failed."""
-        names = [request.model] if request.model in self._models else list(self._models)
-        full = {name: self._is_full(request, self._models[name]) for name in names}
+        names = [request.model] if request.model in self.world.engines else list(self.world.engines)
+        full = {name: any(self._is_full(request, each) for each in self._versions(name, request)) for name in names}
         return any(full.values()) and all(full[name] or self._is_in_trouble(name) for name in names)
 
     def _is_in_trouble(self, name: str) -> bool:
@@ -171,10 +209,11 @@ class WorldVerdict:
     def _is_full(self, request: ClientRequest, model: Model) -> bool:
         worst = worst_tokens(model, _needs(request))
         offer = Offer(model.name, model.price.of(*worst), sum(worst), model.budgets, model.limits)
-        for gauge in gauges_of(self.world.principal(request.tenant, request.nonce), offer):
-            need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
-            if gauge.hard and self._most_used(request, gauge.scope, gauge.meter) + need > gauge.limit:
-                return True
+        for _, terms in self.world.tenants[request.tenant]:
+            for gauge in gauges_of(self.world.principal(request.tenant, request.nonce, terms), offer):
+                need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
+                if gauge.hard and self._most_used(request, gauge.scope, gauge.meter) + need > gauge.limit:
+                    return True
         return False
 
     def _most_used(self, request: ClientRequest, scope: str, meter: str) -> int:
@@ -189,10 +228,42 @@ class WorldVerdict:
 
     def _is_troubled(self, request: ClientRequest) -> bool:
         """Whether engines failed, or somebody died, before it was answered."""
-        if self.world.lost_s or (self.world.drained and request.model != "small"):
+        if self._was_away(request) or (self.world.drained and request.model != "small"):
             return True
         engines = self.world.engines.values()
         return any(plan.fault != "none" for engine in engines for plan in engine.plans.values())
+
+
+def learning_complaints(world: SeededWorld) -> list[str]:
+    """What is wrong with what was logged and learned."""
+    lasting, may_be_lost = world.views.get("last-h0", ""), bool(world.lost_s) or "lost" in world.away
+    found = [f"{name} has learned {seen}, the log says {lasting}" for name, seen in world.views.items()]
+    found = [each for each in found if f"learned {lasting}," not in each and "lost" not in world.away]
+    logged = [entry for entry in world.log if isinstance(entry, Feedback)]
+    for sent in world.feedback:
+        times = sum(e.decision_id == sent.judged and e.score == sent.score for e in logged)
+        if sent.told in ("recorded", "known") and sent.tenant != sent.owner:
+            found.append(f"{sent.tenant} may judge {sent.nonce} of {sent.owner}")
+        if sent.told == "recorded" and times != 1 and not may_be_lost:
+            found.append(f"feedback on {sent.nonce} was recorded and is {times} times in the log")
+    if len({(e.decision_id, e.score) for e in logged}) != len(logged):
+        found.append("the log has the same judgement twice")
+    return found if may_be_lost else found + _logged_otherwise(world)
+
+
+def _logged_otherwise(world: SeededWorld) -> list[str]:
+    """Settlements that say another cost than the spend lines."""
+    paid = {line.key: line.cost_nanousd for line in world.spend}
+    cost = {e.decision_id: int(e.cost) for e in world.log if isinstance(e, SettlementRecord) and e.outcome == "settled"}
+    keys = {e.decision_id: e.key_id for e in world.log if isinstance(e, DecisionRecord)}
+    said = [(key, cost[name], paid.get(key)) for name, key in keys.items() if name in cost]
+    wrong = [each for each in said if each[1] != each[2]]
+    return [f"{key}: the log says it paid {said}, the lines say {found}" for key, said, found in wrong]
+
+
+def _key_of(detail: Mapping[str, object]) -> str:
+    """Of an entry of either store."""
+    return str(detail["key"]) if "key" in detail else str(detail["who"]).split("\x1f")[2]
 
 
 def _needs(request: ClientRequest) -> Requirements:

@@ -12,27 +12,28 @@ import importlib
 import itertools
 import logging
 import random
-import sqlite3
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.worlds.clients import ClientConnection, ClientRequest, request_for
-from benchmarks.worlds.database import InlineDatabase, fresh_folder, remember, restore
+from benchmarks.worlds.database import SqliteWorldStore, fresh_folder
 from benchmarks.worlds.engines import BYTES_PER_TOKEN, CONTEXT, WorldEngine
 from benchmarks.worlds.gateways import WorldGateway, open_gateway
+from benchmarks.worlds.learning import POLICIES, SentFeedback, seen_by
 from benchmarks.worlds.loop import BEGINNING_S, PROCESS, Process, VirtualLoop, close_quietly
-from router.gateway.types import Catalogue
+from benchmarks.worlds.redis_store import RedisWorldStore
+from benchmarks.worlds.troubles import WITHIN_S, troubles_of
+from router.errors import StoreUnavailable
 from router.stores.reports import AuditEntry, SpendLine
-from router.types import Balance, Budget, Model, NanoUsd, Price, Principal, RateLimit
+from router.types import Balance, Budget, LogEntry, Model, NanoUsd, Price, Principal, RateLimit
 
-WITHIN_S = 12.0  # all requests come within
 TTL_S, LONGEST_S = 5.0, 60.0
 PATIENCE_S = 90.0  # of a client
 SMALL, LARGE = 100_000_000, 1_000_000_000  # nano-USD per million tokens
 USUAL = 500 * SMALL // 1_000_000  # about what a request holds on the small model
+Terms = tuple[Budget | RateLimit, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +51,32 @@ class SeededWorld:
         self.seed = seed
         self.chance = random.Random(seed)
         self.folder = fresh_folder(base, seed)
-        self.path = self.folder / "pointsman.db"
         self.loop = VirtualLoop()
         self.lines: list[str] = []
         self.usage: list[UsedAfter] = []
         self.processes: list[Process] = []
-        self.databases: dict[str, InlineDatabase] = {}  # by process
         self.gateways: dict[str, WorldGateway] = {}
         self.connections: dict[str, list[ClientConnection]] = {}  # by gateway
         self.lost_s: list[tuple[float, float]] = []  # from when to when the disk forgot
+        self.away: list[str] = []  # why the store refused for a while
         self.spend: list[SpendLine] = []
         self.balances: list[Balance] = []  # at the end
         self.audit: list[AuditEntry] = []
+        self.log: list[LogEntry] = []
+        self.feedback: list[SentFeedback] = []
+        self.views: dict[str, str] = {}  # what each gateway had learned in the end
+        self.is_over = False  # whoever dies now has nothing left to say
         self.drained = False  # the large model was away for a while
+        self.store = (SqliteWorldStore if self.chance.random() < 0.6 else RedisWorldStore)(self)
+        self.policies = ("cheapest", self.chance.choice(POLICIES))
+        self.policy = self.chance.choice(self.policies)
+        self.keeps_views = self.chance.random() < 0.3  # a restart reads what was learned from the disk
         self.engines = {name: WorldEngine(name, seed) for name in ("small", "large")}
-        self.models = tuple(self._model(name, price) for name, price in (("small", SMALL), ("large", LARGE)))
-        self.tenants = {f"t{i}": self._terms(f"t{i}") for i in range(self.chance.randint(1, 3))}
+        self.versions = [(0.0, tuple(self._model(name, price) for name, price in (("small", SMALL), ("large", LARGE))))]
+        self.tenants: dict[str, list[tuple[float, Terms]]] = {}
+        for number in range(self.chance.randint(1, 3)):
+            self.tenants[f"t{number}"] = [(0.0, self._terms(f"t{number}"))]
         self.requests = self._requests()
-        self._watching: sqlite3.Connection | None = None
 
     def _model(self, name: str, price: int) -> Model:
         budgets: tuple[Budget, ...] = ()
@@ -78,7 +87,7 @@ class SeededWorld:
         own = {"budgets": budgets, "bytes_per_token": BYTES_PER_TOKEN[name]}
         return Model(name, name, name, Price(each, each), CONTEXT, CONTEXT, True, able, **own)  # type: ignore[arg-type]
 
-    def _terms(self, tenant: str) -> tuple[Budget | RateLimit, ...]:
+    def _terms(self, tenant: str) -> Terms:
         chance, scope = self.chance, f"tenant:{tenant}"
         terms: list[Budget | RateLimit] = [Budget(scope, NanoUsd(USUAL * chance.choice((6, 20, 100, 1000))), 86_400)]
         if chance.random() < 0.3:
@@ -97,9 +106,29 @@ class SeededWorld:
         made = [request_for(self.chance, i, tenants=names, models=models, within_s=WITHIN_S) for i in range(count)]
         return sorted(made, key=lambda request: request.at_s)
 
-    def principal(self, tenant: str, nonce: str) -> Principal:
+    # settings, and how they change
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """As the settings have them now."""
+        return self.versions[-1][1]
+
+    def renew_models(self, models: tuple[Model, ...]) -> None:
+        """Every gateway takes the settings in."""
+        self.versions.append((self.loop.time(), models))
+        for gateway in self.gateways.values():
+            gateway.take(models, self.policy)
+        shown = ", ".join(f"{m.name} {m.price.prompt}{' drains' * m.draining}" for m in models)
+        self.say(f"settings: {shown}; {self.policy}")
+
+    def renew_terms(self, tenant: str) -> None:
+        """An admin writes other budgets and limits."""
+        self.tenants[tenant].append((self.loop.time(), self._terms(tenant)))
+        self.say(f"settings: {tenant} has other terms")
+
+    def principal(self, tenant: str, nonce: str, terms: Terms | None = None) -> Principal:
         """Each request has a key of its own, so that spend is known for each."""
-        terms = self.tenants[tenant]
+        terms = self.tenants[tenant][-1][1] if terms is None else terms
         budgets = tuple(each for each in terms if isinstance(each, Budget))
         return Principal(nonce, tenant, budgets=budgets, limits=tuple(t for t in terms if isinstance(t, RateLimit)))
 
@@ -108,6 +137,11 @@ class SeededWorld:
     def say(self, what: str) -> None:
         """A line of the world's history."""
         self.lines.append(f"{self.loop.time():9.4f} {what}")
+
+    def used(self, used: dict[tuple[str, str], int]) -> None:
+        """What the counters say after a transaction."""
+        if not self.usage or self.usage[-1].used != used:
+            self.usage.append(UsedAfter(self.loop.time(), used))
 
     @property
     def digest(self) -> str:
@@ -118,22 +152,6 @@ class SeededWorld:
         """Milliseconds since 1970 by the clock of the process that asks."""
         return int(self.loop.wall_s() * 1000)
 
-    def database(self, path: Path) -> InlineDatabase:
-        """The way to the file of the process that asks."""
-        process = PROCESS.get()
-        assert process is not None
-        chance = random.Random(f"{self.seed}/{process.name}")
-        made = InlineDatabase(path, process=process, chance=chance, committed=self.committed)
-        self.databases[process.name] = made
-        return made
-
-    def committed(self) -> None:
-        """Somebody's transaction is in the file."""
-        if self._watching is None:
-            self._watching = sqlite3.connect(self.path, isolation_level=None)
-        rows = self._watching.execute("SELECT scope, meter, spent + held FROM counters").fetchall()
-        self.usage.append(UsedAfter(self.loop.time(), {(scope, meter): used for scope, meter, used in rows}))
-
     # the course of a world
 
     def run(self) -> SeededWorld:
@@ -142,41 +160,63 @@ class SeededWorld:
             try:
                 self.loop.run_until_complete(self._live())
             finally:
-                self._look_away()
                 for gateway in self.gateways.values():
-                    gateway.database.cut()
+                    gateway.process.die()
+                self.store.close()
                 close_quietly(self.loop)
         return self
 
     async def _live(self) -> None:
         for number in range(self.chance.randint(1, 3)):
-            await self._open(f"g{number}")
+            await self.open(f"g{number}", host=f"h{number % 2}")
         tasks = [asyncio.ensure_future(self._client(request)) for request in self.requests]
-        tasks += [asyncio.ensure_future(each) for each in self._trouble()]
+        tasks += [asyncio.ensure_future(each) for each in troubles_of(self)]
         await asyncio.gather(*tasks)
         await asyncio.sleep(TTL_S + 2.0)  # what the dead held runs out
         await self._close()
 
-    async def _open(self, name: str, after_s: float = 0.0) -> None:
+    async def open(self, name: str, *, host: str = "h0", after_s: float = 0.0) -> None:
+        """Start a gateway."""
         await asyncio.sleep(after_s)
-        process = Process(name, skew_s=self.chance.uniform(-0.5, 0.5))
+        process = Process(name, host=host, skew_s=self._skew_s())
         self.processes.append(process)
         self.connections[name] = []
-        gateway = await self.loop.spawn(process, open_gateway(self, process))
+        gateway = await self._started(process)
         self.gateways[name] = gateway
         process.on_death.append(lambda: self._died(name))
         self.say(f"{name} opens")
 
+    async def _started(self, process: Process) -> WorldGateway:
+        """A start without the store fails, and is tried again."""
+        while True:
+            try:
+                return await self.loop.spawn(process, open_gateway(self, process))
+            except StoreUnavailable:
+                self.store.died(process)
+                await asyncio.sleep(1.0)
+
+    def _skew_s(self) -> float:
+        """On one machine there is one clock; hosts differ, and now and then by more than Redis lets pass."""
+        if self.is_over:
+            return 0.0
+        if self.store.kind == "sqlite":
+            return self.chance.uniform(-0.5, 0.5)
+        return self.chance.choice((0.0, 0.3, -2.0, 4.0, 4.0, -4.0, 7.0)) * self.chance.random()
+
     def _died(self, name: str) -> None:
         self.say(f"{name} dies")
+        self.gateways[name].process.alive_until_end = self.is_over
         self.loop.bury(self.gateways[name].process)
-        self.gateways[name].database.cut()
+        self.store.died(self.gateways[name].process)
         for connection in self.connections[name]:
             connection.end("reset")
 
+    def _living(self) -> list[str]:
+        return [name for name, gateway in self.gateways.items() if gateway.process.alive]
+
     async def _client(self, request: ClientRequest) -> None:
         await asyncio.sleep(request.at_s)
-        living = [name for name, gateway in self.gateways.items() if gateway.process.alive]
+        living = self._living()
         if not living:
             request.ended = "reset"
             return
@@ -187,89 +227,60 @@ class SeededWorld:
         self.loop.spawn(gateway.process, gateway.serve(connection))
         if request.hangs_up_s is not None:
             self.loop.call_later(request.hangs_up_s, connection.leave)
-        self.loop.call_later(PATIENCE_S, connection.leave)
+        patience = self.loop.call_later(PATIENCE_S, connection.leave)
         await connection.over
+        patience.cancel()
         self.say(f"{request.nonce} {request.ended} {request.status} {len(request.body)} {zlib.crc32(request.body):08x}")
+        if request.is_whole and request.judges:
+            await self._judge(request)
 
-    # what breaks
-
-    def _trouble(self) -> list[Any]:
-        chance, found = self.chance, []
-        for name in list(self.gateways):
-            if chance.random() < 0.5:
-                found.append(self._kill(name, at_s=chance.random() * WITHIN_S, steps=chance.randint(1, 400)))
-        if chance.random() < 0.2:
-            found.append(self._power_cut(chance.random() * WITHIN_S, lost_s=chance.random() * 1.5))
-        for _ in range(chance.choice((0, 0, 1, 3))):
-            found.append(self._reload(chance.random() * WITHIN_S))
-        if chance.random() < 0.3:
-            found.append(self._heal(chance.random() * WITHIN_S))
-        return found
-
-    async def _kill(self, name: str, *, at_s: float, steps: int) -> None:
-        """Within so many steps from then on; another one opens in its place."""
-        await asyncio.sleep(at_s)
-        process = self.gateways[name].process
-        process.steps = steps
-        await asyncio.sleep(2.0)
-        if not process.alive:
-            await self._open(f"{name}'", self.chance.random() * 8)
-
-    async def _power_cut(self, at_s: float, *, lost_s: float) -> None:
-        """The machine loses its power, and the disk what was written in its last moments."""
-        await asyncio.sleep(at_s)
-        kept, since_s = remember(self.path), self.loop.time()
-        await asyncio.sleep(lost_s)
-        for gateway in list(self.gateways.values()):
-            gateway.process.die()
-        self._look_away()
-        restore(self.path, kept)
-        self.lost_s.append((since_s, self.loop.time()))
-        self.say(f"the disk forgets since {since_s:.4f}")
-        await self._open("after", 0.5)
-
-    async def _reload(self, at_s: float) -> None:
-        """Other settings: a model drains, or comes back."""
-        await asyncio.sleep(at_s)
-        draining = self.chance.random() < 0.5
-        self.drained = self.drained or draining
-        self.say(f"settings: the large model {'drains' if draining else 'is back'}")
-        for gateway in self.gateways.values():
-            decider = gateway.gateway.decider
-            models = tuple(replace(each, draining=draining and each.name == "large") for each in self.models)
-            decider.catalogue = Catalogue(models, decider.catalogue.backends)
-
-    async def _heal(self, at_s: float) -> None:
-        await asyncio.sleep(at_s)
-        self.say("the engines are calm")
-        for engine in self.engines.values():
-            engine.calm = True
+    async def _judge(self, request: ClientRequest) -> None:
+        """Somebody sends feedback about an answer: its tenant, or another."""
+        await asyncio.sleep(self.chance.random() * 3)
+        judge = self.chance.choice((request.tenant, request.tenant, *self.tenants))
+        for score in request.judges:
+            living = self._living()
+            if not living:
+                return
+            gateway = self.gateways[self.chance.choice(living)]
+            sent = SentFeedback(request.nonce, request.decision_id, judge, request.tenant, score, self.loop.time())
+            self.feedback.append(sent)
+            with contextlib.suppress(TimeoutError):  # of a gateway that dies nobody hears
+                async with asyncio.timeout(PATIENCE_S):
+                    await self.loop.spawn(gateway.process, sent.send(gateway.stores, self.now_ms()))
+            self.say(f"{judge} says {score} of {request.nonce}: {sent.told}")
 
     # the end
 
     async def _close(self) -> None:
-        """A last gateway looks at what is left."""
+        """Last gateways look at what is left, one on each host."""
+        for name in self._living():
+            self.views[name] = self._seen(name)
+        self.is_over = True
         for gateway in self.gateways.values():
             gateway.process.die()
-        await self._open("last")
-        last = self.gateways["last"]
+        self.keeps_views = False
+        for host in sorted({process.host for process in self.processes}):
+            await self.open(f"last-{host}", host=host)
         await asyncio.sleep(1.0)
+        last = self.gateways["last-h0"]
+        self.views["last-h0"] = self._seen("last-h0")
         await self.loop.spawn(last.process, self._look(last))
+
+    def _seen(self, name: str) -> str:
+        return seen_by(self.gateways[name].learning.views, self.gateways[name].learning_arms)
 
     async def _look(self, last: WorldGateway) -> None:
         stores, now_ms = last.stores, self.now_ms()
-        budgets = [each for terms in self.tenants.values() for each in terms if isinstance(each, Budget)]
+        terms = [each for versions in self.tenants.values() for _, found in versions for each in found]
+        budgets = [each for each in terms if isinstance(each, Budget)]
         budgets += [each for model in self.models for each in model.budgets]
         self.balances = await stores.ledger.balances(budgets, now_ms)
         self.spend = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
         self.audit = await stores.audit.read(limit=100_000)
+        self.log = [entry async for _, entry in stores.log.tail("", follow=False)]
         for line in self.spend:
             self.say(f"{line.key} of {line.tenant} paid {line.cost_nanousd} for {line.model}, {line.requests}")
-
-    def _look_away(self) -> None:
-        if self._watching is not None:
-            self._watching.close()
-            self._watching = None
 
 
 @contextlib.contextmanager
@@ -285,12 +296,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_parts(world: SeededWorld) -> Iterator[None]:
-    """Ids of decisions by the seed, and databases without threads."""
+    """Ids of decisions by the seed, and stores without threads and sockets."""
     numbers = itertools.count()
-    parts = {
-        ("router.gateway.deciding", "new_id"): lambda: f"dec-{world.seed:012x}{next(numbers):024x}",
-        ("router.stores.open", "Database"): world.database,
-    }
+    parts = {("router.gateway.deciding", "new_id"): lambda: f"dec-{world.seed:012x}{next(numbers):024x}"}
+    parts |= world.store.parts
     modules = {name: importlib.import_module(name) for name, _ in parts}  # at last, as mutants replace them
     before = {(name, what): getattr(modules[name], what) for name, what in parts}
     token = PROCESS.set(None)

@@ -276,7 +276,9 @@ class Remaining:
             quality, cost = np.concatenate([quality, recent[0]]), np.concatenate([cost, recent[1]])
             weights = np.concatenate([weights, np.full(len(recent[0]), seen.added / len(recent[0]))])
         missing = np.isnan(quality) | np.isnan(cost)
-        usual = np.nanmean(np.where(missing, np.nan, cost)) if not missing.all() else 1.0
+        theirs = ~missing.all(axis=1)  # the others went to arms that are not asked about
+        quality, cost, weights, missing = quality[theirs], cost[theirs], weights[theirs], missing[theirs]
+        usual = np.nanmean(np.where(missing, np.nan, cost)) if len(cost) else 1.0
         worth = np.where(missing, -np.inf, quality * chance_to_come(len(quality)))
         return worth, np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
 

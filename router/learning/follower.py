@@ -35,6 +35,7 @@ State = dict[str, NDArray[Any]]
 LOG = logging.getLogger("pointsman.learning")
 AGAIN = 1.25  # so many times the texts are awaited after a fit that came to nothing
 LOOK_AGAIN_S = 10.0
+AGAIN_S = 1.0  # after the store was away
 AT_ONCE = 32  # entries taken in between two turns of the loop: a millisecond or two
 
 
@@ -115,7 +116,16 @@ class Learning:
         return f"{self.position}+{self._fitted.get(name, 0)}{options}"
 
     async def run(self) -> None:
-        """Follow the log until cancelled, fitting and refitting beside it whenever enough was learned."""
+        """Follow the log until cancelled, fitting and refitting beside it whenever enough was learned. While the store
+        is away nothing is learned; it goes on from there."""
+        while True:
+            try:
+                return await self._run()
+            except StoreUnavailable as error:
+                LOG.warning("the outcome log cannot be followed, it is tried again in %g s: %s", AGAIN_S, error)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _run(self) -> None:
         taken = 0
         try:
             self._begin_what_is_due()

@@ -12,7 +12,7 @@ from policies.records import DecisionRecord, context_of, outcome_of
 from policies.registry import NAMES, build
 from policies.replay import BudgetGate
 from policies.simulation import FixedMemory, PolicyRun, QueryStream, answered, play
-from policies.types import BudgetState, Estimates, Float, History, LoggedContext, Outcome, StoredPolicy
+from policies.types import Arm, BudgetState, Estimates, Float, History, LoggedContext, Outcome, StoredPolicy
 from tests.policies.worlds import make_arms, make_context
 
 RNG = np.random.default_rng(5)
@@ -277,3 +277,20 @@ def test_each_of_many_tenants_fares_as_it_would_alone() -> None:
     together = earned(tuple(TENANTS))
     for name in TENANTS:
         assert together[name] >= 0.97 * earned((name,))[name]
+
+
+def test_queries_that_only_other_models_could_answer_spoil_no_price() -> None:
+    pacer = Remaining(lambda: None)
+    for second in range(300):
+        arms = ARMS[:1] if second % 2 else ARMS[1:2]  # pinned, or one of them was away
+        learn_from(pacer, arms, float(second))
+    for arms in (ARMS[:1], ARMS[1:2], ARMS[:2]):
+        estimates = Estimates(np.full(len(arms), 0.5), np.full(len(arms), 0.1), np.full(len(arms), 1e-5))
+        budget = BudgetState(remaining=1e-3, limit=2e-3, reset_s=1000.0, name="purse")
+        assert np.isfinite(pacer.prices(make_context(arms, now=300.0, purse=budget), estimates).purse)
+
+
+def learn_from(pacer: Remaining, arms: tuple[Arm, ...], second: float) -> None:
+    context = make_context(arms, now=second, purse=BudgetState(name="purse"))
+    expected = Estimates(np.full(len(arms), 0.5), np.full(len(arms), 0.1), np.full(len(arms), 1e-5))
+    pacer.learn(Outcome(context, arms[0].name, float("nan"), 1e-5, 1.0, 10, second, expected=expected))

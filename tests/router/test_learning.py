@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from router.types import Feedback
+from router.errors import StoreUnavailable
+from router.learning import follower
+from router.learning.follower import Learning
+from router.types import Feedback, LogEntry
 from tests.policies.worlds import make_record
 from tests.router.conftest import House, now_ms, open_house
 
@@ -130,3 +134,28 @@ async def test_vectors_of_another_embedder_in_the_log_are_passed_over(tmp_path: 
         await judged(house, await asked(house, "one"))
         await house.until(lambda: house.learning.learned == 1)
         assert len(house.learning.views.table) == len(house.learning.views.index) == 1
+
+
+async def test_learning_goes_on_after_the_store_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "AGAIN_S", 0.01)
+    async with open_house(tmp_path, policy="neighbours") as house:
+        found, log, is_away = asyncio.Event(), house.stores.log, [True]
+
+        async def tail(after: str, *, follow: bool = True) -> AsyncIterator[tuple[str, LogEntry]]:
+            async for each in log.tail(after, follow=follow):
+                yield each
+                if is_away.pop() if is_away else False:
+                    found.set()
+                    raise StoreUnavailable("nobody answers")
+
+        learning = Learning(_Tail(tail), house.learning.views, house.learning._workshop, arms=tuple, folder=None)  # type: ignore[arg-type]
+        running = asyncio.ensure_future(learning.run())
+        await judged(house, await asked(house, "before"))
+        await asyncio.wait_for(found.wait(), 10)
+        await house.until(lambda: learning.position == house.learning.position != "")
+        running.cancel()
+
+
+class _Tail:
+    def __init__(self, tail: object) -> None:
+        self.tail = tail

@@ -24,18 +24,24 @@ def test_no_world_breaks_a_promise(seed: int) -> None:
 
 
 def test_a_seed_gives_the_same_lines_each_time_and_another_seed_others(tmp_path: Path) -> None:
-    first, again, other = (SeededWorld(seed, tmp_path).run() for seed in (17, 17, 18))
-    assert first.lines == again.lines
-    assert first.digest == again.digest != other.digest
+    for seed in (17, 18, 19, 20):  # of either store
+        first, again, other = (SeededWorld(each, tmp_path).run() for each in (seed, seed, seed + 100))
+        assert first.lines == again.lines
+        assert first.digest == again.digest != other.digest
 
 
 def test_a_world_is_full_of_trouble(tmp_path: Path) -> None:
-    worlds = [SeededWorld(seed, tmp_path).run() for seed in range(40)]
+    worlds = [SeededWorld(seed, tmp_path).run() for seed in range(60)]
     ends = {(request.ended, request.status) for world in worlds for request in world.requests}
     assert {("answered", 200), ("answered", 429), ("answered", 502), ("reset", 0), ("reset", 200)} <= ends
     kinds = {entry.kind for world in worlds for entry in world.audit}
     assert {"hold.expired", "hold.released", "hold.over", "usage.estimated"} <= kinds
+    assert {"hold.restored", "hold.recovered", "clock.jumped", "clock.confirmed"} <= kinds
     assert any(world.lost_s for world in worlds)
+    assert {"lost", "stall", "cut", "clock"} <= {why for world in worlds for why in world.away}
+    assert {"recorded", "known", "Conflict", "NotFound"} <= {sent.told for world in worlds for sent in world.feedback}
+    assert any(gateway.learning._fitted for world in worlds for gateway in world.gateways.values())
+    assert any(len(world.versions) > 1 for world in worlds)
 
 
 def test_what_a_mutant_changes_is_still_there() -> None:
