@@ -1,6 +1,7 @@
 """The verbs: run worlds, replay one, and show that every mutant dies.
 
-A run says which seeds failed and how; `replay SEED` prints every line of one, which is the same each time.
+A run says which seeds failed and how; `replay SEED` prints every line of one, which is the same each time. With a
+journal a long run may be ended at any time: the next one goes on behind the last block of seeds of the same code.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.worlds.mutants import MUTANTS
 
 for library in ("OMP", "OPENBLAS", "MKL"):  # a world is one thread, and numpy is not imported yet
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 MEMORY = Path("/dev/shm")
 SHOWN = 5
+A_BLOCK = 500
 OF_A_MUTANT = 400  # worlds, until it must be dead
 
 
@@ -32,6 +36,7 @@ def main(arguments: list[str]) -> int:
     run.add_argument("seeds", help="A..B")
     run.add_argument("--processes", type=int, default=2)
     run.add_argument("--mutant", choices=MUTANTS)
+    run.add_argument("--journal", type=Path, help="a file of blocks that have been run")
     replay = verbs.add_parser("replay", help="one world, line by line")
     replay.add_argument("seed", type=int)
     verbs.add_parser("mutants", help="a table of mistakes and the first seed that notices each")
@@ -41,22 +46,64 @@ def main(arguments: list[str]) -> int:
     if asked.verb == "mutants":
         return _mutants()
     first, last = (int(each) for each in asked.seeds.split(".."))
-    return _hunt(asked.mutant, first, last) if asked.mutant else _run(first, last, asked.processes)
+    if asked.mutant:
+        return _hunt(asked.mutant, first, last)
+    if asked.journal:
+        return _resumed(asked.journal, range(first, last + 1), asked.processes)
+    block = _run(range(first, last + 1), asked.processes)
+    print(f"{block.worlds} worlds, {len(block.failed)} failed, {block.seconds:.0f} s, digest {block.digest}")
+    return _told(block.failed)
 
 
-def _run(first: int, last: int, processes: int) -> int:
+class Block(msgspec.Struct):
+    """Seeds that were run."""
+
+    commit: str
+    first: int
+    worlds: int
+    failed: list[int]
+    seconds: float
+    digest: str
+
+
+def _run(seeds: range, processes: int) -> Block:
     began, failed, digests = time.monotonic(), [], 0
     with ProcessPoolExecutor(processes) as pool:
-        for seed, digest, complaints in pool.map(judged, range(first, last + 1), chunksize=10):
+        for seed, digest, complaints in pool.map(judged, seeds, chunksize=10):
             digests ^= int(digest, 16)
             if complaints:
                 failed.append(seed)
                 print(f"seed {seed} ({digest}):", *complaints[:SHOWN], sep="\n  ", flush=True)
-    worlds = last - first + 1
-    print(f"{worlds} worlds, {len(failed)} failed, {time.monotonic() - began:.0f} s, digest {digests:016x}")
+    return Block(_commit(), seeds[0], len(seeds), failed, time.monotonic() - began, f"{digests:016x}")
+
+
+def _resumed(journal: Path, seeds: range, processes: int) -> int:
+    """Block after block, each written down when it has ended; prints the table for docs/money.md."""
+    blocks = msgspec.json.Decoder(Block).decode_lines(journal.read_bytes()) if journal.exists() else []
+    done = {block.first for block in blocks if block.commit == _commit()}
+    for first in seeds[::A_BLOCK]:
+        if first not in done:
+            blocks.append(_run(range(first, min(first + A_BLOCK, seeds[-1] + 1)), processes))
+            with journal.open("ab") as file:
+                file.write(msgspec.json.encode(blocks[-1]) + b"\n")
+    print("| code | worlds | failed | hours |\n|---|---|---|---|")
+    for commit in dict.fromkeys(block.commit for block in blocks):
+        own = [block for block in blocks if block.commit == commit]
+        failed = [seed for block in own for seed in block.failed]
+        shown = ", ".join(map(str, failed)) or "none"
+        print(f"| {commit} | {sum(b.worlds for b in own):,} | {shown} | {sum(b.seconds for b in own) / 3600:.1f} |")
+    return _told([seed for block in blocks for seed in block.failed])
+
+
+def _told(failed: list[int]) -> int:
     if failed:
         print(f"python -m benchmarks.worlds replay {failed[0]}")
     return int(bool(failed))
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def judged(seed: int) -> tuple[int, str, list[str]]:

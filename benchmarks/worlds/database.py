@@ -79,7 +79,6 @@ class SqliteWorldStore:
     """The file of a world, and each process's way to it."""
 
     kind = "sqlite"
-    loses_nothing = False  # a power cut may take what was confirmed
 
     def __init__(self, world: SeededWorld) -> None:
         self._world = world

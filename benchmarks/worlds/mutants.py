@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from router.stores.redis import connection
 
 ACCOUNTING = "router.stores.sqlite.accounting"
 LEDGER = "router.stores.sqlite.ledger"
 SERVING = "router.gateway.serving"
+REDIS = "router.stores.redis.ledger"
+SCRIPTS = "router.stores.redis.connection"  # reads those in the folder lua beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +30,34 @@ class Mutant:
     old: str
     new: str
 
-    def plant(self) -> None:
-        """Import the module with the mistake in it; before anybody else does. Raises: LookupError."""
-        spec = importlib.util.find_spec(self.module)
+    def path(self) -> Path:
+        """Of the source. Raises: LookupError."""
+        is_script = self.module.endswith(".lua")
+        spec = importlib.util.find_spec(SCRIPTS if is_script else self.module)
         if spec is None or spec.origin is None:
             raise LookupError(f"there is no module {self.module}")
-        source = Path(spec.origin).read_text()
+        return Path(spec.origin).with_name("lua") / self.module if is_script else Path(spec.origin)
+
+    def changed(self) -> str:
+        """The source with the mistake in it. Raises: LookupError where it is another one by now."""
+        source = self.path().read_text()
         if source.count(self.old) != 1:
             raise LookupError(f"{self.module} has {source.count(self.old)} times {self.old!r}: {self.what}")
+        return source.replace(self.old, self.new)
+
+    def plant(self) -> None:
+        """Import the module with the mistake in it; before anybody else does. Raises: LookupError."""
+        source, path = self.changed(), str(self.path())
+        if self.module.endswith(".lua"):
+            text = self.path().read_text()
+            right: Callable[[str], str] = connection.script
+            connection.script = lambda name: right(name).replace(text, source)
+            return
+        spec = importlib.util.find_spec(self.module)
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[self.module] = module
-        exec(compile(source.replace(self.old, self.new), spec.origin, "exec"), module.__dict__)
+        exec(compile(source, path, "exec"), module.__dict__)
         parent, _, name = self.module.rpartition(".")
         setattr(sys.modules[parent], name, module)
 
@@ -115,5 +137,52 @@ MUTANTS = {
         "backends.sse",
         "cut = 0 if end < 0 else end + 2",
         "cut = len(data) if end < 0 else end + 2",
+    ),
+    "lua-held": Mutant(
+        "in Redis what is held makes no difference",
+        "reserve.lua",
+        "MOST) - c.sum - c.held\n    used",
+        "MOST) - c.sum\n    used",
+    ),
+    "lua-kept": Mutant(
+        "in Redis a hold is not given back", "prelude.lua", "if carried then hold(c, -h.amount) end", ""
+    ),
+    "lua-free": Mutant(
+        "in Redis what was sent is free when its lease ends",
+        "prelude.lua",
+        "local e = {cost = (h.sent or unknown)",
+        "local e = {cost = (unknown)",
+    ),
+    "lua-twice": Mutant("in Redis who settles twice pays twice", "settle.lua", "if ended == 's' then return 0 end", ""),
+    "lua-late": Mutant(
+        "in Redis a late settlement is charged on top",
+        "settle.lua",
+        "if e.cost > charged then add(c, c.slot, e.cost - charged)",
+        "if e.cost > 0 then add(c, c.slot, e.cost)",
+    ),
+    "lua-marked": Mutant("in Redis a mark says nothing", "mark.lua", "redis.call('HSET', key, 'sent', '1')", ""),
+    "unrepeated": Mutant(
+        "settlements are not repeated to a Redis that lost them",
+        REDIS,
+        "                await self._settling.repeat_lost(replication)\n",
+        "",
+    ),
+    "orphaned": Mutant(
+        "what a killed gateway owed is not taken over", REDIS, "            await self._settling.take_over()\n", ""
+    ),
+    "unwaited": Mutant(
+        "what waits for Redis is not settled", REDIS, "            await self._settling.settle_waiting()\n", ""
+    ),
+    "anybodys": Mutant(
+        "feedback may judge any tenant's decision",
+        "router.stores.sqlite.log",
+        "if first is not None and first.tenant == tenant else None",
+        "if first is not None else None",
+    ),
+    "unfollowed": Mutant(
+        "learning ends when the store was away",
+        "router.learning.follower",
+        "            except StoreUnavailable as error:\n",
+        "            except ZeroDivisionError as error:\n",
     ),
 }

@@ -51,13 +51,13 @@ class RedisWorldStore:
     """The server and each process's way to it."""
 
     kind = "redis"
-    loses_nothing = True  # gateways and their hosts' disks say again what a server has lost
 
     def __init__(self, world: SeededWorld) -> None:
         self._world = world
         self.server = ModelRedis(lambda: int((BEGINNING_S + world.loop.time()) * 1e6), executed=self._executed)
         self.network = RedisNetwork(self.server, world.loop)
         self._outboxes: dict[str, HostOutbox] = {}  # by process
+        self.has_disks = world.chance.random() < 0.7  # else what a gateway owes dies with it
         self._secrets = SeededSecrets()
 
     @property
@@ -65,7 +65,8 @@ class RedisWorldStore:
         """As the settings name it, for the host of the process that asks."""
         process = PROCESS.get()
         host = process.host if process else ""
-        return f"redis://model?outbox={self._world.folder / f'owed-{host}'}"
+        folder = f"?outbox={self._world.folder / f'owed-{host}'}"
+        return f"redis://model{folder if self.has_disks else ''}"
 
     @property
     def parts(self) -> dict[tuple[str, str], Any]:

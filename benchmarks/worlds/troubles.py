@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,16 +51,16 @@ def _of_the_machine(world: SeededWorld) -> list[Trouble]:
 
 
 def _of_redis(world: SeededWorld, store: RedisWorldStore) -> list[Trouble]:
-    """One that loses something at most: what a second loss does to what the first has left is not promised."""
+    """Two losses at once are not promised to be survived, nor one where gateways keep nothing on their disks."""
     chance = world.chance
-    ways = (
+    ways: tuple[Callable[[float], Trouble], ...] = (
         lambda at_s: lose(world, store, at_s, lost_s=chance.random()),
         lambda at_s: promote(world, store, at_s, behind_s=chance.uniform(0.5, 6.0)),
         lambda at_s: stall(world, store, at_s, for_s=chance.choice((0.5, 3.0, 30.0))),
         lambda at_s: cut(world, store, at_s, for_s=chance.choice((0.3, 2.5, 8.0))),
     )
-    count = chance.choice((0, 1, 1))
-    return [chance.choice(ways)(_when(chance)) for _ in range(count)]
+    some = ways if store.has_disks else ways[2:]
+    return [chance.choice(some)(_when(chance)) for _ in range(chance.choice((0, 1, 1)))]
 
 
 async def kill(world: SeededWorld, name: str, *, at_s: float, steps: int) -> None:

@@ -18,6 +18,7 @@ from router.stores.limits import Gauge, gauges_of
 from router.types import DecisionRecord, Feedback, Model, NanoUsd, Offer, SettlementRecord
 
 ALLOWED = frozenset({200, 429, 502, 503, 504})
+NEVER = frozenset({"settlement.refused", "counter.full", "spend.full", "hold.unreadable"})
 TOLERATED_S = 4.9  # between a gateway's clock and Redis's
 CLOCKS_S = 1.5  # how far two clocks may differ, and a transaction take
 
@@ -35,6 +36,7 @@ class WorldVerdict:
     def complaints(self) -> list[str]:
         """Everything that is wrong."""
         found = [f"{b.budget.scope} holds {b.held} at the end" for b in self.world.balances if b.held]
+        found += [f"audit: {each.kind} of {each.subject}" for each in self.world.audit if each.kind in NEVER]
         found += [*self._unbalanced(), *self._overspent(), *self._over()]
         for request in self.world.requests:
             found += [f"{request.nonce}: {what}" for what in self._of(request)]

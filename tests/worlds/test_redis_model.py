@@ -1,4 +1,4 @@
-"""The Redis of the worlds answers as a real one: the same history gives the same answers, and is explained by the model."""
+"""The Redis of the worlds answers as a real one does: one history, the same answers, and the model explains them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import subprocess
 import sys
 import time
@@ -16,15 +15,17 @@ from benchmarks.worlds.loop import Process, VirtualLoop, close_quietly
 from benchmarks.worlds.mutants import MUTANTS
 from benchmarks.worlds.world import SeededWorld
 
+pytestmark = pytest.mark.real_time
 
-@pytest.mark.parametrize("seed", range(9001, 9031))
+
+@pytest.mark.parametrize("seed", range(9001, 9021))
 def test_no_world_breaks_a_promise(seed: int) -> None:
     _, _, complaints = judged(seed)
     assert complaints == []
 
 
 def test_a_seed_gives_the_same_lines_each_time_and_another_seed_others(tmp_path: Path) -> None:
-    for seed in (17, 18, 19, 20):  # of either store
+    for seed in (18, 19):  # of either store
         first, again, other = (SeededWorld(each, tmp_path).run() for each in (seed, seed, seed + 100))
         assert first.lines == again.lines
         assert first.digest == again.digest != other.digest
@@ -46,16 +47,13 @@ def test_a_world_is_full_of_trouble(tmp_path: Path) -> None:
 
 def test_what_a_mutant_changes_is_still_there() -> None:
     for mutant in MUTANTS.values():
-        spec = importlib.util.find_spec(mutant.module)
-        assert spec is not None
-        assert spec.origin is not None
-        assert Path(spec.origin).read_text().count(mutant.old) == 1, mutant.what
+        assert mutant.changed() != mutant.path().read_text(), mutant.what
     assert len(MUTANTS) >= 10
 
 
-@pytest.mark.parametrize("name", ["held", "kept", "unreleased"])
+@pytest.mark.parametrize("name", ["held", "lua-kept"])
 def test_a_mistake_in_the_money_is_noticed(name: str) -> None:
-    command = [sys.executable, "-m", "benchmarks.worlds", "run", "1..20", "--mutant", name]
+    command = [sys.executable, "-m", "benchmarks.worlds", "run", "1..40", "--mutant", name]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 1, found.stderr
     assert "\t" in found.stdout
