@@ -72,5 +72,5 @@ def seen_by(views: Views, arms: Sequence[Arm]) -> str:
     for name, values in sorted(views.trust.state().items()):
         found.update(name.encode() + (repr(values.tolist()).encode()))
     for owner, name, each in views.open.items():
-        found.update(f"{owner} {name} {each.row} {each.judged_by_user} {each.cost}".encode())
+        found.update(f"{owner} {name} {each.row} {each.taught} {each.cost}".encode())
     return found.hexdigest()[:12]
