@@ -69,18 +69,23 @@ class Runtime:
     clock: Callable[[], float]
     version: str
     unpriced: str = ""  # why what the engines list was last not taken in
+    unready: str = ""  # why it was not ready when last asked
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
 
     async def missing(self) -> dict[str, str]:
-        """What keeps the gateway from serving, by part; empty when it is ready."""
-        missing = {}
+        """What keeps the gateway from serving, by part, in a word; empty when it is ready. The log says why: whoever
+        asks need not have a key, and may not learn where stores and engines are."""
+        missing, why = {}, ""
         try:
             await self.stores.ledger.balances([], now_ms())
         except PointsmanError as error:
-            missing["store"] = error.message
+            missing["store"], why = "unavailable", error.message
         down = self.fleet.down()
         if len(down) == len(self.fleet.backends):
-            missing["backends"] = f"none answers: {', '.join(sorted(down))}"
+            missing["backends"], why = "none answers", f"{why} none answers of {', '.join(sorted(down))}"
+        if why != self.unready:
+            self.unready = why
+            LOG.warning("the gateway is %s", f"not ready: {why}" if why else "ready again")
         return missing
 
 

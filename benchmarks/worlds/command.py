@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     return _told(block.failed)
 
 
-class Block(msgspec.Struct):
+class SeedBlock(msgspec.Struct):
     """Seeds that were run."""
 
     commit: str
@@ -66,7 +66,7 @@ class Block(msgspec.Struct):
     digest: str
 
 
-def _run(seeds: range, processes: int) -> Block:
+def _run(seeds: range, processes: int) -> SeedBlock:
     began, failed, digests = time.monotonic(), [], 0
     with ProcessPoolExecutor(processes) as pool:
         for seed, digest, complaints in pool.map(judged, seeds, chunksize=10):
@@ -74,12 +74,12 @@ def _run(seeds: range, processes: int) -> Block:
             if complaints:
                 failed.append(seed)
                 print(f"seed {seed} ({digest}):", *complaints[:SHOWN], sep="\n  ", flush=True)
-    return Block(_commit(), seeds[0], len(seeds), failed, time.monotonic() - began, f"{digests:016x}")
+    return SeedBlock(_commit(), seeds[0], len(seeds), failed, time.monotonic() - began, f"{digests:016x}")
 
 
 def _resumed(journal: Path, seeds: range, processes: int) -> int:
-    """Block after block, each written down when it has ended; prints the table for docs/money.md."""
-    blocks = msgspec.json.Decoder(Block).decode_lines(journal.read_bytes()) if journal.exists() else []
+    """SeedBlock after block, each written down when it has ended; prints the table for docs/money.md."""
+    blocks = msgspec.json.Decoder(SeedBlock).decode_lines(journal.read_bytes()) if journal.exists() else []
     done = {block.first for block in blocks if block.commit == _commit()}
     for first in seeds[::A_BLOCK]:
         if first not in done:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -12,9 +14,10 @@ import yaml
 from backends.embedders.cache import CachedEmbedder
 from benchmarks.settings import full_settings
 from router.catalogue.factories import build_embedder
+from router.errors import StoreUnavailable
 from router.settings import load
 from router.stores.open import open_stores
-from router.wiring import _running
+from router.wiring import Runtime, _running
 
 pytestmark = pytest.mark.anyio
 
@@ -48,3 +51,18 @@ async def test_the_embedder_stands_behind_its_cache_from_the_first_text_on(tmp_p
     assert isinstance(embedder, CachedEmbedder)
     assert len(embedder) == 1
     assert (first == again).all()
+
+
+async def test_whoever_asks_whether_it_is_ready_learns_no_address(caplog: pytest.LogCaptureFixture) -> None:
+    async def lost(*_: object) -> None:
+        raise StoreUnavailable("Redis is away: Error 111 connecting to 10.1.2.3:6379")
+
+    runtime = cast(Any, object.__new__(Runtime))
+    runtime.fleet = SimpleNamespace(down=lambda: {"engine.internal"}, backends={"engine.internal": None})
+    runtime.stores, runtime.unready = SimpleNamespace(ledger=SimpleNamespace(balances=lost)), ""
+    for _ in range(3):
+        assert await runtime.missing() == {"store": "unavailable", "backends": "none answers"}
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "10.1.2.3:6379" in said[0]
+    assert "engine.internal" in said[0]
