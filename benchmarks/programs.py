@@ -35,7 +35,6 @@ MODELS = ("small@4bit", "medium@4bit", "large@4bit")
 REFERENCE = "large@4bit"
 PROGRAMS: Mapping[str, Mapping[str, Any]] = {
     "sure": {"kind": "escalate", "of": ["medium@4bit", "large@4bit"]},
-    "surer": {"kind": "escalate", "of": ["small@4bit", "medium@4bit", "large@4bit"]},
     "vote3": {"kind": "vote", "of": "medium@4bit", "n": 3},
     "vote5": {"kind": "vote", "of": "medium@4bit", "n": 5},
     "best4": {"kind": "best_of", "of": "medium@4bit", "n": 4},
@@ -89,6 +88,9 @@ def gateway(*, preference: float) -> Iterator[str]:
         try:
             asyncio.run(child.listening())
             yield f"http://127.0.0.1:{port}"
+        except OSError:
+            print((folder / "log").read_text()[-3000:], file=sys.stderr)
+            raise
         finally:
             child.kill()
 

@@ -32,6 +32,7 @@ from router.gateway.looks import ASKED, noted, reads, wants_logprobs
 from router.gateway.metering import Bill
 from router.gateway.observing import Observer
 from router.gateway.offers import Offers
+from router.gateway.run_eagerly import to_its_end
 from router.gateway.translation import for_another_model, refusal, upstream_failed
 from router.gateway.types import (
     Attempt,
@@ -194,11 +195,8 @@ class Gateway:
             await self._remember(attempt)
             attempt.stages.mark("remember")
             reply = await self._send(attempt)
-        except BackendError:
-            await self._release(attempt)
-            raise
         except BaseException:
-            await asyncio.shield(self._release(attempt))
+            await to_its_end(self._release(attempt))
             raise
         attempt.stages.mark_answer(reply.report.engine_s)
         if not isinstance(reply, Whole):
@@ -212,7 +210,7 @@ class Gateway:
         try:
             await self._ledger.mark(attempt.hold)
         except BaseException:
-            await asyncio.shield(self._drop(attempt, reply))
+            await to_its_end(self._drop(attempt, reply))
             raise
 
     async def _drop(self, attempt: Attempt, reply: Stream) -> None:

@@ -9,7 +9,18 @@ from router.settings.document import Settings
 from router.settings.sections import ModelSection
 
 _NAMES = ("model_map", "unknown_model", "fallbacks", "context_fallbacks", "model_budgets")
-LIVE = ("models", "admission", "default_price", "preference", "aliases", "tenants", "learning", "backends", *_NAMES)
+LIVE = (
+    "models",
+    "admission",
+    "default_price",
+    "preference",
+    "aliases",
+    "tenants",
+    "learning",
+    "backends",
+    "programs",
+    *_NAMES,
+)
 """Taken up while running: new backends are opened, those no model needs any more are closed once drained."""
 
 

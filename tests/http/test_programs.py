@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -15,7 +16,7 @@ import pytest
 
 from backends.scripted import Line
 from benchmarks.scripted_server import ScriptedServer
-from tests.http.conftest import Running
+from tests.http.conftest import Running, engine, serving, settings_for, until
 from tests.http.module import candidates, gateway_over
 from tests.http.test_sdks import CALL, TOOL, made_key
 
@@ -44,6 +45,11 @@ def script(model: str, body: Mapping[str, Any]) -> Line:
         called = {**CALL, "index": 0} if body.get("stream") else CALL
         return Line(text="", finish_reason="tool_calls", message={"tool_calls": [called]})
     return Line(text="It is sunny.")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +199,21 @@ def test_feedback_judges_a_run_as_a_whole(gateway: Running, key: str) -> None:
     )
     judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": 1.0}
     assert httpx.post(f"{gateway.url}/v1/feedback", json=judged, headers=headers).json()["recorded"]
+
+
+@pytest.mark.anyio
+async def test_programs_come_and_change_while_the_gateway_runs(tmp_path: Path) -> None:
+    async with engine(text="It is sunny.") as said:
+        settings = settings_for(tmp_path, {"small": said, "large": said})
+        async with serving(tmp_path, settings) as running, running.client() as client:
+            body = {"model": "pair", "messages": asked("pair")}
+            assert (await client.post("/v1/chat/completions", json=body)).status_code == 404
+            running.rewrite({**settings, "programs": {"pair": {"kind": "escalate", "of": ["small", "large"]}}})
+
+            async def is_there() -> bool:
+                return (await client.post("/v1/chat/completions", json=body)).status_code == 200
+
+            await until(is_there)
+            running.rewrite({**settings, "programs": {"pair": {"kind": "vote", "of": "nobody"}}})
+            await until(lambda: "programs.pair.of" in running.log.read_text())
+            assert await is_there()

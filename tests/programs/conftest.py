@@ -40,7 +40,7 @@ async def programs_in(
     folder: Path, programs: Mapping[str, Any], *, lines: dict[str, Line] | None = None, **models: Model
 ) -> AsyncIterator[House]:
     """A house whose gateway offers programs, and whose principal has a hard budget."""
-    async with open_house(folder, lines=lines, **models) as house:
+    async with open_house(folder, lines=lines, **models) as house:  # type: ignore[arg-type]  # all others have defaults
         with_programs(house, programs)
         house.principal = Principal("k_1", "acme", budgets=(DAY,))
         yield house
