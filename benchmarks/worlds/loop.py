@@ -48,7 +48,7 @@ class _NoSockets(selectors.BaseSelector):
     """Waiting is moving the clock."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.now_s, self.ends_s = 0.0, float("inf")
         self._map: dict[Any, selectors.SelectorKey] = {}
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -62,6 +62,8 @@ class _NoSockets(selectors.BaseSelector):
         if timeout is None:
             raise RuntimeError("everybody waits for somebody else")
         self.now_s += max(0.0, timeout)
+        if self.now_s > self.ends_s:
+            raise RuntimeError(f"it is {self.now_s:.0f} s, and somebody still waits")
         return []
 
     def get_map(self) -> Any:
@@ -80,6 +82,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now_s
+
+    def must_end(self, after_s: float) -> None:
+        """Who waits longer waits for somebody who is dead."""
+        self._clock.ends_s = after_s
 
     def wall_s(self) -> float:
         """Seconds since 1970 by the clock of the process that asks."""

@@ -31,6 +31,7 @@ from router.types import Balance, Budget, LogEntry, Model, NanoUsd, Price, Princ
 
 TTL_S, LONGEST_S = 5.0, 60.0
 PATIENCE_S = 90.0  # of a client
+ENDS_S = 3600.0
 SMALL, LARGE = 100_000_000, 1_000_000_000  # nano-USD per million tokens
 USUAL = 500 * SMALL // 1_000_000  # about what a request holds on the small model
 Terms = tuple[Budget | RateLimit, ...]
@@ -52,6 +53,7 @@ class SeededWorld:
         self.chance = random.Random(seed)
         self.folder = fresh_folder(base, seed)
         self.loop = VirtualLoop()
+        self.loop.must_end(ENDS_S)
         self.lines: list[str] = []
         self.usage: list[UsedAfter] = []
         self.processes: list[Process] = []
@@ -245,9 +247,8 @@ class SeededWorld:
             gateway = self.gateways[self.chance.choice(living)]
             sent = SentFeedback(request.nonce, request.decision_id, judge, request.tenant, score, self.loop.time())
             self.feedback.append(sent)
-            with contextlib.suppress(TimeoutError):  # of a gateway that dies nobody hears
-                async with asyncio.timeout(PATIENCE_S):
-                    await self.loop.spawn(gateway.process, sent.send(gateway.stores, self.now_ms()))
+            sending = self.loop.spawn(gateway.process, sent.send(gateway.stores, self.now_ms()))
+            await asyncio.wait([sending], timeout=PATIENCE_S)  # what the dead do never ends, not even by cancelling
             self.say(f"{judge} says {score} of {request.nonce}: {sent.told}")
 
     # the end
