@@ -1,7 +1,8 @@
 """map_reduce: every part of a long input is asked about alone, and a last step puts the answers together.
 
-The longest message is the input; a short paragraph or line at its end, or its beginning, is what is asked of it, and
-goes with every part, as all other messages do. What cannot be split so that it fits is refused before anything is sent.
+The user's longest message is the input; a short paragraph or line at its end, or its beginning, is what is asked of it,
+and goes with every part, as all other messages do. What cannot be split so that it fits is refused before anything is
+sent.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ class MapReduce:
         """(all other messages, the parts, what is asked). Raises: InvalidRequest where the rest leaves no room."""
         messages = messages_of(request)
         size = self._size(run.attempt.call.needs)
-        at = max(range(len(messages)), key=lambda i: len(text_of(messages[i])))
+        at = max(range(len(messages)), key=lambda i: (messages[i].get("role") == "user", len(text_of(messages[i]))))
+        if run.attempt.call.needs.images:
+            raise InvalidRequest("a long input with images cannot be split", param="messages", code="cannot_split")
         text, question = question_of(text_of(messages[at]))
         frame = messages[:at] + messages[at + 1 :]
         beside = len(msgspec.json.encode(frame)) + len(question.encode(errors="replace"))

@@ -58,6 +58,8 @@ class Refine:
         steps, fields, messages = run.plan.steps, fields_of(request), messages_of(request)
         told = await run.ask(steps[0], fields, request)
         for i in range(self.rounds):
+            if told.choice["message"].get("tool_calls"):
+                return told.reply  # the client has to run them first
             draft = {"role": "assistant", "content": _cut(said(told.choice), self._draft_bytes)}
             review = {
                 "messages": [*messages, draft, {"role": "user", "content": CRITIC}],

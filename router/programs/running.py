@@ -70,6 +70,11 @@ class Run:
         self._notes: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     @property
+    def name(self) -> str:
+        """By which the client knows it: of a program within a program, the outer one's."""
+        return self.attempt.answers_as or self.attempt.model.name
+
+    @property
     def left(self) -> NanoUsd:
         """Of the hold: less what ended steps cost, and the worst that those under way can."""
         spent = sum([spend.cost for spend in self._ended]) + sum([worst for _, worst, _ in self._begun.values()])
@@ -99,8 +104,8 @@ class Run:
             reply = await self._go(self, request)
             if not isinstance(reply, Whole):
                 raise Failed("ended in a stream where a plain answer was asked for", backend=name)
-            return renamed(reply, name, self.bill().spend)
-        except (NoCandidate, UpstreamFailed) as error:
+            return renamed(reply, self.name, self.bill().spend)
+        except (NoCandidate, UpstreamFailed, RequestRejected) as error:
             if self.attempt.call.needs.pinned is not None:
                 raise
             raise Failed(error.message, backend=name) from error  # another arm may do it
@@ -162,7 +167,7 @@ class Run:
             decision.record = replace(decision.record, metadata=self._marks(step))
             hold = self._hold_of(decision.model, call)
             told = self._begin(self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
-            told.attempt.answers_as = self.attempt.model.name
+            told.attempt.answers_as = self.name
             try:
                 told.reply = await self.gateway.open_step(told.attempt)
             except BaseException as error:
@@ -340,7 +345,7 @@ class ProgramStream:
 
     async def _relayed(self, reply: Whole | Stream) -> AsyncIterator[bytes]:
         if isinstance(reply, Whole):
-            answer = renamed(reply, self._run.attempt.model.name, self._run.bill().spend)
+            answer = renamed(reply, self._run.name, self._run.bill().spend)
             for event in events_of(answer, wants_usage=self._wants_usage):
                 yield event
             return

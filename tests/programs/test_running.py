@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 
 from backends.scripted import Line
-from router.errors import UpstreamFailed
-from router.types import DecisionRecord, SettlementRecord
+from router.errors import BudgetExceeded, InvalidRequest, UpstreamFailed
+from router.types import Budget, DecisionRecord, NanoUsd, Principal, SettlementRecord
 from tests.programs.conftest import DAY, programs_in
-from tests.router.conftest import House
+from tests.router.conftest import House, model
 
 pytestmark = pytest.mark.anyio
 VOTE = {"vote5": {"kind": "vote", "of": "small", "n": 5}}
@@ -137,3 +138,58 @@ async def test_who_hangs_up_during_a_program_leaves_no_hold(tmp_path: Path) -> N
         await answer.close()
         spent, held = await house.spent(DAY)
         assert (spent > 0, held) == (True, 0)
+
+
+async def test_a_budget_on_one_model_bounds_every_program_that_may_ask_it(tmp_path: Path) -> None:
+    programs = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}, **VOTE}
+    async with programs_in(tmp_path, {**programs, "deep": {"kind": "vote", "of": "draft", "n": 1}}) as house:
+        house.principal = Principal("k_1", "acme", budgets=(Budget("tenant:acme|model:large", NanoUsd(1000), 86_400),))
+        for name in ("draft", "deep"):
+            with pytest.raises(BudgetExceeded):
+                await house.read("Write.", model=name)
+        await house.read("What is 4 + 4?", model="vote5")
+
+
+async def test_local_requests_reach_no_remote_arm_through_a_program(tmp_path: Path) -> None:
+    draft = {"kind": "refine", "draft": "small", "critic": "large"}
+    program = {"best3": {"kind": "best_of", "of": "auto", "n": 3}, "draft": draft}
+    far = model("large", 10**9, local=False)
+    async with programs_in(tmp_path, program, small=model("small", 10**8), large=far) as house:
+        house.principal = Principal("k_1", "acme", local_only=True, budgets=(DAY,))
+        await house.read("What is 4 + 4?", model="best3")
+        with pytest.raises(InvalidRequest, match="must stay local"):
+            await house.read("What is 4 + 4?", model="draft")
+        assert not house.scripts["large"].sent
+
+
+async def test_a_drawn_program_that_cannot_take_the_request_gives_way_to_another_arm(tmp_path: Path) -> None:
+    program = {"digest": {"kind": "map_reduce", "map": "small", "reduce": "small", "part_tokens": 16}}
+    small = model("small", 10**7, context_tokens=1024, max_output_tokens=128)
+    large = model("large", 10**10, context_tokens=60_000)
+    async with programs_in(tmp_path, program, small=small, large=large) as house:
+        long = [{"role": "system", "content": "Rule. " * 400}, {"role": "user", "content": "word " * 1200}]
+        answer, _ = await house.read(messages=long)
+        assert answer.attempt.model.name == "large"
+        assert await house.spent(DAY) == (answer.total, 0)
+
+
+async def test_a_program_within_a_program_answers_by_the_outer_name(tmp_path: Path) -> None:
+    programs = {**VOTE, "draft": {"kind": "refine", "draft": "vote5", "critic": "large"}}
+    async with programs_in(tmp_path, programs, lines={"large": Line(text="longer")}) as house:
+        for stream in (False, True):
+            answer, body = await house.read("Write.", model="draft", stream=stream)
+            names = {json.loads(part)["model"] for part in re.findall(rb"\{.*\}", body)}
+            assert names == {"draft"}
+            assert await house.spent(DAY) == (answer.total * (2 if stream else 1), 0)
+
+
+async def test_a_draft_that_calls_a_tool_is_the_answer(tmp_path: Path) -> None:
+    program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    line = Line(text="", finish_reason="tool_calls", message={"tool_calls": [call]})
+    able = model("small", 10**8, capabilities=frozenset({"chat", "tools"}))
+    async with programs_in(tmp_path, program, lines={"small": line}, small=able, large=model("large", 10**9)) as house:
+        _, body = await house.read("How is the weather?", model="draft", tools=[tool])
+        assert json.loads(body)["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
+        assert not house.scripts["large"].sent
