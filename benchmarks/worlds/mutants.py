@@ -105,8 +105,8 @@ MUTANTS = {
     "unreleased": Mutant(
         "a hold stays when its engine fails",
         SERVING,
-        "        except BackendError:\n            await self._release(attempt)\n",
-        "        except BackendError:\n",
+        "            await to_its_end(self._release(attempt))\n            raise\n        attempt.stages.mark_answer",
+        "            raise\n        attempt.stages.mark_answer",
     ),
     "unsettled": Mutant(
         "who hangs up is not charged",

@@ -11,7 +11,6 @@ from router.gateway.types import Call
 
 _BEGINNINGS = ("messages", "input", "prompt")  # the first that a request has
 _SYSTEM = ("system", "instructions", "tools")
-_decode = msgspec.json.decode
 
 
 def session_of(tenant: str, call: Call) -> str | None:
@@ -21,8 +20,16 @@ def session_of(tenant: str, call: Call) -> str | None:
     return None if begun is None else blake2b(f"{tenant}\0{begun}".encode(), digest_size=8).hexdigest()
 
 
+def _decode(raw: msgspec.Raw) -> Any:
+    """None where a decoder cannot follow: such a request belongs to no conversation that is known."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _text(call: Call, field: str) -> str | None:
-    found = _decode(call.fields[field]) if field in call.fields else None
+    found: Any = _decode(call.fields[field]) if field in call.fields else None
     return found if isinstance(found, str) and found else None
 
 
@@ -38,6 +45,8 @@ def _beginning(call: Call) -> str | None:
     if field is None:
         return None
     said: Any = _decode(call.fields[field])
+    if said is None:
+        return None
     if isinstance(said, list):
         users = (i for i, each in enumerate(said) if isinstance(each, dict) and each.get("role") == "user")
         said = said[: next(users, len(said) - 1) + 1]

@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from backends.whole import decoded
 from policies.records import SAYS_NOTHING
 from policies.signature import chat_signature
 from router.errors import RequestRejected, StoreUnavailable
@@ -104,7 +104,10 @@ class Observer:
         if grades:
             yield min(grades, key=lambda grade: grade.score)
         if has_schema(attempt.call) and shown.choice:
-            request = {key: msgspec.json.decode(raw) for key, raw in attempt.call.fields.items()}
+            try:
+                request = {key: decoded(bytes(raw)) for key, raw in attempt.call.fields.items()}
+            except (ValueError, RecursionError):  # numbers and brackets that only a generous engine reads
+                return
             grade = grade_chat(request, shown.choice)
             if grade is not None:
                 yield grade

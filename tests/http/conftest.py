@@ -20,7 +20,7 @@ import yaml
 
 from backends.scripted import Line, always
 from benchmarks.scripted_server import ScriptedServer
-from policies.records import LogEntry
+from policies.records import LogEntry, SettlementRecord
 from router.stores.open import open_stores
 
 
@@ -127,11 +127,12 @@ async def logged(folder: Path) -> AsyncIterator[tuple[str, LogEntry]]:
             yield position, entry
 
 
-async def followed(client: httpx.AsyncClient, folder: Path) -> bool:
-    """Whether the gateway knows all that is logged: the last answer's cost comes a moment after the answer."""
-    last = [position async for position, _ in logged(folder)][-1]
+async def followed(client: httpx.AsyncClient, folder: Path, *, answers: int) -> bool:
+    """Whether it knows what so many answers cost: that is logged a moment after an answer, and followed later."""
+    entries = [found async for found in logged(folder)]
+    settled = sum(isinstance(entry, SettlementRecord) for _, entry in entries)
     version = (await client.post("/v1/route", json=chat("zyx wvu"))).json()["policy_version"]
-    return bool(version.startswith(f"{last}+"))
+    return settled >= answers and bool(version.startswith(f"{entries[-1][0]}+"))
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class Cache:
         usage = {
             "prompt_tokens": len(runs[-1]) // 4,
             "completion_tokens": 10,
+            "total_tokens": len(runs[-1]) // 4 + 10,
             "prompt_tokens_details": {"cached_tokens": found // 4},
         }
         return Line(text="It is done, all of it.", usage=usage)
@@ -81,7 +82,7 @@ async def test_a_conversation_stays_where_its_cache_makes_it_cheaper_and_a_new_o
             fresh = await route(client, "something else", 1)
             assert fresh["model"] == "plain"
             assert await converse(client, "auto", "something else", 3) == ["plain"] * 3  # a switch would not pay
-            await until(lambda: followed(client, tmp_path))
+            await until(lambda: followed(client, tmp_path, answers=5 * 6 + 3))
             shown = await route(client, "the matter", 7)
         async with serving(tmp_path, settings) as gateway, gateway.client() as client:
             again = await route(client, "the matter", 7)

@@ -47,12 +47,15 @@ async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(t
             await until(lambda: has(client, "late"))
             await judge(client, "late", 140, first=100)
 
+            more_asked = []
+
             async def refitted() -> bool:
+                more_asked.append("anything")
                 await client.post("/v1/chat/completions", json=chat("anything"))
                 return "+200" in await last_version(tmp_path)
 
             await until(refitted)
-            await until(lambda: followed(client, tmp_path))
+            await until(lambda: followed(client, tmp_path, answers=30 * 2 + 140 + len(more_asked)))
             known = await candidates(client)
             assert known["late"]["quality"] > 0.85 > known["large"]["quality"]
         settings = settings_for(tmp_path, engines | {"late": late}, **more)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 USAGE = {
     "prompt_tokens": 2006,
     "completion_tokens": 300,
+    "total_tokens": 2306,
     "prompt_tokens_details": {"cached_tokens": 1920},
     "completion_tokens_details": {"reasoning_tokens": 280},
 }

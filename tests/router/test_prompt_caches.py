@@ -141,3 +141,9 @@ def test_a_client_that_names_its_conversation_is_believed(named: dict[str, Any])
 )
 def test_odd_bodies_are_no_error(odd: dict[str, Any]) -> None:
     session_of("acme", call(**odd))
+
+
+@pytest.mark.parametrize("body", [b'[{"role": "user", "content": 1e999}]', b'["\xff"]', b"[" * 10_000 + b"]" * 10_000])
+def test_a_body_that_no_decoder_can_follow_belongs_to_no_conversation(body: bytes) -> None:
+    known: Any = SimpleNamespace(fields={"messages": msgspec.Raw(body)}, session=None)
+    assert session_of("acme", known) is None

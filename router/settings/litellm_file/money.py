@@ -114,7 +114,7 @@ def _period(duration: object, path: str) -> str:
     """30s, 1h, 7d: a window of that length, which is never looser than a reset. 1mo: the calendar month. Also day, …"""
     if duration is None:
         return NEVER
-    if duration in CALENDAR_S:
+    if isinstance(duration, str) and duration in CALENDAR_S:
         return str(duration)
     match = _DURATION.fullmatch(str(duration).strip())
     if match is None or (match[2] == "mo" and match[1] != "1"):
