@@ -111,13 +111,13 @@ MUTANTS = {
     "unsettled": Mutant(
         "who hangs up is not charged",
         "router.gateway.answers",
-        "await asyncio.shield(closing)\n        await self.settle()",
-        "await asyncio.shield(closing)",
+        "            await to_its_end(self.reply.aclose())\n        await self.settle()\n",
+        "            await to_its_end(self.reply.aclose())\n",
     ),
     "capped": Mutant(
         "what an answer costs beyond its hold is written off",
         "router.gateway.metering",
-        "cost = model.price_at(report.served_by).of(prompt.tokens, completion.tokens, parts)",
+        "cost = price.of(prompt.tokens, completion.tokens, parts)",
         "cost = min(model.price.of(prompt.tokens, completion.tokens), attempt.hold.amount)",
     ),
     "believed": Mutant(
