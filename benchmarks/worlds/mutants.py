@@ -123,8 +123,8 @@ MUTANTS = {
     "believed": Mutant(
         "any count below the context is believed",
         "router.gateway.metering",
-        "return self.least <= self.reported <= self.most",
-        "return self.reported <= self.most",
+        "counted == 0 if reported is None else least <= reported <= most",
+        "counted == 0 if reported is None else reported <= most",
     ),
     "halved": Mutant(
         "half of the completion is held",
