@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.unpublished("vLLM writes null for prompt_tokens_details; what it says is passed on"))
+            item.add_marker(pytest.mark.unpublished("vLLM writes nulls; what it says passes on"))
 
 
 @pytest.fixture(scope="session")
