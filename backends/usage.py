@@ -45,7 +45,7 @@ def usage_of(said: object, service_tier: object = None) -> Usage | None:
     if plain:
         return Usage(prompt, completion, parts)
     inner, outer = _details(said, *_READ), _details(said, *_MADE)
-    if inner is None and prompt is not None and not said.get("prompt_tokens"):
+    if inner is None and prompt is not None and not _first(said, "prompt_tokens"):
         prompt = min(prompt + sum(_counts(said, _BESIDE)), MOST_TOKENS)
     if completion is not None and _first(said, "total_tokens") == (prompt or 0) + completion + parts.reasoning:
         completion = min(completion + parts.reasoning, MOST_TOKENS)

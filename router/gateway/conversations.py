@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Any
 
@@ -10,6 +11,8 @@ import msgspec
 from router.gateway.types import Call
 
 _BEGINNINGS = ("messages", "input", "prompt")  # the first that a request has
+_USER = re.compile(rb'"role"\s*:\s*"user"')
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode  # long conversations are cut into messages, and no further
 _SYSTEM = ("system", "instructions", "tools")
 
 
@@ -40,15 +43,18 @@ def _user(call: Call) -> str | None:
 
 
 def _beginning(call: Call) -> str | None:
-    """System text, tools, and all up to the first thing the user said: what later turns repeat."""
+    """System text, tools, and all up to the first thing the user said, as they came: what later turns repeat."""
     field = next((name for name in _BEGINNINGS if name in call.fields), None)
     if field is None:
         return None
-    said: Any = _decode(call.fields[field])
-    if said is None:
-        return None
-    if isinstance(said, list):
-        users = (i for i, each in enumerate(said) if isinstance(each, dict) and each.get("role") == "user")
-        said = said[: next(users, len(said) - 1) + 1]
-    system = [bytes(call.fields[name]) for name in _SYSTEM if name in call.fields]
-    return blake2b(msgspec.json.encode(said) + b"\0".join(system), digest_size=16).hexdigest()
+    try:
+        first = _up_to_the_user(_items(call.fields[field]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        first = [call.fields[field]]  # one text, or what no decoder follows
+    system = [call.fields[name] for name in _SYSTEM if name in call.fields]
+    return blake2b(b"\0".join([bytes(each) for each in (*system, *first)]), digest_size=16).hexdigest()
+
+
+def _up_to_the_user(items: list[msgspec.Raw]) -> list[msgspec.Raw]:
+    users = (place for place, each in enumerate(items) if _USER.search(each) is not None)
+    return items[: next(users, len(items) - 1) + 1]

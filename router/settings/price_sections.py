@@ -62,18 +62,23 @@ class TierSection(RatesSection):
         )
 
 
-class PriceChange(TierSection):
-    """Prices from a day on."""
-
-    since: date = Field(description="The first day they hold, UTC.")
-
-
-class PriceSection(TierSection):
-    """What a model costs, in USD per million tokens, by kind, length of the prompt, service tier and day."""
+class _TieredSection(TierSection):
+    """USD per million tokens, by service tier too."""
 
     tiers: dict[str, TierSection] = Field(
         default={}, description='Prices by the service tier that the provider says it used, such as "flex", "priority".'
     )
+
+
+class PriceChange(_TieredSection):
+    """Prices from a day on: all of them, its tiers too."""
+
+    since: date = Field(description="The first day they hold, UTC.")
+
+
+class PriceSection(_TieredSection):
+    """What a model costs, in USD per million tokens, by kind, length of the prompt, service tier and day."""
+
     changes: tuple[PriceChange, ...] = Field(default=(), description="Prices that hold from a later day on.")
 
     @model_validator(mode="after")
@@ -87,9 +92,8 @@ class PriceSection(TierSection):
         """As it is on a day, by default today (UTC), in nano-USD per million tokens."""
         today = on or datetime.now(UTC).date()
         begun = [each for each in self.changes if each.since <= today]
-        plain = max(begun, key=lambda each: each.since) if begun else self
-        found = plain.tier()
-        tiers = {name: each.tier() for name, each in self.tiers.items()}
+        holds = max(begun, key=lambda each: each.since) if begun else self
+        found, tiers = holds.tier(), {name: each.tier() for name, each in holds.tiers.items()}
         return Price(**found.amounts, above=found.above, tiers=tiers)
 
 

@@ -82,6 +82,14 @@ def test_a_price_holds_from_its_day_on(day: str, prompt: int) -> None:
     assert price.prompt == prompt * 10**9
 
 
+def test_a_change_brings_its_own_service_tiers() -> None:
+    """A tier of the price before would go on at a price that nobody asks any more."""
+    flex = {"flex": {"prompt": 1, "completion": 2}}
+    section = PriceSection.model_validate({"prompt": 2, "completion": 8, "tiers": flex, "changes": SECTION["changes"]})
+    assert section.price(datetime.date(2026, 12, 31)).tiers.keys() == {"flex"}
+    assert not section.price(datetime.date(2027, 1, 1)).tiers
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
