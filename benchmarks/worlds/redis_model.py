@@ -58,6 +58,10 @@ class ModelRedis:
         self.restart(data)
         self.offset, self.forked = offset, (earlier, offset)
 
+    def now_ms(self) -> int:
+        """By its clock."""
+        return self._now_us() // 1000
+
     def copied(self) -> dict[bytes, Any]:
         """The data as they are now."""
         return {key: copy.copy(value) for key, value in self.data.items()}

@@ -18,7 +18,7 @@ from router.stores.redis.outbox import Outbox
 if TYPE_CHECKING:
     from benchmarks.worlds.world import SeededWorld
 
-COUNTERS = f"{PREFIX}:counter:".encode()
+COUNTERS, META = f"{PREFIX}:counter:".encode(), f"{PREFIX}:meta".encode()
 
 
 @lru_cache(maxsize=1000)
@@ -99,7 +99,8 @@ class RedisWorldStore:
         for key, fields in data.items():
             if key.startswith(COUNTERS):
                 found[_named(key)] = int(fields.get(b"s", 0)) + int(fields.get(b"h", 0))
-        self._world.used(found)
+        opens_ms = int(data.get(META, {}).get(b"opens", 0))
+        self._world.used(found, is_open=self.server.now_ms() >= opens_ms)
 
     def died(self, process: Process) -> None:
         """What the kernels of its host do for the dead."""

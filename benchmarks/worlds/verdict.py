@@ -65,6 +65,7 @@ class WorldVerdict:
     def _overspent(self) -> Iterator[str]:
         """No counter is ever beyond its limit by more than engines reported beyond the holds.
 
+        While what a Redis has lost is put back, and nobody may reserve, a hold may come before the end of another.
         Where Redis lost something, and a gateway that had sent or settled in that time was dead or cut off, its room
         may have been given away: that is said in docs/money.md.
         """
@@ -74,8 +75,9 @@ class WorldVerdict:
         for request in self.world.requests:
             excess[request.tenant] += sum(self._excess(request, name, plan) for name, plan in self._plans(request))
         total = sum(excess.values())
+        open_usage = [usage for usage in self.world.usage if usage.is_open]
         for (scope, meter), (limit, kind) in self._limits().items():
-            most = max((usage.used.get((scope, meter), 0) for usage in self.world.usage), default=0)
+            most = max((usage.used.get((scope, meter), 0) for usage in open_usage), default=0)
             over = total if scope.startswith("model:") else excess.get(scope.removeprefix("tenant:"), 0)
             if most > limit + (over if kind == "budget" else 0) and kind in ("budget", "concurrent"):
                 yield f"{scope} {meter} reached {most}, its limit is {limit} and {over} more were reported"

@@ -43,6 +43,7 @@ class UsedAfter:
 
     at_s: float
     used: dict[tuple[str, str], int]
+    is_open: bool  # whether anybody may reserve
 
 
 class SeededWorld:
@@ -140,10 +141,10 @@ class SeededWorld:
         """A line of the world's history."""
         self.lines.append(f"{self.loop.time():9.4f} {what}")
 
-    def used(self, used: dict[tuple[str, str], int]) -> None:
-        """What the counters say after a transaction."""
-        if not self.usage or self.usage[-1].used != used:
-            self.usage.append(UsedAfter(self.loop.time(), used))
+    def used(self, used: dict[tuple[str, str], int], *, is_open: bool = True) -> None:
+        """What the counters say after a transaction, and whether anybody may reserve."""
+        if not self.usage or self.usage[-1].used != used or self.usage[-1].is_open != is_open:
+            self.usage.append(UsedAfter(self.loop.time(), used, is_open))
 
     @property
     def digest(self) -> str:
@@ -263,7 +264,8 @@ class SeededWorld:
         self.keeps_views = False
         for host in sorted({process.host for process in self.processes}):
             await self.open(f"last-{host}", host=host)
-        await asyncio.sleep(1.0)
+        # The money's time may have stood still while nobody ran: leases end as much later.
+        await asyncio.sleep(TTL_S + 2.0 if "clock" in self.away else 1.0)
         last = self.gateways["last-h0"]
         self.views["last-h0"] = self._seen("last-h0")
         await self.loop.spawn(last.process, self._look(last))

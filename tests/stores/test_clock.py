@@ -146,3 +146,20 @@ async def test_a_start_with_a_clock_behind_the_newest_row_reserves_nothing_until
         await stores.clock.confirm_clock("test")
         await buy(stores, WHO, 1, now_ms=machine.wall())
         assert await spent_and_held(stores, DAILY, machine.wall()) == (61, 0)
+
+
+async def test_leases_end_though_the_clock_was_moved_back_while_nobody_ran(machine: Machine) -> None:
+    """The money's time goes on from the newest row, and nothing is reserved."""
+    async with machine.opened() as stores:
+        await stores.ledger.reserve(reservation(WHO, offer(40), now_ms=machine.wall(), ttl_ms=30_000))
+    machine.wall.pass_s(-DAY_S)
+    async with machine.opened() as stores:
+        assert stores.clock is not None
+        assert await spent_and_held(stores, DAILY, machine.wall()) == (0, 40)
+        machine.pass_s(31)
+        await stores.ledger.tend()
+        assert await spent_and_held(stores, DAILY, machine.wall()) == (0, 0)
+        with pytest.raises(StoreUnavailable, match="jumped back by 86400 s"):
+            await buy(stores, WHO, 1, now_ms=machine.wall())
+        machine.wall.pass_s(DAY_S)
+        await buy(stores, WHO, 1, now_ms=machine.wall())

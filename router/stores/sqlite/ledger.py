@@ -68,6 +68,7 @@ class SqliteLedger:
     async def open(self) -> None:
         """Begin to look after leases; a clock that has moved ahead while nobody ran is accepted, and noted."""
         self._learn()
+        self._time.begin()
         newest_ms, now_ms = self._time.facts.newest_ms, self._time.now_ms()
         if newest_ms and now_ms - newest_ms > JUMP_MS:
             detail = {"newest_ms": newest_ms, "now_ms": now_ms, "reason": "the newest row is older than this start"}

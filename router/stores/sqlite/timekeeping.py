@@ -2,7 +2,7 @@
 
 Wall time is compared with the clock that runs since the machine booted. After a jump of more than JUMP_MS the money's
 time goes on as if there had been none, and nothing is reserved until somebody confirms the jump. The money's time never
-runs backwards: where the wall clock is behind the newest row, and somebody has confirmed that, it goes on from there.
+runs backwards: where the wall clock is behind the newest row, it goes on from there.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ class Timekeeper:
         self._offset_ms = 0 if boot is None else clock() - boot()
         self.facts = Facts(0, 0, 0, 0)
 
+    def begin(self) -> None:
+        """Go on from the newest row where the wall clock was moved back while nobody ran."""
+        behind_ms = self.facts.newest_ms - self.facts.ahead_ms - self._clock()
+        if self._boot is not None and behind_ms > JUMP_MS:
+            self._offset_ms += behind_ms
+
     def now_ms(self) -> int:
         """The money's time."""
         return max(self._believed()[0] + self.facts.ahead_ms, self.facts.newest_ms)
@@ -51,7 +57,7 @@ class Timekeeper:
         """What the facts are once the wall clock is believed as it is now."""
         wall_ms = self._clock()
         offset_ms = 0 if self._boot is None else wall_ms - self._boot()
-        ahead_ms = max(0, self.facts.newest_ms - wall_ms)
+        ahead_ms = max(0, self.now_ms() - wall_ms)
         return self.facts._replace(ahead_ms=ahead_ms, confirmed_ms=max(0, offset_ms))
 
     def _believed(self) -> tuple[int, int]:
