@@ -19,6 +19,7 @@ from router.types import DecisionRecord, Feedback, Model, NanoUsd, Offer, Settle
 
 ALLOWED = frozenset({200, 429, 502, 503, 504})
 NEVER = frozenset({"settlement.refused", "counter.full", "spend.full", "hold.unreadable"})
+DOUBT = "a replica was promoted"
 TOLERATED_S = 4.9  # between a gateway's clock and Redis's
 CLOCKS_S = 1.5  # how far two clocks may differ, and a transaction take
 
@@ -32,6 +33,7 @@ class WorldVerdict:
         for line in world.spend:
             paid, times, _ = self._paid.get(line.key, (0, 0, ""))
             self._paid[line.key] = paid + line.cost_nanousd, times + line.requests, line.model or ""
+        self._doubted = {_key_of(each.detail) for each in world.audit if DOUBT in str(each.detail.get("reason"))}
 
     def complaints(self) -> list[str]:
         """Everything that is wrong."""
@@ -104,16 +106,20 @@ class WorldVerdict:
     def _of(self, request: ClientRequest) -> Iterator[str]:
         paid, times, model = self._paid.get(request.nonce, (0, 0, ""))
         plans = self._plans(request)
+        asked = [name for name, _ in plans]
+        if request.nonce in self._doubted:  # charged at its worst case, though perhaps nobody was asked
+            asked += [name for name in self.world.engines if request.model in (name, "auto")]
         if times > 1 or (times < 1) != (paid == 0):
             yield f"was charged {times} times, {paid} nano-USD in all"
         if request.is_whole:
             yield from self._whole(request, paid, model)
         elif request.status == 200 and request.seen and not paid and not self._forgotten(request):
             yield f"has seen {request.seen[:20]!r} and paid nothing"
-        most = 0
+        versions = [each for name in asked for each in self._versions(name, request)]
+        most = max((self._worst(request, each) for each in versions), default=0)
         for name, plan in plans:
             for each in self._versions(name, request):
-                most = max(most, self._worst(request, each), *self._costs(each, request, plan))
+                most = max(most, *self._costs(each, request, plan))
         if paid > most:
             yield f"paid {paid} where {most} is the most it can cost"
         yield from self._foreign(request, plans)

@@ -264,8 +264,9 @@ class SeededWorld:
         self.keeps_views = False
         for host in sorted({process.host for process in self.processes}):
             await self.open(f"last-{host}", host=host)
-        # The money's time may have stood still while nobody ran: leases end as much later.
-        await asyncio.sleep(TTL_S + 2.0 if "clock" in self.away else 1.0)
+        # The money's time may have stood still while nobody ran, or Redis only now learns that it was promoted: leases
+        # end as much later.
+        await asyncio.sleep(TTL_S + 2.0 if {"clock", "lost"} & set(self.away) else 1.0)
         last = self.gateways["last-h0"]
         self.views["last-h0"] = self._seen("last-h0")
         await self.loop.spawn(last.process, self._look(last))

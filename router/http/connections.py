@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from router.http.errors import error_body
 
 _ACCESS = logging.getLogger("uvicorn.access")
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
@@ -102,7 +104,8 @@ class Patient(asyncio.Protocol):
         self._wire = cast(asyncio.Transport, transport)
         wire = transport.get_extra_info("socket")
         if wire is not None and _USER_TIMEOUT is not None and wire.family != socket.AF_UNIX:
-            wire.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._stalled_s * 1000))
+            # After `_give_up`: the kernel's own end is silent, and the client may wait for ever.
+            wire.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(self._stalled_s * 1000) + 1000)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,7 +113,7 @@ class Patient(asyncio.Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._stall = asyncio.get_running_loop().call_later(self._stalled_s, self.cut)
+        self._stall = asyncio.get_running_loop().call_later(self._stalled_s, self._give_up)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -130,6 +133,13 @@ class Patient(asyncio.Protocol):
     def cut(self) -> None:
         """Close at once, whatever is still to be sent."""
         self._wire.abort()
+
+    def _give_up(self) -> None:
+        """Cut, and tell the client: what the kernel still has for it is not worth another wait."""
+        wire = self._wire.get_extra_info("socket")
+        if wire is not None and wire.family != socket.AF_UNIX:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.cut()
 
     def _flows(self) -> None:
         if self._stall is not None:
