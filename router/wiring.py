@@ -200,6 +200,7 @@ def _learning(settings: Settings, stores: Stores, views: Views, *, arms: Callabl
 
 async def _catch_up(learning: Learning) -> None:
     """What the log says, as far as a start may wait for it; the rest is learned while requests are answered."""
+    await learning.compare()
     learning.load()
     await learning.adopt()
     if not await learning.catch_up(within_s=CATCH_UP_S):

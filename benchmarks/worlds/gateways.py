@@ -117,6 +117,7 @@ async def _learning(world: SeededWorld, process: Process, stores: Stores, catalo
     views = Views(FaissIndex(DIM), {name: workshop.build(name) for name in world.policies})
     folder = world.folder / f"views-{process.host}" if world.keeps_views else None
     learning = Learning(stores.log, views, workshop, arms=catalogue.arms, folder=folder, refit_every=REFIT_EVERY)
+    await learning.compare()
     learning.load()
     await learning.catch_up()
     return learning

@@ -67,6 +67,7 @@ class Learning:
     ) -> None:
         self.views = views
         self.position = ""
+        self._before, self._entry = "", ""  # the position before that, and what stands at it
         self._log = log
         self._workshop = workshop
         self._arms = arms  # that may be chosen now
@@ -179,7 +180,7 @@ class Learning:
             except Exception as error:  # the others go on, and so does this gateway as it is
                 LOG.exception("%s %s cannot be taken in: %r", entry.kind, entry.name, error)
                 self._fit_from, self._next_refit = min(self._fit_from, FIRST_FIT), 0
-            self.position = position
+            self._reached(position, entry)
             return
         if isinstance(entry, DecisionRecord) and entry.space != self.views.space:
             entry = await self._placed(entry)
@@ -284,7 +285,10 @@ class Learning:
             self.views.take(entry)
         except Exception as error:  # it may say anything
             LOG.error("entry %s of the outcome log cannot be taken in and is passed over: %r", position, error)
-        self.position = position
+        self._reached(position, entry)
+
+    def _reached(self, position: str, entry: LogEntry) -> None:
+        self._before, self.position, self._entry = self.position, position, snapshot.known_by(entry)
 
     async def refit(self) -> None:
         """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state.
@@ -338,9 +342,15 @@ class Learning:
     def save(self, *, unless_newer_s: float = 0.0) -> None:
         """Write a snapshot, unless another process does or has just done so. Raises: OSError."""
         if self._folder is not None:
-            at = snapshot.Position(self.position, self.learned, dict(self._fitted), **self.views.counted())
+            place = self.position, self._before, self._entry
+            at = snapshot.Position(*place, self.learned, dict(self._fitted), **self.views.counted())
             with self._writer:
                 snapshot.save(self.views, at, self._folder, unless_newer_s=unless_newer_s)
+
+    async def compare(self) -> None:
+        """Put a snapshot aside that is not of this log. Raises: StoreUnavailable."""
+        if self._folder is not None:
+            await snapshot.lose_if_ahead(self._folder, self._log)
 
     def load(self) -> bool:
         """Read the snapshot, if there is one; False where there is none or it does not fit."""
@@ -351,7 +361,7 @@ class Learning:
         found = snapshot.load(self.views, self._folder)
         if found is None:
             return False
-        self.position = found.at.position
+        self.position, self._before, self._entry = found.at.position, found.at.before, found.at.entry
         for name in found.unfit:  # half a state may have been taken in
             self.views.policies[name] = self._workshop.build(name)
         self._fitted = {name: at for name, at in found.at.fitted.items() if name not in found.unfit}

@@ -23,10 +23,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.records import LogEntry
 from policies.types import Snapshot
 from router.learning.shares import Shares
 from router.learning.table import OutcomeTable
 from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, take_page
+from router.ports import OutcomeLog
 
 LOG = logging.getLogger("pointsman.learning")
 POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
@@ -38,6 +40,8 @@ class Position(msgspec.Struct, frozen=True):
     """How far the views of a snapshot had come."""
 
     position: str = ""  # of the log
+    before: str = ""  # the position before that
+    entry: str = ""  # what stands at the position, as `known_by` says it
     learned: int = 0  # judgements
     fitted: Mapping[str, int] = msgspec.field(default_factory=dict)  # judgements each policy was last refitted on
     space: str = ""  # as in Views, and what follows
@@ -88,6 +92,35 @@ def load(views: Views, folder: Path) -> Restored | None:
             LOG.warning(said, folder, error, aside)
             return None
     return None
+
+
+def known_by(entry: LogEntry) -> str:
+    """What tells an entry of the log from others that may take its place."""
+    return f"{type(entry).__name__} {entry.decision_id} {entry.at_ms}"
+
+
+async def lose_if_ahead(folder: Path, log: OutcomeLog) -> None:
+    """Put a snapshot aside that has seen more than the log has: a power cut took the last entries, and others may stand
+    in their places. Raises: StoreUnavailable."""
+    try:
+        at = msgspec.json.decode((folder / POSITION).read_bytes(), type=Position)
+    except (OSError, msgspec.DecodeError):
+        return  # whoever reads it will say so
+    if not at.entry:
+        return
+    async for position, entry in log.tail(at.before, follow=False):
+        if position == at.position and known_by(entry) == at.entry:
+            return
+        if position != at.position and not _is_before(position, at.position):
+            return  # the log has been shortened since
+        break
+    said = "the snapshot %s has seen more than the log has: it is put aside as %s, and the log is replayed"
+    LOG.warning(said, folder, _put_aside(folder))
+
+
+def _is_before(position: str, other: str) -> bool:
+    """Numbers, or a stream's ids of two numbers."""
+    return [int(each) for each in position.split("-")] < [int(each) for each in other.split("-")]
 
 
 def _write(views: Views, at: Position, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -100,6 +102,42 @@ async def test_a_snapshot_that_lacks_something_costs_a_replay_of_the_log(missing
         assert not house.learning.load()
         await house.until(lambda: house.learning.learned == 1)
         assert house.learning.views.table.texts == ["one"]
+
+
+@pytest.mark.parametrize("regrown", [False, True])
+async def test_a_snapshot_of_entries_that_the_log_has_lost_costs_a_replay(tmp_path: Path, *, regrown: bool) -> None:
+    """After a power cut others may stand where they stood, and nobody may pass them over."""
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await judged(house, await asked(house, "kept"))
+        await house.until(lambda: house.learning.learned == 1)
+        kept = house.learning.position
+        await judged(house, await asked(house, "lost"))
+        await house.until(lambda: house.learning.learned == 2)
+        await house.learning.snapshot()
+    with contextlib.closing(sqlite3.connect(tmp_path / "pointsman.db", isolation_level=None)) as database:
+        database.execute("DELETE FROM log WHERE seq > ?", (int(kept),))
+    async with open_house(tmp_path, policy="neighbours") as house:
+        for text in ("new", "newer") if regrown else ():
+            await judged(house, await asked(house, text))
+        await house.until(lambda: house.learning.learned == (3 if regrown else 1))
+        await house.learning.compare()
+        assert not house.learning.load()
+        assert house.learning.views.table.texts == ["kept", *(["new", "newer"] if regrown else [])]
+
+
+async def test_a_snapshot_of_a_log_that_was_shortened_since_is_kept(tmp_path: Path) -> None:
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await judged(house, await asked(house, "one"))
+        await house.until(lambda: house.learning.learned == 1)
+        await house.learning.snapshot()
+        at = int(house.learning.position)
+        await judged(house, await asked(house, "two"))
+        await house.until(lambda: house.learning.learned == 2)
+    with contextlib.closing(sqlite3.connect(tmp_path / "pointsman.db", isolation_level=None)) as database:
+        database.execute("DELETE FROM log WHERE seq <= ?", (at,))
+    async with open_house(tmp_path, policy="neighbours") as house:
+        await house.learning.compare()
+        assert house.learning.load()
 
 
 def lose(folder: Path, missing: str) -> None:
