@@ -23,19 +23,17 @@ from backends.types import Embedder
 from policies.types import Arm
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
+from router.catalogue.rules import options_of, rents_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
-from router.gateway.machine_pricing import MachinePricing, MachineRate
-from router.gateway.names import Names
+from router.gateway.machine_pricing import MachinePricing
 from router.gateway.serving import Gateway
-from router.gateway.types import Catalogue, JudgeRules, LearningRules, Options, Surroundings
+from router.gateway.types import Catalogue, Surroundings
 from router.learning.follower import Learning
-from router.learning.graders.rules import AnswerRule
 from router.learning.history_loader import HistoryLoader
 from router.learning.index import FaissIndex
 from router.learning.spaces import Spaces
 from router.learning.views import Views
-from router.metrics import PrometheusMeter
 from router.programs.explaining import program_s
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
@@ -44,6 +42,10 @@ from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
 from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
+from router.telemetry.exposition import text_of
+from router.telemetry.metrics import PrometheusMeter
+from router.telemetry.state import state_gauges
+from router.telemetry.workers import Workers
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
@@ -68,9 +70,15 @@ class Runtime:
     meter: PrometheusMeter
     clock: Callable[[], float]
     version: str
+    workers: Workers  # this gateway's processes
     unpriced: str = ""  # why what the engines list was last not taken in
     unready: str = ""  # why it was not ready when last asked
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
+
+    async def metrics(self) -> bytes:
+        """What all workers counted, and how budgets and learning stand: Prometheus' exposition format."""
+        state = await state_gauges(self.settings, self.fleet.catalogue(), self.stores, self.learning, now_ms())
+        return text_of(await self.workers.total(), self.meter.prices, state)
 
     async def missing(self) -> dict[str, str]:
         """What keeps the gateway from serving, by part, in a word; empty when it is ready. The log says why: whoever
@@ -120,8 +128,10 @@ def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[Runtime]:
-    """Everything a serving process needs. `path` is watched for changes. Raises: PointsmanError."""
+async def open_runtime(settings: Settings, path: Path | None, *, workers: Path | None = None) -> AsyncIterator[Runtime]:
+    """Everything a serving process needs. `path` is watched for changes; in the folder `workers` those of one gateway
+    find each other. Raises: PointsmanError.
+    """
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(_open(settings))
         fleet = await fleet_of(settings)
@@ -148,9 +158,11 @@ async def open_runtime(settings: Settings, path: Path | None) -> AsyncIterator[R
             meter=meter,
             clock=time.time,
             version=version("pointsman"),
+            workers=Workers(workers, meter.own),
         )
         gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
         stack.push_async_callback(_close, runtime)
+        await stack.enter_async_context(runtime.workers.open())
         for loop in (
             learning.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
@@ -236,46 +248,6 @@ def _gateway(
     gateway = Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
     decider.delays.program_s = lambda model, needs: program_s(model, needs, gateway)
     return gateway
-
-
-def options_of(settings: Settings) -> Options:
-    """How this gateway decides."""
-    return Options(
-        policy=settings.policy.name,
-        on_request=settings.on_request(),
-        preference=settings.preference.default,
-        aliases=settings.aliases,
-        names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
-        remember=settings.log.enabled,
-        refuse_worthless=settings.budgets.when_short == "refuse",
-        refuse_unforeseen=settings.budgets.unbounded == "refuse",
-        reference_usd=settings.worth_usd(),
-        k=settings.index.k,
-        learning=learning_of(settings),
-        hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
-        longest_ms=int(settings.server.longest_s * 1000),
-        keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
-    )
-
-
-def learning_of(settings: Settings) -> LearningRules:
-    """What is learned of answers without being told."""
-    section, judge = settings.learning, settings.learning.judge
-    rules = None
-    if judge is not None:
-        pairwise = judge.mode == "pairwise"
-        key = judge.key.get_secret_value()
-        rules = JudgeRules(judge.models, key, judge.share, pairwise, judge.rubric, judge.max_tokens)
-    return LearningRules(section.sources, tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
-
-
-def rents_of(settings: Settings) -> dict[str, MachineRate]:
-    """What machines cost, by backend, where the settings say."""
-    return {
-        name: MachineRate(section.machine_usd_per_hour, engines=section.engines)
-        for name, section in settings.backends.items()
-        if section.machine_usd_per_hour is not None
-    }
 
 
 async def _refresh(runtime: Runtime) -> None:

@@ -315,7 +315,7 @@ class Gateway:
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
-        attempt.completion_tokens = spend.completion_tokens
+        attempt.completion_tokens, attempt.spend = spend.completion_tokens, spend
         await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))

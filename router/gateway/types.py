@@ -288,6 +288,25 @@ class Timings:
         self.at += wall_s
 
 
+@dataclass(slots=True)
+class ServedRequest:
+    """A request to a route that calls a model, once it is over, with its answer or its refusal."""
+
+    at: float  # seconds since 1970, when it was over
+    seconds: float  # from its head at its socket to the last byte of its answer
+    path: str
+    request_id: str
+    status: int  # 499 where the client left before there was one
+    reason: str  # "ok", the error's code, "stream_broken" or "client_gone"
+    principal: Principal | None  # None: no key said whose it was
+    overhead_s: float | None  # None: no engine answered
+    asked_for: str | None  # a model by name or NAME of auto:NAME; None: any, or the body was not read so far
+    stream: bool
+    decision: Decision | None  # None: nothing was asked of an engine that answered
+    spend: Spend | None  # None: nothing was settled
+    stages: Mapping[str, float]  # seconds of each
+
+
 class Metrics:
     """What the gateway counts; the metrics endpoint subclasses it. The defaults count nothing."""
 
@@ -296,6 +315,9 @@ class Metrics:
 
     def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
         """A request ended and was charged."""
+
+    def served(self, request: ServedRequest) -> None:
+        """A request to a route that calls a model is over, however it ended."""
 
     def doubted(self, model: str, kind: str) -> None:
         """An engine's report did not fit, or an answer cost more than was held; `kind` as in the audit log."""
@@ -337,6 +359,7 @@ class Attempt:
     answers_as: str = ""  # the name the client sees, where it is not the model's
     room: int | None = None  # tokens of the answer, where fewer are left of the context than the client asks for
     completion_tokens: int = 0  # once it is settled
+    spend: Spend | None = None  # what it was settled at
     asked: frozenset[str] = frozenset()  # of a program: models that its steps asked
     looks: bytes = b""  # float32 policies.signature.FEATURES of the answer, where logprobs were asked for to learn
     signature: bytes = b""  # float32 policies.signature.FEATURES of the answer that was judged before it was returned …

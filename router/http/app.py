@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations
@@ -40,6 +40,7 @@ from router.wiring import Runtime
 LOG = logging.getLogger("pointsman")
 _CORS: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
 SETTLING_S = 5.0  # for what the server cut at the end of its drain to be settled before the stores close
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
@@ -86,6 +87,33 @@ class App:
             await stopping.quiet(SETTLING_S)
 
 
+def counted(app: ASGIApp, answered: Callable[[str, str, int], None]) -> ASGIApp:
+    """Tells the pattern of the route, the method and the status of each request."""
+
+    async def counting_app(scope: Scope, receive: Receive, send: Send) -> None:
+        status = 499
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, sending)
+        finally:
+            if scope["type"] == "http":
+                answered(getattr(scope.get("route"), "path", "other"), method_of(scope), status)
+
+    return counting_app
+
+
+def method_of(scope: Scope) -> str:
+    """One of those that are known."""
+    method = str(scope["method"])
+    return method if method in METHODS else "other"
+
+
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
     """Where a server began without the lifespan, or before it."""
     body = error_body(NoCandidate("the gateway is not open", code="not_open"), path_of(scope))
@@ -96,7 +124,7 @@ async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _telemetry(runtime: Runtime, stopping: Stopping) -> AbstractAsyncContextManager[None]:
     """The listener of its own for operators, where the settings ask for one."""
-    app = operations.unguarded(readiness(runtime, stopping), runtime.meter.text)
+    app = operations.unguarded(readiness(runtime, stopping), runtime.metrics)
     return operations.listening(runtime.settings.telemetry.listen, app)
 
 
@@ -125,13 +153,15 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     rest = _rest(runtime, authentication, readiness(runtime, stopping))
     rest.include_router(conversations.routes(kept, authentication))
 
+    noted = counted(rest, runtime.meter.answered)
+
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
         if hot:
             await inference(scope, receive, send)
             return
         with contextlib.suppress(Exception):  # the handlers have told and logged it; what had begun is cut short
-            await rest(scope, receive, send)
+            await noted(scope, receive, send)
 
     served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
     return Intake(Doors(served), body_limits(server), stopping)
@@ -164,9 +194,7 @@ def body_limits(server: ServerSection) -> BodyLimits:
 def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> FastAPI:
     """What calls no model."""
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
-    rest.include_router(
-        operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.meter.text)
-    )
+    rest.include_router(operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.metrics))
     rest.include_router(surface.health(ready))
     rest.include_router(surface.routes(runtime.gateway, authentication))
     rest.include_router(

@@ -20,7 +20,7 @@ from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnav
 from router.gateway.answers import RelayedAnswer
 from router.gateway.observing import SeenStream
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Timings, usd
+from router.gateway.types import Call, ServedRequest, Timings, usd
 from router.http.auth import Authentication, secret_of
 from router.http.connections import CONNECTION, Patient
 from router.http.conversations import PATH as RESPONSES
@@ -39,6 +39,7 @@ _PASSED_ON = {  # not openai-organization: it names an account, and the accounts
     name.encode(): name
     for name in ("traceparent", "tracestate", "x-session-id", "anthropic-version", "anthropic-beta", "openai-beta")
 }
+GONE = 499  # the status of a request whose client left before it had one
 LAST_WORD_S = 1.0  # for a client to take the event that says why its stream ends
 _STOPS = "the gateway stops, and its time to finish is over"
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # what would end a header's line
@@ -72,29 +73,33 @@ class Inference:
         asked = HttpExchange(scope, send)
         try:
             principal = await self._authentication.principal(secret_of(asked.headers))
-            asked.tenant = principal.tenant
+            asked.principal = principal
             body = await whole_body(receive)
             if asked.path == RESPONSES:
                 asked.turn = await self._kept.turn(principal, body)
                 body = asked.turn.body
-            call = self._call(asked, body)
+            asked.call = call = self._call(asked, body)
             await self._answer(principal, call, asked, Presence(receive, longest_s=self._longest_s))
         except PointsmanError as error:
             await self._fail(asked, error)
         except Gone:
-            pass
+            asked.reason = "client_gone"
         except Exception:  # a bug: the caller still gets an error in its API's shape
             LOG.exception("POST %s failed", asked.path)
             await self._fail(asked, PointsmanError("the gateway failed on this request; its log says why"))
+        finally:
+            self._gateway.meter.served(asked.record())
 
     async def _fail(self, asked: HttpExchange, error: PointsmanError) -> None:
-        self._gateway.meter.turned_away(error.status, error.code or error.type, asked.tenant)
+        asked.reason = error.code or error.type
+        tenant = asked.principal.tenant if asked.principal is not None else ""
+        self._gateway.meter.turned_away(error.status, asked.reason, tenant)
         await asked.fail(error)
 
     async def _answer(self, principal: Principal, call: Call, asked: HttpExchange, presence: Presence) -> None:
         answer: RelayedAnswer | None = None
         try:
-            answer = await self._gateway.answer(principal, call)
+            asked.given = answer = await self._gateway.answer(principal, call)
             if isinstance(answer.reply, Whole):
                 await self._plain(answer, answer.reply.body, asked, presence)
             else:
@@ -106,6 +111,7 @@ class Inference:
                 raise
             if presence.ended == "overdue":
                 raise _overdue(self._longest_s) from None
+            asked.reason = "client_gone"
         finally:
             presence.release()  # what is left is to settle, which nobody may cut short
             if answer is not None:
@@ -142,6 +148,7 @@ class Inference:
             body = asked.turn.told(body)
             await self._kept.keep(answer.attempt.principal, asked.turn, body)
         presence.release()
+        asked.reason = "ok"
         await asked.answer(200, headers, body)
         if self._gateway.looks(answer.attempt):
             await self._gateway.observer.observe(answer.attempt, body, streamed=False)
@@ -170,12 +177,14 @@ class Inference:
             if presence.ended == "gone":
                 raise
             broken = _STOPS if presence.ended is None else _overdue(self._longest_s).message
+            asked.reason = "stream_broken"
             presence.release()
             with contextlib.suppress(TimeoutError):  # whoever does not take it is cut off
                 async with asyncio.timeout(LAST_WORD_S):
                     await asked.end(_broken_off(broken, asked))
             return
         presence.release()
+        asked.reason = "ok" if broken is None else "stream_broken"
         await asked.end(b"" if broken is None else _broken_off(broken, asked))
         if seen is not None and broken is None:
             await self._gateway.observer.observe(answer.attempt, seen.data(), streamed=True)
@@ -187,13 +196,17 @@ class HttpExchange:
     __slots__ = (
         "_begun_at",
         "_connection",
+        "_overhead_s",
         "_send",
-        "_started",
+        "_status",
+        "call",
         "deployment",
+        "given",
         "headers",
         "path",
+        "principal",
+        "reason",
         "request_id",
-        "tenant",
         "turn",
     )
 
@@ -201,19 +214,24 @@ class HttpExchange:
         connection: Patient | None = scope.get("state", {}).get(CONNECTION)
         self._begun_at = time.perf_counter() if connection is None else connection.begun_at
         self._connection = connection
-        self.tenant = ""  # once the key said whose it is
+        self.principal: Principal | None = None  # once the key said whose it is
+        self.call: Call | None = None  # once it is read
+        self.given: RelayedAnswer | None = None  # once an engine answers
+        self.reason = "cut_off"  # why it ends as it does
+        self._status = 0  # once the head of its answer is sent
+        self._overhead_s: float | None = None
         self.path: str = path_of(scope)
         self.turn: Turn | None = None
         self.deployment: str | None = scope.get(DEPLOYMENT)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
         self._send = send
-        self._started = False
 
     def overhead(self, stages: Timings) -> tuple[bytes, bytes]:
         """Milliseconds from the head at its socket to the answer, without what the client and the engine took."""
         theirs_s = stages.spent["first_byte"] + (self._connection.waited_s if self._connection is not None else 0.0)
         own_s = time.perf_counter() - self._begun_at - theirs_s
+        self._overhead_s = own_s
         return b"x-pointsman-overhead-ms", b"%.3f" % (own_s * 1000)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -226,7 +244,7 @@ class HttpExchange:
         """The head of an answer. Raises: ValueError for a header that would end its line."""
         if _UNSAFE.search(b"".join([value for _, value in headers])) is not None:
             raise ValueError("a header's value holds a control character")
-        self._started = True
+        self._status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, chunk: bytes) -> None:
@@ -239,9 +257,28 @@ class HttpExchange:
 
     async def fail(self, error: PointsmanError) -> None:
         """Tell an error, where nothing was sent yet."""
-        if not self._started:
+        if not self._status:
             headers = [*error_headers(error), *id_headers(self.request_id, self.path)]
             await self.answer(error.status, headers, error_body(error, self.path))
+
+    def record(self) -> ServedRequest:
+        """What became of it, now that it is over."""
+        call, attempt = self.call, self.given.attempt if self.given is not None else None
+        return ServedRequest(
+            at=time.time(),
+            seconds=time.perf_counter() - self._begun_at,
+            path=self.path,
+            request_id=self.request_id.decode("latin-1"),
+            status=self._status or GONE,
+            reason=self.reason,
+            principal=self.principal,
+            overhead_s=self._overhead_s,
+            asked_for=call.needs.pinned or call.alias if call is not None else None,
+            stream=call is not None and call.stream,
+            decision=attempt.decision if attempt is not None else None,
+            spend=attempt.spend if attempt is not None else None,
+            stages=attempt.stages.spent if attempt is not None else {},
+        )
 
 
 def id_headers(request_id: bytes, path: str) -> Headers:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
@@ -27,6 +27,7 @@ from router.http.models import Ready, health
 from router.http.stopping import Stopping
 from router.settings.sections import Telemetry
 
+Page = Callable[[], Awaitable[bytes]]
 _PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _HINT = "send an admin key or telemetry.key as 'Authorization: Bearer …', or ask from the gateway's own machine"
@@ -69,7 +70,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def routes(app: FastAPI, operators: Operators, metrics: Callable[[], bytes]) -> APIRouter:
+def routes(app: FastAPI, operators: Operators, metrics: Page) -> APIRouter:
     """The router; `app` is the application whose schema is shown."""
     router = APIRouter(include_in_schema=False)
 
@@ -77,7 +78,7 @@ def routes(app: FastAPI, operators: Operators, metrics: Callable[[], bytes]) -> 
     async def metric(request: Request) -> Response:
         """Prometheus text."""
         await operators.check(request)
-        return Response(metrics(), media_type=_TEXT)
+        return Response(await metrics(), media_type=_TEXT)
 
     @router.get("/docs")
     async def docs(request: Request) -> HTMLResponse:
@@ -92,14 +93,14 @@ def routes(app: FastAPI, operators: Operators, metrics: Callable[[], bytes]) -> 
     return router
 
 
-def unguarded(ready: Ready, metrics: Callable[[], bytes]) -> FastAPI:
+def unguarded(ready: Ready, metrics: Page) -> FastAPI:
     """What a listener of its own serves, to whoever reaches it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(health(ready))
 
     @app.get("/metrics")
     async def metric() -> Response:
-        return Response(metrics(), media_type=_TEXT)
+        return Response(await metrics(), media_type=_TEXT)
 
     return app
 

@@ -11,10 +11,11 @@ import json
 import logging
 import resource
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -31,16 +32,17 @@ from router.wiring import open_runtime, prepare
 START_LIMIT_S = 120.0
 MOST_FILES = 1 << 20  # where there is no limit to raise to
 WORKER_SILENT_S = 60  # then a worker is replaced; uvicorn's five seconds are too few for a start on a busy machine
+LONGEST_BASE = 60  # characters: with a name in it, a socket's path has room for 107
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def make_app(path: Path | None) -> App:
-    """The application a worker process runs; each reads the settings file itself."""
+def make_app(path: Path | None, together: Path | None = None) -> App:
+    """The application a worker process runs; each reads the settings file itself, and finds the others in a folder."""
     settings = load(path)
     logging.basicConfig(level=settings.telemetry.level.upper(), format=LOG_FORMAT)
     if settings.telemetry.access_log:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # uvicorn's own level is for its warnings
-    return App(partial(open_runtime, settings, path))
+    return App(partial(open_runtime, settings, path, workers=together))
 
 
 def configuration(
@@ -50,11 +52,12 @@ def configuration(
     host: str | None = None,
     port: int | None = None,
     workers: int | None = None,
+    together: Path | None = None,
 ) -> uvicorn.Config:
-    """How uvicorn serves the application; what is given goes before the settings."""
+    """How uvicorn serves the application; what is given goes before the settings. See make_app for `together`."""
     server = settings.server
     return uvicorn.Config(
-        partial(make_app, path),
+        partial(make_app, path, together),
         factory=True,
         host=host or server.host,
         port=server.port if port is None else port,
@@ -80,7 +83,23 @@ def serve(
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises: SettingsError."""
     settings = load(path)
-    config = configuration(settings, path, host=host, port=port, workers=workers)
+    with meeting_place(settings, workers) as together:
+        config = configuration(settings, path, host=host, port=port, workers=workers, together=together)
+        return _serve(settings, config, say)
+
+
+@contextlib.contextmanager
+def meeting_place(settings: Settings, workers: int | None) -> Iterator[Path | None]:
+    """A folder of the workers of this gateway, for as long as it runs; None where there is one."""
+    if (workers or settings.server.workers) == 1:
+        yield None
+        return
+    base = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="pointsman-", dir=base if len(base) < LONGEST_BASE else "/tmp") as made:
+        yield Path(made)
+
+
+def _serve(settings: Settings, config: uvicorn.Config, say: Callable[[str], None]) -> int:
     listening = _bind(config)
     key = asyncio.run(prepare(settings))
     for each in settings.unroutable:

@@ -36,11 +36,15 @@ class Known:
         return found.get(secret, self.anonymous)
 
 
+async def page() -> bytes:
+    return b"spend_of_acme 1"
+
+
 @asynccontextmanager
 async def asking(rules: Telemetry, peer: str, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     authentication = Authentication(Known(), clock=lambda: 0.0)  # type: ignore[arg-type]  # as much of Credentials
-    app.include_router(operations.routes(app, Operators(authentication, rules), lambda: b"spend_of_acme 1"))
+    app.include_router(operations.routes(app, Operators(authentication, rules), page))
 
     @app.exception_handler(PointsmanError)
     async def known(_: Request, error: PointsmanError) -> Response:

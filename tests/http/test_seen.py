@@ -21,8 +21,8 @@ from benchmarks.scripted_server import ScriptedServer
 from router.gateway.types import Timings
 from router.http.app import App
 from router.http.connections import Connection
-from router.metrics import MOST_REFUSALS, PrometheusMeter
 from router.settings import load
+from router.telemetry.metrics import MOST_REFUSALS, PrometheusMeter
 from router.wiring import open_runtime
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over

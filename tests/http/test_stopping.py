@@ -114,7 +114,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_so_is_the_engine(
                 lazy.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
                 async def settled() -> bool:
-                    return 'pointsman_requests_total{model="fast"' in (await client.get("/metrics")).text
+                    return 'pointsman_answers_total{model="fast"' in (await client.get("/metrics")).text
 
                 await until(settled)
                 lazy.settimeout(10)

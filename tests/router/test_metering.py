@@ -124,7 +124,7 @@ async def test_a_prompt_that_is_cut_may_be_reported_as_it_was_read(tmp_path: Pat
 
 
 async def test_a_metric_counts_what_did_not_fit_each_time_and_the_audit_log_within_bounds(tmp_path: Path) -> None:
-    from router.metrics import PrometheusMeter
+    from router.telemetry.metrics import PrometheusMeter
 
     async with open_house(tmp_path, lines={"small": Line(text=TEXT, usage={})}) as house:
         house.gateway._doubts._meter = meter = PrometheusMeter()

@@ -3,7 +3,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.gateway.types import Timings
-from router.metrics import PrometheusMeter
+from router.telemetry.metrics import PrometheusMeter
 from router.types import NanoUsd, Spend
 
 
@@ -21,7 +21,7 @@ def test_an_answer_is_counted_with_its_tokens_and_its_money() -> None:
     for _ in range(3):
         meter.settled("small", "acme", Spend(NanoUsd(2_000), 10, 5, "settled"), Timings())
     found = samples(meter)
-    assert found["pointsman_requests_total", "settled", "small"] == 3
+    assert found["pointsman_answers_total", "settled", "small"] == 3
     assert found["pointsman_tokens_total", "prompt", "small"] == 30
     assert found["pointsman_tokens_total", "completion", "small"] == 15
     assert found["pointsman_cost_usd_total", "acme", "small"] == 6e-6

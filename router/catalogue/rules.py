@@ -1,0 +1,49 @@
+"""What settings make of rules: how a gateway decides, what it learns from, what machines cost. Fails nowhere."""
+
+from __future__ import annotations
+
+from router.gateway.machine_pricing import MachineRate
+from router.gateway.names import Names
+from router.gateway.types import JudgeRules, LearningRules, Options
+from router.learning.graders.rules import AnswerRule
+from router.settings import Settings
+
+
+def options_of(settings: Settings) -> Options:
+    """How this gateway decides."""
+    return Options(
+        policy=settings.policy.name,
+        on_request=settings.on_request(),
+        preference=settings.preference.default,
+        aliases=settings.aliases,
+        names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
+        remember=settings.log.enabled,
+        refuse_worthless=settings.budgets.when_short == "refuse",
+        refuse_unforeseen=settings.budgets.unbounded == "refuse",
+        reference_usd=settings.worth_usd(),
+        k=settings.index.k,
+        learning=learning_of(settings),
+        hold_ttl_ms=int(settings.store.hold_ttl_s * 1000),
+        longest_ms=int(settings.server.longest_s * 1000),
+        keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
+    )
+
+
+def learning_of(settings: Settings) -> LearningRules:
+    """What is learned of answers without being told."""
+    section, judge = settings.learning, settings.learning.judge
+    rules = None
+    if judge is not None:
+        pairwise = judge.mode == "pairwise"
+        key = judge.key.get_secret_value()
+        rules = JudgeRules(judge.models, key, judge.share, pairwise, judge.rubric, judge.max_tokens)
+    return LearningRules(section.sources, tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
+
+
+def rents_of(settings: Settings) -> dict[str, MachineRate]:
+    """What machines cost, by backend, where the settings say."""
+    return {
+        name: MachineRate(section.machine_usd_per_hour, engines=section.engines)
+        for name, section in settings.backends.items()
+        if section.machine_usd_per_hour is not None
+    }
