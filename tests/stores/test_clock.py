@@ -163,3 +163,16 @@ async def test_leases_end_though_the_clock_was_moved_back_while_nobody_ran(machi
             await buy(stores, WHO, 1, now_ms=machine.wall())
         machine.wall.pass_s(DAY_S)
         await buy(stores, WHO, 1, now_ms=machine.wall())
+
+
+async def test_a_lease_that_was_renewed_ends_as_soon_behind_a_clock_that_was_moved_back(machine: Machine) -> None:
+    async with machine.opened() as stores:
+        await stores.ledger.reserve(reservation(WHO, offer(40), now_ms=machine.wall(), longest_ms=600_000))
+        for _ in range(10):
+            machine.pass_s(25)
+            await stores.ledger.tend()
+    machine.wall.pass_s(-DAY_S)
+    async with machine.opened() as stores:
+        machine.pass_s(31)
+        await stores.ledger.tend()
+        assert await spent_and_held(stores, DAILY, machine.wall()) == (0, 0)

@@ -274,6 +274,7 @@ class SqliteLedger:
                 record.expires_ms = expires_ms
             else:
                 self._mine.pop(record.decision_id, None)
+        self._db.execute("UPDATE facts SET newest_ms = max(newest_ms, ?)", (self._time.now_ms(),))
 
     async def _settle_kept(self) -> None:
         while self._unsettled:
