@@ -81,6 +81,16 @@ class OutcomeLog(Protocol):
         """Entries after a position ("" is the beginning), oldest first, with theirs; waits for more if `follow`."""
 
 
+class Recollection(Protocol):
+    """Looks things of the outcome log up, for people."""
+
+    async def of(self, decision_id: str) -> list[LogEntry]:
+        """A decision and what came of it, oldest first; empty where it is not kept. Raises: StoreUnavailable."""
+
+    async def latest(self, count: int) -> list[LogEntry]:
+        """The last so many entries, oldest first. Raises: StoreUnavailable."""
+
+
 class Conversations(Protocol):
     """Answers that clients go on from, each tenant's for itself, for a time and to a number."""
 

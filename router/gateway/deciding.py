@@ -217,6 +217,11 @@ class Decider:
         """(the score that an answer looks like, how far that is believed); 0 where nobody can read this model."""
         return self._learning.views.heads.of(model, features)
 
+    def redrawn(self, record: DecisionRecord) -> Proposal:
+        """The proposal of a logged decision. Raises: ValueError where its policy is known no more."""
+        name = self.options.policy if record.policy == PINNED else record.policy
+        return self._learning.policy(name).distribute(record.context, record.evidence)
+
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
         """The nearest of the tenant's own past queries and of what operators taught: others count in estimates only."""
         context = decision.record.context

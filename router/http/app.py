@@ -31,6 +31,7 @@ from router.http.inference import Inference, path_of
 from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready
 from router.http.operations import Operators
+from router.http.page import about, files
 from router.http.schemas import PATHS
 from router.http.stopping import Stopping
 from router.settings.sections import Server as ServerSection
@@ -196,6 +197,8 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
     rest.include_router(operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.metrics))
     rest.include_router(surface.health(ready))
+    rest.include_router(about.routes(lambda: runtime.settings, version=runtime.version))
+    rest.include_router(files.routes(lambda: runtime.settings.page))
     rest.include_router(surface.routes(runtime.gateway, authentication))
     rest.include_router(
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)

@@ -1,4 +1,4 @@
-"""POST /v1/route, the decision without the call, and POST /v1/feedback, what came of it."""
+"""POST /v1/route, the decision without the call, GET /v1/decisions, one that was made, and POST /v1/feedback."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from policies.preference import knob_of
 from router.errors import Forbidden, InvalidRequest
-from router.gateway.eligibility import bounded, expected_prompt_tokens
+from router.gateway.eligibility import bounded
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Decision, usd
 from router.http.auth import Authentication, key_first, require_admin
+from router.http.explaining import explain, recalled
 from router.http.inference import preference_of
 from router.http.rates import Rates
 from router.http.schemas import parse
-from router.programs.explaining import plan_of, shown
 from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
-from router.types import Feedback, Model, Principal
+from router.types import Feedback, Principal
 
 LONGEST_ID = 512  # characters: providers encode much into the ids of their responses
 
@@ -61,7 +59,7 @@ def must_judge_for_others(principal: Principal, *, allowed: bool) -> None:
 
 
 def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, rules: FeedbackSection) -> APIRouter:
-    """The router for both."""
+    """The router of these."""
     by_key = Rates("judgements", rules.per_key, clock=time.monotonic)
     by_tenant = Rates("judgements", rules.per_tenant, clock=time.monotonic)
     router = APIRouter(prefix="/v1", route_class=key_first(authentication))
@@ -82,6 +80,13 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         call.needs = bounded(call.needs, principal)
         decision = await gateway.explain(principal, call)
         found = await explain(gateway, call, decision, principal.tenant)
+        return Response(msgspec.json.encode(found), media_type="application/json")
+
+    @router.get("/decisions/{decision_id}")
+    async def decision(decision_id: str, request: Request) -> Response:
+        """A decision of the asking tenant as it is logged, with what came of it."""
+        principal: Principal = request.state.principal
+        found = await recalled(gateway, await stores.log.of(decision_id), principal.tenant)
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     @router.post("/feedback")
@@ -111,55 +116,3 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         return {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
 
     return router
-
-
-def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
-    """USD per million tokens, and the answers they rest on; nothing where no machine's price is known."""
-    price = gateway.decider.renting.price(model)
-    if price is None:
-        return {}
-    per_million = {"prompt": price.prompt_usd * 1e6, "completion": price.completion_usd * 1e6}
-    return {"learned_price": {**per_million, "answers": price.answers}}
-
-
-async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str) -> dict[str, object]:
-    """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
-    record, proposal, estimates = decision.record, decision.proposal, decision.proposal.estimates
-    purse, price = record.context.purse, record.context.preference
-    candidates: list[dict[str, object]] = [
-        {
-            "model": model.name,
-            "eligible": True,
-            "quality": float(estimates.quality[i]),
-            "sigma": float(estimates.sigma[i]),
-            "cost_usd": float(estimates.cost[i]),
-            **({} if record.context.waiting is None else {"waiting_usd": float(record.context.waiting[i])}),
-            **({} if record.context.cached is None else {"cached_share": float(record.context.cached[i])}),
-            "price": float(proposal.prices[i]),
-            "score": float(proposal.scores[i]),
-            "probability": float(proposal.probabilities[i]),
-            "prompt_tokens": expected_prompt_tokens(model, call.needs),
-            "delay_s": gateway.decider.delays.of(model, call.needs),
-            "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
-            **_learned_price(gateway, model),
-        }
-        for i, model in enumerate(decision.models)
-    ]
-    candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
-    plan = plan_of(decision.model, call.needs)
-    return {
-        "object": "routing.decision",
-        "model": record.model,
-        "policy": record.policy,
-        "policy_version": record.version,
-        "preference": round(knob_of(price, reference_usd=gateway.decider.options.reference_usd), 9),
-        "lambda_per_usd": price,
-        "propensity": record.propensity,
-        "budget": {"name": purse.name, "remaining_usd": purse.remaining} if purse.name else None,
-        "candidates": candidates,
-        **({} if plan is None else {"plan": shown(plan, gateway)}),
-        "neighbours": [
-            {"text": each.text, "similarity": each.similarity, "scores": dict(each.scores), "history": each.history}
-            for each in await gateway.decider.nearest(decision, tenant)
-        ],
-    }

@@ -17,6 +17,7 @@ LIVE = (
     "aliases",
     "tenants",
     "learning",
+    "page",
     "backends",
     "programs",
     *_NAMES,

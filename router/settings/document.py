@@ -14,6 +14,7 @@ from router.errors import SettingsError
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.learning_sections import LearningSection
 from router.settings.listed import Listed, Look
+from router.settings.page_section import PageSection
 from router.settings.price_sections import PriceSection
 from router.settings.program_sections import ProgramSection
 from router.settings.sections import (
@@ -118,6 +119,7 @@ class Settings(Section):
     responses: Responses = Field(default=Responses(), description="Answers kept for clients that go on from them.")
     log: Log = Field(default=Log(), description="What the outcome log keeps of a query.")
     telemetry: Telemetry = Field(default=Telemetry(), description="What operators see.")
+    page: PageSection = Field(default=PageSection(), description="The page at `/`.")
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
 
     _notes: tuple[str, ...] = PrivateAttr(default=())

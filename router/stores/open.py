@@ -12,7 +12,7 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from router.errors import SettingsError, StoreUnavailable
-from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog
+from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog, Recollection
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
@@ -32,6 +32,10 @@ class LeasingLedger(Ledger, Leases, Protocol):
         """Renew and expire leases and settle what was kept; it does so by itself every half second."""
 
 
+class RecallingLog(OutcomeLog, Recollection, Protocol):
+    """What every outcome log here is."""
+
+
 class MoneyClock(Protocol):
     """The clock of the one machine on which a ledger lies."""
 
@@ -47,7 +51,7 @@ class Stores:
     """Everything that is kept."""
 
     ledger: LeasingLedger
-    log: OutcomeLog
+    log: RecallingLog
     keys: Registry
     audit: Audit
     spend: Spending

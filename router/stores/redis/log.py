@@ -25,7 +25,7 @@ from router.stores.codec import (
     scoped_response,
     unknown,
 )
-from router.stores.redis.connection import Link
+from router.stores.redis.connection import Link, fields_of
 from router.stores.redis.wire import Argument
 from router.types import DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
@@ -35,6 +35,7 @@ AGAIN_S = 0.25  # after a failure
 WAITING = 10_000
 TOGETHER = 256
 PAGE = 500
+RECALLED = 4_000  # of the latest entries, among which one decision is looked for
 FOLLOW_MS = 500
 REFUSALS = {-1: needs_replace, -2: judged_by_another, -3: judged_too_often}
 
@@ -99,9 +100,18 @@ class RedisLog:
                 return
             for entry_id, fields in _entries(found):
                 position = entry_id
-                entry = readable(entry_id, fields.get(b"k", b"").decode(errors="replace"), fields.get(b"b", b""))
-                if entry is not None:
+                if (entry := _entry(entry_id, fields)) is not None:
                     yield entry_id, entry
+
+    async def of(self, decision_id: str) -> list[LogEntry]:
+        """See Recollection.of: a stream has no index, so that only the latest RECALLED entries are looked through."""
+        return [each for each in await self.latest(RECALLED) if each.decision_id == decision_id]
+
+    async def latest(self, count: int) -> list[LogEntry]:
+        """See Recollection.latest."""
+        await self._flush()
+        found = await self._link.command("XREVRANGE", self._key, "+", "-", "COUNT", count)
+        return await asyncio.to_thread(_oldest_first, found)
 
     async def _decision(self, some_id: str, tenant: str) -> str | None:
         """The decision of this tenant that is meant; None where there is none, whoever else's it may be."""
@@ -132,6 +142,17 @@ class RedisLog:
                 batch = self._rows[:TOGETHER]
                 await self._link.call("log", self._kept, *(word for row in batch for word in row))
                 del self._rows[: len(batch)]
+
+
+def _oldest_first(found: list[tuple[bytes, object]]) -> list[LogEntry]:
+    """What XREVRANGE gave."""
+    entries = [_entry(entry_id.decode(), fields_of(fields)) for entry_id, fields in reversed(found)]
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(entry_id: str, fields: dict[bytes, bytes]) -> LogEntry | None:
+    """None where it cannot be read."""
+    return readable(entry_id, fields.get(b"k", b"").decode(errors="replace"), fields.get(b"b", b""))
 
 
 def _entries(found: object) -> list[tuple[str, dict[bytes, bytes]]]:

@@ -138,6 +138,22 @@ class SqliteLog:
             else:
                 await self._wait()
 
+    async def of(self, decision_id: str) -> list[LogEntry]:
+        """See Recollection.of."""
+        await self._settle()
+        sql = "SELECT seq, kind, body FROM log WHERE decision_id = ? ORDER BY seq"
+        return _known(await self._db.read_aside(sql, (decision_id,), _read))
+
+    async def latest(self, count: int) -> list[LogEntry]:
+        """See Recollection.latest."""
+        await self._settle()
+        sql = "SELECT seq, kind, body FROM log ORDER BY seq DESC LIMIT ?"
+        return _known(await self._db.read_aside(sql, (count,), _read))[::-1]
+
+    async def _settle(self) -> None:
+        if self._waiting:
+            await self.flush()
+
     # riding along, on the writer's thread
 
     def begin(self, works: Sequence[Work]) -> None:
@@ -208,6 +224,15 @@ class SqliteLog:
         rows = self._db.execute(sql, (decision_id,)).fetchall()
         said = [each for (body,) in rows if isinstance(each := readable(decision_id, "f", body), Feedback)]
         return next((each for each in said if each.source == source), None), len(said)
+
+
+def _read(row: tuple[int, str, bytes]) -> LogEntry | None:
+    seq, kind, body = row
+    return readable(str(seq), kind, body)
+
+
+def _known(entries: Sequence[LogEntry | None]) -> list[LogEntry]:
+    return [entry for entry in entries if entry is not None]
 
 
 def _nothing() -> None:

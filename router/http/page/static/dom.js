@@ -1,0 +1,51 @@
+// Elements from data. Text is always a text node: nothing here, or anywhere on the page, parses markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element. `attributes` may hold listeners (`onclick`), `class`, `style` as an object, and plain attributes. */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same in SVG. */
+export function s(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, each] of Object.entries(value)) element.style.setProperty(key, each);
+    else if (name === "value") element.value = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
+  return element;
+}
+
+/** Another content for an element. */
+export function show(element, ...children) {
+  element.replaceChildren(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
+  return element;
+}
+
+/** A table of cells. Columns: {title, cell, left, wide, wrap}. */
+export function table(columns, rows, { caption, rowClass } = {}) {
+  const classes = (c) => [c.left && "left", c.wide && "wide", c.wrap && "wrap"].filter(Boolean).join(" ") || null;
+  return h("div", { class: "table", tabindex: "0", role: "group", "aria-label": caption ?? columns[0].title },
+    h("table", {},
+      h("thead", {}, h("tr", {}, columns.map((c) => h("th", { scope: "col", class: classes(c) }, c.title)))),
+      h("tbody", {}, rows.map((row) => h("tr", { class: rowClass?.(row) ?? null },
+        columns.map((c) => h("td", { class: classes(c) }, c.cell(row))))))));
+}
+
+/** A card with a heading. */
+export function card(title, ...children) {
+  return h("section", { class: "card" }, h("h2", {}, title), children);
+}
+
+/** What went wrong, for a person. */
+export function failure(error) {
+  return h("p", { class: "notice error", role: "alert" }, error.message ?? String(error));
+}
