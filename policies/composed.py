@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.machine_pricing import discounted, repriced, routed
+from policies.stored_answers import given_again, is_stored, outcome_without_stored, with_stored, without_stored
 from policies.tenant_effects import TenantEffects
 from policies.types import (
     Estimates,
@@ -72,6 +73,8 @@ class Composed:
     tenants: TenantEffects | None = None
 
     def propose(self, context: RouteContext) -> Proposal:
+        if context.stored is not None:
+            return self.distribute(context, with_stored(context, self.propose(without_stored(context)).evidence))
         expected = self.estimator.estimate(context)
         if self.tenants is not None and context.tenant in self.tenants.known:
             expected = self.tenants.applied(context, expected)
@@ -88,9 +91,15 @@ class Composed:
             scores = masked(scores, spent(context, charged))
         explorer = self.warm_up.explorer if self.warm_up is not None and evidence.early else self.explorer
         probabilities, scores = explorer.probabilities(context, estimates, scores)
+        if context.stored is not None:
+            probabilities = given_again(context, estimates, probabilities)
         return Proposal(probabilities, estimates, prices, scores, evidence)
 
     def learn(self, outcome: Outcome) -> None:
+        if outcome.context.stored is not None:
+            if is_stored(outcome.context, outcome.arm):
+                return  # it says nothing of what a model would answer, and took nothing from a budget
+            outcome = outcome_without_stored(outcome)
         self.estimator.learn(outcome)
         self.pacer.learn(outcome)
         if self.tenants is not None:

@@ -102,6 +102,7 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     returned: float = 1.0  # … and how likely that was, in (0, 1]
     uncached: Count = 0  # nano-USD, had no cache been read or written; 0: the same
     parts: Mapping[str, Count] = {}  # tokens with a price of their own, by kind: cached, written, reasoning, …
+    saved: Count = 0  # nano-USD that an answer cost when it was made, which was given again
 
 
 class Feedback(msgspec.Struct, frozen=True, gc=False):
@@ -207,7 +208,7 @@ def features_of(data: bytes) -> Float | None:
 
 Row = Literal[
     "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
-    "completion_usd", "tokens"
+    "completion_usd", "tokens", "stored"
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
 ALWAYS = 4  # of these are in every record
@@ -297,6 +298,9 @@ def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
     if rented is not None:
         rows |= 0b111 << (ALWAYS + len(optional))
         found += [rented.prompt_usd, rented.completion_usd, rented.tokens]
+    if context.stored is not None:
+        rows |= 1 << ROWS.index("stored")
+        found.append(context.stored)
     return rows, b"".join([row.tobytes() for row in found])
 
 
@@ -336,6 +340,7 @@ def unpacked(data: bytes) -> DecisionRecord:
         neighbours_asked,
         block("cached"),
         block("waiting"),
+        block("stored"),
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
     evidence = Evidence(

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from router.types import (
     Balance,
     Budget,
+    CacheRules,
     DecisionRecord,
     Feedback,
     Hold,
@@ -102,6 +103,22 @@ class Conversations(Protocol):
 
     async def forget(self, tenant: str, name: str) -> bool:
         """Whether there was something to forget. Raises: StoreUnavailable."""
+
+
+class StoredAnswers(Protocol):
+    """Answers that may be given again, each tenant's for itself, for a time and to a size."""
+
+    async def keep(self, tenant: str, name: str, body: bytes, rules: CacheRules) -> None:
+        """Keep it under a name of the tenant's, in the place of what had it; those that end first make room.
+
+        Raises: StoreUnavailable.
+        """
+
+    async def find(self, tenant: str, name: str) -> bytes | None:
+        """What is kept and has not ended; None where this tenant has nothing of that name. Raises: StoreUnavailable."""
+
+    async def forget(self, tenant: str, name: str | None = None) -> int:
+        """Forget one, or all of the tenant's; how many there were. Raises: StoreUnavailable."""
 
 
 class Archived(NamedTuple):

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from router import amounts
-from router.types import Budget, NanoUsd, Principal, RateLimit
+from router.types import Budget, CacheRules, NanoUsd, Principal, RateLimit
 
 NAME = r"^[^\s,|]+$"
 MOST_COUNTED = 2**53  # requests or tokens a minute; Redis scripts count in doubles, exact up to here
@@ -130,6 +130,28 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
+class CacheTerms(Section):
+    """Answers that may be given again; `true` is the defaults, `false` is none."""
+
+    enabled: bool = Field(default=True, description="False stores nothing and looks nothing up.")
+    ttl: Period = Field(default=amounts.period("day"), description="How long an answer may be given again: 30s … 1y.")
+    entries: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=10_000, description="Answers kept of a tenant.")
+    size: Annotated[int, BeforeValidator(amounts.size), Field(ge=1024)] = Field(
+        default=64 * 2**20, description="Bytes kept of a tenant; one answer has a sixteenth of them at most."
+    )
+    within: Literal["tenant", "team"] = Field(default="tenant", description="Who shares them; nobody else ever does.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, data: object) -> object:
+        return {"enabled": data} if isinstance(data, bool) else data
+
+    def rules(self) -> CacheRules | None:
+        """As the gateway knows them."""
+        by_team = self.within == "team"
+        return CacheRules(self.ttl.seconds * 1000, self.entries, self.size, by_team) if self.enabled else None
+
+
 class Terms(Section):
     """What tenants, teams and keys may all set. Budgets and limits add up; of the rest the nearest rules."""
 
@@ -154,6 +176,11 @@ class Terms(Section):
         default=None,
         description="What judges answers that no person judged: graders, signature, judge; by default the next "
         "level's, then `learning.sources`.",
+    )
+    cache: CacheTerms | None = Field(
+        default=None,
+        description="Answers that are given again to who asks the same; true is the defaults. By default the next "
+        "level's, then none.",
     )
     metadata: dict[str, str] = Field(default={}, description="Copied into the log.")
     disabled: bool = Field(default=False, description="True refuses every key at or below this level.")
@@ -201,11 +228,17 @@ def narrowed(principal: Principal, levels: Iterable[Level]) -> Principal | None:
         preference=_nearest([principal.preference, *(level.terms.preference for level in levels)]),
         learn_from=_nearest([principal.learn_from, *(level.terms.learn_from for level in levels)]),
         latency_usd_per_s=_nearest([principal.latency_usd_per_s, *(level.terms.latency_usd_per_s for level in levels)]),
+        cache=principal.cache or _cache([level.terms.cache for level in levels]),
         policy=_nearest([principal.policy, *(level.terms.policy for level in levels)]),
         budgets=tuple(dict.fromkeys([*principal.budgets, *budgets])),
         limits=tuple(dict.fromkeys([*principal.limits, *limits])),
         metadata=_merged([*(level.terms.metadata for level in reversed(levels)), principal.metadata]),
     )
+
+
+def _cache(terms: Iterable[CacheTerms | None]) -> CacheRules | None:
+    found: CacheTerms | None = _nearest(terms)
+    return None if found is None else found.rules()
 
 
 def _nearest(values: Iterable[Any]) -> Any:

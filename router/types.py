@@ -229,6 +229,16 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheRules:
+    """What may be answered with an answer that is stored, and how much of them is kept for a tenant."""
+
+    ttl_ms: int
+    entries: int
+    bytes: int
+    by_team: bool = False  # each team has its own
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking: what a valid key stands for."""
 
@@ -241,6 +251,7 @@ class Principal:
     policy: str | None = None  # None: the gateway's default
     latency_usd_per_s: float | None = None  # what a second less of waiting is worth; None: nothing
     learn_from: tuple[str, ...] | None = None  # sources of judgements beside people; None: the gateway's default
+    cache: CacheRules | None = None  # None: nothing is stored, and nothing stored is looked up
     budgets: tuple[Budget, ...] = ()
     limits: tuple[RateLimit, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -309,6 +320,12 @@ class Spend(msgspec.Struct, frozen=True, gc=False):
     estimated: bool = False  # what the engine reported could not be: tokens were counted from the text
     parts: TokenParts = NO_PARTS  # kinds of tokens among them
     uncached: NanoUsd = NanoUsd(0)  # had no cache been read or written; 0: the same
+    saved: NanoUsd = NanoUsd(0)  # that an answer cost when it was made, which was given again
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Tokens with a price of their own, and what was saved, by the names that reports give them; none are 0."""
+        return {**self.parts.counts, "saved_nanousd": self.saved} if self.saved else self.parts.counts
 
     def __post_init__(self) -> None:
         if self.cost < 0 or self.prompt_tokens < 0 or self.completion_tokens < 0:

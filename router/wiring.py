@@ -28,6 +28,7 @@ from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing
 from router.gateway.serving import Gateway
+from router.gateway.stored_answers import AnswerCache
 from router.gateway.types import Catalogue, Surroundings
 from router.learning.follower import Learning
 from router.learning.history_loader import HistoryLoader
@@ -235,6 +236,7 @@ def _gateway(
         learning=learning,
         options=options_of(settings),
         renting=renting,
+        answers=AnswerCache(stores.answers, learning.views.answers, time.time),
         surroundings=Surroundings(
             stores.ledger,
             embedder,

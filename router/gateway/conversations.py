@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from router.gateway.types import Call
+from router.learning.prompt_caches import SESSION
+from router.learning.stored_answers import ANSWER, MADE_BY
 
 _BEGINNINGS = ("messages", "input", "prompt")  # the first that a request has
 _USER = re.compile(rb'"role"\s*:\s*"user"')
@@ -21,6 +23,12 @@ def session_of(tenant: str, call: Call) -> str | None:
     named = call.session or _text(call, "prompt_cache_key") or _user(call)
     begun = named or _beginning(call)
     return None if begun is None else blake2b(f"{tenant}\0{begun}".encode(), digest_size=8).hexdigest()
+
+
+def marks(session: str | None, call: Call) -> dict[str, str]:
+    """What those who follow the log must know of a decision beside its context."""
+    found = {SESSION: session, ANSWER: call.answer, MADE_BY: call.made_by}
+    return {key: value for key, value in found.items() if value}
 
 
 def _decode(raw: msgspec.Raw) -> Any:

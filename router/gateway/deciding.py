@@ -19,7 +19,7 @@ from policies.registry import ESCALATION
 from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, draw
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
-from router.gateway.conversations import session_of
+from router.gateway.conversations import marks, session_of
 from router.gateway.delays import Delays
 from router.gateway.eligibility import (
     all_hold,
@@ -32,6 +32,7 @@ from router.gateway.eligibility import (
 )
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing
+from router.gateway.stored_answers import AnswerCache
 from router.gateway.types import (
     Call,
     Candidates,
@@ -47,7 +48,6 @@ from router.gateway.types import (
     new_id,
 )
 from router.learning.follower import Learning
-from router.learning.prompt_caches import SESSION
 from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
 
 _NO_PURSE = BudgetState()
@@ -71,10 +71,12 @@ class Decider:
         options: Options,
         surroundings: Surroundings,
         renting: MachinePricing | None = None,
+        answers: AnswerCache | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.options = options
         self.renting = renting or MachinePricing({})
+        self.answers = answers
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.spared: dict[str, str] = {}  # … backends to use only where nobody else is left, and why
         self.unable = Inabilities(surroundings.clock)
@@ -107,6 +109,8 @@ class Decider:
             raise one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
+        if principal.cache is not None and self.answers is not None and self.options.remember:
+            menu = await self.answers.offered(principal, call, menu, without)
         name, policy = self._policy(principal, call)
         session = session_of(principal.tenant, call) if menu.caches or self.renting.rents else None
         logged = await self._ask(principal, call, menu, stages, session)
@@ -147,6 +151,7 @@ class Decider:
             self.options.k,
             None if session is None else self._cached(session, call, menu),
             self.delays.worth(second, menu.models, call.needs) if second else None,
+            menu.stored,
         )
 
     def _cached(self, session: str, call: Call, menu: Candidates) -> Float:
@@ -190,7 +195,7 @@ class Decider:
             text=call.text[: self.options.keep_characters],
             space=self._learning.views.space,
             text_id=b"" if self._keep is None or not self.options.remember else self._keep(principal.tenant, call.text),
-            metadata={} if session is None else {SESSION: session},
+            metadata=marks(session, call) if session is not None or call.answer else {},
         )
 
     def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:

@@ -199,6 +199,8 @@ class Gateway:
             await to_its_end(self._release(attempt))
             raise
         attempt.stages.mark_answer(reply.report.engine_s)
+        if attempt.call.answer and self.decider.answers is not None:
+            reply = self.decider.answers.recorded(attempt, reply)
         if not isinstance(reply, Whole):
             await self._mark(attempt, reply)
             attempt.stages.mark("mark")
@@ -305,7 +307,7 @@ class Gateway:
 
     def looks(self, attempt: Attempt) -> bool:
         """Whether anything can be learned of this answer by looking at it once it was sent."""
-        return self.decider.options.remember and self.observer.looks(attempt)
+        return self.decider.options.remember and not attempt.stored and self.observer.looks(attempt)
 
     async def _release(self, attempt: Attempt) -> None:
         """Of a program, what its steps cost is charged."""
@@ -319,6 +321,8 @@ class Gateway:
         await self._ledger.settle(attempt.hold, spend)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))
+        if attempt.blocks is not None and self.decider.answers is not None:
+            await self.decider.answers.keep(attempt, spend, report)
         attempt.stages.mark("settle")
         if spend.outcome == "settled":
             self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)
@@ -337,6 +341,7 @@ class Gateway:
             outcome=spend.outcome,
             uncached=spend.uncached,
             parts=spend.parts.counts,
+            saved=spend.saved,
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=report.response_id if report else None,

@@ -30,6 +30,7 @@ from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, Nano
 if TYPE_CHECKING:
     from backends.types import Reply, Request
     from router.gateway.metering import Bill
+    from router.gateway.stored_answers import Recording
 
 Float32 = NDArray[np.float32]
 GENERIC_BYTES_PER_TOKEN = 4.0
@@ -51,6 +52,10 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     session: str | None = None
     request_id: str = ""
+    takes_stored: bool = True  # an answer that was given before will do …
+    keeps_stored: bool = True  # … and this one may be given again
+    answer: str = ""  # the name under which an answer is stored, where one may be …
+    made_by: str = ""  # … and the decision that made what is stored there
 
 
 @dataclass(slots=True)
@@ -141,6 +146,7 @@ class Candidates:
     budgets: tuple[Budget, ...]  # the models' own and those they share, each once
     longest: int  # completion tokens of the most talkative
     caches: bool = False  # whether one of them has a price for what it finds in its cache
+    stored: NDArray[np.float64] | None = None  # as in LoggedContext
 
     @classmethod
     def of(cls, models: tuple[Model, ...], refusals: Mapping[str, str]) -> Candidates:
@@ -365,6 +371,9 @@ class Attempt:
     signature: bytes = b""  # float32 policies.signature.FEATURES of the answer that was judged before it was returned …
     answered: str = ""  # … the program's arm that gave it …
     returned: float = 1.0  # … and how likely it was to be returned
+    stored: str = ""  # of an answer that was given before: how it was found, and how old it is
+    blocks: list[bytes] | None = None  # of an answer that may be given again …
+    recording: Recording | None = None  # … and of a stream, as far as it has come
 
 
 def usd(cost: NanoUsd) -> str:

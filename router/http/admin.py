@@ -15,6 +15,7 @@ from pydantic import Field
 from router.amounts import Period
 from router.errors import InvalidRequest, NotFound
 from router.http.auth import Authentication, key_first
+from router.ports import StoredAnswers
 from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
@@ -69,6 +70,7 @@ def routes(
         dependencies=[Depends(acting)],
     )
     _tenants(router, stores.keys, note)
+    _answers(router, stores.answers, note)
     _teams(router, stores.keys, note)
     _keys(router, stores.keys, note)
     _reports(router, stores, clock)
@@ -106,6 +108,15 @@ def _tenants(router: APIRouter, keys: Registry, note: Note) -> None:
         await keys.put(Tenant(name, body))
         await note("tenant.put", name, terms=_shown(body))
         return view(await keys.get(Tenant, name))
+
+
+def _answers(router: APIRouter, answers: StoredAnswers, note: Note) -> None:
+    @router.delete("/tenants/{name}/cache")
+    async def purge(name: str) -> dict[str, object]:
+        """Forget all answers that are stored of a tenant."""
+        count = await answers.forget(name)
+        await note("cache.purged", name, answers=count)
+        return {"object": "cache.purged", "tenant": name, "answers": count}
 
 
 def _teams(router: APIRouter, keys: Registry, note: Note) -> None:

@@ -115,4 +115,9 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
             await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
         return {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
 
+    @router.delete("/cache")
+    async def purge(request: Request) -> dict[str, object]:
+        """Forget all answers that are stored of the caller's tenant."""
+        return {"object": "cache.purged", "answers": await stores.answers.forget(request.state.principal.tenant)}
+
     return router

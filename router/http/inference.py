@@ -134,6 +134,9 @@ class Inference:
         )
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]
+        if (said := headers.get(b"cache-control")) is not None:
+            call.keeps_stored = b"no-store" not in said
+            call.takes_stored = call.keeps_stored and b"no-cache" not in said
         return call
 
     async def _plain(self, answer: RelayedAnswer, body: bytes, asked: HttpExchange, presence: Presence) -> None:
@@ -320,6 +323,8 @@ def _decision_headers(answer: RelayedAnswer, request_id: bytes) -> Headers:
         (b"x-pointsman-model", opened.model.name.encode()),
         (b"x-pointsman-policy", opened.decision.record.policy.encode()),
     ]
+    if opened.stored:
+        headers.append((b"x-pointsman-stored", opened.stored.encode()))
     if opened.room is not None:
         headers.append((b"x-pointsman-max-tokens", b"%d" % opened.room))
     if opened.hold.requests is not None:

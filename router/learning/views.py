@@ -40,6 +40,7 @@ from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
 from router.learning.prompt_caches import PromptCaches
 from router.learning.shares import Shares
+from router.learning.stored_answers import AnswerJudgements
 from router.learning.table import OutcomeTable
 from router.types import NANO_PER_USD
 
@@ -134,6 +135,7 @@ class Views:
         self.heads = AnswerHeads()
         self.caches = PromptCaches()
         self.times = AnswerTimes()
+        self.answers = AnswerJudgements()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -246,6 +248,8 @@ class Views:
         known = self.open.get(entry.decision_id)
         if known is None or (known.settlement is not None and known.settlement.outcome == "refused"):
             return  # nobody answered
+        if self.answers.judged(known.record, entry):
+            return
         by_person = entry.source == "user"
         self._look(known, entry)
         if entry.says_nothing:

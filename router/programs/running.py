@@ -254,6 +254,8 @@ class Run:
             headers=outer.headers,
             session=outer.session,
             request_id=outer.request_id,
+            takes_stored=False,  # several are asked the same to get several answers
+            keeps_stored=False,
         )
 
 

@@ -33,7 +33,7 @@ def why_refused(spend: Spend) -> str | None:
     """Why a ledger cannot charge this; None where it can."""
     if not is_count(spend.cost, MAX_NANO_USD):
         return f"cost is {spend.cost!r}; it must be whole, 0 to {MAX_NANO_USD} nano-USD"
-    counts = {"prompt": spend.prompt_tokens, "completion": spend.completion_tokens, **spend.parts.counts}
+    counts = {"prompt": spend.prompt_tokens, "completion": spend.completion_tokens, **spend.kinds}
     for name, tokens in counts.items():
         if not is_count(tokens, MAX_TOKENS):
             return f"{name} tokens are {tokens!r}; they must be whole, 0 to {MAX_TOKENS}"

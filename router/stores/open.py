@@ -12,10 +12,11 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from router.errors import SettingsError, StoreUnavailable
-from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog, Recollection
+from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog, Recollection, StoredAnswers
 from router.stores.keys import Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
+from router.stores.sqlite.answers import SqliteAnswers
 from router.stores.sqlite.archive import SqliteArchive
 from router.stores.sqlite.conversations import SqliteConversations
 from router.stores.sqlite.database import Database
@@ -57,6 +58,7 @@ class Stores:
     spend: Spending
     conversations: Conversations
     archive: Archive
+    answers: StoredAnswers
     refused: Counter[str] = field(
         default_factory=Counter
     )  # settlements charged at their worst case, by who refused them
@@ -103,10 +105,9 @@ async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterato
         await ledger.open()
         try:
             conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
-            archive = SqliteArchive(database)
-            yield Stores(
-                ledger, log, keys, audit, SqliteSpending(database), conversations, archive, ledger.refused, ledger
-            )
+            archive, answers = SqliteArchive(database), SqliteAnswers(database, clock=clock)
+            spend = SqliteSpending(database)
+            yield Stores(ledger, log, keys, audit, spend, conversations, archive, answers, ledger.refused, ledger)
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file
@@ -120,6 +121,7 @@ async def _redis(
     url: str, clock: Callable[[], int], kept: Retention, query: Mapping[str, str]
 ) -> AsyncIterator[Stores]:
     # six megabytes and a tenth of a second that SQLite does without
+    from router.stores.redis.answers import RedisAnswers  # noqa: PLC0415
     from router.stores.redis.archive import RedisArchive  # noqa: PLC0415
     from router.stores.redis.connection import connect  # noqa: PLC0415
     from router.stores.redis.conversations import RedisConversations  # noqa: PLC0415
@@ -140,8 +142,8 @@ async def _redis(
         try:
             await audit.open()
             conversations = RedisConversations(link, clock=clock, kept=kept.conversations)
-            archive = RedisArchive(link, clock=clock)
-            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, archive, ledger.refused)
+            archive, answers = RedisArchive(link, clock=clock), RedisAnswers(link, clock=clock)
+            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, archive, answers, ledger.refused)
         finally:
             await ledger.aclose()
             await log.aclose()

@@ -35,6 +35,7 @@ class SpendLine:
     audio_completion: int = 0
     image_completion: int = 0
     searches: int = 0
+    saved_nanousd: int = 0  # that stored answers cost when they were made
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ SCRIPTS = {  # name -> what it begins with
     **dict.fromkeys(("reserve", "settle", "mark", "restore", "tend", "balance"), ("prelude",)),
     **dict.fromkeys(("log", "judge"), ("prelude", "entries")),
     "put": ("prelude",),
+    **dict.fromkeys(("keep", "forget"), ("prelude", "answers")),
 }
 # Errors that say how Redis is, not what it was asked; the next try may do.
 PASSING = re.compile(

@@ -83,7 +83,7 @@ def settlement(lease: Lease, owner: str, spend: Spend, *, now_ms: int, charges: 
         lease.plan,
         now_ms,
         charges,
-        as_words(spend.parts.counts),
+        as_words(spend.kinds),
     )
 
 

@@ -44,7 +44,8 @@ CREATE TABLE expired (
 CREATE TABLE spend (
     day TEXT NOT NULL, {_WHO}, {_amounts("requests", "prompt_tokens", "completion_tokens", "cost")},
     PRIMARY KEY (day, tenant, team, key, model)) WITHOUT ROWID, STRICT;
--- Of these tokens, those with a price of their own, by kind: cached, written, reasoning, …
+-- Of these tokens, those with a price of their own, by kind: cached, written, reasoning, …; and saved_nanousd, what
+-- stored answers cost when they were made.
 CREATE TABLE spend_parts (
     day TEXT NOT NULL, {_WHO}, kind TEXT NOT NULL, {_amounts("tokens")},
     PRIMARY KEY (day, tenant, team, key, model, kind)) WITHOUT ROWID, STRICT;
@@ -74,11 +75,17 @@ CREATE TABLE shelf (
 PRAGMA user_version = {VERSION};
 """
 
-# What learning keeps for all gateways. Files that are older than this table get it when they are opened.
-ARCHIVE = (
+# What learning keeps for all gateways, and answers that may be given again. Files that are older than these tables get
+# them when they are opened.
+LATER = (
     "CREATE TABLE IF NOT EXISTS archive (seq INTEGER PRIMARY KEY AUTOINCREMENT, room TEXT NOT NULL,"
     " owner TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (room, owner, name)) STRICT",
     "CREATE INDEX IF NOT EXISTS archive_room ON archive (room, seq)",
+    "CREATE TABLE IF NOT EXISTS answers (tenant TEXT NOT NULL, name TEXT NOT NULL, until_ms INTEGER NOT NULL,"
+    " body BLOB NOT NULL, PRIMARY KEY (tenant, name)) STRICT",
+    "CREATE INDEX IF NOT EXISTS answers_until ON answers (tenant, until_ms)",
+    "CREATE TABLE IF NOT EXISTS answer_sizes (tenant TEXT PRIMARY KEY, entries INTEGER NOT NULL,"
+    " bytes INTEGER NOT NULL) WITHOUT ROWID, STRICT",
 )
 
 
@@ -95,7 +102,7 @@ def create_or_check(connection: sqlite3.Connection, *, path: object) -> None:
             raise StoreUnavailable(
                 f"{path} holds tables of another form (version {found}, not {VERSION}): move it away to begin anew."
             )
-        for statement in ARCHIVE:
+        for statement in LATER:
             connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:

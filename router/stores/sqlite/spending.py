@@ -27,8 +27,8 @@ class SpendChanges:
         line, sums = (day_of(at_ms), *who), (requests, spend.prompt_tokens, spend.completion_tokens, cost)
         known = self._lines.get(line)
         self._lines[line] = sums if known is None else tuple([a + b for a, b in zip(known, sums, strict=True)])
-        if spend.parts is not NO_PARTS:
-            self._parts.update({(*line, kind): tokens for kind, tokens in spend.parts.counts.items()})
+        if spend.parts is not NO_PARTS or spend.saved:
+            self._parts.update({(*line, kind): count for kind, count in spend.kinds.items()})
 
     def write(self, database: Database, write: Write) -> None:
         """Within the transaction that is open."""

@@ -1,0 +1,307 @@
+"""Answers that are given again: a stored one is an arm among the models, at no cost, and is sent as it first came.
+
+How it fails: a store that is away, or holds what cannot be read, is as good as empty; the models answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from backends.dialects import ABILITIES
+from backends.types import Reply, Report, Request, Stream, Usage, Whole
+from policies.types import Arm
+from router.errors import StoreUnavailable
+from router.gateway.eligibility import Requirements
+from router.gateway.metering import Bill
+from router.gateway.types import Attempt, Call, Candidates, arm_of
+from router.learning.stored_answers import AnswerJudgements
+from router.ports import StoredAnswers
+from router.types import Model, NanoUsd, Offer, Price, Principal, Spend
+
+LOG = logging.getLogger("pointsman.answers")
+STORED = "stored"  # stands where a model has the name of its backend
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+SHARE = 16  # of a tenant's room, the most that one answer takes
+_ENDED = frozenset({"stop", "end_turn", "stop_sequence", "completed"})
+_TOLD_BACK = frozenset({"model", "stream", "stream_options"})  # fields that say nothing of an answer …
+_FREE = _TOLD_BACK | {
+    "user",
+    "metadata",
+    "store",
+    "prompt_cache_key",
+    "safety_identifier",
+    "service_tier",
+}  # … these too
+_VARIES = ("anthropic-beta", "openai-beta")  # headers that change what an engine does
+_SILENT = b"null"
+_NOTHING = Price(NanoUsd(0), NanoUsd(0))
+
+
+class KeptAnswer(msgspec.Struct, array_like=True):
+    """An answer as it is stored."""
+
+    made_by: str  # the decision
+    model: str
+    at_ms: int
+    cost: int  # nano-USD, when it was made
+    response_id: str | None
+    finish_reason: str | None
+    tokens: tuple[int, int]
+    blocks: list[bytes]  # a body, or a stream as it came
+
+    def report(self) -> Report:
+        """What is said of it when it is given again, under an id of its own."""
+        usage = Usage(*self.tokens)
+        return Report(usage, complete=True, finish_reason=self.finish_reason, response_id=_fresh(self.response_id))
+
+
+_decode = msgspec.msgpack.Decoder(KeptAnswer).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Recording:
+    """An answer under way that is to be stored: its blocks, until there are too many."""
+
+    def __init__(self, reply: Stream, most: int) -> None:
+        self._reply, self._most = reply, most
+        self.blocks: list[bytes] = []
+        self.size = 0
+
+    @property
+    def report(self) -> Report:
+        """The engine's own."""
+        return self._reply.report
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for block in self._reply:
+            self.size += len(block)
+            if self.size <= self._most:
+                self.blocks.append(block)
+            yield block
+
+    async def aclose(self) -> None:
+        """Stop at once."""
+        await self._reply.aclose()
+
+
+class ReplayedStream:
+    """A stored stream, block by block. See Stream."""
+
+    def __init__(self, kept: KeptAnswer) -> None:
+        self._kept, self.report = kept, kept.report()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for block in self._kept.blocks:
+            yield _renamed(block, self._kept.response_id, self.report.response_id)
+
+    async def aclose(self) -> None:
+        """Nothing is under way."""
+
+
+class Replay:
+    """A stored answer on its way. See Running."""
+
+    attempt: Attempt
+
+    def __init__(self, kept: KeptAnswer, clock: Callable[[], float]) -> None:
+        self._kept, self._clock = kept, clock
+
+    async def send(self, request: Request) -> Reply:
+        """See Backend.send; nothing can fail."""
+        kept = self._kept
+        self.attempt.stored = f"exact; age={max(0, int(self._clock()) - kept.at_ms // 1000)}"
+        if request.stream:
+            return ReplayedStream(kept)
+        report = kept.report()
+        return Whole(_renamed(b"".join(kept.blocks), kept.response_id, report.response_id), report)
+
+    def bill(self) -> Bill:
+        """Nothing, and what it cost when it was made."""
+        return Bill(Spend(NanoUsd(0), 0, 0, "settled", saved=NanoUsd(self._kept.cost)))
+
+
+class StoredAnswer:
+    """What stands for a model's answer among the candidates. See router.types.Program."""
+
+    def __init__(self, kept: KeptAnswer, clock: Callable[[], float]) -> None:
+        self._kept, self._clock = kept, clock
+
+    def offer(self, model: Model, needs: Requirements) -> Offer:
+        """See Program.offer."""
+        return Offer(model.name, NanoUsd(0), 0)
+
+    def reason(self, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+        """See Program.reason: whoever made it may serve, or it was not offered."""
+        return None
+
+    def begin(self, gateway: Any, call: Any) -> Replay:
+        """See Program.begin."""
+        return Replay(self._kept, self._clock)
+
+
+class AnswerCache:
+    """Finds what may be given again, and keeps what was answered."""
+
+    def __init__(self, store: StoredAnswers, judgements: AnswerJudgements, clock: Callable[[], float]) -> None:
+        self._store, self._judgements, self._clock = store, judgements, clock
+
+    async def offered(self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str]) -> Candidates:
+        """The candidates, with the stored answer to this very request among them, where there is one."""
+        call.answer = call.made_by = ""
+        if not _stands(call):
+            return menu
+        call.answer = name_of(principal, call)
+        kept = await self._find(principal.tenant, call.answer) if call.takes_stored else None
+        maker = None if kept is None else next((model for model in menu.models if model.name == kept.model), None)
+        if kept is None or maker is None or f"{STORED}:{maker.name}" in without:
+            return menu
+        call.made_by = kept.made_by
+        model = _model(maker, kept, call, self._clock)
+        arm = Arm(**{**_fields(arm_of(model)), "parent": maker.name, "quality": self._judgements.mean(kept.made_by)})
+        return Candidates(
+            (*menu.models, model),
+            menu.refusals,
+            (*menu.names, model.name),
+            _with(menu.arms, arm),
+            menu.budgets,
+            menu.longest,
+            menu.caches,
+            np.array([np.nan] * len(menu.models) + [1.0]),
+        )
+
+    def recorded(self, attempt: Attempt, reply: Reply) -> Reply:
+        """The reply, watched where it may be stored."""
+        rules = attempt.principal.cache
+        if rules is None or attempt.stored or not (attempt.call.answer and attempt.call.keeps_stored):
+            return reply
+        if isinstance(reply, Whole):
+            attempt.blocks = [reply.body] if len(reply.body) <= rules.bytes // SHARE else None
+            return reply
+        recording = Recording(reply, rules.bytes // SHARE)
+        attempt.blocks = recording.blocks
+        attempt.recording = recording
+        return recording
+
+    async def keep(self, attempt: Attempt, spend: Spend, report: Report | None) -> None:
+        """Store an answer that was charged and came to its own end. Nothing fails here."""
+        rules, blocks = attempt.principal.cache, attempt.blocks
+        if rules is None or blocks is None or not _is_whole(attempt, spend, report, rules.bytes // SHARE):
+            return
+        assert report is not None
+        kept = KeptAnswer(
+            attempt.decision.decision_id,
+            attempt.model.name,
+            int(self._clock() * 1000),
+            spend.cost,
+            report.response_id,
+            report.finish_reason,
+            (spend.prompt_tokens, spend.completion_tokens),
+            blocks,
+        )
+        try:
+            await self._store.keep(attempt.principal.tenant, attempt.call.answer, _encode(kept), rules)
+        except StoreUnavailable as error:
+            LOG.warning("an answer is not stored, nobody is given it again: %s", error)
+
+    async def forget(self, tenant: str) -> int:
+        """All of a tenant's; how many there were. Raises: StoreUnavailable."""
+        return await self._store.forget(tenant)
+
+    async def _find(self, tenant: str, name: str) -> KeptAnswer | None:
+        try:
+            body = await self._store.find(tenant, name)
+            kept = None if body is None else _decode(body)
+            if kept is not None and self._judgements.failed(kept.made_by):
+                await self._store.forget(tenant, name)
+                return None
+        except (StoreUnavailable, msgspec.DecodeError) as error:
+            LOG.warning("stored answers are not looked up: %s", error)
+            return None
+        return kept
+
+
+def name_of(principal: Principal, call: Call) -> str:
+    """A digest of all of a request that its answer may follow from, and of who shares it beside the tenant."""
+    rules = principal.cache
+    team = (principal.team or "") if rules is not None and rules.by_team else ""
+    free = _TOLD_BACK if call.path == "/v1/responses" else _FREE  # whose answers say again what was asked
+    shape = f"{call.path}\0{team}\0{call.needs.pinned or ''}\0{call.stream}\0{call.stream and call.wants_usage}"
+    digest = blake2b(shape.encode(), digest_size=20)
+    for header in _VARIES:
+        digest.update(f"\0{call.headers.get(header, '')}".encode())
+    for field in sorted(call.fields.keys() - free):
+        value = bytes(call.fields[field])
+        if value != _SILENT:
+            digest.update(b"\0%d:%b%d:" % (len(field), field.encode(errors="replace"), len(value)))
+            digest.update(value)
+    return digest.hexdigest()
+
+
+def _stands(call: Call) -> bool:
+    """Whether an answer to it follows from the request alone."""
+    needs = call.needs
+    if not (call.takes_stored or call.keeps_stored):
+        return False
+    return call.path in PATHS and not (needs.unforeseen or needs.fee or needs.searches)
+
+
+def _is_whole(attempt: Attempt, spend: Spend, report: Report | None, most: int) -> bool:
+    if report is None or spend.outcome != "settled" or spend.estimated or attempt.stored:
+        return False
+    if attempt.recording is not None and attempt.recording.size > most:
+        return False
+    if report.failure is not None or not report.complete or report.finish_reason not in _ENDED:
+        return False
+    return not (attempt.call.path == "/v1/responses" and "tools" in attempt.call.needs.capabilities)
+
+
+def _model(maker: Model, kept: KeptAnswer, call: Call, clock: Callable[[], float]) -> Model:
+    """A candidate that has whatever its maker has, but a price, budgets and limits."""
+    own = ABILITIES.get(call.path)
+    return replace(
+        maker,
+        name=f"{STORED}:{maker.name}",
+        backend=STORED,
+        price=_NOTHING,
+        capabilities=maker.capabilities if own is None else maker.capabilities | {own},
+        extra_body={},
+        defaults={},
+        drop_fields=frozenset(),
+        budgets=(),
+        limits=(),
+        replica_prices={},
+        program=StoredAnswer(kept, clock),
+    )
+
+
+def _fields(arm: Arm) -> dict[str, Any]:
+    return msgspec.structs.asdict(arm)
+
+
+@lru_cache(maxsize=1024)
+def _with(arms: tuple[Arm, ...], arm: Arm) -> tuple[Arm, ...]:
+    """The same tuple for the same arms, so that whoever keeps something by arms finds it again."""
+    return (*arms, arm)
+
+
+def _fresh(known: str | None) -> str | None:
+    """An id like this one."""
+    head = re.match(r"[A-Za-z]*[-_]", known or "")
+    return None if known is None else (head[0] if head is not None else "") + secrets.token_hex(12)
+
+
+def _renamed(block: bytes, old: str | None, new: str | None) -> bytes:
+    """With one id in the place of another. A text that holds the same is left: its quotes are escaped."""
+    if old is None or new is None or old.encode() not in block:
+        return block
+    return re.sub(rb'("id": ?)"' + re.escape(old.encode()) + b'"', rb'\1"' + new.encode() + b'"', block)
