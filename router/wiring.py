@@ -44,6 +44,7 @@ from router.stores.open import Stores, open_stores
 from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
 from router.telemetry.exposition import text_of
+from router.telemetry.logs import RequestLines
 from router.telemetry.metrics import PrometheusMeter
 from router.telemetry.state import state_gauges
 from router.telemetry.workers import Workers
@@ -139,7 +140,8 @@ async def open_runtime(settings: Settings, path: Path | None, *, workers: Path |
         catalogue = fleet.catalogue()
         embedder, spaces = await build_embedder(settings, stores.archive)
         meter = PrometheusMeter()
-        meter.refused = stores.refused
+        meter.refused, lines = stores.refused, RequestLines()
+        meter.served_requests = lines.waiting if settings.telemetry.access_log else None
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
         renting = MachinePricing(rents_of(settings))
@@ -166,6 +168,7 @@ async def open_runtime(settings: Settings, path: Path | None, *, workers: Path |
         await stack.enter_async_context(runtime.workers.open())
         for loop in (
             learning.run,
+            lines.run,
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
             lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
             lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),

@@ -296,21 +296,22 @@ class Timings:
 
 @dataclass(slots=True)
 class ServedRequest:
-    """A request to a route that calls a model, once it is over, with its answer or its refusal."""
+    """A request that is over, with its answer or its refusal."""
 
     at: float  # seconds since 1970, when it was over
+    method: str
     seconds: float  # from its head at its socket to the last byte of its answer
     path: str
     request_id: str
     status: int  # 499 where the client left before there was one
     reason: str  # "ok", the error's code, "stream_broken" or "client_gone"
     principal: Principal | None  # None: no key said whose it was
-    overhead_s: float | None  # None: no engine answered
-    asked_for: str | None  # a model by name or NAME of auto:NAME; None: any, or the body was not read so far
-    stream: bool
-    decision: Decision | None  # None: nothing was asked of an engine that answered
-    spend: Spend | None  # None: nothing was settled
-    stages: Mapping[str, float]  # seconds of each
+    overhead_s: float | None = None  # None: no engine answered
+    asked_for: str | None = None  # a model by name or NAME of auto:NAME; None: any, or the body was not read so far
+    stream: bool = False
+    decision: Decision | None = None  # None: no engine answered
+    spend: Spend | None = None  # None: nothing was settled
+    stages: Mapping[str, float] = field(default_factory=dict)  # seconds of each
 
 
 class Metrics:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -20,14 +21,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
+from router.gateway.types import ServedRequest
 from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
 from router.http.conversations import ResponsesKept
-from router.http.doors import Doors
+from router.http.doors import REQUEST_ID, Doors
 from router.http.errors import error_body, error_headers
-from router.http.inference import Inference, path_of
+from router.http.inference import GONE, Inference, path_of
 from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready
 from router.http.operations import Operators
@@ -41,7 +43,7 @@ from router.wiring import Runtime
 LOG = logging.getLogger("pointsman")
 _CORS: dict[str, Any] = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["*"]}
 SETTLING_S = 5.0  # for what the server cut at the end of its drain to be settled before the stores close
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+REFUSED = "refused"  # in the state of a request: the code of its error
 GARBAGE = 20_000  # containers made and not yet freed before the collector looks at the young ones
 Open = Callable[[], AbstractAsyncContextManager[Runtime]]
 
@@ -80,7 +82,7 @@ class App:
             with stopping.on_sigterm():
                 self._serve = build(runtime, stopping)
                 scope.setdefault("state", {})[CONNECTIONS] = Connections(
-                    head_limits(runtime.settings.server), runtime.meter.turned_away
+                    head_limits(runtime.settings.server), runtime.meter.refused_early
                 )
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
@@ -88,11 +90,11 @@ class App:
             await stopping.quiet(SETTLING_S)
 
 
-def counted(app: ASGIApp, answered: Callable[[str, str, int], None]) -> ASGIApp:
-    """Tells the pattern of the route, the method and the status of each request."""
+def counted(app: ASGIApp, answered: Callable[[ServedRequest, str], None]) -> ASGIApp:
+    """Tells of each request what became of it, and the pattern of its route."""
 
-    async def counting_app(scope: Scope, receive: Receive, send: Send) -> None:
-        status = 499
+    async def telling(scope: Scope, receive: Receive, send: Send) -> None:
+        status, began = GONE, time.perf_counter()
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -104,15 +106,19 @@ def counted(app: ASGIApp, answered: Callable[[str, str, int], None]) -> ASGIApp:
             await app(scope, receive, sending)
         finally:
             if scope["type"] == "http":
-                answered(getattr(scope.get("route"), "path", "other"), method_of(scope), status)
+                route = str(getattr(scope.get("route"), "path", "other"))
+                answered(_told(scope, status, time.perf_counter() - began), route)
 
-    return counting_app
+    return telling
 
 
-def method_of(scope: Scope) -> str:
-    """One of those that are known."""
-    method = str(scope["method"])
-    return method if method in METHODS else "other"
+def _told(scope: Scope, status: int, seconds: float) -> ServedRequest:
+    state = scope.get("state", {})
+    reason = "ok" if status < 400 else str(state.get(REFUSED, "client_gone" if status == GONE else "http_error"))
+    request_id = scope.get(REQUEST_ID, b"-").decode("latin-1")
+    return ServedRequest(
+        time.time(), scope["method"], seconds, path_of(scope), request_id, status, reason, state.get("principal")
+    )
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,6 +227,7 @@ def shape_errors(rest: FastAPI, turned_away: Callable[[int, str, str], None]) ->
     @rest.exception_handler(PointsmanError)
     async def known(request: Request, error: PointsmanError) -> Response:
         principal: Principal | None = getattr(request.state, "principal", None)
+        setattr(request.state, REFUSED, error.code or error.type)
         turned_away(error.status, error.code or error.type, principal.tenant if principal is not None else "")
         headers = {key.decode(): value.decode() for key, value in error_headers(error)}
         return Response(error_body(error, request.url.path), error.status, headers)

@@ -7,7 +7,6 @@ What a request is stays the parser's to say. A connection that breaks a limit is
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 import struct
@@ -25,7 +24,6 @@ from uvicorn.server import ServerState
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http.errors import error_body
 
-_ACCESS = logging.getLogger("uvicorn.access")
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
@@ -61,7 +59,7 @@ class Connections:
     """Those of one worker process."""
 
     limits: HeadLimits
-    turned_away: Callable[[int, str, str], None] = lambda *_: None
+    turned_away: Callable[[int, str, str], None] = lambda *_: None  # status, code, path
     open: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
 
@@ -75,11 +73,6 @@ class Connections:
         self.open += 1
         self.by_address[address] += 1
         return None
-
-    def refused(self, error: PointsmanError, path: str, client: str) -> None:
-        """Count a refusal before there is a request, and log it where requests are."""
-        self.turned_away(error.status, error.code or error.type, "")
-        _ACCESS.info('%s - "%s %s HTTP/%s" %d', client, "-", path or "-", "1.1", error.status)
 
     def leave(self, address: str) -> None:
         """A connection that was counted in is gone."""
@@ -326,7 +319,7 @@ class Connection(Patient, HttpToolsProtocol):
         """Answer without a request, and close."""
         path = head[:256].partition(b" ")[2].decode("latin-1")
         body = error_body(error, path)
-        self._all.refused(error, path.partition(" ")[0], str(self._wire.get_extra_info("peername")))
+        self._all.turned_away(error.status, error.code or error.type, path.partition(" ")[0])
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self._wire.write(head % (error.status, _PHRASES[error.status], len(body)) + body)
         self._wire.close()

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.http.schemas import PATHS
 
 DEPLOYMENT = "pointsman.deployment"  # key of the scope: the model that an Azure path names
+REQUEST_ID = "pointsman.request_id"  # … the id of a request that calls no model
 _ROUTES = frozenset({"chat", "completions", "embeddings", "responses", "messages", "models", "route", "feedback"})
 _AZURE = re.compile(r"/openai/deployments/(?P<name>.+?)(?P<rest>/(?:chat/completions|completions|embeddings))")
 _JSON = (b"content-type", b"application/json")
@@ -34,7 +35,8 @@ class Doors:
         if scope["method"] == "POST" and scope["path"] in PATHS:  # its answers have their ids
             await self._app(scope, receive, send)
         else:
-            await self._app(_as_json(scope), receive, _with_id(scope, send))
+            scope = _as_json(scope)
+            await self._app(scope, receive, _with_id(scope, send))
 
 
 def _brought(scope: Scope) -> Scope:
@@ -63,7 +65,7 @@ def _as_json(scope: Scope) -> Scope:
 
 def _with_id(scope: Scope, send: Send) -> Send:
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    request_id = given or b"req-%b" % secrets.token_hex(12).encode()
+    request_id = scope[REQUEST_ID] = given or b"req-%b" % secrets.token_hex(12).encode()
 
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

@@ -269,6 +269,7 @@ class HttpExchange:
         call, attempt = self.call, self.given.attempt if self.given is not None else None
         return ServedRequest(
             at=time.time(),
+            method="POST",
             seconds=time.perf_counter() - self._begun_at,
             path=self.path,
             request_id=self.request_id.decode("latin-1"),

@@ -25,7 +25,7 @@ from router.http.connections import Connection
 from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready, health
 from router.http.stopping import Stopping
-from router.settings.sections import Telemetry
+from router.settings.telemetry_section import Telemetry
 
 Page = Callable[[], Awaitable[bytes]]
 _PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")

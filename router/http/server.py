@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import resource
 import socket
 import tempfile
@@ -27,21 +26,19 @@ from router.errors import SettingsError
 from router.http.app import App
 from router.http.connections import Connection
 from router.settings import Settings, load
+from router.telemetry.logs import configure
 from router.wiring import open_runtime, prepare
 
 START_LIMIT_S = 120.0
 MOST_FILES = 1 << 20  # where there is no limit to raise to
 WORKER_SILENT_S = 60  # then a worker is replaced; uvicorn's five seconds are too few for a start on a busy machine
 LONGEST_BASE = 60  # characters: with a name in it, a socket's path has room for 107
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def make_app(path: Path | None, together: Path | None = None) -> App:
     """The application a worker process runs; each reads the settings file itself, and finds the others in a folder."""
     settings = load(path)
-    logging.basicConfig(level=settings.telemetry.level.upper(), format=LOG_FORMAT)
-    if settings.telemetry.access_log:
-        logging.getLogger("uvicorn.access").setLevel(logging.INFO)  # uvicorn's own level is for its warnings
+    configure(settings.telemetry.level, settings.telemetry.format)
     return App(partial(open_runtime, settings, path, workers=together))
 
 
@@ -67,7 +64,8 @@ def configuration(
         ws="none",
         lifespan="on",
         log_level="warning",
-        access_log=settings.telemetry.access_log,
+        log_config=None,
+        access_log=False,
         proxy_headers=False,
         server_header=False,
         date_header=False,
@@ -83,6 +81,7 @@ def serve(
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises: SettingsError."""
     settings = load(path)
+    configure(settings.telemetry.level, settings.telemetry.format)
     with meeting_place(settings, workers) as together:
         config = configuration(settings, path, host=host, port=port, workers=workers, together=together)
         return _serve(settings, config, say)

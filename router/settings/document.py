@@ -35,9 +35,9 @@ from router.settings.sections import (
     Responses,
     Server,
     StoreSection,
-    Telemetry,
     TenantSection,
 )
+from router.settings.telemetry_section import Telemetry
 from router.terms import Level, Name, OwnerName, Section, Share, narrowed
 from router.types import Budget, Model, Price, Principal
 from router.wildcards import captured

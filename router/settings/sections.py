@@ -364,24 +364,6 @@ class Admission(Section):
     )
 
 
-class Telemetry(Section):
-    """What operators see."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Of the program's own log.")
-    access_log: bool = Field(default=False, description="One line a request.")
-    open_to: Literal["loopback", "nobody", "everyone"] = Field(
-        default="loopback",
-        description="Who sees /metrics, /docs and the schema without a key: requests from this machine that no proxy "
-        "passed on, nobody, or everyone. Admin keys always do.",
-    )
-    key: Secret = Field(default=None, description="A key for these alone, e.g. Prometheus's.")
-    listen: Annotated[str, Field(pattern=r"^[^\s]+:\d{1,5}$")] | None = Field(
-        default=None,
-        description="HOST:PORT that serves /metrics, /health and /ready without a key, for a network that keeps others "
-        "away, e.g. 0.0.0.0:9090 behind a NetworkPolicy.",
-    )
-
-
 class Reload(Section):
     """Settings taken up while running: on SIGHUP always."""
 

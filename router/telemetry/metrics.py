@@ -6,6 +6,7 @@ A request touches plain dictionaries only; exposition.py makes the metric famili
 from __future__ import annotations
 
 import re
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +20,10 @@ from router.types import Principal, Spend
 
 _CODE = re.compile(r"[a-z0-9_]{1,40}")  # an engine's own code may be anything
 MOST_REFUSALS = 10_000  # sets of labels
-MOST_WAITING = 100_000  # requests whose lines nobody has written yet; then the oldest go
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+QUIET = frozenset(  # routes that others ask every second: only their failures have a line
+    ("/health", "/health/liveliness", "/health/liveness", "/health/readiness", "/ready", "/metrics")
+)
 
 
 class PrometheusMeter(Metrics):
@@ -75,9 +79,19 @@ class PrometheusMeter(Metrics):
         if self.served_requests is not None:
             self.served_requests.append(request)
 
-    def answered(self, route: str, method: str, status: int) -> None:
+    def answered(self, request: ServedRequest, route: str) -> None:
         """A request that calls no model; `route` is its pattern."""
-        self._http[route, method, str(status)] += 1
+        method = request.method if request.method in METHODS else "other"
+        self._http[route, method, str(request.status)] += 1
+        if self.served_requests is not None and not (request.status < 400 and route in QUIET):
+            self.served_requests.append(request)
+
+    def refused_early(self, status: int, code: str, path: str) -> None:
+        """What was refused before it was a request."""
+        self.turned_away(status, code, "")
+        if self.served_requests is not None:
+            request = ServedRequest(time.time(), "-", 0.0, path or "-", "-", status, code, None)
+            self.served_requests.append(request)
 
     def doubted(self, model: str, kind: str) -> None:
         self._doubts[model, kind] += 1

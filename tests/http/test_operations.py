@@ -16,7 +16,7 @@ from router.errors import PointsmanError
 from router.http import operations
 from router.http.auth import Authentication
 from router.http.operations import Operators
-from router.settings.sections import Telemetry
+from router.settings.telemetry_section import Telemetry
 from router.types import Principal
 from tests.http.conftest import engine, serving, settings_for
 from tests.stores.conftest import free_port

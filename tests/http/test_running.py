@@ -235,16 +235,3 @@ async def test_a_width_nobody_admitted_gets_no_traffic_until_there_is_a_verdict(
 
 async def serves(client: httpx.AsyncClient, name: str) -> bool:
     return (await client.post("/v1/chat/completions", json=chat() | {"model": name})).status_code == 200
-
-
-@pytest.mark.parametrize("asked", [True, False])
-async def test_every_request_has_a_line_in_the_access_log_where_one_is_asked_for(tmp_path: Path, asked: bool) -> None:
-    async with engine(text="fine") as one:
-        settings = settings_for(tmp_path, {"one": one}, telemetry={"access_log": asked})
-        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
-            for stream in (False, True):
-                assert (await client.post("/v1/chat/completions", json=chat(stream=stream))).status_code == 200
-            assert (await client.get("/health")).status_code == 200
-        said = gateway.log.read_text()
-    assert said.count('"POST /v1/chat/completions HTTP/1.1" 200') == 2 * asked
-    assert ('"GET /health HTTP/1.1" 200' in said) == asked
