@@ -32,7 +32,8 @@ def pass_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
 
 
 def _server(folder: Path, port: int) -> dict[str, object]:
-    return {"server": {"port": port, "grace_s": 0}, "state_dir": str(folder / "state")}
+    quiet = {"access_log": False}
+    return {"server": {"port": port, "grace_s": 0}, "telemetry": quiet, "state_dir": str(folder / "state")}
 
 
 def _model(name: str, prompt: float, completion: float) -> dict[str, object]:

@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,8 @@ WRITE_EVERY_S = 0.2
 MOST_WAITING = 100_000  # requests without a line yet; then the oldest have none
 MOST_CHARACTERS = 200  # of what a client may choose itself
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_LINE = "pointsman_line"  # attribute of a log record that is a request's
+AT_ONCE = 200  # lines; then whoever else waits for the loop has it
+_LINES = "pointsman_lines"  # attribute of a log record that holds requests' lines
 
 
 def configure(level: str, form: str) -> None:
@@ -42,13 +43,15 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = getattr(record, _LINE, None)
-        if line is None:
-            line = {"time": _time(record.created), "level": record.levelname.lower(), "logger": record.name}
-            line["message"] = record.getMessage()
-            if record.exc_info:
-                line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        lines: Sequence[Mapping[str, Any]] | None = getattr(record, _LINES, None)
+        return "\n".join([msgspec.json.encode(line).decode() for line in lines or [self._plain(record)]])
+
+    def _plain(self, record: logging.LogRecord) -> dict[str, Any]:
+        line = {"time": _time(record.created), "level": record.levelname.lower(), "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return line
 
 
 class TextLines(logging.Formatter):
@@ -58,8 +61,8 @@ class TextLines(logging.Formatter):
         super().__init__(TEXT_FORMAT)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = getattr(record, _LINE, None)
-        return super().format(record) if line is None else text_of_line(line)
+        lines: Sequence[Mapping[str, Any]] | None = getattr(record, _LINES, None)
+        return super().format(record) if lines is None else "\n".join([text_of_line(line) for line in lines])
 
 
 class RequestLines:
@@ -72,15 +75,18 @@ class RequestLines:
         """Until it is cancelled, and then what is left."""
         try:
             while True:
-                await asyncio.sleep(WRITE_EVERY_S)
-                self.write()
+                has_more = self.write()
+                await asyncio.sleep(0 if has_more else WRITE_EVERY_S)
         finally:
-            self.write()
+            while self.write():
+                pass
 
-    def write(self) -> None:
-        """All that wait."""
-        while self.waiting:
-            LOG.info("request", extra={_LINE: line_of(self.waiting.popleft())})
+    def write(self) -> bool:
+        """Some of those that wait; whether there may be more."""
+        lines = [line_of(self.waiting.popleft()) for _ in range(min(AT_ONCE, len(self.waiting)))]
+        if lines:
+            LOG.info("requests", extra={_LINES: lines})
+        return len(lines) == AT_ONCE
 
 
 def line_of(request: ServedRequest) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_every_line_that_the_program_logs_is_an_object(gateway: Running) -> None
 
 def record(line: dict[str, Any] | None, **more: Any) -> logging.LogRecord:
     made = logging.LogRecord("pointsman", logging.WARNING, __file__, 1, "%s is down", ("vllm",), None)
-    made.__dict__.update(more | ({} if line is None else {"pointsman_line": line}))
+    made.__dict__.update(more | ({} if line is None else {"pointsman_lines": [line]}))
     return made
 
 
