@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from backends.anyprec.names import parsed_width, width_name
+from backends.anyprec.names import parsed_width, width_name, width_of
 from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
 
@@ -41,7 +41,7 @@ class Found:
 
     name: str
     parent: str | None = None  # the base of an adapter, the full model of a width
-    bits: int | None = None
+    bits: float | None = None
     context_tokens: int | None = None
 
 
@@ -87,7 +87,7 @@ class _Card(msgspec.Struct):
     id: str
     parent: str | None = None
     max_model_len: int | None = None
-    anyprec_bits: list[int] | None = None
+    anyprec_bits: list[int | float] | None = None
 
 
 class _Cards(msgspec.Struct):
@@ -169,7 +169,8 @@ def _names(card: _Card) -> list[Found]:
     own = Found(card.id, parent=card.parent, context_tokens=card.max_model_len)
     widths = [
         Found(width_name(card.id, bits), parent=card.id, bits=bits, context_tokens=card.max_model_len)
-        for bits in card.anyprec_bits or ()
+        for bits in map(width_of, card.anyprec_bits or ())
+        if bits is not None
     ]
     return [own, *widths]
 

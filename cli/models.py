@@ -1,4 +1,4 @@
-"""The verbs that make, serve and admit models: quantize, compensate, engine, admit."""
+"""The verbs that make, serve and admit models: quantize, profile, compensate, engine, admit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Verbs = Any  # argparse gives its subparsers no public type
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add quantize, compensate, engine and admit."""
+    """Add quantize, profile, compensate, engine and admit."""
     quantize = verbs.add_parser("quantize", help="pack a checkpoint into one store of every width")
     quantize.add_argument("checkpoint", type=Path, help="a Llama, Qwen2 or Mistral folder in Hugging Face's format")
     quantize.add_argument("--bits", default="3-8", help="widths, as 3-8 or 3,4,6 (default 3-8)")
@@ -29,8 +29,17 @@ def add_verbs(verbs: Verbs) -> None:
     engine.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     engine.add_argument("--port", type=int, default=8100, help="port to listen on (default 8100)")
     engine.set_defaults(run=_engine)
+    _add_profile(verbs)
     _add_compensate(verbs)
     _add_admit(verbs)
+
+
+def _add_profile(verbs: Verbs) -> None:
+    profile = verbs.add_parser("profile", help="give every layer of a store its own width, for a fractional mean")
+    profile.add_argument("store", type=Path, help="the folder quantize wrote; the profile goes into its profiles/")
+    profile.add_argument("--bits", type=float, required=True, help="the mean, as 3.25: MODEL@3.25bit")
+    profile.add_argument("--calibration", type=Path, required=True, help="text, or a .jsonl of chats, to measure on")
+    profile.set_defaults(run=_profile)
 
 
 def _add_compensate(verbs: Verbs) -> None:
@@ -81,6 +90,14 @@ def _quantize(arguments: argparse.Namespace) -> int:
             sensitivity=arguments.sensitivity,
             calibration=arguments.calibration,
         )
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    with _plainly():
+        from backends.anyprec.profiling import run  # noqa: PLC0415
+
+        run(arguments.store, bits=arguments.bits, calibration=arguments.calibration)
     return 0
 
 

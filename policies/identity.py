@@ -65,16 +65,16 @@ def population(vectors: Sequence[Vector]) -> Vector:
     return Vector(means.mean(axis=0), spread + doubt + NUGGET * np.eye(width))
 
 
-def width_prior(arm: Arm, parent: Vector, offsets: Mapping[int, float]) -> Vector:
+def width_prior(arm: Arm, parent: Vector, offsets: Mapping[float, float]) -> Vector:
     """A width nobody measured: its parent's vector, lower by the offset measured for that many bits, or the prior's."""
     offset = offsets.get(arm.bits or 16, width_offset(arm.bits))
     level = np.eye(len(parent.mean))[0]
     return Vector(parent.mean - offset * level, parent.covariance + np.diag(np.maximum(WIDTH_SIGMA**2 * level, NUGGET)))
 
 
-def width_offsets(arms: Sequence[Arm], levels: Mapping[str, float]) -> dict[int, float]:
+def width_offsets(arms: Sequence[Arm], levels: Mapping[str, float]) -> dict[float, float]:
     """Bits -> mean quality lost against the parent, over the arms whose own and whose parent's level are known."""
-    lost: dict[int, list[float]] = {}
+    lost: dict[float, list[float]] = {}
     for arm in arms:
         if arm.bits is not None and arm.parent is not None and arm.parent in levels and arm.name in levels:
             lost.setdefault(arm.bits, []).append(levels[arm.parent] - levels[arm.name])

@@ -16,7 +16,7 @@ SLOPE = 0.25  # logit of quality per doubling of weights, a cautious reading of 
 REFERENCE_PARAMETERS = 8e9
 
 
-def width_offset(bits: int | None) -> float:
+def width_offset(bits: float | None) -> float:
     """Quality lost by a width below 16 bits, ≥ 0: 0.08 at 3 bits, halved by every bit more."""
     if bits is None or bits >= 16:
         return 0.0

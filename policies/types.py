@@ -25,7 +25,7 @@ class Arm(msgspec.Struct, frozen=True, array_like=True):
     completion_price: float  # USD per completion token
     context_tokens: int = 8192
     parent: str | None = None  # the full-width model this is a variant of
-    bits: int | None = None
+    bits: float | None = None
     parameters: float | None = None  # number of weights
     quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where learning starts
     cached_price: float | None = None  # USD per prompt token read from its cache; None: as any other

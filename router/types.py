@@ -200,7 +200,7 @@ class Model:
     local: bool  # served on the operator's own machines
     capabilities: frozenset[str] = frozenset()  # "chat", "completions", "tools", "vision", "logprobs", "embeddings", …
     parent: str | None = None  # the full-width model this is a variant of
-    bits: int | None = None
+    bits: float | None = None  # of a weight; a profile's is a fraction
     parameters: float | None = None  # number of weights
     quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where estimates start
     extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs

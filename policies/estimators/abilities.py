@@ -159,7 +159,7 @@ def _as_state(fitted: FittedAbilities) -> dict[str, NDArray[np.generic]]:
         "vectors.covariance": np.array([vector.covariance for vector in vectors]),
         "arms.names": np.array([arm.name for arm in arms], np.str_),
         "arms.parents": np.array([arm.parent or "" for arm in arms], np.str_),
-        "arms.bits": np.array([arm.bits or 0 for arm in arms], np.int64),
+        "arms.bits": np.array([arm.bits or 0 for arm in arms], np.float64),
     }
 
 
@@ -176,9 +176,9 @@ def _of_state(state: Mapping[str, NDArray[np.generic]], directions: int, ridge: 
     )
     pairs = zip(arrays["vectors.mean"], arrays["vectors.covariance"], strict=True)
     fitted.vectors = {str(n): Vector(m, c) for n, (m, c) in zip(state["vectors.names"], pairs, strict=True)}
-    rows = zip(state["arms.names"], state["arms.parents"], np.array(state["arms.bits"], np.int64), strict=True)
+    rows = zip(state["arms.names"], state["arms.parents"], np.array(state["arms.bits"], np.float64), strict=True)
     fitted.arms = {
-        str(name): Arm(str(name), 0.0, 0.0, parent=str(parent) or None, bits=int(bits) or None)
+        str(name): Arm(str(name), 0.0, 0.0, parent=str(parent) or None, bits=float(bits) or None)
         for name, parent, bits in rows
     }
     return fitted

@@ -120,7 +120,7 @@ def _arm(name: str, prompt: int, completion: int, scale: float, context: int, li
         completion_price=completion / per_token,
         context_tokens=context,
         parent=parent if isinstance(parent, str) else None,
-        bits=bits if isinstance(bits, int) else None,
+        bits=bits if isinstance(bits, int | float) else None,
         parameters=parameters if isinstance(parameters, float) else None,
         quality=quality if isinstance(quality, float) else None,
         cached_price=cached * scale / per_token if isinstance(cached, int) else None,

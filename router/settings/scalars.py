@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from backends.anyprec.names import width_of
 from router import amounts
 from router.types import NANO_PER_USD
 
@@ -20,6 +21,18 @@ Bytes = Annotated[int, BeforeValidator(amounts.size)]
 Count = Annotated[float, BeforeValidator(amounts.count)]
 Dollars = Annotated[float, BeforeValidator(lambda value: amounts.usd(value) / NANO_PER_USD), Field(gt=0)]
 Capability = Literal["chat", "completions", "embeddings", "responses", "messages", "tools", "vision", "logprobs"]
+
+
+def _width(value: object) -> float:
+    """Raises: ValueError for what is no width of at most 32 bits."""
+    width = width_of(value)
+    if width is None or width > MOST_BITS:
+        raise ValueError(f"expected a width such as 3 or 3.25, at most {MOST_BITS}")
+    return width
+
+
+MOST_BITS = 32
+Width = Annotated[int | float, BeforeValidator(_width)]
 
 
 def _addressed(url: str) -> str:

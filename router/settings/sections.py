@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from router.settings.price_sections import PriceSection
-from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, is_private
+from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, Width, is_private
 from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms
 from router.wildcards import STAR, captured
 
@@ -149,7 +149,7 @@ class ModelSection(Section):
         default=None, description="Served on machines of yours; by default the backend's `local`."
     )
     parent: Name | None = Field(default=None, description="The full-width model this one is a variant of.")
-    bits: int | None = Field(default=None, ge=1, le=32, description="Bit width of the weights.")
+    bits: Width | None = Field(default=None, description="Bits a weight: 3, or 3.25 for a profile.")
     parameters: Count | None = Field(default=None, description="Number of weights: 7000000000 or '7B'.")
     quality: Share | None = Field(
         default=None, description="Mean quality measured elsewhere, 0 to 1: where estimates start."

@@ -13,7 +13,7 @@ import msgspec
 
 from backends.anyprec.engine.sampling import Sampling
 from backends.anyprec.errors import AnyprecError
-from backends.anyprec.names import WIDTH_KEY, parsed_width
+from backends.anyprec.names import WIDTH_KEY, parsed_width, width_of
 
 MOST_CHOICES = 16
 MOST_LOGPROBS = 20
@@ -168,21 +168,23 @@ def stops_of(ask: Common) -> tuple[str, ...]:
     return (ask.stop,) if isinstance(ask.stop, str) else tuple(ask.stop or ())
 
 
-def split_name(name: str, xargs: Mapping[str, Any] | None) -> tuple[str, int | None, str]:
+def split_name(name: str, xargs: Mapping[str, Any] | None) -> tuple[str, float | None, str]:
     """ "small@3bit+eora" to its model, width and adapter; the width may come from vllm_xargs instead.
 
-    Raises: Rejected for a width that is no integer, or two that differ.
+    Raises: Rejected for what is no width, or two that differ.
     """
     found = parsed_width(name)
     model, bits, adapter = (name, None, "") if found is None else (found.model, found.bits, found.adapter)
     asked = (xargs or {}).get(WIDTH_KEY)
     if asked is None:
         return model, bits, adapter
-    if isinstance(asked, bool) or not isinstance(asked, int):
-        raise Rejected(f"{WIDTH_KEY} must be an integer, got {asked!r}", param="vllm_xargs", code="invalid_type")
-    if bits is not None and bits != asked:
+    width = width_of(asked)
+    if width is None:
+        message = f"{WIDTH_KEY} must be a width such as 3 or 3.25, got {asked!r}"
+        raise Rejected(message, param="vllm_xargs", code="invalid_type")
+    if bits is not None and bits != width:
         raise Rejected(f"{name} and {WIDTH_KEY} {asked} are two widths", param="vllm_xargs", code="invalid_value")
-    return model, asked, adapter
+    return model, width, adapter
 
 
 def sampling_of(ask: Common, *, defaults: Mapping[str, Any], prompt_tokens: int, context: int) -> Sampling:

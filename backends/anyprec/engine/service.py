@@ -37,6 +37,7 @@ from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.engine.worker import Worker
 from backends.anyprec.errors import AnyprecError
 from backends.anyprec.names import WidthName, width_name
+from backends.anyprec.profiles import read_profiles
 from backends.anyprec.store import Store
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -53,7 +54,7 @@ class EmbeddedModel:
 
     name: str
     parent: str | None  # None for the store itself
-    bits: int
+    bits: float
     adapter: str
     context_tokens: int
     parameters: int
@@ -73,7 +74,7 @@ class Loaded:
         store = Store.open(path)
         self.name, self.path = name, path
         self.tokenizer = Tokenizer(path)
-        self.model = Llama(Weights(store, adapters_of(store)))
+        self.model = Llama(Weights(store, adapters_of(store), read_profiles(path, store.config)))
         self.parent_bits = max(store.bits)
         self.scheduler = Scheduler(self.model, self.tokenizer, eos=_eos_of(store, self.tokenizer))
         file = path / "generation_config.json"

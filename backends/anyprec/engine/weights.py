@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from backends.anyprec.engine import pages
 from backends.anyprec.errors import Unsupported
+from backends.anyprec.profiles import Profile
 from backends.anyprec.store import Store
 
 Matrix = NDArray[np.float32]
@@ -31,9 +32,9 @@ IDLE_STEPS = 64  # a width unused for so long gives up its rows
 
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
-    """A width, and the name of the adapter on top of it, if any."""
+    """A width, whole or a profile's, and the name of the adapter on top of it, if any."""
 
-    bits: int
+    bits: float
     adapter: str = ""
 
 
@@ -68,8 +69,12 @@ Key = tuple[Variant, int, str]
 class Weights:
     """Hands out fused matrices (N, K). Not thread-safe: one worker owns it."""
 
-    def __init__(self, store: Store, adapters: Sequence[Adapter] = ()) -> None:
+    def __init__(self, store: Store, adapters: Sequence[Adapter] = (), profiles: Sequence[Profile] = ()) -> None:
         self.store = store
+        self._widths: dict[float, Mapping[str, int]] = {
+            **{bits: dict.fromkeys(store.layers, bits) for bits in store.bits},
+            **{profile.bits: profile.widths for profile in profiles},
+        }
         self._adapters = {adapter.name: adapter for adapter in adapters}
         self._kept: dict[Key, Kept] = {}
         self._used: dict[Variant, int] = {}
@@ -78,14 +83,14 @@ class Weights:
         self.most_bytes = int(PARENT_SHARE * store.payload_bytes()) + SPARE_BYTES
 
     def variants(self) -> list[Variant]:
-        """Every width, and every adapter at its own."""
-        widths = [Variant(bits) for bits in self.store.bits]
+        """Every width, those of profiles among them, and every adapter at its own."""
+        widths = [Variant(bits) for bits in sorted(self._widths)]
         return widths + [Variant(adapter.bits, adapter.name) for adapter in self._adapters.values()]
 
     def check(self, variant: Variant) -> None:
         """Raises: Unsupported for a width or adapter that is not here."""
         if variant not in self.variants():
-            raise Unsupported(f"no {variant.bits} bits {variant.adapter}; widths are {list(self.store.bits)}")
+            raise Unsupported(f"no {variant.bits} bits {variant.adapter}; widths are {sorted(self._widths)}")
 
     def begin_step(self, variants: Sequence[Variant]) -> None:
         """Note what the coming forward pass uses, and let idle widths go."""
@@ -133,7 +138,7 @@ class Weights:
 
     def _build(self, variant: Variant, layer: int, part: str) -> Matrix:
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
-        pieces = [self.store.dequantize(name, variant.bits) for name in names]
+        pieces = [self.store.dequantize(name, self._widths[variant.bits][name]) for name in names]
         if variant.adapter:
             adapter = self._adapters[variant.adapter]
             pieces = [_rounded(piece + adapter.delta(name)) for piece, name in zip(pieces, names, strict=True)]

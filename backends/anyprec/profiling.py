@@ -1,0 +1,219 @@
+"""Chooses a width for every layer, so that a mean number of bits loses as little as it can on calibration text.
+
+A step widens one layer from one stored width to a next one. Its gain is what the divergence KL(widest || this) of the
+next token falls by when only that layer is widened; its price is the layer's weights times the bits added. Of each
+layer's steps the upper hull is kept, and the steps with most gain per bit are taken until the mean is reached
+(a greedy knapsack). After half of the bits all gains are measured again, for layers mend each other's errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress as BarProgress
+
+from backends.anyprec.compensate import read_texts
+from backends.anyprec.engine.llama import Cache, Llama, NewTokens
+from backends.anyprec.engine.tokenizer import Tokenizer
+from backends.anyprec.engine.weights import PARTS, Matrix, Variant, Weights
+from backends.anyprec.errors import Unsupported
+from backends.anyprec.names import width_of
+from backends.anyprec.profiles import Profile, read_profiles, write_profile
+from backends.anyprec.store import Store
+
+MOST_TOKENS = 8192
+ROUNDS = 2  # times that gains are measured, after equal shares of the bits
+AHEAD = 2  # stored widths above the present one that a step may reach
+TEXTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One layer from one width to a wider one."""
+
+    layer: str
+    narrow: int
+    wide: int
+    rate: float  # fall of the divergence in nats a token, for each bit of the layer's weights
+
+
+class _Mixed(Weights):
+    """Every layer at the width `widths` has for it, whatever the variant."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.widths: Mapping[str, int] = {}
+        self._pieces: dict[tuple[str, int], Matrix] = {}
+
+    def matrix(self, variant: Variant, layer: int, part: str) -> Matrix:
+        names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
+        return np.concatenate([self._piece(name, self.widths[name]) for name in names])
+
+    def _piece(self, layer: str, k: int) -> Matrix:
+        if (layer, k) not in self._pieces:
+            self._pieces[layer, k] = self.store.dequantize(layer, k)
+        return self._pieces[layer, k]
+
+
+class Divergences:
+    """KL(widest || widths) of the next token on texts, in nats. Keeps every width's weights as float32."""
+
+    def __init__(self, store: Store, texts: Sequence[Sequence[int]]) -> None:
+        """Raises: Unsupported where no text has a token."""
+        if not texts or not all(texts):
+            raise Unsupported("the calibration text is empty")
+        self._weights = _Mixed(store)
+        self._model = Llama(self._weights)
+        self._texts = sorted(texts, key=len)
+        self._widest = self.log_probabilities(dict.fromkeys(store.layers, max(store.bits)))
+
+    def log_probabilities(self, widths: Mapping[str, int]) -> NDArray[np.float32]:
+        """Of every token of the vocabulary, after every token of the texts (T, V)."""
+        self._weights.widths = widths
+        return np.concatenate([self._forward(at) for at in range(0, len(self._texts), TEXTS_AT_ONCE)])
+
+    def _forward(self, at: int) -> NDArray[np.float32]:
+        shape, unused = self._model.shape, Variant(max(self._weights.store.bits))
+        texts = self._texts[at : at + TEXTS_AT_ONCE]
+        runs = [NewTokens(text, Cache(shape, len(text)), unused) for text in texts]
+        logits = self._model.forward(runs, every_position=True)
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logits
+
+    def of(self, widths: Mapping[str, int]) -> float:
+        """Mean over the tokens."""
+        lost = self._widest - self.log_probabilities(widths)
+        return float(np.einsum("ij,ij->i", np.exp(self._widest), lost).mean(dtype=np.float64))
+
+
+def choose_widths(
+    store: Store,
+    texts: Sequence[Sequence[int]],
+    *,
+    bits: float,
+    rounds: int = ROUNDS,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """The profile of at most `bits` bits a weight that loses least on `texts`; `told` hears of each measurement.
+
+    Raises: Unsupported for a number of bits that is no fraction between two stored widths, and for empty texts.
+    """
+    base = _base_of(store, bits)
+    divergences, sizes = Divergences(store, texts), _sizes(store)
+    total = rounds * sum(1 + len(_ahead(store, base)) for _ in store.layers)
+    counted = _Counted(divergences, lambda done: told(done, total))
+    widths = dict.fromkeys(store.layers, base)
+    for turn in range(1, rounds + 1):
+        budget = (bits - base) * sum(sizes.values()) * turn / rounds
+        widths = _widened(widths, _steps(store, counted, widths), sizes, budget=budget, base=base)
+    told(total, total)
+    return Profile(bits, mean_bits(widths, sizes), widths)
+
+
+class _Counted:
+    """Divergences, and how many were asked for."""
+
+    def __init__(self, divergences: Divergences, told: Callable[[int], None]) -> None:
+        self._divergences, self._told, self._done = divergences, told, 0
+
+    def of(self, widths: Mapping[str, int]) -> float:
+        self._done += 1
+        self._told(self._done)
+        return self._divergences.of(widths)
+
+
+def mean_bits(widths: Mapping[str, int], sizes: Mapping[str, int]) -> float:
+    """Bits a weight."""
+    return sum(widths[layer] * size for layer, size in sizes.items()) / sum(sizes.values())
+
+
+def _sizes(store: Store) -> dict[str, int]:
+    """Weights of every linear layer."""
+    return {layer: int(np.prod(store.shape(layer))) for layer in store.layers}
+
+
+def _base_of(store: Store, bits: float) -> int:
+    if width_of(bits) is None or bits in store.bits or not min(store.bits) < bits < max(store.bits):
+        widths = ", ".join(map(str, store.bits))
+        raise Unsupported(
+            f"{bits:g} bits: a profile lies between the store's widths {widths}, with at most two decimals"
+        )
+    return max(k for k in store.bits if k < bits)
+
+
+def _ahead(store: Store, k: int) -> list[int]:
+    return [wider for wider in store.bits if wider > k][:AHEAD]
+
+
+def _steps(store: Store, divergences: _Counted, widths: Mapping[str, int]) -> list[Step]:
+    """Every layer's steps worth taking from `widths`, the one with most gain per bit first."""
+    before, sizes = divergences.of(widths), _sizes(store)
+    found: list[Step] = []
+    for layer, k in widths.items():
+        gains = {wide: before - divergences.of({**widths, layer: wide}) for wide in _ahead(store, k)}
+        found += _hull(layer, sizes[layer], {k: 0.0, **gains})
+    return sorted(found, key=lambda step: -step.rate)
+
+
+def _hull(layer: str, size: int, gains: Mapping[int, float]) -> list[Step]:
+    """The upper hull of one layer's gains by width, as steps of falling rate."""
+    steps, narrow, widest = [], min(gains), max(gains)
+    while narrow < widest:
+        rates = {k: (gains[k] - gains[narrow]) / ((k - narrow) * size) for k in gains if k > narrow}
+        wide = max(rates, key=lambda k: rates[k])
+        if rates[wide] <= 0:
+            break
+        steps.append(Step(layer, narrow, wide, rates[wide]))
+        narrow = wide
+    return steps
+
+
+def _widened(
+    widths: Mapping[str, int], steps: Sequence[Step], sizes: Mapping[str, int], *, budget: float, base: int
+) -> dict[str, int]:
+    """`widths` after every step, in order, that still fits into a budget of bits above `base`."""
+    taken = dict(widths)
+    spent = sum((k - base) * sizes[layer] for layer, k in taken.items())
+    for step in steps:
+        price = (step.wide - step.narrow) * sizes[step.layer]
+        if taken[step.layer] == step.narrow and spent + price <= budget:
+            taken[step.layer] = step.wide
+            spent += price
+    return taken
+
+
+def run(store: Path, *, bits: float, calibration: Path, most_tokens: int = MOST_TOKENS) -> Profile:
+    """What `pointsman profile` does: choose under a progress bar, write into the store's folder, say what was won.
+
+    Raises: AnyprecError before anything is written.
+    """
+    opened, console = Store.open(store), Console(stderr=True)
+    read_profiles(opened.folder, opened.config)
+    texts = _texts(opened, calibration, most_tokens)
+    with BarProgress(console=console) as bar:
+        task = bar.add_task("measuring", total=None)
+        profile = choose_widths(
+            opened, texts, bits=bits, told=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    file = write_profile(profile, opened.folder, opened.config)
+    wider = sum(k > min(profile.widths.values()) for k in profile.widths.values())
+    console.print(f"{file}: {profile.mean_bits:.3f} bits a weight, {wider} of {len(profile.widths)} layers widened")
+    return profile
+
+
+def _texts(store: Store, file: Path, most_tokens: int) -> list[list[int]]:
+    """Raises: Unsupported, naming the file, where it holds no text or cannot be read."""
+    window = int(store.config.get("max_position_embeddings", 2048))
+    try:
+        texts = read_texts(file, Tokenizer(store.folder), window=window, most_tokens=most_tokens)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unsupported(f"{file}: {error!r}; expected text, or a .jsonl of {{'messages': […]}} lines") from error
+    if not texts:
+        raise Unsupported(f"the calibration text {file} is empty")
+    return texts
