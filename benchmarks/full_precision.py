@@ -20,7 +20,7 @@ class Original(Store):
     def __init__(self, folder: Path) -> None:
         """Raises: Unsupported, Corrupt."""
         checkpoint = open_checkpoint(folder)
-        self.folder, self.config, self.bits = folder, checkpoint.config, (FULL.bits,)
+        self.folder, self.config, self.bits = folder, checkpoint.config, (int(FULL.bits),)
         self._tensors = checkpoint.tensors
         self.layers = [name for i in range(checkpoint.shape.layers) for name in checkpoint.shape.linears(i)]
 

@@ -94,7 +94,7 @@ class _Calibrating(Llama):
         wide = x.astype(np.float64)
         covariance = wide.T @ wide / len(wide)
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
-        pieces = [self._compensated(name, spans[0][0].bits, covariance) for name in names]
+        pieces = [self._compensated(name, int(spans[0][0].bits), covariance) for name in names]
         y = x @ np.concatenate(pieces).T
         bias = self.weights.bias(layer, part)
         return y if bias is None else y + bias

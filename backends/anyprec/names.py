@@ -1,6 +1,6 @@
 """The one grammar of widths: MODEL@3bit, MODEL@3.25bit, MODEL@3bit+ADAPTER, and what a request calls its width.
 
-A fractional width is the mean of a profile, which gives every layer a whole width of its own. It has one or two decimals.
+A fractional width is the mean of a profile, which gives every layer a whole width. It has one or two decimals.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Chooses a width for every layer, so that a mean number of bits loses as little as it can on calibration text.
 
 A step widens one layer from one stored width to a next one. Its gain is what the divergence KL(widest || this) of the
-next token falls by when only that layer is widened; its price is the layer's weights times the bits added. Of each
+next token falls by when only that layer changes; its price is the layer's weights times the bits added. Of each
 layer's steps the upper hull is kept, and the steps with most gain per bit are taken until the mean is reached
-(a greedy knapsack). After half of the bits all gains are measured again, for layers mend each other's errors.
+(a greedy knapsack). Layers mend each other's errors, so gains are measured three times: with every layer narrow, to
+spend half of the bits; from there, to spend all of them; and from there once more, which stands if it loses less.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from backends.anyprec.profiles import Profile, read_profiles, write_profile
 from backends.anyprec.store import Store
 
 MOST_TOKENS = 8192
-ROUNDS = 2  # times that gains are measured, after equal shares of the bits
-AHEAD = 2  # stored widths above the present one that a step may reach
+SHARES = (0.5, 1.0, 1.0)  # of the bits that are spent after each time that gains are measured
+AHEAD = 2  # stored widths above the narrow one that a layer may have
 TEXTS_AT_ONCE = 16
 
 
@@ -97,22 +98,22 @@ def choose_widths(
     texts: Sequence[Sequence[int]],
     *,
     bits: float,
-    rounds: int = ROUNDS,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Profile:
     """The profile of at most `bits` bits a weight that loses least on `texts`; `told` hears of each measurement.
 
     Raises: Unsupported for a number of bits that is no fraction between two stored widths, and for empty texts.
     """
-    base = _base_of(store, bits)
-    divergences, sizes = Divergences(store, texts), _sizes(store)
-    total = rounds * sum(1 + len(_ahead(store, base)) for _ in store.layers)
-    counted = _Counted(divergences, lambda done: told(done, total))
-    widths = dict.fromkeys(store.layers, base)
-    for turn in range(1, rounds + 1):
-        budget = (bits - base) * sum(sizes.values()) * turn / rounds
-        widths = _widened(widths, _steps(store, counted, widths), sizes, budget=budget, base=base)
-    told(total, total)
+    options, sizes = _options(store, bits), sizes_of(store)
+    total = len(SHARES) * (2 + len(sizes) * (len(options) - 1))
+    divergences = _Counted(Divergences(store, texts), lambda done: told(done, total))
+    widths, lost, spent = dict.fromkeys(store.layers, options[0]), np.inf, 0.0
+    for share in SHARES:
+        budget = (bits - options[0]) * sum(sizes.values()) * share
+        found = _filled(_steps(divergences, widths, options, sizes), sizes, narrow=options[0], budget=budget)
+        now = divergences.of(found)
+        if share > spent or now < lost:
+            widths, lost, spent = found, now, share
     return Profile(bits, mean_bits(widths, sizes), widths)
 
 
@@ -133,31 +134,30 @@ def mean_bits(widths: Mapping[str, int], sizes: Mapping[str, int]) -> float:
     return sum(widths[layer] * size for layer, size in sizes.items()) / sum(sizes.values())
 
 
-def _sizes(store: Store) -> dict[str, int]:
+def sizes_of(store: Store) -> dict[str, int]:
     """Weights of every linear layer."""
     return {layer: int(np.prod(store.shape(layer))) for layer in store.layers}
 
 
-def _base_of(store: Store, bits: float) -> int:
+def _options(store: Store, bits: float) -> list[int]:
+    """The widths a layer may have, the narrow one first."""
     if width_of(bits) is None or bits in store.bits or not min(store.bits) < bits < max(store.bits):
         widths = ", ".join(map(str, store.bits))
         raise Unsupported(
             f"{bits:g} bits: a profile lies between the store's widths {widths}, with at most two decimals"
         )
-    return max(k for k in store.bits if k < bits)
+    narrow = max(k for k in store.bits if k < bits)
+    return [k for k in store.bits if k >= narrow][: 1 + AHEAD]
 
 
-def _ahead(store: Store, k: int) -> list[int]:
-    return [wider for wider in store.bits if wider > k][:AHEAD]
-
-
-def _steps(store: Store, divergences: _Counted, widths: Mapping[str, int]) -> list[Step]:
-    """Every layer's steps worth taking from `widths`, the one with most gain per bit first."""
-    before, sizes = divergences.of(widths), _sizes(store)
-    found: list[Step] = []
-    for layer, k in widths.items():
-        gains = {wide: before - divergences.of({**widths, layer: wide}) for wide in _ahead(store, k)}
-        found += _hull(layer, sizes[layer], {k: 0.0, **gains})
+def _steps(
+    divergences: _Counted, widths: Mapping[str, int], options: Sequence[int], sizes: Mapping[str, int]
+) -> list[Step]:
+    """Every layer's steps worth taking while the others are as in `widths`, the one with most gain per bit first."""
+    now, found = divergences.of(widths), list[Step]()
+    for layer, size in sizes.items():
+        lost = {k: now if k == widths[layer] else divergences.of({**widths, layer: k}) for k in options}
+        found += _hull(layer, size, {k: lost[options[0]] - lost[k] for k in options})
     return sorted(found, key=lambda step: -step.rate)
 
 
@@ -174,12 +174,9 @@ def _hull(layer: str, size: int, gains: Mapping[int, float]) -> list[Step]:
     return steps
 
 
-def _widened(
-    widths: Mapping[str, int], steps: Sequence[Step], sizes: Mapping[str, int], *, budget: float, base: int
-) -> dict[str, int]:
-    """`widths` after every step, in order, that still fits into a budget of bits above `base`."""
-    taken = dict(widths)
-    spent = sum((k - base) * sizes[layer] for layer, k in taken.items())
+def _filled(steps: Sequence[Step], sizes: Mapping[str, int], *, narrow: int, budget: float) -> dict[str, int]:
+    """Every step, in order, that still fits into a budget of bits above `narrow`."""
+    taken, spent = dict.fromkeys(sizes, narrow), 0.0
     for step in steps:
         price = (step.wide - step.narrow) * sizes[step.layer]
         if taken[step.layer] == step.narrow and spent + price <= budget:

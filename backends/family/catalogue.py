@@ -38,7 +38,7 @@ class Candidate:
     quality: float  # mean held-out score by the numpy engine, in [0, 1]
 
 
-def price_usd(tokens_per_s: float, bits: int) -> float:
+def price_usd(tokens_per_s: float, bits: float) -> float:
     """USD per million tokens at a measured speed and width, to three significant digits."""
     seconds = 1e6 / tokens_per_s
     return float(f"{seconds * MACHINE_USD_PER_HOUR / 3600 * (0.5 + 0.5 * bits / 8):.3g}")

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from backends.anyprec.engine.llama import Cache, NewTokens
-from backends.anyprec.engine.scheduler import Scheduler
-from backends.anyprec.engine.service import Loaded, Service
 from backends.anyprec.engine.requests import Rejected
+from backends.anyprec.engine.service import Loaded, Service
 from backends.anyprec.engine.weights import PARTS, Variant
 from backends.anyprec.errors import Corrupt, Unsupported
-from backends.anyprec.profiles import Profile, file_of, read_profiles, write_profile
+from backends.anyprec.profiles import Profile, file_of, read_profiles
 from backends.anyprec.profiling import Divergences, choose_widths, run
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store

@@ -22,6 +22,7 @@ _NAMES: dict[object, str] = {
     scalars.Dollars: "USD",
     scalars.Bytes: "size",
     scalars.Count: "number",
+    scalars.Width: "bits",
     terms.Period: "period",
     scalars.Url: "address",
     terms.Name: "name",
