@@ -1,4 +1,4 @@
-"""What fractional widths win of the gain from 3 bits to 4: `python -m benchmarks.profiles`, a table for docs/anyprec.md.
+"""What fractional widths win of the gain from 3 bits to 4: `python -m benchmarks.profiles`, for docs/anyprec.md.
 
 A profile is chosen on training items and judged on held-out ones, by the loss of the right answers, beside layers
 widened by chance within the same budget. At 3.25 bits it must win 55 % and beat the mean of the draws on every model.
@@ -22,7 +22,7 @@ NARROW, WIDE = 3, 4
 MUST_WIN, MUST_WIN_AT = 55.0, 3.25  # percent
 
 
-class Judged:
+class HeldOutLoss:
     """Loss of held-out answers, in nats a token, at any widths of one store."""
 
     def __init__(self, store: Store, items: int) -> None:
@@ -55,7 +55,7 @@ def by_chance(sizes: Mapping[str, int], bits: float, rng: np.random.Generator) -
 def table(name: str, rungs: Sequence[float], *, calibrating: int, items: int, draws: int) -> bool:
     """Print the rungs of one model; whether they keep what is promised of them."""
     store = Store.open(STORES[name])
-    texts, judged, sizes = calibration(calibrating), Judged(store, items), sizes_of(store)
+    texts, judged, sizes = calibration(calibrating), HeldOutLoss(store, items), sizes_of(store)
     losses = {k: judged.loss(dict.fromkeys(store.layers, k)) for k in (NARROW, WIDE)}
     print(f"| {name} | 3 | 3 | {losses[NARROW]:.4f} | 0 | |", flush=True)
     kept = True
@@ -66,7 +66,7 @@ def table(name: str, rungs: Sequence[float], *, calibrating: int, items: int, dr
         won, *drawn = (100 * (losses[NARROW] - each) / (losses[NARROW] - losses[WIDE]) for each in lost)
         shown = f"{np.mean(drawn):.0f} ({min(drawn):.0f} … {max(drawn):.0f})"
         print(f"| {name} | {bits:g} | {profile.mean_bits:.3f} | {lost[0]:.4f} | {won:.0f} | {shown} |", flush=True)
-        kept &= won >= np.mean(drawn) and (won >= MUST_WIN or bits != MUST_WIN_AT)
+        kept = kept and bool(won >= np.mean(drawn)) and (won >= MUST_WIN or bits != MUST_WIN_AT)
     print(f"| {name} | 4 | 4 | {losses[WIDE]:.4f} | 100 | |", flush=True)
     return kept
 

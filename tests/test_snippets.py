@@ -40,6 +40,7 @@ ELSEWHERE = {
     "make bench": f"{MINUTES}, with nginx and wrk: tests/benchmarks runs what needs neither",
     "BENCH_VECTORS=100000 make bench": MINUTES,
     "pointsman quantize": f"{MINUTES}: tests/anyprec/test_quantize.py; the packaged store stands for what it writes",
+    "pointsman profile": f"{TRAINING}: tests/anyprec/test_profiles.py",
     "pointsman compensate": f"{TRAINING}: tests/anyprec/test_compensate.py",
     "pointsman replay": f"{MINUTES}: tests/policies/test_replay_command.py runs it on a short trace",
     "pointsman tune": f"{MINUTES}: tests/policies/test_replay_command.py runs it on a short trace",

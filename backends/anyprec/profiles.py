@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backends.anyprec.errors import Corrupt, Unsupported
 from backends.anyprec.names import WidthName, width_of
 
 FOLDER = "profiles"
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 FORMAT, VERSION = "anyprec profile", 1
 
 
@@ -73,9 +74,15 @@ def _read(file: Path, config: Mapping[str, Any]) -> Profile:
     return Profile(bits, content["mean_bits"], content["widths"])
 
 
-def widths_of(layer: str, profiles: Iterable[Profile]) -> dict[float, int]:
-    """The width at which this layer is read for each profile's number of bits."""
-    return {profile.bits: profile.widths[layer] for profile in profiles}
+def layer_widths(layer: str, bits: Iterable[int], profiles: Iterable[Profile]) -> dict[float, int]:
+    """The stored width at which this layer is read for every width that can be asked for."""
+    return {**{k: k for k in bits}, **{profile.bits: profile.widths[layer] for profile in profiles}}
+
+
+def part_widths(prefix: str, bits: Collection[int], profiles: Collection[Profile]) -> list[dict[float, int]]:
+    """`layer_widths` of every layer that an engine fuses into `prefix`, in its order: q, k and v in qkv_proj."""
+    at, _, name = prefix.rpartition(".")
+    return [layer_widths(f"{at}.{each}", bits, profiles) for each in FUSED.get(name, (name,))]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ TEXTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Widening:
     """One layer from one width to a wider one."""
 
     layer: str
@@ -106,7 +106,7 @@ def choose_widths(
     """
     options, sizes = _options(store, bits), sizes_of(store)
     total = len(SHARES) * (2 + len(sizes) * (len(options) - 1))
-    divergences = _Counted(Divergences(store, texts), lambda done: told(done, total))
+    divergences = _CountedDivergences(Divergences(store, texts), lambda done: told(done, total))
     widths, lost, spent = dict.fromkeys(store.layers, options[0]), np.inf, 0.0
     for share in SHARES:
         budget = (bits - options[0]) * sum(sizes.values()) * share
@@ -117,7 +117,7 @@ def choose_widths(
     return Profile(bits, mean_bits(widths, sizes), widths)
 
 
-class _Counted:
+class _CountedDivergences:
     """Divergences, and how many were asked for."""
 
     def __init__(self, divergences: Divergences, told: Callable[[int], None]) -> None:
@@ -151,17 +151,17 @@ def _options(store: Store, bits: float) -> list[int]:
 
 
 def _steps(
-    divergences: _Counted, widths: Mapping[str, int], options: Sequence[int], sizes: Mapping[str, int]
-) -> list[Step]:
+    divergences: _CountedDivergences, widths: Mapping[str, int], options: Sequence[int], sizes: Mapping[str, int]
+) -> list[Widening]:
     """Every layer's steps worth taking while the others are as in `widths`, the one with most gain per bit first."""
-    now, found = divergences.of(widths), list[Step]()
+    now, found = divergences.of(widths), list[Widening]()
     for layer, size in sizes.items():
         lost = {k: now if k == widths[layer] else divergences.of({**widths, layer: k}) for k in options}
         found += _hull(layer, size, {k: lost[options[0]] - lost[k] for k in options})
     return sorted(found, key=lambda step: -step.rate)
 
 
-def _hull(layer: str, size: int, gains: Mapping[int, float]) -> list[Step]:
+def _hull(layer: str, size: int, gains: Mapping[int, float]) -> list[Widening]:
     """The upper hull of one layer's gains by width, as steps of falling rate."""
     steps, narrow, widest = [], min(gains), max(gains)
     while narrow < widest:
@@ -169,12 +169,12 @@ def _hull(layer: str, size: int, gains: Mapping[int, float]) -> list[Step]:
         wide = max(rates, key=lambda k: rates[k])
         if rates[wide] <= 0:
             break
-        steps.append(Step(layer, narrow, wide, rates[wide]))
+        steps.append(Widening(layer, narrow, wide, rates[wide]))
         narrow = wide
     return steps
 
 
-def _filled(steps: Sequence[Step], sizes: Mapping[str, int], *, narrow: int, budget: float) -> dict[str, int]:
+def _filled(steps: Sequence[Widening], sizes: Mapping[str, int], *, narrow: int, budget: float) -> dict[str, int]:
     """Every step, in order, that still fits into a budget of bits above `narrow`."""
     taken, spent = dict.fromkeys(sizes, narrow), 0.0
     for step in steps:

@@ -14,7 +14,7 @@ from backends.anyprec.engine.requests import Rejected
 from backends.anyprec.engine.service import Loaded, Service
 from backends.anyprec.engine.weights import PARTS, Variant
 from backends.anyprec.errors import Corrupt, Unsupported
-from backends.anyprec.profiles import Profile, file_of, read_profiles
+from backends.anyprec.profiles import Profile, file_of, part_widths, read_profiles
 from backends.anyprec.profiling import Divergences, choose_widths, run
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store
@@ -132,3 +132,16 @@ def test_an_empty_calibration_text_is_refused_before_anything_is_written(
 def test_what_is_no_fraction_between_two_widths_is_refused(store_folder: Path, bits: float) -> None:
     with pytest.raises(Unsupported, match="lies between the store's widths 3, 4, 5, 6, 7, 8"):
         choose_widths(Store.open(store_folder), [[1, 2]], bits=bits)
+
+
+def test_an_engine_that_fuses_layers_reads_each_part_at_its_own_width() -> None:
+    at = "model.layers.0.self_attn"
+    widths = {f"{at}.q_proj": 3, f"{at}.k_proj": 4, f"{at}.v_proj": 4, f"{at}.o_proj": 4}
+    profiles = [Profile(3.25, 3.25, widths)]
+    assert part_widths(f"{at}.qkv_proj", (3, 4), profiles) == [
+        {3: 3, 4: 4, 3.25: 3},
+        {3: 3, 4: 4, 3.25: 4},
+        {3: 3, 4: 4, 3.25: 4},
+    ]
+    assert part_widths(f"{at}.o_proj", (3, 4), profiles) == [{3: 3, 4: 4, 3.25: 4}]
+    assert part_widths(f"{at}.qkv_proj", (3, 4), []) == [{3: 3, 4: 4}] * 3

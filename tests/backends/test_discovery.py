@@ -78,6 +78,16 @@ def test_a_model_that_lists_its_widths_is_found_at_each() -> None:
     ]
 
 
+def test_a_profile_among_the_widths_is_found_and_what_is_no_width_is_not() -> None:
+    page = b'{"data": [{"id": "m", "anyprec_bits": [3, 3.25, 1e300, 0, 3.125]}, {"id": "n@4.5bit"}]}'
+    assert [(found.name, found.parent, found.bits) for found in models_of(page)] == [
+        ("m", None, None),
+        ("m@3bit", "m", 3),
+        ("m@3.25bit", "m", 3.25),
+        ("n@4.5bit", "n", 4.5),
+    ]
+
+
 @pytest.mark.parametrize("page", [b"<html>", b"{}", b"[]", b'{"data": [{"name": 1}]}', b"\xff"])
 def test_a_page_that_lists_no_models_finds_none(page: bytes) -> None:
     assert models_of(page) == ()

@@ -354,11 +354,27 @@ def read_back(_: Any) -> None:
     from backends.anyprec.plugin.widths import LostWidth, RowWidths
 
     rows = RowWidths((3, 8), rows=4, device=torch.device("cpu"))
+    rows.buffer()
     rows.read_back()
-    assert rows.buffer.tolist() == [8] * 4
-    rows.buffer = rows.buffer.as_subclass(Deaf)
+    assert rows.buffer().tolist() == [8] * 4
+    rows._buffers = {key: each.as_subclass(Deaf) for key, each in rows._buffers.items()}
     with pytest.raises(LostWidth, match="width 3 was told and 8 is read"):
         rows.read_back()
+
+
+def profiles(_: Any) -> None:
+    """A fractional width is the profile's stored width in each layer; layers that read alike share a buffer."""
+    from backends.anyprec.plugin.widths import RowWidths, asked_width
+
+    rows = RowWidths((3, 4), rows=8, device=torch.device("cpu"), fractions=(3.25, 3.5))
+    first, second = rows.buffer({3.25: 3, 3.5: 4}), rows.buffer({3.25: 4, 3.5: 4})
+    assert rows.buffer({3: 3, 4: 4, 3.25: 3, 3.5: 4}) is first
+    asked = [asked_width({"anyprec_bits": each}, rows.bits) for each in (3, 3.25, 3.5, 4)]
+    rows.set_row_widths(asked, np.array([1, 2, 1, 1]), padded=7)
+    assert first[:7].tolist() == [3, 3, 3, 4, 4, 0, 0]
+    assert second[:7].tolist() == [3, 4, 4, 4, 4, 0, 0]
+    rows.read_back()
+    assert first.tolist() == second.tolist() == [4] * 8
 
 
 ARCHITECTURES = ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
@@ -388,7 +404,7 @@ def compile_all(_: Any) -> None:
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
     "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
-    "runners": runners, "read_back": read_back,
+    "runners": runners, "read_back": read_back, "profiles": profiles,
 }  # fmt: skip
 
 if __name__ == "__main__":

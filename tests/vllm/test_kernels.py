@@ -55,3 +55,7 @@ def test_a_worker_serves_only_where_exactly_one_model_runner_can_be_followed() -
 
 def test_a_width_is_read_back_after_a_store_was_loaded() -> None:
     run("read_back")
+
+
+def test_a_fractional_width_is_another_stored_width_in_each_layer() -> None:
+    run("profiles")

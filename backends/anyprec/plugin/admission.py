@@ -18,10 +18,10 @@ from vllm.sampling_params import SamplingParams
 from backends.anyprec.names import WIDTH_KEY
 from backends.anyprec.plugin.widths import InvalidWidth, asked_width
 
-_known_bits: set[int] = set()  # of every store this process fronts: one, unless a program opens several engines
+_known_bits: set[float] = set()  # of every store this process fronts: one, unless a program opens several engines
 
 
-def guard_admission(config_class: type, bits: Collection[int]) -> None:
+def guard_admission(config_class: type, bits: Collection[float]) -> None:
     """Wrap vLLM's sampling parameters and its input processor, once for a process; remember the store's widths."""
     from vllm.v1.engine.input_processor import InputProcessor  # noqa: PLC0415  not yet importable at registration
 
@@ -47,7 +47,7 @@ def _with_width_in_salt(process: Any, config_class: Any) -> Any:
         config: Any = self.vllm_config.quant_config
         if not isinstance(config, config_class):
             return process(self, request_id, prompt, params, *args, **kwargs)
-        width = _admit(getattr(params, "extra_args", None), config.bits)
+        width = _admit(getattr(params, "extra_args", None), config.every_width)
         request = process(self, request_id, prompt, params, *args, **kwargs)
         request.cache_salt = f"{WIDTH_KEY}={width};{request.cache_salt or ''}"
         return request
@@ -55,7 +55,7 @@ def _with_width_in_salt(process: Any, config_class: Any) -> Any:
     return process_inputs
 
 
-def _admit(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
+def _admit(extra: Mapping[str, Any] | None, bits: Collection[float]) -> float:
     try:
         return asked_width(extra, bits)
     except InvalidWidth as error:

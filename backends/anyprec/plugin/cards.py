@@ -12,7 +12,7 @@ from backends.anyprec.names import WIDTH_KEY
 SERVER = "vllm.entrypoints.openai.models.serving"
 
 
-def show_widths(bits: Collection[int]) -> None:
+def show_widths(bits: Collection[float]) -> None:
     """Add `anyprec_bits` to the cards of base models; nothing where no OpenAI server runs in this process."""
     if SERVER not in sys.modules:
         return

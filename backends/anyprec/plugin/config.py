@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from backends.anyprec.plugin.linear import AnyprecLinearMethod
 from backends.anyprec.plugin.runners import follow_batches
 from backends.anyprec.plugin.versions import require_supported
 from backends.anyprec.plugin.widths import RowWidths
+from backends.anyprec.profiles import Profile, part_widths, read_profiles
+from backends.anyprec.store import read_config
 
 STORE_VERSION = 1
 
@@ -31,6 +35,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         self.bits = tuple(sorted(bits))
         self.rows_per_table = rows_per_table
         self.in_features = in_features
+        self.profiles: tuple[Profile, ...] = ()
         self.rows: RowWidths | None = None  # made with the first layer, in the worker
 
     @classmethod
@@ -61,13 +66,30 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         require_supported(vllm.__version__)
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
-        guard_admission(cls, config["bits"])
-        show_widths(config["bits"])
+        cls._announce(config["bits"])
         return cls(
             bits=config["bits"],
             rows_per_table=config.get("rows_per_table", 1),
             in_features=config.get("in_features", {}),
         )
+
+    @classmethod
+    def _announce(cls, bits: Collection[float]) -> None:
+        """Tell the front end of this process what may be asked for."""
+        guard_admission(cls, bits)
+        show_widths(bits)
+
+    def maybe_update_config(self, model_name: str, *_: Any, **__: Any) -> None:
+        """Read the store's profiles; vLLM calls this with the model's folder. Raises: AnyprecError for a bad one."""
+        folder = Path(model_name)
+        if (folder / "config.json").is_file():
+            self.profiles = read_profiles(folder, read_config(folder))
+            self._announce(self.every_width)
+
+    @property
+    def every_width(self) -> tuple[float, ...]:
+        """What a request may ask for: the stored widths, then the profiles'."""
+        return (*self.bits, *(profile.bits for profile in self.profiles))
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
         """Linear layers of the decoder are quantized; embeddings and the head, which may be one, are not."""
@@ -77,13 +99,19 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
             return None
         if not prefix.startswith("model.layers."):
             return UnquantizedLinearMethod()
-        return AnyprecLinearMethod(self.bits, rows_per_table=self.rows_per_table, row_widths=self.row_widths)
+        return AnyprecLinearMethod(
+            self.bits,
+            rows_per_table=self.rows_per_table,
+            row_widths=self.row_widths,
+            parts=part_widths(prefix, self.bits, self.profiles),
+        )
 
     def row_widths(self, device: torch.device) -> RowWidths:
         """The buffer all layers of this engine share; the first call also hooks the worker's model runner."""
         if self.rows is None:
             engine = get_current_vllm_config()
-            self.rows = RowWidths(self.bits, rows=_most_rows(engine), device=device)
+            fractions = [profile.bits for profile in self.profiles]
+            self.rows = RowWidths(self.bits, rows=_most_rows(engine), device=device, fractions=fractions)
             follow_batches(self.rows)
         return self.rows
 

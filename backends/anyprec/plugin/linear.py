@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import Parameter
 from vllm.model_executor.layers.linear import LinearMethodBase
@@ -19,15 +20,23 @@ WORD_BITS = 32
 class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is untyped here
     """Loads planes and tables as the store holds them, then lays them out for the device.
 
-    `rows_per_table` neighbouring rows share a table; `row_widths(device)` is the buffer of the engine's widths.
+    `rows_per_table` neighbouring rows share a table; `row_widths(device)` are the buffers of the engine's widths.
+    `parts` says at which stored width each of the fused layers is read for every width that can be asked for; where a
+    profile treats them differently, each is laid out and multiplied alone.
     """
 
     def __init__(
-        self, bits: Sequence[int], *, rows_per_table: int, row_widths: Callable[[torch.device], RowWidths]
+        self,
+        bits: Sequence[int],
+        *,
+        rows_per_table: int,
+        row_widths: Callable[[torch.device], RowWidths],
+        parts: Sequence[Mapping[float, int]],
     ) -> None:
         self._bits = tuple(bits)
         self._rows_per_table = rows_per_table
         self._row_widths = row_widths
+        self._parts = tuple(parts)
 
     def create_weights(
         self,
@@ -59,21 +68,37 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
         layer.anyprec_columns = input_size_per_partition
         layer.anyprec_dtype = params_dtype
         layer.anyprec_rows = self._row_widths(planes.device)
+        alike = all(part == self._parts[0] for part in self._parts)
+        layer.anyprec_sizes = [rows] if alike else list(output_partition_sizes)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Replace planes and tables by the device's own layout of the same bits. Raises: LostWidth."""
-        tables = {k: getattr(layer, f"lut{k}").data for k in self._bits}
-        columns, dtype = layer.anyprec_columns, layer.anyprec_dtype
-        laid = kernels.to_device_layout(layer.planes.data, tables, columns=columns, dtype=dtype)
+        ends = np.cumsum(layer.anyprec_sizes).tolist()
+        laid = [self._laid(layer, slice(end - size, end)) for size, end in zip(layer.anyprec_sizes, ends, strict=True)]
         for name in ("planes", *(f"lut{k}" for k in self._bits)):
             delattr(layer, name)
-        layer.register_parameter("qweight", Parameter(laid.codes, requires_grad=False))  # a name LoRA layers look for
-        layer.register_parameter("tables", Parameter(laid.tables, requires_grad=False))
-        layer.anyprec_output = laid.rows
+        layer.anyprec_parts = []
+        for i, (part, widths) in enumerate(zip(laid, self._parts, strict=False)):
+            names = ("qweight", "tables") if i == 0 else (f"qweight{i}", f"tables{i}")  # LoRA layers look for qweight
+            layer.register_parameter(names[0], Parameter(part.codes, requires_grad=False))
+            layer.register_parameter(names[1], Parameter(part.tables, requires_grad=False))
+            layer.anyprec_parts.append((*names, layer.anyprec_rows.buffer(widths), part.rows))
         layer.anyprec_rows.read_back()
+
+    def _laid(self, layer: torch.nn.Module, rows: slice) -> kernels.DeviceLayout:
+        """Some of a layer's rows in the device's layout."""
+        group = self._rows_per_table
+        shared = slice(rows.start // group, rows.stop // group)
+        tables = {k: getattr(layer, f"lut{k}").data[shared] for k in self._bits}
+        columns, dtype = layer.anyprec_columns, layer.anyprec_dtype
+        return kernels.to_device_layout(layer.planes.data[:, rows], tables, columns=columns, dtype=dtype)
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x (rows, K) to (rows, N), row t at the width told for it."""
-        widths, bits = layer.anyprec_rows.buffer, list(self._bits)
-        out = torch.ops.anyprec.linear(x, layer.qweight, layer.tables, widths, bits, layer.anyprec_output)
+        bits = list(self._bits)
+        found = [
+            torch.ops.anyprec.linear(x, getattr(layer, codes), getattr(layer, tables), widths, bits, rows)
+            for codes, tables, widths, rows in layer.anyprec_parts
+        ]
+        out = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
         return out if bias is None else out + bias

@@ -97,7 +97,7 @@ def _follow_newer(runner_module: Any, rows: RowWidths) -> None:
 
 def _with_widths(state_class: Any, rows: RowWidths) -> Any:
     """A model state that also tells the layers their rows' widths."""
-    widths: dict[str, int] = {}
+    widths: dict[str, float] = {}
 
     class WidthsState(state_class):  # type: ignore[misc]
         """Adds the width of each request to what the state remembers."""

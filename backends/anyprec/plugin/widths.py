@@ -1,8 +1,9 @@
-"""The width of every row of the running batch, in a buffer on the device that all layers share.
+"""The width of every row of the running batch, in a buffer on the device that layers share.
 
 A step of the engine is one flat matrix of tokens; row t belongs to one request and is multiplied at that request's
-width. The buffer keeps its address, so a CUDA graph replays with new widths. Width 0 marks a padding row: no plane is
-read for it.
+width. A buffer keeps its address, so a CUDA graph replays with new widths. Width 0 marks a padding row: no plane is
+read for it. A fractional width is another stored width in each layer: layers that read every width alike share a
+buffer, so without profiles there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends.anyprec import kernels
-from backends.anyprec.names import WIDTH_KEY
+from backends.anyprec.names import WIDTH_KEY, width_of
 
 PADDING = 0
 
@@ -28,15 +29,16 @@ class LostWidth(RuntimeError):
     """What the layers read is not what they were told."""
 
 
-def asked_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
+def asked_width(extra: Mapping[str, Any] | None, bits: Collection[float]) -> float:
     """The width a request's extra arguments name, the widest without one. Raises: InvalidWidth."""
     asked = (extra or {}).get(WIDTH_KEY, max(bits))
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked not in bits:
+    width = width_of(asked)
+    if width is None or width not in bits:
         raise InvalidWidth(f"{WIDTH_KEY} is {asked!r}; this model has the widths {', '.join(map(str, sorted(bits)))}")
-    return asked
+    return width
 
 
-def served_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
+def served_width(extra: Mapping[str, Any] | None, bits: Collection[float]) -> float:
     """As `asked_width`, but a width that slipped past admission becomes the widest instead of an error."""
     try:
         return asked_width(extra, bits)
@@ -47,27 +49,45 @@ def served_width(extra: Mapping[str, Any] | None, bits: Collection[int]) -> int:
 class RowWidths:
     """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is told."""
 
-    def __init__(self, bits: Sequence[int], *, rows: int, device: torch.device) -> None:
-        self.bits = tuple(bits)
-        self.buffer = torch.full((rows,), max(bits), dtype=torch.int32, device=device)  # a width or PADDING each
+    def __init__(
+        self, bits: Sequence[int], *, rows: int, device: torch.device, fractions: Sequence[float] = ()
+    ) -> None:
+        self.bits: tuple[float, ...] = (*bits, *fractions)  # what can be asked for
+        self._stored, self._rows, self._device = tuple(bits), rows, device
+        self._buffers: dict[tuple[int, ...], torch.Tensor] = {}  # by the stored width of each of `bits`
 
-    def set_row_widths(self, widths: Iterable[int], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
+    def buffer(self, widths: Mapping[float, int] | None = None) -> torch.Tensor:
+        """A stored width or PADDING for each row, for layers that read the width k of a request as widths[k]."""
+        key = tuple((widths or {}).get(k, int(k)) for k in self.bits)
+        if key not in self._buffers:
+            self._buffers[key] = torch.full((self._rows,), max(self._stored), dtype=torch.int32, device=self._device)
+        return self._buffers[key]
+
+    def set_row_widths(self, widths: Iterable[float], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
         """The coming batch: request i has counts[i] rows of width widths[i]; rows up to `padded` are padding."""
-        rows = np.repeat(np.fromiter(widths, np.int32), counts)
-        full = np.full(max(padded, len(rows)), PADDING, np.int32)
-        full[: len(rows)] = rows
-        self.buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
-        present, rows_of = np.unique(full, return_counts=True)
-        kernels.set_row_widths(self.buffer, dict(zip(present.tolist(), rows_of.tolist(), strict=True)))
+        places = np.repeat(np.fromiter(map(self.bits.index, widths), np.int64), counts)
+        for key, buffer in self._buffers.items():
+            full = np.full(max(padded, len(places)), PADDING, np.int32)
+            full[: len(places)] = np.array(key, np.int32)[places]
+            _tell(buffer, full)
 
     def read_back(self) -> None:
         """Write the narrowest width as a batch does and read it from the device; then all rows are the widest again.
 
         Raises: LostWidth where another one is there.
         """
-        told = min(self.bits)
-        self.buffer[:1].copy_(torch.tensor([told], dtype=torch.int32), non_blocking=True)
-        read = int(self.buffer[0])
-        self.buffer.fill_(max(self.bits))
-        if read != told:
-            raise LostWidth(f"width {told} was told and {read} is read: a request's width would not reach the layers")
+        for buffer in self._buffers.values():
+            told = min(self._stored)
+            buffer[:1].copy_(torch.tensor([told], dtype=torch.int32), non_blocking=True)
+            read = int(buffer[0])
+            buffer.fill_(max(self._stored))
+            if read != told:
+                said = f"width {told} was told and {read} is read"
+                raise LostWidth(f"{said}: a request's width would not reach the layers")
+
+
+def _tell(buffer: torch.Tensor, full: NDArray[np.int32]) -> None:
+    """Write the rows' widths, and how many there are of each."""
+    buffer[: len(full)].copy_(torch.from_numpy(full), non_blocking=True)
+    present, rows_of = np.unique(full, return_counts=True)
+    kernels.set_row_widths(buffer, dict(zip(present.tolist(), rows_of.tolist(), strict=True)))
