@@ -16,7 +16,7 @@ from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
-from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, draw
+from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import Inabilities
 from router.gateway.conversations import marks, session_of
@@ -222,10 +222,9 @@ class Decider:
         """(the score that an answer looks like, how far that is believed); 0 where nobody can read this model."""
         return self._learning.views.heads.of(model, features)
 
-    def redrawn(self, record: DecisionRecord) -> Proposal:
-        """The proposal of a logged decision. Raises: ValueError where its policy is known no more."""
-        name = self.options.policy if record.policy == PINNED else record.policy
-        return self._learning.policy(name).distribute(record.context, record.evidence)
+    def policy_of(self, record: DecisionRecord) -> StoredPolicy:
+        """That decided. Raises: ValueError where it is known no more."""
+        return self._learning.policy(self.options.policy if record.policy == PINNED else record.policy)
 
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
         """The nearest of the tenant's own past queries and of what operators taught: others count in estimates only."""

@@ -8,6 +8,7 @@ from policies.preference import knob_of
 from policies.types import Proposal
 from router.errors import NotFound
 from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.flips import flips_of
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Decision, Neighbour, usd
 from router.programs.explaining import plan_of, shown
@@ -26,6 +27,7 @@ async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str)
         "object": "routing.decision",
         **_facts(gateway, decision.record),
         "candidates": candidates,
+        "flips": await flips_of(gateway.decider, decision.record),
         **({} if plan is None else {"plan": shown(plan, gateway)}),
         "neighbours": _neighbours(await gateway.decider.nearest(decision, tenant)),
     }
@@ -39,7 +41,7 @@ async def recalled(gateway: Gateway, entries: Sequence[LogEntry], tenant: str) -
     record = next((each for each in entries if isinstance(each, DecisionRecord)), None)
     if record is None or record.tenant != tenant:
         raise NotFound("this tenant has no such decision in the log")
-    proposal = gateway.decider.redrawn(record)
+    proposal = gateway.decider.policy_of(record).distribute(record.context, record.evidence)
     decision = Decision(record, proposal, (), {})
     return {
         "object": "routing.decision",
@@ -47,6 +49,7 @@ async def recalled(gateway: Gateway, entries: Sequence[LogEntry], tenant: str) -
         **_facts(gateway, record),
         **outcome_of(entries),
         "candidates": _candidates(record, proposal),
+        "flips": await flips_of(gateway.decider, record),
         "neighbours": _neighbours(await gateway.decider.nearest(decision, tenant)),
     }
 

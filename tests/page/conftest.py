@@ -31,6 +31,7 @@ def gateway_in(folder: Path, **more: Any) -> Iterator[Running]:
         "state_dir": str(folder / "state"),
         "auth": {"admin_key": ADMIN},
         "log": {"keep_text": True},
+        "policy": {"on_request": ["neighbours"]},
         "tenants": {"acme": {"keys": [{"secret": ACME}], "budgets": ["1 USD per day"]}},
     }
     opening = serving(folder, settings | more)

@@ -60,3 +60,20 @@ def test_nobody_sees_anothers_decision_and_nobody_without_a_key(gateway: Running
         assert anyone.get(path).status_code == 401
         missing = tenant.get("/v1/decisions/nothing")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("preference", [0.1, 0.5, 0.95])
+def test_what_would_flip_it_is_told_and_a_preference_does_flip_it(gateway: Running, preference: float) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "Convert 12 km to m."}]}
+    with client(gateway, ADMIN) as tenant:  # without a budget, whose price would move with the preference
+        routing = {"preference": preference, "policy": "neighbours"}
+        found = tenant.post("/v1/route", json={**body, "routing": routing}).json()
+        assert {each["kind"] for each in found["flips"]} >= {"preference", "price"}
+        for each in found["flips"]:
+            assert each["model"] != found["model"]
+            assert each["says"]
+            if each["kind"] == "preference":
+                moved = {**routing, "preference": each["value"]}
+                assert tenant.post("/v1/route", json={**body, "routing": moved}).json()["model"] == each["model"]
+        pinned = tenant.post("/v1/route", json={**body, "model": "small@4bit"}).json()
+    assert pinned["flips"] == []
