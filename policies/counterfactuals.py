@@ -118,10 +118,11 @@ def _preferences(decided: Decided, proposal: Proposal, chosen: int) -> Iterator[
         if arm == chosen or not math.isfinite(proposal.scores[arm]):
             continue
         reaches = [found for piece in pieces if (found := piece.reach(arm)) is not None]
-        ends = [low if low >= now else high for low, high in reaches]
         trial = Flip("preference", name, 0.0, knob_of(now, reference_usd=reference))
-        for end in sorted(ends, key=lambda price: abs(price - now)):
-            flip = _exact(decided, trial, knob_of(end, reference_usd=reference), _by_decimals)
+        for low, high in sorted(reaches, key=lambda reach: min(abs(price - now) for price in reach)):
+            ends = sorted([knob_of(price, reference_usd=reference) for price in (low, high)])
+            near = ends[1] if low >= now else ends[0]
+            flip = _exact(decided, trial, near, _by_decimals) or _halved(decided, trial, sum(ends) / 2.0)
             if flip is not None:
                 yield flip
                 break
@@ -266,7 +267,7 @@ def _halved(decided: Decided, trial: Flip, extreme: float) -> Flip | None:
         return None
     without, within = trial.start, extreme
     for _ in range(HALVINGS):
-        middle = math.sqrt(without * within)
+        middle = (without + within) / 2.0 if trial.kind == "preference" else math.sqrt(without * within)
         without, within = (without, middle) if holds(middle) else (middle, within)
         if abs(within - without) < NEAR * abs(within - trial.start):
             break
