@@ -1,5 +1,6 @@
 # Pointsman. Needs python3 >= 3.11, make and git; uses uv where it works, else pip. Everything lands in .venv.
 #   make serve   the gateway on 127.0.0.1:8080 with the embedded model family     (ARGS="--port 9000 --config FILE")
+#                with optional parts of the package: make serve EXTRAS=providers,replay, or make install EXTRAS=…
 #   make demo    graded prompts through the gateway, with a table at the end
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
 #   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
@@ -9,19 +10,22 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?=
 SECONDS_OF_FAULTS ?= 120
 SEEDS ?= 1..2000
 BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: serve demo test check bench test-vllm test-packages test-faults test-clients test-world live clean help
+.PHONY: install serve demo test check bench test-vllm test-packages test-faults test-clients test-world live clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,8s/^#   //p' Makefile
+	@sed -n '2,9s/^#   //p' Makefile
 
-serve: $(VENV)/.base
+install: $(VENV)/.base $(if $(EXTRAS),$(VENV)/.with-$(EXTRAS))
+
+serve: $(VENV)/.base $(if $(EXTRAS),$(VENV)/.with-$(EXTRAS))
 	@$(BIN)/pointsman serve $(ARGS)
 
 demo: $(VENV)/.demo
@@ -66,6 +70,10 @@ clean:
 $(VENV)/.base: pyproject.toml .ci/install
 	@.ci/install $(PYTHON) $(VENV)
 	@touch $@
+
+$(VENV)/.with-%: pyproject.toml .ci/install
+	@.ci/install $(PYTHON) $(VENV) $*
+	@touch $@ $(VENV)/.base
 
 $(VENV)/.demo: pyproject.toml .ci/install
 	@.ci/install $(PYTHON) $(VENV) demo

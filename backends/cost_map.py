@@ -97,7 +97,7 @@ def _entries(file: str) -> Mapping[str, Mapping[str, object]]:
 def _read(file: str) -> dict[str, object]:
     spec = find_spec("litellm")
     if spec is None or spec.origin is None:
-        raise ImportError("litellm's cost map needs the extra: pip install 'pointsman[providers]'")
+        raise ImportError("litellm's cost map needs the extra `providers`")
     path = Path(spec.origin).parent / file
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, object])

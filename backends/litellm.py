@@ -172,7 +172,7 @@ def _litellm() -> Any:
     try:
         library = cast(Any, importlib.import_module("litellm"))
     except ImportError as problem:
-        raise ImportError("a litellm backend needs the extra: pip install 'pointsman[providers]'") from problem
+        raise ImportError("a litellm backend needs the extra `providers`") from problem
     library.suppress_debug_info = True
     library.telemetry = False
     return library

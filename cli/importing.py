@@ -90,7 +90,9 @@ def tables_of(database: str) -> dict[str, list[Row]]:
         import psycopg  # noqa: PLC0415  (an optional extra)
         from psycopg.rows import dict_row  # noqa: PLC0415
     except ImportError:
-        raise PointsmanError("import litellm needs the extra: pip install 'pointsman[import]'") from None
+        from router.settings.extras import install_line  # noqa: PLC0415
+
+        raise PointsmanError(f"import litellm needs the extra `import`: {install_line(['import'])}") from None
     found: dict[str, list[Row]] = {}
     try:
         with psycopg.connect(database, row_factory=dict_row, connect_timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""The verb about who may ask: keys create, list, rotate, disable, enable."""
+"""The verb about who may ask: keys create, first, list, rotate, disable, enable."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ def add_verbs(verbs: Verbs) -> None:
     create.add_argument("--admin", action="store_true", help="may use the admin API")
     _add(create, _create)
     _add(acts.add_parser("list", help="every key, without its secret"), _list)
+    first = acts.add_parser("first", help="print a key of the settings file, or the one that the first start made")
+    first.add_argument("--config", type=Path, help="settings file (default: none)")
+    first.set_defaults(run=_first)
     rotate = acts.add_parser("rotate", help="give a key a new secret and show it, this once")
     rotate.add_argument("id", help="k_…")
     rotate.add_argument("--grace", default="0s", metavar="PERIOD", help="how long the old secret works on (default 0s)")
@@ -77,6 +80,21 @@ def _run(arguments: argparse.Namespace) -> int:
             await arguments.work(arguments, stores.keys)
 
     asyncio.run(work())
+    return 0
+
+
+def _first(arguments: argparse.Namespace) -> int:
+    """So that a line to paste needs no secret in it."""
+    from router.http.banner import usable  # noqa: PLC0415  (each verb imports what it needs)
+    from router.settings import load  # noqa: PLC0415
+    from router.settings.paths import first_key_path  # noqa: PLC0415
+
+    settings = load(arguments.config)
+    path = first_key_path(settings)
+    secret = usable(settings) or (path.read_text().strip() if path.is_file() else None)
+    if secret is None:
+        raise InvalidRequest(f"there is no key in the settings, and none in {path}: pointsman keys create TENANT")
+    print(secret)
     return 0
 
 

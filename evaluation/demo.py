@@ -20,6 +20,7 @@ from rich.table import Table
 
 from evaluation.skills import Item, grade, sample
 from router.errors import PointsmanError
+from router.settings.extras import install_line
 
 WORKLOAD = ("plural", "tool", "sorting", "extension", "sentiment", "partcode", "gap", "topic")
 """Eight kinds of request, as one application would send them: some that the smallest model does, some that none but the
@@ -44,7 +45,7 @@ class DemoClient:
         try:
             import openai  # noqa: PLC0415  (an extra: the gateway itself never needs it)
         except ImportError:
-            raise PointsmanError("the demo needs the OpenAI client: pip install 'pointsman[demo]'") from None
+            raise PointsmanError(f"the demo needs the OpenAI client: {install_line(['demo'])}") from None
         self._openai = openai.OpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=key, max_retries=2, timeout=120)
 
     def models(self) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from policies.composed import prices_of
 from policies.types import Float
 from router.errors import SettingsError
+from router.settings.extras import install_line
 from router.stores.codec import KINDS, decode, encode
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
@@ -107,5 +108,5 @@ def _pandas() -> Any:
     try:
         import pandas  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise SettingsError("an export needs: pip install 'pointsman[replay]'") from error
+        raise SettingsError(f"an export needs the extra `replay`: {install_line(['replay'])}") from error
     return pandas

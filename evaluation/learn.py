@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from router.errors import SettingsError
+from router.settings.extras import install_line
 
 AT_ONCE = 100  # rows of one request
 MOST_SAID = 10  # lines that are refused by name
@@ -70,7 +71,7 @@ def _parquet(path: Path) -> Iterator[Line]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise SettingsError("reading parquet needs the extra `replay`: pip install 'pointsman[replay]'") from error
+        raise SettingsError(f"reading parquet needs the extra `replay`: {install_line(['replay'])}") from error
     try:
         number = 0
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1_000):

@@ -11,6 +11,7 @@ import numpy as np
 from evaluation.replay import ReplayReport, as_json
 from policies.replay import upper_hull
 from router.errors import SettingsError
+from router.settings.extras import install_line
 
 
 def write_report(report: ReplayReport, folder: Path) -> list[Path]:
@@ -18,7 +19,7 @@ def write_report(report: ReplayReport, folder: Path) -> list[Path]:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  # an extra: only replays draw
     except ImportError as error:
-        raise SettingsError("figures need the extra `replay`: pip install 'pointsman[replay]'") from error
+        raise SettingsError(f"figures need the extra `replay`: {install_line(['replay'])}") from error
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "report.json"]
     written[0].write_text(json.dumps(as_json(report), indent=2))

@@ -10,6 +10,7 @@ import numpy as np
 from policies.estimators.linear import principal_directions
 from policies.types import Estimates, Evidence, Float, Float32, History, Outcome, Proposal, RouteContext
 from router.errors import SettingsError
+from router.settings.extras import install_line
 
 DIRECTIONS = 25  # principal directions the package uses by default
 WARM_ROWS = 500  # history rows it learns from before the stream, every model's score on each
@@ -26,7 +27,7 @@ class ParetoBandit:
         try:
             import pareto_bandit  # noqa: PLC0415  # an extra: only replays compare
         except ImportError as error:
-            raise SettingsError("ParetoBandit is not installed: pip install 'pointsman[paretobandit]'") from error
+            raise SettingsError(f"ParetoBandit is not installed: {install_line(['paretobandit'])}") from error
         logging.getLogger("pareto_bandit").setLevel(logging.ERROR)  # it warns at every cold start
         self._package: Any = pareto_bandit
         self._budget_usd, self._seed = budget_usd, seed

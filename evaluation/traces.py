@@ -14,6 +14,7 @@ from policies.replay import Rows
 from policies.simulation import QueryStream
 from policies.types import Arm, Float, Float32, History
 from router.errors import SettingsError
+from router.settings.extras import install_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         import pandas as pd  # noqa: PLC0415  # an extra: only replays read tables
     except ImportError as error:
-        raise SettingsError("reading traces needs the extra `replay`: pip install 'pointsman[replay]'") from error
+        raise SettingsError(f"reading traces needs the extra `replay`: {install_line(['replay'])}") from error
     if not path.is_file():
         raise SettingsError(f"there is no trace {path}", param=str(path))
     readers = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".pkl": pd.read_pickle, ".pickle": pd.read_pickle}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,18 @@ def complaints() -> list[str]:
     found = (complaint(each.method, each.path, each.status, each.kind, bytes(each.body)) for each in heard)
     by_first_line = {each.partition("\n")[0]: each for each in found if each is not None}
     return list(by_first_line.values())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_is_no_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a gateway without a settings file keeps, it keeps where nobody else's is."""
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    yield
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def play(here: Stage, page: str) -> None:
 def test_readme_from_top_to_bottom(here: Stage) -> None:
     play(here, "README.md")
     assert "What is 17 + 25?" not in (here.folder / "repository" / "head.txt").read_text()
-    tables_as_documented(here.folder / "repository" / "var" / "pointsman.db")
+    tables_as_documented(here.folder / "home" / ".local" / "state" / "pointsman" / "pointsman.db")
 
 
 def tables_as_documented(database: Path) -> None:

@@ -25,7 +25,7 @@ class SentenceEmbedder:
         try:
             library: Any = importlib.import_module("fastembed")
         except ImportError as problem:
-            raise ImportError("a sentence embedder needs the extra: pip install 'pointsman[sentence]'") from problem
+            raise ImportError("a sentence embedder needs the extra `sentence`") from problem
         options = {"specific_model_path": path} if path else {}
         self._model = library.TextEmbedding(model, threads=threads, **options)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sentence")

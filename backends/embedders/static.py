@@ -26,7 +26,7 @@ class StaticEmbedder:
         try:
             library: Any = importlib.import_module("model2vec")
         except ImportError as problem:
-            raise ImportError("a static embedder needs the extra: pip install 'pointsman[static]'") from problem
+            raise ImportError("a static embedder needs the extra `static`") from problem
         self._model = library.StaticModel.from_pretrained(path, force_download=False)
 
     @property

@@ -37,6 +37,7 @@ from router.learning.spaces import Spaces, secret_of
 from router.ports import Archive
 from router.settings import Settings, sections
 from router.settings import engine_sections as engines
+from router.settings.extras import install_line
 from router.settings.paths import spaces_path
 
 if TYPE_CHECKING:
@@ -108,7 +109,9 @@ def _litellm(name: str, section: engines.LitellmSection, replica: engines.Replic
             name=name, api_key=_secret(replica), api_base=base, options=replica.params, limits=_limits(section)
         )
     except ImportError as error:
-        raise SettingsError(f"backends.{name}: {error}", param=f"backends.{name}.kind") from error
+        raise SettingsError(
+            f"backends.{name}: {error}: {install_line(['providers'])}", param=f"backends.{name}.kind"
+        ) from error
 
 
 def _secret(replica: engines.ReplicaSection) -> str | None:
@@ -129,7 +132,7 @@ async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder
     try:
         embedder = _embedder(section, key)
     except ImportError as error:
-        raise SettingsError(f"embedder: {error}", param="embedder.kind") from error
+        raise SettingsError(f"embedder: {error}: {install_line([section.kind])}", param="embedder.kind") from error
     cached = CachedEmbedder(embedder, most=section.cache) if section.cache else None
     asked = embedder if cached is None else cached  # an empty cache is false
     if not is_fitted or not isinstance(embedder, HashingEmbedder):

@@ -17,6 +17,7 @@ from router.http.auth import Authentication
 from router.http.kept_items import Order, page
 from router.http.schemas import with_field
 from router.ports import Conversations
+from router.settings.extras import install_line
 from router.settings.sections import Responses
 from router.types import Principal
 
@@ -171,7 +172,9 @@ def _cipher(settings: Responses) -> Cipher:
 
         return Fernet(settings.key.get_secret_value().encode())
     except ImportError as error:
-        raise SettingsError("responses.key needs the extra `encryption`", param="responses.key") from error
+        raise SettingsError(
+            f"responses.key needs the extra `encryption`: {install_line(['encryption'])}", param="responses.key"
+        ) from error
     except ValueError as error:
         raise SettingsError("responses.key: expected 32 bytes in URL-safe base64", param="responses.key") from error
 

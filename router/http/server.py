@@ -14,7 +14,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,8 +22,10 @@ from typing import cast
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from router.catalogue.probing import probe_engines
 from router.errors import SettingsError
 from router.http.app import App
+from router.http.banner import Welcome, usable
 from router.http.connections import Connection
 from router.settings import Settings, load
 from router.telemetry.logs import configure
@@ -84,7 +86,7 @@ def serve(
     configure(settings.telemetry.level, settings.telemetry.format)
     with meeting_place(settings, workers) as together:
         config = configuration(settings, path, host=host, port=port, workers=workers, together=together)
-        return _serve(settings, config, say)
+        return _serve(settings, path, config, say)
 
 
 @contextlib.contextmanager
@@ -98,16 +100,16 @@ def meeting_place(settings: Settings, workers: int | None) -> Iterator[Path | No
         yield Path(made)
 
 
-def _serve(settings: Settings, config: uvicorn.Config, say: Callable[[str], None]) -> int:
+def _serve(settings: Settings, path: Path | None, config: uvicorn.Config, say: Callable[[str], None]) -> int:
     listening = _bind(config)
     key = asyncio.run(prepare(settings))
     for each in settings.unroutable:
         say(f"not routable: {each}")
     for note in (*settings.notes, *open_files(settings.server.max_connections)):
         say(f"note: {note}")
-    url = "http://{}:{}".format(*listening.getsockname()[:2])
+    url = _address(listening)
     listening.listen(config.backlog)  # what connects before the workers are up waits in the queue
-    threading.Thread(target=_announce, args=(url, key, say), daemon=True).start()
+    threading.Thread(target=_announce, args=(url, path, settings, key, say), daemon=True).start()
     if config.workers == 1:
         uvicorn.Server(config).run(sockets=[listening])
     else:
@@ -126,18 +128,26 @@ def open_files(connections: int) -> list[str]:
     return [f"{most} files may be open at once, fewer than server.max_connections ({connections}) may need twice over"]
 
 
-def _announce(url: str, key: str | None, say: Callable[[str], None]) -> None:
+def _announce(url: str, config: Path | None, settings: Settings, key: str | None, say: Callable[[str], None]) -> None:
     """Say that the gateway is up once it answers; nothing is said of one that does not start."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    secret = key or usable(settings)
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     with contextlib.suppress(OSError):
         urllib.request.urlopen(f"{url}/health", timeout=START_LIMIT_S).close()
         request = urllib.request.Request(f"{url}/v1/models", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=START_LIMIT_S) as answer:
                 names = [model["id"] for model in json.load(answer)["data"]]
-        except urllib.error.HTTPError:  # keys are required and none was made here
-            names = ["auto"]
-        say(welcome(url, key, names))
+        except urllib.error.HTTPError:  # keys are required and none is known here
+            names = ["auto", *(model.name for model in settings.candidates())]
+        say(Welcome(url, settings, config, key, names, probe_engines(settings)).text())
+
+
+def _address(listening: socket.socket) -> str:
+    """Where this machine reaches it."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _bind(config: uvicorn.Config) -> socket.socket:
@@ -153,18 +163,3 @@ def _bind(config: uvicorn.Config) -> socket.socket:
         raise SettingsError(message, param="server.port") from None
     listening.set_inheritable(True)
     return listening
-
-
-def welcome(url: str, key: str | None, names: Sequence[str]) -> str:
-    """What a newcomer needs: the URL, the models, a request to paste."""
-    authorization = f' \\\n    -H "Authorization: Bearer {key}"' if key else ""
-    return f"""
-Pointsman is up at {url}
-  models   {", ".join(names)}
-  key      {key or "one of your own"}
-  docs     {url}/docs
-
-  curl {url}/v1/chat/completions{authorization} \\
-    -H "Content-Type: application/json" \\
-    -d '{{"model": "auto", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
-"""

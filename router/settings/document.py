@@ -71,7 +71,9 @@ class Settings(Section):
 
     server: Server = Field(default=Server(), description="Where the gateway listens and how much it takes in.")
     state_dir: Path = Field(
-        default=Path("var"), description="Folder for the database and snapshots; made at the start."
+        default=Path("~/.local/state/pointsman"),
+        description="Folder for the database and snapshots; made at the start. A relative one lies beside the settings "
+        "file; without a file, $XDG_STATE_HOME goes before ~/.local/state.",
     )
     store: StoreSection = Field(default=StoreSection(), description="Where money, keys and the log live.")
     auth: Auth = Field(default=Auth(), description="Who may call.")

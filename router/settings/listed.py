@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from router.errors import SettingsError
+from router.settings.extras import install_line
 from router.settings.price_sections import SEARCH, price_in
 from router.types import Price
 
@@ -37,7 +38,9 @@ def cost_map(upstream: str) -> Listed | None:
 
         found = find(upstream)
     except ImportError as error:
-        raise SettingsError(f"backends of kind litellm need the extra `providers`: {error}") from error
+        raise SettingsError(
+            f"backends of kind litellm need the extra `providers`: {install_line(['providers'])}"
+        ) from error
     if found is None:
         return None
     costs = {**found.costs, SEARCH: found.search_usd}
@@ -63,4 +66,6 @@ def is_provider(name: str) -> bool:
 
         return known(name)
     except ImportError as error:
-        raise SettingsError(f"backends of kind litellm need the extra `providers`: {error}") from error
+        raise SettingsError(
+            f"backends of kind litellm need the extra `providers`: {install_line(['providers'])}"
+        ) from error

@@ -25,7 +25,21 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look
 
     Raises: SettingsError; its message has one line for each key that is wrong.
     """
-    return build({} if path is None else source.read(path), env, listed=listed)
+    settings = build({} if path is None else source.read(path), env, listed=listed)
+    return _placed(settings, path, env)
+
+
+def _placed(settings: Settings, path: Path | None, env: Mapping[str, str]) -> Settings:
+    """The same settings, whose state lies where it does whatever folder one is in."""
+    base = env.get("XDG_STATE_HOME", "")
+    if "state_dir" not in settings.model_fields_set and Path(base).is_absolute():
+        state_dir = Path(base) / "pointsman"
+    else:
+        state_dir = settings.state_dir.expanduser()
+    folder = Path.cwd() if path is None else path.absolute().parent
+    sqlite = settings.store.sqlite
+    store = settings.store.model_copy(update={"sqlite": None if sqlite is None else folder / sqlite.expanduser()})
+    return settings.model_copy(update={"state_dir": folder / state_dir, "store": store})
 
 
 def build(tree: Mapping[str, Any], env: Mapping[str, str], *, listed: Look | None = None) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -47,11 +48,12 @@ def test_it_serves_from_an_empty_environment_and_any_folder(form: str, built: Pa
     log = here / "log"
     with log.open("wb") as out:
         command = [str(python), "-m", "pointsman", "serve", "--port", "0"]
-        process = subprocess.Popen(command, cwd=here, stdout=out, stderr=subprocess.STDOUT)
+        env = os.environ | {"XDG_STATE_HOME": str(here / "state")}
+        process = subprocess.Popen(command, cwd=here, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
         url = _url(process, log)
         body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}).encode()
-        key = (here / "var" / "first-key").read_text()
+        key = (here / "state" / "pointsman" / "first-key").read_text()
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{url}/v1/chat/completions", body, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:

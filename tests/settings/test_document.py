@@ -19,7 +19,7 @@ models: [{name: small, price: {prompt: 0.05, completion: "0.1"}, context_tokens:
 def test_an_empty_file_runs_the_packaged_family_on_sqlite(read: Read) -> None:
     settings = read("")
     assert [backend.kind for backend in settings.backends.values()] == ["embedded"]
-    assert str(settings.store.sqlite_path(settings.state_dir)) == "var/pointsman.db"
+    assert str(settings.store.sqlite_path(settings.state_dir)) == "~/.local/state/pointsman/pointsman.db"
 
 
 def test_a_model_becomes_a_candidate_with_exact_prices(read: Read) -> None:
