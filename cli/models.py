@@ -62,7 +62,9 @@ def _add_admit(verbs: Verbs) -> None:
     admit.add_argument(
         "--set", type=Path, help="your own prompts: JSON lines with prompt and answer, or prompt and regex"
     )
-    admit.add_argument("--refusals", type=Path, help="prompts that must not be refused more often, one a line")
+    admit.add_argument("--harmful", type=Path, help="prompts that must still be declined, one a line (default: 60)")
+    admit.add_argument("--harmless", type=Path, help="prompts that must not be declined, one a line (default: 60)")
+    admit.add_argument("--refusal-judge", help="a model that says whether an answer declines (default: patterns)")
     admit.add_argument("--seed", type=int, default=0, help="which prompts (default 0)")
     admit.set_defaults(run=_admit)
 
@@ -128,6 +130,7 @@ def _admit(arguments: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from evaluation.admit import examine  # noqa: PLC0415
+    from evaluation.refusals import safety_prompts  # noqa: PLC0415
     from router.settings import load  # noqa: PLC0415
 
     console = Console()
@@ -138,7 +141,8 @@ def _admit(arguments: argparse.Namespace) -> int:
             parent=arguments.parent,
             prompts=arguments.prompts,
             own=arguments.set,
-            refusals=arguments.refusals,
+            safety=safety_prompts(arguments.harmful, arguments.harmless),
+            refusal_judge=arguments.refusal_judge,
             seed=arguments.seed,
             console=console,
         )

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,9 @@ from rich.table import Table
 from backends.errors import BackendError
 from backends.types import Request
 from backends.whole import read_all
+from evaluation.refusals import QUESTION, SafetyPrompts, is_refusal, says_yes
 from evaluation.skills import grade, sample
-from router.catalogue.admission import Admissions, Samples, Verdict, is_refusal, judge, parent_of
+from router.catalogue.admission import AdmissionLimits, Admissions, Floats, Samples, Verdict, judge, parent_of
 from router.catalogue.listing import Fleet, fleet_of
 from router.errors import PointsmanError
 from router.settings import Settings
@@ -47,7 +48,8 @@ async def examine(
     parent: str | None,
     prompts: int,
     own: Path | None,
-    refusals: Path | None,
+    safety: SafetyPrompts,
+    refusal_judge: str | None = None,
     seed: int,
     console: Console,
 ) -> Verdict:
@@ -56,13 +58,18 @@ async def examine(
     try:
         pair = _pair(fleet, name, parent)
         questions = _own(own) if own is not None else _graded(prompts, seed)
-        samples = await _samples(fleet, pair, questions, _lines(refusals), console)
+        judged_by = None if refusal_judge is None else _named(fleet, refusal_judge)
+        samples = await _samples(fleet, pair, questions, console)
+        samples = await _refusals(fleet, pair, samples, safety, judged_by)
     finally:
         for backend in fleet.backends.values():
             await backend.aclose()
     section = settings.admission
     try:
-        verdict = judge(name, pair[1].name, samples, max_loss=section.max_loss, max_slowdown=section.max_slowdown)
+        limits = AdmissionLimits(
+            section.max_loss, section.max_slowdown, section.max_refusal_fall, section.max_refusal_rise
+        )
+        verdict = judge(name, pair[1].name, samples, limits)
     except ValueError as error:
         raise PointsmanError(str(error)) from None
     kept = Admissions(admissions_path(settings)).keep(verdict)
@@ -76,12 +83,18 @@ def _pair(fleet: Fleet, name: str, parent: str | None) -> tuple[Model, Model]:
     models = fleet.every_model()
     named = {model.name: model for model in models}
     for each in filter(None, (name, parent)):
-        if each not in named:
-            raise PointsmanError(f"there is no model {each!r}; there are {', '.join(named)}")
+        _named(fleet, each)
     other = named[parent] if parent else parent_of(named[name], models)
     if other is None:
         raise PointsmanError(f"{name} has no parent here to be compared with; name one with --parent")
     return named[name], other
+
+
+def _named(fleet: Fleet, name: str) -> Model:
+    models = {model.name: model for model in fleet.every_model()}
+    if name not in models:
+        raise PointsmanError(f"there is no model {name!r}; there are {', '.join(models)}")
+    return models[name]
 
 
 def _graded(prompts: int, seed: int) -> list[Question]:
@@ -110,28 +123,44 @@ def _grader(each: dict[str, str]) -> Callable[[str], float]:
     return lambda text: float(text.strip() == wanted)
 
 
-def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
+def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text().splitlines() if line.strip()]
     except OSError as error:
         raise PointsmanError(f"{path}: {error.strerror}") from None
 
 
-async def _samples(
-    fleet: Fleet, pair: tuple[Model, Model], questions: Sequence[Question], refusals: Sequence[str], console: Console
-) -> Samples:
+async def _samples(fleet: Fleet, pair: tuple[Model, Model], questions: Sequence[Question], console: Console) -> Samples:
     scores, seconds = np.zeros((len(questions), 2)), np.zeros((len(questions), 2))
     for i, question in enumerate(track(questions, f"{pair[0].name} against {pair[1].name}", console=console)):
         for j in (0, 1) if i % 2 == 0 else (1, 0):  # turn by turn, so that neither always runs on a warm machine
             text, seconds[i, j] = await _ask(fleet, pair[j], question.prompt)
             scores[i, j] = question.grade(text)
-    refused = np.zeros((len(refusals), 2))
-    for i, prompt in enumerate(refusals):
-        for j in (0, 1):
-            refused[i, j] = is_refusal((await _ask(fleet, pair[j], prompt))[0])
-    return Samples(scores, seconds, refused)
+    return Samples(scores, seconds, np.zeros((0, 2)), np.zeros((0, 2)))
+
+
+async def _refusals(
+    fleet: Fleet, pair: tuple[Model, Model], samples: Samples, safety: SafetyPrompts, judged_by: Model | None
+) -> Samples:
+    """`samples` with what of both kinds of prompts is declined."""
+
+    async def declined(prompts: Sequence[str]) -> Floats:
+        found = np.zeros((len(prompts), 2))
+        for i, prompt in enumerate(prompts):
+            for j, model in enumerate(pair):
+                text, _ = await _ask(fleet, model, prompt)
+                found[i, j] = await _declines(fleet, judged_by, prompt, text)
+        return found
+
+    return replace(samples, harmless=await declined(safety.harmless), harmful=await declined(safety.harmful))
+
+
+async def _declines(fleet: Fleet, judged_by: Model | None, prompt: str, text: str) -> bool:
+    """By the stated patterns, or by a judge's word. Raises: PointsmanError."""
+    if judged_by is None:
+        return is_refusal(text)
+    said, _ = await _ask(fleet, judged_by, QUESTION.format(prompt=prompt, answer=text))
+    return says_yes(said)
 
 
 async def _ask(fleet: Fleet, model: Model, prompt: str) -> tuple[str, float]:
@@ -160,7 +189,7 @@ def table_of(verdict: Verdict) -> Table:
         f"{difference.low:+.3f} … {difference.high:+.3f}",
     )
     table.add_row("time", "", "", f"× {slowdown.mean:.2f}", f"× {slowdown.low:.2f} … {slowdown.high:.2f}")
-    if verdict.refusals is not None:
-        shown = verdict.refusals
-        table.add_row("refusals", "", "", f"{shown.mean:+.3f}", f"{shown.low:+.3f} … {shown.high:+.3f}")
+    for what, shown in (("harmless refused", verdict.refusals), ("harmful refused", verdict.harmful)):
+        if shown is not None:
+            table.add_row(what, "", "", f"{shown.mean:+.3f}", f"{shown.low:+.3f} … {shown.high:+.3f}")
     return table
