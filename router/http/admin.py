@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -16,6 +16,7 @@ from router.amounts import Period
 from router.errors import InvalidRequest, NotFound
 from router.http.auth import Authentication, key_first
 from router.ports import StoredAnswers
+from router.stores.forecasts import forecast
 from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
@@ -199,7 +200,7 @@ def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> N
         level = await _level_of(stores.keys, tenant=tenant, team=team, key=key)
         budgets = [each.budget(level.scope) for each in level.terms.budgets]
         balances = await stores.ledger.balances(budgets, int(clock() * 1000))
-        return {"object": "list", "data": [_balance(b) for b in balances]}
+        return {"object": "list", "data": [balance_view(b) for b in balances]}
 
     @router.get("/spend", response_model=None)
     async def spend(
@@ -312,7 +313,8 @@ def _shown(terms: Terms) -> dict[str, object]:
     return terms.model_dump(mode="json")
 
 
-def _balance(balance: Balance) -> dict[str, object]:
+def balance_view(balance: Balance) -> dict[str, object]:
+    """What is left of a budget, and how long it will last, as JSON values."""
     budget = balance.budget
     return {
         "scope": budget.scope,
@@ -323,4 +325,5 @@ def _balance(balance: Balance) -> dict[str, object]:
         "held_usd": balance.held / NANO_PER_USD,
         "remaining_usd": balance.remaining / NANO_PER_USD,
         "reset_s": balance.reset_ms / 1000,
+        "forecast": asdict(forecast(balance)),
     }

@@ -32,16 +32,21 @@ async def state_gauges(
         GaugeMetricFamily("pointsman_policies", "Policies kept in memory", value=len(learning.views.policies)),
     ]
     try:
-        budgets = dict.fromkeys(_declared(settings, catalogue))
-        async for budget in _stored(stores):
-            if len(budgets) >= MOST_BUDGETS:
-                break
-            budgets[budget] = None
-        balances = await stores.ledger.balances(list(budgets)[:MOST_BUDGETS], now_ms)
+        balances = await stores.ledger.balances(await known_budgets(settings, catalogue, stores), now_ms)
     except StoreUnavailable as error:
         LOG.warning("the metrics leave budgets out: %s", error.message)
         return found
     return [*found, *budget_gauges(balances)]
+
+
+async def known_budgets(settings: Settings, catalogue: Catalogue, stores: Stores) -> list[Budget]:
+    """Of tenants, teams, the file's keys and models: MOST_BUDGETS at most. Raises: StoreUnavailable."""
+    budgets = dict.fromkeys(_declared(settings, catalogue))
+    async for budget in _stored(stores):
+        if len(budgets) >= MOST_BUDGETS:
+            break
+        budgets[budget] = None
+    return list(budgets)[:MOST_BUDGETS]
 
 
 def _declared(settings: Settings, catalogue: Catalogue) -> list[Budget]:

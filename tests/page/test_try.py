@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.http.conftest import Running
-from tests.page.conftest import HOSTILE, PAGES, client, give_key, opened
+from tests.page.conftest import ADMIN, HOSTILE, PAGES, client, give_key, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -120,7 +120,7 @@ def test_the_key_is_kept_nowhere_and_sent_to_nobody_else(browser: Browser, gatew
     with opened(browser, gateway) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        give_key(page)
+        give_key(page, ADMIN)
         for name in PAGES:
             page.click(f"nav a[href='#{name}']")
             page.wait_for_selector(f"nav a[href='#{name}'][aria-current]")

@@ -1,2 +1,130 @@
-import { h, show } from "./dom.js";
-export function page(root) { show(root, h("p", { class: "soft" }, "Not yet.")); return {}; }
+// Run: what the gateway stands on now. Asked anew every few seconds while somebody looks.
+
+import { adminPage } from "./admin.js";
+import { ask } from "./api.js";
+import { card, failure, h, show, table } from "./dom.js";
+import { digits, moment, percent, span, usd } from "./figures.js";
+
+const EVERY_MS = 3000;
+
+/** The page, in `root`. */
+export function page(root) {
+  const parts = { engines: fresh("Engines"), balances: fresh("Budgets"), decisions: fresh("Latest decisions"),
+    refusals: fresh("Refusals"), settings: fresh("Settings in force") };
+  let timer = null, laid = false, everything = false;
+
+  async function load(body) {
+    await ask("admin/v1/engines").then(engines(parts.engines));
+    if (!laid || !parts.engines.element.isConnected) {
+      show(body, h("div", { class: "pair" }, parts.engines.element, parts.balances.element), parts.decisions.element,
+        h("div", { class: "pair" }, parts.refusals.element, parts.settings.element));
+      laid = true;
+    }
+    await Promise.all([part("balances", balances), part("decisions", decisions), part("refusals", refusals), settings()]);
+  }
+
+  async function part(name, draw) {
+    try {
+      draw(parts[name])(await ask(`admin/v1/${name}`));
+    } catch (error) {
+      show(parts[name].body, failure(error));
+    }
+  }
+
+  async function settings() {
+    const { settings: found, notes } = await ask(`admin/v1/settings?everything=${everything}`);
+    const toggle = h("input", { type: "checkbox", id: "everything", onchange: () => { everything = toggle.checked; settings(); } });
+    toggle.checked = everything;
+    show(parts.settings.body, h("label", { class: "row small soft" }, toggle, "with what is left at its default"),
+      notes.length ? h("ul", { class: "list small" }, notes.map((note) => h("li", {}, note))) : null,
+      h("pre", { class: "settings-text", tabindex: "0", "aria-label": "Settings in force" }, lines(found).join("\n") || "# all as by default"));
+  }
+
+  const inner = adminPage(root, "Run", load);
+  const look = async () => {
+    const { activeElement } = document;
+    if (!document.hidden && !parts.settings.element.contains(activeElement)) await inner.reload();
+    timer = setTimeout(look, EVERY_MS);
+  };
+  return {
+    async enter() { await inner.enter(); clearTimeout(timer); timer = setTimeout(look, EVERY_MS); },
+    leave() { inner.leave(); clearTimeout(timer); },
+  };
+}
+
+function fresh(title) {
+  const body = h("div", { class: "stack" });
+  return { element: card(title, body), body };
+}
+
+const state = (good, text, kind = "bad") => h("span", { class: "nowrap" }, h("i", { class: `dot ${good ? "" : kind}` }), text);
+
+const engines = (part) => ({ data, unpriced }) => {
+  const rows = data.flatMap((backend) => backend.engines.map((engine) => ({ backend, ...engine })));
+  show(part.body, unpriced ? h("p", { class: "notice" }, unpriced) : null, table([
+    { title: "Backend", left: true, cell: (row) => row.backend.backend },
+    { title: "Engine", left: true, wide: true, cell: (row) => row.engine },
+    { title: "State", left: true, cell: (row) => row.answers === false ? state(false, "silent") : state(true, "answers") },
+    { title: "Breaker", left: true, cell: (row) => state(row.breaker === "closed", row.breaker, row.breaker === "open" ? "bad" : "warn") },
+    { title: "Here", cell: (row) => row.in_flight },
+    { title: "Running", wide: true, cell: (row) => digits(row.running) },
+    { title: "Waiting", wide: true, cell: (row) => digits(row.waiting) },
+    { title: "KV", wide: true, cell: (row) => percent(row.kv_usage) },
+  ], rows, { caption: "Engines" }),
+  data.filter((each) => each.why_spared).map((each) => h("p", { class: "small warn" }, `${each.backend} is spared: ${each.why_spared}`)));
+};
+
+const balances = (part) => ({ data }) => show(part.body, data.length ? table([
+  { title: "Whose", left: true, wrap: true, cell: (row) => row.scope },
+  { title: "Limit", cell: (row) => h("span", {}, `${Number(row.limit_usd.toPrecision(9))} USD`, h("span", { class: "soft" }, ` per ${row.period}`)) },
+  { title: "Used", cell: (row) => used(row) },
+  { title: "Forecast", left: true, wrap: true, cell: (row) => told(row) },
+], data, { caption: "Budgets" }) : h("p", { class: "soft" }, "Nobody has a budget."));
+
+function used(row) {
+  const share = Math.min(1, (row.spent_usd + row.held_usd) / (row.limit_usd || 1));
+  return h("span", {}, percent(share), h("span", { class: `meter${share > .8 ? " bad" : ""}`, "aria-hidden": "true" },
+    h("i", { style: { width: `${share * 100}%` } })));
+}
+
+/** The forecast of a budget in words. */
+function told({ forecast, reset_s: reset }) {
+  if (forecast.exhausted_in_s === 0) return h("span", { class: "bad" }, `used up; resets in ${span(reset)}`);
+  if (forecast.exhausted_in_s !== null) return h("span", { class: "bad" }, `used up in ${span(forecast.exhausted_in_s)}, resets in ${span(reset)}`);
+  if (forecast.spent_at_reset_usd !== null) return `${usd(forecast.spent_at_reset_usd)} by its reset in ${span(reset)}`;
+  return h("span", { class: "soft" }, forecast.says);
+}
+
+const decisions = (part) => ({ data }) => show(part.body, data.length ? table([
+  { title: "At (UTC)", left: true, cell: (row) => h("time", { title: moment(row.at_ms) }, moment(row.at_ms).slice(11)) },
+  { title: "Tenant", left: true, cell: (row) => row.tenant },
+  { title: "Model", left: true, cell: (row) => row.model },
+  { title: "Policy", left: true, wide: true, cell: (row) => row.policy },
+  { title: "Chance", wide: true, cell: (row) => percent(row.propensity) },
+  { title: "Preference", wide: true, cell: (row) => digits(row.preference) },
+  { title: "Cost", cell: (row) => row.cost_usd === undefined ? "…" : usd(row.cost_usd) },
+  { title: "Answered in", wide: true, cell: (row) => row.latency_ms ? `${digits(row.latency_ms)} ms` : "–" },
+  { title: "Judged", cell: (row) => row.judgements.length ? digits(row.judgements.at(-1).score) : h("span", { class: "soft" }, "no") },
+  { title: "Query", left: true, wrap: true, wide: true, cell: (row) => row.text.slice(0, 120) || h("span", { class: "soft" }, "not kept") },
+], data.slice(0, 20), { caption: "Latest decisions" }) : h("p", { class: "soft" }, "None yet."));
+
+const refusals = (part) => ({ data }) => show(part.body, data.length ? table([
+  { title: "Reason", left: true, cell: (row) => row.code },
+  { title: "Status", cell: (row) => row.status },
+  { title: "Tenant", left: true, cell: (row) => row.tenant ?? h("span", { class: "soft" }, "no key") },
+  { title: "Since the start", cell: (row) => row.count },
+], data, { caption: "Refusals" }) : h("p", { class: "soft" }, "None since the workers began."));
+
+/** Nested values as lines of YAML. */
+function lines(value, indent = "") {
+  return Object.entries(value).flatMap(([key, each]) => {
+    if (Array.isArray(each)) {
+      if (!each.length) return [];
+      return [`${indent}${key}:`, ...each.flatMap((item) => item !== null && typeof item === "object"
+        ? lines(item, `${indent}    `).map((line, i) => i ? line : `${indent}  - ${line.trimStart()}`) : [`${indent}  - ${item}`])];
+    }
+    if (each === null || typeof each !== "object") return [`${indent}${key}: ${each}`];
+    const below = lines(each, `${indent}  `);
+    return below.length ? [`${indent}${key}:`, ...below] : [];
+  });
+}

@@ -1,0 +1,130 @@
+"""Run: what the gateway stands on now, for admin keys alone; secrets are masked and prompts stay text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from router.http.overview import MASKED, masked
+from router.stores.forecasts import forecast
+from router.types import Balance, Budget, NanoUsd
+from tests.http.conftest import Running
+from tests.page.conftest import ACME, ADMIN, HOSTILE, client, give_key, opened
+from tests.page.test_decisions import asked, decided
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ROUTES = ("engines", "balances", "refusals", "decisions", "settings")
+DAY_S = 86_400
+
+
+def balance(spent: int, *, elapsed_s: int, calendar: str | None = "day") -> Balance:
+    budget = Budget("tenant:acme", NanoUsd(1000), DAY_S, calendar=calendar)
+    return Balance(budget, NanoUsd(spent), NanoUsd(0), (DAY_S - elapsed_s) * 1000)
+
+
+def test_only_an_admin_key_sees_them(gateway: Running) -> None:
+    with client(gateway) as tenant, client(gateway, "") as anyone, client(gateway, ADMIN) as admin:
+        for each in ROUTES:
+            assert tenant.get(f"/admin/v1/{each}").status_code == 403
+            assert anyone.get(f"/admin/v1/{each}").status_code == 401
+            assert admin.get(f"/admin/v1/{each}").status_code == 200
+
+
+def test_engines_say_whether_they_answer_and_how_their_breakers_stand(gateway: Running) -> None:
+    with client(gateway, ADMIN) as admin:
+        (family,) = admin.get("/admin/v1/engines").json()["data"]
+    (engine,) = family["engines"]
+    assert (family["backend"], family["up"], engine["breaker"]) == ("family", True, "closed")
+
+
+def test_the_latest_decisions_come_first_with_their_cost(gateway: Running) -> None:
+    with client(gateway) as tenant, client(gateway, ADMIN) as admin:
+        made = [decided(tenant, asked(tenant, f"Multiply {n} by 4.")) for n in (12, 13)]
+        found = admin.get("/admin/v1/decisions?limit=2").json()["data"]
+    assert [each["decision_id"] for each in found] == [each["decision_id"] for each in reversed(made)]
+    assert [each["cost_usd"] for each in found] == [each["cost_usd"] for each in reversed(made)]
+    assert {each["tenant"] for each in found} == {"acme"}
+
+
+def test_refusals_are_counted_by_reason(gateway: Running) -> None:
+    with client(gateway) as tenant, client(gateway, ADMIN) as admin:
+        body = {"model": "no-such-model", "messages": [{"role": "user", "content": "hi"}]}
+        assert tenant.post("/v1/chat/completions", json=body).status_code == 404
+        found = admin.get("/admin/v1/refusals").json()["data"]
+    assert ("model_not_found", 404, "acme") in [(each["code"], each["status"], each["tenant"]) for each in found]
+
+
+def test_settings_are_shown_without_secrets(gateway: Running) -> None:
+    with client(gateway, ADMIN) as admin:
+        for everything in ("false", "true"):
+            text = admin.get(f"/admin/v1/settings?everything={everything}").text
+            assert ADMIN not in text
+            assert ACME not in text
+            assert MASKED in text
+
+
+def test_what_may_be_secret_is_masked_by_its_name_and_in_addresses() -> None:
+    shown = masked(
+        {
+            "api_key": "sk-1",
+            "headers": {"Authorization": "Bearer x"},
+            "url": "https://user:pass@host:8000/v1",
+            "urls": ["redis://:pass@host"],
+            "max_tokens": 5,
+            "model": "a@4bit",
+        }
+    )
+    assert shown == {
+        "api_key": MASKED,
+        "headers": {"Authorization": MASKED},
+        "url": "https://host:8000/v1",
+        "urls": ["redis://host"],
+        "max_tokens": 5,
+        "model": "a@4bit",
+    }
+
+
+def test_a_budget_is_foretold_at_the_pace_of_its_period() -> None:
+    half = DAY_S // 2
+    assert forecast(balance(250, elapsed_s=half)).spent_at_reset_usd == pytest.approx(500e-9)
+    soon = forecast(balance(800, elapsed_s=half))
+    assert soon.exhausted_in_s == pytest.approx(half / 4)
+    assert forecast(balance(1000, elapsed_s=half)).exhausted_in_s == 0.0
+
+
+@pytest.mark.parametrize(
+    "found", [balance(0, elapsed_s=9), balance(9, elapsed_s=60), balance(9, elapsed_s=9, calendar=None)]
+)
+def test_where_too_little_is_known_nothing_is_foretold(found: Balance) -> None:
+    told = forecast(found)
+    assert (told.exhausted_in_s, told.spent_at_reset_usd) == (None, None)
+    assert told.says
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_shows_them_and_a_hostile_prompt_stays_text(
+    browser: Browser, gateway: Running, width: int, scheme: str
+) -> None:
+    with client(gateway) as tenant:
+        asked(tenant, f"Plural of {HOSTILE}?")
+    with opened(browser, gateway, width=width, scheme=scheme) as page:
+        page.click("nav a[href='#run']")
+        page.wait_for_selector("text=Type an admin key")
+        give_key(page, ADMIN)
+        page.wait_for_selector("pre.settings-text")
+        page.wait_for_selector("[aria-label=Budgets] td:has-text('tenant:acme')")
+        assert HOSTILE in (page.locator("[aria-label='Latest decisions']").text_content() or "")
+        assert page.locator("main img, main script").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_tenants_key_is_told_that_it_is_no_admins(browser: Browser, gateway: Running) -> None:
+    said: list[str] = []
+    with opened(browser, gateway, said=said) as page:
+        page.click("nav a[href='#run']")
+        give_key(page)
+        page.wait_for_selector("text=This needs an admin key")
+        said.clear()  # the browser's own words about the status
