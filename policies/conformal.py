@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.types import Float
 
 NEVER = float("inf")
+STEP = 1.05  # between thresholds that are tried: answers above one, by those above the one before
 
 
 def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float, weights: Float | None = None) -> float:
@@ -32,3 +35,33 @@ def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float,
     if len(fits) == 0:
         return NEVER
     return float(confidences[order][fits[-1]])
+
+
+def selective_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float, miss: float) -> float:
+    """The smallest τ that tests show to have P(wrong | confidence ≥ τ) ≤ risk; NEVER where none is shown.
+
+    Learn then test (arXiv 2110.01052), in a fixed sequence: thresholds are tried from the surest answer down, where
+    enough lie above to show anything, and the first that exact binomial tails do not reject ends it. The share of data
+    on which a τ is told that does worse is at most `miss`. confidences and wrong (n,).
+
+    Raises: ValueError where risk or miss is outside (0, 1).
+    """
+    if not (0.0 < risk < 1.0 and 0.0 < miss < 1.0):
+        raise ValueError(f"risk is {risk} and miss is {miss}, expected both in (0, 1)")
+    order = np.argsort(-confidences, kind="stable")
+    sure, lost = confidences[order], np.cumsum(wrong[order])
+    last_of_tie = np.flatnonzero(np.append(np.diff(sure) != 0, True))
+    found, tried = NEVER, math.ceil(math.log(miss) / math.log1p(-risk))
+    for place in last_of_tie.tolist():
+        if place + 1 < tried:
+            continue
+        if _binomial_tail(place + 1, int(lost[place]), risk) > miss:
+            break
+        found, tried = float(sure[place]), math.ceil((place + 1) * STEP)
+    return found
+
+
+def _binomial_tail(n: int, k: int, p: float) -> float:
+    """P(X ≤ k) of n draws with probability p."""
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
+    return sum(math.exp(log + i * math.log(p) + (n - i) * math.log1p(-p)) for i, log in enumerate(logs))

@@ -141,6 +141,12 @@ class CacheTerms(Section):
     )
     within: Literal["tenant", "team"] = Field(default="tenant", description="Who shares them; nobody else ever does.")
 
+    alpha: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Also for similar questions: the share of wrong ones among those given again that is borne, e.g. "
+        "0.05; by default for the same request only.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _short(cls, data: object) -> object:
@@ -149,7 +155,8 @@ class CacheTerms(Section):
     def rules(self) -> CacheRules | None:
         """As the gateway knows them."""
         by_team = self.within == "team"
-        return CacheRules(self.ttl.seconds * 1000, self.entries, self.size, by_team) if self.enabled else None
+        found = CacheRules(self.ttl.seconds * 1000, self.entries, self.size, by_team, self.alpha)
+        return found if self.enabled else None
 
 
 class Terms(Section):

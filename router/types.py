@@ -236,6 +236,7 @@ class CacheRules:
     entries: int
     bytes: int
     by_team: bool = False  # each team has its own
+    alpha: float | None = None  # of answers to similar questions that are wrong, at most; None: the same request only
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,7 @@ def _gateway(
         learning=learning,
         options=options_of(settings),
         renting=renting,
-        answers=AnswerCache(stores.answers, learning.views.answers, time.time),
+        answers=AnswerCache(stores.answers, learning.views, time.time),
         surroundings=Surroundings(
             stores.ledger,
             embedder,

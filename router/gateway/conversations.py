@@ -10,6 +10,7 @@ import msgspec
 
 from router.gateway.types import Call
 from router.learning.prompt_caches import SESSION
+from router.learning.similar_answers import ASKS, GROUP, LIKENESS
 from router.learning.stored_answers import ANSWER, MADE_BY
 
 _BEGINNINGS = ("messages", "input", "prompt")  # the first that a request has
@@ -28,6 +29,9 @@ def session_of(tenant: str, call: Call) -> str | None:
 def marks(session: str | None, call: Call) -> dict[str, str]:
     """What those who follow the log must know of a decision beside its context."""
     found = {SESSION: session, ANSWER: call.answer, MADE_BY: call.made_by}
+    if call.likeness is not None:
+        found[GROUP], found[ASKS] = call.likeness.group, call.likeness.asks
+        found[LIKENESS] = f"{call.likeness.sure:.6f}" if call.likeness.sure else None
     return {key: value for key, value in found.items() if value}
 
 

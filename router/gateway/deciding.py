@@ -110,7 +110,7 @@ class Decider:
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
         if principal.cache is not None and self.answers is not None and self.options.remember:
-            menu = await self.answers.offered(principal, call, menu, without)
+            menu = await self.answers.offered(principal, call, menu, without, self._embed)
         name, policy = self._policy(principal, call)
         session = session_of(principal.tenant, call) if menu.caches or self.renting.rents else None
         logged = await self._ask(principal, call, menu, stages, session)

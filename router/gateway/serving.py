@@ -319,6 +319,8 @@ class Gateway:
         spend = bill.spend
         attempt.completion_tokens, attempt.spend = spend.completion_tokens, spend
         await self._ledger.settle(attempt.hold, spend)
+        if attempt.call.likeness is not None and self.decider.answers is not None:
+            attempt.agrees = self.decider.answers.agrees(attempt, spend, report)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))
         if attempt.blocks is not None and self.decider.answers is not None:
@@ -342,6 +344,7 @@ class Gateway:
             uncached=spend.uncached,
             parts=spend.parts.counts,
             saved=spend.saved,
+            agrees=attempt.agrees,
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=report.response_id if report else None,

@@ -6,9 +6,10 @@ How it fails: a store that is away, or holds what cannot be read, is as good as 
 from __future__ import annotations
 
 import logging
+import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -23,8 +24,11 @@ from policies.types import Arm
 from router.errors import StoreUnavailable
 from router.gateway.eligibility import Requirements
 from router.gateway.metering import Bill
-from router.gateway.types import Attempt, Call, Candidates, arm_of
-from router.learning.stored_answers import AnswerJudgements
+from router.gateway.shown import shown_answer
+from router.gateway.similar import AUDIT, NEAREST, Likeness, before_the_question
+from router.gateway.types import Attempt, Call, Candidates, Float32, arm_of
+from router.learning.likeness import confidence, fingerprint, say_the_same
+from router.learning.views import Views
 from router.ports import StoredAnswers
 from router.types import Model, NanoUsd, Offer, Price, Principal, Spend
 
@@ -44,6 +48,8 @@ _FREE = _TOLD_BACK | {
 }  # … these too
 _VARIES = ("anthropic-beta", "openai-beta")  # headers that change what an engine does
 _SILENT = b"null"
+_ALL: Mapping[str, bytes] = {}
+Embed = Callable[[Principal, Call], Awaitable[Float32]]
 _NOTHING = Price(NanoUsd(0), NanoUsd(0))
 
 
@@ -57,12 +63,17 @@ class KeptAnswer(msgspec.Struct, array_like=True):
     response_id: str | None
     finish_reason: str | None
     tokens: tuple[int, int]
+    asked: str  # the question, where similar ones may have this answer
     blocks: list[bytes]  # a body, or a stream as it came
 
     def report(self) -> Report:
         """What is said of it when it is given again, under an id of its own."""
         usage = Usage(*self.tokens)
         return Report(usage, complete=True, finish_reason=self.finish_reason, response_id=_fresh(self.response_id))
+
+    def text(self, call: Call) -> str | None:
+        """What it says to a call of its own shape."""
+        return _text(call, self.blocks)
 
 
 _decode = msgspec.msgpack.Decoder(KeptAnswer).decode
@@ -113,13 +124,13 @@ class Replay:
 
     attempt: Attempt
 
-    def __init__(self, kept: KeptAnswer, clock: Callable[[], float]) -> None:
-        self._kept, self._clock = kept, clock
+    def __init__(self, kept: KeptAnswer, how: str, clock: Callable[[], float]) -> None:
+        self._kept, self._how, self._clock = kept, how, clock
 
     async def send(self, request: Request) -> Reply:
         """See Backend.send; nothing can fail."""
         kept = self._kept
-        self.attempt.stored = f"exact; age={max(0, int(self._clock()) - kept.at_ms // 1000)}"
+        self.attempt.stored = f"{self._how}; age={max(0, int(self._clock()) - kept.at_ms // 1000)}"
         if request.stream:
             return ReplayedStream(kept)
         report = kept.report()
@@ -133,8 +144,8 @@ class Replay:
 class StoredAnswer:
     """What stands for a model's answer among the candidates. See router.types.Program."""
 
-    def __init__(self, kept: KeptAnswer, clock: Callable[[], float]) -> None:
-        self._kept, self._clock = kept, clock
+    def __init__(self, kept: KeptAnswer, how: str, clock: Callable[[], float]) -> None:
+        self._kept, self._how, self._clock = kept, how, clock
 
     def offer(self, model: Model, needs: Requirements) -> Offer:
         """See Program.offer."""
@@ -146,28 +157,39 @@ class StoredAnswer:
 
     def begin(self, gateway: Any, call: Any) -> Replay:
         """See Program.begin."""
-        return Replay(self._kept, self._clock)
+        return Replay(self._kept, self._how, self._clock)
 
 
 class AnswerCache:
     """Finds what may be given again, and keeps what was answered."""
 
-    def __init__(self, store: StoredAnswers, judgements: AnswerJudgements, clock: Callable[[], float]) -> None:
-        self._store, self._judgements, self._clock = store, judgements, clock
+    def __init__(self, store: StoredAnswers, views: Views, clock: Callable[[], float]) -> None:
+        self._store, self._views, self._clock = store, views, clock
+        self._dice = random.Random()
 
-    async def offered(self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str]) -> Candidates:
-        """The candidates, with the stored answer to this very request among them, where there is one."""
-        call.answer = call.made_by = ""
+    async def offered(
+        self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str], embed: Embed
+    ) -> Candidates:
+        """The candidates, with a stored answer to this very request among them, or to one that is surely as good."""
+        call.answer, call.made_by, call.likeness = "", "", None
         if not _stands(call):
             return menu
         call.answer = name_of(principal, call)
         kept = await self._find(principal.tenant, call.answer) if call.takes_stored else None
+        fits, how = 1.0, "exact"
+        if kept is None and call.takes_stored and principal.cache is not None and principal.cache.alpha is not None:
+            kept = await self._similar(principal, call, principal.cache.alpha, embed)
+            if kept is not None and call.likeness is not None:
+                fits, how = 1.0 - principal.cache.alpha, f"similar; sure={call.likeness.sure:.3f}"
         maker = None if kept is None else next((model for model in menu.models if model.name == kept.model), None)
         if kept is None or maker is None or f"{STORED}:{maker.name}" in without:
             return menu
         call.made_by = kept.made_by
-        model = _model(maker, kept, call, self._clock)
-        arm = Arm(**{**_fields(arm_of(model)), "parent": maker.name, "quality": self._judgements.mean(kept.made_by)})
+        return self._among(menu, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)
+
+    def _among(self, menu: Candidates, maker: Model, model: Model, kept: KeptAnswer, fits: float) -> Candidates:
+        judged = self._views.answers.mean(kept.made_by)
+        arm = Arm(**{**msgspec.structs.asdict(arm_of(model)), "parent": maker.name, "quality": judged})
         return Candidates(
             (*menu.models, model),
             menu.refusals,
@@ -176,8 +198,40 @@ class AnswerCache:
             menu.budgets,
             menu.longest,
             menu.caches,
-            np.array([np.nan] * len(menu.models) + [1.0]),
+            np.array([np.nan] * len(menu.models) + [fits]),
         )
+
+    async def _similar(self, principal: Principal, call: Call, alpha: float, embed: Embed) -> KeptAnswer | None:
+        """The answer to the question that is surest to have the same; None where that is not sure enough, or where it
+        is asked all the same to learn how often such an answer is wrong."""
+        found = before_the_question(call.fields, call.text, call.needs)
+        if found is None:
+            return None
+        group = call.likeness = Likeness(name_of(principal, call, dict([found])), fingerprint(call.text))
+        vector, similar, tenant = await embed(principal, call), self._views.similar, principal.tenant
+        sure, best = 0.0, None
+        questions = similar.questions(tenant, group.group, self._views.space)
+        for near in () if questions is None else questions.nearest(vector, group.asks, NEAREST):
+            kept = await self._find(tenant, near.name)
+            if kept is not None and (likely := confidence(call.text, kept.asked, near.cosine)) > sure:
+                sure, best = likely, kept
+        if best is None:
+            return None
+        group.sure = sure
+        if sure >= similar.threshold(tenant, alpha) and self._dice.random() >= AUDIT:
+            return best
+        group.said = best.text(call)
+        return None
+
+    def agrees(self, attempt: Attempt, spend: Spend, report: Report | None) -> bool | None:
+        """Whether an answer says what was stored for a similar question; None where nobody can tell."""
+        likeness, rules = attempt.call.likeness, attempt.principal.cache
+        if likeness is None or likeness.said is None or attempt.blocks is None or rules is None:
+            return None
+        if not _is_whole(attempt, spend, report, rules.bytes // SHARE):
+            return None
+        text = _text(attempt.call, attempt.blocks)
+        return None if text is None else say_the_same(text, likeness.said)
 
     def recorded(self, attempt: Attempt, reply: Reply) -> Reply:
         """The reply, watched where it may be stored."""
@@ -206,6 +260,7 @@ class AnswerCache:
             report.response_id,
             report.finish_reason,
             (spend.prompt_tokens, spend.completion_tokens),
+            attempt.call.text if attempt.call.likeness is not None else "",
             blocks,
         )
         try:
@@ -221,7 +276,7 @@ class AnswerCache:
         try:
             body = await self._store.find(tenant, name)
             kept = None if body is None else _decode(body)
-            if kept is not None and self._judgements.failed(kept.made_by):
+            if kept is not None and self._views.answers.failed(kept.made_by):
                 await self._store.forget(tenant, name)
                 return None
         except (StoreUnavailable, msgspec.DecodeError) as error:
@@ -230,21 +285,27 @@ class AnswerCache:
         return kept
 
 
-def name_of(principal: Principal, call: Call) -> str:
-    """A digest of all of a request that its answer may follow from, and of who shares it beside the tenant."""
+def name_of(principal: Principal, call: Call, instead: Mapping[str, bytes] = _ALL) -> str:
+    """A digest of all of a request that its answer may follow from, and of who shares it beside the tenant. `instead`:
+    what is taken in place of fields."""
     rules = principal.cache
     team = (principal.team or "") if rules is not None and rules.by_team else ""
     free = _TOLD_BACK if call.path == "/v1/responses" else _FREE  # whose answers say again what was asked
     shape = f"{call.path}\0{team}\0{call.needs.pinned or ''}\0{call.stream}\0{call.stream and call.wants_usage}"
-    digest = blake2b(shape.encode(), digest_size=20)
+    digest = blake2b(f"{shape}\0{len(instead)}".encode(), digest_size=20)
     for header in _VARIES:
         digest.update(f"\0{call.headers.get(header, '')}".encode())
     for field in sorted(call.fields.keys() - free):
-        value = bytes(call.fields[field])
+        value = instead[field] if field in instead else bytes(call.fields[field])
         if value != _SILENT:
             digest.update(b"\0%d:%b%d:" % (len(field), field.encode(errors="replace"), len(value)))
             digest.update(value)
     return digest.hexdigest()
+
+
+def _text(call: Call, blocks: list[bytes]) -> str | None:
+    shown = shown_answer(call.path, b"".join(blocks), streamed=call.stream)
+    return None if shown is None else shown.text
 
 
 def _stands(call: Call) -> bool:
@@ -265,7 +326,7 @@ def _is_whole(attempt: Attempt, spend: Spend, report: Report | None, most: int) 
     return not (attempt.call.path == "/v1/responses" and "tools" in attempt.call.needs.capabilities)
 
 
-def _model(maker: Model, kept: KeptAnswer, call: Call, clock: Callable[[], float]) -> Model:
+def _model(maker: Model, program: StoredAnswer, call: Call) -> Model:
     """A candidate that has whatever its maker has, but a price, budgets and limits."""
     own = ABILITIES.get(call.path)
     return replace(
@@ -280,12 +341,8 @@ def _model(maker: Model, kept: KeptAnswer, call: Call, clock: Callable[[], float
         budgets=(),
         limits=(),
         replica_prices={},
-        program=StoredAnswer(kept, clock),
+        program=program,
     )
-
-
-def _fields(arm: Arm) -> dict[str, Any]:
-    return msgspec.structs.asdict(arm)
 
 
 @lru_cache(maxsize=1024)

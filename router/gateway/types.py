@@ -30,6 +30,7 @@ from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, Nano
 if TYPE_CHECKING:
     from backends.types import Reply, Request
     from router.gateway.metering import Bill
+    from router.gateway.similar import Likeness
     from router.gateway.stored_answers import Recording
 
 Float32 = NDArray[np.float32]
@@ -56,6 +57,7 @@ class Call:
     keeps_stored: bool = True  # … and this one may be given again
     answer: str = ""  # the name under which an answer is stored, where one may be …
     made_by: str = ""  # … and the decision that made what is stored there
+    likeness: Likeness | None = None  # to stored questions, where it is compared with any
 
 
 @dataclass(slots=True)
@@ -375,6 +377,7 @@ class Attempt:
     stored: str = ""  # of an answer that was given before: how it was found, and how old it is
     blocks: list[bytes] | None = None  # of an answer that may be given again …
     recording: Recording | None = None  # … and of a stream, as far as it has come
+    agrees: bool | None = None  # with what is stored for a similar question
 
 
 def usd(cost: NanoUsd) -> str:

@@ -40,6 +40,7 @@ from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
 from router.learning.prompt_caches import PromptCaches
 from router.learning.shares import Shares
+from router.learning.similar_answers import SimilarAnswers
 from router.learning.stored_answers import AnswerJudgements
 from router.learning.table import OutcomeTable
 from router.types import NANO_PER_USD
@@ -136,6 +137,7 @@ class Views:
         self.caches = PromptCaches()
         self.times = AnswerTimes()
         self.answers = AnswerJudgements()
+        self.similar = SimilarAnswers()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -241,6 +243,7 @@ class Views:
         known.settlement = entry
         self.caches.settled(known.record, entry)
         self.times.settled(entry)
+        self.similar.settled(known.record, entry)
         self._teach(outcome_of(known.record, entry))
         known.pack()
 
@@ -248,6 +251,7 @@ class Views:
         known = self.open.get(entry.decision_id)
         if known is None or (known.settlement is not None and known.settlement.outcome == "refused"):
             return  # nobody answered
+        self.similar.judged(known.record, entry)
         if self.answers.judged(known.record, entry):
             return
         by_person = entry.source == "user"

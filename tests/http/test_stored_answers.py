@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from backends.scripted import Line
 from benchmarks.scripted_server import ScriptedServer
 from policies.records import DecisionRecord, LogEntry, SettlementRecord
 from policies.registry import build
-from tests.http.conftest import Running, chat, engine, logged, serving, settings_for, until
+from tests.http.conftest import Running, chat, engine, followed, logged, serving, settings_for, until
 
 pytestmark = pytest.mark.anyio
 ADMIN = {"Authorization": "Bearer sk-admin-of-these-tests"}
@@ -198,3 +199,41 @@ async def test_it_is_decided_and_logged_as_every_arm_and_what_was_saved_is_repor
         return line is not None and line["cost_nanousd"] == 0 and line["saved_nanousd"] >= paid.saved > 0
 
     await until(is_reported)
+
+
+def echoing() -> ScriptedServer:
+    """An engine whose answer follows from the thing that is asked about."""
+
+    def script(_model: str, body: Any) -> Line:
+        said = str(body["messages"][-1]["content"])
+        town = said.partition("town of ")[2].partition("?")[0].rstrip(".")
+        return Line(text=f"The {town} river.")
+
+    return ScriptedServer(script, models=[{"id": "any", "object": "model"}])
+
+
+async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tmp_path: Path) -> None:
+    towns = [a + b for a in ("bel", "kor", "mun", "tal", "ven") for b in ("ado", "ima", "ust")]
+    ways = ("Which river runs through the town of {}?", "Please tell me which river runs through the town of {}.")
+    tenants = {"near": {"cache": {"alpha": 0.25}, "keys": [{"secret": "sk-key-of-near"}]}}
+    async with echoing() as asked:
+        settings = settings_for(tmp_path, {"m": asked}, tenants=tenants)
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            client.headers["Authorization"] = "Bearer sk-key-of-near"
+
+            async def ask(text: str) -> httpx.Response:
+                return await client.post("/v1/chat/completions", json=chat(text, temperature=0))
+
+            first = [[await ask(way.format(town)) for town in towns] for way in ways]
+            assert not any("x-pointsman-stored" in each.headers for each in first[0])
+            await until(lambda: followed(client, tmp_path, answers=2 * len(towns)))
+            again = [await ask(f"Hello! Which river runs through the town of {town}? Thanks!") for town in towns]
+            given = [each for each in again if each.headers.get("x-pointsman-stored", "").startswith("similar; sure=")]
+            assert len(given) >= len(towns) // 2  # some are asked all the same, to learn
+            said = [each.json()["choices"][0]["message"]["content"] for each in again]
+            assert said == [f"The {town} river." for town in towns]
+            for other in (
+                "Which river does not run through the town of belado?",
+                "Which river runs by the town of zyx?",
+            ):
+                assert "x-pointsman-stored" not in (await ask(other)).headers

@@ -64,3 +64,19 @@ async def test_gateways_share_them_and_a_purge_is_everybodys(url: str, clock: Cl
         assert await other.answers.find("acme", "a") == b"one"
         assert await other.answers.forget("acme") == 1
         assert await one.answers.find("acme", "a") is None
+
+
+async def test_ten_thousand_looks_at_what_others_have_find_nothing(stores: Stores) -> None:
+    tenants = [f"t{number}" for number in range(10)]
+    for tenant in tenants:
+        for number in range(10):
+            await stores.answers.keep(tenant, f"{tenant}-{number}", tenant.encode(), RULES)
+    found = [
+        await stores.answers.find(tenant, f"{other}-{number}")
+        for tenant in tenants
+        for other in tenants
+        for number in range(112)
+        if other != tenant
+    ]
+    assert len(found) >= 10_000
+    assert not any(found)
