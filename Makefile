@@ -1,7 +1,7 @@
 # Pointsman. Needs python3 >= 3.11, make and git; uses uv where it works, else pip. Everything lands in .venv.
 #   make serve   the gateway on 127.0.0.1:8080 with the embedded model family     (ARGS="--port 9000 --config FILE")
 #                with optional parts of the package: make serve EXTRAS=providers,replay, or make install EXTRAS=…
-#   make demo    graded prompts through the gateway, with a table at the end
+#   make demo    graded prompts through the gateway, with a table at the end; it says how long   (ARGS='--prompts 100')
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
 #   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
 #   make live    a public trace through the gateway beside replay's figure                   (ARGS=--quick)

@@ -25,6 +25,7 @@ from router.settings.extras import install_line
 WORKLOAD = ("plural", "tool", "sorting", "extension", "sentiment", "partcode", "gap", "topic")
 """Eight kinds of request, as one application would send them: some that the smallest model does, some that none but the
 largest does. With all thirty-four kinds a few hundred prompts are too few of each to learn from."""
+TRIED = 8  # prompts, to know how long all will take
 LANES = 4  # requests under way at once: enough to fill a batch, few enough that feedback arrives while it matters
 
 
@@ -82,6 +83,7 @@ def run(
     largest, smallest = _ends(models)
     generator = np.random.default_rng(seed + 1)
     anyone = [str(models[i]["id"]) for i in generator.integers(len(models), size=prompts)]
+    console.print(announced(prompts, expected_s(client, items, (smallest, largest), prompts)))
     with _progress(console) as progress:
 
         def through(title: str, names: Sequence[str], *, judge: bool) -> list[DemoResult]:
@@ -98,6 +100,26 @@ def run(
     console.print(_by_model(routed))
     console.print(_against(routed, others))
     console.print(_learning(routed))
+
+
+def expected_s(client: DemoClient, items: Sequence[Item], ends: tuple[str, str], prompts: int) -> float:
+    """About how long all of it takes, by how long a few prompts did on the smallest and the largest model."""
+    took = []
+    for name in ends:
+        begun = time.perf_counter()
+        _send(client, items[:TRIED], [name] * len(items[:TRIED]), preference=1.0, judge=False, done=lambda: None)
+        took.append((time.perf_counter() - begun) / len(items[:TRIED]))
+    small, large = took
+    return prompts * (small + large + 2 * (small + large) / 2)  # routed and random lie between the two
+
+
+def announced(prompts: int, seconds: float) -> str:
+    """What is about to happen."""
+    about = f"{max(5, round(seconds / 5) * 5)} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return (
+        f"{prompts} prompts, each four times (routed, the largest model, the smallest, a random one): about {about} here"
+        f"\nshorter: --prompts 100 (make demo ARGS='--prompts 100')"
+    )
 
 
 def _send(

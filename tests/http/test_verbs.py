@@ -49,6 +49,8 @@ async def test_route_prints_a_decision_of_the_packaged_family(tmp_path: Path) ->
 async def test_demo_grades_prompts_and_compares_with_the_simple_ways(tmp_path: Path) -> None:
     code, out, err = await run(tmp_path, "demo", "--prompts", "12")
     assert code == 0, err + out
+    assert "12 prompts, each four times" in out
+    assert "--prompts 100" in out
     for said in ("Where the prompts went", "always large", "always small", "random", "Learning"):
         assert said in out
 
