@@ -117,7 +117,7 @@ def announced(prompts: int, seconds: float) -> str:
     """What is about to happen."""
     about = f"{max(5, round(seconds / 5) * 5)} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
     return (
-        f"{prompts} prompts, each four times (routed, the largest model, the smallest, a random one): about {about} here"
+        f"{prompts} prompts, each four times (routed, the largest, the smallest, a random model): about {about} here"
         f"\nshorter: --prompts 100 (make demo ARGS='--prompts 100')"
     )
 

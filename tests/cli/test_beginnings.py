@@ -173,7 +173,10 @@ def test_it_finds_a_store_that_does_not_open(tmp_path: Path) -> None:
     assert (state, remedy) == ("bad", "start Redis, or mend store.redis")
 
 
-def test_it_finds_a_clock_that_has_jumped_and_its_remedy_mends_it(tmp_path: Path) -> None:
+def test_a_clock_that_has_jumped_is_mended_by_the_line_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = doctored(tmp_path, "")
     assert said(path)["clock"][0] == "good"
     with sqlite3.connect(tmp_path / "state" / "pointsman.db") as database:
