@@ -67,7 +67,8 @@ def population(vectors: Sequence[Vector]) -> Vector:
 
 def width_prior(arm: Arm, parent: Vector, offsets: Mapping[float, float]) -> Vector:
     """A width nobody measured: its parent's vector, lower by the offset measured for that many bits, or the prior's."""
-    offset = offsets.get(arm.bits or 16, width_offset(arm.bits))
+    usual = width_offset(arm.bits) if arm.width_loss is None else arm.width_loss
+    offset = offsets.get(arm.bits or 16, usual)
     level = np.eye(len(parent.mean))[0]
     return Vector(parent.mean - offset * level, parent.covariance + np.diag(np.maximum(WIDTH_SIGMA**2 * level, NUGGET)))
 

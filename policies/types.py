@@ -29,6 +29,8 @@ class Arm(msgspec.Struct, frozen=True, array_like=True):
     parameters: float | None = None  # number of weights
     quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where learning starts
     cached_price: float | None = None  # USD per prompt token read from its cache; None: as any other
+    foretold: float | None = None  # quality that size, tokens, date and family let expect, in [0, 1]
+    width_loss: float | None = None  # quality its width is measured to cost; None: what widths usually do
 
 
 class Neighbours(msgspec.Struct, frozen=True):

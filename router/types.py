@@ -203,6 +203,11 @@ class Model:
     bits: float | None = None  # of a weight; a profile's is a fraction
     parameters: float | None = None  # number of weights
     quality: float | None = None  # mean quality measured elsewhere, in [0, 1]: where estimates start
+    family: str | None = None  # what it and its siblings of other sizes are called
+    trained_tokens: float | None = None
+    released: str | None = None  # YYYY-MM
+    foretold: float | None = None  # quality these let expect, in [0, 1]
+    width_loss: float | None = None  # quality its width costs by the engine's own measure; None: not measured
     extra_body: Mapping[str, object] = field(default_factory=dict)  # merged into the upstream body, e.g. vllm_xargs
     defaults: Mapping[str, object] = field(default_factory=dict)  # fields of a request where the client sets none
     drop_fields: frozenset[str] = frozenset()  # fields of a request that it does not get

@@ -29,6 +29,7 @@ class Profile:
     bits: float  # its name: at most so many bits a weight
     mean_bits: float  # what the widths come to
     widths: Mapping[str, int]  # layer -> one of the store's widths
+    distance: float | None = None  # from the widest on calibration text, in [0, 1]: total variation of the next token
 
 
 def file_of(folder: Path, bits: float) -> Path:
@@ -44,6 +45,7 @@ def write_profile(profile: Profile, folder: Path, config: Mapping[str, Any]) -> 
         "store": _digest_of_store(config),
         "bits": profile.bits,
         "mean_bits": round(profile.mean_bits, 6),
+        "distance": None if profile.distance is None else round(profile.distance, 6),
         "widths": dict(profile.widths),
     }
     file = file_of(folder, profile.bits)
@@ -71,7 +73,7 @@ def _read(file: Path, config: Mapping[str, Any]) -> Profile:
     bits = width_of(content["bits"])
     if bits is None or file.name != file_of(Path(), bits).name:
         raise Unsupported(f"{file} holds a profile of {content['bits']} bits")
-    return Profile(bits, content["mean_bits"], content["widths"])
+    return Profile(bits, content["mean_bits"], content["widths"], content.get("distance"))
 
 
 def layer_widths(layer: str, bits: Iterable[int], profiles: Iterable[Profile]) -> dict[float, int]:
@@ -90,5 +92,5 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _digest_of_store(config: Mapping[str, Any]) -> str:
-    digest: str = config["quantization_config"]["config_sha256"]
-    return digest
+    """Of its files: what is measured of a store and written into its config does not make it another one."""
+    return _digest(config["quantization_config"]["checksums"])

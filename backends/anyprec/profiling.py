@@ -25,7 +25,7 @@ from backends.anyprec.engine.weights import PARTS, Matrix, Variant, Weights
 from backends.anyprec.errors import Unsupported
 from backends.anyprec.names import width_of
 from backends.anyprec.profiles import Profile, read_profiles, write_profile
-from backends.anyprec.store import Store
+from backends.anyprec.store import Store, rewrite_config
 
 MOST_TOKENS = 8192
 SHARES = (0.5, 1.0, 1.0)  # of the bits that are spent after each time that gains are measured
@@ -92,6 +92,11 @@ class Divergences:
         lost = self._widest - self.log_probabilities(widths)
         return float(np.einsum("ij,ij->i", np.exp(self._widest), lost).mean(dtype=np.float64))
 
+    def distance(self, widths: Mapping[str, int]) -> float:
+        """Mean total variation in [0, 1]: how often a drawn token would be another than the widest draws."""
+        apart = np.abs(np.exp(self._widest) - np.exp(self.log_probabilities(widths)))
+        return 0.5 * float(apart.sum(axis=1).mean(dtype=np.float64))
+
 
 def choose_widths(
     store: Store,
@@ -114,7 +119,7 @@ def choose_widths(
         now = divergences.of(found)
         if share > spent or now < lost:
             widths, lost, spent = found, now, share
-    return Profile(bits, mean_bits(widths, sizes), widths)
+    return Profile(bits, mean_bits(widths, sizes), widths, divergences.distance(widths))
 
 
 class _CountedDivergences:
@@ -127,6 +132,10 @@ class _CountedDivergences:
         self._done += 1
         self._told(self._done)
         return self._divergences.of(widths)
+
+    def distance(self, widths: Mapping[str, int]) -> float:
+        """Uncounted."""
+        return self._divergences.distance(widths)
 
 
 def mean_bits(widths: Mapping[str, int], sizes: Mapping[str, int]) -> float:
@@ -202,6 +211,18 @@ def run(store: Path, *, bits: float, calibration: Path, most_tokens: int = MOST_
     wider = sum(k > min(profile.widths.values()) for k in profile.widths.values())
     console.print(f"{file}: {profile.mean_bits:.3f} bits a weight, {wider} of {len(profile.widths)} layers widened")
     return profile
+
+
+def add_distances(folder: Path, calibration: Path, *, most_tokens: int = MOST_TOKENS) -> dict[int, float]:
+    """Write into a store's config how far each width's answers lie from the widest's on a text.
+
+    Raises: AnyprecError before anything is written.
+    """
+    store = Store.open(folder, verify_files=False)
+    divergences = Divergences(store, _texts(store, calibration, most_tokens))
+    found = {k: round(divergences.distance(dict.fromkeys(store.layers, k)), 6) for k in store.bits}
+    rewrite_config(folder, distances={str(k): distance for k, distance in found.items()})
+    return found
 
 
 def _texts(store: Store, file: Path, most_tokens: int) -> list[list[int]]:

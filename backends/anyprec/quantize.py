@@ -326,6 +326,11 @@ def run(
             workers=workers,
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, what=what),
         )
+    if calibration is not None:
+        from backends.anyprec.profiling import add_distances  # noqa: PLC0415  # the engine, only where it is asked for
+
+        console.print(f"measuring what each width loses on {calibration}")
+        add_distances(Path(out), Path(calibration))
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     console.print(f"{report.out}: {report.payload_bytes:,} bytes, {report.bytes_per_weight:.2f} a quantized weight")

@@ -103,6 +103,16 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def rewrite_config(folder: Path, **facts: object) -> None:
+    """Add facts to a store's `quantization_config`, with the digest that then holds. Raises: Corrupt, Unsupported."""
+    config = read_config(folder)
+    config["quantization_config"] |= facts
+    config["quantization_config"]["config_sha256"] = config_digest(config)
+    partial = folder / "config.json.partial"
+    partial.write_text(json.dumps(config, indent=1, sort_keys=True))
+    partial.rename(folder / "config.json")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """A store's config.json. Raises: Corrupt, Unsupported when it is no store of this version."""
     try:
@@ -139,6 +149,9 @@ class Store:
         self.bits: tuple[int, ...] = tuple(quantization["bits"])
         self.rows_per_table: int = quantization["rows_per_table"]
         self._columns: dict[str, int] = quantization["in_features"]
+        self.distances: dict[float, float] = {
+            int(k): float(each) for k, each in quantization.get("distances", {}).items()
+        }
         self._tensors = TensorFolder(folder)
         self.layers = [name.removesuffix(".planes") for name in self._tensors.names if name.endswith(".planes")]
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from backends.anyprec.names import WIDTH_KEY
 from backends.discovery import Found
 from backends.pool import Replicas
+from policies.priors import width_loss
 from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
+from router.catalogue.foretelling import with_foretold
 from router.gateway.types import Catalogue
 from router.gateway.wildcards import Wildcards
 from router.programs.building import program_models
@@ -82,7 +84,8 @@ class Fleet:
                 models |= {model.name: model for model in self._embedded(name, section)}
             elif isinstance(section, VllmSection):
                 models |= {model.name: model for model in self._told(name, section)}
-        return tuple(sorted(models.values(), key=lambda m: (m.price.prompt + m.price.completion, m.name)))
+        known = with_foretold(models.values())
+        return tuple(sorted(known, key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
     def _told(self, backend: str, section: VllmSection) -> Iterable[Model]:
         """What the engines list; of engines that are not to be discovered only what the settings list too."""
@@ -101,8 +104,9 @@ class Fleet:
                 context_tokens=found.context_tokens,
                 parent=found.parent,
                 bits=found.bits,
-                parameters=found.parameters,
+                parameters=float(found.parameters),
                 bytes_per_token=1.0,
+                width_loss=None if found.distance is None else width_loss(found.distance),
             )
             for found in models_of(engine)
         ]

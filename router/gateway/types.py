@@ -114,7 +114,7 @@ def generic_tokens(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
-    parent, bits, parameters, quality, cached = lineage
+    parent, bits, parameters, quality, cached, foretold, width_loss = lineage
     per_token = 1e6 * NANO_PER_USD
     return Arm(
         name=name,
@@ -126,6 +126,8 @@ def _arm(name: str, prompt: int, completion: int, scale: float, context: int, li
         parameters=parameters if isinstance(parameters, float) else None,
         quality=quality if isinstance(quality, float) else None,
         cached_price=cached * scale / per_token if isinstance(cached, int) else None,
+        foretold=foretold if isinstance(foretold, float) else None,
+        width_loss=width_loss if isinstance(width_loss, float) else None,
     )
 
 
@@ -133,7 +135,8 @@ def arm_of(model: Model) -> Arm:
     """The model as a policy sees it. Its prompt price is per generic token of four bytes, so that models of different
     tokenizers compare on one prompt length."""
     scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
-    lineage = (model.parent, model.bits, model.parameters, model.quality, model.price.cached)
+    known = (model.parent, model.bits, model.parameters, model.quality)
+    lineage = (*known, model.price.cached, model.foretold, model.width_loss)
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from datetime import date
 from functools import lru_cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -31,6 +32,12 @@ def _width(value: object) -> float:
     return width
 
 
+def _month(value: object) -> object:
+    """A date of YAML as text."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+Month = Annotated[str, BeforeValidator(_month), Field(pattern=r"^20\d\d-(0[1-9]|1[0-2])(-\d\d)?$")]
 MOST_BITS = 32
 Width = Annotated[int | float, BeforeValidator(_width)]
 

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from router.settings.price_sections import PriceSection
-from router.settings.scalars import Bytes, Capability, Count, Dollars, Positive, Seconds, Secret, Url, Width, is_private
+from router.settings.scalars import (
+    Bytes,
+    Capability,
+    Count,
+    Dollars,
+    Month,
+    Positive,
+    Seconds,
+    Secret,
+    Url,
+    Width,
+    is_private,
+)
 from router.terms import BudgetTerms, KeyTerms, LimitTerms, Name, OwnerName, Section, Share, Terms
 from router.wildcards import STAR, captured
 
@@ -151,6 +163,9 @@ class ModelSection(Section):
     parent: Name | None = Field(default=None, description="The full-width model this one is a variant of.")
     bits: Width | None = Field(default=None, description="Bits a weight: 3, or 3.25 for a profile.")
     parameters: Count | None = Field(default=None, description="Number of weights: 7000000000 or '7B'.")
+    family: Name | None = Field(default=None, description="What it and its siblings of other sizes are called: qwen2.")
+    trained_tokens: Count | None = Field(default=None, description="Tokens it was trained on: '15T'.")
+    released: Month | None = Field(default=None, description="Month in which it was published: '2024-07'.")
     quality: Share | None = Field(
         default=None, description="Mean quality measured elsewhere, 0 to 1: where estimates start."
     )

@@ -15,7 +15,7 @@ from backends.anyprec.engine.service import Loaded, Service
 from backends.anyprec.engine.weights import PARTS, Variant
 from backends.anyprec.errors import Corrupt, Unsupported
 from backends.anyprec.profiles import Profile, file_of, part_widths, read_profiles
-from backends.anyprec.profiling import Divergences, choose_widths, run
+from backends.anyprec.profiling import Divergences, add_distances, choose_widths, run
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store
 from tests.anyprec.llamas import write_llama
@@ -45,7 +45,9 @@ def test_a_profile_has_a_stored_width_for_every_layer_and_at_most_the_mean_asked
     assert set(profile.widths) == set(store.layers)
     assert set(profile.widths.values()) <= set(store.bits)
     assert 3.4 < profile.mean_bits <= 3.5
-    assert read_profiles(folder, store.config) == (Profile(3.5, round(profile.mean_bits, 6), profile.widths),)
+    (read,) = read_profiles(folder, store.config)
+    assert (read.bits, read.widths) == (3.5, profile.widths)
+    assert (read.mean_bits, read.distance) == pytest.approx((profile.mean_bits, profile.distance), abs=1e-6)
 
 
 def test_measured_layers_lose_less_than_layers_by_chance(folder: Path, profile: Profile, text: Path) -> None:
@@ -145,3 +147,17 @@ def test_an_engine_that_fuses_layers_reads_each_part_at_its_own_width() -> None:
     ]
     assert part_widths(f"{at}.o_proj", (3, 4), profiles) == [{3: 3, 4: 4, 3.25: 4}]
     assert part_widths(f"{at}.qkv_proj", (3, 4), []) == [{3: 3, 4: 4}] * 3
+
+
+def test_what_each_width_loses_is_measured_into_the_stores_config(
+    folder: Path, profile: Profile, text: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "small"))
+    found = add_distances(copy, text)
+    store = Store.open(copy)  # its digest holds
+    assert store.distances == found
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert found[8] == 0.0
+    distances = {model.bits: model.distance for model in Loaded("small", copy).models() if model.parent}
+    assert distances == {**found, 3.5: pytest.approx(profile.distance, abs=1e-6)}
+    assert found[4] < (profile.distance or 0) < found[3]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from router.catalogue.foretelling import with_foretold
 from router.errors import SettingsError
+from router.gateway.types import arm_of
 from router.settings import describe
 from router.settings.listed import Listed
 from router.types import Budget, NanoUsd, Price, Principal, RateLimit
@@ -204,3 +206,25 @@ tenants: {acme: {budgets: [5 USD per day], keys: [{secret: tenantsecret}]}}
 def test_no_secret_is_in_the_representation_of_settings(read: Read) -> None:
     settings = read("auth: {admin_key: hushhush}\nstore: {redis: 'redis://:hushhush@r'}")
     assert "hushhush" not in repr(settings) + str(settings.model_dump())
+
+
+def test_what_is_known_of_a_model_becomes_its_prior(read: Read) -> None:
+    settings = read("""
+backends: {b: {kind: vllm, url: "http://127.0.0.1:9"}}
+default_price: {prompt: 1, completion: 1}
+models:
+- {name: q-72b, backend: b, family: qwen2, parameters: 72B, price: {prompt: 1, completion: 1}}
+- {name: q-7b, backend: b, family: qwen2, parameters: 7B, price: {prompt: 1, completion: 1}}
+- {name: new, backend: b, parameters: 7B, trained_tokens: 15T, released: 2025-03-01, price: {prompt: 1, completion: 1}}
+- {name: plain, backend: b, parameters: 7B, price: {prompt: 1, completion: 1}}
+""")
+    found = {model.name: arm_of(model).foretold for model in with_foretold(settings.candidates())}
+    assert found["plain"] is None
+    assert 0.3 < (found["q-7b"] or 0) < (found["q-72b"] or 0) < 0.8
+    assert (found["new"] or 0) > 0.3
+
+
+@pytest.mark.parametrize("released", ["2024", "2024-13", "soon"])
+def test_a_date_that_is_no_month_is_refused_by_its_key(read: Read, released: str) -> None:
+    with pytest.raises(SettingsError, match=r"models\[0\].released"):
+        read(f"models: [{{name: m, released: '{released}', price: {{prompt: 1, completion: 1}}}}]")

@@ -29,7 +29,7 @@ TEXT = list(b"The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and the
 Steps = tuple[list[str], list[float]]
 
 
-def steps(engine: Engine, prompt: str | Sequence[int], bits: int, **more: Any) -> Steps:
+def steps(engine: Engine, prompt: str | Sequence[int], bits: float, **more: Any) -> Steps:
     """Greedy tokens and their log-probabilities."""
     body = {"prompt": prompt, "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0, **more}
     answer = engine.post("/v1/completions", {**body, "vllm_xargs": {"anyprec_bits": bits}})
@@ -38,7 +38,7 @@ def steps(engine: Engine, prompt: str | Sequence[int], bits: int, **more: Any) -
     return found["tokens"], found["token_logprobs"]
 
 
-def of_prompt(engine: Engine, tokens: Sequence[int], bits: int) -> list[float]:
+def of_prompt(engine: Engine, tokens: Sequence[int], bits: float) -> list[float]:
     """Log-probability of every token after the first."""
     body = {"prompt": list(tokens), "max_tokens": 1, "prompt_logprobs": 0, "vllm_xargs": {"anyprec_bits": bits}}
     listed = engine.post("/v1/completions", body).json()["choices"][0]["prompt_logprobs"][1:]

@@ -59,6 +59,7 @@ class EmbeddedModel:
     context_tokens: int
     parameters: int
     path: Path
+    distance: float | None = None  # of its answers from the widest's, where that was measured
 
 
 class Loaded:
@@ -74,7 +75,10 @@ class Loaded:
         store = Store.open(path)
         self.name, self.path = name, path
         self.tokenizer = Tokenizer(path)
-        self.model = Llama(Weights(store, adapters_of(store), read_profiles(path, store.config)))
+        profiles = read_profiles(path, store.config)
+        self.model = Llama(Weights(store, adapters_of(store), profiles))
+        self._distances: dict[float, float | None] = dict(store.distances)
+        self._distances |= {profile.bits: profile.distance for profile in profiles}
         self.parent_bits = max(store.bits)
         self.scheduler = Scheduler(self.model, self.tokenizer, eos=_eos_of(store, self.tokenizer))
         file = path / "generation_config.json"
@@ -85,7 +89,14 @@ class Loaded:
         facts = (self.model.context, self.model.shape.parameters(), self.path)
         whole = EmbeddedModel(self.name, None, self.parent_bits, "", *facts)
         widths = [
-            EmbeddedModel(width_name(self.name, each.bits, each.adapter), self.name, each.bits, each.adapter, *facts)
+            EmbeddedModel(
+                width_name(self.name, each.bits, each.adapter),
+                self.name,
+                each.bits,
+                each.adapter,
+                *facts,
+                distance=None if each.adapter else self._distances.get(each.bits),
+            )
             for each in self.model.weights.variants()
         ]
         return [whole, *widths]
