@@ -103,6 +103,7 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     uncached: Count = 0  # nano-USD, had no cache been read or written; 0: the same
     parts: Mapping[str, Count] = {}  # tokens with a price of their own, by kind: cached, written, reasoning, …
     saved: Count = 0  # nano-USD that an answer cost when it was made, which was given again
+    marks: tuple[str, ...] = ()  # digests of calls and signatures, with which only this model can go on
     agrees: bool | None = None  # whether it says what is stored for a similar question; None: nobody compared them
 
 

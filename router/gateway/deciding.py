@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import cast
@@ -17,8 +17,9 @@ from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
 from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
-from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.errors import InvalidRequest
 from router.gateway.abilities import Inabilities
+from router.gateway.continuations import tied
 from router.gateway.conversations import marks, session_of
 from router.gateway.delays import Delays
 from router.gateway.eligibility import (
@@ -26,6 +27,7 @@ from router.gateway.eligibility import (
     expected_prompt_tokens,
     ineligible_reason,
     is_usual,
+    nobody,
     one_space,
     shortened,
     unbounded_reason,
@@ -104,11 +106,13 @@ class Decider:
         """
         menu = self._menu(principal, call, without)
         if not menu.models:
-            raise self._nobody(call, menu.refusals)
+            raise nobody(call.needs.pinned, menu.refusals)
         if call.path == "/v1/embeddings" and call.needs.pinned is None and len(menu.models) > 1:
             raise one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
             return self._only(principal, call, menu)
+        if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
+            menu = tied(menu, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
             menu = await self.answers.offered(principal, call, menu, without, self._embed)
         name, policy = self._policy(principal, call)
@@ -226,6 +230,10 @@ class Decider:
         """That decided. Raises: ValueError where it is known no more."""
         return self._learning.policy(self.options.policy if record.policy == PINNED else record.policy)
 
+    def tie(self, marks: Sequence[str], model: str) -> None:
+        """The next turn may come before the log is followed so far."""
+        self._learning.views.holders.take(marks, model)
+
     async def nearest(self, decision: Decision, tenant: str, limit: int = 5) -> list[Neighbour]:
         """The nearest of the tenant's own past queries and of what operators taught: others count in estimates only."""
         context = decision.record.context
@@ -290,21 +298,6 @@ class Decider:
 
     def _is_up(self, backend: str) -> bool:
         return backend not in self.down
-
-    def _nobody(self, call: Call, refusals: Mapping[str, str]) -> PointsmanError:
-        """The error that says best why no model may serve."""
-        pinned = call.needs.pinned
-        if pinned is not None and pinned not in refusals:
-            return NotFound(f"there is no model {pinned!r}", param="model", code="model_not_found")
-        reasons = {pinned: refusals[pinned]} if pinned is not None else refusals
-        detail = "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no models are configured"
-        if reasons and all("context holds" in why for why in reasons.values()):
-            return InvalidRequest(
-                f"the request is too long: {detail}", param="messages", code="context_length_exceeded"
-            )
-        if reasons and not any("down" in why or "draining" in why or "failed" in why for why in reasons.values()):
-            return InvalidRequest(f"no model may serve this request: {detail}", param="model", code="no_eligible_model")
-        return NoCandidate(f"no model can serve this request now: {detail}", retry_after_s=5.0)
 
     async def _embed(self, principal: Principal, call: Call) -> Float32:
         """(d,), zero where the text may not leave for the embedder or the embedder fails: estimates are then means."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Offer, Principal
 
@@ -180,6 +180,19 @@ def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *,
     if needs.unforeseen and refuse:
         return f"{needs.unforeseen} adds tokens nobody can foresee, and a hard budget holds (budgets.unbounded)"
     return None
+
+
+def nobody(pinned: str | None, refusals: Mapping[str, str]) -> PointsmanError:
+    """The error that says best why no model may serve."""
+    if pinned is not None and pinned not in refusals:
+        return NotFound(f"there is no model {pinned!r}", param="model", code="model_not_found")
+    reasons = {pinned: refusals[pinned]} if pinned is not None else refusals
+    detail = "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no models are configured"
+    if reasons and all("context holds" in why for why in reasons.values()):
+        return InvalidRequest(f"the request is too long: {detail}", param="messages", code="context_length_exceeded")
+    if reasons and not any("down" in why or "draining" in why or "failed" in why for why in reasons.values()):
+        return InvalidRequest(f"no model may serve this request: {detail}", param="model", code="no_eligible_model")
+    return NoCandidate(f"no model can serve this request now: {detail}", retry_after_s=5.0)
 
 
 def one_space(models: tuple[Model, ...]) -> InvalidRequest:

@@ -24,6 +24,7 @@ from router.errors import (
     UpstreamFailed,
 )
 from router.gateway.answers import RelayedAnswer
+from router.gateway.continuations import THINKS, mark_answer, watched
 from router.gateway.cost_fields import LIMITS
 from router.gateway.deciding import Decider
 from router.gateway.doubts import Doubts
@@ -199,6 +200,8 @@ class Gateway:
             await to_its_end(self._release(attempt))
             raise
         attempt.stages.mark_answer(reply.report.engine_s)
+        if "tools" in attempt.call.needs.capabilities or not THINKS.isdisjoint(attempt.call.fields):
+            reply = watched(reply, attempt)
         if attempt.call.answer and self.decider.answers is not None:
             reply = self.decider.answers.recorded(attempt, reply)
         if not isinstance(reply, Whole):
@@ -317,12 +320,16 @@ class Gateway:
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
+        if attempt.call.path == "/v1/responses":
+            mark_answer(attempt, report)
         attempt.completion_tokens, attempt.spend = spend.completion_tokens, spend
         await self._ledger.settle(attempt.hold, spend)
         if attempt.call.likeness is not None and self.decider.answers is not None:
             attempt.agrees = self.decider.answers.agrees(attempt, spend, report)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))
+        if attempt.marks:
+            self.decider.tie(attempt.marks, attempt.model.name)
         if attempt.blocks is not None and self.decider.answers is not None:
             await self.decider.answers.keep(attempt, spend, report)
         attempt.stages.mark("settle")
@@ -345,6 +352,7 @@ class Gateway:
             parts=spend.parts.counts,
             saved=spend.saved,
             agrees=attempt.agrees,
+            marks=tuple(attempt.marks),
             latency_ms=sum(seconds.values()) * 1000,
             first_byte_ms=seconds.get("first_byte", 0.0) * 1000,
             response_id=report.response_id if report else None,

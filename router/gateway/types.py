@@ -380,6 +380,7 @@ class Attempt:
     stored: str = ""  # of an answer that was given before: how it was found, and how old it is
     blocks: list[bytes] | None = None  # of an answer that may be given again …
     recording: Recording | None = None  # … and of a stream, as far as it has come
+    marks: list[str] = field(default_factory=list)  # of calls and signatures that only its model can go on from
     agrees: bool | None = None  # with what is stored for a similar question
 
 

@@ -33,7 +33,7 @@ from router.ports import OutcomeLog
 LOG = logging.getLogger("pointsman.learning")
 POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
 TRUST, SOURCES, HEADS, CACHES, TIMES = "trust.npz", "sources.npz", "heads.npz", "caches.npz", "times.npz"
-ANSWERS, SIMILAR = "answers.npz", "similar.npz"
+ANSWERS, SIMILAR, HOLDERS = "answers.npz", "similar.npz", "holders.npz"
 TRIES = 3  # to read what another process may be writing anew
 
 
@@ -136,6 +136,7 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     _save_state(views.times, folder / TIMES)
     _save_state(views.answers, folder / ANSWERS)
     _save_state(views.similar, folder / SIMILAR)
+    _save_state(views.holders, folder / HOLDERS)
     if views.occupancy is not None:
         _save_state(views.occupancy, folder / OCCUPANCY)
     with (folder / OPEN).open("wb") as file:
@@ -169,6 +170,8 @@ def _read(views: Views, folder: Path) -> Restored:
         restore(views.answers, folder / ANSWERS)
     if SIMILAR in sound:
         restore(views.similar, folder / SIMILAR)
+    if HOLDERS in sound:
+        restore(views.holders, folder / HOLDERS)
     views.table, views.learned, views.open = table, at.learned, opened
     views.space, views.texts, views.fitted_on, views.histories = at.space, at.texts, at.fitted_on, dict(at.histories)
     return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))

@@ -43,6 +43,7 @@ from router.learning.shares import Shares
 from router.learning.similar_answers import SimilarAnswers
 from router.learning.stored_answers import AnswerJudgements
 from router.learning.table import OutcomeTable
+from router.learning.turn_holders import TurnHolders
 from router.types import NANO_PER_USD
 
 LOG = logging.getLogger("pointsman.learning")
@@ -138,6 +139,7 @@ class Views:
         self.times = AnswerTimes()
         self.answers = AnswerJudgements()
         self.similar = SimilarAnswers()
+        self.holders = TurnHolders()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -244,6 +246,7 @@ class Views:
         self.caches.settled(known.record, entry)
         self.times.settled(entry)
         self.similar.settled(known.record, entry)
+        self.holders.settled(entry)
         self._teach(outcome_of(known.record, entry))
         known.pack()
 
