@@ -28,7 +28,7 @@ MOST_PAIRS = 2_000  # of a tenant, the latest
 MOST_TENANTS = 1_000
 MISS = 0.05  # chance that a tenant's threshold is too low
 RIGHT_FROM = 0.5  # a score
-STALE = 16  # further pairs, all right, after which a threshold is told anew
+STALE = 20  # of so many pairs one that is fresh, and right, makes for a threshold told anew
 
 
 class NearAnswer(NamedTuple):
@@ -95,7 +95,7 @@ class Pairs:
         self.sure.append(sure)
         self.wrong.append(wrong)
         self.fresh += 1
-        if wrong or self.fresh >= STALE:
+        if wrong or self.fresh * STALE >= len(self.sure):
             self.thresholds.clear()
             self.fresh = 0
 
