@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ from router.telemetry.exposition import text_of
 from router.telemetry.logs import RequestLines
 from router.telemetry.metrics import PrometheusMeter
 from router.telemetry.state import state_gauges
+from router.telemetry.tracing import conductor
 from router.telemetry.workers import Workers
 
 LOG = logging.getLogger("pointsman")
@@ -73,6 +75,7 @@ class Runtime:
     clock: Callable[[], float]
     version: str
     workers: Workers  # this gateway's processes
+    tracer: Any = None  # of OpenTelemetry, where the settings ask for traces
     unpriced: str = ""  # why what the engines list was last not taken in
     unready: str = ""  # why it was not ready when last asked
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
@@ -130,9 +133,11 @@ def _open(settings: Settings) -> AbstractAsyncContextManager[Stores]:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings, path: Path | None, *, workers: Path | None = None) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    settings: Settings, path: Path | None, *, workers: Path | None = None, spans: Any = None
+) -> AsyncIterator[Runtime]:
     """Everything a serving process needs. `path` is watched for changes; in the folder `workers` those of one gateway
-    find each other. Raises: PointsmanError.
+    find each other; `spans` is a SpanExporter in the place of a collector. Raises: PointsmanError.
     """
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(_open(settings))
@@ -149,7 +154,8 @@ async def open_runtime(settings: Settings, path: Path | None, *, workers: Path |
         views = Views(_index(settings, embedder.dim), policies, occupancy=renting.occupancy)
         learning = _learning(settings, stores, views, arms=lambda: offered(gateway))
         learning.spaces, learning.loader = spaces, HistoryLoader(stores.archive, spaces)
-        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting)
+        tracer, conduct = await conductor(settings, stack, spans, lambda: runtime.settings)
+        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting, conduct)
         await _catch_up(learning)
         runtime = Runtime(
             settings=settings,
@@ -162,6 +168,7 @@ async def open_runtime(settings: Settings, path: Path | None, *, workers: Path |
             clock=time.time,
             version=version("pointsman"),
             workers=Workers(workers, meter.own),
+            tracer=tracer,
         )
         gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
         stack.push_async_callback(_close, runtime)
@@ -233,6 +240,7 @@ def _gateway(
     learning: Learning,
     meter: PrometheusMeter,
     renting: MachinePricing,
+    conduct: Callable[..., Gateway],
 ) -> Gateway:
     decider = Decider(
         catalogue=catalogue,
@@ -250,7 +258,7 @@ def _gateway(
         ),
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
-    gateway = Gateway(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
+    gateway = conduct(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
     decider.delays.program_s = lambda model, needs: program_s(model, needs, gateway)
     return gateway
 

@@ -170,8 +170,22 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
         with contextlib.suppress(Exception):  # the handlers have told and logged it; what had begun is cut short
             await noted(scope, receive, send)
 
-    served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins) if server.cors_origins else route
+    served: ASGIApp = route
+    if server.cors_origins:
+        served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins)
+    if runtime.tracer is not None:
+        served = _traced(served, runtime.tracer)
     return Intake(Doors(served), body_limits(server), stopping)
+
+
+def _traced(app: ASGIApp, tracer: Any) -> ASGIApp:
+    from router.http.tracing import Tracing  # noqa: PLC0415  (only with the extra `otel`)
+
+    def path(scope: Scope) -> str | None:
+        is_model_route = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
+        return path_of(scope) if is_model_route else None
+
+    return Tracing(app, tracer, path)
 
 
 def head_limits(server: ServerSection) -> HeadLimits:

@@ -17,13 +17,22 @@ EXTRAS: Mapping[str, tuple[str, str]] = {  # name -> what it imports, what it is
     "demo": ("openai", "pointsman demo"),
     "encryption": ("cryptography", "kept answers encrypted"),
     "import": ("psycopg", "taking over LiteLLM's database"),
+    "otel": ("opentelemetry.sdk", "traces for OpenTelemetry"),
     "quantize": ("numba", "pointsman quantize"),
 }
 
 
-def missing(is_there: Callable[[str], object] = find_spec) -> list[str]:
+def missing(is_there: Callable[[str], object] | None = None) -> list[str]:
     """Extras that are not installed."""
-    return [name for name, (module, _) in EXTRAS.items() if is_there(module) is None]
+    return [name for name, (module, _) in EXTRAS.items() if (is_there or _found)(module) is None]
+
+
+def _found(module: str) -> object:
+    """As find_spec, where a package above it is not there either."""
+    try:
+        return find_spec(module)
+    except ModuleNotFoundError:
+        return None
 
 
 def install_line(

@@ -6,8 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from router.settings.scalars import Secret
-from router.terms import Section
+from router.settings.scalars import Secret, Url
+from router.terms import Section, Share
+
+
+class Traces(Section):
+    """Spans for OpenTelemetry, by OTLP over HTTP; needs the extra `otel`."""
+
+    endpoint: Url | None = Field(
+        default=None,
+        description="Base address of a collector; by default OTEL_EXPORTER_OTLP_ENDPOINT, else http://localhost:4318.",
+    )
+    headers: Secret = Field(default=None, description="Sent to it, as `name=value,name=value`.")
+    share: Share = Field(
+        default=1.0, description="Of requests whose client says nothing of a trace; the others follow their client."
+    )
 
 
 class Telemetry(Section):
@@ -23,6 +36,7 @@ class Telemetry(Section):
         default=True,
         description="A line for each request, refusals too, but for health checks, readiness and metrics that succeed.",
     )
+    traces: Traces | None = Field(default=None, description="Spans of each request; null sends none.")
     open_to: Literal["loopback", "nobody", "everyone"] = Field(
         default="loopback",
         description="Who sees /metrics, /docs and the schema without a key: requests from this machine that no proxy "

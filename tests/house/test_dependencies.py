@@ -16,6 +16,7 @@ OF_EXTRAS = {
     "torch": "torch",
     "transformers": "transformers",
     "vllm": "vllm",
+    "opentelemetry": "opentelemetry-sdk",
     "cuda": "cuda-bindings",
     "pareto_bandit": "paretobandit",
 }
