@@ -116,8 +116,9 @@ class Decider:
         if principal.cache is not None and self.answers is not None and self.options.remember:
             menu = await self.answers.offered(principal, call, menu, without, self._embed)
         name, policy = self._policy(principal, call)
-        session = session_of(principal.tenant, call) if menu.caches or self.renting.rents else None
-        logged = await self._ask(principal, call, menu, stages, session)
+        priced = menu.caches or self.renting.rents
+        session = session_of(principal.tenant, call) if priced or call.session or call.needs.messages > 1 else None
+        logged = await self._ask(principal, call, menu, stages, session if priced else None)
         rows, similarity = self._nearest_rows(logged)
         neighbours = self._learning.views.neighbours(logged, rows, similarity)
         stages.mark("neighbours")
@@ -229,6 +230,10 @@ class Decider:
     def policy_of(self, record: DecisionRecord) -> StoredPolicy:
         """That decided. Raises: ValueError where it is known no more."""
         return self._learning.policy(self.options.policy if record.policy == PINNED else record.policy)
+
+    def turns_before(self, tenant: str, judged: str) -> list[str]:
+        """Decisions of the earlier turns of the conversation that an answer belongs to, the latest first."""
+        return self._learning.views.turns.before(tenant, judged)
 
     def tie(self, marks: Sequence[str], model: str) -> None:
         """The next turn may come before the log is followed so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Literal
 
@@ -9,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from router.errors import Forbidden, InvalidRequest
+from router.errors import Forbidden, InvalidRequest, RequestRejected
 from router.gateway.eligibility import bounded
 from router.gateway.serving import Gateway
 from router.http.auth import Authentication, key_first, require_admin
@@ -17,6 +18,8 @@ from router.http.explaining import explain, recalled
 from router.http.inference import preference_of
 from router.http.rates import Rates
 from router.http.schemas import parse
+from router.learning.session_turns import SOURCE, credits
+from router.ports import OutcomeLog
 from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
 from router.types import Feedback, Principal
@@ -56,6 +59,27 @@ def must_judge_for_others(principal: Principal, *, allowed: bool) -> None:
     require_admin(principal)
     if not allowed:
         raise Forbidden("admin keys judge for other tenants only where feedback.by_admins is true", param="tenant")
+
+
+async def _credit(gateway: Gateway, log: OutcomeLog, given: Feedback, *, share: float) -> int:
+    """Pass a judgement on to the earlier turns of its conversation, less and less of it; to how many. They are logged
+    with a source of their own, so that how far it can be believed is measured, and a person's own word stands."""
+    turns = gateway.decider.turns_before(given.tenant, given.decision_id)
+    weights = credits(share, len(turns))
+    for turn, weight in zip(turns, weights, strict=False):
+        said = Feedback(
+            turn,
+            given.at_ms,
+            given.score,
+            SOURCE,
+            weight,
+            comment=f"of {given.decision_id}, a later turn",
+            replace=True,
+            tenant=given.tenant,
+        )
+        with contextlib.suppress(RequestRejected):  # the log may have forgotten that turn
+            await log.judge(said)
+    return len(weights)
 
 
 def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, rules: FeedbackSection) -> APIRouter:
@@ -111,9 +135,11 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         if given.by_admin:
             must_judge_for_others(principal, allowed=rules.by_admins)
         recorded = await stores.log.judge(given)
+        credited = await _credit(gateway, stores.log, given, share=rules.credit) if recorded else 0
         if given.by_admin:
             await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
-        return {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
+        told = {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
+        return {**told, "credited": credited} if credited else told
 
     @router.delete("/cache")
     async def purge(request: Request) -> dict[str, object]:

@@ -39,6 +39,7 @@ from router.learning.histories import LabelledRow
 from router.learning.index import FaissIndex
 from router.learning.machine_time import MachineTimeAccounting
 from router.learning.prompt_caches import PromptCaches
+from router.learning.session_turns import SessionTurns
 from router.learning.shares import Shares
 from router.learning.similar_answers import SimilarAnswers
 from router.learning.stored_answers import AnswerJudgements
@@ -140,6 +141,7 @@ class Views:
         self.answers = AnswerJudgements()
         self.similar = SimilarAnswers()
         self.holders = TurnHolders()
+        self.turns = SessionTurns()
         self._weights: Float = np.ones(0)  # (t,) of the tenants of the table …
         self._changes, self._doubts = 0, False  # … at this change of trust, and whether one of them is below 1
         self.meanwhile: dict[str, list[Outcome]] = {}  # outcomes since a policy's refit began, by its name
@@ -247,6 +249,7 @@ class Views:
         self.times.settled(entry)
         self.similar.settled(known.record, entry)
         self.holders.settled(entry)
+        self.turns.settled(known.record, entry)
         self._teach(outcome_of(known.record, entry))
         known.pack()
 

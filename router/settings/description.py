@@ -9,7 +9,7 @@ from router.amounts import show_usd
 from router.settings.document import Settings
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.sections import TenantSection
-from router.types import Model
+from router.types import Model, NanoUsd
 
 
 def describe(settings: Settings) -> str:
@@ -31,6 +31,7 @@ def _lines(settings: Settings) -> Iterator[str]:
         yield f"backend   {name}: {_backend(backend)}"
     for model in settings.candidates():
         yield f"model     {_model(model)}"
+        yield from (f"price     {model.name}: {unknown}" for unknown in _unknown_parts(model))
     for each in settings.wildcards:
         yield f"wildcard  {each.name}: {each.upstream or each.name} on {each.backend}, priced by litellm's cost map"
     for name, tenant in settings.tenants.items():
@@ -77,6 +78,27 @@ def _model(model: Model) -> str:
     price = f"{show_usd(model.price.prompt)} / {show_usd(model.price.completion)} USD per million tokens"
     drains = ", draining" if model.draining else ""
     return f"{model.name}: {model.upstream} on {model.backend}, {price}, {model.context_tokens} tokens{drains}"
+
+
+_ABILITY = {"audio_prompt": "audio", "audio_completion": "audio", "image_prompt": "vision", "reasoning": "reasoning"}
+
+
+def _unknown_parts(model: Model) -> Iterator[str]:
+    """Kinds of tokens that the model may report and nobody prices, with what they are charged as."""
+    price, local = model.price, not (model.price.prompt or model.price.completion)
+    if local or model.program is not None:
+        return
+    lacking = model.lacks | ({"vision"} - model.capabilities)
+    for side, plain, parts in (
+        ("prompt", price.prompt, ("cached", "cache_write", "audio_prompt", "image_prompt")),
+        ("completion", price.completion, ("reasoning", "audio_completion")),
+    ):
+        missing = [name for name in parts if price.amounts[name] is None and _ABILITY.get(name) not in lacking]
+        if missing:
+            yield f"no price of {', '.join(missing)}: as {side} tokens, {show_usd(plain)}"
+    if price.cache_write is not None and price.cache_write_1h is None:
+        dearer = show_usd(NanoUsd(price.hour))
+        yield f"no price of cache_write_1h: as the dearer of cache_write and twice the prompt, {dearer}"
 
 
 def _tenant(tenant: TenantSection) -> str:

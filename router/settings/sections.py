@@ -326,6 +326,10 @@ class FeedbackSection(Section):
 
     per_key: Positive = Field(default=1_200, description="Judgements a minute of one key, in each worker.")
     per_tenant: Positive = Field(default=6_000, description="Judgements a minute of one tenant, in each worker.")
+    credit: Share = Field(
+        default=0.5,
+        description="What of a person's judgement the turn before in its conversation gets, and so on; 0 is nothing.",
+    )
     by_admins: bool = Field(
         default=False,
         description="True lets admin keys judge for the `tenant` they name; each judgement is in the audit log.",

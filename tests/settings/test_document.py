@@ -203,6 +203,24 @@ tenants: {acme: {budgets: [5 USD per day], keys: [{secret: tenantsecret}]}}
     assert "secret" not in text
 
 
+def test_a_description_says_which_prices_nobody_told_and_what_such_tokens_are_charged_as(read: Read) -> None:
+    text = describe(
+        read("""
+backends: {gpu: {kind: vllm, url: "http://127.0.0.1:8000"}}
+models:
+  - {name: plain, price: {prompt: 1, completion: 4}, lacks: [audio, reasoning]}
+  - {name: seeing, capabilities: [chat, vision], price: {prompt: 1, completion: 4, cached: 0.1, cache_write: 1.25}}
+  - {name: free, price: {prompt: 0, completion: 0}}
+""")
+    )
+    assert [line for line in text.splitlines() if line.startswith("price")] == [
+        "price     plain: no price of cached, cache_write: as prompt tokens, 1",
+        "price     seeing: no price of audio_prompt, image_prompt: as prompt tokens, 1",
+        "price     seeing: no price of reasoning, audio_completion: as completion tokens, 4",
+        "price     seeing: no price of cache_write_1h: as the dearer of cache_write and twice the prompt, 2",
+    ]
+
+
 def test_no_secret_is_in_the_representation_of_settings(read: Read) -> None:
     settings = read("auth: {admin_key: hushhush}\nstore: {redis: 'redis://:hushhush@r'}")
     assert "hushhush" not in repr(settings) + str(settings.model_dump())
