@@ -84,8 +84,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _judge_log(arguments: argparse.Namespace) -> int:
     """Off-policy evaluation from the propensities in a gateway's log."""
-    from evaluation.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
     from evaluation.replay import contender  # noqa: PLC0415
+    from router.learning.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
 
     wanted = [contender(each) for each in arguments.policy or ["paced"]]
     policies = {each.label: built(each.policy, each.options) for each in wanted}

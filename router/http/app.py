@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.gateway.types import ServedRequest
-from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations, overview
+from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations, overview, proofs
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
@@ -226,6 +226,7 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
     rest.include_router(counting.routes(runtime.gateway, authentication))
     rest.include_router(admin.routes(runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget))
     rest.include_router(overview.routes(runtime, authentication))
+    rest.include_router(proofs.routes(runtime, authentication))
     rest.include_router(histories.routes(runtime.gateway, runtime.stores, authentication, runtime.learning))
     rest.include_router(
         litellm_api.routes(

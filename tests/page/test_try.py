@@ -94,7 +94,7 @@ def test_the_preference_moves_the_choice_and_a_model_can_be_named(browser: Brows
         give_key(page)
         page.evaluate("e = document.querySelector('#preference'); e.value = 1; e.dispatchEvent(new Event('input'))")
         ask(page, "What is 20% of 150?")
-        page.wait_for_selector("section[aria-label=Decision] >> text=preference 1.00")
+        page.wait_for_selector("section[aria-label=Decision] >> text=preference 1 ·")
         page.select_option("#model", "small@3bit")
         ask(page, "What is 20% of 150?")
         page.wait_for_selector("text=was asked for by name")

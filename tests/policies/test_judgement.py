@@ -11,10 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from cli import main
-from evaluation.judgement import judge_policy, judged_answers
 from policies.ope import Value
 from policies.registry import build
 from policies.types import Arm
+from router.learning.judgement import judge_policy, judged_answers
 from router.stores.open import open_stores
 from router.types import DecisionRecord, Feedback, LogEntry, NanoUsd, SettlementRecord
 from tests.policies.worlds import make_record

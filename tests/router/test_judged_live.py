@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.judgement import judged_answers, proposed
 from policies.registry import build
 from router.errors import BudgetExceeded
+from router.learning.judgement import judged_answers, proposed
 from router.types import Budget, DecisionRecord, Feedback, NanoUsd, SettlementRecord
 from tests.router.conftest import House, model, now_ms, open_house
 

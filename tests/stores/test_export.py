@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from evaluation.export import export, imported, is_export
-from evaluation.judgement import judged_answers
 from policies.types import Arm
 from router.errors import SettingsError
+from router.learning.judgement import judged_answers
 from router.stores.open import Stores
 from router.types import Feedback
 from tests.policies.worlds import make_record

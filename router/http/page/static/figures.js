@@ -24,15 +24,21 @@ export function digits(value) {
   if (size === 0) return "0";
   if (size >= 1e7 || size < 1e-4) return value.toExponential(2);
   if (value < 0) return `−${digits(size)}`;
-  if (size >= 100) return value.toLocaleString("en", { maximumFractionDigits: 0 });
+  if (size < .1) return value.toPrecision(3);
+  if (size >= 100 || Number.isInteger(value)) return value.toLocaleString("en", { maximumFractionDigits: 0 });
   return value.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
 }
 
 /** A share in percent. */
 export function percent(share, places = 0) {
   if (share === null || share === undefined) return "–";
+  return `${hundredths(share, places)} %`;
+}
+
+/** The same without the sign. */
+export function hundredths(share, places = 0) {
   const value = share * 100;
-  return `${value > 0 && value < 1 ? value.toFixed(2) : value.toFixed(places)} %`;
+  return (value !== 0 && Math.abs(value) < 1 ? value.toFixed(2) : value.toFixed(places)).replace("-", "−");
 }
 
 /** Seconds as a span. */

@@ -1,0 +1,116 @@
+"""Proof: every figure is what `pointsman replay` and the spend report say, and where too little is known it is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cli import main
+from router.learning.judgement import judged_answers
+from router.learning.proof import over_time, proof_of
+from router.stores.open import open_stores
+from router.types import Feedback
+from tests.http.conftest import Running
+from tests.page.conftest import ADMIN, client, gateway_in, give_key, opened
+from tests.policies.test_judgement import make_entries
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ANSWERS = 240
+
+
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
+    """A gateway whose log has answers of two models, of which the live policy prefers the worse one."""
+    folder = tmp_path_factory.mktemp("proof")
+    (folder / "state").mkdir()
+    with gateway_in(folder) as found:
+        asyncio.run(fill(f"sqlite:///{folder}/state/pointsman.db"))
+        yield found, folder
+
+
+async def fill(url: str) -> None:
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        for entry in make_entries(ANSWERS):
+            if isinstance(entry, Feedback):
+                await stores.log.judge(entry)
+            else:
+                await stores.log.remember(entry)
+
+
+def report_of(gateway: Running) -> dict[str, Any]:
+    with client(gateway, ADMIN) as admin:
+        assert admin.post("/admin/v1/proof").status_code == 202
+        for _ in range(600):
+            found: dict[str, Any] = admin.get("/admin/v1/proof").json()
+            if not found["making"]:
+                assert found["failed"] is None
+                return dict(found["report"])
+            time.sleep(0.1)
+    raise AssertionError("no report came")
+
+
+def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path: Path) -> None:
+    gateway, folder = proven
+    report = report_of(gateway)
+    (tmp_path / "large.yaml").write_text("policy: fixed\noptions: {arm: large}\n")
+    (tmp_path / "small.yaml").write_text("policy: fixed\noptions: {arm: small}\n")
+    wanted = [part for name in ("large", "small") for part in ("--policy", str(tmp_path / f"{name}.yaml"))]
+    assert main(["replay", f"sqlite:///{folder}/state/pointsman.db", *wanted, "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "judgement.json").read_text())
+    assert report["answers"] == told.pop("answers") == ANSWERS
+    for label, judged in told.items():
+        assert report["judged"]["live" if label == "live" else f"always {label.removesuffix('.yaml')}"] == judged
+    large = report["judged"]["always large"]
+    saving, live = report["savings"]["always large"], report["judged"]["live"]
+    assert saving["saved"] == pytest.approx(1 - live["cost_usd"]["mean"]["mean"] / large["cost_usd"]["dr"]["mean"])
+    assert saving["saved_low"] < saving["saved"] < saving["saved_high"]
+
+
+def test_the_page_shows_the_report_and_the_spend_report(browser: Browser, proven: tuple[Running, Path]) -> None:
+    gateway, _ = proven
+    with client(gateway, ADMIN) as admin:
+        body = {"model": "small@4bit", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}
+        assert admin.post("/v1/chat/completions", json=body).is_success
+        (line,) = admin.get("/admin/v1/spend?by=model").json()["data"]
+    with opened(browser, gateway) as page:
+        give_key(page, ADMIN)
+        page.click("nav a[href='#proof']")
+        page.wait_for_selector("[aria-label='Spend by tenant'] td:has-text('default')")
+        page.select_option("#by", "model")
+        row = page.locator("[aria-label='Spend by model'] tr", has_text=line["model"])
+        assert f"{line['cost_nanousd']:.1f} nUSD" in row.inner_text()
+        page.click("text=Make it anew")
+        page.wait_for_selector("[aria-label='Policies compared'] td:has-text('always large')", timeout=60_000)
+        assert page.locator("svg.chart").count() == 2
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_only_admins_see_a_proof_or_have_one_made(gateway: Running) -> None:
+    with client(gateway) as tenant:
+        assert tenant.get("/admin/v1/proof").status_code == 403
+        assert tenant.post("/admin/v1/proof").status_code == 403
+
+
+def test_too_little_evidence_is_said_in_place_of_numbers() -> None:
+    found = proof_of(make_entries(20))
+    assert "20 answers were judged, 50 are needed" in str(found["refused"])
+    assert (found["judged"], found["savings"], found["over_time"]) == ({}, {}, [])
+    never = proof_of(make_entries(explore=0.02))
+    savings = never["savings"]
+    assert isinstance(savings, dict)
+    assert "are needed: log more traffic" in savings["always large"]
+    assert proof_of([])["answers"] == 0
+
+
+def test_quality_over_time_is_of_periods_of_equally_many_answers() -> None:
+    periods = over_time(judged_answers(make_entries(320)))
+    assert [period["answers"] for period in periods] == [53, 54, 53, 53, 54, 53]
+    assert all("quality" in period for period in periods)
