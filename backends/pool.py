@@ -1,4 +1,5 @@
-"""Several engines with one model behind one Backend: the least loaded serves, a session keeps its engine.
+"""Several engines with one model behind one Backend: the least loaded serves, a session keeps its engine, and so does a
+long beginning.
 
 Requests that fail before the first byte go on to the next engine; afterwards nothing is ever sent twice.
 """
@@ -15,6 +16,7 @@ from typing import Any
 from backends.breaker import Breaker, BreakerRule, State
 from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
 from backends.errors import BackendError, Overloaded, Refused
+from backends.prefixes import prefix_of
 from backends.types import Backend, Reply, Report, Request, Stream, Whole
 
 _SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
@@ -180,9 +182,9 @@ class Replicas:
             replica.credit += replica.weight
         least = min(free, key=lambda replica: replica.order(now))
         least.credit -= sum([replica.weight for replica in free])
-        if session is None:
+        home = _home(session.encode(), free) if session is not None else _home_of_prefix(request, free)
+        if home is None:
             return least
-        home = max(free, key=lambda replica: _affinity(session, replica.name))
         busy = now < home.busy_until
         return home if not busy and home.pressure <= least.pressure + _SPILL else least
 
@@ -202,9 +204,24 @@ def replica_of(
     return Replica(name=name, backend=backend, breaker=Breaker(clock, rule), **more)
 
 
-def _affinity(session: str, replica: str) -> bytes:
+def _home(key: bytes, free: Sequence[Replica]) -> Replica:
+    return max(free, key=lambda replica: _affinity(key, replica.name))
+
+
+def _home_of_prefix(request: Request, free: Sequence[Replica]) -> Replica | None:
+    """Where a conversation without a name stays, by how it begins. Those that share a long beginning (a system text,
+    tools) are on two engines: on one they would crowd, and on all each would have to read it."""
+    prefix = prefix_of(request.fields)
+    if prefix is None:
+        return None
+    if prefix.shared and len(free) > 2:
+        free = sorted(free, key=lambda replica: _affinity(prefix.shared, replica.name))[-2:]
+    return _home(prefix.begun, free)
+
+
+def _affinity(key: bytes, replica: str) -> bytes:
     """Rendezvous hashing (Thaler and Ravishankar, 1998): when an engine goes, only its own sessions move."""
-    return blake2b(f"{session}\0{replica}".encode(), digest_size=8).digest()
+    return blake2b(key + b"\0" + replica.encode(), digest_size=8).digest()
 
 
 class _Counted:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -114,6 +115,53 @@ async def test_a_session_leaves_an_engine_whose_queue_costs_more_than_its_cache_
         replicas.replicas[home].watch.load = Load(waiting=50)
         await read_all(await replicas.send(asked(session="s")))
         assert len(servers[1 - home].heard) == 1
+
+
+def talked(system: str, *said: str) -> Any:
+    """A request with these messages, in turn of a user and a model."""
+    roles = ["user", "assistant"] * len(said)
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
+    fields = asked().fields
+    return replace(asked(), fields={**fields, "messages": msgspec.Raw(msgspec.json.encode(messages))})
+
+
+async def served_by(replicas: Replicas, request: Any) -> str:
+    return (await replicas.send(request)).report.served_by
+
+
+async def test_a_long_conversation_without_a_name_keeps_its_engine() -> None:
+    async with fleet([Line()] * 4) as (_, replicas):
+        homes: dict[int, set[str]] = {}
+        for number in range(20):
+            said = [f"{number} " * 600]
+            for _ in range(4):
+                homes.setdefault(number, set()).add(await served_by(replicas, talked("", *said)))
+                said += ["All is well.", "and then?"]
+    assert all(len(engines) == 1 for engines in homes.values())
+    assert len(set.union(*homes.values())) == 4
+
+
+async def test_conversations_with_a_long_system_text_share_two_engines_evenly() -> None:
+    async with fleet([Line()] * 6) as (_, replicas):
+        for system in ("a" * 2000, "b" * 2000, "c" * 2000):
+            engines = Counter([await served_by(replicas, talked(system, f"question {n}")) for n in range(60)])
+            assert len(engines) == 2
+            assert min(engines.values()) >= 15
+
+
+async def test_short_requests_take_turns_and_a_crowded_home_is_left() -> None:
+    async with fleet([Line()] * 3) as (servers, replicas):
+        for number in range(9):
+            await served_by(replicas, talked("", f"short {number}"))
+        assert [len(server.heard) for server in servers] == [3, 3, 3]
+        request = talked("", "long " * 600)
+        home = await served_by(replicas, request)
+        crowded = next(each for each in replicas.replicas if each.name == home)
+        crowded.watch.load = Load(waiting=50)
+        assert await served_by(replicas, request) != home
+        crowded.watch.load = Load()
+        assert await served_by(replicas, request) == home
 
 
 @pytest.mark.parametrize("trouble", ["reset", "500", "html", "garbage", "busy"])
