@@ -19,8 +19,8 @@ class TokenParts(msgspec.Struct, frozen=True, gc=False):
     """Tokens with a price of their own, by kind: parts of a prompt, and parts of an answer."""
 
     cached: int = 0  # of the prompt, read from the provider's cache
-    written: int = 0  # written to it for minutes
-    written_1h: int = 0  # written to it for longer
+    cache_write: int = 0  # written to it for minutes
+    cache_write_1h: int = 0  # written to it for longer
     audio_prompt: int = 0
     image_prompt: int = 0
     reasoning: int = 0

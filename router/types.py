@@ -75,8 +75,8 @@ class TokenRates:
         """Nano-USD times PER of the tokens, without fees."""
         read = (
             (self.cached, parts.cached),
-            (self.cache_write, parts.written),
-            (self.hour, parts.written_1h),
+            (self.cache_write, parts.cache_write),
+            (self.hour, parts.cache_write_1h),
             (self.audio_prompt, parts.audio_prompt),
             (self.image_prompt, parts.image_prompt),
         )

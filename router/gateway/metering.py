@@ -71,8 +71,8 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     cost = price.of(prompt.tokens, completion.tokens, parts)
     estimated = not (prompt.is_believed and completion.is_believed)
     uncached = NanoUsd(0)
-    if parts.cached or parts.written or parts.written_1h:
-        plain = msgspec.structs.replace(parts, cached=0, written=0, written_1h=0)
+    if parts.cached or parts.cache_write or parts.cache_write_1h:
+        plain = msgspec.structs.replace(parts, cached=0, cache_write=0, cache_write_1h=0)
         uncached = price.of(prompt.tokens, completion.tokens, plain)
     spend = Spend(cost, prompt.tokens, completion.tokens, "settled", estimated, parts, uncached)
     doubts = []
@@ -91,7 +91,7 @@ def _believed(parts: TokenParts, prompt: CountedPart, completion: CountedPart, *
     """Kinds of tokens of a side whose report stands, and no more searches than the request allowed."""
     if parts is NO_PARTS or (prompt.is_believed and completion.is_believed and parts.searches <= most_searches):
         return parts
-    read = () if prompt.is_believed else ("cached", "written", "written_1h", "audio_prompt", "image_prompt")
+    read = () if prompt.is_believed else ("cached", "cache_write", "cache_write_1h", "audio_prompt", "image_prompt")
     made = () if completion.is_believed else ("reasoning", "audio_completion", "image_completion")
     doubted = dict.fromkeys((*read, *made), 0)
     return msgspec.structs.replace(parts, **doubted, searches=min(parts.searches, most_searches))

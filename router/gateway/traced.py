@@ -133,7 +133,7 @@ def _answered(attempt: Attempt, spend: Spend, report: Report | None) -> dict[str
     }
     for name, count in (
         ("gen_ai.usage.cache_read.input_tokens", spend.parts.cached),
-        ("gen_ai.usage.cache_creation.input_tokens", spend.parts.written + spend.parts.written_1h),
+        ("gen_ai.usage.cache_creation.input_tokens", spend.parts.cache_write + spend.parts.cache_write_1h),
         ("gen_ai.usage.reasoning.output_tokens", spend.parts.reasoning),
     ):
         if count:

@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from backends.types import COUNTED
 from router.types import NANO_PER_USD
 
 GROUPS = ("day", "tenant", "team", "key", "model")
@@ -27,8 +28,8 @@ class SpendLine:
     completion_tokens: int
     cost_nanousd: int
     cached: int = 0  # of these tokens, by kind
-    written: int = 0
-    written_1h: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
     audio_prompt: int = 0
     image_prompt: int = 0
     reasoning: int = 0
@@ -47,6 +48,18 @@ class AuditEntry:
     kind: str  # "hold.expired", "hold.released", "hold.late", "hold.over", "budget.80%", "key.created", …
     subject: str  # a decision id, or a tenant, team or key
     detail: Mapping[str, object]
+
+
+KINDS = (*COUNTED, "saved_nanousd")  # of tokens, as everything else names them, and what was saved
+_ONCE = {"written": "cache_write", "written_1h": "cache_write_1h"}  # names in stores of before December 2026
+
+
+def kinds_of(found: Mapping[str, int]) -> dict[str, Any]:
+    """The kinds of a spend line as a store has them."""
+    kinds = dict.fromkeys((_ONCE.get(name, name) for name in found), 0)
+    for name, count in found.items():
+        kinds[_ONCE.get(name, name)] += count
+    return kinds
 
 
 _SUMS = tuple(each.name for each in fields(SpendLine) if each.name not in GROUPS)

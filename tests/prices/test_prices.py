@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backends.types import TokenParts
+from backends.types import COUNTED, TokenParts
 from backends.usage import merged, usage_of
 from router.settings.price_sections import PriceSection, price_in, written
+from router.stores.reports import KINDS, SpendLine, kinds_of
 from router.types import AMOUNTS, Price, TokenRates
 
 COUNTS = st.integers(0, 10**6)
@@ -51,12 +53,12 @@ def test_a_price_is_read_as_it_is_written(price: Price) -> None:
 
 def test_parts_that_cannot_all_be_count_at_their_dearest() -> None:
     price = Price(prompt=1_000_000, completion=0, cached=100_000, cache_write=2_000_000)  # type: ignore[arg-type]
-    assert price.of(100, 0, TokenParts(cached=80, written=60)) == 60 * 2 + 40 * 0.1
+    assert price.of(100, 0, TokenParts(cached=80, cache_write=60)) == 60 * 2 + 40 * 0.1
 
 
 def test_an_hour_in_a_cache_without_a_price_of_its_own_costs_twice_a_prompt() -> None:
     price = Price(prompt=1_000_000, completion=0, cache_write=1_250_000)  # type: ignore[arg-type]
-    assert price.of(10, 0, TokenParts(written_1h=10)) == 20
+    assert price.of(10, 0, TokenParts(cache_write_1h=10)) == 20
 
 
 def test_a_price_below_zero_is_none() -> None:
@@ -137,4 +139,16 @@ def test_a_stream_that_reports_in_parts_keeps_the_largest_of_each() -> None:
     assert end is not None
     found = merged(end, start)
     assert (found.prompt_tokens, found.completion_tokens) == (53, 9)
-    assert (found.parts.cached, found.parts.written, found.parts.service_tier) == (50, 20, "priority")
+    assert (found.parts.cached, found.parts.cache_write, found.parts.service_tier) == (50, 20, "priority")
+
+
+def test_a_kind_of_tokens_has_one_name_where_it_is_counted_priced_and_reported() -> None:
+    assert [name for name in COUNTED if name != "searches"] == [
+        name for name in AMOUNTS if name not in ("prompt", "completion", "request", "search")
+    ]
+    reported = [each.name for each in fields(SpendLine)]
+    assert reported[-len(KINDS) :] == list(KINDS)
+
+
+def test_spend_lines_of_an_older_store_are_read_by_the_names_of_now() -> None:
+    assert kinds_of({"written": 3, "cache_write": 4, "cached": 5}) == {"cache_write": 7, "cached": 5}

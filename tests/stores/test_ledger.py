@@ -282,7 +282,7 @@ async def test_a_late_settlement_counts_once_where_two_budgets_share_a_meter(sto
 
 
 async def test_spend_shows_tokens_by_kind_also_of_a_late_settlement(stores: Stores, clock: Clock) -> None:
-    kinds = TokenParts(cached=40, written_1h=3, reasoning=7, searches=1, service_tier="flex")
+    kinds = TokenParts(cached=40, cache_write_1h=3, reasoning=7, searches=1, service_tier="flex")
     for name, late in (("a", False), ("b", True)):
         asked = replace(reservation(principal(budget(1000)), offer(70), now_ms=clock(), ttl_ms=5000), decision_id=name)
         hold = await stores.ledger.reserve(asked)
@@ -293,7 +293,7 @@ async def test_spend_shows_tokens_by_kind_also_of_a_late_settlement(stores: Stor
         await stores.ledger.settle(hold, replace(spend(60), parts=kinds))
         await stores.ledger.settle(hold, replace(spend(60), parts=kinds))  # twice changes nothing
     (line,) = await stores.spend.lines(since="2027-01-01", until="2027-12-31")
-    assert (line.cached, line.written, line.written_1h, line.reasoning, line.searches) == (80, 0, 6, 14, 2)
+    assert (line.cached, line.cache_write, line.cache_write_1h, line.reasoning, line.searches) == (80, 0, 6, 14, 2)
     assert line.requests == 2
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from router.stores.keys import Kind
 from router.stores.redis.connection import Link, fields_of
-from router.stores.reports import AuditEntry, SpendLine
+from router.stores.reports import AuditEntry, SpendLine, kinds_of
 
 
 class RedisShelf:
@@ -95,5 +95,5 @@ def _spend_lines(day: str, fields: dict[bytes, bytes]) -> list[SpendLine]:
     for who, of in sorted(counts.items()):
         tenant, team, key, model = who.split("\x1f")
         totals = [of.pop(name, 0) for name in "rpcn"]
-        lines.append(SpendLine(day, tenant, team, key, model, *totals, **of))
+        lines.append(SpendLine(day, tenant, team, key, model, *totals, **kinds_of(of)))
     return lines

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.keys import Kind
-from router.stores.reports import AuditEntry, SpendLine
+from router.stores.reports import AuditEntry, SpendLine, kinds_of
 from router.stores.sqlite.database import Database, trim
 
 
@@ -78,5 +78,5 @@ class SqliteSpending:
             " LEFT JOIN spend_parts USING (day, tenant, team, key, model)"
             " WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
         )
-        line = lambda row: SpendLine(*row[:-1], **json.loads(row[-1] or "{}"))  # noqa: E731  (one expression)
+        line = lambda row: SpendLine(*row[:-1], **kinds_of(json.loads(row[-1] or "{}")))  # noqa: E731  (one expression)
         return await self._db.read_aside(sql, (since, until), line)

@@ -44,7 +44,7 @@ CREATE TABLE expired (
 CREATE TABLE spend (
     day TEXT NOT NULL, {_WHO}, {_amounts("requests", "prompt_tokens", "completion_tokens", "cost")},
     PRIMARY KEY (day, tenant, team, key, model)) WITHOUT ROWID, STRICT;
--- Of these tokens, those with a price of their own, by kind: cached, written, reasoning, …; and saved_nanousd, what
+-- Of these tokens, those with a price of their own, by kind: cached, cache_write, reasoning, …; and saved_nanousd, what
 -- stored answers cost when they were made.
 CREATE TABLE spend_parts (
     day TEXT NOT NULL, {_WHO}, kind TEXT NOT NULL, {_amounts("tokens")},
