@@ -76,6 +76,7 @@ class Runtime:
     version: str
     workers: Workers  # this gateway's processes
     tracer: Any = None  # of OpenTelemetry, where the settings ask for traces
+    path: Path | None = None  # of the settings file
     unpriced: str = ""  # why what the engines list was last not taken in
     unready: str = ""  # why it was not ready when last asked
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
@@ -166,6 +167,7 @@ async def open_runtime(
             learning=learning,
             meter=meter,
             clock=time.time,
+            path=path,
             version=version("pointsman"),
             workers=Workers(workers, meter.own),
             tracer=tracer,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from router.amounts import Period
 from router.errors import InvalidRequest, NotFound
 from router.http.auth import Authentication, key_first
+from router.http.declared import DeclaredOwners, name_of
 from router.ports import StoredAnswers
 from router.stores.forecasts import forecast
 from router.stores.keys import Key, Registry, Team, Tenant
@@ -24,6 +25,7 @@ from router.terms import KeyTerms, Level, OwnerName, Section, Terms
 from router.types import NANO_PER_USD, Balance
 
 MOST_LISTED = 1000
+FILE = "file"  # where a tenant, team or key comes from; otherwise it is of this API
 LAST_MS = 253_402_300_799_999  # the year 9999
 _ACTING: ContextVar[str] = ContextVar("acting")  # the admin key of the request under way
 
@@ -54,8 +56,13 @@ def routes(
     *,
     clock: Callable[[], float],
     changed: Callable[[], None] = lambda: None,
+    declared: DeclaredOwners | None = None,
 ) -> APIRouter:
-    """The router. `clock` gives seconds since 1970; `changed` is called after every change of a tenant, team or key."""
+    """The router. `clock` gives seconds since 1970; `changed` is called after every change of a tenant, team or key.
+
+    `declared` are those of the settings file: they are listed with the others, and to change one is a Conflict.
+    """
+    declared = declared or DeclaredOwners()
 
     async def acting(request: Request) -> None:
         _ACTING.set(request.state.principal.key_id)
@@ -70,10 +77,10 @@ def routes(
         route_class=key_first(authentication, admin=True),
         dependencies=[Depends(acting)],
     )
-    _tenants(router, stores.keys, note)
+    _tenants(router, stores.keys, note, declared)
     _answers(router, stores.answers, note)
-    _teams(router, stores.keys, note)
-    _keys(router, stores.keys, note)
+    _teams(router, stores.keys, note, declared)
+    _keys(router, stores.keys, note, declared)
     _reports(router, stores, clock)
     _clock(router, stores.clock)
     return router
@@ -92,22 +99,33 @@ def _days(since: dt.date | None, until: dt.date | None, today: dt.date) -> tuple
     return first, last
 
 
-def _tenants(router: APIRouter, keys: Registry, note: Note) -> None:
+def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.get("/tenants")
     async def tenants(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Tenants in the order of their names."""
-        return await _listed(keys.all(Tenant, after=after), limit)
+        return await _listed(declared.all(Tenant), keys.all(Tenant, after=after), after, limit)
 
     @router.get("/tenants/{name}")
     async def tenant(name: str) -> dict[str, object]:
         """One tenant."""
-        return view(await keys.get(Tenant, name))
+        found = declared.find(Tenant, name)
+        return view(await keys.get(Tenant, name)) if found is None else view(found, source=FILE)
 
     @router.put("/tenants/{name}")
     async def put_tenant(name: str, body: Terms) -> dict[str, object]:
         """Make a tenant, or replace its terms."""
+        declared.must_not_have(Tenant, name)
         await keys.put(Tenant(name, body))
         await note("tenant.put", name, terms=_shown(body))
+        return view(await keys.get(Tenant, name))
+
+    @router.patch("/tenants/{name}")
+    async def patch_tenant(name: str, body: dict[str, Any]) -> dict[str, object]:
+        """Change some of a tenant's terms."""
+        declared.must_not_have(Tenant, name)
+        terms = patched((await keys.get(Tenant, name)).terms, body)
+        await keys.put(Tenant(name, terms))
+        await note("tenant.put", name, terms=_shown(terms))
         return view(await keys.get(Tenant, name))
 
 
@@ -120,35 +138,38 @@ def _answers(router: APIRouter, answers: StoredAnswers, note: Note) -> None:
         return {"object": "cache.purged", "tenant": name, "answers": count}
 
 
-def _teams(router: APIRouter, keys: Registry, note: Note) -> None:
+def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.get("/teams")
     async def teams(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Teams in the order of their names."""
-        return await _listed(keys.all(Team, after=after), limit)
+        return await _listed(declared.all(Team), keys.all(Team, after=after), after, limit)
 
     @router.get("/teams/{name}")
     async def team(name: str) -> dict[str, object]:
         """One team."""
-        return view(await keys.get(Team, name))
+        found = declared.find(Team, name)
+        return view(await keys.get(Team, name)) if found is None else view(found, source=FILE)
 
     @router.put("/teams/{name}")
     async def put_team(name: str, body: TeamBody) -> dict[str, object]:
         """Make a team, or replace its terms."""
+        declared.must_not_have(Team, name)
         await keys.put(Team(name, body.tenant, body.parent, body.bare()))
         await note("team.put", name, terms=_shown(body))
         return view(await keys.get(Team, name))
 
 
-def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
+def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.get("/keys")
     async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Keys in the order of their ids, without secrets."""
-        return await _listed(keys.all(Key, after=after), limit)
+        return await _listed(declared.all(Key), keys.all(Key, after=after), after, limit)
 
     @router.get("/keys/{key_id}")
     async def key(key_id: str) -> dict[str, object]:
         """One key, without its secret."""
-        return view(await keys.get(Key, key_id))
+        found = declared.find(Key, key_id)
+        return view(await keys.get(Key, key_id)) if found is None else view(found, source=FILE)
 
     @router.post("/keys", status_code=201)
     async def create(body: KeyBody) -> dict[str, object]:
@@ -167,13 +188,30 @@ def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
     @router.put("/keys/{key_id}")
     async def put_key(key_id: str, body: Terms) -> dict[str, object]:
         """Replace the terms of a key."""
+        declared.must_not_have(Key, key_id)
         await keys.put(replace(await keys.get(Key, key_id), terms=body))
         await note("key.put", key_id, terms=_shown(body))
         return view(await keys.get(Key, key_id))
 
+    @router.patch("/keys/{key_id}")
+    async def patch_key(key_id: str, body: dict[str, Any]) -> dict[str, object]:
+        """Change some of a key's terms."""
+        declared.must_not_have(Key, key_id)
+        found = await keys.get(Key, key_id)
+        terms = patched(found.terms, body)
+        await keys.put(replace(found, terms=terms))
+        await note("key.put", key_id, terms=_shown(terms))
+        return view(await keys.get(Key, key_id))
+
+    @router.delete("/keys/{key_id}")
+    async def delete(key_id: str) -> dict[str, object]:
+        """Disable a key; it stays in the list, since what it spent does."""
+        return await disable(key_id)
+
     @router.post("/keys/{key_id}/rotate")
     async def rotate(key_id: str, body: RotateBody) -> dict[str, object]:
         """Give a key a new secret, shown this once."""
+        declared.must_not_have(Key, key_id)
         made, secret = await keys.rotate(key_id, grace_s=body.grace_s)
         await note("key.rotated", key_id, grace_s=body.grace_s)
         return {**view(made), "secret": secret}
@@ -181,6 +219,7 @@ def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
     @router.post("/keys/{key_id}/disable")
     async def disable(key_id: str) -> dict[str, object]:
         """Refuse a key from now on; other gateways learn of it within seconds."""
+        declared.must_not_have(Key, key_id)
         made = await keys.disable(key_id)
         await note("key.disabled", key_id)
         return view(made)
@@ -188,6 +227,7 @@ def _keys(router: APIRouter, keys: Registry, note: Note) -> None:
     @router.post("/keys/{key_id}/enable")
     async def enable(key_id: str) -> dict[str, object]:
         """Accept a disabled key again."""
+        declared.must_not_have(Key, key_id)
         made = await keys.disable(key_id, disabled=False)
         await note("key.enabled", key_id)
         return view(made)
@@ -278,18 +318,33 @@ async def _level_of(keys: Registry, *, tenant: str | None, team: str | None, key
     raise InvalidRequest("Name a tenant, a team or a key.", param="tenant")
 
 
-async def _listed(things: AsyncIterator[Any], limit: int) -> dict[str, object]:
-    data = []
-    async for thing in things:
-        data.append(view(thing))
-        if len(data) == limit:
+async def _listed(
+    declared: Sequence[Tenant | Team | Key], stored: AsyncIterator[Any], after: str, limit: int
+) -> dict[str, object]:
+    """Those of the file and those of the store as one list, in the order of their names."""
+    found = {name_of(each): view(each, source=FILE) for each in declared if name_of(each) > after}
+    count = 0
+    async for thing in stored:
+        found.setdefault(name_of(thing), view(thing))
+        count += 1
+        if count == limit:
             break
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [found[name] for name in sorted(found)][:limit]}
 
 
-def view(thing: Tenant | Team | Key) -> dict[str, object]:
+def patched(terms: Terms, given: Mapping[str, Any]) -> Terms:
+    """The terms with these instead of their own. Raises: InvalidRequest."""
+    try:
+        return Terms.model_validate({**_shown(terms), **given})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, found["loc"]))
+        raise InvalidRequest(f"{place}: {found['msg']}", param=place or None, code="invalid_value") from None
+
+
+def view(thing: Tenant | Team | Key, *, source: str = "api") -> dict[str, object]:
     """A tenant, team or key as JSON values; digests stay inside."""
-    shown: dict[str, object] = {"terms": _shown(thing.terms)}
+    shown: dict[str, object] = {"source": source, "terms": _shown(thing.terms)}
     if isinstance(thing, Tenant):
         return {"object": "tenant", "name": thing.name, **shown}
     if isinstance(thing, Team):

@@ -27,6 +27,7 @@ from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
 from router.http.conversations import ResponsesKept
+from router.http.declared import DeclaredOwners
 from router.http.doors import REQUEST_ID, Doors
 from router.http.errors import error_body, error_headers
 from router.http.inference import GONE, Inference, path_of
@@ -214,6 +215,7 @@ def body_limits(server: ServerSection) -> BodyLimits:
 
 def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> FastAPI:
     """What calls no model."""
+    declared = DeclaredOwners(lambda: runtime.settings, runtime.path)
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
     rest.include_router(operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.metrics))
     rest.include_router(surface.health(ready))
@@ -224,7 +226,11 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
         decisions.routes(runtime.gateway, runtime.stores, authentication, rules=runtime.settings.feedback)
     )
     rest.include_router(counting.routes(runtime.gateway, authentication))
-    rest.include_router(admin.routes(runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget))
+    rest.include_router(
+        admin.routes(
+            runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget, declared=declared
+        )
+    )
     rest.include_router(overview.routes(runtime, authentication))
     rest.include_router(proofs.routes(runtime, authentication))
     rest.include_router(histories.routes(runtime.gateway, runtime.stores, authentication, runtime.learning))
