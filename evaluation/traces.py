@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.embedders.hashing import HashingEmbedder
+from policies.records import to_half
 from policies.replay import Rows
 from policies.simulation import QueryStream
 from policies.types import Arm, Float, Float32, History
 from router.errors import SettingsError
+from router.gateway.types import GENERIC_BYTES_PER_TOKEN
 from router.settings.extras import install_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _stream(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> QueryStream:
     tokens, characters = _lengths(texts)
     return QueryStream(
         arms=trace.arms,
-        embeddings=embedder.embed_now(texts),
+        embeddings=_kept(embedder, texts),
         scores=trace.scores[rows],
         costs=trace.costs[rows],
         prompt_tokens=tokens,
@@ -158,7 +159,7 @@ def _history(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> History:
     texts = [trace.prompts[row] for row in rows]
     tokens, characters = _lengths(texts)
     return History(
-        embeddings=embedder.embed_now(texts),
+        embeddings=_kept(embedder, texts),
         arms=trace.arms,
         scores=trace.scores[rows],
         costs=trace.costs[rows],
@@ -168,10 +169,16 @@ def _history(trace: Trace, rows: Rows, embedder: HashingEmbedder) -> History:
     )
 
 
+def _kept(embedder: HashingEmbedder, texts: list[str]) -> Float32:
+    """(n, d) as a gateway keeps them."""
+    return to_half(embedder.embed_now(texts))
+
+
 def _lengths(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(tokens (n,) estimated, characters (n,))."""
+    """(tokens (n,) estimated as for requests, characters (n,))."""
     characters = np.array([len(text) for text in texts], np.int64)
-    return characters // CHARACTERS_PER_TOKEN + 1, characters
+    told = np.array([len(msgspec.json.encode(text)) - len('""') for text in texts], np.int64)
+    return (told / GENERIC_BYTES_PER_TOKEN).astype(np.int64) + 1, characters
 
 
 def _features(texts: list[str], embedder: HashingEmbedder) -> Float32:

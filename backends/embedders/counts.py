@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 Indices = NDArray[np.int64]
+Counts = tuple[Indices, NDArray[np.uint8]]
 
 WORD_BITS = 17
 CHARACTER_BITS = 17
@@ -44,7 +46,7 @@ def packed_counts(buckets: Indices) -> bytes:
     return b"".join([bytes([width]), steps.astype(f"<u{width}").tobytes(), times.astype(np.uint8).tobytes()])
 
 
-def unpacked_counts(counts: bytes) -> tuple[Indices, NDArray[np.uint8]]:
+def unpacked_counts(counts: bytes) -> Counts:
     """(u,) distinct buckets, ascending, and how often each occurs. Raises: ValueError for other bytes."""
     width = counts[0] if counts else 0
     size, left = divmod(len(counts) - 1, width + 1)
@@ -57,13 +59,29 @@ def unpacked_counts(counts: bytes) -> tuple[Indices, NDArray[np.uint8]]:
 
 
 def count_matrix(texts: Sequence[bytes]) -> sp.csr_array:
-    """(m, BUCKETS) log(1 + count) of each n-gram of each text's counts. Raises: ValueError for other bytes."""
+    """(m, BUCKETS) log(1 + count) of each n-gram of each text's counts, in an order of rows that no key and no order of
+    arrival changes. Raises: ValueError for other bytes."""
     import scipy.sparse as sp  # noqa: PLC0415 -- only fitting needs it
 
     rows = [unpacked_counts(text) for text in texts]
+    known = np.bincount(np.concatenate([buckets for buckets, _ in rows] or [np.zeros(0, np.int64)]), minlength=BUCKETS)
+    rows.sort(key=lambda row: (row[0].size, np.sort(row[1]).tobytes(), np.sort(known[row[0]]).tobytes()))
     lengths = np.array([buckets.size for buckets, _ in rows], np.int64)
     indices = np.concatenate([buckets for buckets, _ in rows] or [np.zeros(0, np.int64)])
     times = np.concatenate([times for _, times in rows] or [np.zeros(0, np.uint8)])
     starts = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
     values = np.log1p(times.astype(np.float32))
     return sp.csr_array((values, indices, starts), shape=(len(texts), BUCKETS))
+
+
+def column_order(counts: sp.csr_array) -> tuple[Indices, Indices]:
+    """(v,) places of the columns (m, v) in an order that no key changes, by what stands in them, and (v,) for each of
+    them in that order the first with the same."""
+    columns = counts.tocsc()
+    columns.sort_indices()
+    starts, rows, values = columns.indptr.tolist(), columns.indices, columns.data
+    content = [rows[at:end].tobytes() + values[at:end].tobytes() for at, end in itertools.pairwise(starts)]
+    order = sorted(range(len(content)), key=content.__getitem__)
+    first: dict[bytes, int] = {}
+    same = [first.setdefault(content[column], place) for place, column in enumerate(order)]
+    return np.array(order, np.int64), np.array(same, np.int64)

@@ -23,6 +23,7 @@ from backends.embedders.counts import (
     CJK_AT,
     CJK_BITS,
     WORD_BITS,
+    column_order,
     count_matrix,
     keyed_places,
     packed_counts,
@@ -244,7 +245,8 @@ class HashingEmbedder:
         self.fit_counts([self.counts(text) for text in texts])
 
     def fit_counts(self, texts: Sequence[bytes]) -> None:
-        """The same from counts. Raises: ValueError for other bytes."""
+        """The same from counts. What comes of it depends on the texts and neither on their order nor on the key: so a
+        gateway and a replay of its log have one space. Raises: ValueError for other bytes."""
         import scipy.sparse as sp  # noqa: PLC0415 -- as what follows, tens of MB that only fitting needs
 
         counts = count_matrix(texts)
@@ -253,18 +255,25 @@ class HashingEmbedder:
         rank = min(self._dim, len(texts) - 1, kept.size - 1)
         if rank < 1:
             return
+        order, same = column_order(counts[:, kept])
+        kept = kept[order]
         idf = np.log(len(texts) / documents[kept]).astype(np.float32)
         weighted = counts[:, kept] @ sp.diags_array(idf)
+        weighted.sort_indices()  # sums are of one order too
         lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
         unit = sp.diags_array((1.0 / np.maximum(lengths, 1e-12)).astype(np.float32)) @ weighted
+        unit.sort_indices()
         from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 -- sklearn is 120 MB that only fitting needs
 
         _, _, axes = randomized_svd(unit, rank, n_iter=4, random_state=0)
+        axes = axes[:, same]
         projection = np.zeros((kept.size + 1, self._dim), np.int8)
         scales = np.append(np.abs(axes).max(axis=0) / 127.0, 0.0).astype(np.float32)
         projection[:-1, :rank] = np.rint(axes.T / np.maximum(scales[:-1, None], 1e-30))
         scales[:-1] *= idf
-        self.restore({"kept": kept.astype(np.int32), "projection": projection, "scales": scales})
+        ascending = np.append(np.argsort(kept), kept.size)
+        state = {"projection": projection[ascending], "scales": scales[ascending]}
+        self.restore({"kept": np.sort(kept).astype(np.int32), **state})
 
     def _worth_keeping(self, documents: Indices, count: int) -> Indices:
         """(v,) places of features that are neither too rare nor too common, as many as MOST_BYTES hold."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated
 
+import msgspec
 import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -182,7 +183,7 @@ class Given:
 
 def _as_request(prompt: str) -> bytes:
     """What a client would send: a row is measured as its query will be."""
-    return json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]}).encode()
+    return msgspec.json.encode({"model": "auto", "messages": [{"role": "user", "content": prompt}]})
 
 
 def _features(of: Callable[[str], Float32] | None, texts: list[str]) -> list[bytes]:
