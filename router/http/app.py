@@ -158,8 +158,7 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     authentication = Authentication(runtime.keys, clock=runtime.clock)
     kept = ResponsesKept(runtime.stores.conversations, runtime.settings.responses)
     inference = Inference(runtime.gateway, authentication, kept, stopping, longest_s=server.longest_s)
-    rest = _rest(runtime, authentication, readiness(runtime, stopping))
-    rest.include_router(conversations.routes(kept, authentication))
+    rest = other_routes(runtime, authentication, kept, readiness(runtime, stopping))
 
     noted = counted(rest, runtime.meter.answered)
 
@@ -213,7 +212,7 @@ def body_limits(server: ServerSection) -> BodyLimits:
     )
 
 
-def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> FastAPI:
+def other_routes(runtime: Runtime, authentication: Authentication, kept: ResponsesKept, ready: Ready) -> FastAPI:
     """What calls no model."""
     declared = DeclaredOwners(lambda: runtime.settings, runtime.path)
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
@@ -239,6 +238,7 @@ def _rest(runtime: Runtime, authentication: Authentication, ready: Ready) -> Fas
             runtime.gateway, runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget
         )
     )
+    rest.include_router(conversations.routes(kept, authentication))
     shape_errors(rest, runtime.meter.turned_away)
     return rest
 

@@ -16,14 +16,15 @@ from ipaddress import ip_address
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from router.errors import Forbidden, SettingsError, Unauthenticated
 from router.http.auth import Authentication, secret_of
 from router.http.connections import Connection
+from router.http.docs_page import HEADERS, page_of
 from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready, health
+from router.http.openapi import documented
 from router.http.stopping import Stopping
 from router.settings.telemetry_section import Telemetry
 
@@ -83,12 +84,12 @@ def routes(app: FastAPI, operators: Operators, metrics: Page) -> APIRouter:
     @router.get("/docs")
     async def docs(request: Request) -> HTMLResponse:
         await operators.check(request)
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="Pointsman")
+        return HTMLResponse(page_of(documented(app)), headers=dict(HEADERS))
 
     @router.get("/openapi.json")
     async def schema(request: Request) -> dict[str, object]:
         await operators.check(request)
-        return app.openapi()
+        return documented(app)
 
     return router
 

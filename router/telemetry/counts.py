@@ -8,7 +8,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120)
+SECONDS = (
+    *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
 STATES = ("closed", "half-open", "open")  # of a breaker, from good to bad
 Labels = tuple[str, ...]
 
