@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from policies.types import Arm, Estimates, Evidence, Float, LoggedContext, MeasuredCost, Outcome, RouteContext
 
+STORED = "stored:"  # before the name of who made it; no model's name begins so
 UNKNOWN = 0.5  # quality of an answer that nobody judged, of a model that is not among the arms
 UNKNOWN_SIGMA = 0.25
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from backends.dialects import ABILITIES
 from backends.types import Reply, Report, Request, Stream, Usage, Whole
+from policies.stored_answers import STORED
 from policies.types import Arm
 from router.errors import StoreUnavailable
 from router.gateway.eligibility import Requirements
@@ -33,7 +34,7 @@ from router.ports import StoredAnswers
 from router.types import Model, NanoUsd, Offer, Price, Principal, Spend
 
 LOG = logging.getLogger("pointsman.answers")
-STORED = "stored"  # stands where a model has the name of its backend
+NOWHERE = "stored"  # stands where a model has the name of its backend
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 SHARE = 16  # of a tenant's room, the most that one answer takes
 _ENDED = frozenset({"stop", "end_turn", "stop_sequence", "completed"})
@@ -182,7 +183,7 @@ class AnswerCache:
             if kept is not None and call.likeness is not None:
                 fits, how = 1.0 - principal.cache.alpha, f"similar; sure={call.likeness.sure:.3f}"
         maker = None if kept is None else next((model for model in menu.models if model.name == kept.model), None)
-        if kept is None or maker is None or f"{STORED}:{maker.name}" in without:
+        if kept is None or maker is None or f"{STORED}{maker.name}" in without:
             return menu
         call.made_by = kept.made_by
         return self._among(menu, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)
@@ -331,8 +332,8 @@ def _model(maker: Model, program: StoredAnswer, call: Call) -> Model:
     own = ABILITIES.get(call.path)
     return replace(
         maker,
-        name=f"{STORED}:{maker.name}",
-        backend=STORED,
+        name=f"{STORED}{maker.name}",
+        backend=NOWHERE,
         price=_NOTHING,
         capabilities=maker.capabilities if own is None else maker.capabilities | {own},
         extra_body={},

@@ -16,6 +16,7 @@ from policies.estimators.linear import principal_directions
 from policies.ope import Logged, TooFewAnswers, Value, cross_fitted, doubly_robust, ips, snips
 from policies.records import PINNED
 from policies.registry import build
+from policies.stored_answers import is_stored
 from policies.types import Arm, Float, StoredPolicy
 from router.errors import SettingsError
 from router.learning.index import FaissIndex
@@ -84,7 +85,7 @@ def proposed(
     views, due = None, refit_from
     for entry in entries:
         if isinstance(entry, DecisionRecord):
-            arms |= {arm.name: arm for arm in entry.context.arms}
+            arms |= {arm.name: arm for arm in entry.context.arms if not is_stored(entry.context, arm.name)}
             views = views or Views(FaissIndex(len(entry.context.embedding)), {"": policy})
             if entry.space != views.space:  # an export has no counts: only what comes from now on compares
                 views.take(Notice("embedder", entry.space))

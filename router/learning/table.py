@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.stored_answers import STORED
 from policies.types import Arm, Float, History, LoggedContext, Neighbours
 
 A_PAGE = 500  # texts encoded at once for a snapshot
@@ -30,10 +31,11 @@ ID_BYTES = 16
 class _Columns:
     """Where a set of arms stands in the table."""
 
-    __slots__ = ("arms", "places", "repriced", "stamp")
+    __slots__ = ("arms", "places", "repriced", "stamp", "unseen")
 
     def __init__(self, arms: Sequence[Arm], places: list[int] | None, repriced: list[int], stamp: int) -> None:
         self.arms, self.stamp = arms, stamp
+        self.unseen = [] if places is None else [at for at, place in enumerate(places) if place < 0]  # nowhere in it
         self.places = places  # (n,); None: all of them in order
         self.repriced = repriced  # of the arms, those that answered at another price than theirs of now
 
@@ -133,6 +135,8 @@ class OutcomeTable:
         if columns.places is not None:
             seen = seen[:, :, columns.places]
         scores, costs = seen.transpose(1, 2, 0).astype(np.float64, order="C")  # (n, k) each, as they are summed
+        for place in columns.unseen:
+            scores[place] = costs[place] = NAN
         for place in columns.repriced:
             costs[place] *= self._scale(rows, arms[place], costs[place])
         return Neighbours(similarity, scores.T, costs.T, self._weights.take(rows) if self._is_weighted else None)
@@ -171,13 +175,15 @@ class OutcomeTable:
         columns = self._at(tuple(arms))
         places = slice(None) if columns.places is None else columns.places
         n, every = self._size, np.arange(self._size)
-        costs = self._seen[:n, 1, places].astype(np.float64)
+        costs, scores = (self._seen[:n, of, places].astype(np.float64) for of in (1, 0))
+        for place in columns.unseen:
+            costs[:, place] = scores[:, place] = NAN
         for place in columns.repriced:
             costs[:, place] *= self._scale(every, arms[place], costs[:, place])
         return History(
             embeddings=self._embeddings[:n].astype(np.float32),
             arms=tuple(arms),
-            scores=self._seen[:n, 0, places].astype(np.float64),
+            scores=scores,
             costs=costs,
             prompt_tokens=self._lengths[:n, 0].copy(),
             prompt_characters=self._lengths[:n, 1].copy(),
@@ -199,7 +205,7 @@ class OutcomeTable:
         known = self._places.get(id(arms))
         if known is not None and known.arms is arms and known.stamp == self._stamp:
             return known
-        places = [self._column(arm.name) for arm in arms]
+        places = [-1 if arm.name.startswith(STORED) else self._column(arm.name) for arm in arms]
         repriced = [
             place
             for place, arm in enumerate(arms)

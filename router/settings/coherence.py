@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from policies.registry import NAMES, options_of
+from policies.stored_answers import STORED
 from router.errors import SettingsError
 from router.settings.complaints import Fault
 from router.settings.document import Settings
@@ -72,6 +73,8 @@ def _models(settings: Settings) -> Iterator[Fault]:
             )
         if model.name == "auto" or model.name.startswith("auto:"):
             yield f"{path}.name", f"got {model.name!r}, expected a name that is not `auto`: the router answers to that"
+        if model.name.startswith(STORED):
+            yield f"{path}.name", f"got {model.name!r}, expected another name: stored answers are called so"
         try:
             backend = settings.backend_of(model)
         except SettingsError:
@@ -92,7 +95,7 @@ def _programs(settings: Settings) -> Iterator[Fault]:
     finds = any(each.discovers for each in settings.backends.values())
     usual = {"auto", *(f"auto:{name}" for name in settings.aliases)}
     for name, section in programs.items():
-        if name in models | usual or name.startswith("auto:"):
+        if name in models | usual or name.startswith(("auto:", STORED)):
             yield f"programs.{name}", "already the name of a model or an alias, expected a name that nothing else has"
         for key, arm in section.arms():
             is_known = arm in usual or settings.is_known(arm) or (finds and not arm.startswith("auto:"))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.records import DecisionRecord, packed, unpacked
+from policies.records import DecisionRecord, Feedback, SettlementRecord, packed, unpacked
 from policies.registry import NAMES, build
+from policies.stored_answers import without_stored
 from policies.types import Arm, LoggedContext, MeasuredCost, Neighbours, Outcome, RouteContext
+from router.learning.judgement import judge_policy
 
 SMALL, LARGE = Arm("small", 1e-7, 1e-7), Arm("large", 1e-5, 1e-5)
 NONE = Neighbours(np.empty(0, np.float32), np.empty((0, 3)), np.empty((0, 3)))
@@ -79,3 +81,24 @@ def test_a_record_with_a_stored_answer_comes_back_to_the_last_bit() -> None:
     assert found == record
     assert found.context.stored is not None
     assert np.isnan(found.context.stored).tolist() == [True, True, False]
+
+
+def decided(number: int, policy: Any, *, stored: bool) -> list[Any]:
+    """A decision, what it cost and how it was judged."""
+    context = asked() if stored else without_stored(asked())
+    proposal = policy.propose(context)
+    fields = {name: getattr(context, name) for name in LoggedContext.__struct_fields__}
+    logged = LoggedContext(**{**fields, "decision_id": f"d{number}", "now": float(number)})
+    model = "stored:large" if stored else ("small", "large")[number // 2 % 2]
+    record = DecisionRecord(logged, proposal.evidence, np.full(len(logged.arms), 1 / len(logged.arms)), model, "random")
+    paid = SettlementRecord(f"d{number}", number * 1000, model, 0 if stored else 1000, 9, 9, "settled", tenant="t")
+    return [record, paid, Feedback(f"d{number}", number * 1000, float(number % 3 > 0), tenant="t")]
+
+
+def test_another_policy_is_judged_on_a_log_that_holds_stored_answers() -> None:
+    policy = build("random", (SMALL, LARGE))
+    entries = [each for number in range(400) for each in decided(number, policy, stored=number % 2 == 1)]
+    for name in ("neighbours", "cheapest"):
+        quality = judge_policy(build(name, ()), entries)["quality"]
+        assert quality.keys() == {"ips", "snips", "dr"}, quality
+        assert 0.0 <= quality["snips"].mean <= 1.0  # type: ignore[union-attr]
