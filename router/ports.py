@@ -121,6 +121,16 @@ class StoredAnswers(Protocol):
         """Forget one, or all of the tenant's; how many there were. Raises: StoreUnavailable."""
 
 
+class Cipher(Protocol):
+    """Encrypts what is kept."""
+
+    def encrypt(self, data: bytes) -> bytes:
+        """As it is stored."""
+
+    def decrypt(self, token: bytes) -> bytes:
+        """As it was. Raises: whatever another key or damage leads to."""
+
+
 class Archived(NamedTuple):
     """One thing of an archive."""
 

@@ -22,6 +22,7 @@ import numpy as np
 from backends.pool import Replicas
 from backends.types import Embedder
 from policies.types import Arm
+from router.catalogue.ciphers import cipher_of
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
 from router.catalogue.rules import options_of, rents_of
@@ -249,7 +250,7 @@ def _gateway(
         learning=learning,
         options=options_of(settings),
         renting=renting,
-        answers=AnswerCache(stores.answers, learning.views, time.time),
+        answers=AnswerCache(stores.answers, learning.views, time.time, cipher_of(settings.responses)),
         surroundings=Surroundings(
             stores.ledger,
             embedder,

@@ -30,7 +30,7 @@ from router.gateway.similar import AUDIT, NEAREST, Likeness, before_the_question
 from router.gateway.types import Attempt, Call, Candidates, Float32, arm_of
 from router.learning.likeness import confidence, fingerprint, say_the_same
 from router.learning.views import Views
-from router.ports import StoredAnswers
+from router.ports import Cipher, StoredAnswers
 from router.types import Model, NanoUsd, Offer, Price, Principal, Spend
 
 LOG = logging.getLogger("pointsman.answers")
@@ -164,8 +164,8 @@ class StoredAnswer:
 class AnswerCache:
     """Finds what may be given again, and keeps what was answered."""
 
-    def __init__(self, store: StoredAnswers, views: Views, clock: Callable[[], float]) -> None:
-        self._store, self._views, self._clock = store, views, clock
+    def __init__(self, store: StoredAnswers, views: Views, clock: Callable[[], float], cipher: Cipher) -> None:
+        self._store, self._views, self._clock, self._cipher = store, views, clock, cipher
         self._dice = random.Random()
 
     async def offered(
@@ -265,7 +265,8 @@ class AnswerCache:
             blocks,
         )
         try:
-            await self._store.keep(attempt.principal.tenant, attempt.call.answer, _encode(kept), rules)
+            body = self._cipher.encrypt(_encode(kept))
+            await self._store.keep(attempt.principal.tenant, attempt.call.answer, body, rules)
         except StoreUnavailable as error:
             LOG.warning("an answer is not stored, nobody is given it again: %s", error)
 
@@ -273,14 +274,22 @@ class AnswerCache:
         """All of a tenant's; how many there were. Raises: StoreUnavailable."""
         return await self._store.forget(tenant)
 
+    def _decrypted(self, body: bytes) -> KeptAnswer | None:
+        """None under another key, or where it is damaged: as good as gone."""
+        try:
+            return _decode(self._cipher.decrypt(body))
+        except Exception as error:
+            LOG.warning("a stored answer cannot be read: %s", type(error).__name__)
+            return None
+
     async def _find(self, tenant: str, name: str) -> KeptAnswer | None:
         try:
             body = await self._store.find(tenant, name)
-            kept = None if body is None else _decode(body)
+            kept = None if body is None else self._decrypted(body)
             if kept is not None and self._views.answers.failed(kept.made_by):
                 await self._store.forget(tenant, name)
                 return None
-        except (StoreUnavailable, msgspec.DecodeError) as error:
+        except StoreUnavailable as error:
             LOG.warning("stored answers are not looked up: %s", error)
             return None
         return kept

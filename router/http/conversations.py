@@ -7,17 +7,17 @@ tenant does not have is a 400, as with OpenAI; an answer that cannot be kept is 
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 
-from router.errors import InvalidRequest, NotFound, SettingsError, StoreUnavailable
+from router.catalogue.ciphers import cipher_of
+from router.errors import InvalidRequest, NotFound, StoreUnavailable
 from router.http.auth import Authentication
 from router.http.kept_items import Order, page
 from router.http.schemas import with_field
 from router.ports import Conversations
-from router.settings.extras import install_line
 from router.settings.sections import Responses
 from router.types import Principal
 
@@ -26,28 +26,6 @@ PATH = "/v1/responses"
 LARGEST_BYTES = 4 * 2**20  # of one conversation; a longer one is not kept
 _LAST = (b'"type":"response.completed"', b'"type":"response.incomplete"', b'"type": "response.completed"')
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-class Cipher(Protocol):
-    """Encrypts what is kept."""
-
-    def encrypt(self, data: bytes) -> bytes:
-        """As it is stored."""
-
-    def decrypt(self, token: bytes) -> bytes:
-        """As it was."""
-
-
-class _Plain:
-    """Stores it as it is."""
-
-    def encrypt(self, data: bytes) -> bytes:
-        """The same."""
-        return data
-
-    def decrypt(self, token: bytes) -> bytes:
-        """The same."""
-        return token
 
 
 class _Kept(msgspec.Struct):
@@ -79,7 +57,7 @@ class ResponsesKept:
     def __init__(self, store: Conversations, settings: Responses) -> None:
         self._store = store
         self._keeps = settings.keep
-        self._cipher = _cipher(settings)
+        self._cipher = cipher_of(settings)
 
     async def turn(self, principal: Principal, body: bytes) -> Turn:
         """A request as it is sent on. Raises: InvalidRequest, StoreUnavailable."""
@@ -161,22 +139,6 @@ class ResponsesKept:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"Response with id {name!r} not found.", param="response_id", code="response_not_found")
-
-
-def _cipher(settings: Responses) -> Cipher:
-    """Raises: SettingsError for a key that is none, or without the extra."""
-    if settings.key is None:
-        return _Plain()
-    try:
-        from cryptography.fernet import Fernet  # noqa: PLC0415  (an extra)
-
-        return Fernet(settings.key.get_secret_value().encode())
-    except ImportError as error:
-        raise SettingsError(
-            f"responses.key needs the extra `encryption`: {install_line(['encryption'])}", param="responses.key"
-        ) from error
-    except ValueError as error:
-        raise SettingsError("responses.key: expected 32 bytes in URL-safe base64", param="responses.key") from error
 
 
 def routes(kept: ResponsesKept, authentication: Authentication) -> APIRouter:

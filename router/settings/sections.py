@@ -366,7 +366,8 @@ class Responses(Section):
     days: Positive = Field(default=30, description="How long they are kept.")
     key: Secret = Field(
         default=None,
-        description="Encrypts what is kept; a Fernet key: 32 bytes in URL-safe base64. Needs the extra `encryption`.",
+        description="Encrypts what is kept, and what `cache` stores; a Fernet key: 32 bytes in URL-safe base64. "
+        "Needs the extra `encryption`.",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.fernet import Fernet
 
 from backends.scripted import Line
 from benchmarks.scripted_server import ScriptedServer
@@ -237,3 +238,22 @@ async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tm
                 "Which river runs by the town of zyx?",
             ):
                 assert "x-pointsman-stored" not in (await ask(other)).headers
+
+
+async def test_what_is_stored_is_encrypted_under_a_key_and_gone_under_another(tmp_path: Path) -> None:
+    tenants = {"one": {"cache": True, "keys": [{"secret": "sk-key-of-one"}]}}
+    async with engine(text="a very secret answer") as only:
+
+        async def ask(key: str) -> tuple[bool, bytes]:
+            settings = settings_for(tmp_path, {"m": only}, tenants=tenants, responses={"key": key})
+            async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+                client.headers["Authorization"] = "Bearer sk-key-of-one"
+                answer = await client.post("/v1/chat/completions", json=chat("what is it?"))
+                assert answer.status_code == 200
+                files = [path.read_bytes() for path in (tmp_path / "state").glob("pointsman.db*")]
+                return "x-pointsman-stored" in answer.headers, b"".join(files)
+
+        keys = [Fernet.generate_key().decode() for _ in range(2)]
+        found = [await ask(key) for key in (keys[0], keys[0], keys[1])]
+    assert [given for given, _ in found] == [False, True, False]
+    assert not any(b"a very secret" in data for _, data in found)
