@@ -75,26 +75,36 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
         for name, draw in WEIGHTS_DRAWN.items():
             for kind, sensitivity in SENSITIVITIES.items():
                 rng = np.random.default_rng(0)
-                drawn = [nesting.sort_row(draw(rng, size), sensitivity(rng, size))[2] for _ in range(rows)]
-                ours, weighing, nesting_s = _together(drawn, balanced_on)
+                pairs = [(draw(rng, size), sensitivity(rng, size)) for _ in range(rows)]
+                drawn = [nesting.sort_row(*pair)[2] for pair in pairs]
+                ours, weighing, worth = _together(drawn, balanced_on)
+                nesting_s = _seconds(pairs, worth)
                 free = sum(nesting.free_errors(sums, BITS) for sums in drawn)
                 for way, errors in (("together", ours), ("greedily", np.sum([*map(greedy_error, drawn)], axis=0))):
                     ratios = "".join(f"{ratio:7.3f}" for ratio in errors / free)
                     timed = (
-                        f"   {1000 * nesting_s / rows:.0f} ms a row after {weighing:.1f} s" if way == "together" else ""
+                        f"   {1000 * nesting_s / rows:.1f} ms a row after {weighing:.1f} s" if way == "together" else ""
                     )
                     print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}{timed}", flush=True)
 
 
-def _together(rows: Sequence[Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, float]:
-    """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and to nest all."""
+def _seconds(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], worth: NDArray[np.float64]) -> float:
+    """The processor's, to nest all rows in one call."""
+    weights, sensitivities = (np.array(each) for each in zip(*pairs, strict=True))
+    nesting.nest_rows(weights[:1], sensitivities[:1], bits=BITS, worth=worth)  # compiles
+    started = time.process_time()
+    nesting.nest_rows(weights, sensitivities, bits=BITS, worth=worth)
+    return time.process_time() - started
+
+
+def _together(rows: Sequence[Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and their worth."""
     started = time.process_time()
     worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS)
     weighed = time.process_time()
     cuts = [nesting.nested_cuts(nesting.Row.of(sums), worth, bits=BITS) for sums in rows]
-    ended = time.process_time()
     errors = sum(nesting.errors_at(sums, at, len(BITS)) for sums, at in zip(rows, cuts, strict=True))
-    return np.asarray(errors)[::-1], weighed - started, ended - weighed
+    return np.asarray(errors)[::-1], weighed - started, worth
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec.dp_numba import LEAST_GAIN, Floats, Ints, Sums
+from backends.anyprec.dp_numba import LEAST_GAIN, Floats, Ints, Sums, longest_run
 from backends.anyprec.nested_kmeans import centroids, costs, sort_row
 
 
@@ -106,11 +106,12 @@ def spans(sums: Sums) -> Floats:
     return np.where(b > a, costs(sums, a, np.maximum(a, b)), 0.0)
 
 
-def _fill(below: Floats, spans: Floats, weight: float) -> tuple[Floats, NDArray[np.int32]]:
+def _fill(below: Floats, spans: Floats, weight: float, longest: int) -> tuple[Floats, NDArray[np.int32]]:
     size = len(below)
-    F, A = np.zeros_like(below), np.zeros(below.shape, np.int32)
+    F, A = np.full_like(below, np.inf), np.zeros(below.shape, np.int32)
     np.fill_diagonal(A, np.arange(size))
-    for span in range(1, size):
+    np.fill_diagonal(F, 0.0)
+    for span in range(1, min(size, longest + 1)):
         a = np.arange(size - span)
         b = a + span
         first = A[a, b - 1].astype(np.int64)
@@ -121,15 +122,17 @@ def _fill(below: Floats, spans: Floats, weight: float) -> tuple[Floats, NDArray[
     return F, A
 
 
-def tree(spans: Floats, weights: Floats) -> tuple[Floats, NDArray[np.int32]]:
-    """Best nested split of every run of grid cells.
+def tree(spans: Floats, weights: Floats, cells: int) -> tuple[Floats, NDArray[np.int32]]:
+    """Best nested split of every run of grid cells that is not much longer than such cells are on average.
 
-    `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first. Returns F (B, B) of the coarsest
-    width and A (d, B, B), where A[t, a, b] is the best cut of the run a … b at depth t.
+    `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first; `cells` are the coarsest's.
+    Returns F (B, B) of the coarsest width, inf where a run is too long, and A (d, B, B), where A[t, a, b] is the best
+    cut of the run a … b at depth t.
     """
     F, chosen = weights[0] * spans, [np.zeros(spans.shape, np.int32)]
-    for weight in weights[1:]:
-        F, A = _fill(F, spans, float(weight))
+    for depth, weight in enumerate(weights[1:], 1):
+        longest = longest_run(len(spans), cells << (len(weights) - 1 - depth))
+        F, A = _fill(F, spans, float(weight), longest)
         chosen.append(A)
     return F, np.stack(chosen)
 

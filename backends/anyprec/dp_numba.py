@@ -23,6 +23,8 @@ except ImportError as error:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 F = TypeVar("F", bound=Callable[..., Any])
+TINY = 1e-300  # a mass that is none: what is divided by it is 0 then
+LONGEST, ALL_BELOW = 6.0, 64  # times the mean length of a cell, in places; short rows have no such bound
 LEAST_GAIN = 1e-12  # of an error: a cut that gains less stays, for rounding alone could move it for ever
 
 
@@ -128,19 +130,28 @@ def grid(sums: Sums, most: int) -> Ints:
 def spans(sums: Sums) -> Floats:
     """cost(a, b) of every run; 0 where b ≤ a."""
     found = np.zeros((len(sums.h), len(sums.h)))
-    for a in range(len(sums.h)):
-        for b in range(a + 1, len(sums.h)):
-            found[a, b] = cost(sums, a, b)
+    spans_into(sums, found)
     return found
 
 
 @compiled
-def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float) -> None:
+def spans_into(sums: Sums, found: Floats) -> None:
+    """The same into `found`, which holds 0 where b ≤ a."""
+    h, hw, hww = sums.h, sums.hw, sums.hww
+    for a in range(len(h)):
+        row = found[a]
+        for b in range(a + 1, len(h)):  # without a branch, so that the compiler takes several at once
+            mass, first = h[b] - h[a], hw[b] - hw[a]
+            row[b] = hww[b] - hww[a] - first * first / max(mass, TINY)
+
+
+@compiled
+def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float, longest: int) -> None:
     """Row after row, for that walks through memory in order: twice as fast as span after span."""
     size = len(total)
     for a in range(size - 1, -1, -1):
-        A[a, a] = a
-        for b in range(a + 1, size):
+        A[a, a], total[a, a] = a, 0.0
+        for b in range(a + 1, min(size, a + longest + 1)):
             best, arg = np.inf, A[a, b - 1]
             for m in range(A[a, b - 1], A[a + 1, b] + 1):
                 value = below[a, m] + below[m, b]
@@ -150,34 +161,55 @@ def _fill(total: Any, A: Any, below: Any, spans: Any, weight: float) -> None:
 
 
 @compiled
-def tree(spans: Floats, weights: Floats) -> tuple[Floats, Any]:
-    """Best nested split of every run of grid cells.
+def longest_run(size: int, cells: int) -> int:
+    """Places of the longest run that a tree considers as one of so many cells."""
+    return size if size <= ALL_BELOW else min(size, int(LONGEST * size / cells) + 1)
 
-    `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first. Returns F (B, B) of the coarsest
-    width and A (d, B, B), where A[t, a, b] is the best cut of the run a … b at depth t.
+
+@compiled
+def tree(spans: Floats, weights: Floats, cells: int) -> tuple[Floats, Any]:
+    """Best nested split of every run of grid cells that is not much longer than such cells are on average.
+
+    `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first; `cells` are the coarsest's.
+    Returns F (B, B) of the coarsest width, inf where a run is too long, and A (d, B, B), where A[t, a, b] is the best
+    cut of the run a … b at depth t.
     """
-    total = weights[0] * spans
     A = np.zeros((len(weights), *spans.shape), np.int32)
+    return tree_into(spans, weights, cells, np.empty_like(spans), np.empty_like(spans), A), A
+
+
+@compiled
+def tree_into(spans: Floats, weights: Floats, cells: int, total: Floats, finer: Floats, A: Any) -> Floats:
+    """The same with the memory for its tables: two (B, B), and A; returns the one that holds F."""
+    total[:] = weights[0] * spans
     for t in range(1, len(weights)):
-        finer = np.zeros_like(total)
-        _fill(finer, A[t], total, spans, weights[t])
-        total = finer
-    return total, A
+        finer[:] = np.inf
+        _fill(finer, A[t], total, spans, weights[t], longest_run(len(spans), cells << (len(weights) - 1 - t)))
+        total, finer = finer, total
+    return total
 
 
 @compiled
 def seed(F: Floats, cells: int) -> Ints:
-    """The best `cells` runs end to end under F (B, B): cuts (cells + 1,), as places in the grid."""
+    """The best `cells` runs end to end under F (B, B): cuts (cells + 1,), as places in the grid.
+
+    F is a Monge array, so the last cell's best start grows with its end, and with the number of cells.
+    """
     size = len(F)
     starts = np.zeros((cells, size), np.int64)
+    turned = F.T.copy()
     before = F[0].copy()
     for cell in range(1, cells):
-        now = np.full(size, np.inf)
-        for a in range(size):
-            for b in range(a, size):
-                value = before[a] + F[a, b]
-                if value < now[b]:
-                    now[b], starts[cell, b] = value, a
+        now = np.empty(size)
+        last = size - 1
+        for b in range(size - 1, -1, -1):
+            best, arg = np.inf, 0
+            for a in range(starts[cell - 1, b], min(last, b) + 1):
+                value = before[a] + turned[b, a]
+                if value < best:
+                    best, arg = value, a
+            now[b], starts[cell, b] = best, arg
+            last = arg
         before = now
     cuts = np.empty(cells + 1, np.int64)
     cuts[cells] = size - 1
@@ -187,34 +219,54 @@ def seed(F: Floats, cells: int) -> Ints:
 
 
 @compiled
-def _place(sums: Sums, cuts: Ints, weights: Floats, i: int, m: int) -> float:
-    """Weighted error of the cells beside cut i, at every width it serves, were it at m."""
-    total = 0.0
+def _add_halves(sums: Sums, values: Floats, a: int, b: int, low: int, weight: float) -> None:
+    """values[j] += weight · (cost(a, m) + cost(m, b)) for m = low + j; without a branch, several at once."""
+    h, hw, hww = sums.h, sums.hw, sums.hww
+    for j in range(len(values)):
+        m = low + j
+        left, right = hw[m] - hw[a], hw[b] - hw[m]
+        before = hww[m] - hww[a] - left * left / max(h[m] - h[a], TINY)
+        after = hww[b] - hww[m] - right * right / max(h[b] - h[m], TINY)
+        values[j] += weight * (before + after)
+
+
+@compiled
+def _best_place(sums: Sums, cuts: Ints, weights: Floats, i: int, values: Floats) -> int:
+    """Where cut i serves its widths best, by its own place if nowhere better; `values` (M + 1,) is memory."""
+    low = cuts[i - 1]
+    here = values[: cuts[i + 1] - low + 1]
+    here[:] = 0.0
     for depth in range(len(weights)):
         step = 1 << depth
         if i % step:
             break
-        total += weights[depth] * (cost(sums, cuts[i - step], m) + cost(sums, m, cuts[i + step]))
-    return total
+        _add_halves(sums, here, cuts[i - step], cuts[i + step], low, weights[depth])
+    best = int(np.argmin(here))
+    gains = here[best] < here[cuts[i] - low] * (1 - LEAST_GAIN)
+    return low + best if gains else int(cuts[i])
 
 
 @compiled
 def settle(sums: Sums, cuts: Ints, weights: Floats, rounds: int) -> Ints:
     """The finest width's cuts after each was moved to its best place, one after another, at most `rounds` times.
 
-    `weights` (d,), the finest width first; cut i is also one of the width t bits coarser where 2^t divides i.
+    `weights` (d,), the finest width first; cut i is also one of the width t bits coarser where 2^t divides i. A cut is
+    looked at again only where a cut that one of its cells ends at has moved.
     """
-    settled = cuts.copy()
+    settled, last = cuts.copy(), len(cuts) - 1
+    waiting, values = np.ones(len(cuts), np.bool_), np.empty(len(sums.h))
     for _ in range(rounds):
         moved = False
-        for i in range(1, len(settled) - 1):
-            best, arg = np.inf, settled[i]
-            for m in range(settled[i - 1], settled[i + 1] + 1):
-                value = _place(sums, settled, weights, i, m)
-                if value < best:
-                    best, arg = value, m
-            if best < _place(sums, settled, weights, i, settled[i]) * (1 - LEAST_GAIN):
-                settled[i], moved = arg, True
+        for i in range(1, last):
+            if not waiting[i]:
+                continue
+            waiting[i] = False
+            place = _best_place(sums, settled, weights, i, values)
+            if place != settled[i]:
+                settled[i], moved = place, True
+                for depth in range(len(weights)):
+                    step = 1 << depth
+                    waiting[max(0, i - step)] = waiting[min(last, i + step)] = True
         if not moved:
             break
     return settled

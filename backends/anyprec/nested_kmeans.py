@@ -5,7 +5,8 @@ heavy-tailed rows that spends half the codes of a cell on one far weight, and 8 
 Here seed and splits are chosen together: they minimise Σ_k ω_k · E_k over all widths k, where E_k is the weighted
 squared error at width k. Cells are runs of a sorted row, so the minimum over all trees is a dynamic program on runs:
 F_t(a, b) = ω_t·cost(a, b) + min_m F_{t-1}(a, m) + F_{t-1}(m, b). cost is a Monge array and (min, +) products keep that,
-so the best m grows with a and b (Knuth) and a table costs O(B²) for B places to cut. Then every cut moves, among all
+so the best m grows with a and b (Knuth) and a table costs O(B²) for B places to cut; runs much longer than a width's
+cells are on average are not considered. Then every cut moves, among all
 places, to where the widths it serves want it.
 
 The ω are those of a whole matrix, so that no width's error, summed over its rows, lies far above what free k-means
@@ -24,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.anyprec import dp_numba as searches
+from backends.anyprec import row_batches
 from backends.anyprec.dp_numba import Floats, Ints, Sums
 
 MIN_SENSITIVITY = 1e-6  # of the row's mean, so that a weight no gradient reached still has a place
-GRID_CELLS = 512  # places to cut that the tree considers; cuts settle among all places afterwards
-SETTLING_ROUNDS = 4
+GRID_CELLS = 320  # places to cut that the tree considers; cuts settle among all places afterwards
+SETTLING_ROUNDS = 8
 FREE_PLACES = 4096  # where free cells are measured: of longer rows, so many places
 FIRST_WEIGHTS = (2.7, 1.1, 0.7, 0.75, 0.45, 0.2)  # ω·Ê of the finest widths, finest first, before any row is seen
 BALANCING_ROUNDS, BALANCING_STEP, GOOD_RATIO = 6, 8.0, 1.08  # when ω are good enough, and how they follow the ratios
@@ -75,7 +77,7 @@ def errors_at(sums: Sums, cuts: Ints, depth: int) -> Floats:
 
 def _tree_cuts(spans: Floats, weights: Floats, *, seed: int) -> list[Ints]:
     """Places in the grid at every width, the coarsest first, that minimise the weighted sum of errors."""
-    F, A = searches.tree(spans, weights)
+    F, A = searches.tree(spans, weights, seed)
     found = [searches.seed(F, seed)]
     for depth in range(len(weights) - 1, 0, -1):
         cuts = found[-1]
@@ -173,6 +175,17 @@ def sort_row(weights: Floats, sensitivity: Floats) -> tuple[NDArray[np.intp], fl
     order, mean = np.argsort(weights, kind="stable"), float(weights.mean())
     h, w = h[order], weights[order] - mean
     return order, mean, Sums(*(np.concatenate([[0.0], np.cumsum(part)]) for part in (h, h * w, h * w * w)))
+
+
+def nest_rows(
+    weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats
+) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
+    """`nest` of many table rows (R, M) at once: codes (R, M) and tables {k: (R, 2^k)}."""
+    typical, means = sensitivity.mean(axis=1, keepdims=True), weights.mean(axis=1, keepdims=True)
+    h = np.where(typical > 0, np.maximum(sensitivity, MIN_SENSITIVITY * typical), 1.0)
+    order = row_batches.sort_rows(weights - means, h)
+    codes, tables = row_batches.nest_rows(order, worth, bits=bits, grid_cells=GRID_CELLS, rounds=SETTLING_ROUNDS)
+    return codes, {k: table + means for k, table in tables.items()}
 
 
 def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats | None = None) -> Nested:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from backends.anyprec import store as format_
 from backends.anyprec.checkpoint import SIDE_FILES, Checkpoint, open_checkpoint
 from backends.anyprec.dp_numba import Floats
 from backends.anyprec.errors import NoRoom, Unsupported
-from backends.anyprec.nested_kmeans import Nested, balance, nest, sort_row
+from backends.anyprec.nested_kmeans import balance, nest_rows, sort_row
 from backends.anyprec.tensors import INDEX_NAME, TensorFolder
 
+TABLES_AT_ONCE, WEIGHTS_AT_ONCE = 32, 1 << 18  # nested in one call: a few megabytes a thread
+TIMED_TABLES = 4  # on which the time of a run is estimated
 BALANCING_TABLES = 16  # rows of a matrix on which the widths are weighed against each other
 STATE_NAME = "quantize.state.json"  # names the run a half-written folder belongs to; gone when it is done
 Progress = Callable[[int, int, str], None]  # (weights done, weights in all, what is being done)
@@ -86,24 +89,25 @@ def quantize(
     sensitivity: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    estimated: Callable[[float, int], None] | None = None,
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
 ) -> QuantizeReport:
     """Write a store of `checkpoint` at every width in `bits` into `out`.
 
     `sensitivity`: a safetensors file with a non-negative tensor (N, K) for every linear weight, by its name; uniform
-    without. Raises: Unsupported, Corrupt, NoRoom.
+    without. `estimated` is told, before the first matrix, how many seconds all will take on how many threads.
+    Raises: Unsupported, Corrupt, NoRoom.
     """
+    sensitivities = TensorFolder(sensitivity) if sensitivity else None
+    threads = workers or os.cpu_count() or 1
     plan = Plan(
-        open_checkpoint(Path(checkpoint)),
-        Path(out),
-        tuple(sorted(bits)),
-        rows_per_table,
-        TensorFolder(sensitivity) if sensitivity else None,
-        workers or os.cpu_count() or 1,
+        open_checkpoint(Path(checkpoint)), Path(out), tuple(sorted(bits)), rows_per_table, sensitivities, threads
     )
     _check_rows(plan)
     report = _report(plan)
     _begin(plan, needed_bytes=report.payload_bytes, free_bytes=free_bytes)
+    if estimated is not None:
+        estimated(estimated_s(plan), threads)
     ticks = _Ticks(report.weights, progress)
     for layer in range(plan.checkpoint.shape.layers):
         _write_layer(plan, layer, ticks)
@@ -227,17 +231,25 @@ def _quantized(plan: Plan, name: str, size: tuple[int, int]) -> dict[str, NDArra
     tables = {k: np.empty((rows // plan.rows_per_table, 2**k), np.float16) for k in plan.bits}
     with ThreadPoolExecutor(plan.workers) as pool:
         worth = _balanced(plan, name, rows, pool)
-        for at, nested in enumerate(pool.map(lambda group: _nest(plan, name, group, worth), _groups(plan, rows))):
-            first = at * plan.rows_per_table
-            codes[first : first + plan.rows_per_table] = nested.codes.reshape(-1, columns)
+        batches = _batches(plan, rows, columns)
+        nested = pool.map(lambda batch: _nest(plan, name, batch, worth), batches)
+        for batch, (found, values) in zip(batches, nested, strict=True):
+            codes[batch] = found.reshape(-1, columns)
             for k in plan.bits:
-                tables[k][at] = _half(nested.tables[k], name)
+                tables[k][batch.start // plan.rows_per_table :][: len(values[k])] = _half(values[k], name)
     planes = format_.pack(codes, parent_bits=max(plan.bits))
     return {f"{name}.planes": planes, **{f"{name}.lut{k}": table for k, table in tables.items()}}
 
 
 def _groups(plan: Plan, rows: int) -> list[slice]:
     return [slice(first, first + plan.rows_per_table) for first in range(0, rows, plan.rows_per_table)]
+
+
+def _batches(plan: Plan, rows: int, columns: int) -> list[slice]:
+    """Rows that are nested in one call: so many that every thread has some, and memory holds them."""
+    tables, deep = rows // plan.rows_per_table, columns * plan.rows_per_table
+    step = plan.rows_per_table * max(1, min(TABLES_AT_ONCE, tables // plan.workers, WEIGHTS_AT_ONCE // deep))
+    return [slice(first, min(rows, first + step)) for first in range(0, rows, step)]
 
 
 def _balanced(plan: Plan, name: str, rows: int, pool: ThreadPoolExecutor) -> Floats:
@@ -256,8 +268,35 @@ def _read(plan: Plan, name: str, group: slice) -> tuple[Floats, Floats]:
     return weights, plan.sensitivity.read(f"{name}.weight", rows=group).astype(np.float64).ravel()
 
 
-def _nest(plan: Plan, name: str, group: slice, worth: Floats) -> Nested:
-    return nest(*_read(plan, name, group), bits=plan.bits, worth=worth)
+def _nest(plan: Plan, name: str, batch: slice, worth: Floats) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
+    """Codes (R, M) and tables {k: (R, 2^k)} of the table rows of a batch."""
+    tables = (batch.stop - batch.start) // plan.rows_per_table
+    weights, sensitivity = (each.reshape(tables, -1) for each in _read(plan, name, batch))
+    return nest_rows(weights, sensitivity, bits=plan.bits, worth=worth)
+
+
+def estimated_s(plan: Plan, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds a run would take, from a few rows of the first matrix. Raises: Unsupported, Corrupt."""
+    name, (rows, columns) = next(iter(_shapes(plan).items()))
+    few = [slice(0, group.stop) for group in _groups(plan, rows)[:TIMED_TABLES]][-1]
+    sums = [sort_row(*_read(plan, name, group))[2] for group in _groups(plan, rows)[:TIMED_TABLES]]
+    worth = balance(sums, bits=plan.bits)  # compiles what was not
+    _nest(plan, name, few, worth)
+    began = clock()
+    balance(sums, bits=plan.bits)
+    weighed = clock()
+    _nest(plan, name, few, worth)
+    per_weight = (clock() - weighed) / ((few.stop - few.start) * columns)
+    per_balance = (weighed - began) / len(sums) * BALANCING_TABLES
+    sizes = [wide * deep for wide, deep in _shapes(plan).values()]
+    return float(per_weight * sum(sizes) + per_balance * len(sizes)) / plan.workers
+
+
+def in_words(seconds: float) -> str:
+    """About so long, in the unit in which a person would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _finish(plan: Plan) -> None:
@@ -324,6 +363,7 @@ def run(
             rows_per_table=rows_per_table,
             sensitivity=sensitivity,
             workers=workers,
+            estimated=lambda seconds, threads: console.print(f"about {in_words(seconds)} on {threads} threads"),
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, what=what),
         )
     if calibration is not None:

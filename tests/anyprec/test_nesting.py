@@ -85,6 +85,20 @@ def test_the_searches_in_numpy_choose_the_same_codes(size: int, monkeypatch: pyt
     np.testing.assert_array_equal(codes, nesting.nest(weights, sensitivity, bits=BITS).codes)
 
 
+@pytest.mark.parametrize("bits", [BITS, (3, 4, 6), (4,), (2, 8)])
+def test_rows_nested_together_have_the_codes_they_have_alone(bits: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    weights, sensitivity = rng.standard_t(4, size=(7, 900)), rng.chisquare(1, size=(7, 900))
+    weights[2], sensitivity[3], weights[4, 5:] = 1.5, 0.0, -2.0  # one value, no sensitivity, few values
+    worth = nesting.balance([nesting.sort_row(*row)[2] for row in zip(weights, sensitivity, strict=True)], bits=bits)
+    codes, tables = nesting.nest_rows(weights, sensitivity, bits=bits, worth=worth)
+    for i in range(len(weights)):
+        alone = nesting.nest(weights[i], sensitivity[i], bits=bits, worth=worth)
+        np.testing.assert_array_equal(codes[i], alone.codes)
+        for k in bits:
+            np.testing.assert_allclose(tables[k][i], alone.tables[k], atol=1e-9)
+
+
 def test_free_k_means_is_the_best_of_all_partitions() -> None:
     rng = np.random.default_rng(5)
     weights, sensitivity = np.sort(rng.normal(size=10)), rng.chisquare(1, size=10)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from backends.anyprec.errors import Corrupt, NoRoom, Unsupported
-from backends.anyprec.quantize import parse_bits, quantize, run
+from backends.anyprec.quantize import in_words, parse_bits, quantize, run
 from backends.anyprec.store import Store
 from backends.anyprec.tensors import TensorFolder
 from tests.anyprec.llamas import config_of, write_llama
@@ -142,7 +142,7 @@ def test_the_command_refuses_in_one_sentence(checkpoint: Path, tmp_path: Path, a
 PEAK = """
 import resource, sys
 from pathlib import Path
-from backends.anyprec.quantize import quantize
+from backends.anyprec.quantize import in_words, quantize
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -254,3 +254,22 @@ def test_without_the_extra_quantizing_ends_with_one_sentence_that_names_it() -> 
     assert ended.returncode == 2
     assert "pointsman[quantize]" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_time_is_said_before_the_first_matrix(checkpoint: Path, tmp_path: Path) -> None:
+    heard: list[tuple[str, float]] = []
+    quantize(
+        checkpoint,
+        tmp_path / "timed",
+        rows_per_table=8,
+        workers=2,
+        estimated=lambda seconds, threads: heard.append((f"on {threads}", seconds)),
+        progress=lambda *_: heard.append(("working", 0.0)),
+    )
+    assert [what for what, _ in heard[:2]] == ["on 2", "working"]
+    assert 0 < heard[0][1] < 600
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (45, "45 s"), (400, "7 minutes"), (9000, "2.5 hours")])
+def test_a_time_is_told_as_a_person_would(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
