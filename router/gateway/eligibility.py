@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
+from router.amounts import show_usd
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Offer, Principal
+
+MOST_NAMED = 6  # models, where a reason is that of many
 
 
 class Requirements(msgspec.Struct, frozen=True):
@@ -154,7 +157,7 @@ def _not_able(model: Model, needs: Requirements) -> str | None:
     if expected > model.context_tokens * needs.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
     if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
-        return f"may cost {worst} nano-USD, over the request's max_cost_usd of {needs.max_cost} nano-USD"
+        return f"may cost {show_usd(worst)} USD, over the request's max_cost_usd of {show_usd(needs.max_cost)} USD"
     return None
 
 
@@ -187,12 +190,22 @@ def nobody(pinned: str | None, refusals: Mapping[str, str]) -> PointsmanError:
     if pinned is not None and pinned not in refusals:
         return NotFound(f"there is no model {pinned!r}", param="model", code="model_not_found")
     reasons = {pinned: refusals[pinned]} if pinned is not None else refusals
-    detail = "; ".join(f"{name}: {why}" for name, why in reasons.items()) or "no models are configured"
+    detail = "; ".join(_grouped(reasons)) or "no models are configured"
     if reasons and all("context holds" in why for why in reasons.values()):
         return InvalidRequest(f"the request is too long: {detail}", param="messages", code="context_length_exceeded")
     if reasons and not any("down" in why or "draining" in why or "failed" in why for why in reasons.values()):
         return InvalidRequest(f"no model may serve this request: {detail}", param="model", code="no_eligible_model")
     return NoCandidate(f"no model can serve this request now: {detail}", retry_after_s=5.0)
+
+
+def _grouped(reasons: Mapping[str, str]) -> Iterator[str]:
+    """Each reason once, behind the models that have it."""
+    names: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        names.setdefault(why, []).append(name)
+    for why, those in names.items():
+        more = f" and {len(those) - MOST_NAMED} more" if len(those) > MOST_NAMED else ""
+        yield f"{', '.join(those[:MOST_NAMED])}{more}: {why}"
 
 
 def one_space(models: tuple[Model, ...]) -> InvalidRequest:

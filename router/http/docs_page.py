@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, Final
@@ -37,8 +39,8 @@ table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; te
 """
 
 
-def page_of(document: Json) -> str:
-    """The page."""
+def page_of(document: Json, url: str) -> str:
+    """The page; `url` is where the gateway was asked."""
     info = document["info"]
     title = f"{escape(info['title'])} {escape(info['version'])}"
     parts = "".join(_groups(document))
@@ -47,7 +49,7 @@ def page_of(document: Json) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
         f"<h1>{title}</h1><p>{escape(info['description'])} For programs: "
         f'<a href="openapi.json">openapi.json</a>. To paste the lines below:</p>'
-        f"<pre>URL=http://127.0.0.1:8080 KEY=$(pointsman keys first)</pre>{parts}</body></html>"
+        f"<pre>URL={escape(shlex.quote(url.rstrip('/')))} KEY=$(pointsman keys first)</pre>{parts}</body></html>"
     )
 
 
@@ -62,12 +64,17 @@ def _groups(document: Json) -> Iterator[str]:
 
 def _route(path: str, method: str, operation: Json, document: Json) -> str:
     said = escape(operation.get("description") or operation.get("summary") or "")
-    line = f"<summary><b>{method.upper()}</b> <code>{escape(path)}</code> <span>{escape(operation['summary'])}</span>"
+    title = _first_sentence(operation.get("description", "")) or operation["summary"]
+    line = f"<summary><b>{method.upper()}</b> <code>{escape(path)}</code> <span>{escape(title)}</span>"
     return (
         f"<details>{line}</summary><p>{said}</p><p>Needs: {escape(SAID[access_of(path)])}.</p>{_parameters(operation)}"
         f"<pre>{escape(operation['x-codeSamples'][0]['source'])}</pre>"
         f"{_fields(operation, document)}{_answer(operation)}</details>"
     )
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.;:])\s", text.strip(), maxsplit=1)[0].rstrip(".;:")
 
 
 def _parameters(operation: Json) -> str:

@@ -84,7 +84,7 @@ def routes(app: FastAPI, operators: Operators, metrics: Page) -> APIRouter:
     @router.get("/docs")
     async def docs(request: Request) -> HTMLResponse:
         await operators.check(request)
-        return HTMLResponse(page_of(documented(app)), headers=dict(HEADERS))
+        return HTMLResponse(page_of(documented(app), str(request.base_url)), headers=dict(HEADERS))
 
     @router.get("/openapi.json")
     async def schema(request: Request) -> dict[str, object]:

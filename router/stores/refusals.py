@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from router.amounts import show_usd
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.limits import MINUTE_MS, Gauge, Shown
-from router.types import NANO_PER_USD, Allowance, Hold, NanoUsd
+from router.types import Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
 
@@ -87,4 +88,5 @@ def warning(gauge: Gauge, used: int) -> tuple[str, ...]:
 
 
 def _usd(amount: int) -> str:
-    return f"{amount / NANO_PER_USD:.6f} USD"
+    """To the nano-USD in which it may differ from another."""
+    return f"{show_usd(amount)} USD"

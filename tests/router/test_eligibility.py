@@ -5,7 +5,7 @@ from dataclasses import replace as replaced
 import pytest
 from msgspec.structs import replace
 
-from router.gateway.eligibility import Requirements, ineligible_reason, worst_case, worst_tokens
+from router.gateway.eligibility import MOST_NAMED, Requirements, ineligible_reason, nobody, worst_case, worst_tokens
 from router.types import Model, NanoUsd, Price, Principal
 
 MODEL = Model(
@@ -40,7 +40,7 @@ def test_a_model_that_fits_may_serve() -> None:
         (MODEL, replace(NEEDS, local_only=True), ANYONE, "must stay local"),
         (MODEL, replace(NEEDS, capabilities=frozenset({"chat", "vision"})), ANYONE, "cannot do vision"),
         (MODEL, replace(NEEDS, completion_tokens=1000), ANYONE, "the context holds 1000"),
-        (MODEL, replace(NEEDS, max_cost=NanoUsd(10)), ANYONE, "max_cost_usd of 10 nano-USD"),
+        (MODEL, replace(NEEDS, max_cost=NanoUsd(10)), ANYONE, "max_cost_usd of 0.00000001 USD"),
         (replaced(MODEL, draining=True), NEEDS, ANYONE, "draining"),
     ],
 )
@@ -69,3 +69,20 @@ def test_the_worst_case_never_exceeds_what_the_engine_can_hold() -> None:
 def test_a_price_is_rounded_up_to_the_next_nano_usd() -> None:
     assert Price(NanoUsd(1), NanoUsd(0)).of(1, 0) == 1
     assert Price(NanoUsd(20_000_000), NanoUsd(0)).of(3, 0) == 60
+
+
+def test_equal_reasons_are_told_once() -> None:
+    reasons = {"a": "its backend is down", "b": "cannot do vision", "c": "its backend is down"}
+    told = nobody(None, reasons).message
+    assert told == "no model can serve this request now: a, c: its backend is down; b: cannot do vision"
+
+
+def test_a_reason_of_many_names_some_and_counts_the_others() -> None:
+    told = nobody(None, {f"m{number:02}": "its backend is down" for number in range(MOST_NAMED + 3)}).message
+    assert told.endswith("m05 and 3 more: its backend is down")
+    assert told.count("its backend is down") == 1
+
+
+def test_money_is_told_in_the_unit_in_which_it_differs() -> None:
+    why = ineligible_reason(MODEL, replace(NEEDS, max_cost=NanoUsd(13_879)), ANYONE, up)
+    assert why == "may cost 0.00001388 USD, over the request's max_cost_usd of 0.000013879 USD"
