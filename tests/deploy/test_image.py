@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from backends.anyprec.plugin.versions import require_supported
+
 ROOT = Path(__file__).parents[2]
 HADOLINT = Path(sys.executable).with_name("hadolint")
+FILES = ("Dockerfile", "deploy/vllm.Dockerfile")
 LINES = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
 
 
@@ -20,10 +24,11 @@ def final_stage() -> list[str]:
     return LINES[last:]
 
 
-def test_a_linter_finds_nothing() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_a_linter_finds_nothing(file: str) -> None:
     if not HADOLINT.exists():
         pytest.skip("hadolint is not installed (the extra `test` brings it)")
-    done = subprocess.run([HADOLINT, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([HADOLINT, file], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -42,12 +47,21 @@ def test_the_base_install_brings_no_torch() -> None:
     assert not [each for each in project["dependencies"] if each.startswith(("torch", "transformers", "litellm"))]
 
 
-def test_everything_it_copies_gets_past_dockerignore() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_everything_it_copies_gets_past_dockerignore(file: str) -> None:
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    lines = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     copied = [
-        path for line in LINES if line.startswith("COPY ") and "--from" not in line for path in line.split()[1:-1]
+        path for line in lines if line.startswith("COPY ") and "--from" not in line for path in line.split()[1:-1]
     ]
     assert copied
     for path in copied:
         assert (ROOT / path).exists(), path
-        assert any(fnmatch.fnmatch(path, each) for each in allowed), path
+        assert any(fnmatch.fnmatch(path, each) or path.startswith(f"{each}/") for each in allowed), path
+
+
+def test_the_engines_image_is_of_a_vllm_the_plugin_was_tried_with() -> None:
+    text = (ROOT / "deploy/vllm.Dockerfile").read_text(encoding="utf-8")
+    found = re.search(r"^FROM vllm/vllm-openai:v(\S+)$", text, re.MULTILINE)
+    assert found is not None
+    require_supported(found[1])

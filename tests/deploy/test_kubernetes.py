@@ -177,7 +177,7 @@ def test_engines_ask_for_the_key_the_gateway_sends_and_are_not_root() -> None:
             assert isinstance(backend, VllmSection)
             assert all(each.api_key and each.api_key.get_secret_value() == "engine-key" for each in backend.replicas)
     engines = [each["spec"]["template"] for each in workloads() if each["metadata"]["name"].startswith("vllm-")]
-    assert len(engines) == 3
+    assert len(engines) == 4
     for pod in engines:
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         for box in pod["spec"]["containers"]:

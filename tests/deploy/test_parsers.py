@@ -9,8 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "compose.yaml", *sorted(ROOT.glob("deploy/kubernetes/**/vllm*.yaml"))]
-PARSERS = {"Qwen/Qwen2.5": "hermes", "meta-llama/Llama-3.1": "llama3_json"}  # vLLM's page on tool calling
-_MODELS = re.compile(r"(?:Qwen|meta-llama)/[\w.-]+")
+PARSERS = {
+    "Qwen/Qwen2.5": "hermes",
+    "/stores/large": "hermes",
+    "meta-llama/Llama-3.1": "llama3_json",
+}  # vLLM's page on tool calling
+_MODELS = re.compile(r"(?:Qwen|meta-llama|/stores)/[\w.-]+")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
