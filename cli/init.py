@@ -77,7 +77,7 @@ def wished(arguments: argparse.Namespace, ask: Ask | None) -> Wishes:
     """By flags; by answers to four questions where no flag is given and somebody is there to answer."""
     given = {name: getattr(arguments, name) for name, _ in QUESTIONS}
     if ask is not None and all(value is None for value in given.values()):
-        answers = {name: ask(f"{question}\n> ").strip() for name, question in QUESTIONS}
+        answers = {name: _answer(name, question, ask) for name, question in QUESTIONS}
         given = {name: text.replace(",", " ").split() if name in ("engine", "provider") else text
                  for name, text in answers.items()}  # fmt: skip
     return Wishes(
@@ -87,6 +87,19 @@ def wished(arguments: argparse.Namespace, ask: Ask | None) -> Wishes:
         preference=_number(given["preference"]),
         port=arguments.port,
     )
+
+
+def _answer(name: str, question: str, ask: Ask) -> str:
+    """An answer that can be; what is wrong with any other is said, and the question asked again."""
+    while True:
+        text = ask(f"{question}\n> ").strip()
+        try:
+            _number(text if name == "preference" else None)
+            _check(settings_text(Wishes(budget=text if name == "budget" else ""), lambda _: []))
+        except SettingsError as error:
+            print(error.message.rpartition("]: ")[2])
+        else:
+            return text
 
 
 def _number(text: str | float | None) -> float:

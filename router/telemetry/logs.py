@@ -127,7 +127,8 @@ def text_of_line(line: Mapping[str, Any]) -> str:
     if line["reason"] != "ok":
         parts.append(line["reason"])
     if "model" in line:
-        parts.append(f"{_printable(line.get('asked_for', 'auto'))} → {line['model']}")
+        asked = _printable(line.get("asked_for", "auto"))
+        parts.append(line["model"] if asked == line["model"] else f"{asked} → {line['model']}")
     if "tokens" in line:
         tokens = line["tokens"]
         parts += [f"{tokens['prompt']}+{tokens['completion']} tokens", f"{bytes(line['cost_usd']).decode()} USD"]

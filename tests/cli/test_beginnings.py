@@ -73,6 +73,15 @@ def test_four_answers_stand_for_the_flags() -> None:
     assert wishes == Wishes(("http://gpu-1:8000", "http://gpu-2:8000"), ("openai/gpt-4o-mini",), "5 USD per day")
 
 
+def test_an_answer_that_cannot_be_is_asked_for_again(capsys: pytest.CaptureFixture[str]) -> None:
+    said = iter(["", "", "5 usd a day", "5 USD per day", "high", "0.8"])
+    wishes = wished(init(), lambda _: next(said))
+    assert (wishes.budget, wishes.preference) == ("5 USD per day", 0.8)
+    told = capsys.readouterr().out.splitlines()
+    assert "expected a budget such as '5 USD per day'" in told[0]
+    assert "expected a number from 0 to 1" in told[1]
+
+
 def test_nothing_is_asked_where_a_flag_is_given() -> None:
     assert wished(init("--preference", "1"), pytest.fail).preference == 1.0
 
