@@ -1,5 +1,5 @@
 """`pointsman`: serve, demo, route, programs, replay, tune, onboard, admit, quantize, compensate, engine, keys,
-import, clock, check, init, doctor, completion.
+import, tenants, budgets, spend, clock, check, init, doctor, completion.
 
 Each verb imports what it needs when it runs, so that `pointsman --help` is instant. A mistake of the user's ends with
 one line on stderr and exit code 2; a traceback is a bug.
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cli import clock, completion, doctor, importing, init, keys, models, policies, serving
+from cli import accounts, clock, completion, doctor, importing, init, keys, models, policies, serving
 from router.errors import PointsmanError
 
-ROOMS = (init, serving, doctor, policies, models, keys, importing, clock, completion)
+ROOMS = (init, serving, doctor, policies, models, keys, accounts, importing, clock, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

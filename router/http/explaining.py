@@ -41,7 +41,11 @@ async def recalled(gateway: Gateway, entries: Sequence[LogEntry], tenant: str) -
     record = next((each for each in entries if isinstance(each, DecisionRecord)), None)
     if record is None or record.tenant != tenant:
         raise NotFound("this tenant has no such decision in the log")
-    proposal = gateway.decider.policy_of(record).distribute(record.context, record.evidence)
+    try:
+        policy = gateway.decider.policy_of(record)
+    except ValueError:
+        raise NotFound(f"the policy {record.policy!r}, which decided it, is known no more") from None
+    proposal = policy.distribute(record.context, record.evidence)
     decision = Decision(record, proposal, (), {})
     return {
         "object": "routing.decision",

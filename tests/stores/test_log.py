@@ -21,7 +21,7 @@ from tests.stores.conftest import Clock, replicas
 pytestmark = pytest.mark.anyio
 
 
-ARMS = (Arm("small", 1e-7, 2e-7), Arm("large", 1e-6, 2e-6, parent="small", bits=4, quality=0.5))
+ARMS = (Arm("small", 1e-7, 2e-7), Arm("large", 1e-6, 2e-6, parent="small", bits=4.0, quality=0.5))
 
 
 def decision(name: str, *, tenant: str = "acme") -> DecisionRecord:

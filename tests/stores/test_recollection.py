@@ -28,3 +28,10 @@ async def test_the_latest_entries_come_oldest_first(stores: Stores) -> None:
         await stores.log.remember(decision(name))
     assert [each.decision_id for each in await stores.log.latest(2)] == ["b", "c"]
     assert [each.decision_id for each in await stores.log.latest(9)] == ["a", "b", "c"]
+
+
+async def test_more_entries_than_a_page_holds_come_whole(stores: Stores) -> None:
+    for number in range(1_203):
+        await stores.log.remember(settlement(f"{number:04d}"))
+    found = await stores.log.latest(1_100)
+    assert [each.decision_id for each in found] == [f"{number:04d}" for number in range(103, 1_203)]

@@ -110,8 +110,14 @@ class RedisLog:
     async def latest(self, count: int) -> list[LogEntry]:
         """See Recollection.latest."""
         await self._flush()
-        found = await self._link.command("XREVRANGE", self._key, "+", "-", "COUNT", count)
-        return await asyncio.to_thread(_oldest_first, found)
+        entries, until = list[LogEntry](), "+"
+        while count > 0:  # a page at a time: whoever else asks of Redis waits for each
+            page = await self._link.command("XREVRANGE", self._key, until, "-", "COUNT", min(PAGE, count))
+            if not page:
+                break
+            until, count = f"({page[-1][0].decode()}", count - len(page)
+            entries += await asyncio.to_thread(_newest_first, page)
+        return entries[::-1]
 
     async def _decision(self, some_id: str, tenant: str) -> str | None:
         """The decision of this tenant that is meant; None where there is none, whoever else's it may be."""
@@ -144,9 +150,9 @@ class RedisLog:
                 del self._rows[: len(batch)]
 
 
-def _oldest_first(found: list[tuple[bytes, object]]) -> list[LogEntry]:
+def _newest_first(found: list[tuple[bytes, object]]) -> list[LogEntry]:
     """What XREVRANGE gave."""
-    entries = [_entry(entry_id.decode(), fields_of(fields)) for entry_id, fields in reversed(found)]
+    entries = [_entry(entry_id.decode(), fields_of(fields)) for entry_id, fields in found]
     return [entry for entry in entries if entry is not None]
 
 

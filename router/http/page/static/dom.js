@@ -35,7 +35,7 @@ export function table(columns, rows, { caption, rowClass } = {}) {
   const classes = (c) => [c.left && "left", c.wide && "wide", c.wrap && "wrap"].filter(Boolean).join(" ") || null;
   return h("div", { class: "table", tabindex: "0", role: "group", "aria-label": caption ?? columns[0].title },
     h("table", {},
-      h("thead", {}, h("tr", {}, columns.map((c) => h("th", { scope: "col", class: classes(c) }, c.title)))),
+      h("thead", {}, h("tr", {}, columns.map((c) => c.title ? h("th", { scope: "col", class: classes(c) }, c.title) : h("td", { class: classes(c) })))),
       h("tbody", {}, rows.map((row) => h("tr", { class: rowClass?.(row) ?? null },
         columns.map((c) => h("td", { class: classes(c) }, c.cell(row))))))));
 }
