@@ -22,6 +22,8 @@ def add_verbs(verbs: Verbs) -> None:
     serve.add_argument("--host", help="address to listen on (default: the settings')")
     serve.add_argument("--port", type=int, help="port to listen on (default: the settings'); 0 picks a free one")
     serve.add_argument("--workers", type=int, help="processes (default: the settings')")
+    serve.add_argument("--model", metavar="FOLDER_OR_ID", help="a model of your own beside the family: a checkpoint, a "
+                       "store, or OWNER/NAME of a hub; quantized once")  # fmt: skip
     serve.set_defaults(run=_serve)
     demo = verbs.add_parser("demo", help="send graded prompts through the gateway and print what came of them")
     _add_target(demo)
@@ -53,13 +55,26 @@ def _add_target(verb: argparse.ArgumentParser) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     from router.http.server import serve  # noqa: PLC0415  (each verb imports what it needs)
 
+    config: Path | None = arguments.config
+    if arguments.model is not None:
+        config = _with_model(arguments.model, config)
     return serve(
-        arguments.config,
+        config,
         host=arguments.host,
         port=arguments.port,
         workers=arguments.workers,
         say=lambda text: print(text, flush=True),
     )
+
+
+def _with_model(model: str, config: Path | None) -> Path:
+    """Raises: PointsmanError."""
+    from cli.model_beside import settings_beside  # noqa: PLC0415
+    from router.settings import load  # noqa: PLC0415
+
+    if config is not None:
+        raise PointsmanError("--model goes with no settings file: name the model there, as a backend of kind embedded")
+    return settings_beside(model, load(None).state_dir, say=lambda text: print(text, flush=True))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -28,9 +28,9 @@ UP = "Pointsman is up at "
 
 
 @contextmanager
-def welcomed(folder: Path, settings: Mapping[str, Any] | None = None) -> Iterator[str]:
+def welcomed(folder: Path, settings: Mapping[str, Any] | None = None, *more: str) -> Iterator[str]:
     """What `pointsman serve` prints in a folder, while it runs."""
-    options = ["--port", "0"]
+    options = ["--port", "0", *more]
     if settings is not None:
         (folder / "pointsman.yaml").write_text(yaml.safe_dump({"server": {"grace_s": 0}, **settings}))
         options += ["--config", "pointsman.yaml"]
