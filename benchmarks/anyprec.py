@@ -12,13 +12,14 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.anyprec import nested_kmeans as nesting
+from backends.anyprec.adapter_budget import adapter_bytes, within_bytes
 from backends.anyprec.compensate import Compensation, compensate, write_adapter
 from backends.anyprec.dp_numba import Sums
 from backends.anyprec.engine.adapters import read_adapter
@@ -178,17 +179,27 @@ def compensation_table(name: str, *, items: int, rank: int, calibrating: int) ->
     """Print what an adapter wins back of the loss and accuracy the narrowest width costs."""
     store, folder, drawn = Store.open(STORES[name]), FULL_FOLDER / name, held_out(items)
     tokenizer, bits = Tokenizer(store.folder), min(store.bits)
-    found = compensate(store, folder, calibration(calibrating), bits=bits, rank=rank)
+    texts = calibration(calibrating)
+    found = compensate(store, folder, texts, bits=bits, rank=rank)
     _print_reports(found)
+    most_bytes = adapter_bytes(found.factors) // 2
+    half = replace(found, factors=within_bytes(store, found.factors, texts, bits=bits, most_bytes=most_bytes))
     with tempfile.TemporaryDirectory() as place:
-        write_adapter(found, Path(place) / "eora", base=name)
-        adapter = read_adapter(Path(place) / "eora", store)
+        for what, kind in (("eora", found), ("half", half)):
+            write_adapter(kind, Path(place) / what, base=name)
+        adapters = [read_adapter(Path(place) / what, store) for what in ("eora", "half")]
         size = (Path(place) / "eora" / "adapter_model.safetensors").stat().st_size
-    model = Llama(Weights(store, [adapter]))
+    model = Llama(Weights(store, adapters))
     narrow = scores(model, tokenizer, drawn, Variant(bits))
     mended = scores(model, tokenizer, drawn, Variant(bits, "eora"))
+    part = scores(model, tokenizer, drawn, Variant(bits, "half"))
     full = scores(Llama(full_precision(folder)), tokenizer, drawn, FULL)
-    for what, each in ((f"{bits} bits", narrow), (f"+ rank {rank}", mended), ("full precision", full)):
+    for what, each in (
+        (f"{bits} bits", narrow),
+        (f"+ rank {rank}", mended),
+        (f"+ {len(half.factors)} layers", part),
+        ("full precision", full),
+    ):
         _show(what, each)
     loss = (narrow.loss - mended.loss) / (narrow.loss - full.loss)
     accuracy = (mended.accuracy - narrow.accuracy) / (full.accuracy - narrow.accuracy)

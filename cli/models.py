@@ -49,6 +49,7 @@ def _add_compensate(verbs: Verbs) -> None:
     compensate.add_argument("--text", type=Path, required=True, help="calibration text, one sample a line")
     compensate.add_argument("--bits", type=int, required=True, help="the width to compensate")
     compensate.add_argument("--rank", type=int, default=16, help="rank of the adapter (default 16)")
+    compensate.add_argument("--bytes", type=int, help="at most so many; the layers that gain most a byte (default all)")
     compensate.add_argument("--name", default="eora", help="of the adapter: MODEL@WIDTH+NAME (default eora)")
     compensate.set_defaults(run=_compensate)
 
@@ -114,6 +115,7 @@ def _compensate(arguments: argparse.Namespace) -> int:
             bits=arguments.bits,
             rank=arguments.rank,
             name=arguments.name,
+            most_bytes=arguments.bytes,
         )
     return 0
 

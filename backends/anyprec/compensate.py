@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import Progress as BarProgress
 from safetensors.numpy import save_file
 
+from backends.anyprec.adapter_budget import adapter_bytes, within_bytes
+from backends.anyprec.calibration import MOST_TOKENS, read_texts
 from backends.anyprec.checkpoint import open_checkpoint
 from backends.anyprec.engine import adapters as format_
 from backends.anyprec.engine.llama import Cache, Llama, NewTokens
@@ -30,7 +32,6 @@ from backends.anyprec.store import Store
 from backends.anyprec.tensors import TensorFolder
 
 DAMPING = 0.01  # of the mean eigenvalue, added to every one: Λ^-½ of a rank-deficient Σ would blow up
-MOST_TOKENS = 16384
 Square = NDArray[np.float64]
 
 
@@ -165,23 +166,6 @@ def write_adapter(found: Compensation, folder: Path, *, base: str) -> None:
     (folder / format_.CONFIG_NAME).write_text(json.dumps(config, indent=1))
 
 
-def read_texts(file: Path, tokenizer: Tokenizer, *, window: int, most_tokens: int = MOST_TOKENS) -> list[list[int]]:
-    """Token sequences of a calibration file: chats of a .jsonl ({"messages": […]} a line), or windows of plain text."""
-    text = file.read_text()
-    if file.suffix == ".jsonl":
-        chats = [json.loads(line)["messages"] for line in text.splitlines() if line.strip()]
-        every = [tokenizer.encode(tokenizer.prompt(chat, answering=False))[:window] for chat in chats]
-    else:
-        tokens = tokenizer.encode(text)
-        every = [tokens[at : at + window] for at in range(0, len(tokens), window)]
-    kept, total = [], 0
-    for each in every:
-        if each and total + len(each) <= most_tokens:
-            kept.append(each)
-            total += len(each)
-    return kept
-
-
 def run(
     store: Path,
     *,
@@ -192,6 +176,7 @@ def run(
     name: str = "eora",
     damping: float = DAMPING,
     most_tokens: int = MOST_TOKENS,
+    most_bytes: int | None = None,
 ) -> Compensation:
     """What `pointsman compensate` does: write the adapter into the store's `adapters` folder and say what it won.
 
@@ -211,6 +196,9 @@ def run(
             damping=damping,
             told=lambda _: bar.advance(task),
         )
+    if most_bytes is not None:
+        console.print(f"choosing layers within {most_bytes:,} of {adapter_bytes(found.factors):,} bytes")
+        found = replace(found, factors=within_bytes(opened, found.factors, texts, bits=bits, most_bytes=most_bytes))
     folder = opened.folder / format_.FOLDER / name
     write_adapter(found, folder, base=str(opened.folder))
     before = np.mean([report.uncompensated for report in found.reports])

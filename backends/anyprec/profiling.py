@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress as BarProgress
 
-from backends.anyprec.compensate import read_texts
+from backends.anyprec.calibration import read_texts
 from backends.anyprec.engine.llama import Cache, Llama, NewTokens
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import PARTS, Matrix, Variant, Weights
@@ -44,16 +44,24 @@ class Widening:
 
 
 class _Mixed(Weights):
-    """Every layer at the width `widths` has for it, whatever the variant."""
+    """Every layer at the width `widths` has for it, and with its patch, whatever the variant."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.widths: Mapping[str, int] = {}
+        self.patches: Mapping[str, tuple[Matrix, Matrix]] = {}  # layer -> A (r, K), B (N, r): B A is added
         self._pieces: dict[tuple[str, int], Matrix] = {}
 
     def matrix(self, variant: Variant, layer: int, part: str) -> Matrix:
         names = [f"model.layers.{layer}.{name}" for name in PARTS[part]]
-        return np.concatenate([self._piece(name, self.widths[name]) for name in names])
+        return np.concatenate([self._patched(name) for name in names])
+
+    def _patched(self, layer: str) -> Matrix:
+        piece = self._piece(layer, self.widths[layer])
+        if layer not in self.patches:
+            return piece
+        a, b = self.patches[layer]
+        return piece + b @ a
 
     def _piece(self, layer: str, k: int) -> Matrix:
         if (layer, k) not in self._pieces:
@@ -73,9 +81,11 @@ class Divergences:
         self._texts = sorted(texts, key=len)
         self._widest = self.log_probabilities(dict.fromkeys(store.layers, max(store.bits)))
 
-    def log_probabilities(self, widths: Mapping[str, int]) -> NDArray[np.float32]:
-        """Of every token of the vocabulary, after every token of the texts (T, V)."""
-        self._weights.widths = widths
+    def log_probabilities(
+        self, widths: Mapping[str, int], patches: Mapping[str, tuple[Matrix, Matrix]] | None = None
+    ) -> NDArray[np.float32]:
+        """Of every token of the vocabulary, after every token of the texts (T, V); `patches` add B A to layers."""
+        self._weights.widths, self._weights.patches = widths, patches or {}
         return np.concatenate([self._forward(at) for at in range(0, len(self._texts), TEXTS_AT_ONCE)])
 
     def _forward(self, at: int) -> NDArray[np.float32]:
@@ -87,9 +97,9 @@ class Divergences:
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return logits
 
-    def of(self, widths: Mapping[str, int]) -> float:
+    def of(self, widths: Mapping[str, int], patches: Mapping[str, tuple[Matrix, Matrix]] | None = None) -> float:
         """Mean over the tokens."""
-        lost = self._widest - self.log_probabilities(widths)
+        lost = self._widest - self.log_probabilities(widths, patches)
         return float(np.einsum("ij,ij->i", np.exp(self._widest), lost).mean(dtype=np.float64))
 
     def distance(self, widths: Mapping[str, int]) -> float:

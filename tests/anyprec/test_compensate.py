@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.anyprec.compensate import compensate, low_rank, output_norm, plain_low_rank, read_texts, run
+from backends.anyprec.adapter_budget import adapter_bytes, within_bytes
+from backends.anyprec.calibration import read_texts
+from backends.anyprec.compensate import compensate, low_rank, output_norm, plain_low_rank, run
 from backends.anyprec.engine.adapters import read_adapter
 from backends.anyprec.engine.llama import Cache, NewTokens
 from backends.anyprec.engine.service import Loaded
 from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant
 from backends.anyprec.errors import Unsupported
+from backends.anyprec.profiling import Divergences
 from backends.anyprec.quantize import quantize
 from backends.anyprec.store import Store
 
@@ -108,3 +111,30 @@ def test_widths_and_ranks_that_are_not_there_are_refused(store_folder: Path, che
             compensate(store, checkpoint, [[1, 2]], bits=bits, rank=rank)
     with pytest.raises(Unsupported, match="empty"):
         compensate(store, checkpoint, [], bits=3, rank=4)
+
+
+def test_within_a_bound_of_bytes_the_layers_are_kept_that_gain_most(
+    store_folder: Path, checkpoint: Path, texts: list[list[int]]
+) -> None:
+    store = Store.open(store_folder)
+    every = compensate(store, checkpoint, texts, bits=3, rank=4).factors
+    bound = adapter_bytes(every) // 3
+    kept = within_bytes(store, every, texts, bits=3, most_bytes=bound)
+    assert 0 < adapter_bytes(kept) <= bound
+    assert all(kept[layer] is every[layer] for layer in kept)
+    divergences, widths, rng = Divergences(store, texts), dict.fromkeys(store.layers, 3), np.random.default_rng(0)
+    by_chance = []
+    for _ in range(8):
+        drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for layer in rng.permutation(list(every)):
+            if adapter_bytes({**drawn, layer: every[layer]}) <= bound:
+                drawn[str(layer)] = every[layer]
+        by_chance.append(divergences.of(widths, drawn))
+    assert divergences.of(widths, every) < divergences.of(widths, kept) < np.mean(by_chance) < divergences.of(widths)
+
+
+def test_a_bound_that_holds_no_layer_is_refused(store_folder: Path, checkpoint: Path, texts: list[list[int]]) -> None:
+    store = Store.open(store_folder)
+    every = compensate(store, checkpoint, texts, bits=3, rank=4).factors
+    with pytest.raises(Unsupported, match="100 bytes hold no layer of the adapter"):
+        within_bytes(store, every, texts, bits=3, most_bytes=100)

@@ -377,6 +377,38 @@ def profiles(_: Any) -> None:
     assert first.tolist() == second.tolist() == [4] * 8
 
 
+def traced(rng: np.random.Generator) -> None:
+    """A compiled layer takes its widths as inputs: another batch is multiplied at its own without compiling anew."""
+    from backends.anyprec.plugin.linear import AnyprecLinearMethod
+    from backends.anyprec.plugin.widths import RowWidths
+
+    sizes, columns = [16, 16, 32], 64
+    plain, fused = [{3: 3, 4: 4}] * 3, [{3: 3, 4: 4, 3.25: k} for k in (3, 4, 4)]
+    for parts, fractions in ((plain, ()), (fused, (3.25,))):
+        rows = RowWidths((3, 4), rows=8, device=torch.device("cpu"), fractions=fractions)
+        method = AnyprecLinearMethod((3, 4), rows_per_table=1, row_widths=lambda _, rows=rows: rows, parts=parts)
+        layer, graphs = torch.nn.Module(), []
+        loading = {"weight_loader": lambda *_: None}
+        method.create_weights(layer, columns, sizes, columns, sum(sizes), torch.float32, **loading)
+        codes = rng.integers(0, 16, (sum(sizes), columns)).astype(np.uint8)
+        layer.planes.data.copy_(torch.from_numpy(store.pack(codes, parent_bits=4).view(np.int32)).view(torch.uint32))
+        for k in (3, 4):
+            drawn = rng.normal(size=(sum(sizes), 2**k)).astype(np.float16)
+            getattr(layer, f"lut{k}").data.copy_(torch.from_numpy(drawn))
+        method.process_weights_after_loading(layer)
+
+        def keep(graph: Any, _: Any, graphs: list[Any] = graphs) -> Any:
+            graphs.append(graph)
+            return graph
+
+        compiled_layer = torch.compile(lambda x, layer=layer, method=method: method.apply(layer, x), backend=keep)
+        x = torch.randn(4, columns)
+        for widths in ([3, 3, 4, 4], [4, 4, 4, 3], [*(fractions or [3]), 3, 4, 4]):
+            rows.set_row_widths(widths, np.ones(4, int), padded=4)
+            assert torch.equal(compiled_layer(x), method.apply(layer, x))
+        assert len(graphs) == 1
+
+
 ARCHITECTURES = ((8, 0), (8, 9), (9, 0), (10, 0), (12, 0))
 
 
@@ -404,7 +436,7 @@ def compile_all(_: Any) -> None:
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
     "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
-    "runners": runners, "read_back": read_back, "profiles": profiles,
+    "runners": runners, "read_back": read_back, "profiles": profiles, "traced": traced,
 }  # fmt: skip
 
 if __name__ == "__main__":

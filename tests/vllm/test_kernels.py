@@ -59,3 +59,7 @@ def test_a_width_is_read_back_after_a_store_was_loaded() -> None:
 
 def test_a_fractional_width_is_another_stored_width_in_each_layer() -> None:
     run("profiles")
+
+
+def test_a_compiled_layer_takes_its_widths_as_inputs() -> None:
+    run("traced")
