@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from router.amounts import Period
-from router.errors import InvalidRequest, NotFound
+from router.errors import Conflict, InvalidRequest, NotFound
+from router.http.admin_views import FILE, balance_view, listed_together, patched, shown_terms, view
 from router.http.auth import Authentication, key_first
-from router.http.declared import DeclaredOwners, name_of
+from router.http.declared import DeclaredOwners
 from router.ports import StoredAnswers
-from router.stores.forecasts import forecast
 from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
 from router.terms import KeyTerms, Level, OwnerName, Section, Terms
-from router.types import NANO_PER_USD, Balance
 
 MOST_LISTED = 1000
-FILE = "file"  # where a tenant, team or key comes from; otherwise it is of this API
 LAST_MS = 253_402_300_799_999  # the year 9999
 _ACTING: ContextVar[str] = ContextVar("acting")  # the admin key of the request under way
 
@@ -103,7 +100,7 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
     @router.get("/tenants")
     async def tenants(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Tenants in the order of their names."""
-        return await _listed(declared.all(Tenant), keys.all(Tenant, after=after), after, limit)
+        return await listed_together(declared.all(Tenant), keys.all(Tenant, after=after), after, limit)
 
     @router.get("/tenants/{name}")
     async def tenant(name: str) -> dict[str, object]:
@@ -116,8 +113,20 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
         """Make a tenant, or replace its terms."""
         declared.must_not_have(Tenant, name)
         await keys.put(Tenant(name, body))
-        await note("tenant.put", name, terms=_shown(body))
+        await note("tenant.put", name, terms=shown_terms(body))
         return view(await keys.get(Tenant, name))
+
+    @router.post("/tenants/{name}", status_code=201)
+    async def make_tenant(name: str, body: Terms) -> dict[str, object]:
+        """Make a tenant that does not exist."""
+        if name in {each.name for each in declared.all(Tenant)} or await exists(keys, name):
+            raise Conflict(f"There is a tenant {name!r} already.", param="tenant")
+        return await put_tenant(name, body)
+
+    @router.delete("/tenants/{name}")
+    async def delete_tenant(name: str) -> dict[str, object]:
+        """Disable a tenant with all its keys; it stays in the list, since what it spent does."""
+        return await patch_tenant(name, {"disabled": True})
 
     @router.patch("/tenants/{name}")
     async def patch_tenant(name: str, body: dict[str, Any]) -> dict[str, object]:
@@ -125,7 +134,7 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
         declared.must_not_have(Tenant, name)
         terms = patched((await keys.get(Tenant, name)).terms, body)
         await keys.put(Tenant(name, terms))
-        await note("tenant.put", name, terms=_shown(terms))
+        await note("tenant.put", name, terms=shown_terms(terms))
         return view(await keys.get(Tenant, name))
 
 
@@ -142,7 +151,7 @@ def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwne
     @router.get("/teams")
     async def teams(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Teams in the order of their names."""
-        return await _listed(declared.all(Team), keys.all(Team, after=after), after, limit)
+        return await listed_together(declared.all(Team), keys.all(Team, after=after), after, limit)
 
     @router.get("/teams/{name}")
     async def team(name: str) -> dict[str, object]:
@@ -155,15 +164,30 @@ def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwne
         """Make a team, or replace its terms."""
         declared.must_not_have(Team, name)
         await keys.put(Team(name, body.tenant, body.parent, body.bare()))
-        await note("team.put", name, terms=_shown(body))
+        await note("team.put", name, terms=shown_terms(body))
         return view(await keys.get(Team, name))
+
+    @router.patch("/teams/{name}")
+    async def patch_team(name: str, body: dict[str, Any]) -> dict[str, object]:
+        """Change some of a team's terms."""
+        declared.must_not_have(Team, name)
+        found = await keys.get(Team, name)
+        terms = patched(found.terms, body)
+        await keys.put(replace(found, terms=terms))
+        await note("team.put", name, terms=shown_terms(terms))
+        return view(await keys.get(Team, name))
+
+    @router.delete("/teams/{name}")
+    async def delete_team(name: str) -> dict[str, object]:
+        """Disable a team with all its keys; it stays in the list, since what it spent does."""
+        return await patch_team(name, {"disabled": True})
 
 
 def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.get("/keys")
     async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
         """Keys in the order of their ids, without secrets."""
-        return await _listed(declared.all(Key), keys.all(Key, after=after), after, limit)
+        return await listed_together(declared.all(Key), keys.all(Key, after=after), after, limit)
 
     @router.get("/keys/{key_id}")
     async def key(key_id: str) -> dict[str, object]:
@@ -190,7 +214,7 @@ def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwner
         """Replace the terms of a key."""
         declared.must_not_have(Key, key_id)
         await keys.put(replace(await keys.get(Key, key_id), terms=body))
-        await note("key.put", key_id, terms=_shown(body))
+        await note("key.put", key_id, terms=shown_terms(body))
         return view(await keys.get(Key, key_id))
 
     @router.patch("/keys/{key_id}")
@@ -200,7 +224,7 @@ def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwner
         found = await keys.get(Key, key_id)
         terms = patched(found.terms, body)
         await keys.put(replace(found, terms=terms))
-        await note("key.put", key_id, terms=_shown(terms))
+        await note("key.put", key_id, terms=shown_terms(terms))
         return view(await keys.get(Key, key_id))
 
     @router.delete("/keys/{key_id}")
@@ -318,67 +342,10 @@ async def _level_of(keys: Registry, *, tenant: str | None, team: str | None, key
     raise InvalidRequest("Name a tenant, a team or a key.", param="tenant")
 
 
-async def _listed(
-    declared: Sequence[Tenant | Team | Key], stored: AsyncIterator[Any], after: str, limit: int
-) -> dict[str, object]:
-    """Those of the file and those of the store as one list, in the order of their names."""
-    found = {name_of(each): view(each, source=FILE) for each in declared if name_of(each) > after}
-    count = 0
-    async for thing in stored:
-        found.setdefault(name_of(thing), view(thing))
-        count += 1
-        if count == limit:
-            break
-    return {"object": "list", "data": [found[name] for name in sorted(found)][:limit]}
-
-
-def patched(terms: Terms, given: Mapping[str, Any]) -> Terms:
-    """The terms with these instead of their own. Raises: InvalidRequest."""
+async def exists(keys: Registry, name: str) -> bool:
+    """Whether the store has a tenant of this name."""
     try:
-        return Terms.model_validate({**_shown(terms), **given})
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, found["loc"]))
-        raise InvalidRequest(f"{place}: {found['msg']}", param=place or None, code="invalid_value") from None
-
-
-def view(thing: Tenant | Team | Key, *, source: str = "api") -> dict[str, object]:
-    """A tenant, team or key as JSON values; digests stay inside."""
-    shown: dict[str, object] = {"source": source, "terms": _shown(thing.terms)}
-    if isinstance(thing, Tenant):
-        return {"object": "tenant", "name": thing.name, **shown}
-    if isinstance(thing, Team):
-        return {"object": "team", "name": thing.name, "tenant": thing.tenant, "parent": thing.parent, **shown}
-    return {
-        "object": "key",
-        "id": thing.id,
-        "prefix": thing.prefix,
-        "tenant": thing.tenant,
-        "team": thing.team,
-        "name": thing.name,
-        "created_ms": thing.created_ms,
-        "expires_ms": thing.expires_ms,
-        "admin": thing.admin,
-        **shown,
-    }
-
-
-def _shown(terms: Terms) -> dict[str, object]:
-    """As a body may say it again."""
-    return terms.model_dump(mode="json")
-
-
-def balance_view(balance: Balance) -> dict[str, object]:
-    """What is left of a budget, and how long it will last, as JSON values."""
-    budget = balance.budget
-    return {
-        "scope": budget.scope,
-        "limit_usd": budget.limit / NANO_PER_USD,
-        "period": str(Period(budget.period_s, budget.calendar)),
-        "hard": budget.hard,
-        "spent_usd": balance.spent / NANO_PER_USD,
-        "held_usd": balance.held / NANO_PER_USD,
-        "remaining_usd": balance.remaining / NANO_PER_USD,
-        "reset_s": balance.reset_ms / 1000,
-        "forecast": asdict(forecast(balance)),
-    }
+        await keys.get(Tenant, name)
+    except NotFound:
+        return False
+    return True

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 
 from backends.pool import Replica, Replicas
 from policies.preference import knob_of
-from router.http.admin import balance_view
+from router.http.admin_views import balance_view
 from router.http.auth import Authentication, key_first
 from router.http.explaining import outcome_of
 from router.telemetry.state import known_budgets

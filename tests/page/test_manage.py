@@ -60,6 +60,21 @@ def test_some_terms_are_changed_and_the_others_stay(gateway: Running) -> None:
     assert [each["detail"]["by"] for each in audit if each["subject"] == key] == ["admin"] * 3
 
 
+def test_a_tenant_is_made_once_and_its_deletion_refuses_its_keys(gateway: Running) -> None:
+    with client(gateway, ADMIN) as admin:
+        assert admin.post("/admin/v1/tenants/delta", json={}).status_code == 201
+        again = [admin.post(f"/admin/v1/tenants/{name}", json={}).status_code for name in ("delta", "acme")]
+        assert admin.put("/admin/v1/teams/crew", json={"tenant": "delta"}).is_success
+        assert admin.patch("/admin/v1/teams/crew", json={"preference": 0.9}).json()["terms"]["preference"] == 0.9
+        secret = admin.post("/admin/v1/keys", json={"tenant": "delta", "team": "crew"}).json()["secret"]
+        with client(gateway, secret) as tenant:
+            assert tenant.get("/v1/models").is_success
+            assert admin.delete("/admin/v1/teams/crew").json()["terms"]["disabled"] is True
+            assert tenant.get("/v1/models").status_code == 401
+            assert admin.delete("/admin/v1/tenants/delta").json()["terms"]["disabled"] is True
+    assert again == [409, 409]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_a_tenant_and_a_key_are_made_on_the_page_and_the_key_works(
     browser: Browser, gateway: Running, width: int, scheme: str
