@@ -176,7 +176,7 @@ def test_a_bad_body_without_a_key_tells_only_that_the_key_is_missing(both: tuple
     assert httpx.post(both[0].url + CHAT, content=b"{").status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/", "/v1/chat/completions/more", "/admin/v1/nothing"])
+@pytest.mark.parametrize("path", ["/v1/nothing", "/nothing", "/v1/chat/completions/more", "/admin/v1/nothing"])
 def test_an_unknown_path_is_told_in_the_apis_shape(client: httpx.Client, path: str) -> None:
     response = client.post(path, json={})
     assert response.status_code == 404
