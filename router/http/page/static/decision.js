@@ -48,8 +48,8 @@ function candidates(found, eligible) {
     { title: "", wide: true, cell: bar },
     { title: "q̂ ± σ", cell: (each) => `${each.quality.toFixed(2)} ± ${each.sigma.toFixed(2)}` },
     { title: `ĉ, ${unit[1]}`, wide: true, cell: (each) => amountIn(each.cost_usd, unit) },
-    { title: "price · ĉ", wide: true, cell: (each) => digits(each.price * each.cost_usd) },
-    { title: "Score", cell: (each) => each.score === null ? "no money" : digits(each.score) },
+    { title: "price · ĉ", wide: true, cell: (each) => aligned(each.price * each.cost_usd) },
+    { title: "Score", cell: (each) => each.score === null ? "no money" : aligned(each.score) },
     { title: "Chance", cell: (each) => percent(each.probability) },
   ];
   return h("div", {},
@@ -59,6 +59,8 @@ function candidates(found, eligible) {
       h("span", { class: "key takes" }, "what its cost takes of q̂"), h("span", { class: "key doubt" }, "± σ")),
     h("p", { class: "small soft" }, "score = q̂ − price · ĉ, where the price is λ of the preference, and what budgets add"));
 }
+
+const aligned = (value) => Math.abs(value) < 10 ? value.toFixed(3).replace("-", "−") : digits(value);
 
 function bar(each) {
   const wide = (from, to) => ({ left: `${clip(from)}%`, width: `${clip(to) - clip(from)}%` });
