@@ -74,13 +74,16 @@ class Composed:
 
     def propose(self, context: RouteContext) -> Proposal:
         if context.stored is not None:
-            return self.distribute(context, with_stored(context, self.propose(without_stored(context)).evidence))
+            return self.distribute(context, with_stored(context, self._evidence(without_stored(context))))
+        return self.distribute(context, self._evidence(context))
+
+    def _evidence(self, context: RouteContext) -> Evidence:
         expected = self.estimator.estimate(context)
         if self.tenants is not None and context.tenant in self.tenants.known:
             expected = self.tenants.applied(context, expected)
         prices = self.pacer.prices(context, expected)
         early = self.warm_up is not None and self.warm_up.early(context)
-        return self.distribute(context, Evidence(expected, prices.purse, prices.capacity, early, prices.refuses))
+        return Evidence(expected, prices.purse, prices.capacity, early, prices.refuses)
 
     def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
         charged = discounted(context, evidence.expected)

@@ -55,13 +55,15 @@ def with_stored(context: LoggedContext, evidence: Evidence) -> Evidence:
 def given_again(context: LoggedContext, estimates: Estimates, probabilities: Float) -> Float:
     """(n,) the same, but whoever would ask a model again for an answer that it gave gets that one, while the answer is
     expected to be as good as the model is."""
-    moved = probabilities.copy()
-    for place in np.flatnonzero(_certain(context)):
-        maker = _maker(context, int(place))
-        if maker >= 0 and estimates.quality[place] >= estimates.quality[maker]:
-            moved[place] += moved[maker]
-            moved[maker] = 0.0
-    return moved
+    assert context.stored is not None
+    quality: list[float] = estimates.quality.tolist()
+    for place, fits in enumerate(context.stored.tolist()):
+        maker = _maker(context, place) if fits >= 1.0 else -1
+        if maker >= 0 and quality[place] >= quality[maker]:
+            probabilities = probabilities.copy()
+            probabilities[place] += probabilities[maker]
+            probabilities[maker] = 0.0
+    return probabilities
 
 
 def _expected_of(context: LoggedContext, expected: Estimates, place: int) -> tuple[float, float]:
@@ -76,11 +78,6 @@ def _expected_of(context: LoggedContext, expected: Estimates, place: int) -> tup
 def _others(context: LoggedContext) -> NDArray[np.bool_]:
     assert context.stored is not None
     return np.asarray(np.isnan(context.stored))
-
-
-def _certain(context: LoggedContext) -> NDArray[np.bool_]:
-    assert context.stored is not None
-    return np.asarray(context.stored >= 1.0)
 
 
 def _maker(context: LoggedContext, place: int) -> int:

@@ -108,8 +108,8 @@ class Conversations(Protocol):
 class StoredAnswers(Protocol):
     """Answers that may be given again, each tenant's for itself, for a time and to a size."""
 
-    async def keep(self, tenant: str, name: str, body: bytes, rules: CacheRules) -> None:
-        """Keep it under a name of the tenant's, in the place of what had it; those that end first make room.
+    async def keep(self, tenant: str, answers: Mapping[str, bytes], rules: CacheRules) -> None:
+        """Keep them under names of the tenant's, in the place of what had these; those that end first make room.
 
         Raises: StoreUnavailable.
         """

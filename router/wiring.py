@@ -345,6 +345,8 @@ async def _retire(backend: Replicas) -> None:
 
 async def _close(runtime: Runtime) -> None:
     await runtime.gateway.observer.judging.aclose()
+    if runtime.gateway.decider.answers is not None:
+        await runtime.gateway.decider.answers.write()
     for backend in runtime.fleet.backends.values():
         await backend.aclose()
 

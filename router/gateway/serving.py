@@ -317,6 +317,10 @@ class Gateway:
         nothing = Bill(Spend(NanoUsd(0), 0, 0, "released"))
         await self.settle(attempt, nothing if attempt.run is None else attempt.run.bill(), None)
 
+    async def forget_answers(self, tenant: str) -> int:
+        """All that is stored of a tenant to be given again; how many there were. Raises: StoreUnavailable."""
+        return 0 if self.decider.answers is None else await self.decider.answers.forget(tenant)
+
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
@@ -331,7 +335,7 @@ class Gateway:
         if attempt.marks:
             self.decider.tie(attempt.marks, attempt.model.name)
         if attempt.blocks is not None and self.decider.answers is not None:
-            await self.decider.answers.keep(attempt, spend, report)
+            self.decider.answers.keep(attempt, spend, report)
         attempt.stages.mark("settle")
         if spend.outcome == "settled":
             self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)

@@ -13,7 +13,7 @@ from router.learning.likeness import is_comparable
 AUDIT = (
     0.1  # of the questions that a stored answer would do for, asked all the same: how often it is wrong is told by them
 )
-NEAREST = 2  # stored questions in the same words that are looked at, and of the others
+NEAREST = 2  # stored questions in the same words that are looked at, beside the nearest
 _TALK = ("messages", "input", "prompt")  # the first that a request has
 _PARTS = frozenset({"role", "content", "type"})  # of a message that is a question and no more
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode

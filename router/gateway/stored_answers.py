@@ -5,6 +5,7 @@ How it fails: a store that is away, or holds what cannot be read, is as good as 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
@@ -31,11 +32,12 @@ from router.gateway.types import Attempt, Call, Candidates, Float32, arm_of
 from router.learning.likeness import confidence, fingerprint, say_the_same
 from router.learning.views import Views
 from router.ports import Cipher, StoredAnswers
-from router.types import Model, NanoUsd, Offer, Price, Principal, Spend
+from router.types import CacheRules, Model, NanoUsd, Offer, Price, Principal, Spend
 
 LOG = logging.getLogger("pointsman.answers")
 NOWHERE = "stored"  # stands where a model has the name of its backend
 PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+WRITE_S = 0.05  # how long an answer waits to be stored; those who ask this gateway need not
 SHARE = 16  # of a tenant's room, the most that one answer takes
 _ENDED = frozenset({"stop", "end_turn", "stop_sequence", "completed"})
 _TOLD_BACK = frozenset({"model", "stream", "stream_options"})  # fields that say nothing of an answer …
@@ -167,6 +169,8 @@ class AnswerCache:
     def __init__(self, store: StoredAnswers, views: Views, clock: Callable[[], float], cipher: Cipher) -> None:
         self._store, self._views, self._clock, self._cipher = store, views, clock, cipher
         self._dice = random.Random()
+        self._pending: dict[str, tuple[CacheRules, dict[str, KeptAnswer]]] = {}  # by tenant and name
+        self._writing: asyncio.Future[None] | None = None
 
     async def offered(
         self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str], embed: Embed
@@ -247,8 +251,8 @@ class AnswerCache:
         attempt.recording = recording
         return recording
 
-    async def keep(self, attempt: Attempt, spend: Spend, report: Report | None) -> None:
-        """Store an answer that was charged and came to its own end. Nothing fails here."""
+    def keep(self, attempt: Attempt, spend: Spend, report: Report | None) -> None:
+        """Store an answer that was charged and came to its own end, a moment later: many at once cost little more."""
         rules, blocks = attempt.principal.cache, attempt.blocks
         if rules is None or blocks is None or not _is_whole(attempt, spend, report, rules.bytes // SHARE):
             return
@@ -264,15 +268,28 @@ class AnswerCache:
             attempt.call.text if attempt.call.likeness is not None else "",
             blocks,
         )
-        try:
-            body = self._cipher.encrypt(_encode(kept))
-            await self._store.keep(attempt.principal.tenant, attempt.call.answer, body, rules)
-        except StoreUnavailable as error:
-            LOG.warning("an answer is not stored, nobody is given it again: %s", error)
+        if not self._pending:
+            asyncio.get_running_loop().call_later(WRITE_S, self._begin_to_write)
+        _, waiting = self._pending.setdefault(attempt.principal.tenant, (rules, {}))
+        waiting[attempt.call.answer] = kept
 
     async def forget(self, tenant: str) -> int:
         """All of a tenant's; how many there were. Raises: StoreUnavailable."""
+        await self.write()
         return await self._store.forget(tenant)
+
+    async def write(self) -> None:
+        """Store what waits for it. Nothing fails here."""
+        pending, self._pending = self._pending, {}
+        for tenant, (rules, answers) in pending.items():
+            bodies = {name: self._cipher.encrypt(_encode(kept)) for name, kept in answers.items()}
+            try:
+                await self._store.keep(tenant, bodies, rules)
+            except StoreUnavailable as error:
+                LOG.warning("%d answers are not stored, nobody is given them again: %s", len(bodies), error)
+
+    def _begin_to_write(self) -> None:
+        self._writing = asyncio.ensure_future(self.write())
 
     def _decrypted(self, body: bytes) -> KeptAnswer | None:
         """None under another key, or where it is damaged: as good as gone."""
@@ -283,6 +300,9 @@ class AnswerCache:
             return None
 
     async def _find(self, tenant: str, name: str) -> KeptAnswer | None:
+        waits = self._pending[tenant][1].get(name) if tenant in self._pending else None
+        if waits is not None and not self._views.answers.failed(waits.made_by):
+            return waits
         try:
             body = await self._store.find(tenant, name)
             kept = None if body is None else self._decrypted(body)
@@ -369,6 +389,8 @@ def _fresh(known: str | None) -> str | None:
 
 def _renamed(block: bytes, old: str | None, new: str | None) -> bytes:
     """With one id in the place of another. A text that holds the same is left: its quotes are escaped."""
-    if old is None or new is None or old.encode() not in block:
+    if old is None or new is None or (was := old.encode()) not in block:
         return block
-    return re.sub(rb'("id": ?)"' + re.escape(old.encode()) + b'"', rb'\1"' + new.encode() + b'"', block)
+    fresh = new.encode()
+    block = block.replace(b'"id":"%b"' % was, b'"id":"%b"' % fresh)
+    return block.replace(b'"id": "%b"' % was, b'"id": "%b"' % fresh)

@@ -16,7 +16,6 @@ from router.errors import Conflict, InvalidRequest, NotFound
 from router.http.admin_views import FILE, balance_view, listed_together, patched, shown_terms, view
 from router.http.auth import Authentication, key_first
 from router.http.declared import DeclaredOwners
-from router.ports import StoredAnswers
 from router.stores.keys import Key, Registry, Team, Tenant
 from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
@@ -53,11 +52,13 @@ def routes(
     *,
     clock: Callable[[], float],
     changed: Callable[[], None] = lambda: None,
+    forget: Callable[[str], Awaitable[int]] | None = None,
     declared: DeclaredOwners | None = None,
 ) -> APIRouter:
     """The router. `clock` gives seconds since 1970; `changed` is called after every change of a tenant, team or key.
 
-    `declared` are those of the settings file: they are listed with the others, and to change one is a Conflict.
+    `forget` drops a tenant's stored answers, also those that wait to be stored. `declared` are
+    those of the settings file: they are listed with the others, and to change one is a Conflict.
     """
     declared = declared or DeclaredOwners()
 
@@ -75,7 +76,7 @@ def routes(
         dependencies=[Depends(acting)],
     )
     _tenants(router, stores.keys, note, declared)
-    _answers(router, stores.answers, note)
+    _answers(router, forget or stores.answers.forget, note)
     _teams(router, stores.keys, note, declared)
     _keys(router, stores.keys, note, declared)
     _reports(router, stores, clock)
@@ -138,11 +139,11 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
         return view(await keys.get(Tenant, name))
 
 
-def _answers(router: APIRouter, answers: StoredAnswers, note: Note) -> None:
+def _answers(router: APIRouter, forget: Callable[[str], Awaitable[int]], note: Note) -> None:
     @router.delete("/tenants/{name}/cache")
     async def purge(name: str) -> dict[str, object]:
         """Forget all answers that are stored of a tenant."""
-        count = await answers.forget(name)
+        count = await forget(name)
         await note("cache.purged", name, answers=count)
         return {"object": "cache.purged", "tenant": name, "answers": count}
 

@@ -227,7 +227,12 @@ def other_routes(runtime: Runtime, authentication: Authentication, kept: Respons
     rest.include_router(counting.routes(runtime.gateway, authentication))
     rest.include_router(
         admin.routes(
-            runtime.stores, authentication, clock=runtime.clock, changed=runtime.keys.forget, declared=declared
+            runtime.stores,
+            authentication,
+            clock=runtime.clock,
+            changed=runtime.keys.forget,
+            declared=declared,
+            forget=runtime.gateway.forget_answers,
         )
     )
     rest.include_router(overview.routes(runtime, authentication))

@@ -144,6 +144,6 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
     @router.delete("/cache")
     async def purge(request: Request) -> dict[str, object]:
         """Forget all answers that are stored of the caller's tenant."""
-        return {"object": "cache.purged", "answers": await stores.answers.forget(request.state.principal.tenant)}
+        return {"object": "cache.purged", "answers": await gateway.forget_answers(request.state.principal.tenant)}
 
     return router

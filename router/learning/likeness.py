@@ -16,6 +16,7 @@ MOST_CHARACTERS = 4_000  # of a question that is compared with others
 ALIKE = 0.9  # share of words that two long answers which say the same have in common …
 LONG = 8  # … where both have so many
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_POLITE = re.compile(r"(?i)\b(tell|give|show|remind|help) (me|us)\b|\bi (need|want|would like|wonder)\b|\bi'd like\b")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -119,14 +120,13 @@ def signs_of(text: str) -> Signs:
 
 def _is_personal(text: str, words: set[str]) -> bool:
     """Beyond the polite forms in which anybody asks anything."""
-    asked = re.sub(
-        r"(?i)\b(tell|give|show|remind|help) (me|us)\b|\bi (need|want|would like|wonder)\b|\bi'd like\b", "", text
-    )
-    if asked == text:
-        return not words.isdisjoint(_OWN)
-    return not {word.casefold().replace("’", "'") for word in _WORD.findall(asked)}.isdisjoint(_OWN)
+    if words.isdisjoint(_OWN):
+        return False
+    left = {word.casefold().replace("’", "'") for word in _WORD.findall(_POLITE.sub("", text))}
+    return not left.isdisjoint(_OWN)
 
 
+@lru_cache(maxsize=50_000)
 def _stem(word: str) -> str:
     for ending in ("'s", "ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:

@@ -6,7 +6,7 @@ answers that were asked for although one was stored, and by judgements of those 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,6 +24,7 @@ GROUP, ASKS = "group", "asks"  # keys in a decision's metadata: all but the ques
 LIKENESS = "likeness"  # … and how sure it was that a stored question has the same answer
 MOST_GROUPS = 5_000
 MOST_NEAR = 1_000  # questions of one group, the latest
+NEAR = 0.7  # cosine, from which a question in other words is looked at
 MOST_PAIRS = 2_000  # of a tenant, the latest
 MOST_TENANTS = 1_000
 MISS = 0.05  # chance that a tenant's threshold is too low
@@ -44,6 +45,7 @@ class Questions:
     def __init__(self, space: str, dim: int) -> None:
         self.space, self.names, self._asks = space, list[str](), list[str]()
         self._vectors, self._oldest = np.empty((16, dim), np.float32), 0
+        self._known = Counter[str]()  # how many of each of _asks
 
     @property
     def vectors(self) -> Float32:
@@ -51,21 +53,27 @@ class Questions:
         return self._vectors[: len(self.names)]
 
     def nearest(self, vector: Float32, asks: str, most: int) -> list[NearAnswer]:
-        """The latest that ask for it in the same words, and the nearest; so many of each."""
+        """The latest that ask for it in the same words, so many, and the nearest where it is near."""
+        if not self.names:
+            return []
         cosines = self.vectors @ vector
-        best = np.argsort(-cosines, kind="stable")[:most].tolist()
-        alike = [place for place, each in enumerate(self._asks) if each == asks][-most:]
-        return [NearAnswer(self.names[place], float(cosines[place])) for place in dict.fromkeys([*alike, *best])]
+        best = int(cosines.argmax())
+        alike = [place for place, each in enumerate(self._asks) if each == asks][-most:] if asks in self._known else []
+        near = [best] if cosines[best] >= NEAR else []
+        return [NearAnswer(self.names[place], float(cosines[place])) for place in dict.fromkeys([*alike, *near])]
 
     def add(self, name: str, vector: Float32, asks: str) -> None:
         """One more; the oldest goes where there are too many."""
         if len(self.names) == MOST_NEAR:
             at, self._oldest = self._oldest, (self._oldest + 1) % MOST_NEAR
+            self._known[self._asks[at]] -= 1
+            self._known += Counter([asks])  # which drops those that are gone
             self.names[at], self._vectors[at], self._asks[at] = name, vector, asks
             return
         if len(self.names) == len(self._vectors):
             self._vectors = np.vstack([self._vectors, np.empty_like(self._vectors)])
         self._vectors[len(self.names)] = vector
+        self._known[asks] += 1
         self.names.append(name)
         self._asks.append(asks)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.redis.connection import Link
@@ -15,10 +15,11 @@ class RedisAnswers:
     def __init__(self, link: Link, *, clock: Callable[[], int]) -> None:
         self._link, self._clock = link, clock
 
-    async def keep(self, tenant: str, name: str, body: bytes, rules: CacheRules) -> None:
+    async def keep(self, tenant: str, answers: Mapping[str, bytes], rules: CacheRules) -> None:
         """See StoredAnswers.keep."""
-        bounds = rules.ttl_ms, rules.entries, rules.bytes
-        await self._link.call("keep", self._clock(), _owner(tenant), name, body, *bounds)
+        now_ms, bounds = self._clock(), (rules.ttl_ms, rules.entries, rules.bytes)
+        for name, body in answers.items():
+            await self._link.call("keep", now_ms, _owner(tenant), name, body, *bounds)
 
     async def find(self, tenant: str, name: str) -> bytes | None:
         """See StoredAnswers.find."""

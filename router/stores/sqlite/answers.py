@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from router.stores.sqlite.database import Database
@@ -12,6 +12,8 @@ _COUNT = (
     "INSERT INTO answer_sizes (tenant, entries, bytes) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE"
     " SET entries = entries + ?2, bytes = bytes + ?3 RETURNING entries, bytes"
 )
+_REPLACED = "DELETE FROM answers WHERE tenant = ? AND name = ? RETURNING length(body)"
+_PUT = "INSERT INTO answers (tenant, name, until_ms, body) VALUES (?, ?, ?, ?)"
 _SOONEST = "name = (SELECT name FROM answers WHERE tenant = ?1 ORDER BY until_ms, rowid LIMIT 1)"
 
 
@@ -21,15 +23,18 @@ class SqliteAnswers:
     def __init__(self, database: Database, *, clock: Callable[[], int]) -> None:
         self._db, self._clock = database, clock
 
-    async def keep(self, tenant: str, name: str, body: bytes, rules: CacheRules) -> None:
+    async def keep(self, tenant: str, answers: Mapping[str, bytes], rules: CacheRules) -> None:
         """See StoredAnswers.keep."""
         now_ms = self._clock()
 
         def work() -> None:
-            self._drop("name = ?2 OR until_ms <= ?3", tenant, name, now_ms)
-            put = "INSERT INTO answers (tenant, name, until_ms, body) VALUES (?, ?, ?, ?)"
-            self._db.execute(put, (tenant, name, now_ms + rules.ttl_ms, body))
-            entries, size = self._count(tenant, 1, len(body))
+            entries = size = 0
+            for name, body in answers.items():
+                gone = self._db.execute(_REPLACED, (tenant, name)).fetchall()
+                self._db.execute(_PUT, (tenant, name, now_ms + rules.ttl_ms, body))
+                entries, size = entries + 1 - len(gone), size + len(body) - sum([each for (each,) in gone])
+            self._count(tenant, entries, size)
+            entries, size = self._drop("until_ms <= ?2", tenant, now_ms)
             while entries > rules.entries or size > rules.bytes:
                 entries, size = self._drop(_SOONEST, tenant)
 
