@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -26,6 +24,7 @@ from policies.types import Arm
 from router.errors import StoreUnavailable
 from router.gateway.eligibility import Requirements
 from router.gateway.metering import Bill
+from router.gateway.replayed_ids import fresh_id, renamed
 from router.gateway.shown import shown_answer
 from router.gateway.similar import AUDIT, NEAREST, Likeness, before_the_question
 from router.gateway.types import Attempt, Call, Candidates, Float32, arm_of
@@ -72,7 +71,7 @@ class KeptAnswer(msgspec.Struct, array_like=True):
     def report(self) -> Report:
         """What is said of it when it is given again, under an id of its own."""
         usage = Usage(*self.tokens)
-        return Report(usage, complete=True, finish_reason=self.finish_reason, response_id=_fresh(self.response_id))
+        return Report(usage, complete=True, finish_reason=self.finish_reason, response_id=fresh_id(self.response_id))
 
     def text(self, call: Call) -> str | None:
         """What it says to a call of its own shape."""
@@ -81,6 +80,10 @@ class KeptAnswer(msgspec.Struct, array_like=True):
 
 _decode = msgspec.msgpack.Decoder(KeptAnswer).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+
+Pending = dict[str, tuple[CacheRules, dict[str, KeptAnswer]]]
+"""Answers that wait to be stored, by tenant and name."""
 
 
 class Recording:
@@ -116,7 +119,7 @@ class ReplayedStream:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for block in self._kept.blocks:
-            yield _renamed(block, self._kept.response_id, self.report.response_id)
+            yield renamed(block, self._kept.response_id, self.report.response_id)
 
     async def aclose(self) -> None:
         """Nothing is under way."""
@@ -137,7 +140,7 @@ class Replay:
         if request.stream:
             return ReplayedStream(kept)
         report = kept.report()
-        return Whole(_renamed(b"".join(kept.blocks), kept.response_id, report.response_id), report)
+        return Whole(renamed(b"".join(kept.blocks), kept.response_id, report.response_id), report)
 
     def bill(self) -> Bill:
         """Nothing, and what it cost when it was made."""
@@ -169,7 +172,8 @@ class AnswerCache:
     def __init__(self, store: StoredAnswers, views: Views, clock: Callable[[], float], cipher: Cipher) -> None:
         self._store, self._views, self._clock, self._cipher = store, views, clock, cipher
         self._dice = random.Random()
-        self._pending: dict[str, tuple[CacheRules, dict[str, KeptAnswer]]] = {}  # by tenant and name
+        self._pending: Pending = {}
+        self._under_way: Pending = {}  # to the store
         self._writing: asyncio.Future[None] | None = None
 
     async def offered(
@@ -281,12 +285,15 @@ class AnswerCache:
     async def write(self) -> None:
         """Store what waits for it. Nothing fails here."""
         pending, self._pending = self._pending, {}
+        self._under_way = pending  # until the store has them
         for tenant, (rules, answers) in pending.items():
             bodies = {name: self._cipher.encrypt(_encode(kept)) for name, kept in answers.items()}
             try:
                 await self._store.keep(tenant, bodies, rules)
             except StoreUnavailable as error:
                 LOG.warning("%d answers are not stored, nobody is given them again: %s", len(bodies), error)
+        if self._under_way is pending:
+            self._under_way = {}
 
     def _begin_to_write(self) -> None:
         self._writing = asyncio.ensure_future(self.write())
@@ -300,7 +307,7 @@ class AnswerCache:
             return None
 
     async def _find(self, tenant: str, name: str) -> KeptAnswer | None:
-        waits = self._pending[tenant][1].get(name) if tenant in self._pending else None
+        waits = next((each for of in (self._pending, self._under_way) if (each := _waiting(of, tenant, name))), None)
         if waits is not None and not self._views.answers.failed(waits.made_by):
             return waits
         try:
@@ -313,6 +320,10 @@ class AnswerCache:
             LOG.warning("stored answers are not looked up: %s", error)
             return None
         return kept
+
+
+def _waiting(pending: Pending, tenant: str, name: str) -> KeptAnswer | None:
+    return pending[tenant][1].get(name) if tenant in pending else None
 
 
 def name_of(principal: Principal, call: Call, instead: Mapping[str, bytes] = _ALL) -> str:
@@ -379,18 +390,3 @@ def _model(maker: Model, program: StoredAnswer, call: Call) -> Model:
 def _with(arms: tuple[Arm, ...], arm: Arm) -> tuple[Arm, ...]:
     """The same tuple for the same arms, so that whoever keeps something by arms finds it again."""
     return (*arms, arm)
-
-
-def _fresh(known: str | None) -> str | None:
-    """An id like this one."""
-    head = re.match(r"[A-Za-z]*[-_]", known or "")
-    return None if known is None else (head[0] if head is not None else "") + secrets.token_hex(12)
-
-
-def _renamed(block: bytes, old: str | None, new: str | None) -> bytes:
-    """With one id in the place of another. A text that holds the same is left: its quotes are escaped."""
-    if old is None or new is None or (was := old.encode()) not in block:
-        return block
-    fresh = new.encode()
-    block = block.replace(b'"id":"%b"' % was, b'"id":"%b"' % fresh)
-    return block.replace(b'"id": "%b"' % was, b'"id": "%b"' % fresh)
