@@ -130,7 +130,7 @@ def test_a_plain_key_is_refused_where_an_admins_is_needed(gateway: Running, docu
 
 def test_every_example_is_answered(gateway: Running, document: dict[str, Any], tmp_path: Path) -> None:
     """The lines as they are pasted into a shell; what has to be there first comes first."""
-    order = {"PUT /admin/v1/tenants/{name}": 0, "PUT /admin/v1/teams/{name}": 1}
+    order = {"POST /admin/v1/tenants/{name}": 0, "PUT /admin/v1/tenants/{name}": 1, "PUT /admin/v1/teams/{name}": 2}
     every = sorted(operations(document), key=lambda each: order.get(f"{each[0]} {each[1]}", 9))
     lines = [f"URL={gateway.url} KEY={ADMIN}"]
     for _, _, operation in every:
