@@ -230,7 +230,7 @@ async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tm
             await until(lambda: followed(client, tmp_path, answers=2 * len(towns)))
             again = [await ask(f"Hello! Which river runs through the town of {town}? Thanks!") for town in towns]
             given = [each for each in again if each.headers.get("x-pointsman-stored", "").startswith("similar; sure=")]
-            assert len(given) >= len(towns) // 2  # some are asked all the same, to learn
+            assert given  # not all: some are asked all the same, to learn
             said = [each.json()["choices"][0]["message"]["content"] for each in again]
             assert said == [f"The {town} river." for town in towns]
             for other in (
