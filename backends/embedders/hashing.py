@@ -162,7 +162,7 @@ class HashingEmbedder:
         self._rows: NDArray[np.int32] | None = None  # (BUCKETS,) row of the projection, the last row for none
         self._projection: NDArray[np.int8] = np.zeros((0, dim), np.int8)  # (v + 1, dim), the last row zero
         self._scales: Matrix = np.zeros(0, np.float32)  # (v + 1,) what one step of a row is worth, idf included
-        self._kept: NDArray[np.int32] = np.zeros(0, np.int32)  # (v,) places of the features, ascending
+        self._kept: NDArray[np.int32] = np.zeros(0, np.int32)  # (v,) places of the features
         self._key = key
         self._noted: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self.noted: dict[str, dict[str, bytes]] = {}  # counts that wait to be kept, by owner and id of the text
@@ -229,8 +229,12 @@ class HashingEmbedder:
         for row, each in enumerate(counts):
             places, times = unpacked_counts(each)
             at = rows.take(places)
-            weights = np.log1p(times.astype(np.float32)) * self._scales.take(at)
-            out[row] = _unit(weights @ self._projection.take(at, axis=0).astype(np.float32))
+            order = at.argsort(kind="stable")
+            order = order[
+                : at[order].searchsorted(self._kept.size) + 1
+            ]  # of those that are not kept one, as _project has
+            at = at[order]
+            out[row] = _unit(self._summed(at, np.log1p(times[order].astype(np.float32)) * self._scales.take(at)))
         return out
 
     def features(self, text: str) -> Matrix:
@@ -271,9 +275,7 @@ class HashingEmbedder:
         scales = np.append(np.abs(axes).max(axis=0) / 127.0, 0.0).astype(np.float32)
         projection[:-1, :rank] = np.rint(axes.T / np.maximum(scales[:-1, None], 1e-30))
         scales[:-1] *= idf
-        ascending = np.append(np.argsort(kept), kept.size)
-        state = {"projection": projection[ascending], "scales": scales[ascending]}
-        self.restore({"kept": np.sort(kept).astype(np.int32), **state})
+        self.restore({"kept": kept.astype(np.int32), "projection": projection, "scales": scales})
 
     def _worth_keeping(self, documents: Indices, count: int) -> Indices:
         """(v,) places of features that are neither too rare nor too common, as many as MOST_BYTES hold."""
@@ -297,8 +299,8 @@ class HashingEmbedder:
         scales = np.asarray(state["scales"], np.float32)
         if projection.shape != (kept.size + 1, self._dim) or scales.shape != (kept.size + 1,):
             raise ValueError(f"a state of {projection.shape} and {scales.shape} does not fit {self._dim} dimensions")
-        if kept.size and not (kept[0] >= 0 and kept[-1] < BUCKETS and (np.diff(kept) > 0).all()):
-            raise ValueError("a state's features are not ascending places")
+        if kept.size and not (kept.min() >= 0 and kept.max() < BUCKETS and np.unique(kept).size == kept.size):
+            raise ValueError("a state's features are not distinct places")
         rows = np.full(BUCKETS, kept.size, np.int32)
         rows[kept] = np.arange(kept.size, dtype=np.int32)
         self._rows = rows if self._places is None else rows.take(self._places)
@@ -309,6 +311,10 @@ class HashingEmbedder:
         found.sort()
         at, weights = _counts(found)
         weights *= self._scales.take(at)
+        return self._summed(at, weights)
+
+    def _summed(self, at: NDArray[np.int32], weights: Matrix) -> Matrix:
+        """(d,) rows of the projection by their weights, in the order in which fit() left them under every key."""
         total = np.zeros(self._dim, np.float32)
         for start in range(0, at.size, ROWS):  # as many rows as a core's own cache holds
             part = slice(start, start + ROWS)
