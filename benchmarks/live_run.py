@@ -31,7 +31,7 @@ from policies.replay import Result, Rows
 from policies.types import Float
 
 KEY, ADMIN = "sk-live-0000000000000001", "sk-live-admin-00000001"
-TOKENS = 1_000  # of a model's mean answer: prices are set by it
+TOKENS = 100_000  # of a model's mean answer: prices are set by it
 TENANT = "live"
 AHEAD_S = 7_200.0  # of the machine, so that no file is of the future
 PROBES = 8  # queries whose decisions a restart must not change
