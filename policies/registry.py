@@ -30,6 +30,8 @@ from policies.types import Arm, Explorer, StoredPolicy
 
 Arms = tuple[Arm, ...]
 
+OPENING = 20  # judgements a model, in the mean
+
 _NO_BUDGETS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -54,9 +56,16 @@ def _best(arms: Arms, /) -> StoredPolicy:
 def _neighbours(
     arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0, when_short: str = ANSWER
 ) -> Composed:
-    estimator = NeighbourMeans(Means(), k=k, shrinkage=shrinkage)
+    means = Means()
+    estimator = NeighbourMeans(means, k=k, shrinkage=shrinkage)
     pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
-    return Composed(estimator, pacer, _explorer(explore), tenants=TenantEffects())
+    return Composed(estimator, pacer, _explorer(explore), warm_up=_opening(means), tenants=TenantEffects())
+
+
+def _opening(means: Means) -> WarmUp:
+    """Until so much is judged, models are tried by how likely each is the best: who only takes the best so far may
+    never try a better one."""
+    return WarmUp(lambda context: means.judged(context.arms) < OPENING * len(context.arms), Thompson())
 
 
 def _pacer(when_short: str, *, k: int = 40, shrinkage: float = 10.0) -> Remaining:
@@ -104,8 +113,8 @@ def _port_exact(
     return Composed(estimator, pacer, Greedy())
 
 
-def _linear(rank: int, ridge: float, discount: float) -> Linear:
-    return Linear(Repriced(NeighbourMeans(Means())), rank=rank, ridge=ridge, discount=discount)
+def _linear(means: Means, rank: int, ridge: float, discount: float) -> Linear:
+    return Linear(Repriced(NeighbourMeans(means)), rank=rank, ridge=ridge, discount=discount)
 
 
 def _linucb(
@@ -118,7 +127,9 @@ def _linucb(
     discount: float = 0.9995,
     when_short: str = ANSWER,
 ) -> Composed:
-    return Composed(_linear(rank, ridge, discount), _pacer(when_short), Ucb(width))
+    means = Means()
+    estimator = _linear(means, rank, ridge, discount)
+    return Composed(estimator, _pacer(when_short), Ucb(width), warm_up=_opening(means))
 
 
 def _thompson(
@@ -131,20 +142,22 @@ def _thompson(
     discount: float = 0.9995,
     when_short: str = ANSWER,
 ) -> Composed:
-    return Composed(_linear(rank, ridge, discount), _pacer(when_short), Thompson(width))
+    return Composed(_linear(Means(), rank, ridge, discount), _pacer(when_short), Thompson(width))
 
 
 def _epsilon(
     arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0, when_short: str = ANSWER
 ) -> Composed:
-    estimator = Repriced(NeighbourMeans(Means(), k=k, shrinkage=shrinkage))
+    means = Means()
+    estimator = Repriced(NeighbourMeans(means, k=k, shrinkage=shrinkage))
     pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
-    return Composed(estimator, pacer, Epsilon(share), tenants=TenantEffects())
+    return Composed(estimator, pacer, Epsilon(share), warm_up=_opening(means), tenants=TenantEffects())
 
 
 def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, when_short: str = ANSWER) -> Composed:
-    estimator = Abilities(Repriced(NeighbourMeans(Means())), rank=rank)
-    return Composed(estimator, _pacer(when_short), _explorer(explore))
+    means = Means()
+    estimator = Abilities(Repriced(NeighbourMeans(means)), rank=rank)
+    return Composed(estimator, _pacer(when_short), _explorer(explore), warm_up=_opening(means))
 
 
 def _bare(builder: Callable[..., Composed]) -> Callable[..., StoredPolicy]:
@@ -194,13 +207,12 @@ _BUILDERS |= {
     )
 }
 
+_OPENING = ("neighbours", "linucb", "thompson", "epsilon", "preference")
 _SERVING: Mapping[str, tuple[str, ...]] = {  # what each asks of lazily imported modules beside refits
     "paced": ("scipy.optimize", "scipy.special"),
     "port": ("scipy.optimize",),
     "port-exact": ("scipy.optimize", "scipy.sparse"),
-    "thompson": ("scipy.special",),
-    "thompson-bare": ("scipy.special",),
-}
+} | {f"{name}{bare}": ("scipy.special",) for name in _OPENING for bare in ("", "-bare")}
 NAMES: tuple[str, ...] = tuple(name for name in _BUILDERS if name != ESCALATION)
 BLIND: frozenset[str] = frozenset({"random", "fixed", "cheapest", "best"})  # they ignore the price of quality
 

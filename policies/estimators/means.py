@@ -70,6 +70,11 @@ class Means:
         """(n,) of the scores of each arm over all queries; 0 where it was not judged twice."""
         return [self._of(arm).variance for arm in arms]
 
+    def judged(self, arms: Sequence[Arm]) -> float:
+        """How many judgements of these arms there were, each by its reliability."""
+        rows = [row for arm in arms if (row := self._tally.find(arm.name)) >= 0]
+        return float(self._tally.sums[rows, JUDGED].sum())
+
     def known(self) -> dict[str, float]:
         """Mean score of every arm that was ever judged."""
         return {
@@ -107,7 +112,9 @@ class Means:
         mean = (sums[SCORE] + self._prior_weight * prior) / weight
         if judged <= 0:
             return mean, prior_sigma
-        return mean, math.sqrt(max(sums[SQUARE] / max(judged, 1.0) - mean**2, 0.01) / weight)
+        around = max(sums[SQUARE] - 2.0 * mean * sums[SCORE] + judged * mean**2, 0.0)  # Σ (score − mean)²
+        before = (self._prior_weight * prior_sigma) ** 2  # what as many answers as the prior is worth would add
+        return mean, math.sqrt(max((around + before) / weight, 0.01) / weight)
 
     def _cost(self, arm: Arm, known: _Known, context: RouteContext) -> float:
         """USD: prompt tokens and the mean completion at list prices; what was observed without them."""
