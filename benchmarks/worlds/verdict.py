@@ -32,7 +32,7 @@ class WorldVerdict:
         self._paid: dict[str | None, tuple[int, int, str]] = {}
         for line in world.spend:
             paid, times, model = self._paid.get(line.key, (0, 0, ""))
-            served = (line.model or "") if line.requests else model  # a charge that was taken back leaves a line of none
+            served = (line.model or "") if line.requests else model  # one that was taken back says none
             self._paid[line.key] = paid + line.cost_nanousd, times + line.requests, served
         self._doubted = {_key_of(each.detail) for each in world.audit if DOUBT in str(each.detail.get("reason"))}
 
