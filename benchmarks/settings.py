@@ -14,7 +14,7 @@ def full_settings(mock: str, folder: Path, port: int) -> dict[str, object]:
         **_server(folder, port),
         "backends": {"mock": {"kind": "vllm", "url": mock, "discover": False}},
         "models": [_model("small", 0.05, 0.2), _model("medium", 0.2, 0.8), _model("large", 0.6, 2.4)],
-        "policy": {"name": "neighbours"},
+        "policy": {"name": "neighbours", "options": {"neighbours": {"opening": 0}}},  # as where models are known
         "tenants": {"bench": {"budgets": [budget], "keys": [{"secret": KEY, "budgets": [budget]}]}},
     }
 

@@ -30,8 +30,6 @@ from policies.types import Arm, Explorer, StoredPolicy
 
 Arms = tuple[Arm, ...]
 
-OPENING = 20  # judgements a model, in the mean
-
 _NO_BUDGETS: Mapping[str, float] = MappingProxyType({})
 
 
@@ -54,18 +52,27 @@ def _best(arms: Arms, /) -> StoredPolicy:
 
 
 def _neighbours(
-    arms: Arms, /, *, k: int = 40, shrinkage: float = 10.0, explore: float = 0.0, when_short: str = ANSWER
+    arms: Arms,
+    /,
+    *,
+    k: int = 40,
+    shrinkage: float = 10.0,
+    explore: float = 0.0,
+    when_short: str = ANSWER,
+    opening: int = 20,
 ) -> Composed:
     means = Means()
     estimator = NeighbourMeans(means, k=k, shrinkage=shrinkage)
     pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
-    return Composed(estimator, pacer, _explorer(explore), warm_up=_opening(means), tenants=TenantEffects())
+    return Composed(estimator, pacer, _explorer(explore), warm_up=_opening(means, opening), tenants=TenantEffects())
 
 
-def _opening(means: Means) -> WarmUp:
-    """Until so much is judged, models are tried by how likely each is the best: who only takes the best so far may
-    never try a better one."""
-    return WarmUp(lambda context: means.judged(context.arms) < OPENING * len(context.arms), Thompson())
+def _opening(means: Means, judgements: int) -> WarmUp | None:
+    """Until so many of each model are judged, in the mean, models are tried by how likely each is the best: who only
+    takes the best so far may never try a better one."""
+    if judgements <= 0:
+        return None
+    return WarmUp(lambda context: means.judged(context.arms) < judgements * len(context.arms), Thompson())
 
 
 def _pacer(when_short: str, *, k: int = 40, shrinkage: float = 10.0) -> Remaining:
@@ -126,10 +133,11 @@ def _linucb(
     ridge: float = 30.0,
     discount: float = 0.9995,
     when_short: str = ANSWER,
+    opening: int = 20,
 ) -> Composed:
     means = Means()
     estimator = _linear(means, rank, ridge, discount)
-    return Composed(estimator, _pacer(when_short), Ucb(width), warm_up=_opening(means))
+    return Composed(estimator, _pacer(when_short), Ucb(width), warm_up=_opening(means, opening))
 
 
 def _thompson(
@@ -146,18 +154,27 @@ def _thompson(
 
 
 def _epsilon(
-    arms: Arms, /, *, share: float = 0.05, k: int = 40, shrinkage: float = 10.0, when_short: str = ANSWER
+    arms: Arms,
+    /,
+    *,
+    share: float = 0.05,
+    k: int = 40,
+    shrinkage: float = 10.0,
+    when_short: str = ANSWER,
+    opening: int = 20,
 ) -> Composed:
     means = Means()
     estimator = Repriced(NeighbourMeans(means, k=k, shrinkage=shrinkage))
     pacer = _pacer(when_short, k=k, shrinkage=shrinkage)
-    return Composed(estimator, pacer, Epsilon(share), warm_up=_opening(means), tenants=TenantEffects())
+    return Composed(estimator, pacer, Epsilon(share), warm_up=_opening(means, opening), tenants=TenantEffects())
 
 
-def _preference(arms: Arms, /, *, rank: int = 4, explore: float = 0.02, when_short: str = ANSWER) -> Composed:
+def _preference(
+    arms: Arms, /, *, rank: int = 4, explore: float = 0.02, when_short: str = ANSWER, opening: int = 20
+) -> Composed:
     means = Means()
     estimator = Abilities(Repriced(NeighbourMeans(means)), rank=rank)
-    return Composed(estimator, _pacer(when_short), _explorer(explore), warm_up=_opening(means))
+    return Composed(estimator, _pacer(when_short), _explorer(explore), warm_up=_opening(means, opening))
 
 
 def _bare(builder: Callable[..., Composed]) -> Callable[..., StoredPolicy]:
