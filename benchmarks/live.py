@@ -11,21 +11,23 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.live_run import Live, LivePlan, Priced, lived
+from benchmarks.live_run import PROBES, Live, LivePlan, Priced, lived
 from benchmarks.traces import FOLDER, STREAMS
 from evaluation.traces import Sample, Trace, embed_split, read_trace
 from policies.pacers.remaining import ANSWER, REFUSE
 from policies.registry import build
 from policies.replay import BudgetGate, Result, split, split_budget, split_weights, total_budget
-from policies.simulation import FixedMemory, PolicyRun, play
+from policies.simulation import FixedMemory, PolicyRun, contexts, play
+from policies.types import Estimates
 
 LEAST = 0.99  # of replay's Performance; with two workers and requests at once …
 LEAST_CROWDED = 0.98
+TOLD = 1e-4  # of quality, and of a cost: charges are whole tokens
 QUICK = 200  # queries of the short form
 
 
@@ -34,7 +36,7 @@ def main() -> int:
     arguments = _arguments()
     trace = read_trace(_path(arguments.trace))
     plan, sample = planned(trace, arguments)
-    as_published, told = replayed(plan, sample)
+    as_published, told, expected = replayed(plan, sample)
     if arguments.folder is None:
         with tempfile.TemporaryDirectory(prefix="pointsman-live-") as folder:
             live = asyncio.run(lived(plan, Path(folder)))
@@ -45,9 +47,14 @@ def main() -> int:
         table(plan, {"replay": as_published.result, "replay, holding": told.result, "live": live.result}, live),
         flush=True,
     )
+    differ = max(differences(plan, expected, live), default=0.0)
+    print(f"estimates of the first queries differ from replay's by {differ:.1e}", flush=True)
     least = LEAST if plan.workers == 1 else LEAST_CROWDED
     share = live.result.performance / told.result.performance
     fair = as_good(live, told, plan, least) if arguments.quick else share >= least
+    if differ > TOLD:
+        print(f"FAILED: estimates of the gateway are not replay's; at most {TOLD} is rounding")
+        return 1
     if not fair or not live.unchanged:
         print(f"FAILED: {share:.4f} of replay with holds, {least} are due; restarts changed nothing: {live.unchanged}")
         return 1
@@ -141,8 +148,19 @@ def as_good(live: Live, told: PolicyRun, plan: LivePlan, least: float) -> bool:
     return bool(short.mean() <= 1.96 * short.std() / np.sqrt(len(short)))
 
 
-def replayed(plan: LivePlan, sample: Sample) -> tuple[PolicyRun, PolicyRun]:
-    """What replay says of the same order, by its own rule of admission and by that of a ledger, from one fit."""
+def differences(plan: LivePlan, expected: Sequence[Estimates], live: Live) -> Iterator[float]:
+    """By how much the gateway expected something else than replay, before anything was answered."""
+    for here, there in zip(live.expected, expected, strict=False):
+        for i, name in enumerate(plan.trace.models):
+            if name in here:
+                quality, cost = here[name]
+                yield abs(quality - float(there.quality[i]))
+                yield abs(cost / float(there.cost[i]) - 1.0)
+
+
+def replayed(plan: LivePlan, sample: Sample) -> tuple[PolicyRun, PolicyRun, list[Estimates]]:
+    """What replay says of the same order, by its own rule of admission and by that of a ledger, and what it expects of
+    the first queries, all from one fit."""
     options = {"when_short": plan.when_short, "explore": plan.explore}
     fitted = build("paced", sample.stream.arms, options)
     fitted.refit(sample.history)
@@ -156,7 +174,9 @@ def replayed(plan: LivePlan, sample: Sample) -> tuple[PolicyRun, PolicyRun]:
         memory, rng = FixedMemory(sample.stream, sample.history), np.random.default_rng(0)
         return play(policy, sample.stream, memory, till=gate, rng=rng, drops=plan.when_short == REFUSE)
 
-    return run(gates[0]), run(gates[1])
+    memory = FixedMemory(sample.stream, sample.history)
+    first = contexts(sample.stream, memory, most=PROBES)
+    return run(gates[0]), run(gates[1]), [fitted.propose(each).estimates for each in first]
 
 
 def table(plan: LivePlan, results: Mapping[str, Result], live: Live) -> str:

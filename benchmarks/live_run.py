@@ -73,6 +73,7 @@ class Live:
     errors: dict[str, int] = field(default_factory=dict)
     behind_s: float = 0.0  # how late the last request was
     unchanged: bool = True  # whether every restart left the decisions as they were
+    expected: list[dict[str, tuple[float, float]]] = field(default_factory=list)  # (quality, USD) by model, at first
 
     def answered(self, model: str, score: float, cost: float) -> None:
         self.models.append(model)
@@ -202,6 +203,7 @@ class Session:
     async def run(self) -> Live:
         """Ask for every query of the stream, one at a time and at the plan's rate, and judge the answers."""
         plan, live, waiting = self.plan, Live(), list[tuple[int, str, float]]()
+        live.expected = [await self._expected(plan.trace.prompts[row]) for row in plan.stream[:PROBES]]
         rng = np.random.default_rng(0)
         began = time.monotonic()
         for at, row in enumerate(plan.stream):
@@ -220,6 +222,11 @@ class Session:
                 _, judged, said = waiting.pop(0)
                 await self.http.post("/v1/feedback", json={"decision_id": judged, "score": min(1.0, max(0.0, said))})
         return live
+
+    async def _expected(self, prompt: str) -> dict[str, tuple[float, float]]:
+        """Of each model; empty where the query is refused."""
+        found = (await self.route(prompt)).get("candidates", ())
+        return {each["model"]: (each["quality"], each["cost_usd"]) for each in found}
 
     async def _ask(self, live: Live, row: int) -> tuple[str, float]:
         """The decision and the score of one answer; ("", 0) where there was none."""

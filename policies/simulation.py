@@ -178,15 +178,17 @@ def play(
     )
 
 
-def contexts(stream: QueryStream, memory: Memory, *, preference: float = 0.0) -> list[RouteContext]:
-    """Every query of a stream as a policy sees it before any is answered, without budgets."""
+def contexts(
+    stream: QueryStream, memory: Memory, *, preference: float = 0.0, most: int | None = None
+) -> list[RouteContext]:
+    """Every query of a stream, or `most` of them, as a policy sees it before any is answered, without budgets."""
     till = BudgetGate(len(stream.arms))
     return [
         context_of(
             _logged(stream, row, stream.columns(row), preference=preference, till=till),
             memory.near(row, stream.columns(row)),
         )
-        for row in range(len(stream))
+        for row in range(len(stream) if most is None else min(most, len(stream)))
     ]
 
 
