@@ -31,6 +31,7 @@ class RedisNetwork:
         self.up = True
         self.stalled_until_s = 0.0  # it answers nobody until then
         self.cut: set[str] = set()  # processes whose packets get lost
+        self.loses = 0.0  # share of the commands whose connection breaks before the reply is there
         self.carriers: list[ModelCarrier] = []
 
     def hang_up(self, names: Sequence[str] = ()) -> None:
@@ -82,6 +83,9 @@ class ModelCarrier:
         if not self._network.reaches(self.name):
             return
         reply = self._network.server.execute(words)
+        if self._network.loses and self._chance.random() < self._network.loses:
+            self.broken()
+            return
         back_s = self._chance.random() * TRAVEL_S
         self._network.loop.call_later(back_s, self._deliver, future, reply, context=self._outside)
 

@@ -59,6 +59,7 @@ def _of_redis(world: SeededWorld, store: RedisWorldStore) -> list[Trouble]:
         lambda at_s: promote(world, store, at_s, behind_s=chance.uniform(0.5, 6.0)),
         lambda at_s: stall(world, store, at_s, for_s=chance.choice((0.5, 3.0, 30.0))),
         lambda at_s: cut(world, store, at_s, for_s=chance.choice((0.3, 2.5, 8.0))),
+        lambda at_s: mute(world, store, at_s, for_s=chance.choice((0.5, 3.0, 8.0))),
     )
     some = ways if store.has_disks else ways[2:]
     return [chance.choice(some)(_when(chance)) for _ in range(chance.choice((0, 1, 1)))]
@@ -157,6 +158,16 @@ async def cut(world: SeededWorld, store: RedisWorldStore, at_s: float, *, for_s:
     await asyncio.sleep(for_s)
     store.network.cut.discard(name)
     store.network.hang_up([name])
+
+
+async def mute(world: SeededWorld, store: RedisWorldStore, at_s: float, *, for_s: float) -> None:
+    """For a while connections break now and then, after Redis has done what it was asked: nobody hears of it."""
+    await asyncio.sleep(at_s)
+    world.away.append("mute")
+    world.say(f"replies of redis get lost for {for_s} s")
+    store.network.loses = 0.2
+    await asyncio.sleep(for_s)
+    store.network.loses = 0.0
 
 
 async def reload(world: SeededWorld, at_s: float) -> None:
