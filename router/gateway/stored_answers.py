@@ -175,6 +175,7 @@ class AnswerCache:
         self._pending: Pending = {}
         self._under_way: Pending = {}  # to the store
         self._writing: asyncio.Future[None] | None = None
+        self._forgotten: dict[str, float] = {}  # when all of a tenant's was; what was decided before is not stored
 
     async def offered(
         self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str], embed: Embed
@@ -261,6 +262,8 @@ class AnswerCache:
         if rules is None or blocks is None or not _is_whole(attempt, spend, report, rules.bytes // SHARE):
             return
         assert report is not None
+        if attempt.decision.record.context.now < self._forgotten.get(attempt.principal.tenant, 0.0):
+            return
         kept = KeptAnswer(
             attempt.decision.decision_id,
             attempt.model.name,
@@ -278,8 +281,11 @@ class AnswerCache:
         waiting[attempt.call.answer] = kept
 
     async def forget(self, tenant: str) -> int:
-        """All of a tenant's; how many there were. Raises: StoreUnavailable."""
+        """All of a tenant's, also what is under way here; how many were stored. Raises: StoreUnavailable."""
+        self._forgotten[tenant] = self._clock()
         await self.write()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
         return await self._store.forget(tenant)
 
     async def write(self) -> None:

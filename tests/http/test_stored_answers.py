@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -141,18 +142,33 @@ async def test_nothing_is_given_across_tenants_nor_teams_that_keep_to_themselves
         assert "x-pointsman-stored" in (await house.ask(body, key=key)).headers
 
 
+async def test_what_is_under_way_when_all_is_forgotten_is_not_stored_afterwards(house: House) -> None:
+    own = {"Authorization": "Bearer sk-key-of-two"}
+    for number in range(5):  # some are charged before they are forgotten, some after
+        body = chat(f"forget this one as well, number {number}")
+        await house.ask(body, key="two")
+        await house.client.delete("/v1/cache", headers=own)
+        await asyncio.sleep(0.2)
+        assert "x-pointsman-stored" not in (await house.ask(body, key="two")).headers
+
+
 async def test_a_tenant_and_an_operator_can_have_all_of_it_forgotten(house: House) -> None:
     body = chat("forget it")
-    await house.ask(body, key="two")
-    await house.ask(body, key="one")
+
+    async def is_given(key: str) -> bool:
+        return "x-pointsman-stored" in (await house.ask(body, key=key)).headers
+
+    for key in ("two", "one"):
+        await until(lambda key=key: is_given(key))
     own = {"Authorization": "Bearer sk-key-of-two"}
     assert (await house.client.delete("/v1/cache", headers=own)).json()["answers"] >= 1
-    assert "x-pointsman-stored" not in (await house.ask(body, key="two")).headers
-    assert "x-pointsman-stored" in (await house.ask(body, key="one")).headers
+    assert not await is_given("two")
+    assert await is_given("one")
+    await until(lambda: is_given("two"))
     assert (await house.client.delete("/admin/v1/tenants/two/cache", headers=own)).status_code == 403
     purged = await house.client.delete("/admin/v1/tenants/two/cache", headers=ADMIN)
     assert purged.json() == {"object": "cache.purged", "tenant": "two", "answers": 1}
-    assert "x-pointsman-stored" not in (await house.ask(body, key="two")).headers
+    assert not await is_given("two")
 
 
 @pytest.mark.parametrize("judged", ["made", "given again"])
@@ -214,7 +230,9 @@ def echoing() -> ScriptedServer:
 
 
 async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tmp_path: Path) -> None:
-    towns = [a + b for a in ("bel", "kor", "mun", "tal", "ven") for b in ("ado", "ima", "ust")]
+    towns = [
+        a + b for a in ("bel", "kor", "mun", "tal", "ven") for b in ("ado", "ima", "ust", "eno", "ora", "ith", "ulk")
+    ]
     ways = ("Which river runs through the town of {}?", "Please tell me which river runs through the town of {}.")
     tenants = {"near": {"cache": {"alpha": 0.25}, "keys": [{"secret": "sk-key-of-near"}]}}
     async with echoing() as asked:
@@ -225,12 +243,13 @@ async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tm
             async def ask(text: str) -> httpx.Response:
                 return await client.post("/v1/chat/completions", json=chat(text, temperature=0))
 
-            first = [[await ask(way.format(town)) for town in towns] for way in ways]
-            assert not any("x-pointsman-stored" in each.headers for each in first[0])
-            await until(lambda: followed(client, tmp_path, answers=2 * len(towns)))
+            for times, way in enumerate(ways, 1):
+                told = [await ask(way.format(town)) for town in towns]
+                assert times > 1 or not any("x-pointsman-stored" in each.headers for each in told)
+                await until(lambda most=times: followed(client, tmp_path, answers=most * len(towns)))
             again = [await ask(f"Hello! Which river runs through the town of {town}? Thanks!") for town in towns]
             given = [each for each in again if each.headers.get("x-pointsman-stored", "").startswith("similar; sure=")]
-            assert given  # not all: some are asked all the same, to learn
+            assert len(given) > len(towns) / 2  # not all: some are asked all the same, to learn
             said = [each.json()["choices"][0]["message"]["content"] for each in again]
             assert said == [f"The {town} river." for town in towns]
             for other in (

@@ -62,6 +62,11 @@ def test_nobody_sees_anothers_decision_and_nobody_without_a_key(gateway: Running
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
 
 
+def _usual(decision: dict[str, Any]) -> str:
+    """The model that is drawn most often."""
+    return str(max(decision["candidates"], key=lambda each: each["probability"])["model"])
+
+
 @pytest.mark.parametrize("preference", [0.1, 0.5, 0.95])
 def test_what_would_flip_it_is_told_and_a_preference_does_flip_it(gateway: Running, preference: float) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": "Convert 12 km to m."}]}
@@ -70,10 +75,10 @@ def test_what_would_flip_it_is_told_and_a_preference_does_flip_it(gateway: Runni
         found = tenant.post("/v1/route", json={**body, "routing": routing}).json()
         assert {each["kind"] for each in found["flips"]} >= {"preference", "price"}
         for each in found["flips"]:
-            assert each["model"] != found["model"]
+            assert each["model"] != _usual(found)
             assert each["says"]
             if each["kind"] == "preference":
                 moved = {**routing, "preference": each["value"]}
-                assert tenant.post("/v1/route", json={**body, "routing": moved}).json()["model"] == each["model"]
+                assert _usual(tenant.post("/v1/route", json={**body, "routing": moved}).json()) == each["model"]
         pinned = tenant.post("/v1/route", json={**body, "model": "small@4bit"}).json()
     assert pinned["flips"] == []
