@@ -19,6 +19,7 @@ from rich.console import Console
 
 from backends.anyprec.store import Store
 from evaluation.admit import examine
+from evaluation.refusals import safety_prompts
 from router.catalogue.admission import Admissions
 from router.settings import build
 from tests.http.conftest import Running, serving
@@ -242,10 +243,9 @@ def test_a_width_is_admitted_or_refused_by_what_a_real_engine_answers(
     # nothing is said here of time: a machine that others share would decide
     settings = {"state_dir": str(tmp_path), "default_price": price, "backends": {"engine": backend}}
     settings["admission"] = {"max_slowdown": 100}
-    (tmp_path / "asked.txt").write_text("Say no.\nSay yes.\n")
     verdict = asyncio.run(
         examine(
-            build(settings, {}), width, parent=None, prompts=120, own=None, refusals=tmp_path / "asked.txt", seed=0,
+            build(settings, {}), width, parent=None, prompts=120, own=None, safety=safety_prompts(None, None), seed=0,
             console=Console(file=io.StringIO()),
         )
     )  # fmt: skip
