@@ -26,6 +26,8 @@ from router.http.errors import error_body
 
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
+LOOK_S: Final = 0.01  # before an idle connection is closed
+SPARE_S: Final = 1.0  # by which uvicorn's own end of idle connections comes later
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
@@ -177,7 +179,7 @@ class Connection(Patient, HttpToolsProtocol):
             return
         self._address = address
         super().connection_made(transport)
-        self._alarm = self._clock.call_later(self._all.limits.idle_s, self._wire.close)
+        self._alarm = self._clock.call_later(self._all.limits.idle_s, self._idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
@@ -216,6 +218,11 @@ class Connection(Patient, HttpToolsProtocol):
             self._clock.call_soon(self._take_kept)
         else:
             self._state = "HEAD"
+            self._alarm = self._clock.call_later(self._all.limits.idle_s, self._idle)
+
+    def _idle(self) -> None:
+        """Close, but read first what came while the loop stood still: its timers run before what it reads."""
+        self._alarm = self._clock.call_later(LOOK_S, self._wire.close)
 
     def _take_head(self, data: bytes) -> None:
         if not self._head:

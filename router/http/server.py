@@ -26,7 +26,7 @@ from router.catalogue.probing import probe_engines
 from router.errors import SettingsError
 from router.http.app import App
 from router.http.banner import Welcome, usable
-from router.http.connections import Connection
+from router.http.connections import SPARE_S, Connection
 from router.settings import Settings, load
 from router.telemetry.logs import configure
 from router.wiring import open_runtime, prepare
@@ -72,7 +72,7 @@ def configuration(
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=cast(int, server.drain_s),
-        timeout_keep_alive=cast(int, server.idle_s),  # these two may be floats: a timer gets them as they are
+        timeout_keep_alive=cast(int, server.idle_s + SPARE_S),  # these two may be floats: a timer gets them as they are
         timeout_worker_healthcheck=WORKER_SILENT_S,
         backlog=2048,
     )

@@ -159,3 +159,27 @@ async def test_a_stop_with_open_idle_connections_does_not_wait_for_them(tmp_path
                     await client.get("/health")
                     gateway.signal(signal.SIGTERM)
                     await until(lambda: gateway.process.poll() is not None)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_request_that_came_while_the_gateway_stood_still_is_answered(tmp_path: Path, *, first: bool) -> None:
+    """Its connection has been idle too long by then, but the request was in time."""
+    async with engine(text="fine") as one:
+        settings = settings_for(tmp_path, {"one": one}, server={"idle_s": 1})
+        async with serving(tmp_path, settings) as gateway:
+            place = urlsplit(gateway.url)
+            reader, writer = await asyncio.open_connection(place.hostname, place.port)
+            if not first:
+                writer.write(b"GET /health HTTP/1.1\r\nHost: g\r\n\r\n")
+                assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+                await reader.readuntil(b"}")
+            await asyncio.sleep(0.2)
+            gateway.signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(0.2)
+                writer.write(b"GET /health HTTP/1.1\r\nHost: g\r\n\r\n")
+                await asyncio.sleep(1.5)
+            finally:
+                gateway.signal(signal.SIGCONT)
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            writer.close()
