@@ -141,6 +141,7 @@ class Learning:
         finally:
             for task in self._aside.values():
                 task.cancel()
+            await asyncio.gather(*self._aside.values(), return_exceptions=True)  # so that no child process is left
 
     async def catch_up(self, *, within_s: float = math.inf) -> bool:
         """Take in what is already in the log; False where that takes longer, and run() goes on with the rest."""

@@ -37,9 +37,17 @@ async def refit_elsewhere(name: str, options: Mapping[str, object], *, state: St
 
 async def run_elsewhere(module: str, *arguments: str, what: str) -> None:
     """Run a module of ours in a process of its own. Raises: RuntimeError with what the process said."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", module, *arguments], stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", module, *arguments]
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE)
     )
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        process = await starting  # who is cancelled just then would leave it running
+        process.kill()
+        await process.wait()
+        raise
     try:
         _, said = await process.communicate()
     except BaseException:
