@@ -84,6 +84,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="that is kept (default: none is)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} queries of RouterBench and a restart")
     arguments = parser.parse_args()
+    if arguments.workers > 1 and not arguments.rate:
+        parser.error("workers keep the machine's time: give --rate")
     if arguments.quick:
         arguments.stream, arguments.restart = arguments.stream or QUICK, arguments.restart or [0.5]
     return arguments
