@@ -310,6 +310,7 @@ class Connection(Patient, HttpToolsProtocol):
     def _hand_over(self, head: bytes) -> None:
         """HTTP/1.0 knows no chunks, which uvicorn's quick protocol sends all the same; its other one does not."""
         address, self._address = cast(str, self._address), None
+        self._rest()  # else what was meant for an idle connection would cut a slow answer
         super().connection_lost(ConnectionError("handed over"))
         config, server_state, app_state = self._made
         old = OldConnection(config, server_state, app_state, self._all, address)

@@ -183,3 +183,20 @@ async def test_a_request_that_came_while_the_gateway_stood_still_is_answered(tmp
                 gateway.signal(signal.SIGCONT)
             assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
             writer.close()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_may_take_longer_than_a_connection_may_be_idle(tmp_path: Path, version: str) -> None:
+    """HTTP/1.0 is what nginx speaks to what is behind it, if nobody says otherwise."""
+    async with engine(text="fine", delay_s=2) as slow:
+        async with serving(tmp_path, settings_for(tmp_path, {"slow": slow}, server={"idle_s": 1})) as gateway:
+            place = urlsplit(gateway.url)
+            reader, writer = await asyncio.open_connection(place.hostname, place.port)
+            body = json.dumps(chat()).encode()
+            head = (
+                f"POST {CHAT} HTTP/{version}\r\nHost: g\r\nConnection: close\r\nAuthorization: Bearer {gateway.key}\r\n"
+            )
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            got = await reader.read()
+            writer.close()
+            assert b"fine" in got, got
