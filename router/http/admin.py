@@ -16,7 +16,7 @@ from router.errors import Conflict, InvalidRequest, NotFound
 from router.http.admin_views import FILE, balance_view, listed_together, patched, shown_terms, view
 from router.http.auth import Authentication, key_first
 from router.http.declared import DeclaredOwners
-from router.stores.keys import Key, Registry, Team, Tenant
+from router.stores.keys import Key, Registry, Team, Tenant, Thing
 from router.stores.open import MoneyClock, Stores
 from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
 from router.terms import KeyTerms, Level, OwnerName, Section, Terms
@@ -97,6 +97,23 @@ def _days(since: dt.date | None, until: dt.date | None, today: dt.date) -> tuple
     return first, last
 
 
+async def _change(
+    keys: Registry,
+    note: Note,
+    declared: DeclaredOwners,
+    kind: type[Thing],
+    name: str,
+    body: dict[str, Any],
+) -> dict[str, object]:
+    """Some of the terms of a tenant, a team or a key."""
+    declared.must_not_have(kind, name)
+    found = await keys.get(kind, name)
+    terms = patched(found.terms, body)
+    await keys.put(replace(found, terms=terms))
+    await note(f"{kind.__name__.lower()}.put", name, terms=shown_terms(terms))
+    return view(await keys.get(kind, name))
+
+
 def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.get("/tenants")
     async def tenants(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
@@ -132,11 +149,7 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
     @router.patch("/tenants/{name}")
     async def patch_tenant(name: str, body: dict[str, Any]) -> dict[str, object]:
         """Change some of a tenant's terms."""
-        declared.must_not_have(Tenant, name)
-        terms = patched((await keys.get(Tenant, name)).terms, body)
-        await keys.put(Tenant(name, terms))
-        await note("tenant.put", name, terms=shown_terms(terms))
-        return view(await keys.get(Tenant, name))
+        return await _change(keys, note, declared, Tenant, name, body)
 
 
 def _answers(router: APIRouter, forget: Callable[[str], Awaitable[int]], note: Note) -> None:
@@ -171,12 +184,7 @@ def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwne
     @router.patch("/teams/{name}")
     async def patch_team(name: str, body: dict[str, Any]) -> dict[str, object]:
         """Change some of a team's terms."""
-        declared.must_not_have(Team, name)
-        found = await keys.get(Team, name)
-        terms = patched(found.terms, body)
-        await keys.put(replace(found, terms=terms))
-        await note("team.put", name, terms=shown_terms(terms))
-        return view(await keys.get(Team, name))
+        return await _change(keys, note, declared, Team, name, body)
 
     @router.delete("/teams/{name}")
     async def delete_team(name: str) -> dict[str, object]:
@@ -221,12 +229,7 @@ def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwner
     @router.patch("/keys/{key_id}")
     async def patch_key(key_id: str, body: dict[str, Any]) -> dict[str, object]:
         """Change some of a key's terms."""
-        declared.must_not_have(Key, key_id)
-        found = await keys.get(Key, key_id)
-        terms = patched(found.terms, body)
-        await keys.put(replace(found, terms=terms))
-        await note("key.put", key_id, terms=shown_terms(terms))
-        return view(await keys.get(Key, key_id))
+        return await _change(keys, note, declared, Key, key_id, body)
 
     @router.delete("/keys/{key_id}")
     async def delete(key_id: str) -> dict[str, object]:
