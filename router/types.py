@@ -184,7 +184,7 @@ class Program(Protocol):
         """Why a run of these needs may not begin, or None."""
 
     def begin(self, gateway: Any, call: Any) -> Any:
-        """What sends a request by running the program, once it has an attempt."""
+        """What sends a request by running the program, once it has an attempt; or the one model that does it all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,15 +34,16 @@ from router.gateway.metering import Bill
 from router.gateway.observing import Observer
 from router.gateway.offers import Offers
 from router.gateway.run_eagerly import to_its_end
+from router.gateway.step_history import StepHistory
 from router.gateway.translation import for_another_model, refusal, upstream_failed
 from router.gateway.types import (
     Attempt,
     Call,
     Catalogue,
     Decision,
-    Lengths,
     Metrics,
     NotWorthItsPrice,
+    OneStep,
     Running,
     Timings,
     generic_tokens,
@@ -80,7 +81,7 @@ class Gateway:
     ) -> None:
         self.decider = decider
         self.meter = meter
-        self.lengths = Lengths()
+        self.steps = StepHistory()
         self._ledger = ledger
         self._log = log
         self._doubts = Doubts(audit, meter, clock)
@@ -150,7 +151,7 @@ class Gateway:
                     continue  # the same model may be asked in another protocol
                 if isinstance(error, Refused) and not for_another_model(error, call):
                     raise refusal(error) from error
-                self._note_failure(model, error)
+                self._note_failure(attempt.model, error)
                 failures.append(error)
                 without |= {model.name}
             else:
@@ -170,7 +171,11 @@ class Gateway:
         if model.program is None:
             backend = catalogue.backends[model.backend]
             return Attempt(decision, hold, model, principal, call, stages, backend)
-        run: Running = model.program.begin(self, call)
+        run: Running | OneStep = model.program.begin(self, call)
+        if isinstance(run, OneStep):
+            backend, asked = catalogue.backends[run.model.backend], frozenset({run.asked})
+            run.mark(decision)
+            return Attempt(decision, hold, run.model, principal, call, stages, backend, asked=asked)
         run.attempt = Attempt(decision, hold, model, principal, call, stages, run, run)
         return run.attempt
 
@@ -332,6 +337,8 @@ class Gateway:
             attempt.agrees = self.decider.answers.agrees(attempt, spend, report)
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, spend, report))
+        if attempt.asked and attempt.run is None and spend.outcome == "settled":  # a program of one step
+            self.steps.answered(attempt.model.name, attempt.decision.record.metadata["step"], spend.completion_tokens)
         if attempt.marks:
             self.decider.tie(attempt.marks, attempt.model.name)
         if attempt.blocks is not None and self.decider.answers is not None:

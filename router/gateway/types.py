@@ -60,23 +60,6 @@ class Call:
     likeness: Likeness | None = None  # to stored questions, where it is compared with any
 
 
-@dataclass(slots=True)
-class Lengths:
-    """Mean completion tokens of each model's steps of programs, as this process has seen them."""
-
-    seen: dict[str, tuple[int, int]] = field(default_factory=dict)  # by model: answers, tokens
-
-    def note(self, model: str, tokens: int) -> None:
-        """One answer."""
-        answers, total = self.seen.get(model, (0, 0))
-        self.seen[model] = answers + 1, total + tokens
-
-    def mean(self, model: str, usual: float) -> float:
-        """Of a model; `usual` before any was seen."""
-        answers, total = self.seen.get(model, (0, 0))
-        return total / answers if answers else usual
-
-
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """What may be chosen from: replaced as a whole when settings are reloaded."""
@@ -354,6 +337,20 @@ class Running(Protocol):
 
     def bill(self) -> Bill:
         """What it costs as far as it has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneStep:
+    """A program whose whole plan is one call of one model: a request to that model, under the program's name."""
+
+    model: Model  # by the program's name
+    asked: str  # the model's own
+    role: str
+
+    def mark(self, decision: Decision) -> None:
+        """The decision is the run's, and its only step's."""
+        run = {"program": self.model.name, "run": decision.decision_id, "step": self.role, "asked": self.asked}
+        decision.record = replace(decision.record, metadata={**run, **decision.record.metadata})
 
 
 @dataclass(slots=True)

@@ -103,7 +103,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         )
         call.needs = bounded(call.needs, principal)
         decision = await gateway.explain(principal, call)
-        found = await explain(gateway, call, decision, principal.tenant)
+        found = await explain(gateway, call, decision, principal)
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     @router.get("/decisions/{decision_id}")

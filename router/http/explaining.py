@@ -11,25 +11,24 @@ from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.flips import flips_of
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, Decision, Neighbour, usd
-from router.programs.explaining import plan_of, shown
-from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model, SettlementRecord
+from router.programs.explaining import planned
+from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model, Principal, SettlementRecord
 
 
-async def explain(gateway: Gateway, call: Call, decision: Decision, tenant: str) -> dict[str, object]:
+async def explain(gateway: Gateway, call: Call, decision: Decision, principal: Principal) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
     candidates: list[dict[str, object]] = [
         {**candidate, **_of_the_request(gateway, call, model)}
         for candidate, model in zip(_candidates(decision.record, decision.proposal), decision.models, strict=True)
     ]
     candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
-    plan = plan_of(decision.model, call.needs)
     return {
         "object": "routing.decision",
         **_facts(gateway, decision.record),
         "candidates": candidates,
         "flips": await flips_of(gateway.decider, decision.record),
-        **({} if plan is None else {"plan": shown(plan, gateway)}),
-        "neighbours": _neighbours(await gateway.decider.nearest(decision, tenant)),
+        **await planned(gateway, principal, call, decision),
+        "neighbours": _neighbours(await gateway.decider.nearest(decision, principal.tenant)),
     }
 
 

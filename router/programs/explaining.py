@@ -2,60 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from router.gateway.eligibility import Requirements
 from router.gateway.serving import Gateway
-from router.gateway.types import usd
-from router.programs.plans import RunPlan, Step
+from router.gateway.types import Call, Decision, usd
+from router.programs.dry_run import prompts_of
+from router.programs.plans import Expected, RunPlan
 from router.programs.program import NamedProgram
-from router.types import Model, NanoUsd
+from router.types import Model, NanoUsd, Principal
 
 
 def plan_of(model: Model, needs: Requirements) -> RunPlan | None:
     """What a program would do; None of a model."""
-    return model.program.kind.plan(needs) if isinstance(model.program, NamedProgram) else None
+    return model.program.plan(needs) if isinstance(model.program, NamedProgram) else None
 
 
 def program_s(model: Model, needs: Requirements, gateway: Gateway) -> float:
     """Until a program's answer to such a request would be there; 0 of a model."""
     plan = plan_of(model, needs)
-    return 0.0 if plan is None else seconds_of(plan, gateway)
+    return 0.0 if plan is None else _seconds(plan, plan.expected(gateway.steps, {}), gateway)
 
 
-def seconds_of(plan: RunPlan, gateway: Gateway) -> float:
-    """Until the answer would be there."""
+def _seconds(plan: RunPlan, steps: Sequence[Expected], gateway: Gateway) -> float:
     decider = gateway.decider
 
-    def delay_s(model: Model, prompt: int, completion: int) -> float:
-        if model.program is not None:
-            return 0.0  # it is shown by its own name
-        return decider.delays.of_tokens(model, prompt_tokens=prompt, completion_tokens=completion)
+    def delay_s(each: Expected) -> float:
+        if each.model.program is not None:
+            return program_s(each.model, each.step.needs, gateway)
+        prompt, completion = each.prompt_tokens, each.completion_tokens
+        return decider.delays.of_tokens(each.model, prompt_tokens=prompt, completion_tokens=completion)
 
-    return plan.seconds(gateway.lengths, delay_s)
+    return plan.seconds(steps, delay_s)
 
 
-def shown(plan: RunPlan, gateway: Gateway) -> dict[str, object]:
+async def planned(gateway: Gateway, principal: Principal, call: Call, decision: Decision) -> Mapping[str, object]:
+    """Under "plan" what the program that was drawn would do with this request; nothing of a model.
+
+    Raises: InvalidRequest, as the program itself would.
+    """
+    plan = plan_of(decision.model, call.needs)
+    if plan is None:
+        return {}
+    return {"plan": shown(plan, gateway, await prompts_of(plan, gateway, principal, call, decision))}
+
+
+def shown(plan: RunPlan, gateway: Gateway, prompts: Mapping[str, int]) -> dict[str, object]:
     """`steps`, and of them all `expected_usd`, `worst_usd`, `seconds` and why they are so."""
+    steps = plan.expected(gateway.steps, prompts)
     return {
-        "steps": [_step(step, gateway) for step in plan.steps],
-        "expected_usd": usd(plan.expected(gateway.lengths)),
+        "steps": [_step(each) for each in steps],
+        "expected_usd": usd(NanoUsd(round(sum(each.chance * each.cost for each in steps)))),
         "worst_usd": usd(plan.worst),
-        "seconds": seconds_of(plan, gateway),
+        "seconds": _seconds(plan, steps, gateway),
         "why": plan.why,
     }
 
 
-def _step(step: Step, gateway: Gateway) -> dict[str, object]:
-    model, prompt, completion, cost = step.expected(gateway.lengths)
-    offers = step.part.offers(step.needs)
+def _step(expected: Expected) -> dict[str, object]:
+    step = expected.step
     return {
         "step": step.role,
         "arm": step.part.arm,
-        "model": model.name,
+        "model": expected.model.name,
         "stage": step.stage,
-        "chance": step.chance,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "worst_tokens": max((each.tokens for each in offers), default=0),
-        "expected_usd": usd(NanoUsd(round(step.chance * cost))),
+        "chance": expected.chance,
+        "prompt_tokens": expected.prompt_tokens,
+        "completion_tokens": expected.completion_tokens,
+        "worst_tokens": max((each.tokens for each in step.part.offers(step.needs)), default=0),
+        "expected_usd": usd(NanoUsd(round(expected.chance * expected.cost))),
         "worst_usd": usd(step.worst),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from backends.dialects.chat import text_of
+from backends.errors import Failed
 from backends.types import Reply, Request, Whole
 from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
@@ -64,7 +65,7 @@ class MapReduce:
         """A step for each part, and the last one."""
         size = self._size(needs)
         if size.count == 1:
-            return RunPlan((Step("answer", self.map, same(needs)),), self.at_once, size.why)
+            return RunPlan((Step("answer", self.map, same(needs)),), self.at_once, size.why, self.exact is None)
         total, told = text_bytes(needs), len(TOLD)
         asked = inner(
             needs,
@@ -119,6 +120,9 @@ class MapReduce:
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. One part that cannot be asked about ends the run. Raises: InvalidRequest for a bad split."""
         steps = run.plan.steps
+        if len(steps) == 1 and self.exact is not None:
+            alone = await run.ask(steps[0], fields_of(request), request)
+            return _exactly(alone, combined([said(alone.choice)], self.exact))
         if len(steps) == 1:
             return (await run.ask(steps[0], fields_of(request), request, streams=request.stream)).reply
         frame, pieces, question = self._split(run, request)
@@ -197,9 +201,9 @@ def combined(answers: Sequence[str], how: str) -> str:
 
 
 def _exactly(told: Told, text: str) -> Reply:
-    """A step's answer with another text."""
+    """A step's answer with another text. Raises: Failed where it is no answer."""
     if not isinstance(told.reply, Whole):
-        return told.reply
+        raise Failed("answered a stream to a plain request", backend="program")
     answer = msgspec.json.decode(told.reply.body)
     answer["choices"] = [{**answer["choices"][0], "message": {"role": "assistant", "content": text}}]
     return Whole(msgspec.json.encode(answer), told.reply.report)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from msgspec.structs import replace
 
 from router.gateway.eligibility import Requirements, expected_prompt_tokens, offer_of
-from router.gateway.types import Lengths
+from router.gateway.step_history import StepHistory
 from router.types import Model, NanoUsd, Offer
 
 USUAL_TOKENS = 256  # of an answer whose length the caller leaves open, before any was seen
@@ -62,17 +62,28 @@ class Step:
         """The most it can cost, whoever does it."""
         return max((offer.worst for offer in self.part.offers(self.needs)), default=NanoUsd(0))
 
-    def expected(self, lengths: Lengths) -> tuple[Model, int, int, NanoUsd]:
-        """(who, prompt tokens, completion tokens, cost) as far as can be told."""
+    def usual(self) -> tuple[Model, int]:
+        """(who is expected to take it, prompt tokens as a mean)."""
         model, needs = self.part.usual(self.needs), self.needs
         if self.usual_bytes:
             needs = replace(needs, prompt_bytes=min(needs.prompt_bytes, self.usual_bytes))
-        most = min(needs.completion_tokens or model.max_output_tokens, model.max_output_tokens)
-        prompt, completion = (
-            expected_prompt_tokens(model, needs),
-            min(round(lengths.mean(model.name, USUAL_TOKENS)), most),
-        )
-        return model, prompt, completion, model.price.of(prompt, completion)
+        return model, expected_prompt_tokens(model, needs)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Of one step, as far as can be told before it runs."""
+
+    step: Step
+    model: Model
+    prompt_tokens: int
+    completion_tokens: int
+    chance: float  # that it is begun at all
+
+    @property
+    def cost(self) -> NanoUsd:
+        """If it is begun."""
+        return self.model.price.of(self.prompt_tokens, self.completion_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +93,48 @@ class RunPlan:
     steps: tuple[Step, ...]
     at_once: int = 1
     why: str = ""  # of what was chosen, e.g. the size of a part
+    is_relayed: bool = True  # whether the last step's answer is the answer, as it comes
+    program: str = ""  # whose it is
 
     def offer(self, model: Model) -> Offer:
         """What a run can cost and read at most, with the budgets, limits and names of everybody it may ask."""
-        tokens, members = 0, dict.fromkeys(
-            each for step in self.steps for m in step.part.models for each in (m.name, *_members(m))
+        worst, tokens, members = 0, 0, dict.fromkeys(
+            [each for step in self.steps for m in step.part.models for each in (m.name, *_members(m))]
         )  # fmt: skip
         budgets, limits = dict.fromkeys(model.budgets), dict.fromkeys(model.limits)
         for step in self.steps:
             offers = step.part.offers(step.needs)
-            tokens += max((each.tokens for each in offers), default=0)
-            budgets |= dict.fromkeys(budget for each in offers for budget in each.budgets)
-            limits |= dict.fromkeys(limit for each in offers for limit in each.limits)
-        return Offer(model.name, self.worst, tokens, tuple(budgets), tuple(limits), tuple(members))
+            worst += max([each.worst for each in offers], default=0)
+            tokens += max([each.tokens for each in offers], default=0)
+            for each in offers:
+                budgets |= dict.fromkeys(each.budgets)
+                limits |= dict.fromkeys(each.limits)
+        return Offer(model.name, NanoUsd(worst), tokens, tuple(budgets), tuple(limits), tuple(members))
 
     @property
     def worst(self) -> NanoUsd:
         """The most that all steps can cost."""
         return NanoUsd(sum(step.worst for step in self.steps))
 
-    def expected(self, lengths: Lengths) -> NanoUsd:
-        """What a run costs as a mean."""
-        return NanoUsd(round(sum(step.chance * step.expected(lengths)[3] for step in self.steps)))
+    def expected(self, history: StepHistory, prompts: Mapping[str, int]) -> list[Expected]:
+        """Every step. `prompts`: tokens of those whose prompts are known, by role."""
+        found = []
+        for step in self.steps:
+            model, usual = step.usual()
+            asked = step.needs.completion_tokens or model.max_output_tokens
+            tokens = round(history.tokens(self.program, step.role, USUAL_TOKENS))
+            chance = history.chance(self.program, step.role, step.chance)
+            completion = min(tokens, asked, model.max_output_tokens)
+            found.append(Expected(step, model, prompts.get(step.role, usual), completion, chance))
+        return found
 
-    def seconds(self, lengths: Lengths, delay_s: Callable[[Model, int, int], float]) -> float:
+    def seconds(self, steps: Sequence[Expected], delay_s: Callable[[Expected], float]) -> float:
         """Until the answer is there: stages one after the other, their steps `at_once` at a time."""
         total = 0.0
-        for _, stage in groupby(self.steps, key=lambda step: step.stage):
-            total += sum(max(each) for each in _rounds([_delay_s(s, lengths, delay_s) for s in stage], self.at_once))
+        for _, stage in groupby(steps, key=lambda each: each.step.stage):
+            delays = [each.chance * delay_s(each) for each in stage]
+            total += sum(max(each) for each in _rounds(delays, self.at_once))
         return total
-
-
-def _delay_s(step: Step, lengths: Lengths, delay_s: Callable[[Model, int, int], float]) -> float:
-    model, prompt, completion, _ = step.expected(lengths)
-    return step.chance * delay_s(model, prompt, completion)
 
 
 def _rounds(seconds: Sequence[float], at_once: int) -> Iterator[Sequence[float]]:

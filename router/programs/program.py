@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backends.types import Reply, Request
 from router.gateway.eligibility import Requirements, ineligible_reason
 from router.gateway.serving import Gateway
-from router.gateway.types import Call
+from router.gateway.types import Call, OneStep
 from router.programs.plans import USUAL_TOKENS, Part, RunPlan
 from router.programs.running import Run
 from router.types import Model, NanoUsd, Offer, Price, Principal
@@ -33,16 +33,24 @@ class Kind(Protocol):
         """The answer to a chat request. Raises: BackendError, PointsmanError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NamedProgram:
     """A program of the settings over the models there are. See router.types.Program."""
 
     name: str
     kind: Kind
+    alone: Mapping[str, Model]  # by the arms that are one model each: it, under the program's name
+    _planned: tuple[Requirements, RunPlan] | None = None  # the last: a request asks several times
+
+    def plan(self, needs: Requirements) -> RunPlan:
+        """The steps of a run of these needs."""
+        if self._planned is None or self._planned[0] is not needs:
+            self._planned = needs, replace(self.kind.plan(needs), program=self.name)
+        return self._planned[1]
 
     def offer(self, model: Model, needs: Requirements) -> Offer:
         """See Program.offer."""
-        return self.kind.plan(needs).offer(model)
+        return self.plan(needs).offer(model)
 
     def reason(self, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
         """See Program.reason: every step needs somebody who may do it."""
@@ -50,15 +58,19 @@ class NamedProgram:
             return "a program gives one answer"
         if needs.unforeseen or needs.fee:
             return f"{needs.unforeseen or needs.fee} cannot be planned for"
-        for step in {each.part.arm: each for each in self.kind.plan(needs).steps}.values():
+        for step in {each.part.arm: each for each in self.plan(needs).steps}.values():
             why = _nobody(step.part, step.needs, principal, is_up)
             if why is not None:
                 return f"no step {step.role}: {why}"
         return None
 
-    def begin(self, gateway: Gateway, call: Call) -> Run:
-        """See Program.begin."""
-        return Run(gateway, self.kind.plan(call.needs), self.kind.run)
+    def begin(self, gateway: Gateway, call: Call) -> Run | OneStep:
+        """See Program.begin. Where one model is asked once, it is asked as if the client had named it."""
+        plan = self.plan(call.needs)
+        step = plan.steps[0]
+        if len(plan.steps) == 1 and plan.is_relayed and step.part.arm in self.alone:
+            return OneStep(self.alone[step.part.arm], step.part.arm, step.role)
+        return Run(gateway, plan, self.kind.run)
 
 
 def _nobody(part: Part, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
@@ -89,8 +101,13 @@ def model_of(name: str, kind: Kind, *, any_length: bool) -> Model:
         parameters=last.parameters if last is not None else None,
         quality=max(quality, default=None),
         bytes_per_token=last.bytes_per_token if last is not None else 4.0,
-        program=NamedProgram(name, kind),
+        program=NamedProgram(name, kind, _alone(name, kind)),
     )
+
+
+def _alone(name: str, kind: Kind) -> Mapping[str, Model]:
+    parts = [part for part in kind.parts if len(part.models) == 1 and part.models[0].name == part.arm]
+    return {part.arm: replace(part.models[0], name=name) for part in parts if part.models[0].program is None}
 
 
 def _able(part: Part) -> frozenset[str]:

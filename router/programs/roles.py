@@ -18,6 +18,7 @@ PLANNER = (
 )
 CALLER = "Do this step alone, and give its result shortly: {step}"
 SUMMARY = "Notes on the request above:\n{notes}\n\nNow answer it. Do not mention the notes."
+MORE = 0.8  # how often a plan has one line more
 _LINE = re.compile(r"^\s*(?:\d+[.):]|[-*])\s*(.+)$", re.MULTILINE)
 
 
@@ -43,7 +44,8 @@ class Roles:
             role, part = (f"call {i}", self.caller) if i else ("plan", self.planner)
             size = needs.prompt_bytes + TOLD_BYTES + i * note
             asked = inner(needs, prompt_bytes=size, completion_tokens=self.note_tokens, messages=needs.messages + 2)
-            steps.append(Step(role, part, asked, i, usual_bytes=needs.prompt_bytes + 100 * i + 100))
+            chance = 1.0 if i < 2 else MORE ** (i - 1)
+            steps.append(Step(role, part, asked, i, chance, needs.prompt_bytes + 100 * i + 100))
         size = needs.prompt_bytes + TOLD_BYTES + (self.rounds + 1) * note
         last = replace_bytes(same(needs), size, needs.messages + 2)
         steps.append(Step("summarise", self.summary, last, self.rounds + 1, usual_bytes=needs.prompt_bytes + 500))

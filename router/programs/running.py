@@ -41,12 +41,21 @@ class OverPlan(UpstreamFailed):
     code = "over_plan"
 
 
+_NO_REPLY = Whole(b"", Report())
+
+
 @dataclass(slots=True)
 class Told:
-    """A step's answer."""
+    """A step and its answer, once that is there."""
 
+    role: str
     attempt: Attempt
-    reply: Reply
+    reply: Reply = _NO_REPLY
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its first byte came."""
+        return self.reply is not _NO_REPLY
 
     @property
     def choice(self) -> dict[str, Any]:
@@ -63,10 +72,10 @@ class Run:
 
     def __init__(self, gateway: Gateway, plan: RunPlan, go: Callable[[Run, Request], Awaitable[Reply]]) -> None:
         self.plan, self.gateway = plan, gateway
-        self._go = go
+        self.go = go
         self._ended: list[Spend] = []
-        self._begun: dict[str, tuple[Attempt, NanoUsd, Reply | None]] = {}  # by decision: not ended, and its worst
-        self._count = 0
+        self._begun: dict[str, Told] = {}  # by decision: not ended
+        self._answered: list[str] = []  # roles of the steps that gave an answer
         self._notes: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     @property
@@ -77,12 +86,15 @@ class Run:
     @property
     def left(self) -> NanoUsd:
         """Of the hold: less what ended steps cost, and the worst that those under way can."""
-        spent = sum([spend.cost for spend in self._ended]) + sum([worst for _, worst, _ in self._begun.values()])
+        spent = sum([spend.cost for spend in self._ended]) + sum(
+            [each.attempt.hold.amount for each in self._begun.values()]
+        )
         return NanoUsd(self.attempt.hold.amount - spent)
 
     def bill(self) -> Bill:
         """What all steps cost so far."""
-        spends = [*self._ended, *(billed(a, r.report).spend for a, _, r in self._begun.values() if r is not None)]
+        begun = [billed(each.attempt, each.reply.report).spend for each in self._begun.values() if each.is_there]
+        spends = [*self._ended, *begun]
         sent = any(spend.outcome == "settled" for spend in spends)
         total = Spend(
             NanoUsd(sum([spend.cost for spend in spends])),
@@ -101,7 +113,7 @@ class Run:
         try:
             if request.stream:
                 return await self._begin_stream(request)
-            reply = await self._go(self, request)
+            reply = await self._gone(request)
             if not isinstance(reply, Whole):
                 raise Failed("ended in a stream where a plain answer was asked for", backend=name)
             return renamed(reply, self.name, self.bill().spend)
@@ -134,12 +146,17 @@ class Run:
 
     async def _to_its_end(self, request: Request) -> Reply:
         try:
-            return await self._go(self, request)
+            return await self._gone(request)
         except BaseException:
             await to_its_end(self.close())  # a stream that was looked at and not returned
             raise
         finally:
             self._notes.put_nowait(None)
+
+    async def _gone(self, request: Request) -> Reply:
+        reply = await self.go(self, request)
+        self.gateway.steps.ran(self.plan.program, self._answered)
+        return reply
 
     async def next_note(self) -> bytes | None:
         """The next comment on what was done; None once the last step answers."""
@@ -166,32 +183,29 @@ class Run:
                 raise problem from None
             decision.record = replace(decision.record, metadata=self._marks(step))
             hold = self._hold_of(decision.model, call)
-            told = self._begin(self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
+            told = self._begin(step, self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
             told.attempt.answers_as = self.name
             try:
                 told.reply = await self.gateway.open_step(told.attempt)
             except BaseException as error:
-                await to_its_end(self._end(told.attempt, None))
+                await to_its_end(self._end(told))
                 if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
                     raise
                 problem, failed = error, failed | {decision.model.name}
                 continue
-            return await self._took(told, step)
+            return await self._took(told)
 
-    def _begin(self, attempt: Attempt) -> Told:
-        self._begun[attempt.decision.decision_id] = attempt, attempt.hold.amount, None
-        self.attempt.asked |= {attempt.model.name}
-        return Told(attempt, _NO_REPLY)
+    def _begin(self, step: Step, attempt: Attempt) -> Told:
+        self._begun[attempt.decision.decision_id] = told = Told(step.role, attempt)
+        self.attempt.asked |= {attempt.model.name, *attempt.asked}
+        return told
 
-    async def _took(self, told: Told, step: Step) -> Told:
-        attempt = told.attempt
-        self._begun[attempt.decision.decision_id] = attempt, attempt.hold.amount, told.reply
-        self._count += 1
-        note = f": {self._count}/{len(self.plan.steps)} {attempt.model.name}\n\n"
+    async def _took(self, told: Told) -> Told:
+        self._answered.append(told.role)
+        note = f": {len(self._answered)}/{len(self.plan.steps)} {told.attempt.model.name}\n\n"
         self._notes.put_nowait(note.encode())
         if isinstance(told.reply, Whole):
-            await to_its_end(self._end(attempt, told.reply.report))
-            self.gateway.lengths.note(attempt.model.name, self._ended[-1].completion_tokens)
+            await to_its_end(self._end(told))
         return told
 
     async def end(self, told: Told) -> None:
@@ -199,22 +213,24 @@ class Run:
         if isinstance(told.reply, Whole) or told.attempt.decision.decision_id not in self._begun:
             return
         await told.reply.aclose()
-        await self._end(told.attempt, told.reply.report)
+        await self._end(told)
 
     async def close(self) -> None:
         """End whatever is still under way."""
-        for attempt, _, reply in list(self._begun.values()):
-            if reply is not None:
-                await self.end(Told(attempt, reply))
+        for told in list(self._begun.values()):
+            await self.end(told)
 
-    async def _end(self, attempt: Attempt, report: Report | None) -> None:
+    async def _end(self, told: Told) -> None:
         """Of a step: its bill joins the program's, and the log has it."""
+        attempt, report = told.attempt, told.reply.report if told.is_there else None
         if self._begun.pop(attempt.decision.decision_id, None) is None:
             return
         bill = billed(attempt, report) if report is not None else Bill(_NOTHING)
         if report is None and attempt.run is not None:
             bill = attempt.run.bill()  # a program within this one, which broke off
         self._ended.append(bill.spend)
+        if report is not None and report.complete:
+            self.gateway.steps.answered(self.plan.program, told.role, bill.spend.completion_tokens)
         await self.gateway.close_step(attempt, bill, report)
 
     def _hold_of(self, model: Any, call: Call) -> Hold:
@@ -257,9 +273,6 @@ class Run:
             takes_stored=False,  # several are asked the same to get several answers
             keeps_stored=False,
         )
-
-
-_NO_REPLY = Whole(b"", Report())
 
 
 def fields_of(request: Request) -> dict[str, object]:

@@ -114,7 +114,7 @@ async def test_the_plan_says_what_the_steps_read_and_why_the_parts_have_their_si
         digest = next(each for each in house.gateway.decider.catalogue.models if each.name == "digest")
         plan = plan_of(digest, call.needs)
         assert plan is not None
-        told: dict[str, Any] = shown(plan, house.gateway)
+        told: dict[str, Any] = shown(plan, house.gateway, {})
         answer = await house.gateway.answer(house.principal, call)
         await answer.close()
         maps = house.scripts["small"].sent
