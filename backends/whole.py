@@ -104,12 +104,13 @@ def _read_leniently(data: bytes) -> Said:
     choices, texts = said.get("choices"), {}
     for name in ("id", "model", "stop_reason", "status"):
         texts[name] = found if isinstance(found := said.get(name), str) else None
-    reasons = [each.get("finish_reason") for each in choices or () if isinstance(each, dict)]
+    listed = choices if isinstance(choices, list) else []
+    reasons = [each.get("finish_reason") for each in listed if isinstance(each, dict)]
     return Said(
         **texts,
         usage=said.get("usage"),
         service_tier=said.get("service_tier"),
-        choices=[_Choice(why if isinstance(why, str) else None) for why in reasons] if choices is not None else None,
+        choices=[_Choice(why if isinstance(why, str) else None) for why in reasons] if choices is listed else None,
         message=_inner(said.get("message")) or _Inner(),
         response=_inner(said.get("response")),
         error=msgspec.Raw(b"" if said.get("error") is None else b"{}"),

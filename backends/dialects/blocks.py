@@ -68,7 +68,8 @@ class Blocks:
     def take(self, delta: Mapping[str, Any]) -> Iterator[BlockStep]:
         """The steps that one delta makes, or a whole message."""
         thoughts = delta.get("thinking_blocks")  # litellm's, where a provider signs them
-        signatures = [each.get("signature") for each in thoughts or () if isinstance(each, Mapping)]
+        signed = thoughts if isinstance(thoughts, list) else []
+        signatures = [each.get("signature") for each in signed if isinstance(each, Mapping)]
         if thought := reasoning_of(delta):
             yield from self._put(self._plain("reasoning"), thought)
         if signature := next((each for each in signatures if isinstance(each, str) and each), ""):

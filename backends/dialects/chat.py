@@ -42,6 +42,12 @@ def first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
+def model_of(request: Mapping[str, Any], answer: Mapping[str, Any]) -> object:
+    """The name that the answer gives its model, else the one that was asked for."""
+    found = answer.get("model")
+    return found if isinstance(found, str) and found else request.get("model")
+
+
 def delta_of(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a choice of a stream's chunk adds; nothing where it adds nothing that can be read."""
     found = choice.get("delta")

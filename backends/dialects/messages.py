@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from backends.dialects.blocks import Block, Blocks, BlockStep, blocks_of
-from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice, own_tools
+from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice, model_of, own_tools
 from backends.dialects.types import Dialect, Tree, Untranslatable
 
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "service_tier")
@@ -139,7 +139,7 @@ def from_chat(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     choice = first_choice(answer)
     blocks = blocks_of(choice.get("message") or {})
     reason, sequence = _stop(choice, blocks)
-    return _head(answer, request.get("model")) | {
+    return _head(request, answer) | {
         "content": [_begun(block) | _filled(block) for block in blocks],
         "stop_reason": reason,
         "stop_sequence": sequence,
@@ -147,8 +147,8 @@ def from_chat(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     }
 
 
-def _head(answer: Mapping[str, Any], model: object) -> Tree:
-    named = {"id": id_of(answer.get("id")), "model": answer.get("model") or model}
+def _head(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
+    named = {"id": id_of(answer.get("id")), "model": model_of(request, answer)}
     return {"type": "message", "role": "assistant", **named}
 
 
@@ -202,7 +202,7 @@ class MessageEvents:
     """A chat stream as Messages' events. See Events."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
-        self._model = request.get("model")
+        self._request = request
         self._begun = False
         self._blocks = Blocks()
         self._last: Mapping[str, Any] = {}  # the choice that says why the answer ended
@@ -232,7 +232,7 @@ class MessageEvents:
     def _begin(self, chunk: Mapping[str, Any]) -> bytes:
         self._begun = True
         empty: Tree = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(self._counts)}
-        return event("message_start", {"type": "message_start", "message": _head(chunk, self._model) | empty})
+        return event("message_start", {"type": "message_start", "message": _head(self._request, chunk) | empty})
 
     def _event(self, step: BlockStep) -> bytes:
         index, block = len(self._blocks.done) - 1, step.block

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from backends.dialects.chat import first_choice
 from backends.dialects.types import Dialect, Events, Untranslatable
 from backends.errors import Failed, Refused, UnsupportedRequest
 from backends.types import Reply, Report, Request, Stream, Whole
 from backends.whole import decoded
 
 CHAT = "/v1/chat/completions"
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of an answer that is none
 _CODE = "unsupported"  # what this model cannot be asked, and another one may
 
 
@@ -31,6 +33,7 @@ async def send_over_chat(sender: Sender, request: Request, dialect: Dialect) -> 
     """As Backend.send. Raises: BackendError."""
     asked = {key: msgspec.json.decode(value) for key, value in request.fields.items()}
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in _chat(asked, dialect, request).items()}
+    asked["model"] = request.answers_as  # whatever the engine calls itself
     reply = await sender.send(msgspec.structs.replace(request, path=CHAT, fields=fields, wants_usage=True))
     if isinstance(reply, Whole):
         return _translated(reply, asked, dialect, request.model)
@@ -51,8 +54,11 @@ def _chat(asked: Mapping[str, Any], dialect: Dialect, request: Request) -> dict[
 
 def _translated(chat: Whole, asked: Mapping[str, Any], dialect: Dialect, backend: str) -> Whole:
     try:
-        answer = dialect.from_chat(asked, decoded(chat.body))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as problem:
+        said = decoded(chat.body)
+        if not isinstance(first_choice(said).get("message"), Mapping):
+            raise ValueError("there is no message")
+        answer = dialect.from_chat(asked, said)
+    except UNREADABLE as problem:
         raise Failed(f"answered something that cannot be translated ({problem})", backend=backend) from problem
     return Whole(msgspec.json.encode(answer), replace(chat.report, response_id=answer["id"]))
 
@@ -75,7 +81,12 @@ class TranslatedStream:
         async for block in self._chat:
             if block.startswith(b":"):  # a comment alone, which every protocol's readers skip
                 yield block
-            if events := b"".join([event for chunk in _chunks(block) for event in self._events.take(chunk)]):
+            try:
+                events = b"".join([event for chunk in _chunks(block) for event in self._events.take(chunk)])
+            except UNREADABLE as problem:
+                self._chat.report.failure = f"sent something that cannot be translated ({problem})"
+                return
+            if events:
                 yield events
         if self._chat.report.failure is None:
             yield b"".join(self._events.end())

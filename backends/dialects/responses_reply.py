@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.dialects.blocks import Block, Blocks, BlockStep, blocks_of
-from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice
+from backends.dialects.chat import Counts, counts_of, delta_of, event, first_choice, model_of
 from backends.dialects.types import Tree
 
 _ECHOED: Tree = {
@@ -47,11 +47,11 @@ def _head(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
     return {
         "id": id_of(answer.get("id")),
         "object": "response",
-        "created_at": created if isinstance(created, int) else int(time.time()),
+        "created_at": created if type(created) is int else int(time.time()),
         "status": "in_progress",
         "error": None,
         "incomplete_details": None,
-        "model": answer.get("model") or request.get("model"),
+        "model": model_of(request, answer),
         "output": [],
         **echoed,
         "text": {**_ECHOED["text"], **(request.get("text") or {})},

@@ -21,6 +21,7 @@ from router.http.messages import (
     last_user_text,
     look_through,
     seen_in,
+    unescaped,
 )
 from router.types import NANO_PER_USD, NanoUsd
 
@@ -36,8 +37,6 @@ PATHS: Final[Mapping[str, str]] = {
 
 
 _ABSENT = msgspec.Raw()  # msgspec reads no `Raw | None`
-
-
 MOST_DELAY_S = 86_400
 
 
@@ -130,15 +129,16 @@ def parse(
     """
     try:
         fields = _FIELDS.decode(body)
-        call = _PARSERS[path](body, fields)
+        plain = unescaped(body)
+        call = _PARSERS[path](plain, fields if plain is body else _FIELDS.decode(plain))
         if call.needs.pinned is not None:
             _rename(call, meaning(call.needs.pinned))
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
-    call.headers = headers
     fields.pop("routing", None)
+    call.fields, call.headers = fields, headers
     if call.preference is None:
         call.preference = preference if call.alias is None else _preference_of(call.alias, aliases)
     if call.preference is not None and not 0.0 <= call.preference <= 1.0:
@@ -384,7 +384,7 @@ def _at_least(value: int | None, least: int, param: str) -> int | None:
 
 
 def _size(fields: Mapping[str, msgspec.Raw], *names: str) -> int:
-    """Bytes of these fields as the client sent them: no tokenizer makes more tokens of them than this."""
+    """Bytes of these fields as an engine reads them: no tokenizer makes more tokens of them than this."""
     return sum([len(memoryview(fields[name])) for name in names if name in fields])
 
 

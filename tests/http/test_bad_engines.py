@@ -33,6 +33,13 @@ LINES = {
 }
 
 
+ONLY_CHAT = {"capabilities": ["chat"]}
+NO_ANSWERS = {
+    "no-choices": b'{"id": "x", "object": "chat.completion", "choices": 5}',
+    "no-message": b'{"id": "x", "object": "chat.completion", "choices": [{"message": [1], "finish_reason": "stop"}]}',
+}  # which other protocols cannot be made of
+LINES |= {name: Line(verbatim=(said,)) for name, said in NO_ANSWERS.items()}
+
 # An engine that cannot be reached is left alone for a while: a test that needs its trouble anew has one of its own.
 LINES |= {
     f"{name}-{use}": line for name, line in LINES.items() if line.trouble for use in ("stream", "first", "second")
@@ -44,7 +51,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Sc
     folder = tmp_path_factory.mktemp("bad-engines")
 
     def settings(engine: ScriptedServer) -> dict[str, Any]:
-        made = candidates(folder, engine, {name: {} for name in LINES})
+        made = candidates(folder, engine, {name: ONLY_CHAT if name in NO_ANSWERS else {} for name in LINES})
         made["models"][0]["price"] = {"prompt": 9, "completion": 9}  # the good one is the dearest: tried last
         for backend in made["backends"].values():
             backend["timeouts"]["idle_s"] = 0.5
@@ -169,3 +176,15 @@ def test_when_every_model_fails_the_client_is_told_once_and_nothing_is_charged(c
 
 def test_no_trouble_leaves_a_traceback(both: tuple[Running, ScriptedServer]) -> None:
     assert "Traceback" not in both[0].log.read_text()
+
+
+@pytest.mark.parametrize("model", NO_ANSWERS)
+def test_an_answer_that_cannot_be_said_in_the_clients_protocol_is_a_502_in_its_shape(
+    client: httpx.Client, model: str
+) -> None:
+    asked = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "input": "x"}
+    for path in ("/v1/messages", "/v1/responses"):
+        answer = client.post(path, json=asked)
+        assert answer.status_code == 502, answer.text
+        assert answer.json()["error"]["message"]
+        assert (answer.json().get("type") == "error") is (path == "/v1/messages")

@@ -39,6 +39,26 @@ def test_unknown_vendor_fields_are_kept_byte_for_byte() -> None:
     assert bytes(call.fields["vendor"]) == VENDOR
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions"])
+@pytest.mark.parametrize("said", ["наша Маша", "今日は", '🎈 and a "quote"\n', "plain \\u00e9"])
+def test_letters_that_a_client_escapes_are_counted_as_they_are_read_and_sent_as_they_came(path: str, said: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": f"https://example.org/{said}"}}
+    talk = [{"role": "user", "content": [{"type": "text", "text": said}, image]}]
+    asked = {"model": "auto", "max_tokens": 9, "messages": talk, "prompt": said, "input": said, "vendor": said}
+    escaped = json.dumps(asked, ensure_ascii=True, separators=(",", ":")).encode()
+    short = json.dumps(asked, ensure_ascii=False, separators=(",", ":")).encode()
+    call, usual = parse(path, escaped, {}), parse(path, short, {})
+    assert call.needs == usual.needs
+    assert call.text == usual.text
+    assert bytes(call.fields["vendor"]) == json.dumps(said, ensure_ascii=True).encode()
+
+
+@pytest.mark.parametrize("odd", [b"1e999", b"[" * 600 + b"]" * 600, b"12345678901234567890123456789"])
+def test_what_cannot_be_read_anew_is_counted_as_it_was_sent(odd: bytes) -> None:
+    body = b'{"model":"auto","messages":[{"role":"user","content":"\\u00e9"}],"tools":[' + odd + b"]}"
+    assert parse("/v1/chat/completions", body, {}).needs.prompt_bytes >= len(odd)
+
+
 def test_the_routing_object_does_not_travel_upstream() -> None:
     call = chat(
         routing={
