@@ -72,16 +72,19 @@ class Charges:
         return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
 
     def _likened(self, logs: Float) -> Float:
-        """(n, M) logs; a newcomer's gaps are filled by the row's mean over like arms and its own distance to that."""
+        """(n, M) logs; a newcomer's gaps are filled by the row's mean over like arms and its distance to that, or to
+        their mean where no row knows both, as in a log with one answer a row."""
         new, listed = newcomers(logs), self._prices[:, 1] > 0
-        filled = logs.copy()
+        filled, seen = logs.copy(), ~np.isnan(logs)
         for arm in np.flatnonzero(new):
             like = ~new & (listed == listed[arm])
-            if like.any() and not np.isnan(logs[:, like]).all(axis=1).any():
-                usual = np.nanmean(logs[:, like], axis=1)
-                distance = (logs[:, arm] - usual)[~np.isnan(logs[:, arm])]
-                gap = np.isnan(logs[:, arm])
-                filled[gap, arm] = usual[gap] + (distance.mean() if len(distance) else 0.0)
+            near = seen[:, like].any(axis=1)  # (n,) whether a like arm answered
+            if not near.any():
+                continue
+            usual = np.nanmean(logs[np.ix_(near, like)], axis=1)
+            both, own = seen[near, arm], logs[seen[:, arm], arm]
+            distances = (logs[near, arm] - usual)[both] if both.any() else own - usual.mean()
+            filled[near, arm] = np.where(both, logs[near, arm], usual + (distances.mean() if len(distances) else 0.0))
         return filled
 
     def _regress(self, centred: Float, logs: Float) -> None:

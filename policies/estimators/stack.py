@@ -201,7 +201,7 @@ class Stack:
             self.charges.fit(arms, features[~held], tokens[~held], costs[~held])
             expected[held] = self.charges.predict(features[held], tokens[held])
         self.charges.fit(arms, features, tokens, costs)
-        seen = ~np.isnan(costs)
+        seen = ~np.isnan(costs) & (expected > 0.0)  # of an arm that only rows left out know nothing is expected
         ratios = np.log(np.where(seen, np.maximum(costs, 1e-12), 1.0) / np.where(seen, expected, 1.0))
         self.charge_spread = np.sqrt((ratios**2).sum(axis=0) / np.maximum(seen.sum(axis=0), 1))
         return expected

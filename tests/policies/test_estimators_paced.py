@@ -343,3 +343,15 @@ def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(watched: Drift
         ours, theirs = watched.estimate(query(seed)), other.estimate(query(seed))
         for part in ("quality", "sigma", "cost"):
             np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
+
+
+def test_a_model_that_nobody_asked_is_expected_to_charge_what_others_do_also_in_a_log_with_one_answer_a_row() -> None:
+    rng = np.random.default_rng(0)
+    arms = tuple(Arm(name, 0.0, 1e-6) for name in ("often", "seldom", "never"))
+    inputs, costs = rng.normal(size=(200, 3)).astype(np.float32), np.full((200, 3), np.nan)
+    costs[:150, 0], costs[150:190, 0], costs[190:, 1] = 100e-6, 110e-6, 300e-6
+    charges = Charges()
+    charges.fit(arms, inputs, np.ones(200, np.int64), costs)
+    often, seldom, never = charges.predict(inputs, np.ones(200, np.int64)).mean(axis=0)
+    assert never == pytest.approx(often, rel=0.1)
+    assert seldom == pytest.approx(300e-6, rel=0.2)
