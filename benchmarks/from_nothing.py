@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -26,8 +27,9 @@ from policies.reliability import PRIOR
 from policies.replay import Rows
 from policies.types import Arm, Float, LoggedContext, StoredPolicy, draw
 from router.learning.index import FaissIndex
+from router.learning.refit_schedule import REFIT_FIRST, next_refit, refit_soon
 from router.learning.spaces import FIRST_FIT
-from router.learning.views import REFIT_FIRST, Moved, Views, next_refit
+from router.learning.views import Moved, Views
 
 WINDOW = 1_000  # requests of one column
 NEIGHBOURS = 100
@@ -35,6 +37,10 @@ LATE, LATE_WHERE_FEW = (
     1_000,
     2_000,
 )  # requests from which the best single model is reached; where half or fewer are judged
+
+
+NOBODY: Mapping[str, int] = MappingProxyType({})
+JOINED_AFTER = 200  # requests from which on a model that joined must earn …
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,20 @@ class Told:
 class Gateway:
     """The views of one gateway over one policy, without HTTP."""
 
-    def __init__(self, policy: str, trace: PublicTrace) -> None:
+    def __init__(self, policy: str, trace: PublicTrace, joins: Mapping[str, int] = NOBODY) -> None:
         prices = trace.costs.mean(axis=0) / TOKENS
         self.trace, self.prices = trace, prices
-        self.arms = tuple(Arm(name, 0.0, float(usd)) for name, usd in zip(trace.models, prices, strict=True))
-        self.policy: StoredPolicy = build(policy, self.arms)
+        self.all = tuple(Arm(name, 0.0, float(usd)) for name, usd in zip(trace.models, prices, strict=True))
+        self.joins = joins  # requests before which a model is not there
+        self.policy: StoredPolicy = build(policy, self.arms_at(0))
         self.embedder = HashingEmbedder()
         self.views = Views(FaissIndex(self.embedder.dim), {policy: self.policy})
         self.texts: list[int] = []  # rows asked, in order
-        self.next_refit, self.next_fit = REFIT_FIRST, FIRST_FIT
+        self.fitted_on, self.next_fit = 0, FIRST_FIT
+
+    def arms_at(self, request: int) -> tuple[Arm, ...]:
+        """The models that are there then."""
+        return tuple(arm for arm in self.all if request >= self.joins.get(arm.name, 0))
 
     def ask(self, row: int, price: float, rng: np.random.Generator) -> tuple[int, DecisionRecord]:
         """The model that answers and the record of it."""
@@ -76,7 +87,7 @@ class Gateway:
             tenant="one",
             preference=price,
             embedding=to_half(self.embedder.embed_one(text)),
-            arms=self.arms,
+            arms=self.arms_at(at),
             prompt_tokens=len(text) // 4 + 1,
             prompt_characters=len(text),
             max_completion_tokens=1 << 30,
@@ -86,10 +97,11 @@ class Gateway:
         )
         proposal = self.policy.propose(self.views.context(logged))
         arm = draw(proposal.probabilities, rng.random())
-        record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, self.arms[arm].name, policy="")
+        name = logged.arms[arm].name
+        record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, name, policy="")
         self.views.take(record)
         self.texts.append(row)
-        return arm, record
+        return trace.models.index(name), record
 
     def settle(self, record: DecisionRecord, arm: int, cost: float, said: Feedback | None) -> None:
         """The answer's cost, what was said of it, and what is due then."""
@@ -102,8 +114,12 @@ class Gateway:
             self.views.take(said)
         if len(self.texts) >= self.next_fit:
             self._fit()
-        elif self.views.learned >= self.next_refit and len(self.views.table):
+        elif len(self.views.table) and self._is_due():
             self._refit()
+
+    def _is_due(self) -> bool:
+        learned, seldom = self.views.learned, next_refit(self.fitted_on) if self.fitted_on else REFIT_FIRST
+        return learned >= seldom or refit_soon(self.views.table, learned, self.fitted_on)
 
     def _fit(self) -> None:
         """The embedder's space is made of all texts so far; everything is embedded anew."""
@@ -120,13 +136,23 @@ class Gateway:
             self._refit()
 
     def _refit(self) -> None:
-        self.next_refit = next_refit(self.views.learned)
-        self.policy.refit(self.views.prepared(self.arms))
+        self.fitted_on = self.views.learned
+        self.policy.refit(self.views.prepared(self.arms_at(len(self.texts))))
+        self.views.table.fitted()
 
 
-def run(policy: str, trace: PublicTrace, rows: Rows, price: float, told: Told, *, seed: int) -> Float:
+def run(
+    policy: str,
+    trace: PublicTrace,
+    rows: Rows,
+    price: float,
+    told: Told,
+    *,
+    seed: int,
+    joins: Mapping[str, int] = NOBODY,
+) -> Float:
     """(n,) score − λ · cost of each request."""
-    gateway, rng, asked = Gateway(policy, trace), np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    gateway, rng, asked = Gateway(policy, trace, joins), np.random.default_rng(seed), np.random.default_rng(seed + 1)
     worth = np.zeros(len(rows))
     for at, row in enumerate(rows):
         arm, record = gateway.ask(int(row), price, rng)
@@ -153,6 +179,19 @@ def windows(gains: Float, start: int) -> Iterator[tuple[str, Interval]]:
         yield f"from {start}", interval_of(100.0 * gains[:, start:].mean(axis=1))
 
 
+def joined(policy: str, trace: PublicTrace, rows: Rows, price: float, told: Told, *, seed: int, late: str) -> Float:
+    """(2,) points of utility a request by which a model that joins in the middle, and one that was always there, raise
+    what is earned from JOINED_AFTER requests after the middle on."""
+    at = len(rows) // 2
+
+    def after(joins: Mapping[str, int]) -> float:
+        worth = run(policy, trace, rows, price, told, seed=seed, joins=joins)
+        return 100.0 * float(worth[at + JOINED_AFTER :].mean())
+
+    without, late_one, always = after({late: len(rows)}), after({late: at}), after({})
+    return np.array([late_one - without, always - without])
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,8 +202,11 @@ def main() -> int:
     parser.add_argument("--price", type=float, nargs="*", default=[0.1], help="λ times the mean cost of an answer")
     parser.add_argument("--share", type=float, nargs="*", default=[1.0], help="of the answers that are judged")
     parser.add_argument("--right", type=float, default=1.0, help="of the judgements; below 1: of a judge")
+    parser.add_argument("--join", nargs="*", default=[], help="models that join in the middle, one at a time")
     arguments = parser.parse_args()
     threadpool_limits(1)
+    if arguments.join:
+        return late_joiners(arguments)
     for name in arguments.traces:
         trace = load_trace(name)
         for policy in arguments.policy:
@@ -183,6 +225,21 @@ def main() -> int:
                     )
                     what = f"{name} {policy} λ {part:g} judged {share:g} right {arguments.right:g}"
                     print(f"{what}: {cells}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    return 0
+
+
+def late_joiners(arguments: argparse.Namespace) -> int:
+    """Print what each model earns that joins in the middle."""
+    trace = load_trace(arguments.traces[0])
+    price, told = arguments.price[0] / float(trace.costs.mean()), Told(arguments.share[0], arguments.right)
+    for late in arguments.join:
+        found = []
+        for seed in range(arguments.orders):
+            rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
+            found.append(joined(arguments.policy[0], trace, rows, price, told, seed=seed, late=late))
+        got, worth = np.array(found).mean(axis=0)
+        each = ", ".join(f"{a:+.1f} of {b:+.1f}" for a, b in found)
+        print(f"{trace.name} {late}: {got:+.2f} of {worth:+.2f} points ({100 * got / worth:.0f}%): {each}", flush=True)
     return 0
 
 

@@ -33,6 +33,7 @@ LEAST_CROWDED = 0.98
 LEAST_MISLED = 0.9  # … and where judgements are flipped
 LEAST_JOINED = 0.6  # of what a late model is worth, so many requests after it came
 JOINED_AFTER = 200
+LATE_SHARE = 0.05  # of the budgets' period, by which the last request may be late
 TOLD, TOLD_BY_GRAPH = 1e-4, 0.02  # of quality, and of a cost: charges are whole tokens, a graph misses some neighbours
 QUICK = 200  # queries of the short form
 
@@ -67,6 +68,8 @@ def failures(plan: LivePlan, told: Replayed, live: Live, *, roughly: bool) -> It
     share = live.result.performance / told.holding.performance
     if not (not_less(live.scores - least * told.earned) if roughly else share >= least):
         yield f"{share:.4f} of replay with holds, {least} are due"
+    if live.behind_s > LATE_SHARE * plan.period_s:
+        yield f"{live.behind_s:.1f} s late, and so is the end of a budget of {plan.period_s} s: ask at a lower --rate"
     if not live.unchanged:
         yield "a restart changed decisions"
     for event in plan.events:

@@ -18,7 +18,8 @@ from policies.records import DecisionRecord, Feedback, SettlementRecord
 from policies.registry import build
 from policies.types import Arm, LoggedContext, StoredPolicy, draw
 from router.learning.index import FaissIndex
-from router.learning.views import Views, next_refit
+from router.learning.refit_schedule import next_refit
+from router.learning.views import Views
 
 DIM, KINDS, HONEST = 32, 6, 8
 ARMS = tuple(Arm(name, 1e-7, 1e-7) for name in ("a", "b", "c", "d"))

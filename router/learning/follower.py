@@ -25,8 +25,9 @@ from policies.types import Arm, History, Snapshot, StoredPolicy
 from router.errors import PointsmanError, StoreUnavailable
 from router.learning import snapshot
 from router.learning.history_loader import HistoryLoader
+from router.learning.refit_schedule import REFIT_FIRST, next_refit, refit_soon
 from router.learning.spaces import FIRST_FIT, Spaces
-from router.learning.views import REFIT_FIRST, Moved, Views, next_refit, placed
+from router.learning.views import Moved, Views, placed
 from router.ports import OutcomeLog
 
 T = TypeVar("T")
@@ -157,8 +158,12 @@ class Learning:
     def _begin_what_is_due(self) -> None:
         if self._fit_is_due():
             self._begin("fit", self._fit)
-        elif self.learned >= self._next_refit and len(self.views.table):
+        elif len(self.views.table) and (self.learned >= self._next_refit or self._refit_is_soon()):
             self._begin("refit", self.refit)
+
+    def _refit_is_soon(self) -> bool:
+        fitted_on = max(self._fitted.values(), default=0)
+        return refit_soon(self.views.table, self.learned, fitted_on, self._refit_every)
 
     def _fit_is_due(self) -> bool:
         """Whether the texts have doubled since the embedder was fitted."""
@@ -234,6 +239,7 @@ class Learning:
         await self._still()
         spaces.use(notice.name, state)
         views.move(moved)
+        views.table.fitted()
         for name, fresh in fitted.items():
             views.policies[name].restore(fresh)
             self._fitted[name] = learned
@@ -301,6 +307,7 @@ class Learning:
         self._next_refit = next_refit(learned, self._refit_every)
         arms = self._arms()
         history = await self._apart(lambda: self.views.prepared(arms))
+        self.views.table.fitted()
         states = {name: _copied(policy) for name, policy in self.views.policies.items()}
         self.views.meanwhile = {name: [] for name in states}  # of all: what they know now is older than their turn
         try:
@@ -367,6 +374,7 @@ class Learning:
             self.views.policies[name] = self._workshop.build(name)
         self._fitted = {name: at for name, at in found.at.fitted.items() if name not in found.unfit}
         self._next_refit = 0 if found.unfit else self._due()
+        self.views.table.fitted()
         return True
 
     def _meet_again(self, name: str) -> None:

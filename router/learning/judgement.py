@@ -20,7 +20,8 @@ from policies.stored_answers import is_stored
 from policies.types import Arm, Float, StoredPolicy
 from router.errors import SettingsError
 from router.learning.index import FaissIndex
-from router.learning.views import REFIT_FIRST, Views, next_refit
+from router.learning.refit_schedule import REFIT_FIRST, next_refit, refit_soon
+from router.learning.views import Views
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Notice, SettlementRecord
 
 DIRECTIONS = 16  # of the embedding, for the reward model of the doubly robust estimate
@@ -82,7 +83,7 @@ def proposed(
     log from its beginning."""
     found: dict[str, Float] = {}
     arms: dict[str, Arm] = {}
-    views, due = None, refit_from
+    views, due, fitted_on = None, refit_from, 0
     for entry in entries:
         if isinstance(entry, DecisionRecord):
             arms |= {arm.name: arm for arm in entry.context.arms if not is_stored(entry.context, arm.name)}
@@ -95,9 +96,10 @@ def proposed(
         if views is None:
             continue
         views.take(entry)
-        if views.learned >= due:
+        if views.learned >= due or refit_soon(views.table, views.learned, fitted_on, refit_from):
             policy.refit(views.history(tuple(arms.values())))
-            due = next_refit(views.learned)
+            views.table.fitted()
+            due, fitted_on = next_refit(views.learned), views.learned
     return found
 
 

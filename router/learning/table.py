@@ -58,6 +58,8 @@ class OutcomeTable:
         self._prices: dict[str, set[tuple[float, float]]] = {}  # that each model ever answered at
         self._places: dict[int, _Columns] = {}  # by identity of the arms
         self._stamp = 0  # of columns and prices
+        self._fitted: dict[str, int] = {}  # judged answers of each model when policies were last fitted …
+        self._since: dict[str, int] = {}  # … and judgements since
         self._text_ids = np.zeros((0, ID_BYTES), np.uint8)  # under which counts of the texts are kept; zero: none are
         self.texts: list[str] = []
 
@@ -87,6 +89,7 @@ class OutcomeTable:
         self._seen[row, :, column] = score, cost
         self._weights[row] = weight
         self._is_weighted |= weight != 1.0
+        self._since[arm.name] = self._since.get(arm.name, 0) + 1
         prices = arm.prompt_price, arm.completion_price
         self._paid[row] = *prices, tokens
         if prices not in (known := self._prices.setdefault(arm.name, set())):
@@ -98,6 +101,20 @@ class OutcomeTable:
         for model, score in scores.items():
             column = self._column(model)
             self._seen[row, :, column] = score, costs[model]
+
+    def fitted(self) -> None:
+        """Policies are fitted on what is here now."""
+        seen = (~np.isnan(self._seen[: self._size, 0])).sum(axis=0).tolist()
+        self._fitted = {name: seen[column] for name, column in self._columns.items()}
+        self._since = {}
+
+    def has_doubled(self, few: int, established: int) -> bool:
+        """Whether the judgements of a model that had fewer than `established` have doubled since, and are a `few`."""
+        return any(
+            before < established and since >= max(few, before)
+            for name, since in self._since.items()
+            for before in (self._fitted.get(name, 0),)
+        )
 
     @property
     def text_ids(self) -> list[tuple[str, bytes]]:

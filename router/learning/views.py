@@ -50,7 +50,6 @@ from router.types import NANO_PER_USD
 LOG = logging.getLogger("pointsman.learning")
 A_PAGE = 500  # decisions encoded at once for a snapshot
 OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte each; the tenants share them
-REFIT_FIRST = 200  # judgements
 NAN = float("nan")
 SIGNATURE = "signature"  # the source of what an answer's own looks say
 COMPARED = 40  # nearest queries on which a judgement is compared with others'
@@ -66,11 +65,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _encode_paid = msgspec.msgpack.Encoder().encode
 _decode_paid = msgspec.msgpack.Decoder(SettlementRecord).decode
 _decode_page = msgspec.msgpack.Decoder(list[tuple[str, str, Stored]]).decode
-
-
-def next_refit(learned: int, every: int = REFIT_FIRST) -> int:
-    """Judgements after which policies are refitted again, when they were refitted on so many."""
-    return learned + max(every, learned // 4)
 
 
 @dataclass(slots=True)
