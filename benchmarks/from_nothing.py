@@ -44,7 +44,7 @@ JOINED_AFTER = 200  # requests from which on a model that joined must earn …
 
 
 @dataclass(frozen=True)
-class Told:
+class JudgedShare:
     """Which answers are judged, and how well."""
 
     share: float = 1.0
@@ -60,7 +60,7 @@ class Told:
         return Feedback(decision_id, at_ms, said, source="judge:scripted", reliability=PRIOR)
 
 
-class Gateway:
+class ColdGateway:
     """The views of one gateway over one policy, without HTTP."""
 
     def __init__(self, policy: str, trace: PublicTrace, joins: Mapping[str, int] = NOBODY) -> None:
@@ -146,13 +146,17 @@ def run(
     trace: PublicTrace,
     rows: Rows,
     price: float,
-    told: Told,
+    told: JudgedShare,
     *,
     seed: int,
     joins: Mapping[str, int] = NOBODY,
 ) -> Float:
     """(n,) score − λ · cost of each request."""
-    gateway, rng, asked = Gateway(policy, trace, joins), np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    gateway, rng, asked = (
+        ColdGateway(policy, trace, joins),
+        np.random.default_rng(seed),
+        np.random.default_rng(seed + 1),
+    )
     worth = np.zeros(len(rows))
     for at, row in enumerate(rows):
         arm, record = gateway.ask(int(row), price, rng)
@@ -179,7 +183,9 @@ def windows(gains: Float, start: int) -> Iterator[tuple[str, Interval]]:
         yield f"from {start}", interval_of(100.0 * gains[:, start:].mean(axis=1))
 
 
-def joined(policy: str, trace: PublicTrace, rows: Rows, price: float, told: Told, *, seed: int, late: str) -> Float:
+def joined(
+    policy: str, trace: PublicTrace, rows: Rows, price: float, told: JudgedShare, *, seed: int, late: str
+) -> Float:
     """(2,) points of utility a request by which a model that joins in the middle, and one that was always there, raise
     what is earned from JOINED_AFTER requests after the middle on."""
     at = len(rows) // 2
@@ -212,7 +218,7 @@ def main() -> int:
         for policy in arguments.policy:
             for part in arguments.price:
                 for share in arguments.share:
-                    started, told = time.perf_counter(), Told(share, arguments.right)
+                    started, told = time.perf_counter(), JudgedShare(share, arguments.right)
                     price, gains = part / float(trace.costs.mean()), []
                     for seed in range(arguments.orders):
                         rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
@@ -231,7 +237,7 @@ def main() -> int:
 def late_joiners(arguments: argparse.Namespace) -> int:
     """Print what each model earns that joins in the middle."""
     trace = load_trace(arguments.traces[0])
-    price, told = arguments.price[0] / float(trace.costs.mean()), Told(arguments.share[0], arguments.right)
+    price, told = arguments.price[0] / float(trace.costs.mean()), JudgedShare(arguments.share[0], arguments.right)
     for late in arguments.join:
         found = []
         for seed in range(arguments.orders):
