@@ -36,8 +36,7 @@ def build(
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
     if not 0.0 <= explore <= 1.0:
         raise ValueError(f"explore is {explore}, expected 0 … 1")
-    means = Means()
-    blend = StackedOrNeighbours(NeighbourMeans(means, k=100), hopeful=means if explore > 0.0 else None)
+    blend = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
     estimator = DriftCorrected(blend)
     pacer = Remaining(
         lambda: estimator.rehearsal,

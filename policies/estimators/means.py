@@ -17,7 +17,6 @@ PRIOR_WEIGHT = 4.0  # answers the prior is worth
 PRIOR_COMPLETION_TOKENS = 200.0
 JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS = range(10)
 EVERY = 64  # outcomes between two looks at what arms have in common; before that many, every one
-TRIED, UNJUDGED = 20, 200  # judged answers, and answers, after which nothing more is hoped of an arm than is known
 LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator
 
 
@@ -75,16 +74,6 @@ class Means:
         """How many judgements of these arms there were, each by its reliability."""
         rows = [row for arm in arms if (row := self._tally.find(arm.name)) >= 0]
         return float(self._tally.sums[rows, JUDGED].sum())
-
-    def hope(self, arm: Arm) -> float:
-        """By how much more than is expected of it an arm may be hoped to earn that was hardly tried: the standard
-        deviation of its mean, and nothing once TRIED answers are judged or it gave so many that nobody did."""
-        row = self._tally.find(arm.name)
-        if row < 0:
-            return self._of(arm).sigma
-        judged, answers = float(self._tally.sums[row, JUDGED]), float(self._tally.sums[row, ANSWERS])
-        left = (1.0 - judged / TRIED) * (1.0 - answers / UNJUDGED)
-        return self._of(arm).sigma * left if judged < TRIED and answers < UNJUDGED else 0.0
 
     def known(self) -> dict[str, float]:
         """Mean score of every arm that was ever judged."""
@@ -180,9 +169,7 @@ class Means:
             sums = tally.at(arm.name)
             sums[: SQUARE + 1] = (weights.sum(), weights @ seen, weights @ seen**2)
             sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
-            if len(seen) < TRIED and (row := self._tally.find(arm.name)) >= 0:  # answers that nobody judged count too
-                sums[[ANSWERS, TOKENS]] = self._tally.sums[row, [ANSWERS, TOKENS]]
-            elif arm.completion_price > 0:
+            if arm.completion_price > 0:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
         self._tally = tally

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.online import Query
 from policies.estimators.stack import Stack
@@ -19,15 +18,10 @@ NOTHING_NEAR = np.zeros(0, np.float32), np.zeros((0, 0))  # similarity and score
 
 
 class StackedOrNeighbours:
-    """Stack and fallback, swapped as one when refit() has made a new one.
+    """Stack and fallback, swapped as one when refit() has made a new one."""
 
-    With `hopeful` arms that were hardly tried are expected to be a standard deviation better than they probably are:
-    an arm that joins fitted ones would otherwise only be tried where it is thought better than all of them.
-    """
-
-    def __init__(self, fallback: NeighbourMeans, *, hopeful: Means | None = None) -> None:
+    def __init__(self, fallback: NeighbourMeans) -> None:
         self._fallback = fallback
-        self._hopeful = hopeful
         self._stack: Stack | None = None
         self._rehearsal: Estimates | None = None
 
@@ -42,13 +36,6 @@ class StackedOrNeighbours:
         stack = self._stack
         if stack is None:
             return self._fallback.estimate(context)
-        found = self._fitted(context, stack)
-        hopes = [] if self._hopeful is None else [self._hopeful.hope(arm) for arm in context.arms]
-        if not any(hopes):
-            return found
-        return Estimates(np.minimum(found.quality + np.array(hopes), 1.0), found.sigma, found.cost)
-
-    def _fitted(self, context: RouteContext, stack: Stack) -> Estimates:
         at = stack.columns(tuple([arm.name for arm in context.arms]))
         known = stack.expect_one(_query(context, at))
         if at is None:

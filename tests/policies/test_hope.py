@@ -1,62 +1,37 @@
-"""A model that joins fitted ones is tried though it is not thought the best, for as long as little is known of it."""
+"""What is hoped of a model that nobody has judged: as much as its price says of the models that are known."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from msgspec.structs import replace
 
 from policies.registry import build
-from policies.types import Arm, History, StoredPolicy
-from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
+from policies.types import Arm, History
+from tests.policies.worlds import make_context, make_history
 
-ARMS = make_arms(3)
-LATE = Arm("late", ARMS[0].prompt_price, ARMS[0].completion_price)
-
-
-def fitted(explore: float = 0.01) -> StoredPolicy:
-    """`paced`, which knows all but the one that joins."""
-    policy = build("paced", ARMS, {"explore": explore})
-    policy.refit(make_history(ARMS, rows=300))
-    return policy
+ARMS = tuple(Arm(f"model {usd:g}", usd, usd) for usd in (1e-7, 1e-6, 1e-5))
 
 
-def hoped(policy: StoredPolicy) -> float:
-    """What is expected of the one that joins."""
+def history(dearer_is_better: bool) -> History:
+    """Three known models, whose quality rises with their price or falls; the fourth has answered nothing."""
+    known = make_history(ARMS, rows=400)
+    level = np.array([0.3, 0.5, 0.7] if dearer_is_better else [0.7, 0.5, 0.3])
+    scores = (np.random.default_rng(0).random((400, 3)) < level).astype(np.float64)
+    nothing = np.full((400, 1), np.nan)
+    costs = np.array([1e-5, 1e-4, 1e-3]) * np.ones((400, 1))
+    return replace(known, arms=(*ARMS, LATE), scores=np.hstack([scores, nothing]), costs=np.hstack([costs, nothing]))
+
+
+LATE = Arm("late", 1e-4, 1e-4)
+
+
+def hoped(dearer_is_better: bool) -> float:
+    """The quality expected of the dearest, which joins."""
+    policy = build("paced", (*ARMS, LATE))
+    policy.refit(history(dearer_is_better))
     return float(policy.propose(make_context((*ARMS, LATE))).estimates.quality[-1])
 
 
-def test_more_is_expected_of_a_model_that_joins_than_its_prior_until_twenty_of_its_answers_are_judged() -> None:
-    policy, plain = fitted(), fitted(explore=0.0)
-    assert hoped(policy) == pytest.approx(min(1.0, hoped(plain) + 0.2))
-    for _ in range(20):
-        for each in (policy, plain):
-            each.learn(make_outcome(make_context((*ARMS, LATE)), "late", score=0.5))
-    assert hoped(policy) == hoped(plain)
-
-
-def test_a_model_whose_answers_nobody_judges_is_no_longer_hoped_for_after_two_hundred_also_behind_a_refit() -> None:
-    policy, plain = fitted(), fitted(explore=0.0)
-    for _ in range(200):
-        for each in (policy, plain):
-            each.learn(make_outcome(make_context((*ARMS, LATE)), "late", score=float("nan")))
-    assert hoped(policy) == hoped(plain)
-    known = make_history(ARMS, rows=300)
-    unknown = np.full((300, 1), np.nan)
-    history = History(
-        embeddings=known.embeddings,
-        arms=(*ARMS, LATE),
-        scores=np.hstack([known.scores, unknown]),
-        costs=np.hstack([known.costs, unknown]),
-        prompt_tokens=known.prompt_tokens,
-        prompt_characters=known.prompt_characters,
-        features=known.features,
-    )
-    for each in (policy, plain):
-        each.refit(history)
-    assert hoped(policy) == hoped(plain)
-
-
-def test_nothing_is_hoped_where_nothing_is_explored_nor_of_models_that_are_known() -> None:
-    context = make_context(ARMS)
-    hopeful, plain = (fitted(explore).propose(context).estimates.quality for explore in (0.01, 0.0))
-    np.testing.assert_array_equal(hopeful, plain)
+def test_more_is_hoped_of_a_dear_model_that_joins_where_dear_ones_are_better_than_where_they_are_worse() -> None:
+    assert hoped(dearer_is_better=True) > 0.5
+    assert hoped(dearer_is_better=True) > hoped(dearer_is_better=False) + 0.05
