@@ -5,6 +5,7 @@
 #   make test    the test suite           make check   ruff, mypy --strict, import-linter
 #   make bench   what a request costs     make test-vllm, make test-packages, make test-faults   the long suites
 #   make live    a public trace through the gateway beside replay's figure                   (ARGS=--quick)
+#   make site      the pages as a site in build/site, to be read without a network
 #   make test-world   gateways, engines and clients in one process under a virtual clock           (SEEDS=1..2000)
 
 VENV ?= .venv
@@ -17,11 +18,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install serve demo test check bench test-vllm test-packages test-faults test-clients test-world live clean help
+.PHONY: install serve demo test check bench test-vllm test-packages test-faults test-clients test-world live site clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,9s/^#   //p' Makefile
+	@sed -n '2,10s/^#   //p' Makefile
 
 install: $(VENV)/.base $(if $(EXTRAS),$(VENV)/.with-$(EXTRAS))
 
@@ -61,6 +62,9 @@ test-world: $(VENV)/.test
 
 live: $(VENV)/.test
 	$(BIN)/python -m benchmarks.live $(ARGS)
+
+site: $(VENV)/.test
+	$(BIN)/python docs/site.py build/site
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

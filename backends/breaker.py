@@ -27,7 +27,7 @@ class BreakerRule:
 class Breaker:
     """Closed until an engine fails `failures` times in a row or in `ratio` of its last `window` requests.
 
-    Open, it admits nothing until the ban is over; then it is half-open and admits one request at a time: an answer
+    Open, it admits nothing until the ban is over. Then it is half-open and admits one request at a time: an answer
     closes it, a failure opens it for twice as long.
     """
 

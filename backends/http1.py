@@ -1,6 +1,6 @@
 """A small pooled HTTP/1.1 client on httptools; it fails with BackendError, and its messages carry no header values.
 
-Why not a library: it costs a third of aiohttp's and a thirtieth of httpx's CPU per request (docs/decisions.md).
+Why not a library: it costs a third of aiohttp's and a thirtieth of httpx's CPU per request (docs/decisions/010).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Replica:
 
     @property
     def pressure(self) -> float:
-        """Requests it has, ours or, where it reports more, all of them, and those waiting; a full cache counts as 10
+        """Requests it has, ours or, where it reports more, all of them, and those waiting. A full cache counts as 10
         more, silence when it was last asked as a million: it is the last resort."""
         load = self.watch.load
         full = 10.0 if load.kv_usage > NEARLY_FULL else 0.0

@@ -75,7 +75,7 @@ class Limits:
 class Request(msgspec.Struct, frozen=True):
     """A client's request on its way to one model.
 
-    `fields` maps each top-level key of the client's JSON body to its bytes, untouched; a backend replaces `model`
+    `fields` maps each top-level key of the client's JSON body to its bytes, untouched. A backend replaces `model`
     and what it must inject, and passes the rest on as it came.
     """
 

@@ -2,7 +2,7 @@
 
 Tokens per second of every store of the family (or of the folders given): one answer at a time at each width, eight
 answers at one width, eight answers at three widths in one batch, each by the clock and by the processor's time (they
-differ where other processes share the core); and what memory grew by, beside its bound of 1.3 times the store's tensors
+differ where other processes share the core), and what memory grew by, beside its bound of 1.3 times the store's tensors
 plus 60 MB.
 """
 

@@ -1,7 +1,7 @@
 """A plain lexical embedding for ApproxOpt, so that what `paced` is compared with does not move with its own embedder.
 
 Hashed word 1–2-grams and character 3–4-grams within words (2¹⁷ each) and 1–2-grams of CJK characters (2¹⁶);
-log(1 + tf) · ln(n / df); features in fewer than two or over 60 % of the history dropped; unit rows before and after a
+log(1 + tf) · ln(n / df). Features in fewer than two or over 60 % of the history dropped; unit rows before and after a
 truncated singular value decomposition to 256 dimensions.
 """
 

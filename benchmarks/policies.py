@@ -1,7 +1,7 @@
 """What a decision costs: `python -m benchmarks.policies [NAME …] [--index ROWS]`.
 
 Microseconds of propose() and learn() for every policy, or those named, by the clock and of CPU time, which other
-processes on the machine disturb less; decisions a second in batch; with --index also one decision whose neighbours are
+processes on the machine disturb less. Decisions a second in batch; with --index also one decision whose neighbours are
 searched among so many vectors (100,000 take minutes to build).
 """
 

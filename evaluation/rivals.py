@@ -20,7 +20,7 @@ class ParetoBandit:
     """ParetoBandit (arXiv 2604.00136, PyPI `paretobandit`): LinUCB with forgetting and a primal-dual budget pacer.
 
     It is given what it asks for: a vector, one blended price a model (the mean cost of an answer, taken as that of a
-    thousand tokens) and a budget a request; costs are told after each answer. Raises: SettingsError.
+    thousand tokens) and a budget a request. Costs are told after each answer. Raises: SettingsError.
     """
 
     def __init__(self, *, budget_usd: float, seed: int) -> None:

@@ -102,8 +102,8 @@ def snips(logged: Logged) -> Value:
 def doubly_robust(logged: Logged, *, expected: Float, expected_chosen: Float) -> Value:
     """Mean of Σ_a π(a|x) q̂(x, a) + w·(r − q̂(x, a_logged)); right where q̂ or the propensities are.
 
-    expected (N,) is the model's value of the other policy, expected_chosen (N,) the model's value of the logged choice;
-    the model must not have been fitted on the rewards of the same rows. Raises: TooFewAnswers.
+    expected (N,) is the model's value of the other policy, expected_chosen (N,) the model's value of the logged choice.
+    The model must not have been fitted on the rewards of the same rows. Raises: TooFewAnswers.
     """
     effective = check_support(logged)
     return _mean_value(logged.shares * expected + logged.weights * (logged.rewards - expected_chosen), effective)

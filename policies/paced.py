@@ -25,7 +25,7 @@ def build(
     when_short: str = ANSWER,
 ) -> Composed:
     """`paced`. Options: the share of traffic that explores, spread so that each arm gets the same money; the arrivals
-    between two solutions of the prices; the arrival rate believed before any was seen; whether queries that are not
+    between two solutions of the prices. The arrival rate believed before any was seen; whether queries that are not
     worth their price may be refused while money is short.
 
     Raises: ValueError where an option is out of range.

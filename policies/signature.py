@@ -37,7 +37,7 @@ def signature(
     chosen: Float, top: Float, *, finish_reason: str | None, tokens: int = 0, expected: float = 0.0, text: str = ""
 ) -> Float:
     """(WIDTH,) FEATURES of one answer: chosen (T,) logprobs of its tokens, top (T, K) the K largest at each step,
-    descending, K ≥ 1, both empty where the engine sent none; `tokens` it took and was expected to take, 0 where nobody
+    descending, K ≥ 1, both empty where the engine sent none. `tokens` it took and was expected to take, 0 where nobody
     knows."""
     tokens = tokens or len(chosen)
     found = np.zeros(WIDTH)

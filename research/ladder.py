@@ -1,6 +1,6 @@
 """Measure the family with the numpy engine: `python -m research.ladder`.
 
-accuracy   every candidate's score by skill on held-out items, kept in ladder.json beside the weights; a run that was
+accuracy   every candidate's score by skill on held-out items, kept in ladder.json beside the weights. A run that was
            stopped continues with the candidates that are missing
 speed      prompt and decode tokens per second of every width, one answer at a time on one thread
 table      what docs/family.md shows, from the kept scores and the catalogue's prices

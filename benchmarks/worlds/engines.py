@@ -1,6 +1,6 @@
 """Engines of a world: they answer with the request's own words, and lie, stall, cut and refuse by the seed.
 
-Between an engine and the gateway lie the gateway's own replies and replicas; the network hands their bytes on in pieces
+Between an engine and the gateway lie the gateway's own replies and replicas. The network hands their bytes on in pieces
 of any size, and loses the rest where it resets.
 """
 

@@ -103,7 +103,7 @@ class Residuals:
     """The last answers and how far each was from what was expected: kernel means correct queries near them.
 
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
-    harder or longer than thought), and an arm's own answers for itself; each is shrunk to zero by `doubt` answers.
+    harder or longer than thought), and an arm's own answers for itself. Each is shrunk to zero by `doubt` answers.
     An answer's score and its charge share a place, whichever comes first. Strange queries are near each other in that
     the fit knows nothing of either: what one earned and cost is the best that is known of the next.
     """

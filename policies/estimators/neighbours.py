@@ -22,7 +22,7 @@ class NeighbourMeans:
     The guard: where the k nearest are on average less similar than `trusted` the query is strange, and where scores
     vary more among them than over all queries they disagree. All neighbours that were found are then used, each row
     below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that little is left but
-    the arms' means; and quality is held down by up to one standard deviation, which favours the arm that is surely
+    the arms' means. And quality is held down by up to one standard deviation, which favours the arm that is surely
     good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694). Without `contested`
     it does not matter how they agree.
     """

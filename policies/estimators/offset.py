@@ -1,7 +1,7 @@
 """How good a new arm is altogether, by item response: what a prompt was to the known arms weighs its label.
 
 A right answer where all others were right says little, and one where they disagreed says much. logit of an arm's
-expected score = a + b · difficulty expected from the text + c · luck of the others on the same prompt; what a, b and c
+expected score = a + b · difficulty expected from the text + c · luck of the others on the same prompt. What a, b and c
 may be is learned from the known arms, each described by the others (after Rasch and Birnbaum, with partial scores).
 """
 

@@ -16,7 +16,7 @@ class CostWeightedEpsilon(Epsilon):
     """argmax, but `share` of the queries goes to the allowed arms in inverse proportion to their expected cost.
 
     Spread evenly, one query in a hundred on an arm eighteen times as dear as the cheapest takes a sixth of a budget
-    that just covers the cheapest; this way exploring never costs more than share · n times the cheapest answer.
+    that just covers the cheapest. This way exploring never costs more than share · n times the cheapest answer.
     """
 
     share: float = 0.01

@@ -21,7 +21,7 @@ def best_probabilities(mean: Float, sigma: Float) -> Float:
     """(n,) P(arm i has the largest of independent normals N(mean, σ²)), means and σ > 0 (n,).
 
     ∫ Π_{j≠i} Φ((x − μ_j)/σ_j) dΦ((x − μ_i)/σ_i) as a Stieltjes sum over the union of all arms' nodes, so narrow and
-    wide arms are both resolved; of nodes closer than FINE standard deviations of the narrowest arm one is kept.
+    wide arms are both resolved. Of nodes closer than FINE standard deviations of the narrowest arm one is kept.
     """
     grid = (mean[:, None] + sigma[:, None] * NODES).ravel()
     reached = float((mean + NODES[0] * sigma).max())  # below it the best is surely better: nothing happens there

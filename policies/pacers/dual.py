@@ -18,8 +18,8 @@ def smoothed_dual(quality: Float, cost: Float, budgets: Float, *, weights: Float
     """γ (M,) ≥ 0, 1/USD, minimising γ·b + Σ_j w_j max(0, max_i q_ij − γ_i c_ij).
 
     quality, cost (n, M); budgets (M,) USD for one query, infinite where there is none; weights (n,) sum to one. The
-    maximum is softened at temperatures falling to 0.003 of quality, which makes the dual smooth and the answer unique;
-    the outer maximum with zero lets a query be dropped (PORT's own leaves it out and is unbounded below). `start` is
+    maximum is softened at temperatures falling to 0.003 of quality, which makes the dual smooth and the answer unique.
+    The outer maximum with zero lets a query be dropped (PORT's own leaves it out and is unbounded below). `start` is
     an earlier answer to begin from.
     """
     scale = weights @ cost

@@ -39,7 +39,7 @@ def chance_to_come(rows: int) -> Float:
     """(rows, 1) in (1 − ENDS_EARLY, 1]: the chance that each of the queries expected comes, at even places in time.
 
     Money left when queries end early bought nothing. An answer that may never be asked for is worth its quality times
-    this chance; so prices are a little lower now than they would be if all came for certain, and spending runs ahead
+    this chance. So prices are a little lower now than they would be if all came for certain, and spending runs ahead
     the more, the less that costs. Places follow the golden ratio: neighbouring rows are far apart in time.
     """
     places = np.arange(1, rows + 1) * 0.6180339887498949 % 1.0
@@ -113,7 +113,7 @@ class Remaining:
     rehearsal and the budget's own queries since, each row of either counting the same, and to come with a chance that
     falls a little towards the end. The caller's preference is a price already: μ is what is missing of the one that
     keeps the budget. Both prices are solved together where both bind, again every `resolve` arrivals and oftener where
-    that is more than a fiftieth of the queries left, in learn(), off the path of a request; prices() solves only where
+    that is more than a fiftieth of the queries left, in learn(), off the path of a request. Prices() solves only where
     nothing was solved before. With `may_refuse` the plan that drops queries not worth their price is weighed too.
     """
 

@@ -103,7 +103,7 @@ def _require_enough(samples: Samples, limits: AdmissionLimits) -> None:
 def _fall_of(refused: Floats) -> Interval:
     """Refused by the variant less by the parent (h, 2), with a one-sided bound of 95 % below.
 
-    Student's bound says nothing is lost where no pair differs; so it is never nearer to 0 than the exact bound of a
+    Student's bound says nothing is lost where no pair differs. So it is never nearer to 0 than the exact bound of a
     share of which none was seen, 1 - 0.05^(1/h).
     """
     both = interval_of(refused[:, 0] - refused[:, 1])

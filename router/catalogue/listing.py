@@ -19,7 +19,7 @@ from router.catalogue.factories import build_backend, family, models_of
 from router.catalogue.foretelling import with_foretold
 from router.gateway.types import Catalogue
 from router.gateway.wildcards import Wildcards
-from router.programs.building import program_models
+from router.programs.factory import program_models
 from router.settings import Settings
 from router.settings.engine_sections import EmbeddedSection, VllmSection
 from router.settings.listed import priced_under

@@ -168,7 +168,7 @@ def shortened(needs: Requirements) -> Requirements:
 
 def room(model: Model, needs: Requirements, prompt: int) -> int | None:
     """Tokens left for an answer where more are asked for than the context holds beside so long a prompt, with a margin
-    for what those are estimated at; None where the client named the model: its engine then says what it thinks."""
+    for what those are estimated at. None where the client named the model: its engine then says what it thinks."""
     if needs.pinned is not None or needs.completion_tokens is None:
         return None
     return max(1, model.context_tokens - prompt // needs.prompts * 5 // 4 - TEMPLATE_TOKENS)

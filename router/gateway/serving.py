@@ -1,7 +1,7 @@
 """The path of a request: decide, reserve, remember, send, relay, settle.
 
-How it fails: a store that is away stops the request before anything is sent (StoreUnavailable); a backend that fails
-before its first byte is dropped and the draw repeated over the rest; after the first byte nothing is retried, and the
+How it fails: a store that is away stops the request before anything is sent (StoreUnavailable). A backend that fails
+before its first byte is dropped and the draw repeated over the rest. After the first byte nothing is retried, and the
 settlement is shielded from a client that hangs up.
 """
 

@@ -212,7 +212,7 @@ class AnswerCache:
         )
 
     async def _similar(self, principal: Principal, call: Call, alpha: float, embed: Embed) -> KeptAnswer | None:
-        """The answer to the question that is surest to have the same; None where that is not sure enough, or where it
+        """The answer to the question that is surest to have the same. None where that is not sure enough, or where it
         is asked all the same to learn how often such an answer is wrong."""
         found = before_the_question(call.fields, call.text, call.needs)
         if found is None:

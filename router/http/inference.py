@@ -1,6 +1,6 @@
 """The hot path: one ASGI application for every route that calls a model.
 
-No framework stands between the server and the gateway here; errors leave in the caller's API shape, and a client that
+No framework stands between the server and the gateway here. Errors leave in the caller's API shape, and a client that
 hangs up stops the engine at once and is still charged.
 """
 

@@ -300,7 +300,7 @@ class Learning:
     async def refit(self) -> None:
         """Refit every policy on the whole table, off the event loop. One that cannot be refitted keeps its state.
 
-        What comes in meanwhile is learned twice: by the old state at once, and by the new one when it takes over; so
+        What comes in meanwhile is learned twice: by the old state at once, and by the new one when it takes over. So
         the result depends on the log alone and not on how long a refit takes.
         """
         learned = self.learned

@@ -84,7 +84,7 @@ class FaissIndex:
     vectors in half precision, as decisions and the log do: half of what a search has to read.
 
     The graph is built by a thread of its own while the flat index goes on answering and growing, and takes over when
-    it holds all; additions after the switch go into it at once. A lock keeps whoever adds and whoever searches apart,
+    it holds all. Additions after the switch go into it at once. A lock keeps whoever adds and whoever searches apart,
     since FAISS itself allows concurrent searches only.
     """
 

@@ -1,6 +1,6 @@
 """map_reduce: every part of a long input is asked about alone, and a last step puts the answers together.
 
-The user's longest message is the input; a short paragraph or line at its end, or its beginning, is what is asked of it,
+The user's longest message is the input. A short paragraph or line at its end, or its beginning, is what is asked of it,
 and goes with every part, as all other messages do. What cannot be split so that it fits is refused before anything is
 sent.
 """

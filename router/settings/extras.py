@@ -38,7 +38,7 @@ def _found(module: str) -> object:
 def install_line(
     extras: Iterable[str], *, target: str = "install", prefix: str = sys.prefix, has_pip: bool | None = None
 ) -> str:
-    """The line that installs them here: by make in a checkout with an environment of its own, else by pip; `target` is
+    """The line that installs them here: by make in a checkout with an environment of its own, else by pip. `target` is
     the one of make, and "serve" goes on to serve."""
     names = ",".join(extras)
     if (HOME / "Makefile").is_file() and Path(prefix).resolve().is_relative_to(HOME):

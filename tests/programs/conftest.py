@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from backends.scripted import Line
 from router.gateway.types import Catalogue
-from router.programs.building import program_models
+from router.programs.factory import program_models
 from router.settings.program_sections import ProgramSection
 from router.types import Budget, Model, NanoUsd, Principal
 from tests.router.conftest import House, open_house

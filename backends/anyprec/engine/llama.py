@@ -1,6 +1,6 @@
 """The forward pass of Llama, Qwen2 and Mistral in float32: RMSNorm, rotary positions, grouped attention, SwiGLU.
 
-All tokens of a step are one flat matrix, sorted so that rows of one width lie together; each linear layer is one
+All tokens of a step are one flat matrix, sorted so that rows of one width lie together. Each linear layer is one
 product per width, and attention never mixes sequences.
 """
 

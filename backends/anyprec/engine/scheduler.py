@@ -1,7 +1,7 @@
 """Runs many answers through one model at once: every step serves every running answer, at its own width.
 
 New answers join and finished ones leave between steps (continuous batching). Answers wait, in order, while the running
-ones hold all slots or all of the key-value memory; a long prompt is read in pieces so that others are not held up.
+ones hold all slots or all of the key-value memory. A long prompt is read in pieces so that others are not held up.
 """
 
 from __future__ import annotations

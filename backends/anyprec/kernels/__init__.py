@@ -1,6 +1,6 @@
 """The any-precision linear layer on a device: torch on a CPU, CUDA kernels on a GPU, one operator for both.
 
-`to_device_layout` turns a layer of the store into the device's own arrangement of the same bits; the operator
+`to_device_layout` turns a layer of the store into the device's own arrangement of the same bits. The operator
 `anyprec::linear(x, codes, tables, widths, bits, rows)` multiplies row t of x by the layer at width widths[t].
 """
 

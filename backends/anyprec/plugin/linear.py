@@ -21,7 +21,7 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
     """Loads planes and tables as the store holds them, then lays them out for the device.
 
     `rows_per_table` neighbouring rows share a table; `row_widths(device)` are the buffers of the engine's widths.
-    `parts` says at which stored width each of the fused layers is read for every width that can be asked for; where a
+    `parts` says at which stored width each of the fused layers is read for every width that can be asked for. Where a
     profile treats them differently, each is laid out and multiplied alone.
     """
 

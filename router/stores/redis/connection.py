@@ -2,7 +2,7 @@
 
 Everything called within one turn of the loop travels in one write on one connection (of a cluster: in one pipeline of
 redis-py, which knows its nodes). A Redis that does not answer within the timeout, is loading or has lost its master is
-StoreUnavailable; nothing is tried twice here but a script that Redis did not know.
+StoreUnavailable. Nothing is tried twice here but a script that Redis did not know.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Settlements on this machine's disk until Redis cannot lose them, so that a gateway that is killed owes nothing.
 
-Each process appends to a file of its own and keeps it locked; a file whose lock is free belongs to a dead process, and
+Each process appends to a file of its own and keeps it locked. A file whose lock is free belongs to a dead process, and
 whoever finds it first takes over what is in it. Writes go to the operating system, not to the platter: a kill loses
 nothing, a power cut what was not yet written back. Fails with StoreUnavailable where the folder cannot be written.
 """
