@@ -1,6 +1,6 @@
 """Tenants, teams and keys: who may ask, with what, for how much. Secrets are kept as SHA-256 digests only.
 
-Written once over a Shelf, which each store provides. Fails closed: a shelf that is away is StoreUnavailable.
+Written once over a RecordStore, which each store provides. Fails closed: a records that is away is StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_CHECKED = 250_000  # digests of keys known to be good
 MOST_REMEMBERED = 120_000  # principals, a kilobyte or two each
 
 
-class Shelf(Protocol):
+class RecordStore(Protocol):
     """Named bytes, by kind."""
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
@@ -134,8 +134,8 @@ async def keep_if_good(guard: Guard, ledger: Ledger, reservation: Reservation, h
 class Registry:
     """Keys, and the administration of tenants, teams and keys; a Guard. `watchers` hear when keys have changed."""
 
-    def __init__(self, shelf: Shelf, *, clock: Callable[[], int]) -> None:
-        self._shelf, self._clock = shelf, clock
+    def __init__(self, records: RecordStore, *, clock: Callable[[], int]) -> None:
+        self._records, self._clock = records, clock
         self._edition = 0
         self._checked: set[bytes] = set()  # digests looked up since
         self.watchers: list[Callable[[], None]] = []
@@ -171,7 +171,7 @@ class Registry:
         return found
 
     async def _found(self, digest: bytes, now_ms: int) -> Principal | None:
-        key_id = await self._shelf.get("digest", digest.hex())
+        key_id = await self._records.get("digest", digest.hex())
         if key_id is None:
             return None
         key = await self._get(Key, key_id.decode())
@@ -209,7 +209,7 @@ class Registry:
 
     async def adopt(self, key: Key) -> None:
         """Keep a key that was made elsewhere, of whose secret only the SHA-256 is known. Raises: Conflict."""
-        known = await self._shelf.get("digest", key.digest.hex())
+        known = await self._records.get("digest", key.digest.hex())
         if known not in (None, key.id.encode()):
             raise Conflict(f"The secret of {key.id} is that of {known.decode()} already.", param="key")
         await self._keep(key)
@@ -239,7 +239,7 @@ class Registry:
         if thing.terms.policy is not None and thing.terms.policy not in NAMES:
             message = f"policy is {thing.terms.policy!r}, expected one of {', '.join(NAMES)}."
             raise InvalidRequest(message, param="policy")
-        await self._shelf.put(_KIND[type(thing)], name, _encode(thing))
+        await self._records.put(_KIND[type(thing)], name, _encode(thing))
 
     async def get(self, cls: type[Thing], name: str) -> Thing:
         """A tenant, team or key. Raises: NotFound."""
@@ -250,25 +250,25 @@ class Registry:
 
     async def of_digest(self, digest: bytes) -> Key:
         """The key whose secret has this SHA-256, valid or not. Raises: NotFound."""
-        key_id = await self._shelf.get("digest", digest.hex())
+        key_id = await self._records.get("digest", digest.hex())
         if key_id is None:
             raise NotFound("There is no such key.", param="key")
         return await self.get(Key, key_id.decode())
 
     async def all(self, cls: type[Thing], *, after: str = "") -> AsyncIterator[Thing]:
         """Every tenant, team or key, in the order of their names, after one of them."""
-        while page := await self._shelf.page(_KIND[cls], after, PAGE):
+        while page := await self._records.page(_KIND[cls], after, PAGE):
             for name, body in page:
                 after = name
                 yield msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
 
     async def _get(self, cls: type[Thing], name: str) -> Thing | None:
-        body = await self._shelf.get(_KIND[cls], name)
+        body = await self._records.get(_KIND[cls], name)
         return None if body is None else msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
 
     async def _keep(self, key: Key) -> None:
         await self.put(key)
-        await self._shelf.put("digest", key.digest.hex(), key.id.encode())
+        await self._records.put("digest", key.digest.hex(), key.id.encode())
 
     async def _lineage(self, name: str | None) -> AsyncIterator[Team]:
         seen: set[str] = set()

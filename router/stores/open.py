@@ -22,7 +22,7 @@ from router.stores.sqlite.conversations import SqliteConversations
 from router.stores.sqlite.database import Database
 from router.stores.sqlite.ledger import SqliteLedger
 from router.stores.sqlite.log import SqliteLog
-from router.stores.sqlite.records import SqliteAudit, SqliteShelf, SqliteSpending
+from router.stores.sqlite.records import SqliteAudit, SqliteRecordStore, SqliteSpending
 from router.stores.sqlite.timekeeping import Timekeeper
 
 
@@ -99,7 +99,7 @@ async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterato
     log = SqliteLog(database, kept=kept.log_entries)
     audit = SqliteAudit(database, clock=clock, kept=kept.audit_entries)
     ledger = SqliteLedger(database, time=time, audit=audit)
-    keys = ledger.guard = Registry(SqliteShelf(database, changed=ledger.keys_changed), clock=clock)
+    keys = ledger.guard = Registry(SqliteRecordStore(database, changed=ledger.keys_changed), clock=clock)
     await database.open()
     try:
         await ledger.open()
@@ -128,7 +128,7 @@ async def _redis(
     from router.stores.redis.ledger import RedisLedger  # noqa: PLC0415
     from router.stores.redis.log import RedisLog  # noqa: PLC0415
     from router.stores.redis.outbox import Outbox  # noqa: PLC0415
-    from router.stores.redis.records import RedisAudit, RedisShelf, RedisSpending  # noqa: PLC0415
+    from router.stores.redis.records import RedisAudit, RedisRecordStore, RedisSpending  # noqa: PLC0415
 
     link = connect(url)
     outbox = Outbox(Path(query["outbox"])) if query.get("outbox") else None
@@ -136,7 +136,7 @@ async def _redis(
     accepts = query.get("eviction") == "accepted"
     ledger = RedisLedger(link, clock=clock, audit=audit, outbox=outbox, accepts_eviction=accepts)
     log = RedisLog(link, kept=kept.log_entries)
-    keys = ledger.guard = Registry(RedisShelf(link), clock=clock)
+    keys = ledger.guard = Registry(RedisRecordStore(link), clock=clock)
     try:
         await ledger.open()
         try:

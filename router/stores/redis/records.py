@@ -12,8 +12,8 @@ from router.stores.redis.connection import Link, fields_of
 from router.stores.reports import AuditEntry, SpendLine, kinds_of
 
 
-class RedisShelf:
-    """A Shelf: a hash for each kind, and its names in order."""
+class RedisRecordStore:
+    """A RecordStore: a hash for each kind, and its names in order."""
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -11,8 +11,8 @@ from router.stores.reports import AuditEntry, SpendLine, kinds_of
 from router.stores.sqlite.database import Database, trim
 
 
-class SqliteShelf:
-    """A Shelf. `changed` is called within the transaction that makes something else of what was kept before."""
+class SqliteRecordStore:
+    """A RecordStore. `changed` is called within the transaction that makes something else of what was kept before."""
 
     def __init__(self, database: Database, *, changed: Callable[[], None]) -> None:
         self._db, self._changed = database, changed
