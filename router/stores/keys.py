@@ -106,54 +106,54 @@ def mint() -> str:
 RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 
 
-class Guard(Protocol):
-    """What a ledger asks about the key of a reservation: the store numbers every change of keys as an edition."""
+class RevocationCheck(Protocol):
+    """What a ledger asks about the key of a reservation: the store numbers every change of keys as a version."""
 
-    def heard(self, edition: int) -> None:
-        """This is the edition now."""
+    def heard(self, keys_version: int) -> None:
+        """This is the version now."""
 
     def knows(self, principal: Principal) -> bool:
-        """Whether this principal was looked up since the last edition that was heard of."""
+        """Whether this principal was looked up since the last version that was heard of."""
 
     async def check(self, principal: Principal, now_ms: int) -> None:
         """Look it up again. Raises: Unauthenticated, StoreUnavailable."""
 
 
-async def keep_if_good(guard: Guard, ledger: Ledger, reservation: Reservation, hold: Hold) -> None:
+async def keep_if_good(revocations: RevocationCheck, ledger: Ledger, reservation: Reservation, hold: Hold) -> None:
     """Keys have changed since this one was looked up; the hold is given back where it is not good any more.
 
     Raises: Unauthenticated, StoreUnavailable.
     """
     try:
-        await guard.check(reservation.principal, reservation.now_ms)
+        await revocations.check(reservation.principal, reservation.now_ms)
     except BaseException:
         await asyncio.shield(ledger.settle(hold, RELEASED))
         raise
 
 
 class Registry:
-    """Keys, and the administration of tenants, teams and keys; a Guard. `watchers` hear when keys have changed."""
+    """Keys, and the administration of tenants, teams and keys; a RevocationCheck. `watchers` hear when keys have changed."""
 
     def __init__(self, records: RecordStore, *, clock: Callable[[], int]) -> None:
         self._records, self._clock = records, clock
-        self._edition = 0
+        self._keys_version = 0
         self._checked: set[bytes] = set()  # digests looked up since
         self.watchers: list[Callable[[], None]] = []
 
-    def heard(self, edition: int) -> None:
-        """As Guard.heard."""
-        if edition != self._edition:
-            self._edition = edition
+    def heard(self, keys_version: int) -> None:
+        """As RevocationCheck.heard."""
+        if keys_version != self._keys_version:
+            self._keys_version = keys_version
             self._checked.clear()
             for watcher in self.watchers:
                 watcher()
 
     def knows(self, principal: Principal) -> bool:
-        """As Guard.knows. Nothing can change about a principal that is not kept here."""
+        """As RevocationCheck.knows. Nothing can change about a principal that is not kept here."""
         return not principal.digest or principal.digest in self._checked
 
     async def check(self, principal: Principal, now_ms: int) -> None:
-        """As Guard.check."""
+        """As RevocationCheck.check."""
         if await self._look_up(principal.digest, now_ms) is None:
             raise Unauthenticated(f"The key {principal.key_id} has been disabled or changed.")
 
@@ -162,9 +162,9 @@ class Registry:
         return await self._look_up(digest_of(secret), now_ms)
 
     async def _look_up(self, digest: bytes, now_ms: int) -> Principal | None:
-        edition = self._edition
+        keys_version = self._keys_version
         found = await self._found(digest, now_ms)
-        if found is not None and edition == self._edition:  # else what was read may be older than what was heard
+        if found is not None and keys_version == self._keys_version:  # else what was read may be older than what was heard
             if len(self._checked) >= MOST_CHECKED:
                 self._checked.clear()
             self._checked.add(digest)

@@ -99,7 +99,7 @@ async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterato
     log = SqliteLog(database, kept=kept.log_entries)
     audit = SqliteAudit(database, clock=clock, kept=kept.audit_entries)
     ledger = SqliteLedger(database, time=time, audit=audit)
-    keys = ledger.guard = Registry(SqliteRecordStore(database, changed=ledger.keys_changed), clock=clock)
+    keys = ledger.revocations = Registry(SqliteRecordStore(database, changed=ledger.keys_changed), clock=clock)
     await database.open()
     try:
         await ledger.open()
@@ -136,7 +136,7 @@ async def _redis(
     accepts = query.get("eviction") == "accepted"
     ledger = RedisLedger(link, clock=clock, audit=audit, outbox=outbox, accepts_eviction=accepts)
     log = RedisLog(link, kept=kept.log_entries)
-    keys = ledger.guard = Registry(RedisRecordStore(link), clock=clock)
+    keys = ledger.revocations = Registry(RedisRecordStore(link), clock=clock)
     try:
         await ledger.open()
         try:

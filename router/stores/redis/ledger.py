@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from router.errors import Conflict, SettingsError, StoreUnavailable
 from router.stores.bounds import check_offers, why_refused, worst_case
-from router.stores.keys import Guard, keep_if_good
+from router.stores.keys import RevocationCheck, keep_if_good
 from router.stores.limits import PlanCache, of_budget
 from router.stores.redis.condition import Condition, skewed
 from router.stores.redis.connection import Link, ScriptRejected
@@ -65,7 +65,7 @@ class RedisLedger:
         accepts_eviction: bool = False,
     ) -> None:
         self._link, self._clock, self._audit = link, clock, audit
-        self.guard: Guard | None = None
+        self.revocations: RevocationCheck | None = None
         self._owner = secrets.token_hex(8)
         self._condition = Condition(accepts_eviction=accepts_eviction)
         self._settling = Settling(link, clock=clock, audit=audit, outbox=outbox)
@@ -83,7 +83,7 @@ class RedisLedger:
     async def open(self) -> None:
         """Ask Redis once, and begin to look after leases.
 
-        Keys have an edition from now on, so that a Redis that was emptied is told by having none.
+        Keys have a version from now on, so that a Redis that was emptied is told by having none.
         Raises: SettingsError (it evicts, or holds a ledger of another form), StoreUnavailable.
         """
         meta = f"{self._link.prefix}:meta"
@@ -146,10 +146,10 @@ class RedisLedger:
         self._mine[r.decision_id] = lease
         found = ScriptAnswer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[3:])
         hold = hold_of(found, lease)
-        if self.guard is not None:
-            self.guard.heard(answer[1])
-            if not self.guard.knows(who):
-                await keep_if_good(self.guard, self, r, hold)
+        if self.revocations is not None:
+            self.revocations.heard(answer[1])
+            if not self.revocations.knows(who):
+                await keep_if_good(self.revocations, self, r, hold)
         return hold
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
@@ -243,10 +243,10 @@ class RedisLedger:
             renewed, forgotten = self._renewals(self._now()), self._settling.forgettable(FORGOTTEN_AT_ONCE)
             pairs = [word for decision_id, ms in renewed.items() for word in (decision_id, ms)]
             words = (self._owner, len(forgotten), *forgotten, *pairs)
-            run, edition, skew_ms, policy, told, lately, missing = await self._link.call("tend", self._clock(), *words)
+            run, keys_version, skew_ms, policy, told, lately, missing = await self._link.call("tend", self._clock(), *words)
             self._condition.heard_skew(skew_ms)
-            if self.guard is not None:
-                self.guard.heard(edition)
+            if self.revocations is not None:
+                self.revocations.heard(keys_version)
             self._settling.forgotten(forgotten)
             self._renewed(renewed)
             replication = replication_of(told.decode())

@@ -1,4 +1,4 @@
-"""The shelf of tenants and keys, the audit and the spend lines in Redis. Fails with StoreUnavailable."""
+"""The records of tenants and keys, the audit and the spend lines in Redis. Fails with StoreUnavailable."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Accounting:
         """Take a hold on the first offer that fits every limit, or say why none does."""
         if jump_ms := self._time.jump_ms():
             return StoreUnavailable(why_stopped(jump_ms))
-        asked.edition = self._time.facts.keys
+        asked.keys_version = self._time.facts.keys
         refusal: Refusal | None = None
         for offer, plan in asked.choices:
             used = self._used(plan, offer)

@@ -18,7 +18,7 @@ import msgspec
 
 from router.errors import StoreUnavailable
 from router.stores.bounds import check_offers, why_refused, worst_case
-from router.stores.keys import Guard, keep_if_good
+from router.stores.keys import RevocationCheck, keep_if_good
 from router.stores.limits import DAY_MS, PlanCache, day_of, of_budget, window_of
 from router.stores.refusals import Refusal, ScriptAnswer, hold_of, refuse
 from router.stores.retention import SPEND_DAYS
@@ -54,7 +54,7 @@ class SqliteLedger:
 
     def __init__(self, database: Database, *, time: Timekeeper, audit: Noting) -> None:
         self._db, self._time, self._audit = database, time, audit
-        self.guard: Guard | None = None
+        self.revocations: RevocationCheck | None = None
         self.refused: Counter[str] = Counter()  # settlements charged at their worst case, by where they were refused
         self._accounting = Accounting(database, time=time, audit=audit)
         self._plans: PlanCache[CountPlan] = PlanCache(plan_of, size=PLANS)
@@ -108,8 +108,8 @@ class SqliteLedger:
             reservation.decision_id, offer.model, offer.worst, expires_ms, plan.gauges, plan.shown, used
         )
         hold = hold_of(answer, record)
-        if self.guard is not None and not self.guard.knows(reservation.principal):
-            await keep_if_good(self.guard, self, reservation, hold)
+        if self.revocations is not None and not self.revocations.knows(reservation.principal):
+            await keep_if_good(self.revocations, self, reservation, hold)
         return hold
 
     async def _reserve(self, r: Reservation, offers: Sequence[Offer]) -> Taken | Refusal:
@@ -124,8 +124,8 @@ class SqliteLedger:
             raise
         if isinstance(found, StoreUnavailable):
             raise found
-        if self.guard is not None:
-            self.guard.heard(asked.edition)
+        if self.revocations is not None:
+            self.revocations.heard(asked.keys_version)
         return found
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
@@ -217,8 +217,8 @@ class SqliteLedger:
         if self._day != (day := day_of(now_ms)):
             oldest, self._day = day_of(now_ms - SPEND_DAYS * DAY_MS), day
             await self._db.transact(lambda: self._db.execute("DELETE FROM spend WHERE day < ?", (oldest,)))
-        if self.guard is not None:
-            self.guard.heard(self._time.facts.keys)
+        if self.revocations is not None:
+            self.revocations.heard(self._time.facts.keys)
 
     def jump_ms(self) -> int:
         """By how much the clock has jumped; while this is not 0, nothing is reserved."""

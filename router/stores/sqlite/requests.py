@@ -65,7 +65,7 @@ class HeldRow(NamedTuple):
 class Reserve:
     """Take a hold on the first of these offers that fits. Times in milliseconds."""
 
-    __slots__ = ("choices", "decision_id", "edition", "longest_ms", "principal", "run", "ttl_ms")
+    __slots__ = ("choices", "decision_id", "keys_version", "longest_ms", "principal", "run", "ttl_ms")
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Reserve:
         self.run = run
         self.decision_id, self.principal, self.ttl_ms, self.longest_ms = decision_id, principal, ttl_ms, longest_ms
         self.choices: list[tuple[Offer, CountPlan]] = []
-        self.edition = 0  # of the keys, once it is done
+        self.keys_version = 0  # of the keys, once it is done
 
     def __call__(self) -> Taken | Refusal | StoreUnavailable:
         """See Accounting.reserve."""

@@ -24,7 +24,7 @@ class Facts(NamedTuple):
     """The row of the table of that name."""
 
     newest_ms: int  # the newest time that was written
-    keys: int  # the edition of the keys
+    keys: int  # the version of the keys
     ahead_ms: int  # by how much the money's time is ahead of the wall clock, since that was moved back
     confirmed_ms: int  # what the wall clock was ahead of the boot clock when somebody confirmed it
 

@@ -3,7 +3,7 @@
 -- ARGV  1 the gateway's clock ms  2 decision id  3 owner: the gateway's process  4 lease ms
 --       5 longest ms: no renewal leads beyond it  6 who (tenant, team, key, joined by \31)
 --       then for each offer: model, worst nano-USD, tokens, plan (JSON: a list of limits, see is_limit)
--- Returns  {i, edition, now ms, used…}            offer i fits; edition of the keys; used of each of its limits,
+-- Returns  {i, keys_version, now ms, used…}            offer i fits; version of the keys; used of each of its limits,
 --                                                 this request included
 --          {0, i, limit, used, need, wait ms}     none fits; offer i would first, and this limit stands in its way longest
 --          {-1, ms}                               Redis has just restarted: holds are being restored, come back later

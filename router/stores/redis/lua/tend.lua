@@ -3,7 +3,7 @@
 -- ARGV  1 the gateway's clock ms  2 owner: the gateway's process
 --       3 how many of its ended holds need not be known any more, then their decision ids,
 --       then pairs of decision id and ms from now to which its lease is renewed
--- Returns  {run id, edition of the keys, ms by which the gateway's clock is ahead, maxmemory-policy or "",
+-- Returns  {run id, version of the keys, ms by which the gateway's clock is ahead, maxmemory-policy or "",
 --           replication, as INFO says it, addresses of replicas that were seen lately, decision ids that are not held}
 local now, skew = clock(whole(1, 'clock', MOST))
 local owner, forgotten = ARGV[2], whole(3, 'forgotten', MOST)
