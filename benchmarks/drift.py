@@ -18,7 +18,7 @@ from msgspec.structs import replace as changed
 from benchmarks.traces import FOLDER, PublicTrace, embed_trace, load_trace
 from policies.registry import build
 from policies.replay import BudgetGate, Rows
-from policies.simulation import FixedMemory, GrowingMemory, QueryStream, play
+from policies.simulation import FixedNeighbours, GrowingNeighbours, QueryStream, simulate
 from policies.types import Float, History
 
 POLICIES = ("port", "epsilon", "linucb", "thompson", "preference", "paced")
@@ -99,9 +99,9 @@ def rewards(world: World, name: str, *, price: float, seed: int) -> Float:
     stream, history = world.stream, world.history
     policy = build(name, stream.arms, {"horizon": len(stream)} if name == "port" else None)
     policy.refit(history)
-    memory = (FixedMemory if name in STATIC else GrowingMemory)(stream, history)
+    view = (FixedNeighbours if name in STATIC else GrowingNeighbours)(stream, history)
     rng = np.random.default_rng(seed)
-    run = play(policy, stream, memory, till=BudgetGate(len(stream.arms)), rng=rng, preference=price)
+    run = simulate(policy, stream, view, gate=BudgetGate(len(stream.arms)), rng=rng, preference=price)
     return _earned(stream, run.choices, price)
 
 
@@ -125,11 +125,11 @@ def _static(stream: QueryStream, history: History, price: float, *, hide: Rows, 
     present = np.ones(stream.scores.shape, np.bool_)
     present[:, hide] = False
     shown = replace(stream, present=present)
-    run = play(
+    run = simulate(
         policy,
         shown,
-        FixedMemory(shown, history),
-        till=BudgetGate(len(stream.arms)),
+        FixedNeighbours(shown, history),
+        gate=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,
     )
@@ -145,11 +145,11 @@ def most_used(stream: QueryStream, history: History, price: float) -> int:
     """The arm a static router takes most."""
     policy = build("neighbours", stream.arms)
     policy.refit(history)
-    run = play(
+    run = simulate(
         policy,
         stream,
-        FixedMemory(stream, history),
-        till=BudgetGate(len(stream.arms)),
+        FixedNeighbours(stream, history),
+        gate=BudgetGate(len(stream.arms)),
         rng=np.random.default_rng(0),
         preference=price,
     )

@@ -203,7 +203,7 @@ class Session:
             def post(path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
                 return dict(admin.post(path, json=body).raise_for_status().json())
 
-            await asyncio.to_thread(lambda: teach(file, "past", {}, post=post, told=lambda _: None))
+            await asyncio.to_thread(lambda: teach(file, "past", {}, post=post, on_progress=lambda _: None))
         ready = 0
         async with httpx.AsyncClient(base_url=self.url, headers=headers) as asked, asyncio.timeout(1_800):
             while ready < 5 * self.plan.workers:

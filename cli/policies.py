@@ -146,7 +146,7 @@ def _replay_trace(arguments: argparse.Namespace) -> int:
         factor=arguments.factor,
     )
     with _Bar(stages(setting)) as told:
-        report = replay(trace, setting, told=told)
+        report = replay(trace, setting, on_progress=told)
     _print_report(report)
     for path in write_report(report, arguments.out):
         print(path)
@@ -161,7 +161,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     trace = read_trace(arguments.trace)
     with _Bar(parts()) as told:
         try:
-            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), told=told)
+            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), on_progress=told)
         except ValueError as error:
             raise SettingsError(str(error), param="budget") from error
     print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
@@ -191,7 +191,7 @@ def _learn(arguments: argparse.Namespace) -> int:
     name, arms = arguments.name or arguments.trace.stem, _mapped(arguments.map)
     bar = _Bar(count_lines(arguments.trace, arms))
     with bar as told:
-        stored = teach(arguments.trace, name, arms, post=ask, told=lambda rows: told(name, rows))
+        stored = teach(arguments.trace, name, arms, post=ask, on_progress=lambda rows: told(name, rows))
     print(f"{stored} new rows in {name}", flush=True)
     until = time.monotonic() + arguments.wait
     while time.monotonic() < until:
@@ -226,7 +226,7 @@ def _onboard(arguments: argparse.Namespace) -> int:
             prompts,
             count=arguments.prompts,
             post=lambda path, body: post(f"{url}{path}", key, dict(body)),
-            told=told,
+            on_progress=told,
         )
     print(f"{arguments.model}: {found.asked} prompts of {len(prompts)}, mean grade {found.mean_score:.3f}")
     print(f"expected over all of them: {found.level:.3f} ± {found.sigma:.3f}")

@@ -145,7 +145,7 @@ def count_lines(path: Path, arms: Mapping[str, str]) -> int:
     return sum(1 for _ in labels(path, arms))
 
 
-def teach(path: Path, name: str, arms: Mapping[str, str], *, post: Post, told: Callable[[int], None]) -> int:
+def teach(path: Path, name: str, arms: Mapping[str, str], *, post: Post, on_progress: Callable[[int], None]) -> int:
     """Send a file's rows under a name; how many were new. It may be called again: what was sent is known.
 
     Raises: SettingsError before anything is sent where a line does not fit; what `post` raises.
@@ -156,6 +156,6 @@ def teach(path: Path, name: str, arms: Mapping[str, str], *, post: Post, told: C
     while some := list(islice(left, AT_ONCE)):
         rows = [{"line": r.line, "prompt": r.prompt, "scores": r.scores, "costs": r.costs} for r in some]
         stored += int(post(f"{at}/rows", {"rows": rows})["stored"])
-        told(len(rows))
+        on_progress(len(rows))
     post(at, {})
     return stored

@@ -95,8 +95,10 @@ def _prompt(line: str, place: str) -> Prompt:
     return Prompt(text, graders[given])
 
 
-def onboard(model: str, prompts: Sequence[Prompt], *, count: int, post: Post, told: Callable[[str], None]) -> Onboarded:
-    """Choose, ask, grade, feed back; `told(what)` hears of each call.
+def onboard(
+    model: str, prompts: Sequence[Prompt], *, count: int, post: Post, on_progress: Callable[[str], None]
+) -> Onboarded:
+    """Choose, ask, grade, feed back; `on_progress(what)` hears of each call.
 
     Raises: SettingsError where no prompt or more than there are were asked for, or there is no other model;
     PointsmanError from the gateway.
@@ -105,11 +107,11 @@ def onboard(model: str, prompts: Sequence[Prompt], *, count: int, post: Post, to
         raise SettingsError(f"{count} prompts were asked for, expected at least one", param="prompts")
     if count > len(prompts):
         raise SettingsError(f"{count} prompts were asked for, there are {len(prompts)}", param="prompts")
-    rivals, expected = _expected(model, prompts, post, told)
+    rivals, expected = _expected(model, prompts, post, on_progress)
     skills = Skills.of(expected, RANK)(expected)
     prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), np.eye(skills.shape[1]) * 0.1)
     rows = telling_prompts(np.full_like(expected, np.nan), expected, count=count)
-    scores = np.array([_ask(model, prompts[row], post, told) for row in rows])
+    scores = np.array([_ask(model, prompts[row], post, on_progress) for row in rows])
     found = prior.updated(skills[rows], scores, noise=NOISE)
     centre = skills.mean(axis=0)
     return Onboarded(
@@ -122,7 +124,7 @@ def onboard(model: str, prompts: Sequence[Prompt], *, count: int, post: Post, to
 
 
 def _expected(
-    model: str, prompts: Sequence[Prompt], post: Post, told: Callable[[str], None]
+    model: str, prompts: Sequence[Prompt], post: Post, on_progress: Callable[[str], None]
 ) -> tuple[list[str], Float]:
     """(names of the other models (M,), their expected scores (N, M)) from the gateway's own estimates."""
     rivals: list[str] = []
@@ -133,17 +135,17 @@ def _expected(
         quality.pop(model, None)
         rivals = rivals or sorted(quality)
         rows.append([quality.get(name, 0.5) for name in rivals])
-        told("estimating")
+        on_progress("estimating")
     if not rivals:
         raise SettingsError(f"there is no other model than {model} to compare with", param="model")
     return rivals, np.array(rows, np.float64)
 
 
-def _ask(model: str, prompt: Prompt, post: Post, told: Callable[[str], None]) -> float:
+def _ask(model: str, prompt: Prompt, post: Post, on_progress: Callable[[str], None]) -> float:
     answer = post("/v1/chat/completions", {**_chat(model, prompt), "temperature": 0})
     grade = prompt.grade(answer["choices"][0]["message"].get("content") or "")
     post("/v1/feedback", {"response_id": answer["id"], "score": grade.score, "comment": grade.source})
-    told("asking")
+    on_progress("asking")
     return grade.score
 
 

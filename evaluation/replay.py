@@ -33,7 +33,7 @@ from policies.replay import (
     upper_hull,
     zero_router,
 )
-from policies.simulation import FixedMemory, PolicyRun, contexts, play
+from policies.simulation import FixedNeighbours, PolicyRun, contexts, simulate
 from policies.types import Arm, Estimates, Float, Policy
 from router.errors import SettingsError
 
@@ -115,12 +115,12 @@ def contender(argument: str) -> Contender:
 
 
 def stages(setting: Setting) -> int:
-    """How often `told` of replay() is called."""
+    """How often `on_progress` of replay() is called."""
     return len(setting.seeds) * (1 + len(BASELINES) + len(OPTIMA) + 2 * len(setting.contenders))
 
 
-def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> ReplayReport:
-    """Every contender and reference over every seed; `told(what)` hears of each part done.
+def replay(trace: Trace, setting: Setting, *, on_progress: Callable[[str], None]) -> ReplayReport:
+    """Every contender and reference over every seed; `on_progress(what)` hears of each part done.
 
     Raises: SettingsError where the trace is too small for the stream, an option is unknown, or a policy needs a package
     that is not installed.
@@ -133,11 +133,11 @@ def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Re
         _check(each, trace)
     for order, seed in enumerate(setting.seeds):
         sample = _sample(trace, setting, seed)
-        told(f"seed {seed}: embedded")
+        on_progress(f"seed {seed}: embedded")
         books = Books.of(sample, setting, seed)
         for label, result, run in _budget_runs(sample, setting, books, seed):
             _note(budget, label, _budget_metrics(result))
-            told(f"seed {seed}: {label}")
+            on_progress(f"seed {seed}: {label}")
             if order == 0 and run is not None:
                 spending.curves[label] = run.spent
         _relate(budget)
@@ -145,7 +145,7 @@ def replay(trace: Trace, setting: Setting, *, told: Callable[[str], None]) -> Re
             spending = SpendCurve(books.total, spending.curves)
         for label, metrics, frontier in _preference_runs(sample, setting, seed):
             _note(preference, label, metrics)
-            told(f"seed {seed}: {label}")
+            on_progress(f"seed {seed}: {label}")
             if order == 0:
                 frontiers[label] = frontier
     return ReplayReport(trace.name, setting, _over(budget), _over(preference), frontiers, spending)
@@ -195,7 +195,7 @@ class Books:
         """The one budget where there is one, else infinite."""
         return self.total if self.budgets is None else float("inf")
 
-    def till(self) -> BudgetGate:
+    def gate(self) -> BudgetGate:
         return BudgetGate(self.arms, budgets=self.budgets, total=self.shared)
 
 
@@ -205,16 +205,16 @@ Played = tuple[str, Result, PolicyRun | None]
 def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> Iterator[Played]:
     stream = sample.stream
     for label, choices in _reference_choices(sample, books, seed):
-        served = admitted(choices, stream.costs, books.till())
+        served = admitted(choices, stream.costs, books.gate())
         yield label, judge(choices, served, scores=stream.scores, costs=stream.costs), None
     for each in setting.contenders:
         policy = _built(each, stream.arms, books, seed=seed, queries=len(stream))
         policy.refit(sample.history)
-        run = play(
+        run = simulate(
             policy,
             stream,
-            FixedMemory(stream, sample.history),
-            till=books.till(),
+            FixedNeighbours(stream, sample.history),
+            gate=books.gate(),
             rng=np.random.default_rng(seed),
             drops=each.policy not in {"port", RIVAL},
         )
@@ -247,7 +247,7 @@ def _reference_choices(sample: Sample, books: Books, seed: int) -> Iterator[tupl
     )
 
     def greedy(worth: Float, cost: Float) -> Rows:
-        return baselines.greedy(worth, cost, costs=stream.costs, till=books.till())
+        return baselines.greedy(worth, cost, costs=stream.costs, gate=books.gate())
 
     yield "random", baselines.uniform(len(stream), books.arms, seed=seed)
     yield "greedy-perf", greedy(near[0], near[1])
@@ -304,7 +304,7 @@ def _preference_runs(sample: Sample, setting: Setting, seed: int) -> Iterator[tu
 def _expected(policy: Policy, sample: Sample) -> Estimates:
     """(N, M) what the policy expects of the whole stream, an explorer's bonus included, before any answer."""
     policy.refit(sample.history)
-    asked = contexts(sample.stream, FixedMemory(sample.stream, sample.history))
+    asked = contexts(sample.stream, FixedNeighbours(sample.stream, sample.history))
     proposals = [policy.propose(context) for context in asked]
     return Estimates(
         quality=np.array([each.estimates.quality for each in proposals]),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.registry import build
 from policies.replay import LAMBDAS, BudgetGate
-from policies.simulation import GrowingMemory, QueryStream, nearest, play
+from policies.simulation import GrowingNeighbours, QueryStream, nearest, simulate
 from policies.types import Float, History
 
 NEIGHBOURS = (5, 10, 20, 40, 80, 160)
@@ -32,8 +32,8 @@ class Tuned:
     default_quality: float  # the same of the default options
 
 
-def tune(history: History, *, usd_per_query: float, told: Callable[[str], None]) -> Tuned:
-    """By leave-one-out estimates for k and shrinkage, then by playing with each share. `told(what)` hears of each part.
+def tune(history: History, *, usd_per_query: float, on_progress: Callable[[str], None]) -> Tuned:
+    """By leave-one-out estimates for k and shrinkage, then by playing with each share. `on_progress(what)` hears of each part.
 
     Raises: ValueError where even the cheapest arm costs more than the budget.
     """
@@ -48,15 +48,15 @@ def tune(history: History, *, usd_per_query: float, told: Callable[[str], None])
             expected = _shrunk(history.scores, others[:, :k], shrinkage)
             cost = _shrunk(history.costs, others[:, :k], shrinkage)
             found[k, shrinkage] = _earned(expected, cost, history, usd_per_query)
-        told(f"k = {k}")
+        on_progress(f"k = {k}")
     k, shrinkage = max(found, key=lambda each: found[each][0])
     quality, price = found[k, shrinkage]
-    share = _best_share(history, k=k, shrinkage=shrinkage, price=price, told=told)
+    share = _best_share(history, k=k, shrinkage=shrinkage, price=price, on_progress=on_progress)
     return Tuned(k, shrinkage, share, price, quality, found[40, 10.0][0])
 
 
 def parts() -> int:
-    """How often `told` of tune() is called."""
+    """How often `on_progress` of tune() is called."""
     return len(NEIGHBOURS) + len(SHARES)
 
 
@@ -87,7 +87,9 @@ def _earned(quality: Float, cost: Float, history: History, usd_per_query: float)
     return float(np.nanmean(history.scores[rows, np.argmin(cost, axis=1)])), float(LAMBDAS[-1])
 
 
-def _best_share(history: History, *, k: int, shrinkage: float, price: float, told: Callable[[str], None]) -> float:
+def _best_share(
+    history: History, *, k: int, shrinkage: float, price: float, on_progress: Callable[[str], None]
+) -> float:
     """The share that earned most from little history, learning from the chosen model's answers only."""
     known = max(1, int(KNOWN * len(history.scores)))
     stream, past = _stream(history, slice(known, known + REHEARSED)), _part(history, slice(0, known))
@@ -96,10 +98,10 @@ def _best_share(history: History, *, k: int, shrinkage: float, price: float, tol
         policy = build("epsilon", history.arms, {"share": share, "k": k, "shrinkage": shrinkage})
         policy.refit(past)
         rng = np.random.default_rng(0)
-        till = BudgetGate(len(stream.arms))
-        run = play(policy, stream, GrowingMemory(stream, past), till=till, rng=rng, preference=price)
+        gate = BudgetGate(len(stream.arms))
+        run = simulate(policy, stream, GrowingNeighbours(stream, past), gate=gate, rng=rng, preference=price)
         earned.append(run.result.performance - price * run.result.cost)
-        told(f"explore = {share}")
+        on_progress(f"explore = {share}")
     return SHARES[int(np.argmax(earned))]
 
 

@@ -59,17 +59,17 @@ def uniform(queries: int, arms: int, *, seed: int) -> Rows:
     return np.random.default_rng(seed).integers(arms, size=queries)
 
 
-def greedy(worth: Float, cost: Float, *, costs: Float, till: BudgetGate) -> Rows:
+def greedy(worth: Float, cost: Float, *, costs: Float, gate: BudgetGate) -> Rows:
     """(N,) the most worth among the arms whose estimated cost still fits, charged in order at the true costs (N, M).
 
     greedy-perf and knn-perf pass q̂ as worth, greedy-cost and knn-cost pass −ĉ; what fits nowhere is lost.
     """
     choices = np.full(len(worth), LOST)
     for row, (values, expected) in enumerate(zip(worth, cost, strict=True)):
-        open_arms = till.fits(expected)
+        open_arms = gate.fits(expected)
         if open_arms.any():
             choices[row] = np.argmax(np.where(open_arms, values, -np.inf))
-            till.admit(int(choices[row]), float(costs[row, choices[row]]))
+            gate.admit(int(choices[row]), float(costs[row, choices[row]]))
     return choices
 
 

@@ -108,9 +108,9 @@ class BudgetGate:
         return self.total - float(self.spent.sum())
 
 
-def admitted(choices: Rows, costs: Float, till: BudgetGate) -> NDArray[np.bool_]:
+def admitted(choices: Rows, costs: Float, gate: BudgetGate) -> NDArray[np.bool_]:
     """(N,) which of the choices (N,) are served when charged in order at their true costs (N, M)."""
-    return np.array([till.admit(int(arm), float(costs[i, arm])) for i, arm in enumerate(choices)], dtype=np.bool_)
+    return np.array([gate.admit(int(arm), float(costs[i, arm])) for i, arm in enumerate(choices)], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class QueryStream:
         return np.arange(len(self.arms)) if self.present is None else np.flatnonzero(self.present[row])
 
 
-class Memory(Protocol):
+class NeighbourView(Protocol):
     """The past queries a policy is shown."""
 
     def near(self, row: int, columns: NDArray[np.intp]) -> Neighbours:
@@ -67,7 +67,7 @@ class Memory(Protocol):
         """An answer to query `row` was judged."""
 
 
-class FixedMemory:
+class FixedNeighbours:
     """The history only, as given: what PORT and the rules of budget mode look at."""
 
     def __init__(self, stream: QueryStream, history: History, *, k: int = 100) -> None:
@@ -82,7 +82,7 @@ class FixedMemory:
         """The history does not grow."""
 
 
-class GrowingMemory:
+class GrowingNeighbours:
     """The history and every answer since, as the gateway's index has it: one arm known for each new row."""
 
     def __init__(self, stream: QueryStream, history: History, *, k: int = 100) -> None:
@@ -132,70 +132,70 @@ class PolicyRun:
     result: Result
 
 
-def play(
+def simulate(
     policy: Policy,
     stream: QueryStream,
-    memory: Memory,
+    view: NeighbourView,
     *,
-    till: BudgetGate,
+    gate: BudgetGate,
     rng: np.random.Generator,
     preference: float = 0.0,
     drops: bool = False,
-    told: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> PolicyRun:
     """Propose, draw, admit and learn, query by query.
 
     `preference` is λ in 1/USD. `drops`: a query whose best score is below zero is not worth its price and is
     dropped, where the policy plans with that.
-    `told(row)` hears of progress.
+    `on_progress(row)` hears of progress.
     """
     choices, served = np.full(len(stream), LOST), np.zeros(len(stream), np.bool_)
     propensity, spent = np.ones(len(stream)), np.zeros(len(stream))
     for row in range(len(stream)):
         columns = stream.columns(row)
-        logged = _logged(stream, row, columns, preference=preference, till=till)
-        proposal = policy.propose(context_of(logged, memory.near(row, columns)))
+        logged = _logged(stream, row, columns, preference=preference, gate=gate)
+        proposal = policy.propose(context_of(logged, view.near(row, columns)))
         drawn = draw(proposal.probabilities, rng.random())
         arm = int(columns[drawn])
         name = stream.arms[arm].name
         record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, name, policy="")
         if not drops or not proposal.evidence.refuses or proposal.scores[drawn] >= 0.0:
             choices[row], propensity[row] = arm, proposal.probabilities[drawn]
-            served[row] = till.admit(arm, float(stream.costs[row, arm]))
+            served[row] = gate.admit(arm, float(stream.costs[row, arm]))
         outcome = outcome_of(record, None)
         if served[row]:
             score, cost = float(stream.scores[row, arm]), float(stream.costs[row, arm])
-            memory.take(row, arm, score=score, cost=cost)
+            view.take(row, arm, score=score, cost=cost)
             outcome = outcome_of(record, *answered(record, cost=cost, score=score))
         elif choices[row] != LOST:
-            outcome = replace(outcome, refused=name, left=till.left(arm))
+            outcome = replace(outcome, refused=name, left=gate.left(arm))
         policy.learn(outcome)
-        spent[row] = till.spent.sum()
-        if told is not None:
-            told(row)
+        spent[row] = gate.spent.sum()
+        if on_progress is not None:
+            on_progress(row)
     return PolicyRun(
         choices, served, propensity, spent, judge(choices, served, scores=stream.scores, costs=stream.costs)
     )
 
 
 def contexts(
-    stream: QueryStream, memory: Memory, *, preference: float = 0.0, most: int | None = None
+    stream: QueryStream, view: NeighbourView, *, preference: float = 0.0, most: int | None = None
 ) -> list[RouteContext]:
     """Every query of a stream, or `most` of them, as a policy sees it before any is answered, without budgets."""
-    till = BudgetGate(len(stream.arms))
+    gate = BudgetGate(len(stream.arms))
     return [
         context_of(
-            _logged(stream, row, stream.columns(row), preference=preference, till=till),
-            memory.near(row, stream.columns(row)),
+            _logged(stream, row, stream.columns(row), preference=preference, gate=gate),
+            view.near(row, stream.columns(row)),
         )
         for row in range(len(stream) if most is None else min(most, len(stream)))
     ]
 
 
 def _logged(
-    stream: QueryStream, row: int, columns: NDArray[np.intp], *, preference: float, till: BudgetGate
+    stream: QueryStream, row: int, columns: NDArray[np.intp], *, preference: float, gate: BudgetGate
 ) -> LoggedContext:
-    capacity = till.capacity()
+    capacity = gate.capacity()
     everything = len(columns) == len(stream.arms)
     return LoggedContext(
         decision_id=str(row),
@@ -207,7 +207,7 @@ def _logged(
         prompt_characters=int(stream.prompt_characters[row]),
         max_completion_tokens=COMPLETION_TOKENS,
         now=float(row),
-        purse=BudgetState(remaining=till.remaining(), limit=till.total, reset_s=float(len(stream) - row), name=TENANT),
+        purse=BudgetState(remaining=gate.remaining(), limit=gate.total, reset_s=float(len(stream) - row), name=TENANT),
         capacity=None if capacity is None else capacity[columns],
         features=None if stream.features is None else stream.features[row],
     )

@@ -164,7 +164,9 @@ class Registry:
     async def _look_up(self, digest: bytes, now_ms: int) -> Principal | None:
         keys_version = self._keys_version
         found = await self._found(digest, now_ms)
-        if found is not None and keys_version == self._keys_version:  # else what was read may be older than what was heard
+        if (
+            found is not None and keys_version == self._keys_version
+        ):  # else what was read may be older than what was heard
             if len(self._checked) >= MOST_CHECKED:
                 self._checked.clear()
             self._checked.add(digest)

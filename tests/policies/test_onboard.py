@@ -39,7 +39,7 @@ def test_a_grader_that_cannot_grade_is_refused_by_its_line(line: dict[str, str],
 @pytest.mark.parametrize("count", [0, -2])
 def test_asking_no_prompt_at_all_is_refused_before_the_gateway_is_asked(count: int) -> None:
     with pytest.raises(SettingsError, match="expected at least one"):
-        onboard("new", [], count=count, post=lambda path, body: {}, told=print)
+        onboard("new", [], count=count, post=lambda path, body: {}, on_progress=print)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_prompts_that_are_neither_easy_nor_hard_for_the_known_models_are_asked()
         return {} if path == "/v1/feedback" else post(path, body)
 
     prompts = [Prompt(f"{'open' if i % 2 else 'easy'} {i}", read_grade) for i in range(12)]
-    onboard("c", prompts, count=3, post=feedback_or, told=lambda _: None)
+    onboard("c", prompts, count=3, post=feedback_or, on_progress=lambda _: None)
     assert [text.split()[0] for text in asked] == ["open", "open", "open"]
 
 
@@ -111,4 +111,4 @@ def test_a_prompt_without_a_way_to_grade_it_is_refused_by_its_line(tmp_path: Pat
 
 def test_more_prompts_than_there_are_is_refused() -> None:
     with pytest.raises(SettingsError, match="2 prompts were asked for, there are 0"):
-        onboard("c", [], count=2, post=lambda path, body: {}, told=lambda _: None)
+        onboard("c", [], count=2, post=lambda path, body: {}, on_progress=lambda _: None)

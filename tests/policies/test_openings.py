@@ -7,7 +7,7 @@ import pytest
 
 from policies.registry import build
 from policies.replay import BudgetGate
-from policies.simulation import GrowingMemory, QueryStream, play
+from policies.simulation import GrowingNeighbours, QueryStream, simulate
 from policies.types import Arm, History
 
 ARMS = tuple(Arm(name, 0.0, price) for name, price in (("cheap", 1e-7), ("usual", 3e-7), ("best", 1e-6)))
@@ -34,7 +34,7 @@ def test_on_a_fresh_trace_the_best_of_three_models_is_found(name: str) -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         stream, history = fresh(rng)
-        memory, gate = GrowingMemory(stream, history), BudgetGate(len(ARMS))
-        run = play(build(name, ARMS, {}), stream, memory, till=gate, rng=rng)
+        view, gate = GrowingNeighbours(stream, history), BudgetGate(len(ARMS))
+        run = simulate(build(name, ARMS, {}), stream, view, gate=gate, rng=rng)
         shares.append(float((run.choices[QUERIES // 2 :] == 2).mean()))
     assert np.mean(shares) > 0.6, shares

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from policies.composed import Composed
 from policies.paced import build
 from policies.replay import BudgetGate
-from policies.simulation import FixedMemory, PolicyRun, QueryStream, play
+from policies.simulation import FixedNeighbours, PolicyRun, QueryStream, simulate
 from policies.types import BudgetState, History
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -46,12 +46,14 @@ def policy(fitted_state: dict[str, np.ndarray]) -> Composed:
     return made
 
 
-def run(policy: Composed, till: BudgetGate, order: np.ndarray = COMING) -> PolicyRun:
+def run(policy: Composed, gate: BudgetGate, order: np.ndarray = COMING) -> PolicyRun:
     stream = QueryStream(
         ARMS, WORLD.embeddings[order], WORLD.scores[order], WORLD.costs[order], WORLD.prompt_tokens[order],
         WORLD.prompt_characters[order],
     )  # fmt: skip
-    return play(policy, stream, FixedMemory(stream, make_past()), till=till, rng=np.random.default_rng(0), drops=True)
+    return simulate(
+        policy, stream, FixedNeighbours(stream, make_past()), gate=gate, rng=np.random.default_rng(0), drops=True
+    )
 
 
 def shared_budget() -> float:
@@ -61,15 +63,15 @@ def shared_budget() -> float:
 
 def test_no_budget_is_ever_exceeded(policy: Composed) -> None:
     budgets = np.full(3, shared_budget() / 3.0)
-    till = BudgetGate(3, budgets=budgets)
-    run(policy, till)
-    assert (till.spent <= budgets).all()
-    assert till.spent.sum() > 0.8 * budgets.sum()
+    gate = BudgetGate(3, budgets=budgets)
+    run(policy, gate)
+    assert (gate.spent <= budgets).all()
+    assert gate.spent.sum() > 0.8 * budgets.sum()
 
 
 def test_a_shared_budget_lasts_to_the_last_query_and_is_used(policy: Composed) -> None:
-    till = BudgetGate(3, total=shared_budget())
-    spent = run(policy, till).spent
+    gate = BudgetGate(3, total=shared_budget())
+    spent = run(policy, gate).spent
     assert spent[-1] <= shared_budget()
     assert spent[-1] > 0.85 * shared_budget()
     halfway = spent[len(spent) // 2] / shared_budget()
@@ -86,8 +88,8 @@ def test_spending_is_paced_when_long_queries_come_first(policy: Composed) -> Non
 def test_it_earns_more_than_any_single_arm_that_fits_the_budget(policy: Composed) -> None:
     result = run(policy, BudgetGate(3, total=shared_budget())).result
     for arm in range(3):
-        till = BudgetGate(3, total=shared_budget())
-        served = [till.admit(arm, float(cost)) for cost in WORLD.costs[COMING, arm]]
+        gate = BudgetGate(3, total=shared_budget())
+        served = [gate.admit(arm, float(cost)) for cost in WORLD.costs[COMING, arm]]
         assert result.performance > float(WORLD.scores[COMING, arm][served].sum())
 
 

@@ -13,7 +13,7 @@ from policies.pacers.port import port_dual
 from policies.pacers.sample import QuerySample
 from policies.registry import build
 from policies.replay import BudgetGate
-from policies.simulation import FixedMemory, PolicyRun, QueryStream, play
+from policies.simulation import FixedNeighbours, PolicyRun, QueryStream, simulate
 from policies.types import History, Neighbours
 from tests.policies.worlds import make_arms, make_context, make_history, make_outcome
 
@@ -96,8 +96,8 @@ def run_with(name: str, limits: np.ndarray, **options: object) -> PolicyRun:
     budgets = dict(zip((arm.name for arm in ARMS), limits.tolist(), strict=True))
     policy = build(name, ARMS, {"horizon": len(stream), "budgets": budgets, **options})
     policy.refit(history)
-    till, rng = BudgetGate(3, budgets=limits), np.random.default_rng(0)
-    return play(policy, stream, FixedMemory(stream, history), till=till, rng=rng, drops=name != "port")
+    gate, rng = BudgetGate(3, budgets=limits), np.random.default_rng(0)
+    return simulate(policy, stream, FixedNeighbours(stream, history), gate=gate, rng=rng, drops=name != "port")
 
 
 LIMITS = np.array([2e-3, 4e-3, 8e-3])

@@ -11,7 +11,7 @@ from policies.pacers.remaining import Remaining
 from policies.records import DecisionRecord, context_of, outcome_of
 from policies.registry import NAMES, build
 from policies.replay import BudgetGate
-from policies.simulation import FixedMemory, PolicyRun, QueryStream, answered, play
+from policies.simulation import FixedNeighbours, PolicyRun, QueryStream, answered, simulate
 from policies.types import Arm, BudgetState, Estimates, Float, History, LoggedContext, Outcome, StoredPolicy
 from tests.policies.worlds import make_arms, make_context
 
@@ -173,8 +173,8 @@ def played(name: str, *, factor: float, when_short: str = "answer", rows: int = 
     policy.refit(history)
     total = factor * float(stream.costs[:, 0].sum())
     gate = BudgetGate(3, total=total)
-    memory, rng = FixedMemory(stream, history), np.random.default_rng(0)
-    return play(policy, stream, memory, till=gate, rng=rng, drops=when_short == "refuse"), stream
+    view, rng = FixedNeighbours(stream, history), np.random.default_rng(0)
+    return simulate(policy, stream, view, gate=gate, rng=rng, drops=when_short == "refuse"), stream
 
 
 @pytest.mark.parametrize("name", PACED)
@@ -237,7 +237,7 @@ def earned(tenants: tuple[str, ...], seconds: int = 2400) -> dict[str, float]:
     history, stream = world(2, seconds)
     policy = build("neighbours", ARMS)
     policy.refit(history)
-    memory, gates = FixedMemory(stream, history), {}
+    view, gates = FixedNeighbours(stream, history), {}
     for name in tenants:
         every, factor, _ = TENANTS[name]
         gates[name] = BudgetGate(3, total=factor * float(stream.costs[::every, 0].sum()))
@@ -246,14 +246,14 @@ def earned(tenants: tuple[str, ...], seconds: int = 2400) -> dict[str, float]:
         for name in tenants:
             every, _, preference = TENANTS[name]
             if second % every == 0:
-                found[name].append(ask(policy, stream, memory, second, name, gates[name], preference))
+                found[name].append(ask(policy, stream, view, second, name, gates[name], preference))
     return {name: float(np.mean(each)) for name, each in found.items()}
 
 
 def ask(
     policy: StoredPolicy,
     stream: QueryStream,
-    memory: FixedMemory,
+    view: FixedNeighbours,
     second: int,
     name: str,
     gate: BudgetGate,
@@ -262,7 +262,7 @@ def ask(
     purse = BudgetState(gate.remaining(), gate.total, float(len(stream) - second), name)
     vector = stream.embeddings[second]
     logged = LoggedContext(f"{name}{second}", name, preference, vector, ARMS, 50, 200, 512, float(second), purse)
-    proposal = policy.propose(context_of(logged, memory.near(second, np.arange(3))))
+    proposal = policy.propose(context_of(logged, view.near(second, np.arange(3))))
     arm = int(np.argmax(proposal.probabilities))
     record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, ARMS[arm].name, "neighbours")
     cost, score = float(stream.costs[second, arm]), float(stream.scores[second, arm])

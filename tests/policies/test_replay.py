@@ -62,15 +62,15 @@ def test_the_extreme_split_favours_the_least_efficient_arm() -> None:
 
 
 def test_a_query_that_does_not_fit_is_lost_and_uncharged() -> None:
-    till = BudgetGate(2, budgets=np.array([1.0, 5.0]))
-    served = admitted(np.array([0, 0, 1, LOST]), np.array([[0.7, 9], [0.7, 9], [9, 4], [1, 1]], float), till)
+    gate = BudgetGate(2, budgets=np.array([1.0, 5.0]))
+    served = admitted(np.array([0, 0, 1, LOST]), np.array([[0.7, 9], [0.7, 9], [9, 4], [1, 1]], float), gate)
     assert served.tolist() == [True, False, True, False]
-    assert till.spent.tolist() == [0.7, 4.0]
+    assert gate.spent.tolist() == [0.7, 4.0]
 
 
 def test_one_total_holds_over_all_arms() -> None:
-    till = BudgetGate(2, total=1.0)
-    assert [till.admit(0, 0.6), till.admit(1, 0.6), till.admit(1, 0.4)] == [True, False, True]
+    gate = BudgetGate(2, total=1.0)
+    assert [gate.admit(0, 0.6), gate.admit(1, 0.6), gate.admit(1, 0.4)] == [True, False, True]
 
 
 def test_performance_counts_only_what_was_served() -> None:
@@ -85,7 +85,7 @@ def test_no_router_beats_the_optimum_on_the_truth() -> None:
     shares = assignment(SCORES, COSTS, budgets=budgets)
     bound = (shares * SCORES).sum()
     for worth in (SCORES, -COSTS):
-        choices = greedy(worth, COSTS, costs=COSTS, till=BudgetGate(3, budgets=budgets))
+        choices = greedy(worth, COSTS, costs=COSTS, gate=BudgetGate(3, budgets=budgets))
         served = admitted(choices, COSTS, BudgetGate(3, budgets=budgets))
         assert judge(choices, served, scores=SCORES, costs=COSTS).performance <= bound
 

@@ -120,7 +120,9 @@ def test_a_policy_file_that_does_not_fit_is_refused_before_anything_is_embedded(
     (tmp_path / "mine.yaml").write_text(text)
     told: list[str] = []
     with pytest.raises(SettingsError, match=said):
-        replay(read_trace(parquet), Setting((contender(str(tmp_path / "mine.yaml")),), stream=60), told=told.append)
+        replay(
+            read_trace(parquet), Setting((contender(str(tmp_path / "mine.yaml")),), stream=60), on_progress=told.append
+        )
     assert not told
 
 
@@ -147,20 +149,20 @@ def test_arguments_out_of_range_are_refused_by_what_was_expected(
 def test_budgets_in_multiples_of_a_free_model_are_refused(tmp_path: Path) -> None:
     trace = read_trace(write_changed(tmp_path, **{"cost:small": 0.0}))
     with pytest.raises(SettingsError, match="cheapest model costs nothing"):
-        replay(trace, Setting((contender("best"),), stream=60, seeds=(0,)), told=lambda _: None)
+        replay(trace, Setting((contender("best"),), stream=60, seeds=(0,)), on_progress=lambda _: None)
 
 
 def test_a_trace_of_a_dozen_rows_is_replayed(tmp_path: Path) -> None:
     make_table(12).to_csv(tmp_path / "toy.csv", index=False)
     setting = Setting((contender("neighbours"),), stream=4, seeds=(0,))
-    report = replay(read_trace(tmp_path / "toy.csv"), setting, told=lambda _: None)
+    report = replay(read_trace(tmp_path / "toy.csv"), setting, on_progress=lambda _: None)
     assert report.budget["neighbours"]["throughput"].mean > 0
 
 
 def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
     told: list[str] = []
     setting = Setting((contender("neighbours"), contender("port-exact")), stream=60, seeds=(0, 1))
-    report = replay(read_trace(parquet), setting, told=told.append)
+    report = replay(read_trace(parquet), setting, on_progress=told.append)
     assert set(report.budget) == {*BASELINES, *OPTIMA, "neighbours", "port-exact"}
     assert report.budget["true-opt"]["of_true_opt"].mean == pytest.approx(1.0)
     assert all(metrics["performance"].count == 2 for metrics in report.budget.values())
@@ -168,21 +170,21 @@ def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
 
 def test_nobody_earns_more_than_the_optimum_on_the_truth(parquet: Path) -> None:
     setting = Setting((contender("neighbours"),), stream=60, seeds=(0,))
-    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    report = replay(read_trace(parquet), setting, on_progress=lambda _: None)
     best = report.budget["true-opt"]["performance"].mean
     assert all(metrics["performance"].mean <= best + 1.0 for metrics in report.budget.values())
 
 
 def test_two_models_are_also_judged_by_the_gap_recovered(parquet: Path) -> None:
     setting = Setting((contender("neighbours"),), stream=60, seeds=(0,))
-    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    report = replay(read_trace(parquet), setting, on_progress=lambda _: None)
     assert report.preference["neighbours"]["apgr"].mean > 0.5
     assert report.preference["single models"]["aiq"].mean < report.preference["oracle"]["aiq"].mean
 
 
 def test_one_budget_for_all_models_is_never_overspent(parquet: Path) -> None:
     setting = Setting((contender("neighbours"),), stream=60, seeds=(0,), split="global")
-    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    report = replay(read_trace(parquet), setting, on_progress=lambda _: None)
     assert report.budget["neighbours"]["cost_usd"].mean <= report.spending.budget
 
 
@@ -215,7 +217,7 @@ def test_a_stream_as_long_as_the_trace_is_refused(parquet: Path, capsys: pytest.
 def test_paretobandit_plays_beside_ours(parquet: Path) -> None:
     pytest.importorskip("pareto_bandit")
     setting = Setting((contender("paretobandit"),), stream=40, seeds=(0,), split="global")
-    report = replay(read_trace(parquet), setting, told=lambda _: None)
+    report = replay(read_trace(parquet), setting, on_progress=lambda _: None)
     assert report.budget["paretobandit"]["throughput"].mean > 0
 
 

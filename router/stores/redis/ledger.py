@@ -243,7 +243,9 @@ class RedisLedger:
             renewed, forgotten = self._renewals(self._now()), self._settling.forgettable(FORGOTTEN_AT_ONCE)
             pairs = [word for decision_id, ms in renewed.items() for word in (decision_id, ms)]
             words = (self._owner, len(forgotten), *forgotten, *pairs)
-            run, keys_version, skew_ms, policy, told, lately, missing = await self._link.call("tend", self._clock(), *words)
+            run, keys_version, skew_ms, policy, told, lately, missing = await self._link.call(
+                "tend", self._clock(), *words
+            )
             self._condition.heard_skew(skew_ms)
             if self.revocations is not None:
                 self.revocations.heard(keys_version)
