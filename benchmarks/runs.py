@@ -49,7 +49,7 @@ class Fitted:
     history: Rows
     blend: StackedOrNeighbours
     expected: Estimates  # (n, M) each
-    strangeness: Float  # (n,)
+    ood_score: Float  # (n,)
 
     def kinds(self) -> tuple[Float, Float]:
         """((N, K), (n, K)) what kinds of query history and stream are, as a newcomer is described by."""
@@ -97,8 +97,8 @@ class Prepared:
         """Nothing is looked up by place."""
         return None
 
-    def strangeness(self, asked: LoggedContext) -> float:
-        return float(self._fitted.strangeness[int(asked.decision_id)])
+    def ood_score(self, asked: LoggedContext) -> float:
+        return float(self._fitted.ood_score[int(asked.decision_id)])
 
     def estimate(self, context: RouteContext) -> Estimates:
         row, found = int(context.decision_id), self._fitted.expected
@@ -137,10 +137,10 @@ def fit(trace: PublicTrace, seed: int, *, unseen: str = "") -> Fitted:
     past = embedded.history(history)
     blend.refit(past)
     contexts = embedded.contexts(stream, past)
-    found = [(blend.estimate(each), blend.strangeness(each)) for each in contexts]
+    found = [(blend.estimate(each), blend.ood_score(each)) for each in contexts]
     parts = ([getattr(expected, part) for expected, _ in found] for part in ("quality", "sigma", "cost"))
     expected = Estimates(*(np.stack(part) for part in parts))
-    return Fitted(embedded, stream, history, blend, expected, np.array([strangeness for _, strangeness in found]))
+    return Fitted(embedded, stream, history, blend, expected, np.array([ood_score for _, ood_score in found]))
 
 
 def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:
@@ -170,18 +170,18 @@ def route(fitted: Fitted, setup: Setup, *, order: Rows | None = None, horizon: i
     """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
     order = np.arange(len(fitted.stream)) if order is None else order
     policy = setup.policy(watched(fitted))
-    till = BudgetGate(fitted.scores.shape[1], budgets=setup.budgets, total=setup.total)
+    gate = BudgetGate(fitted.scores.shape[1], budgets=setup.budgets, total=setup.total)
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
     for at, row in enumerate(order):
-        logged = _logged(fitted, int(row), at, till, len(order) if horizon is None else horizon)
+        logged = _logged(fitted, int(row), at, gate, len(order) if horizon is None else horizon)
         arm, worth, record = _chosen(policy, logged)
         if worth >= 0.0:
-            choices[at], served[at] = arm, till.admit(arm, float(costs[at, arm]))
+            choices[at], served[at] = arm, gate.admit(arm, float(costs[at, arm]))
         if served[at]:
             policy.learn(_answered(record, arm, scores=scores[at], costs=costs[at]))
         elif choices[at] != LOST:
-            policy.learn(replace(outcome_of(record, None), refused=record.model, left=till.left(arm)))
+            policy.learn(replace(outcome_of(record, None), refused=record.model, left=gate.left(arm)))
         else:
             policy.learn(outcome_of(record, None))
     return judge(choices, served, scores=scores, costs=costs)
@@ -226,9 +226,9 @@ def prefer(
     costs = fitted.costs if costs is None else costs
     estimator = watched(fitted)
     policy = Composed(estimator, Flat(), Greedy())
-    till, earned = BudgetGate(scores.shape[1]), np.zeros(len(scores))
+    gate, earned = BudgetGate(scores.shape[1]), np.zeros(len(scores))
     for row in range(len(scores)):
-        arm, _, record = _chosen(policy, _logged(fitted, row, row, till, len(scores), price))
+        arm, _, record = _chosen(policy, _logged(fitted, row, row, gate, len(scores), price))
         earned[row] = scores[row, arm] - price * costs[row, arm]
         if adaptive:
             policy.learn(_answered(record, arm, scores=scores[row], costs=costs[row]))
@@ -236,7 +236,7 @@ def prefer(
 
 
 def _logged(
-    fitted: Fitted, row: int, at: int, till: BudgetGate, horizon: int, preference: float = 0.0
+    fitted: Fitted, row: int, at: int, gate: BudgetGate, horizon: int, preference: float = 0.0
 ) -> LoggedContext:
     return LoggedContext(
         decision_id=str(row),
@@ -248,8 +248,8 @@ def _logged(
         prompt_characters=0,
         max_completion_tokens=4096,
         now=float(at),
-        purse=BudgetState(remaining=till.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
-        capacity=till.capacity(),
+        purse=BudgetState(remaining=gate.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
+        capacity=gate.capacity(),
     )
 
 

@@ -33,7 +33,7 @@ class Tuned:
 
 
 def tune(history: History, *, usd_per_query: float, on_progress: Callable[[str], None]) -> Tuned:
-    """By leave-one-out estimates for k and shrinkage, then by playing with each share. `on_progress(what)` hears of each part.
+    """By leave-one-out estimates for k and shrinkage, then by playing with each share. `on_progress(what)` hears of it.
 
     Raises: ValueError where even the cheapest arm costs more than the budget.
     """

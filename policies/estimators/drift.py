@@ -104,9 +104,8 @@ class Residuals:
 
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
     harder or longer than thought), and an arm's own answers for itself. Each is shrunk to zero by `doubt` answers.
-    An answer's score and its charge share a place, whichever comes first. Strange queries are near each other in that
-    the fit knows nothing of either: what one earned and cost is the best that is known of the next.
-    """
+    An answer's score and its charge share a place, whichever comes first. Queries out of distribution are near each
+    other in that the fit knows nothing of either: what one earned and cost is the best that is known of the next. """
 
     def __init__(self, *, size: int = 512, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) that nearness is judged in; none: all of them
@@ -115,7 +114,7 @@ class Residuals:
         )  # (r, size) unit columns: a product along them is faster
         self.cells: NDArray[np.int64] = np.zeros((SUMS, size), np.int64)  # SUMS · arm + row: where values are summed
         self.values: Float32 = np.zeros((SUMS, size), np.float32)  # weight · residual by channel, weight by channel
-        self.strange: Float32 = np.zeros(size, np.float32)  # strangeness of the query, in [0, 1)
+        self.ood_scores: Float32 = np.zeros(size, np.float32)  # ood_score of the query, in [0, 1)
         self.arms = 0
         self.count = 0
         self._sharpness = sharpness
@@ -132,7 +131,7 @@ class Residuals:
             self.directions = directions
 
     def add(
-        self, vector: Float32, arm: int, channel: int, residual: float, weight: float, strangeness: float = 0.0
+        self, vector: Float32, arm: int, channel: int, residual: float, weight: float, ood_score: float = 0.0
     ) -> None:
         """One channel of one answer of one arm to a query (d,)."""
         place = self._place(vector)
@@ -141,7 +140,7 @@ class Residuals:
             self.clear()
         row = self._row(place, arm, channel)
         self.values[channel::CHANNELS, row] = weight * residual, weight
-        self.strange[row] = strangeness
+        self.ood_scores[row] = ood_score
 
     def _row(self, place: Float32, arm: int, channel: int) -> int:
         """Where this arm's answer there lacks the channel; else a new place, and the oldest answer is forgotten."""
@@ -157,19 +156,19 @@ class Residuals:
         self.count += 1
         return row
 
-    def shifts(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> tuple[Float, Float]:
+    def shifts(self, vector: Float32, place: Float32 | None = None, ood_score: float = 0.0) -> tuple[Float, Float]:
         """(what the other arms' answers say (M, 2), what each arm's own add to it (M, 2)) of a query (d,).
 
         place (r,): the vector in the directions, of any length, where the caller has it already.
         """
-        sums = self._sums(vector, place, strangeness)
+        sums = self._sums(vector, place, ood_score)
         share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
         others = self._others(sums, share)
         return others, share * (others + sums[:, :CHANNELS] / self._doubt) - others
 
-    def shift(self, vector: Float32, place: Float32 | None = None, strangeness: float = 0.0) -> Float:
+    def shift(self, vector: Float32, place: Float32 | None = None, ood_score: float = 0.0) -> Float:
         """(M, 2) both together: the sum of shifts(), in fewer steps."""
-        sums = self._sums(vector, place, strangeness)
+        sums = self._sums(vector, place, ood_score)
         share = self._doubt / (sums[:, CHANNELS:] + self._doubt)
         shift = self._others(sums, share)
         shift += sums[:, :CHANNELS] / self._doubt
@@ -196,7 +195,7 @@ class Residuals:
         """(r,) of any length: where a query (d,) lies in the directions."""
         return vector if self.directions.shape[1] != len(vector) else np.dot(self.directions, vector)
 
-    def _sums(self, vector: Float32, place: Float32 | None, strangeness: float) -> Float:
+    def _sums(self, vector: Float32, place: Float32 | None, ood_score: float) -> Float:
         """(M, SUMS) of the values of every arm's answers by how near they are, e^sharpness where they are here."""
         held = min(self.count, self.values.shape[1])
         if held:
@@ -205,8 +204,8 @@ class Residuals:
             return np.zeros((self.arms, SUMS))
         near = place @ self.vectors[:, :held]
         np.exp(near, out=near)
-        if strangeness > 0.0:
-            near += np.float32(strangeness * math.exp(self._sharpness)) * self.strange[:held]
+        if ood_score > 0.0:
+            near += np.float32(ood_score * math.exp(self._sharpness)) * self.ood_scores[:held]
         weighed = self.values[:, :held] * near
         sums = np.bincount(self.cells[:, :held].ravel(), weighed.ravel(), SUMS * self.arms)
         return np.asarray(sums.reshape(-1, SUMS), np.float64)
@@ -282,7 +281,7 @@ DRIFT_STATE = (
     ("residuals", "vectors"),
     ("residuals", "cells"),
     ("residuals", "values"),
-    ("residuals", "strange"),
+    ("residuals", "ood_scores"),
     ("residuals", "arms"),
     ("residuals", "count"),
 )

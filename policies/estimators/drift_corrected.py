@@ -18,7 +18,7 @@ from policies.types import Estimates, Estimator, Float, Float32, History, Logged
 special = LazyModule("scipy.special")
 
 DIRECTIONS = 128  # principal directions of the embeddings that say which answers are near
-STRANGE_SPREAD = 1.0  # of log(charge / expected) between kinds of queries that nothing was fitted on
+OOD_SPREAD = 1.0  # of log(charge / expected) between kinds of queries that nothing was fitted on
 LARGEST_CHARGE_SHIFT = 3.0  # log of the factor residuals may put on a charge
 
 
@@ -47,7 +47,7 @@ class Surveyed(Protocol):
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in them, if that is known already."""
 
-    def strangeness(self, asked: LoggedContext) -> float:
+    def ood_score(self, asked: LoggedContext) -> float:
         """In [0, 1): how unlike all that was fitted this query is."""
 
 
@@ -80,8 +80,8 @@ class DriftCorrected:
     def estimate(self, context: RouteContext) -> Estimates:
         expected = self.fitted.estimate(context)
         rows = self._drift.rows(tuple([arm.name for arm in context.arms]))
-        place, strangeness = self._place(context.embedding), self.fitted.strangeness(context)
-        shift = _at(self._drift.residuals.shift(context.embedding, place, strangeness), rows, 0.0)
+        place, ood_score = self._place(context.embedding), self.fitted.ood_score(context)
+        shift = _at(self._drift.residuals.shift(context.embedding, place, ood_score), rows, 0.0)
         quality = expected.quality * _at(self._drift.health.factors, rows, 1.0)
         quality += shift[:, QUALITY]
         charge = np.maximum(shift[:, CHARGE], -LARGEST_CHARGE_SHIFT)
@@ -101,10 +101,10 @@ class DriftCorrected:
             return
         expected = self.fitted.expected(outcome)
         if expected is not None:
-            row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome.context)
-            others, _ = self._drift.residuals.shifts(outcome.context.embedding, strangeness=strangeness)
-            self._charged(outcome, row, expected[1], float(others[row, CHARGE]), strangeness)
-            self._judged(outcome, row, expected[0], float(others[row, QUALITY]), strangeness)
+            row, ood_score = self._drift.row(outcome.arm), self.fitted.ood_score(outcome.context)
+            others, _ = self._drift.residuals.shifts(outcome.context.embedding, ood_score=ood_score)
+            self._charged(outcome, row, expected[1], float(others[row, CHARGE]), ood_score)
+            self._judged(outcome, row, expected[0], float(others[row, QUALITY]), ood_score)
         self.fitted.learn(outcome)
 
     def refit(self, history: History) -> None:
@@ -138,13 +138,13 @@ class DriftCorrected:
         own = self._drift.residuals.directions
         return len(own) if len(own) and np.array_equal(self.fitted.directions[: len(own)], own) else 0
 
-    def _charged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, strangeness: float) -> None:
+    def _charged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, ood_score: float) -> None:
         if not outcome.cost > 0.0 or not expected > 0.0:
             return
         log_ratio = float(np.log(outcome.cost / expected))
-        self._drift.tariff.observe(row, log_ratio - elsewhere, 1.0 - strangeness)
+        self._drift.tariff.observe(row, log_ratio - elsewhere, 1.0 - ood_score)
         residual = log_ratio - float(self._drift.tariff.level[row])
-        self._drift.residuals.add(outcome.context.embedding, row, CHARGE, residual, 1.0, strangeness)
+        self._drift.residuals.add(outcome.context.embedding, row, CHARGE, residual, 1.0, ood_score)
 
     def _refused(self, outcome: Outcome) -> None:
         """An answer that cost more than was left counts as what it is expected to have cost, given that.
@@ -155,21 +155,21 @@ class DriftCorrected:
         expected = self.fitted.expected(outcome)
         if expected is None or not expected[1] > 0.0 or not outcome.left > 0.0:
             return
-        row, strangeness = self._drift.row(outcome.arm), self.fitted.strangeness(outcome.context)
-        others, _ = self._drift.residuals.shifts(outcome.context.embedding, strangeness=strangeness)
+        row, ood_score = self._drift.row(outcome.arm), self.fitted.ood_score(outcome.context)
+        others, _ = self._drift.residuals.shifts(outcome.context.embedding, ood_score=ood_score)
         elsewhere, level = float(others[row, CHARGE]), float(self._drift.tariff.level[row])
-        sigma = math.hypot(float(self._drift.tariff.spread[row]), STRANGE_SPREAD * strangeness)
+        sigma = math.hypot(float(self._drift.tariff.spread[row]), OOD_SPREAD * ood_score)
         beyond = _mean_beyond(math.log(outcome.left / expected[1]), level + elsewhere, sigma)
         cost = expected[1] * float(np.exp(beyond))
-        self._charged(replace(outcome, cost=cost), row, expected[1], elsewhere, strangeness)
+        self._charged(replace(outcome, cost=cost), row, expected[1], elsewhere, ood_score)
 
-    def _judged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, strangeness: float) -> None:
+    def _judged(self, outcome: Outcome, row: int, expected: float, elsewhere: float, ood_score: float) -> None:
         if np.isnan(outcome.score):
             return
         factor = float(self._drift.health.factors[row])
-        self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight * (1.0 - strangeness))
+        self._drift.health.observe(row, outcome.score, expected + elsewhere, outcome.weight * (1.0 - ood_score))
         residual = outcome.score - factor * expected
-        self._drift.residuals.add(outcome.context.embedding, row, QUALITY, residual, outcome.weight, strangeness)
+        self._drift.residuals.add(outcome.context.embedding, row, QUALITY, residual, outcome.weight, ood_score)
 
 
 def _mean_beyond(bound: float, mean: float, sigma: float) -> float:

@@ -19,13 +19,12 @@ LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 class NeighbourMeans:
     """Mean over the k nearest rows of what was observed, plus `shrinkage` rows of the arm's mean.
 
-    The guard: where the k nearest are on average less similar than `trusted` the query is strange, and where scores
-    vary more among them than over all queries they disagree. All neighbours that were found are then used, each row
-    below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that little is left but
-    the arms' means. And quality is held down by up to one standard deviation, which favours the arm that is surely
-    good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694). Without `contested`
-    it does not matter how they agree.
-    """
+    The guard: where the k nearest are on average less similar than `trusted` the query is out of distribution, and
+    where scores vary more among them than over all queries they disagree. All neighbours that were found are then
+    used, each row below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that
+    little is left but the arms' means. And quality is held down by up to one standard deviation, which favours the
+    arm that is surely good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
+    Without `contested` it does not matter how they agree. """
 
     def __init__(
         self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3, contested: bool = True
@@ -44,15 +43,15 @@ class NeighbourMeans:
         near = context.neighbours
         if len(near.similarity) == 0:
             return self._means.estimate(context)
-        strangeness = self._strangeness(near.similarity)
+        ood_score = self._ood_score(near.similarity)
         table, found = _summed(near), len(near.similarity)
-        used = min(self._k, found) if strangeness == 0.0 else found
+        used = min(self._k, found) if ood_score == 0.0 else found
         sums = self._sums(table, near.similarity[:used])
         disagreement = _disagreement(sums, self._means.variances(context.arms)) if self._contested else 0.0
         if disagreement > 0.0:
             wide = sums if used == found else self._sums(table, near.similarity)
             sums = [[(1.0 - disagreement) * each for each in row] for row in wide[:3]] + sums[3:]
-            strangeness = max(strangeness, disagreement)
+            ood_score = max(ood_score, disagreement)
         shrinkage = self._shrinkage
         doubt = shrinkage if shrinkage > 1.0 else 1.0
         quality, sigma, cost = [], [], []
@@ -66,7 +65,7 @@ class NeighbourMeans:
                 spread = (spread / weight if weight > 1.0 else spread) if spread > 0.0 else 0.0
                 deviation = math.sqrt((spread + shrinkage * prior_sigma * prior_sigma) / (weight + doubt))
                 deviation = deviation if deviation > LEAST_SIGMA else LEAST_SIGMA
-            expected = mean - strangeness * deviation
+            expected = mean - ood_score * deviation
             quality.append(0.0 if expected < 0.0 else 1.0 if expected > 1.0 else expected)
             sigma.append(deviation)
             charged = paid + shrinkage
@@ -77,17 +76,17 @@ class NeighbourMeans:
         prior, near = self._means.costs(context), context.neighbours
         if len(near.similarity) == 0:
             return prior
-        k = self._k if self._strangeness(near.similarity) == 0.0 else len(near.similarity)
+        k = self._k if self._ood_score(near.similarity) == 0.0 else len(near.similarity)
         costs = near.costs[:k]
         paid, spent = seen_sums(self._trust(near.similarity[:k]), costs)
         charged = paid + self._shrinkage
         return np.where(charged > 0.0, (spent + self._shrinkage * prior) / np.where(charged > 0.0, charged, 1.0), prior)
 
-    def _strangeness(self, similarity: Float32) -> float:
+    def _ood_score(self, similarity: Float32) -> float:
         """In [0, 1]: 0 where the k nearest are on average as similar as is trusted, 1 where nothing is alike."""
         near = similarity[: self._k].tolist()
-        strangeness = 1.0 - sum(near) / len(near) / self._trusted
-        return min(1.0, strangeness) if strangeness > 0.0 else 0.0
+        ood_score = 1.0 - sum(near) / len(near) / self._trusted
+        return min(1.0, ood_score) if ood_score > 0.0 else 0.0
 
     def _trust(self, similarity: Float32) -> Float:
         """(k,) weights of neighbours, nearest first."""

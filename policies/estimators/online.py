@@ -51,28 +51,28 @@ class Single:
         self._rest_alone = (1.0 - self._alone.sum()) * stack.means
         self._prior = SHRINKAGE * stack.means
         self._variance = stack.spread**2
-        mixed = bool(np.any(stack.kin != np.eye(len(stack.kin))) or np.any(stack.level))
-        self._kin = stack.kin if mixed else None
-        padded = np.vstack([stack.slant, np.zeros((2, len(stack.means)), np.float32)])  # for smooth's last places
-        self._slants = [(int(arm), padded[:, arm].copy()) for arm in np.flatnonzero(stack.new)]
+        mixed = bool(np.any(stack.mixture != np.eye(len(stack.mixture))) or np.any(stack.offset))
+        self._mixture = stack.mixture if mixed else None
+        padded = np.vstack([stack.tilt, np.zeros((2, len(stack.means)), np.float32)])  # for smooth's last places
+        self._tilts = [(int(arm), padded[:, arm].copy()) for arm in np.flatnonzero(stack.new)]
         self._last: tuple[Float32 | None, Float32, float] = (None, np.zeros(0, np.float32), 0.0)  # the last query,
-        # where it is and how strange
+        # where it is and its out-of-distribution score
 
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in the stack's directions, if it is the one that was last asked about."""
         last, place, _ = self._last
         return place if last is embedding else None
 
-    def last_strangeness(self, embedding: Float32) -> float | None:
+    def last_ood_score(self, embedding: Float32) -> float | None:
         """In [0, 1), of the query that was last asked about, if this is its embedding."""
-        last, _, strangeness = self._last
-        return strangeness if last is embedding else None
+        last, _, ood_score = self._last
+        return ood_score if last is embedding else None
 
-    def strangeness(self, query: Query) -> float:
+    def ood_score(self, query: Query) -> float:
         """In [0, 1), as of a query that was asked about."""
         rough = np.zeros(len(query.embedding) + len(self._scale), np.float32)
         _write_surface(rough[len(query.embedding) :], query)
-        return self._strangeness(self._smooth(rough, len(query.embedding)))
+        return self._ood_score(self._smooth(rough, len(query.embedding)))
 
     def expect(self, query: Query) -> Estimates:
         """(M,) each, in the order of the stack's arms."""
@@ -82,8 +82,8 @@ class Single:
         _write_surface(rough[dimensions:], query)
         members = np.empty((3 if len(query.similarity) else 2, len(stack.means)))
         smooth = self._smooth(rough, dimensions)
-        strangeness = self._strangeness(smooth)
-        self._last = query.embedding, smooth[: len(stack.directions)], strangeness
+        ood_score = self._ood_score(smooth)
+        self._last = query.embedding, smooth[: len(stack.directions)], ood_score
         stack.kernel.predict_one(smooth, members[0])
         members[1], left = self._walk.predict(rough)
         if len(members) == 3:
@@ -93,13 +93,13 @@ class Single:
         else:
             known = self._alone @ members
             known += self._rest_alone
-        trust = min(self._trust(query.similarity), 1.0 - strangeness)
+        trust = min(self._trust(query.similarity), 1.0 - ood_score)
         if trust < 1.0:
             known = stack.means + trust * (known - stack.means)
-        if self._kin is not None:
-            known = known @ self._kin + stack.level
-            for arm, slant in self._slants:  # one at a time: newcomers are few
-                known[arm] += trust * (members[0, arm] + slant.dot(smooth))
+        if self._mixture is not None:
+            known = known @ self._mixture + stack.offset
+            for arm, tilt in self._tilts:  # one at a time: newcomers are few
+                known[arm] += trust * (members[0, arm] + tilt.dot(smooth))
         sigma = np.maximum.reduce(members)
         sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
         sigma *= sigma
@@ -120,7 +120,7 @@ class Single:
         np.minimum(np.maximum(scaled, -self._reach, out=scaled), self._reach, out=scaled)
         return smooth
 
-    def _strangeness(self, smooth: Float32) -> float:
+    def _ood_score(self, smooth: Float32) -> float:
         """How far the surface features lie outside of what nearly all of history is like."""
         scaled = smooth[len(self._stack.directions) : -2]
         unusual, usual = float(np.dot(scaled, scaled)), self._stack.usual
@@ -148,11 +148,11 @@ class Single:
 
     def _trust(self, similarity: Float32) -> float:
         """In [0, 1]: how near the nearest rows are, against how near they usually are."""
-        familiar = self._stack.familiar
-        if not len(similarity) or familiar <= 0.0:
+        id_threshold = self._stack.id_threshold
+        if not len(similarity) or id_threshold <= 0.0:
             return 1.0
         near = similarity[:NEAREST].tolist()
-        return float(min(1.0, max(0.0, sum(near) / len(near) / familiar)))
+        return float(min(1.0, max(0.0, sum(near) / len(near) / id_threshold)))
 
 
 def seen_sums(near: Float, scores: Float) -> tuple[Float, Float]:

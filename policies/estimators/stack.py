@@ -32,14 +32,16 @@ class Stack:
         self.forest = Forest(trees=60, depth=10, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
-        self.kin: Float = np.zeros((0, 0))  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
-        self.level: Float = np.zeros(0)  # (M,) added to that mixture
-        self.slant: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
+        self.mixture: Float = np.zeros(
+            (0, 0)
+        )  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
+        self.offset: Float = np.zeros(0)  # (M,) added to that mixture
+        self.tilt: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
         # its column of the kernel says what it does by groups of queries
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
         self.charge_spread: Float = np.zeros(0)  # (M,) standard deviation of log(charge / expected)
-        self.familiar = 0.0  # similarity below which a query is stranger than nearly all of history
+        self.id_threshold = 0.0  # similarity below which a query is further out than nearly all of history
         self.usual = 0.0  # mean square of surface features above which it is
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) of the embeddings, for the kernel
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
@@ -74,7 +76,7 @@ class Stack:
         usual = here.mean(axis=0)
         dearness = np.log(np.maximum(cost.mean(axis=0), 1e-12))
         tilts = self._relate(known, history, new, dearness, here - usual)
-        quality = np.clip(known @ self.kin + self.level + (here - usual) @ tilts, 0.0, 1.0)
+        quality = np.clip(known @ self.mixture + self.offset + (here - usual) @ tilts, 0.0, 1.0)
         self.spread = _spread(history.scores - quality, weights)
         self.kernel.fit(smooth, np.hstack([targets, kinds.groups]), weights)
         self._tilt(kinds, tilts, usual)
@@ -94,18 +96,18 @@ class Stack:
         place = self._places.get
         return np.array([place(name, -1) for name in names], np.intp)
 
-    def last_strangeness(self, embedding: Float32) -> float | None:
+    def last_ood_score(self, embedding: Float32) -> float | None:
         """Of the query that expect_one() was last asked about, if this is its embedding."""
-        return None if self._single is None else self._single.last_strangeness(embedding)
+        return None if self._single is None else self._single.last_ood_score(embedding)
 
-    def strangeness_one(self, query: Query) -> float:
+    def ood_score_one(self, query: Query) -> float:
         """In [0, 1): how far its surface features lie outside of what nearly all of history is like.
 
         Embeddings say little of it: whatever the text, some of history is near it in directions learned there.
         Raises: ValueError before a fit."""
         if self._single is None:
             raise ValueError("nothing was fitted yet")
-        return self._single.strangeness(query)
+        return self._single.ood_score(query)
 
     def expect_one(self, query: Query) -> Estimates:
         """(M,) each, in the order of `arms`. Raises: ValueError before a fit."""
@@ -125,7 +127,7 @@ class Stack:
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         for name in STACK_STATE:
             setattr(self, name, np.array(state[name]))
-        self.familiar, self.usual = float(self.familiar), float(self.usual)
+        self.id_threshold, self.usual = float(self.id_threshold), float(self.usual)
         self.arms = tuple(str(name) for name in state["arms"])
         for part in ("kernel", "forest", "charges"):
             prefix = f"{part}."
@@ -150,14 +152,14 @@ class Stack:
     @property
     def new(self) -> NDArray[np.bool_]:
         """(M,) arms that are a mixture of the others."""
-        return np.asarray(np.diag(self.kin) == 0.0)
+        return np.asarray(np.diag(self.mixture) == 0.0)
 
     def _relate(self, known: Float, history: History, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
         """Every established arm is itself, every newcomer a mixture of these and (K, M) tilts by kind, as returned.
 
         dearness (M,) logs of mean costs; kinds (N, K) of each row.
         """
-        self.kin, self.level = np.diag((~new).astype(np.float64)), np.zeros(len(new))
+        self.mixture, self.offset = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         tilts = np.zeros((kinds.shape[1], len(new)))
         if not new.any():
             return tilts
@@ -166,13 +168,13 @@ class Stack:
         for arm in np.flatnonzero(new):
             costs = np.append(dearness[~new], dearness[arm])
             found = fit_newcomer(others, scores[:, arm], costs, history.reliability)
-            self.kin[~new, arm], tilts[:, arm], self.level[arm] = found
+            self.mixture[~new, arm], tilts[:, arm], self.offset[arm] = found
         return tilts
 
     def _tilt(self, kinds: Kinds, tilts: Float, usual: Float) -> None:
         """Let columns of newcomers expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""
         groups = kinds.groups.shape[1]
-        self.slant = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
+        self.tilt = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
         if groups:
             self.kernel.mix(np.vstack([np.diag(~self.new), tilts[:groups]]), -usual @ tilts)
 
@@ -190,7 +192,7 @@ class Stack:
             order = np.take_along_axis(best, np.argsort(-np.take_along_axis(similarity, best, axis=1), axis=1), axis=1)
             found[part] = neighbour_means(close, history.scores[order], self.means, reliability[order])
             near[part] = close[:, :NEAREST].mean(axis=1)
-        self.familiar = float(np.quantile(near, 0.01))
+        self.id_threshold = float(np.quantile(near, 0.01))
         return found
 
     def _fit_charges(self, arms: tuple[Arm, ...], features: Float32, tokens: NDArray[np.int64], costs: Float) -> Float:
@@ -209,13 +211,13 @@ class Stack:
 
 STACK_STATE = (
     "means",
-    "kin",
-    "level",
-    "slant",
+    "mixture",
+    "offset",
+    "tilt",
     "weights",
     "spread",
     "charge_spread",
-    "familiar",
+    "id_threshold",
     "usual",
     "directions",
     "centre",

@@ -55,15 +55,15 @@ class StackedOrNeighbours:
         """(r,) where the embedding lies in them, if it is the one last asked about."""
         return None if self._stack is None else self._stack.place(embedding)
 
-    def strangeness(self, asked: LoggedContext) -> float:
+    def ood_score(self, asked: LoggedContext) -> float:
         """In [0, 1): how unlike the history the surface of this query is; 0 before a refit."""
         if self._stack is None:
             return 0.0
-        known = self._stack.last_strangeness(asked.embedding)
+        known = self._stack.last_ood_score(asked.embedding)
         if known is not None:
             return known
         lengths = asked.prompt_characters, asked.prompt_tokens
-        return self._stack.strangeness_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
+        return self._stack.ood_score_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
     def knows(self, context: RouteContext) -> bool:
         """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""

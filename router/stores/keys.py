@@ -132,7 +132,7 @@ async def keep_if_good(revocations: RevocationCheck, ledger: Ledger, reservation
 
 
 class Registry:
-    """Keys, and the administration of tenants, teams and keys; a RevocationCheck. `watchers` hear when keys have changed."""
+    """Keys, and the administration of tenants, teams and keys; a RevocationCheck. `watchers` hear of changes."""
 
     def __init__(self, records: RecordStore, *, clock: Callable[[], int]) -> None:
         self._records, self._clock = records, clock
@@ -164,9 +164,8 @@ class Registry:
     async def _look_up(self, digest: bytes, now_ms: int) -> Principal | None:
         keys_version = self._keys_version
         found = await self._found(digest, now_ms)
-        if (
-            found is not None and keys_version == self._keys_version
-        ):  # else what was read may be older than what was heard
+        is_current = keys_version == self._keys_version  # else what was read may be older than what was heard
+        if found is not None and is_current:
             if len(self._checked) >= MOST_CHECKED:
                 self._checked.clear()
             self._checked.add(digest)

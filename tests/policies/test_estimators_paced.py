@@ -179,12 +179,12 @@ def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(wa
     similarity = np.full_like(near.neighbours.similarity, 1e-3)
     far = replace(near, neighbours=replace(near.neighbours, similarity=similarity))
     means = HISTORY.scores.mean(axis=0)
-    close, strange = watched.estimate(near), watched.estimate(far)
-    assert np.abs(strange.quality - means).max() < 0.1 * np.abs(close.quality - means).max()
-    assert (strange.sigma > close.sigma).all()
+    close, outside = watched.estimate(near), watched.estimate(far)
+    assert np.abs(outside.quality - means).max() < 0.1 * np.abs(close.quality - means).max()
+    assert (outside.sigma > close.sigma).all()
 
 
-def strange_query(seed: int = 1, **changes: object) -> RouteContext:
+def far_query(seed: int = 1, **changes: object) -> RouteContext:
     """Near some of history by its embedding, and a thousand times as long as anything in it."""
     return query(seed, prompt_tokens=100_000, prompt_characters=400_000, **changes)
 
@@ -193,25 +193,25 @@ def test_a_prompt_unlike_any_in_its_surface_falls_back_to_the_means_though_its_e
     watched: DriftCorrected,
 ) -> None:
     means = HISTORY.scores.mean(axis=0)
-    close, strange = watched.estimate(query()), watched.estimate(strange_query())
-    assert np.abs(strange.quality - means).max() < 0.5 * np.abs(close.quality - means).max()
-    assert (strange.sigma > 1.4 * close.sigma).all()
+    close, outside = watched.estimate(query()), watched.estimate(far_query())
+    assert np.abs(outside.quality - means).max() < 0.5 * np.abs(close.quality - means).max()
+    assert (outside.sigma > 1.4 * close.sigma).all()
 
 
-def test_what_one_strange_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(
+def test_what_one_far_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(
     watched: DriftCorrected,
 ) -> None:
-    before, ordinary = watched.estimate(strange_query(99)).quality[3], watched.estimate(query(99)).quality[3]
+    before, ordinary = watched.estimate(far_query(99)).quality[3], watched.estimate(query(99)).quality[3]
     for seed in range(12):
-        watched.learn(make_outcome(strange_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
-    assert watched.estimate(strange_query(99)).quality[3] < 0.6 * before
+        watched.learn(make_outcome(far_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
+    assert watched.estimate(far_query(99)).quality[3] < 0.6 * before
     assert watched.estimate(query(99)).quality[3] > 0.9 * ordinary
 
 
-def test_dear_answers_to_strange_queries_are_no_new_tariff(watched: DriftCorrected) -> None:
+def test_expensive_answers_out_of_distribution_are_no_new_tariff(watched: DriftCorrected) -> None:
     before = watched.estimate(query(99)).cost[3]
     for seed in range(12):
-        asked = strange_query(seed)
+        asked = far_query(seed)
         cost = 6.0 * float(watched.estimate(asked).cost[3])
         watched.learn(make_outcome(asked, ARMS[3].name, score=float("nan"), cost=cost))
     assert watched.estimate(query(99)).cost[3] < 1.2 * before

@@ -17,7 +17,7 @@ UNPRICED = tuple(Arm(f"model-{i}", 0.0, 0.0) for i in range(4))
 
 @pytest.mark.parametrize("arms", [make_arms(), UNPRICED], ids=["priced", "unpriced"])
 @pytest.mark.parametrize("shrinkage", [0.0, 10.0])
-@pytest.mark.parametrize("nearness", [1.0, 0.1, 0.0], ids=["familiar", "strange", "unlike anything"])
+@pytest.mark.parametrize("nearness", [1.0, 0.1, 0.0], ids=["in distribution", "out of distribution", "unlike anything"])
 def test_costs_alone_are_the_costs_of_an_estimate(arms: tuple[Arm, ...], shrinkage: float, nearness: float) -> None:
     history = make_history(arms)
     history.costs[np.random.default_rng(0).random(history.costs.shape) < 0.3] = np.nan
@@ -50,7 +50,7 @@ def test_a_query_unlike_anything_seen_falls_back_to_the_means() -> None:
     np.testing.assert_allclose(far.quality, means.estimate(context).quality, atol=0.1)
 
 
-def test_a_strange_query_goes_to_the_arm_that_is_surely_good() -> None:
+def test_a_far_query_goes_to_the_arm_that_is_surely_good() -> None:
     scores = np.stack([np.full(60, 0.6), np.tile([1.0, 1.0, 0.0], 20)], axis=1)
     estimator, context = NeighbourMeans(Means(), k=20, shrinkage=0.0), make_context(UNPRICED[:2], None)
     chosen = []

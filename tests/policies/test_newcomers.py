@@ -124,6 +124,6 @@ def test_a_stack_expects_more_of_a_newcomer_on_the_kind_it_was_good_at_though_no
     )
     asked = [Query(vectors[row], features[row], 400, 100, *NOTHING_NEAR, None) for row in range(ROWS)]
     quality = np.stack([stack.expect_one(each).quality for each in asked])
-    found, mixed = quality[:, -1], (quality @ stack.kin)[:, -1]
+    found, mixed = quality[:, -1], (quality @ stack.mixture)[:, -1]
     gap, mixture = (each[group == 0].mean() - each[group == 2].mean() for each in (found, mixed))
     assert gap > mixture + 0.05

@@ -72,14 +72,14 @@ def in_batch(queries: list[Query], stack: Stack) -> Estimates:
     weights, trust = stack.weights, np.ones(len(queries))
     if similarity.shape[1]:
         members.append(neighbour_means(similarity, scores, stack.means))
-        trust = np.clip(similarity[:, :NEAREST].mean(axis=1, dtype=np.float64) / stack.familiar, 0.0, 1.0)
+        trust = np.clip(similarity[:, :NEAREST].mean(axis=1, dtype=np.float64) / stack.id_threshold, 0.0, 1.0)
     else:
         weights = weights[:2] * weights.sum() / max(weights[:2].sum(), 1e-9)
     unusual = (smooth[:, len(stack.directions) :] ** 2).sum(axis=1)
     trust = np.minimum(trust, stack.usual / np.maximum(unusual, stack.usual))[:, None]
     known = (1.0 - weights.sum()) * stack.means + sum(w * each for w, each in zip(weights, members, strict=True))
-    deviation = np.where(stack.new, members[0], 0.0) + smooth @ stack.slant
-    known = (stack.means + trust * (known - stack.means)) @ stack.kin + stack.level + trust * deviation
+    deviation = np.where(stack.new, members[0], 0.0) + smooth @ stack.tilt
+    known = (stack.means + trust * (known - stack.means)) @ stack.mixture + stack.offset + trust * deviation
     sigma = np.hypot(stack.spread * (2.0 - trust), np.max(members, axis=0) - np.min(members, axis=0))
     return Estimates(np.clip(known, 0.0, 1.0), sigma, stack.charges.predict(inputs, tokens))
 
@@ -89,7 +89,7 @@ def assert_alike(single: list[Estimates], batch: Estimates) -> None:
         np.testing.assert_allclose([getattr(each, part) for each in single], getattr(batch, part), rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("nearness", [1.0, 0.2, 0.0], ids=["familiar", "strange", "unlike anything"])
+@pytest.mark.parametrize("nearness", [1.0, 0.2, 0.0], ids=["in distribution", "out of distribution", "unlike anything"])
 def test_one_query_is_expected_as_in_a_batch(stack: Stack, history: History, nearness: float) -> None:
     queries = make_queries(history, nearness=nearness)
     assert_alike([stack.expect_one(each) for each in queries], in_batch(queries, stack))
