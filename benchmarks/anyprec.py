@@ -30,8 +30,8 @@ from backends.anyprec.engine.tokenizer import Tokenizer
 from backends.anyprec.engine.weights import Variant, Weights
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
+from benchmarks.dp_numpy import free_cuts, split
 from benchmarks.full_precision import FULL, full_precision
-from benchmarks.searches_in_numpy import free_cuts, split
 from evaluation.skills import SKILLS, Item, grade, sample
 from research.tokens import END, encode_answer, encode_chat
 
@@ -78,8 +78,8 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
                 rng = np.random.default_rng(0)
                 pairs = [(draw(rng, size), sensitivity(rng, size)) for _ in range(rows)]
                 drawn = [nesting.sort_row(*pair)[2] for pair in pairs]
-                ours, weighing, worth = _together(drawn, balanced_on)
-                nesting_s = _seconds(pairs, worth)
+                ours, weighing, width_weights = _together(drawn, balanced_on)
+                nesting_s = _seconds(pairs, width_weights)
                 free = sum(nesting.free_errors(sums, BITS) for sums in drawn)
                 for way, errors in (("together", ours), ("greedily", np.sum([*map(greedy_error, drawn)], axis=0))):
                     ratios = "".join(f"{ratio:7.3f}" for ratio in errors / free)
@@ -89,23 +89,25 @@ def nesting_table(*, rows: int, sizes: Sequence[int], balanced_on: int = 16) -> 
                     print(f"{name:13} {kind:11} {size:5}  {way:9} {ratios}{timed}", flush=True)
 
 
-def _seconds(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], worth: NDArray[np.float64]) -> float:
+def _seconds(
+    pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], width_weights: NDArray[np.float64]
+) -> float:
     """The processor's, to nest all rows in one call."""
     weights, sensitivities = (np.array(each) for each in zip(*pairs, strict=True))
-    nesting.nest_rows(weights[:1], sensitivities[:1], bits=BITS, worth=worth)  # compiles
+    nesting.nest_rows(weights[:1], sensitivities[:1], bits=BITS, width_weights=width_weights)  # compiles
     started = time.process_time()
-    nesting.nest_rows(weights, sensitivities, bits=BITS, worth=worth)
+    nesting.nest_rows(weights, sensitivities, bits=BITS, width_weights=width_weights)
     return time.process_time() - started
 
 
 def _together(rows: Sequence[Sums], balanced_on: int) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
-    """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and their worth."""
+    """Errors at BITS, summed, as `quantize` nests; the processor's seconds to weigh the widths, and their weights."""
     started = time.process_time()
-    worth = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS)
+    width_weights = nesting.balance(rows[:: -(-len(rows) // balanced_on)], bits=BITS)
     weighed = time.process_time()
-    cuts = [nesting.nested_cuts(nesting.Row.of(sums), worth, bits=BITS) for sums in rows]
+    cuts = [nesting.nested_cuts(nesting.Row.of(sums), width_weights, bits=BITS) for sums in rows]
     errors = sum(nesting.errors_at(sums, at, len(BITS)) for sums, at in zip(rows, cuts, strict=True))
-    return np.asarray(errors)[::-1], weighed - started, worth
+    return np.asarray(errors)[::-1], weighed - started, width_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,14 +94,14 @@ def _split_every(sums: Sums, cuts: Ints) -> Ints:
     return finer
 
 
-def nested_cuts(row: Row, worth: Floats, *, bits: Sequence[int]) -> Ints:
+def nested_cuts(row: Row, width_weights: Floats, *, bits: Sequence[int]) -> Ints:
     """The finest width's cuts (2^P + 1,); every 2^t-th of them is a cut of the width t bits coarser.
 
-    `worth` (d,) holds ω for every width from max(bits) down to min(bits).
+    `width_weights` (d,) holds ω for every width from max(bits) down to min(bits).
     """
-    found = _tree_cuts(row.spans, worth, seed=2 ** min(bits))
+    found = _tree_cuts(row.spans, width_weights, seed=2 ** min(bits))
     cuts = row.places[found[-1]] if len(found) == 1 else _split_every(row.sums, row.places[found[-2]])
-    return searches.settle(row.sums, cuts, worth, SETTLING_ROUNDS)
+    return searches.settle(row.sums, cuts, width_weights, SETTLING_ROUNDS)
 
 
 def free_errors(sums: Sums, widths: Sequence[int]) -> Floats:
@@ -149,13 +149,15 @@ def balance(rows: Sequence[Sums], *, bits: Sequence[int], each: Callable[..., It
     return best / reached
 
 
-def _errors(rows: Iterable[Row], worth: Floats, bits: Sequence[int], each: Callable[..., Iterable[Any]]) -> Floats:
+def _errors(
+    rows: Iterable[Row], width_weights: Floats, bits: Sequence[int], each: Callable[..., Iterable[Any]]
+) -> Floats:
     """Summed over the rows, at every width from max(bits) down to min(bits) (d,)."""
 
     def of(row: Row) -> Floats:
-        return errors_at(row.sums, nested_cuts(row, worth, bits=bits), len(worth))
+        return errors_at(row.sums, nested_cuts(row, width_weights, bits=bits), len(width_weights))
 
-    total: Floats = sum(each(of, rows), np.zeros(len(worth)))
+    total: Floats = sum(each(of, rows), np.zeros(len(width_weights)))
     return total
 
 
@@ -178,26 +180,28 @@ def sort_row(weights: Floats, sensitivity: Floats) -> tuple[NDArray[np.intp], fl
 
 
 def nest_rows(
-    weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats
+    weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats
 ) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
     """`nest` of many table rows (R, M) at once: codes (R, M) and tables {k: (R, 2^k)}."""
     typical, means = sensitivity.mean(axis=1, keepdims=True), weights.mean(axis=1, keepdims=True)
     h = np.where(typical > 0, np.maximum(sensitivity, MIN_SENSITIVITY * typical), 1.0)
     order = row_batches.sort_rows(weights - means, h)
-    codes, tables = row_batches.nest_rows(order, worth, bits=bits, grid_cells=GRID_CELLS, rounds=SETTLING_ROUNDS)
+    codes, tables = row_batches.nest_rows(
+        order, width_weights, bits=bits, grid_cells=GRID_CELLS, rounds=SETTLING_ROUNDS
+    )
     return codes, {k: table + means for k, table in tables.items()}
 
 
-def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], worth: Floats | None = None) -> Nested:
+def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats | None = None) -> Nested:
     """Codes and tables of one table row's weights (M,), which may be those of several matrix rows end to end.
 
-    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `worth` is `balance` of the matrix
+    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `width_weights` is `balance` of the matrix
     this row belongs to, by default of the row alone.
     """
     order, mean, sums = sort_row(weights, sensitivity)
-    if worth is None:
-        worth = balance([sums], bits=bits)
-    finest = nested_cuts(Row.of(sums), worth, bits=bits)
+    if width_weights is None:
+        width_weights = balance([sums], bits=bits)
+    finest = nested_cuts(Row.of(sums), width_weights, bits=bits)
     values, tables = np.zeros(2 ** (min(bits) - 1)), {}
     for k in range(min(bits), max(bits) + 1):
         values = centroids(sums, finest[:: 2 ** (max(bits) - k)], np.repeat(values, 2))

@@ -230,9 +230,9 @@ def _quantized(plan: Plan, name: str, size: tuple[int, int]) -> dict[str, NDArra
     codes = np.empty((rows, columns), np.uint8)
     tables = {k: np.empty((rows // plan.rows_per_table, 2**k), np.float16) for k in plan.bits}
     with ThreadPoolExecutor(plan.workers) as pool:
-        worth = _balanced(plan, name, rows, pool)
+        width_weights = _balanced(plan, name, rows, pool)
         batches = _batches(plan, rows, columns)
-        nested = pool.map(lambda batch: _nest(plan, name, batch, worth), batches)
+        nested = pool.map(lambda batch: _nest(plan, name, batch, width_weights), batches)
         for batch, (found, values) in zip(batches, nested, strict=True):
             codes[batch] = found.reshape(-1, columns)
             for k in plan.bits:
@@ -253,7 +253,7 @@ def _batches(plan: Plan, rows: int, columns: int) -> list[slice]:
 
 
 def _balanced(plan: Plan, name: str, rows: int, pool: ThreadPoolExecutor) -> Floats:
-    """What errors at each width are worth in this matrix, from up to BALANCING_TABLES of its table rows."""
+    """What errors at each width weigh in this matrix, from up to BALANCING_TABLES of its table rows."""
     groups = _groups(plan, rows)
     chosen = groups[:: -(-len(groups) // BALANCING_TABLES)]
     sums = [sort_row(*_read(plan, name, group))[2] for group in chosen]
@@ -268,11 +268,11 @@ def _read(plan: Plan, name: str, group: slice) -> tuple[Floats, Floats]:
     return weights, plan.sensitivity.read(f"{name}.weight", rows=group).astype(np.float64).ravel()
 
 
-def _nest(plan: Plan, name: str, batch: slice, worth: Floats) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
+def _nest(plan: Plan, name: str, batch: slice, width_weights: Floats) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
     """Codes (R, M) and tables {k: (R, 2^k)} of the table rows of a batch."""
     tables = (batch.stop - batch.start) // plan.rows_per_table
     weights, sensitivity = (each.reshape(tables, -1) for each in _read(plan, name, batch))
-    return nest_rows(weights, sensitivity, bits=plan.bits, worth=worth)
+    return nest_rows(weights, sensitivity, bits=plan.bits, width_weights=width_weights)
 
 
 def estimated_s(plan: Plan, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -280,12 +280,12 @@ def estimated_s(plan: Plan, clock: Callable[[], float] = time.perf_counter) -> f
     name, (rows, columns) = next(iter(_shapes(plan).items()))
     few = [slice(0, group.stop) for group in _groups(plan, rows)[:TIMED_TABLES]][-1]
     sums = [sort_row(*_read(plan, name, group))[2] for group in _groups(plan, rows)[:TIMED_TABLES]]
-    worth = balance(sums, bits=plan.bits)  # compiles what was not
-    _nest(plan, name, few, worth)
+    width_weights = balance(sums, bits=plan.bits)  # compiles what was not
+    _nest(plan, name, few, width_weights)
     began = clock()
     balance(sums, bits=plan.bits)
     weighed = clock()
-    _nest(plan, name, few, worth)
+    _nest(plan, name, few, width_weights)
     per_weight = (clock() - weighed) / ((few.stop - few.start) * columns)
     per_balance = (weighed - began) / len(sums) * BALANCING_TABLES
     sizes = [wide * deep for wide, deep in _shapes(plan).values()]

@@ -49,14 +49,14 @@ def _split_every(sums: Sums, cuts: Ints) -> Ints:
 
 
 @compiled
-def _cuts_of(sums: Sums, worth: Floats, cells: int, places: Ints, rounds: int, memory: Any) -> Ints:
+def _cuts_of(sums: Sums, width_weights: Floats, cells: int, places: Ints, rounds: int, memory: Any) -> Ints:
     """What nested_kmeans.nested_cuts finds. `memory` are three tables (B, B) and A, for B places."""
     spans, total, finer, A = memory
     spans_into(Sums(sums.h[places], sums.hw[places], sums.hww[places]), spans)
-    cuts = seed(tree_into(spans, worth, cells, total, finer, A), cells)
-    if len(worth) == 1:
-        return settle(sums, places[cuts], worth, rounds)
-    return settle(sums, _split_every(sums, places[_finest_places(A, cuts, len(worth))]), worth, rounds)
+    cuts = seed(tree_into(spans, width_weights, cells, total, finer, A), cells)
+    if len(width_weights) == 1:
+        return settle(sums, places[cuts], width_weights, rounds)
+    return settle(sums, _split_every(sums, places[_finest_places(A, cuts, len(width_weights))]), width_weights, rounds)
 
 
 @compiled
@@ -81,17 +81,17 @@ def _means(sums: Sums, cuts: Ints, parent: Floats) -> Floats:
 
 @compiled
 def _nest_rows(
-    h: Floats, hw: Floats, hww: Floats, order: Any, worth: Floats, low: int, grid_cells: int, rounds: int,
+    h: Floats, hw: Floats, hww: Floats, order: Any, width_weights: Floats, low: int, grid_cells: int, rounds: int,
     codes: Any, tables: Floats,
 ) -> None:  # fmt: skip
     """Codes (R, M) and the tables (R, Σ 2^k) of every width from the narrowest to the widest, end to end."""
-    cells, depths = 1 << low, len(worth)
+    cells, depths = 1 << low, len(width_weights)
     memory = _memory(grid_cells + 1, depths)
     for r in range(len(h)):
         sums = Sums(h[r], hw[r], hww[r])
         places = grid(sums, grid_cells)
         fitting = memory if len(places) == grid_cells + 1 else _memory(len(places), depths)
-        finest = _cuts_of(sums, worth, cells, places, rounds, fitting)
+        finest = _cuts_of(sums, width_weights, cells, places, rounds, fitting)
         for cell in range(len(finest) - 1):
             for i in range(finest[cell], finest[cell + 1]):
                 codes[r, order[r, i]] = cell
@@ -104,7 +104,7 @@ def _nest_rows(
 
 def nest_rows(
     sorted_rows: tuple[NDArray[np.intp], Floats, Floats, Floats],
-    worth: Floats,
+    width_weights: Floats,
     *,
     bits: Sequence[int],
     grid_cells: int,
@@ -115,7 +115,7 @@ def nest_rows(
     low, high = min(bits), max(bits)
     codes = np.empty(order.shape, np.uint8)
     tables = np.empty((len(order), (2 << high) - (1 << low)))
-    _nest_rows(h, hw, hww, order, worth, low, grid_cells, rounds, codes, tables)
+    _nest_rows(h, hw, hww, order, width_weights, low, grid_cells, rounds, codes, tables)
     found = {k: tables[:, (1 << k) - (1 << low) : (2 << k) - (1 << low)] for k in range(low, high + 1)}
     return codes, {k: found[k] for k in bits}
 

@@ -105,7 +105,7 @@ class Residuals:
     Two channels: score, and log of charge. What other arms' answers say nearby counts for every arm (a kind of query
     harder or longer than thought), and an arm's own answers for itself. Each is shrunk to zero by `doubt` answers.
     An answer's score and its charge share a place, whichever comes first. Queries out of distribution are near each
-    other in that the fit knows nothing of either: what one earned and cost is the best that is known of the next. """
+    other in that the fit knows nothing of either: what one earned and cost is the best that is known of the next."""
 
     def __init__(self, *, size: int = 512, sharpness: float = 8.0, doubt: tuple[float, float] = (8.0, 2.0)) -> None:
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) that nearness is judged in; none: all of them

@@ -24,7 +24,7 @@ class NeighbourMeans:
     used, each row below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that
     little is left but the arms' means. And quality is held down by up to one standard deviation, which favours the
     arm that is surely good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
-    Without `contested` it does not matter how they agree. """
+    Without `contested` it does not matter how they agree."""
 
     def __init__(
         self, means: Means, *, k: int = 40, shrinkage: float = 10.0, trusted: float = 0.3, contested: bool = True

@@ -9,7 +9,7 @@ import pytest
 
 from backends.anyprec import dp_numba as compiled
 from backends.anyprec import nested_kmeans as nesting
-from benchmarks import searches_in_numpy as searches
+from benchmarks import dp_numpy
 
 BITS = (3, 4, 5, 6, 7, 8)
 ROWS = {"gaussian": lambda rng, size: rng.normal(size=size), "student": lambda rng, size: rng.standard_t(5, size=size)}
@@ -32,8 +32,8 @@ def test_nesting_costs_at_most_a_fifth_more_than_the_best_free_cells_at_every_wi
     rng = np.random.default_rng(seed)
     rows, even = [ROWS[kind](rng, size) for _ in range(8)], np.ones(size)
     sums = [nesting.sort_row(row, even)[2] for row in rows]
-    worth = nesting.balance(sums, bits=BITS)
-    nested = [nesting.nest(row, even, bits=BITS, worth=worth) for row in rows]
+    width_weights = nesting.balance(sums, bits=BITS)
+    nested = [nesting.nest(row, even, bits=BITS, width_weights=width_weights) for row in rows]
     free = sum(compiled.free_errors(each, 2 ** max(BITS)) for each in sums)
     for k in BITS:
         ours = sum(squared_error(row, rebuilt(each, k), even) for row, each in zip(rows, nested, strict=True))
@@ -43,8 +43,8 @@ def test_nesting_costs_at_most_a_fifth_more_than_the_best_free_cells_at_every_wi
 def test_widths_weighed_on_a_few_rows_suit_the_rest_of_a_matrix() -> None:
     rng, even = np.random.default_rng(5), np.ones(4096)
     sums = [nesting.sort_row(rng.standard_t(5, 4096), even)[2] for _ in range(24)]
-    worth = nesting.balance(sums[::2], bits=BITS)
-    cuts = [nesting.nested_cuts(nesting.Row.of(each), worth, bits=BITS) for each in sums[1::2]]
+    width_weights = nesting.balance(sums[::2], bits=BITS)
+    cuts = [nesting.nested_cuts(nesting.Row.of(each), width_weights, bits=BITS) for each in sums[1::2]]
     ours = sum(nesting.errors_at(each, at, len(BITS)) for each, at in zip(sums[1::2], cuts, strict=True))
     free = sum(nesting.free_errors(each, BITS) for each in sums[1::2])
     assert (ours[::-1] <= 1.2 * free).all(), ours[::-1] / free
@@ -54,10 +54,10 @@ def test_free_errors_are_those_of_the_free_cells() -> None:
     rng = np.random.default_rng(6)
     weights, sensitivity = rng.standard_t(5, 300), rng.chisquare(1, 300)
     sums = nesting.sort_row(weights, sensitivity)[2]
-    for each in (compiled, searches):
+    for each in (compiled, dp_numpy):
         errors = each.free_errors(sums, 40)
         for cells in (1, 7, 40):
-            cut = searches.unconstrained(weights, sensitivity, cells=cells)
+            cut = dp_numpy.unconstrained(weights, sensitivity, cells=cells)
             assert squared_error(weights, cut, sensitivity) == pytest.approx(errors[cells - 1])
 
 
@@ -81,7 +81,7 @@ def test_the_searches_in_numpy_choose_the_same_codes(size: int, monkeypatch: pyt
     rng = np.random.default_rng(size)
     weights, sensitivity = rng.standard_t(4, size=size), rng.chisquare(1, size=size)
     codes = nesting.nest(weights, sensitivity, bits=BITS).codes
-    monkeypatch.setattr(nesting, "searches", searches)
+    monkeypatch.setattr(nesting, "searches", dp_numpy)
     np.testing.assert_array_equal(codes, nesting.nest(weights, sensitivity, bits=BITS).codes)
 
 
@@ -90,10 +90,12 @@ def test_rows_nested_together_have_the_codes_they_have_alone(bits: tuple[int, ..
     rng = np.random.default_rng(4)
     weights, sensitivity = rng.standard_t(4, size=(7, 900)), rng.chisquare(1, size=(7, 900))
     weights[2], sensitivity[3], weights[4, 5:] = 1.5, 0.0, -2.0  # one value, no sensitivity, few values
-    worth = nesting.balance([nesting.sort_row(*row)[2] for row in zip(weights, sensitivity, strict=True)], bits=bits)
-    codes, tables = nesting.nest_rows(weights, sensitivity, bits=bits, worth=worth)
+    width_weights = nesting.balance(
+        [nesting.sort_row(*row)[2] for row in zip(weights, sensitivity, strict=True)], bits=bits
+    )
+    codes, tables = nesting.nest_rows(weights, sensitivity, bits=bits, width_weights=width_weights)
     for i in range(len(weights)):
-        alone = nesting.nest(weights[i], sensitivity[i], bits=bits, worth=worth)
+        alone = nesting.nest(weights[i], sensitivity[i], bits=bits, width_weights=width_weights)
         np.testing.assert_array_equal(codes[i], alone.codes)
         for k in bits:
             np.testing.assert_allclose(tables[k][i], alone.tables[k], atol=1e-9)
@@ -102,7 +104,7 @@ def test_rows_nested_together_have_the_codes_they_have_alone(bits: tuple[int, ..
 def test_free_k_means_is_the_best_of_all_partitions() -> None:
     rng = np.random.default_rng(5)
     weights, sensitivity = np.sort(rng.normal(size=10)), rng.chisquare(1, size=10)
-    found = searches.unconstrained(weights, sensitivity, cells=3)
+    found = dp_numpy.unconstrained(weights, sensitivity, cells=3)
 
     def error(cuts: tuple[int, ...]) -> float:
         pieces = zip((0, *cuts), (*cuts, 10), strict=True)
