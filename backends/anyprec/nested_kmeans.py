@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.anyprec import dp_numba as searches
-from backends.anyprec import row_batches
+from backends.anyprec import dp_numba, row_batches
 from backends.anyprec.dp_numba import Floats, Ints, Sums
 
 MIN_SENSITIVITY = 1e-6  # of the row's mean, so that a weight no gradient reached still has a place
@@ -57,8 +56,8 @@ class Row:
     @classmethod
     def of(cls, sums: Sums) -> Row:
         """Chooses the places."""
-        places = searches.grid(sums, GRID_CELLS)
-        return cls(sums, places, searches.spans(sums.at(places)))
+        places = dp_numba.grid(sums, GRID_CELLS)
+        return cls(sums, places, dp_numba.spans(sums.at(places)))
 
 
 def costs(sums: Sums, a: Ints, b: Ints) -> Floats:
@@ -77,8 +76,8 @@ def errors_at(sums: Sums, cuts: Ints, depth: int) -> Floats:
 
 def _tree_cuts(spans: Floats, weights: Floats, *, seed: int) -> list[Ints]:
     """Places in the grid at every width, the coarsest first, that minimise the weighted sum of errors."""
-    F, A = searches.tree(spans, weights, seed)
-    found = [searches.seed(F, seed)]
+    F, A = dp_numba.tree(spans, weights, seed)
+    found = [dp_numba.seed(F, seed)]
     for depth in range(len(weights) - 1, 0, -1):
         cuts = found[-1]
         finer = np.empty(2 * len(cuts) - 1, np.int64)
@@ -90,7 +89,7 @@ def _tree_cuts(spans: Floats, weights: Floats, *, seed: int) -> list[Ints]:
 def _split_every(sums: Sums, cuts: Ints) -> Ints:
     """Each cell cut in two, at the best of all places and not only of the grid's."""
     finer = np.repeat(cuts, 2)[:-1]
-    finer[1::2] = [searches.split(sums, int(a), int(b))[1] for a, b in itertools.pairwise(cuts)]
+    finer[1::2] = [dp_numba.split(sums, int(a), int(b))[1] for a, b in itertools.pairwise(cuts)]
     return finer
 
 
@@ -101,14 +100,14 @@ def nested_cuts(row: Row, width_weights: Floats, *, bits: Sequence[int]) -> Ints
     """
     found = _tree_cuts(row.spans, width_weights, seed=2 ** min(bits))
     cuts = row.places[found[-1]] if len(found) == 1 else _split_every(row.sums, row.places[found[-2]])
-    return searches.settle(row.sums, cuts, width_weights, SETTLING_ROUNDS)
+    return dp_numba.settle(row.sums, cuts, width_weights, SETTLING_ROUNDS)
 
 
 def free_errors(sums: Sums, widths: Sequence[int]) -> Floats:
     """Error of optimal k-means with 2^k free cells for every width (d,); of long rows on FREE_PLACES places."""
     if len(sums.h) > FREE_PLACES + 1:
-        sums = sums.at(searches.grid(sums, FREE_PLACES))
-    errors: Floats = searches.free_errors(sums, 2 ** max(widths))[2 ** np.array(widths) - 1]
+        sums = sums.at(dp_numba.grid(sums, FREE_PLACES))
+    errors: Floats = dp_numba.free_errors(sums, 2 ** max(widths))[2 ** np.array(widths) - 1]
     return errors
 
 
@@ -195,8 +194,8 @@ def nest_rows(
 def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats | None = None) -> Nested:
     """Codes and tables of one table row's weights (M,), which may be those of several matrix rows end to end.
 
-    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `width_weights` is `balance` of the matrix
-    this row belongs to, by default of the row alone.
+    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `width_weights` is `balance` of
+    the matrix that this row belongs to, by default of the row alone.
     """
     order, mean, sums = sort_row(weights, sensitivity)
     if width_weights is None:
