@@ -81,7 +81,7 @@ def test_the_searches_in_numpy_choose_the_same_codes(size: int, monkeypatch: pyt
     rng = np.random.default_rng(size)
     weights, sensitivity = rng.standard_t(4, size=size), rng.chisquare(1, size=size)
     codes = nesting.nest(weights, sensitivity, bits=BITS).codes
-    monkeypatch.setattr(nesting, "searches", dp_numpy)
+    monkeypatch.setattr(nesting, "dp_numba", dp_numpy)
     np.testing.assert_array_equal(codes, nesting.nest(weights, sensitivity, bits=BITS).codes)
 
 
