@@ -13,7 +13,10 @@ from cli import parser
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-BY_NAME = {"ids": lambda path: str(path.relative_to(ROOT))}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def verbs() -> set[str]:
@@ -21,13 +24,13 @@ def verbs() -> set[str]:
     return set(choices or ())
 
 
-@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_into_a_page_leads_to_a_heading(page: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
     assert [(to, name) for to, name in links if name not in anchors(page.parent / to if to else page)] == []
@@ -39,20 +42,20 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_verb_it_names_exists(page: Path) -> None:
     named = re.findall(r"(?:`|^    |\| `)pointsman ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(named) - verbs() == set()
 
 
-@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_make_target_it_names_exists(page: Path) -> None:
     named = re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert set(named) - targets == set()
 
 
-@pytest.mark.parametrize("page", PAGES, **BY_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_module_it_runs_exists(page: Path) -> None:
     named = re.findall(r"python -m ((?:benchmarks|router|backends)[a-z_.]*[a-z])", page.read_text(encoding="utf-8"))
     missing = [name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]

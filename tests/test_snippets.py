@@ -150,7 +150,7 @@ def test_json_is_what_a_request_may_hold() -> None:
             "messages": [{"role": "user", "content": "x"}],
             **json.loads(snippet.text),
         }
-        call = parse("/v1/chat/completions", json.dumps(body).encode(), {}, aliases={}, meaning={})
+        call = parse("/v1/chat/completions", json.dumps(body).encode(), {}, aliases={}, meaning=str)
         assert call.needs.allowed == frozenset({"small", "large"})
 
 

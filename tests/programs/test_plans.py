@@ -64,7 +64,7 @@ async def test_a_plan_tells_the_tokens_of_every_step_and_what_they_cost(tmp_path
         each: model(each, 10**8, context_tokens=context, max_output_tokens=256, bytes_per_token=1.0)
         for each, context in wide.items()
     }
-    async with programs_in(tmp_path, PROGRAMS, **models) as house:
+    async with programs_in(tmp_path, PROGRAMS, lines=None, **models) as house:
         for script in house.scripts.values():
             script._script = counts
         before = await plan_for(house, name, text)
