@@ -42,7 +42,7 @@ class Listing:
 
     mode: str | None
     costs: Mapping[str, float]  # by the map's own keys
-    search_usd: float  # a search of the provider's, at its dearest; 0 where the map does not say
+    search_usd: float  # a search of the provider's, at its most expensive; 0 where the map does not say
     context_tokens: int | None
     max_output_tokens: int | None
     abilities: frozenset[str] = field(default_factory=frozenset)

@@ -242,7 +242,7 @@ def changes(seeds: int) -> Iterable[str]:
         yield (
             f"{label:12} ×0.3 {shares['degraded']:.1f} (must 90, aim 96)   "
             f"out {shares['out']:.1f} (must 80, aim 92)   "
-            f"price ×5 {shares['dearer']:.1f} (must 95, aim 99)   stationary loss {loss:.2f}% (must 1, aim 0.3)"
+            f"price ×5 {shares['more_expensive']:.1f} (must 95, aim 99)   stationary loss {loss:.2f}% (must 1, aim 0.3)"
         )
 
 
@@ -266,7 +266,7 @@ def _changed(run: Fitted, price: float) -> dict[str, Float]:
     return {
         "degraded": utility(after(run.scores, 0.3), run.costs, (after(quality, 0.3), cost)),
         "out": utility(after(run.scores, 0.0), run.costs, (after(quality, 0.0), cost)),
-        "dearer": utility(run.scores, after(run.costs, 5.0), (quality, after(cost, 5.0))),
+        "more_expensive": utility(run.scores, after(run.costs, 5.0), (quality, after(cost, 5.0))),
         "stationary": utility(run.scores, run.costs, (quality, cost)),
     }
 

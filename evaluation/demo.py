@@ -141,7 +141,7 @@ def _send(
 
 
 def _ends(models: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """(largest, smallest) by listed order: a catalogue runs from cheapest to dearest."""
+    """(largest, smallest) by listed order: a catalogue runs from cheapest to most expensive."""
     return str(models[-1]["id"]), str(models[0]["id"])
 
 
@@ -163,10 +163,10 @@ def _by_model(results: Sequence[DemoResult]) -> Table:
 def _against(routed: Sequence[DemoResult], others: dict[str, list[DemoResult]]) -> Table:
     table = Table("", "quality", "cost / 1000 requests", "quality kept", "money saved", title="Against the simple ways")
     reference = next(iter(others.values()))
-    best, dearest = np.mean([r.score for r in reference]), sum(r.cost for r in reference)
+    best, most_expensive = np.mean([r.score for r in reference]), sum(r.cost for r in reference)
     for name, results in {"routed": list(routed), **others}.items():
         kept = np.mean([r.score for r in results]) / best if best else 0.0
-        saved = 1 - sum(r.cost for r in results) / dearest if dearest else 0.0
+        saved = 1 - sum(r.cost for r in results) / most_expensive if most_expensive else 0.0
         table.add_row(name, _quality(results), _cost(results), f"{kept:.0%}", f"{saved:.0%}")
     return table
 

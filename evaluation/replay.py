@@ -314,7 +314,7 @@ def _expected(policy: Policy, sample: Sample) -> Estimates:
 
 
 def _two_models(expected: Estimates, sample: Sample) -> dict[str, float]:
-    """APGR and CPT (RouteLLM, arXiv 2406.18665) where the trace has two models; the dearer one is the strong one."""
+    """APGR and CPT (RouteLLM, arXiv 2406.18665) where the trace has two models; the strong one costs more."""
     stream = sample.stream
     if len(stream.arms) != 2:
         return {}

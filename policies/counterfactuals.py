@@ -164,7 +164,7 @@ def _pieces(decided: Decided, proposal: Proposal) -> Iterator[ScoreLines]:
 
 
 def _prices(decided: Decided, proposal: Proposal, chosen: int) -> Iterator[Flip]:
-    """Another arm at a lower price of its own, and the one behind the best once that one is dearer."""
+    """Another arm at a lower price of its own, and the one behind the best once that one is more expensive."""
     context, names = decided.context, decided.context.names
     takes = proposal.prices * proposal.estimates.cost - _waiting(context) * context.preference
     ahead = proposal.scores[chosen] - proposal.scores

@@ -70,7 +70,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def propensity(self) -> float:
-        """Probability that `model` was asked: its own, and that of what was drawn in vain."""
+        """Probability that `model` was asked: its own, and that of what was drawn unsuccessfully."""
         names = self.context.names
         own = float(self.probabilities[names.index(self.model)])
         return own + float(self.probabilities[names.index(self.drawn)]) if self.drawn else own

@@ -177,7 +177,7 @@ def _turns_left(first: tuple[float, float], second: tuple[float, float], third: 
 
 
 def aiq(frontier: Frontier, costs: Float) -> float:
-    """Mean height of the upper hull between the mean costs of the cheapest and the dearest arm of the truth (N, M).
+    """Mean height of the upper hull between the mean costs of the cheapest and the most expensive arm (N, M).
 
     RouterBench, arXiv 2403.12031; beyond its ends the hull is held flat.
     """

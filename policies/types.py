@@ -136,7 +136,7 @@ class Outcome(msgspec.Struct, frozen=True):
     signature: Float | None = None  # (f,) policies.signature.FEATURES of the answer, where it was observed
     answered: str = ""  # of a program: the arm whose answer was judged by its signature and returned …
     returned: float = 1.0  # … and how likely that was, in (0, 1]
-    refused: str = ""  # the arm that was chosen in vain: its answer cost more than its budget still held
+    refused: str = ""  # the arm that was chosen unsuccessfully: its answer cost more than its budget still held
     left: float = float("nan")  # USD which that budget held
 
     @property

@@ -82,7 +82,7 @@ def outcome(ladder: Ladder, chosen: NDArray[np.intp]) -> tuple[float, float]:
 
 
 def easy_skills(ladder: Ladder, *, among: str) -> list[str]:
-    """Skills the dearest candidate masters and the best candidate `among` (a prefix) does within two points as well."""
+    """Skills of the most expensive candidate that the best one `among` (a prefix) has within two points too."""
     rivals = [i for i, name in enumerate(ladder.candidates) if name.startswith(among)]
     means = {skill: ladder.by_skill(skill) for skill in SKILLS}
     return [s for s in SKILLS if means[s][-1] >= 0.9 and means[s][rivals].max() >= means[s][-1] - 0.02]
@@ -129,7 +129,7 @@ def accuracy(ladder: Ladder) -> list[str]:
     lines.append(_row("± (95 %)", [f"{x:.1f}" for x in spread(ladder)]))
     lines.append(_row("USD per million requests", [f"{1e6 * x:.2f}" for x in prices(ladder).mean(axis=1)]))
     kept = {among: ", ".join(easy_skills(ladder, among=among)) for among in (ladder.candidates[0], "small", "medium")}
-    told = [f"Within two points of the dearest candidate, {among}: {skills}." for among, skills in kept.items()]
+    told = [f"Within two points of the most expensive candidate, {among}: {skills}." for among, skills in kept.items()]
     return [*lines, "", *told]
 
 
@@ -137,11 +137,11 @@ def routing(ladder: Ladder) -> list[str]:
     """What single candidates and two kinds of oracle earn and cost."""
     rows = [(f"always {name}", np.full(len(ladder.skills), i, np.intp)) for i, name in enumerate(ladder.candidates)]
     rows += [("oracle by skill and difficulty", by_cell(ladder)), ("oracle by item", oracle(ladder))]
-    dearest = outcome(ladder, rows[len(ladder.candidates) - 1][1])
+    most_expensive = outcome(ladder, rows[len(ladder.candidates) - 1][1])
     lines = [_row("routing", ["score", "USD per million", "saved"]), _row("---", ["---:"] * 3)]
     for name, chosen in rows:
         score, usd = outcome(ladder, chosen)
-        lines.append(_row(name, [f"{score:.1f}", f"{usd:.2f}", f"{100 * (1 - usd / dearest[1]):.0f} %"]))
+        lines.append(_row(name, [f"{score:.1f}", f"{usd:.2f}", f"{100 * (1 - usd / most_expensive[1]):.0f} %"]))
     counts = Counter(ladder.candidates[i] for i in by_cell(ladder)[np.unique(cells(ladder), return_index=True)[1]])
     told = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
     return [

@@ -61,13 +61,13 @@ class TokenRates:
 
     @property
     def dearest_prompt(self) -> int:
-        """Of the dearest kind of token that a prompt can hold."""
+        """Of the most expensive kind of token that a prompt can hold."""
         others = (self.cached, self.cache_write, self.audio_prompt, self.image_prompt)
         return max(self.prompt, self.hour, *(each or 0 for each in others))
 
     @property
     def dearest_completion(self) -> int:
-        """Of the dearest kind of token that an answer can hold."""
+        """Of the most expensive kind of token that an answer can hold."""
         others = (self.reasoning, self.audio_completion, self.image_completion)
         return max(self.completion, *(each or 0 for each in others))
 
@@ -92,7 +92,7 @@ AMOUNTS = tuple(each.name for each in fields(TokenRates))
 
 
 def _side(plain: int, tokens: int, parts: Iterable[tuple[int | None, int]]) -> int:
-    """Parts at their own prices, the rest at the plain one. Parts that cannot all be: the dearest count first."""
+    """Parts at their own prices, the rest at the plain one. Of parts that cannot all be, the most expensive count."""
     priced = sorted(((plain if price is None else price, count) for price, count in parts if count), reverse=True)
     total, left = 0, tokens
     for price, count in priced:
@@ -128,7 +128,7 @@ class Price(TokenRates):
         return NanoUsd(-(-total // PER) + rates.request + rates.search * parts.searches)
 
     def worst(self, prompt: int, completion: int, searches: int = 0) -> NanoUsd:
-        """The dearest reading of so many tokens or fewer: what a hold must cover."""
+        """The most expensive reading of so many tokens or fewer: what a hold must cover."""
         if self._is_plain:
             return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
         rates = list(self._possible(prompt))
@@ -216,7 +216,7 @@ class Model:
     draining: bool = False
     admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
-    replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the dearest
+    replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the most expensive
     lacks: frozenset[str] = frozenset()  # features of a request that it is known not to have
     wildcard: str | None = None  # the entry that stands for it among many
     program: Program | None = field(default=None, compare=False)  # that answers in place of an engine

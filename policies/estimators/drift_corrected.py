@@ -149,8 +149,8 @@ class DriftCorrected:
     def _refused(self, outcome: Outcome) -> None:
         """An answer that cost more than was left counts as what it is expected to have cost, given that.
 
-        Otherwise nothing would be learned from it, and an arm whose answers are dearer than thought and whose budget
-        holds none of them would be chosen in vain for ever.
+        Otherwise nothing would be learned from it, and an arm whose answers are more expensive than thought and
+        whose budget holds none of them would be chosen unsuccessfully for ever.
         """
         expected = self.fitted.expected(outcome)
         if expected is None or not expected[1] > 0.0 or not outcome.left > 0.0:

@@ -82,7 +82,7 @@ def described(known: Float, expected: Float) -> Float:
 
 
 def _population(known: Float, expected: Float, dearness: Float | None) -> Population:
-    """From the known arms, each described by the others; what dearer arms are better by moves the mean."""
+    """From the known arms, each described by the others; what more expensive arms are better by moves the mean."""
     arms = known.shape[1]
     if arms == 1 or np.isnan(known).all():
         return Population(np.array([0.0, 1.0, 0.0]), np.diag([ALONE, ALONE, NUGGET]), LEAST_PULL, 1.0)

@@ -15,8 +15,8 @@ from policies.types import Estimates, Float, LoggedContext
 class CostWeightedEpsilon(Epsilon):
     """argmax, but `share` of the queries goes to the allowed arms in inverse proportion to their expected cost.
 
-    Spread evenly, one query in a hundred on an arm eighteen times as dear as the cheapest takes a sixth of a budget
-    that just covers the cheapest. This way exploring never costs more than share · n times the cheapest answer.
+    Spread evenly, one query in a hundred on an arm eighteen times as expensive as the cheapest takes a sixth of a
+    budget that just covers the cheapest. This way exploring never costs more than share · n times the cheapest answer.
     """
 
     share: float = 0.01

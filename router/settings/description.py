@@ -97,8 +97,8 @@ def _unknown_parts(model: Model) -> Iterator[str]:
         if missing:
             yield f"no price of {', '.join(missing)}: as {side} tokens, {show_usd(plain)}"
     if price.cache_write is not None and price.cache_write_1h is None:
-        dearer = show_usd(NanoUsd(price.hour))
-        yield f"no price of cache_write_1h: as the dearer of cache_write and twice the prompt, {dearer}"
+        more = show_usd(NanoUsd(price.hour))
+        yield f"no price of cache_write_1h: as the more expensive of cache_write and twice the prompt, {more}"
 
 
 def _tenant(tenant: TenantSection) -> str:

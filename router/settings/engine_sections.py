@@ -34,7 +34,8 @@ class ReplicaSection(Section):
     api_key: Secret = Field(default=None, description="Sent as a bearer token; by default the backend's own.")
     upstream: Name | None = Field(default=None, description="The model's name at this server, where it differs.")
     price: PriceSection | None = Field(
-        default=None, description="What an answer of this server costs, where it differs; a hold covers the dearest."
+        default=None,
+        description="What an answer of this server costs, where it differs; a hold covers the most expensive.",
     )
     context_tokens: Positive | None = Field(
         default=None, description="Prompt and completion together at this server, where it differs."

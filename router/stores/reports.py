@@ -83,7 +83,7 @@ class Audit(Protocol):
 
 
 def grouped(lines: Iterable[SpendLine], by: Sequence[str]) -> list[SpendLine]:
-    """Sums over what is not in `by` (of GROUPS), dearest first, days ascending."""
+    """Sums over what is not in `by` (of GROUPS), most expensive first, days ascending."""
     sums: dict[SpendLine, SpendLine] = {}
     for line in lines:
         day, tenant, team, key, model = (getattr(line, name) if name in by else None for name in GROUPS)

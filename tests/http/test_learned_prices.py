@@ -67,7 +67,7 @@ async def test_traffic_goes_where_a_token_is_measured_to_be_cheap_and_follows_wh
                 await ask(client, model, 8)
             await learned(client, 8)
             answer = await client.post("/v1/chat/completions", json=chat())
-            assert answer.headers["x-pointsman-model"] == "second"  # ten times as dear by the list
+            assert answer.headers["x-pointsman-model"] == "second"  # ten times as expensive by the list
             delays |= {"first": 0.01}
             await ask(client, "first", KEPT)
             await learned(client, 8)

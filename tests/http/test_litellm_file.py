@@ -150,7 +150,7 @@ async def test_budgets_of_a_model_and_of_everybody_are_kept(tmp_path: Path) -> N
 
 
 async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_dearest(tmp_path: Path) -> None:
-    lines = {"cheap": Line(text="one two three"), "dear": Line(text="one two three")}
+    lines = {"cheap": Line(text="one two three"), "expensive": Line(text="one two three")}
     async with ScriptedServer(by_model(lines)) as engine:
         entries = [
             {
@@ -158,7 +158,7 @@ async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_
                 "litellm_params": {"model": f"hosted_vllm/{name}", "api_base": f"{engine.url}/v1"},
                 "model_info": {"input_cost_per_token": price, "output_cost_per_token": price},
             }
-            for name, price in (("cheap", 1e-7), ("dear", 1e-4))
+            for name, price in (("cheap", 1e-7), ("expensive", 1e-4))
         ]
         own = {"state_dir": str(tmp_path / "state"), "policy": {"name": "cheapest"}}
         tree = {"state_dir": own["state_dir"], "model_list": entries, "pointsman": own}
@@ -167,10 +167,10 @@ async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_
                 answer = await ask(client, "group")
                 usage = answer.json()["usage"]
                 upstream = engine.heard[turn].json()["model"]
-                price = {"cheap": 1e-7, "dear": 1e-4}[upstream]
+                price = {"cheap": 1e-7, "expensive": 1e-4}[upstream]
                 tokens = usage["prompt_tokens"] + usage["completion_tokens"]
                 assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(tokens * price)
-            assert {heard.json()["model"] for heard in engine.heard} == {"cheap", "dear"}
+            assert {heard.json()["model"] for heard in engine.heard} == {"cheap", "expensive"}
 
 
 async def test_a_name_under_a_wildcard_is_passed_on_charged_by_the_map_and_listed_when_asked_for(

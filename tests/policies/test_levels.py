@@ -60,10 +60,10 @@ def test_prompts_the_known_arms_disagreed_on_tell_more_than_those_all_got_right(
 def test_a_dear_arm_is_expected_to_be_better_where_dear_arms_are() -> None:
     scores, expected = make_scores(ability=np.linspace(-0.5, 2.5, ARMS + 1))
     costs, nothing = np.linspace(-2.0, 2.0, ARMS), np.full(ROWS, np.nan)
-    cheap, usual, dear = (
+    cheap, usual, expensive = (
         new_level(scores[:, :ARMS], expected, nothing, np.append(costs, each))[0] for each in (-2.0, 0.0, 2.0)
     )
-    assert cheap + 0.1 < usual < dear - 0.1
+    assert cheap + 0.1 < usual < expensive - 0.1
     assert usual == pytest.approx(new_level(scores[:, :ARMS], expected, nothing)[0], abs=0.02)
 
 

@@ -50,7 +50,7 @@ def test_a_small_tenant_is_priced_by_its_own_arrivals(share: float) -> None:
         if second % every == 0:
             arrive(alone, "small", float(second))
         arrive(beside, "small" if second % every == 0 else "big", float(second))
-    usd = 1000.0 * share * 2e-4  # the dear model for its own queries
+    usd = 1000.0 * share * 2e-4  # the expensive model for its own queries
     assert price(beside, "small", usd=usd) == pytest.approx(price(alone, "small", usd=usd), abs=1e-9)
     assert price(beside, "big", usd=usd) > price(beside, "small", usd=usd)
 

@@ -82,7 +82,7 @@ def test_a_budget_is_priced_by_what_is_charged_and_a_preference_by_what_it_takes
 
 
 def test_what_a_purse_cannot_pay_is_judged_by_the_charge() -> None:
-    """Dear to run and cheap to charge: allowed; cheap to run and dear to charge: not."""
-    cheap, dear = Arm("cheap", 1e-9, 1e-8), Arm("dear", 1e-4, 1e-3)
-    context = make_context((cheap, dear), purse=BudgetState(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
-    assert build("best", (cheap, dear)).propose(context).probabilities.tolist() == [1.0, 0.0]
+    """Expensive to run and cheap to charge: allowed; cheap to run and expensive to charge: not."""
+    cheap, expensive = Arm("cheap", 1e-9, 1e-8), Arm("expensive", 1e-4, 1e-3)
+    context = make_context((cheap, expensive), purse=BudgetState(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
+    assert build("best", (cheap, expensive)).propose(context).probabilities.tolist() == [1.0, 0.0]

@@ -23,7 +23,7 @@ DIMENSIONS = 24
 
 
 def make_arms(count: int = 4) -> tuple[Arm, ...]:
-    """Arms from cheap to dear."""
+    """Arms from cheap to expensive."""
     return tuple(
         Arm(f"model-{i}", prompt_price=1e-7 * 3**i, completion_price=3e-7 * 3**i, parameters=1e9 * 2**i)
         for i in range(count)

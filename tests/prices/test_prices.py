@@ -1,4 +1,4 @@
-"""Prices by kind of token, length, tier and day: exact, bounded by their dearest reading, refused by path."""
+"""Prices by kind of token, length, tier and day: exact, bounded by their most expensive reading, refused by path."""
 
 from __future__ import annotations
 

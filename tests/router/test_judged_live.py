@@ -19,7 +19,7 @@ CHEAP, DEAR = 1_000_000_000, 10_000_000_000  # 1 and 10 USD per million tokens
 
 
 async def teach(house: House, count: int, rng: np.random.Generator) -> None:
-    """Both models answer; the dear one is better."""
+    """Both models answer; the expensive one is better."""
     for i in range(count):
         name = ("small", "large")[i % 2]
         answer, _ = await house.read(f"question {rng.integers(10**6)}", model=name)

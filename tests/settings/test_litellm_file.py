@@ -58,10 +58,10 @@ def test_costs_per_token_become_prices_per_million(read: Read) -> None:
 
 
 def test_where_replicas_differ_in_price_the_dearest_counts(read: Read) -> None:
-    cheap, dear = (
+    cheap, expensive = (
         f"  model_info: {{input_cost_per_token: {c}, output_cost_per_token: 1e-6}}\n" for c in ("1e-6", "3e-6")
     )
-    settings = read(FILE.replace("rpm: 3}\n", "rpm: 3}\n" + cheap) + dear, env=ENV, listed=LISTED)
+    settings = read(FILE.replace("rpm: 3}\n", "rpm: 3}\n" + cheap) + expensive, env=ENV, listed=LISTED)
     assert settings.candidates()[0].price == Price(3_000_000_000, 1_000_000_000)  # type: ignore[arg-type]
 
 

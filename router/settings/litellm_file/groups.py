@@ -96,13 +96,13 @@ def _seconds(entry: Entry) -> float | None:
 
 
 def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
-    """The model its replicas are of: the dearest price, so that a hold covers each; the widest context."""
+    """The model its replicas are of: the most expensive price, so that a hold covers each; the widest context."""
     model: Tree = {"name": name, "backend": name, "upstream": upstream}
     prices = [each.price for each in entries if each.price is not None]
     if prices:
-        dearest = max(prices, key=lambda price: price.prompt + price.completion)
+        most_expensive = max(prices, key=lambda price: price.prompt + price.completion)
         prompt, completion = max(each.prompt for each in prices), max(each.completion for each in prices)
-        model["price"] = written(replace(dearest, prompt=prompt, completion=completion))
+        model["price"] = written(replace(most_expensive, prompt=prompt, completion=completion))
     for key in ("context_tokens", "max_output_tokens"):
         if known := [value for each in entries if (value := getattr(each, key)) is not None]:
             model[key] = max(known)

@@ -41,7 +41,7 @@ PASSING = re.compile(
 
 
 class ScriptRejected(StoreUnavailable):
-    """A script refused its arguments or failed: nothing was written, and asking the same again is in vain."""
+    """A script refused its arguments or failed: nothing was written, and asking the same again is of no use."""
 
 
 def script(name: str) -> str:
