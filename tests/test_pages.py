@@ -12,6 +12,7 @@ from cli import parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")])
+FILES = [f"/{path.relative_to(ROOT)}" for path in ROOT.glob("*/**/*.*") if ".venv" not in str(path)]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -60,3 +61,19 @@ def test_every_module_it_runs_exists(page: Path) -> None:
     named = re.findall(r"python -m ((?:benchmarks|router|backends)[a-z_.]*[a-z])", page.read_text(encoding="utf-8"))
     missing = [name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]
     assert [name for name in missing if not (ROOT / name.replace(".", "/") / "__main__.py").exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in {"archive.md", "CHANGELOG.md"}], ids=name_of
+)
+def test_every_file_of_ours_it_names_exists(page: Path) -> None:
+    """`drift.py` or `policies/estimators/drift.py`: a page whose files were renamed leads nowhere."""
+    named = set(re.findall(r"`([a-z_0-9]+(?:/[a-z_0-9]+)*\.(?:py|lua|cu|cuh))`", page.read_text(encoding="utf-8")))
+    assert {name for name in named if not any(path.endswith(f"/{name}") for path in FILES)} == set()
+
+
+def test_every_kind_of_backend_is_named_by_a_file_that_is_there() -> None:
+    page = (ROOT / "docs/backends.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| `\w+` \| `\w+` \((\w+\.py)\)", page, re.MULTILINE)
+    assert files
+    assert [name for name in files if not (ROOT / "backends" / name).exists()] == []

@@ -65,7 +65,7 @@ def fit_newcomer(
 
     scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last;
     reliability (n,) of the rows' labels, None: one each.
-    How good it is altogether is judged by item response, see levels.py; where it is good, by shape(). Then it is
+    How good it is altogether is judged by item response, see offset.py; where it is good, by shape(). Then it is
     held down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the
     one overrated is the one chosen.
     """
