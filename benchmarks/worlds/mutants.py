@@ -93,8 +93,8 @@ MUTANTS = {
     "unlimited": Mutant(
         "a limit of requests at once refuses nobody",
         ACCOUNTING,
-        "if after > gauge.limit and",
-        'if kind == "budget" and after > gauge.limit and',
+        "if after > limit.limit and",
+        'if kind == "budget" and after > limit.limit and',
     ),
     "unrenewed": Mutant(
         "leases are not renewed", LEDGER, "in self._mine.values():", "in list(self._mine.values())[:0]:"

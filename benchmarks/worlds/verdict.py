@@ -14,7 +14,7 @@ from benchmarks.worlds.engines import EnginePlan
 from benchmarks.worlds.world import LONGEST_S, SeededWorld, Terms
 from router.gateway.eligibility import Requirements, expected_prompt_tokens, worst_tokens
 from router.http.schemas import parse
-from router.stores.limits import Gauge, gauges_of
+from router.stores.limits import Limit, limits_of
 from router.types import DecisionRecord, Feedback, Model, NanoUsd, Offer, SettlementRecord
 
 ALLOWED = frozenset({200, 429, 502, 503, 504})
@@ -94,15 +94,15 @@ class WorldVerdict:
         """The most that each counter's limit ever was; none where there was a time without it."""
         found: dict[tuple[str, str], tuple[int, str]] = {}
         for tenant, versions in self.world.tenants.items():
-            always = [{(g.scope, g.meter): g for g in self._gauges(tenant, terms)} for _, terms in versions]
+            always = [{(g.scope, g.meter): g for g in self._limits_of(tenant, terms)} for _, terms in versions]
             for key in set.intersection(*(set(each) for each in always)):
                 found[key] = max(each[key].limit for each in always), always[0][key].kind
         return found
 
-    def _gauges(self, tenant: str, terms: Terms) -> list[Gauge]:
+    def _limits_of(self, tenant: str, terms: Terms) -> list[Limit]:
         who = self.world.principal(tenant, "", terms)
         offers = [Offer(model.name, NanoUsd(0), 0, model.budgets, model.limits) for model in self.world.models]
-        return [gauge for offer in offers for gauge in gauges_of(who, offer) if gauge.hard]
+        return [limit for offer in offers for limit in limits_of(who, offer) if limit.hard]
 
     def _of(self, request: ClientRequest) -> Iterator[str]:
         paid, times, model = self._paid.get(request.nonce, (0, 0, ""))
@@ -221,9 +221,9 @@ class WorldVerdict:
         worst = worst_tokens(model, _needs(request))
         offer = Offer(model.name, model.price.of(*worst), sum(worst), model.budgets, model.limits)
         for _, terms in self.world.tenants[request.tenant]:
-            for gauge in gauges_of(self.world.principal(request.tenant, request.nonce, terms), offer):
-                need = need_of(gauge.kind, worst=offer.worst, tokens=offer.tokens)
-                if gauge.hard and self._most_used(request, gauge.scope, gauge.meter) + need > gauge.limit:
+            for limit in limits_of(self.world.principal(request.tenant, request.nonce, terms), offer):
+                need = need_of(limit.kind, worst=offer.worst, tokens=offer.tokens)
+                if limit.hard and self._most_used(request, limit.scope, limit.meter) + need > limit.limit:
                     return True
         return False
 

@@ -26,11 +26,11 @@ MINUTE_MS = 60_000
 CALENDARS = ("day", "week", "month", "year")
 
 
-class Gauge(msgspec.Struct, frozen=True, gc=False):
-    """One limit on one meter."""
+class Limit(msgspec.Struct, frozen=True, gc=False):
+    """One limit on what one counter has counted."""
 
     scope: str
-    meter: str  # its name within the scope; gauges of one period share it
+    meter: str  # its name within the scope; limits of one period share it
     kind: Kind
     limit: int  # nano-USD, requests, tokens or requests at once
     hard: bool
@@ -107,54 +107,54 @@ def _day(day: int) -> str:
     return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
-def of_budget(budget: Budget) -> Gauge:
-    """The gauge of a budget."""
-    return _gauge(budget.scope, budget.calendar or str(budget.period_s), budget.limit, hard=budget.hard)
+def of_budget(budget: Budget) -> Limit:
+    """The limit of a budget."""
+    return _limit_on(budget.scope, budget.calendar or str(budget.period_s), budget.limit, hard=budget.hard)
 
 
-def _gauge(scope: str, meter: str, limit: int, *, hard: bool = True) -> Gauge:
+def _limit_on(scope: str, meter: str, limit: int, *, hard: bool = True) -> Limit:
     window = window_of(meter)
-    return Gauge(scope, meter, window.kind, limit, hard, window.width_ms, window.keep, window.calendar)
+    return Limit(scope, meter, window.kind, limit, hard, window.width_ms, window.keep, window.calendar)
 
 
-def of_limit(limit: RateLimit) -> Iterator[Gauge]:
-    """The gauges of a rate limit: one for each thing it limits."""
+def of_limit(limit: RateLimit) -> Iterator[Limit]:
+    """The limits of a rate limit: one for each thing it limits."""
     if limit.requests_per_minute is not None:
-        yield _gauge(limit.scope, "requests", limit.requests_per_minute)
+        yield _limit_on(limit.scope, "requests", limit.requests_per_minute)
     if limit.tokens_per_minute is not None:
-        yield _gauge(limit.scope, "tokens", limit.tokens_per_minute)
+        yield _limit_on(limit.scope, "tokens", limit.tokens_per_minute)
     if limit.concurrent is not None:
-        yield _gauge(limit.scope, "concurrent", limit.concurrent)
+        yield _limit_on(limit.scope, "concurrent", limit.concurrent)
 
 
-def gauges_of(principal: Principal, offer: Offer) -> tuple[Gauge, ...]:
-    """Every gauge a request of this principal to this offer must pass.
+def limits_of(principal: Principal, offer: Offer) -> tuple[Limit, ...]:
+    """Every limit a request of this principal to this offer must pass.
 
     A principal's budget or limit whose scope ends in "|model:NAME" holds for that model only, and for programs that
     may call it.
     """
     mark, models = "|model:", (offer.model, *offer.members)
-    gauges = []
+    found = []
     for budgets in (principal.budgets, offer.budgets):
-        gauges += [of_budget(b) for b in budgets if mark not in b.scope or b.scope.partition(mark)[2] in models]
+        found += [of_budget(b) for b in budgets if mark not in b.scope or b.scope.partition(mark)[2] in models]
     for limits in (principal.limits, offer.limits):
         for limit in limits:
             if mark not in limit.scope or limit.scope.partition(mark)[2] in models:
-                gauges += of_limit(limit)
-    return tuple(gauges)
+                found += of_limit(limit)
+    return tuple(found)
 
 
 class Shown(msgspec.Struct, frozen=True, gc=False):
-    """Which of some gauges, by their place, a caller is told of: in headers, or by a warning where they are soft."""
+    """Which of some limits, by their place, a caller is told of: in headers, or by a warning where they are soft."""
 
     requests: tuple[int, ...]
     tokens: tuple[int, ...]
     soft: tuple[int, ...]
 
 
-def shown_of(gauges: tuple[Gauge, ...]) -> Shown:
+def shown_of(limits: tuple[Limit, ...]) -> Shown:
     """What to tell of these; the same object for all that are alike."""
-    return _shown(tuple([gauge.kind if gauge.hard else "soft" for gauge in gauges]))
+    return _shown(tuple([limit.kind if limit.hard else "soft" for limit in limits]))
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ import msgspec
 
 from router.amounts import show_usd
 from router.errors import BudgetExceeded, RateLimited
-from router.stores.limits import MINUTE_MS, Gauge, Shown
+from router.stores.limits import MINUTE_MS, Limit, Shown
 from router.types import Allowance, Hold, NanoUsd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
@@ -17,7 +17,7 @@ THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurre
 class Refusal(msgspec.Struct, frozen=True, gc=False):
     """Why no offer fits, and when the first one would."""
 
-    gauge: Gauge
+    limit: Limit
     used: int
     need: int
     wait_ms: int
@@ -25,15 +25,15 @@ class Refusal(msgspec.Struct, frozen=True, gc=False):
 
 def refuse(refusal: Refusal) -> BudgetExceeded | RateLimited:
     """The error that tells the caller which limit stands in the way and when to come back."""
-    gauge, seconds = refusal.gauge, refusal.wait_ms / 1000
-    if gauge.kind == "budget":
+    limit, seconds = refusal.limit, refusal.wait_ms / 1000
+    if limit.kind == "budget":
         return BudgetExceeded(
-            f"The budget of {gauge.scope} is {_usd(gauge.limit)}; {_usd(refusal.used)} is spent or held and this "
+            f"The budget of {limit.scope} is {_usd(limit.limit)}; {_usd(refusal.used)} is spent or held and this "
             f"request may cost {_usd(refusal.need)}. It resets in {seconds:.0f} s.",
             retry_after_s=seconds,
         )
     return RateLimited(
-        f"{gauge.scope} is limited to {gauge.limit} {THING[gauge.kind]}; {refusal.used} are used and this request "
+        f"{limit.scope} is limited to {limit.limit} {THING[limit.kind]}; {refusal.used} are used and this request "
         f"needs {refusal.need}. Try again in {seconds:.0f} s.",
         retry_after_s=seconds,
     )
@@ -46,44 +46,44 @@ class ScriptAnswer(msgspec.Struct, frozen=True, gc=False):
     model: str
     amount: NanoUsd
     expires_ms: int
-    gauges: Sequence[Gauge]
+    limits: Sequence[Limit]
     shown: Shown
-    used: Sequence[int]  # of each gauge, this request included
+    used: Sequence[int]  # of each limit, this request included
 
 
 def hold_of(answer: ScriptAnswer, ticket: object) -> Hold:
     """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
-    gauges, used, shown = answer.gauges, answer.used, answer.shown
+    limits, used, shown = answer.limits, answer.used, answer.shown
     warnings: tuple[str, ...] = ()
     for place in shown.soft:
-        warnings += warning(gauges[place], used[place])
+        warnings += warning(limits[place], used[place])
     return Hold(
         answer.decision_id,
         answer.model,
         answer.amount,
         answer.expires_ms,
-        _tightest(gauges, used, shown.requests),
-        _tightest(gauges, used, shown.tokens),
+        _tightest(limits, used, shown.requests),
+        _tightest(limits, used, shown.tokens),
         warnings,
         ticket,
     )
 
 
-def _tightest(gauges: Sequence[Gauge], used: Sequence[int], places: tuple[int, ...]) -> Allowance | None:
+def _tightest(limits: Sequence[Limit], used: Sequence[int], places: tuple[int, ...]) -> Allowance | None:
     tightest: tuple[int, int] | None = None
     for place in places:
-        limit = gauges[place].limit
+        limit = limits[place].limit
         left = limit - used[place]
         if tightest is None or left < tightest[0]:
             tightest = left, limit
     return None if tightest is None else Allowance(tightest[1], max(0, tightest[0]), MINUTE_MS)
 
 
-def warning(gauge: Gauge, used: int) -> tuple[str, ...]:
+def warning(limit: Limit, used: int) -> tuple[str, ...]:
     """What to tell the caller of a soft budget."""
     for percent in (100, 80):
-        if used * 100 >= gauge.limit * percent:
-            return (f"{gauge.scope} {percent}%",)
+        if used * 100 >= limit.limit * percent:
+            return (f"{limit.scope} {percent}%",)
     return ()
 
 

@@ -144,7 +144,7 @@ class RedisLedger:
         lease = Lease(r.decision_id, f"{name}\x1f{offer.model}", *size, now_ms, r.ttl_ms, plan.text, expires, ends)
         self._settling.held_again(r.decision_id)
         self._mine[r.decision_id] = lease
-        found = ScriptAnswer(r.decision_id, offer.model, offer.worst, expires, plan.gauges, plan.shown, answer[3:])
+        found = ScriptAnswer(r.decision_id, offer.model, offer.worst, expires, plan.limits, plan.shown, answer[3:])
         hold = hold_of(found, lease)
         if self.revocations is not None:
             self.revocations.heard(answer[1])
@@ -330,7 +330,7 @@ def _refusal(answer: list[int], plans: list[WirePlan], r: Reservation) -> Except
     if answer[0] == -1:
         return StoreUnavailable("Redis has restarted and holds are being restored.", retry_after_s=answer[1] / 1000)
     _, offer, place, used, need, wait_ms = answer
-    return refuse(Refusal(plans[offer - 1].gauges[place - 1], used, need, wait_ms))
+    return refuse(Refusal(plans[offer - 1].limits[place - 1], used, need, wait_ms))
 
 
 def _lease_of(hold: Hold) -> Lease:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from router.stores.limits import Gauge, Shown, gauges_of, shown_of
+from router.stores.limits import Limit, Shown, limits_of, shown_of
 from router.stores.redis.wire import Argument
 from router.types import Offer, Principal, Reservation, Spend
 
@@ -17,7 +17,7 @@ HELD, KNOWN, ANY = 0, 1, 2  # what a settlement charges: only what is held; or w
 class WirePlan(msgspec.Struct, frozen=True, gc=False):
     """The limits of one principal and offer, and the same as the scripts read them."""
 
-    gauges: tuple[Gauge, ...]
+    limits: tuple[Limit, ...]
     shown: Shown
     text: bytes
 
@@ -110,14 +110,14 @@ def as_lost(lease: Lease, owner: str, now_ms: int) -> tuple[Argument, ...]:
     return (lease.decision_id, owner, *left, *held)
 
 
-def limits_text(gauges: Sequence[Gauge]) -> bytes:
+def limits_text(limits: Sequence[Limit]) -> bytes:
     """Limits as the scripts read them."""
     return msgspec.json.encode(
-        [(f"{g.scope}#{g.meter}", g.kind, g.limit, int(g.hard), g.width_ms, g.keep, g.calendar or "") for g in gauges]
+        [(f"{g.scope}#{g.meter}", g.kind, g.limit, int(g.hard), g.width_ms, g.keep, g.calendar or "") for g in limits]
     )
 
 
 def plan_of(principal: Principal, offer: Offer) -> WirePlan:
     """The limits of a request."""
-    gauges = gauges_of(principal, offer)
-    return WirePlan(gauges, shown_of(gauges), limits_text(gauges))
+    limits = limits_of(principal, offer)
+    return WirePlan(limits, shown_of(limits), limits_text(limits))

@@ -19,7 +19,7 @@ from router.stores.limits import DAY_MS, window_of
 from router.stores.refusals import Refusal
 from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import ROWS, Database, Work, parts, places
-from router.stores.sqlite.requests import CountPlan, Counts, End, HeldRow, Key, Reserve, Sweep, Taken, counts_of
+from router.stores.sqlite.requests import CounterKey, CountPlan, Counts, End, HeldRow, Reserve, Sweep, Taken, counts_of
 from router.stores.sqlite.spending import SpendChanges
 from router.stores.sqlite.statements import (
     EXPIRING,
@@ -58,7 +58,7 @@ class Accounting:
 
     def _forget(self) -> None:
         self._counters: dict[int, WindowCounter] = {}
-        self._ids: dict[Key, int] = {}  # of counters that were looked for by name
+        self._ids: dict[CounterKey, int] = {}  # of counters that were looked for by name
         self._new_id = 0  # of the next counter that is not in the table yet
         self._scopes: set[str] = set()  # whose counters were read
         self._ends: dict[str, int] = {}  # when what is counted now stops counting, by meter
@@ -166,7 +166,7 @@ class Accounting:
     # taking a hold
 
     def _used(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
-        """How much of each gauge would be used with this offer, or the gauge that stands in its way longest."""
+        """How much of each limit would be used with this offer, or the limit that stands in its way longest."""
         try:
             return self._weighed(plan, offer)
         except KeyError:  # somebody has removed a counter from the table
@@ -176,20 +176,20 @@ class Accounting:
     def _weighed(self, plan: CountPlan, offer: Offer) -> list[int] | Refusal:
         """As `_used`, while the counters of the plan are there.
 
-        Long and flat, as `_open` and `_close` are: on six gauges, calls would cost more than what they do.
+        Long and flat, as `_open` and `_close` are: on six limits, calls would cost more than what they do.
         """
         used, refusal = [], None
         worst, tokens, counters = offer.worst, offer.tokens, self._counters
-        for gauge, each in zip(plan.gauges, self._ids_of(plan), strict=True):
+        for limit, each in zip(plan.limits, self._ids_of(plan), strict=True):
             counter = counters.get(each) or self._counter(each)
-            kind = gauge.kind
+            kind = limit.kind
             need = worst if kind == "budget" else tokens if kind == "tokens" else 1
             after = counter.spent + counter.held + need
             used.append(after)
-            if after > gauge.limit and gauge.hard:
-                wait_ms = counter.wait_ms(gauge, need, self._now_ms)
+            if after > limit.limit and limit.hard:
+                wait_ms = counter.wait_ms(limit, need, self._now_ms)
                 if refusal is None or wait_ms > refusal.wait_ms:
-                    refusal = Refusal(gauge, after - need, need, wait_ms)
+                    refusal = Refusal(limit, after - need, need, wait_ms)
         return refusal or used
 
     def _open(self, asked: Reserve, offer: Offer, plan: CountPlan) -> None:
@@ -334,7 +334,7 @@ class Accounting:
             return plan.ids
         return tuple([known.get(key) or self._made(key) for key in plan.keys])
 
-    def _made(self, key: Key) -> int:
+    def _made(self, key: CounterKey) -> int:
         """A counter that is not in the table yet, and whose number never was."""
         if not self._new_id:
             newest = self._db.execute("SELECT ifnull(max(id), 0) FROM counters").fetchone()[0]

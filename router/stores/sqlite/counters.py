@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.stores.limits import Gauge
+from router.stores.limits import Limit
 from router.stores.sqlite.schema import TOP
 
 Parts = list[tuple[int, int]]  # when it stops counting, in milliseconds, and how much it is; ascending
@@ -69,11 +69,11 @@ class WindowCounter(msgspec.Struct, gc=False):
         past = [] if self.past == NO_PARTS else _decode(self.past)
         return [*past, (self.ends_ms, self.fresh)]
 
-    def wait_ms(self, gauge: Gauge, need: int, now_ms: int) -> int:
+    def wait_ms(self, limit: Limit, need: int, now_ms: int) -> int:
         """Milliseconds until `need` fits, if nothing else comes. Holds are taken to last."""
-        if gauge.kind == "concurrent":
+        if limit.kind == "concurrent":
             return 1000
-        over = self.spent + self.held + need - gauge.limit
+        over = self.spent + self.held + need - limit.limit
         for ends_ms, amount in self._parts():
             over -= amount
             if over <= 0:

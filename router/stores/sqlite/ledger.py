@@ -105,7 +105,7 @@ class SqliteLedger:
         record = HoldRecord(reservation.decision_id, offer.worst, ttl_ms, expires_ms, longest_ms)
         self._mine[reservation.decision_id] = record
         answer = ScriptAnswer(
-            reservation.decision_id, offer.model, offer.worst, expires_ms, plan.gauges, plan.shown, used
+            reservation.decision_id, offer.model, offer.worst, expires_ms, plan.limits, plan.shown, used
         )
         hold = hold_of(answer, record)
         if self.revocations is not None and not self.revocations.knows(reservation.principal):
@@ -173,17 +173,17 @@ class SqliteLedger:
         now_ms = self._time.now_ms()
         if self._is_due(now_ms):
             await self._db.transact(Sweep())
-        gauges = [of_budget(budget) for budget in budgets]
-        scopes = list({gauge.scope for gauge in gauges})
+        limits = [of_budget(budget) for budget in budgets]
+        scopes = list({limit.scope for limit in limits})
         rows = self._db.read(by_scope(len(scopes)), *scopes) if scopes else []
         counters = {(row[1], row[2]): WindowCounter(*row) for row in rows}
         found = []
-        for budget, gauge in zip(budgets, gauges, strict=True):
-            key = gauge.scope, gauge.meter
+        for budget, limit in zip(budgets, limits, strict=True):
+            key = limit.scope, limit.meter
             counter = counters.get(key) or WindowCounter(0, *key)
-            if (ends_ms := window_of(gauge.meter).ends_ms(now_ms)) > counter.ends_ms:
+            if (ends_ms := window_of(limit.meter).ends_ms(now_ms)) > counter.ends_ms:
                 counter.roll(now_ms, ends_ms)
-            reset = counter.wait_ms(gauge, max(1, budget.limit - counter.spent - counter.held + 1), now_ms)
+            reset = counter.wait_ms(limit, max(1, budget.limit - counter.spent - counter.held + 1), now_ms)
             found.append(Balance(budget, NanoUsd(counter.spent), NanoUsd(counter.held), reset))
         return found
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import msgspec
 
 from router.errors import StoreUnavailable
-from router.stores.limits import Gauge, Shown, gauges_of, shown_of
+from router.stores.limits import Limit, Shown, limits_of, shown_of
 from router.stores.refusals import Refusal
 from router.types import Offer, Principal, Spend
 
-Key = tuple[str, str]  # scope and meter
+CounterKey = tuple[str, str]  # scope and meter
 Counts = tuple[tuple[int, int], ...]  # counters and their soft limits, 0 where there is none
 
 _encode = msgspec.json.Encoder().encode
@@ -21,24 +21,24 @@ _encode = msgspec.json.Encoder().encode
 class CountPlan(msgspec.Struct):
     """Everything a request of one principal to one offer must pass, and where it counts."""
 
-    gauges: tuple[Gauge, ...]
+    limits: tuple[Limit, ...]
     shown: Shown
-    keys: tuple[Key, ...]  # of each gauge
-    soft: dict[Key, int]  # each of them once, with its soft limit or 0
+    keys: tuple[CounterKey, ...]  # of each limit
+    soft: dict[CounterKey, int]  # each of them once, with its soft limit or 0
     scopes: tuple[str, ...]
-    ids: tuple[int, ...] | None = None  # of each gauge's counter, once they are in the table; they never change
+    ids: tuple[int, ...] | None = None  # of each limit's counter, once they are in the table; they never change
     counts: str = ""  # the same as the table of holds keeps it
 
 
 def plan_of(principal: Principal, offer: Offer) -> CountPlan:
     """What stands between them."""
-    gauges = gauges_of(principal, offer)
-    keys = tuple([(gauge.scope, gauge.meter) for gauge in gauges])
+    limits = limits_of(principal, offer)
+    keys = tuple([(limit.scope, limit.meter) for limit in limits])
     soft = dict.fromkeys(keys, 0)
-    for key, gauge in zip(keys, gauges, strict=True):
-        if not gauge.hard:
-            soft[key] = gauge.limit
-    return CountPlan(gauges, shown_of(gauges), keys, soft, tuple({scope: None for scope, _ in keys}))
+    for key, limit in zip(keys, limits, strict=True):
+        if not limit.hard:
+            soft[key] = limit.limit
+    return CountPlan(limits, shown_of(limits), keys, soft, tuple({scope: None for scope, _ in keys}))
 
 
 class HeldRow(NamedTuple):
@@ -87,7 +87,7 @@ class Reserve:
 
 
 class Taken(NamedTuple):
-    """An offer that fits, how much of each gauge is used, this request included, and until when it is held."""
+    """An offer that fits, how much of each limit is used, this request included, and until when it is held."""
 
     offer: Offer
     plan: CountPlan
