@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks import purses
+from benchmarks import budget_pacing
 from benchmarks.lexical import lexical
 from benchmarks.one_decision import speed
 from benchmarks.runs import Fitted, Prepared, Setup, budgets_of, fit, prefer, route
@@ -153,13 +153,13 @@ def purse(seeds: int) -> Iterable[str]:
     """One budget, factor 1: beside always-the-cheapest and the plan that drops"""
     for name, label in SHORT.items():
         for seed in _seeds(name, seeds):
-            yield f"{label:12} seed {seed}: {purses.bounds(fitted(name, seed))}"
+            yield f"{label:12} seed {seed}: {budget_pacing.bounds(fitted(name, seed))}"
 
 
 def both(seeds: int) -> Iterable[str]:
     """Models' budgets only, and with as much for all together (mean over seeds)"""
     for name, label in SHORT.items():
-        rows = [purses.both(fitted(name, seed), seed) for seed in _seeds(name, seeds)]
+        rows = [budget_pacing.both(fitted(name, seed), seed) for seed in _seeds(name, seeds)]
         own, together = np.mean(rows, axis=0)
         yield f"{label:12} {own:8.1f} {together:8.1f}"
 
@@ -167,7 +167,7 @@ def both(seeds: int) -> Iterable[str]:
 def tenants(seeds: int) -> Iterable[str]:
     """Many tenants behind one gateway, % of what each earns alone (seed 0; each at least 97)"""
     for name, label in SHORT.items():
-        found = purses.tenants(fitted(name, 0))
+        found = budget_pacing.tenants(fitted(name, 0))
         yield f"{label:12} {'   '.join(f'{tenant} {share:.1f}' for tenant, share in found)}"
 
 

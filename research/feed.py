@@ -12,10 +12,13 @@ from multiprocessing.pool import AsyncResult
 import numpy as np
 import numpy.typing as npt
 
-from backends.family.sizes import BUCKETS, PROMPT_WEIGHT, SEED, SYSTEM_SHARE
+from backends.family.sizes import BUCKETS
 from evaluation.skills import LEVELS, SKILLS
 from research.tokens import PAD, encode_answer, encode_chat
 
+SEED = 2026
+PROMPT_WEIGHT = 0.02  # of a prompt token's loss, beside an answer token's length ** -0.5
+SYSTEM_SHARE = 0.03  # of the training items, with a system message in front
 Batch = tuple[npt.NDArray[np.int16], npt.NDArray[np.float16]]  # ids and loss weights, (rows, length)
 SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer briefly.", "Answer with the result only.")
 

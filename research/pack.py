@@ -18,9 +18,9 @@ from torch import Tensor
 
 from backends.anyprec.quantize import parse_bits, quantize
 from backends.family.packed import FOLDER
-from backends.family.sizes import PROMPT_WEIGHT, SEED, SIZES
+from backends.family.sizes import SIZES
 from research.checkpoints import load
-from research.feed import encoded
+from research.feed import PROMPT_WEIGHT, SEED, encoded
 from research.model import TrainedLlama
 
 CALIBRATION_ITEMS = 600

@@ -30,9 +30,6 @@ METHOD = "anyprec"
 VERSION = 1
 WORD_BITS = 32
 ACTIVATIONS = "bfloat16"  # the `dtype` a store's config.json gives: what the GPU kernels take
-LINEAR = re.compile(
-    r"^model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$"
-)  # what is quantized; everything else stays float16
 
 
 def words(columns: int) -> int:

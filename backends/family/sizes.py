@@ -1,4 +1,4 @@
-"""The one table of what is trained: sizes, steps, batches, learning rates."""
+"""The one table of what is trained: sizes, steps, padded lengths, learning rates."""
 
 from __future__ import annotations
 
@@ -37,9 +37,4 @@ SIZES: dict[str, Size] = {
     ),
 }
 STEPS = 52000
-ITEMS_PER_STEP = 640
 BUCKETS = (56, 80, 128, 224, 432)  # padded lengths; an item goes into the first it fits
-WEIGHT_DECAY = 0.1  # of the matrices: enough that weekday sums are understood and not only learned by heart
-PROMPT_WEIGHT = 0.02  # of a prompt token's loss, beside an answer token's length ** -0.5
-SYSTEM_SHARE = 0.03  # of the training items, with a system message in front
-SEED = 2026

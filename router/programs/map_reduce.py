@@ -29,7 +29,6 @@ FRAME = 0.25  # of a context: for what is asked, other messages and tools
 ROOM = 0.9  # of a context, since tokens of a text are told by a mean
 TEMPLATE_TOKENS = 32
 SOURCE_BYTES = 48  # of "[part 12 of 40, bytes 12,345 to 13,456]"
-MOST_PARTS = 256
 _NONE = re.compile(r"\W*(?:none|no|nothing|n/a|not (?:found|mentioned|stated)|0)?\W*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _KEPT = frozenset({"temperature", "top_p", "seed", "user"})  # of the request, for the steps about parts

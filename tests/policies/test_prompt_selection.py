@@ -7,7 +7,7 @@ import pytest
 
 from policies.estimators.offset import new_level
 from policies.estimators.prompt_selection import telling_prompts
-from tests.policies.test_levels import ARMS, ROWS, labelled, make_scores
+from tests.policies.test_offset import ARMS, ROWS, labelled, make_scores
 
 
 def test_chosen_prompts_place_a_newcomer_closer_than_as_many_drawn_evenly() -> None:
