@@ -116,8 +116,8 @@ class Whole:
 class Stream(Protocol):
     """An answer whose first byte has come. Iterate once, always close, and read the report.
 
-    It yields whole SSE events as bytes, each ending in a blank line, [DONE] included: as many in one block as came in
-    one read, and the usage event always alone.
+    It yields whole SSE events as bytes, each ending in a blank line, [DONE] included. There are as many in one block
+    as came in one read, and the usage event always alone.
     """
 
     @property

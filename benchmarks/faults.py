@@ -142,7 +142,7 @@ class FaultRun:
     async def _break_redis(self) -> list[asyncio.Task[None]]:
         """Kill it; every third time a replica that is behind takes over.
 
-        Where something is lost gateways are left alone until they have put it back: what one that is killed then had
+        Where something is lost gateways are left alone until they have put it back. What one that is killed then had
         done comes from its own disk, but only when it is started again, when its room may have been given away.
         """
         assert self.redis is not None

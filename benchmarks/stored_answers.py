@@ -2,10 +2,10 @@
 
     python -m benchmarks.stored_answers [--seeds 200] [--alpha 0.05]
 
-Questions of the public traces and of the packaged skills come again in other words, and turned round: with a negation,
-another number, the other one of a pair, or another thing asked for. What is wrong is known. Each seed is a tenant that
-begins with nothing: it learns how sure to be from the answers it asks for, as the gateway does. Fails with
-FileNotFoundError where a trace is missing.
+Questions of the public traces and of the packaged skills come again in other words, and turned round. That is, with a
+negation, another number, the other one of a pair, or another thing asked for. What is wrong is known. Each seed is a
+tenant that begins with nothing: it learns how sure to be from the answers it asks for, as the gateway does. Fails
+with FileNotFoundError where a trace is missing.
 """
 
 from __future__ import annotations

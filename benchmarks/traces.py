@@ -142,7 +142,7 @@ OVERTIME = 0.3  # of the planned queries, expected once they have all come
 def queries_left(planned: int, arrived: int) -> float:
     """Queries still to be paid for when `planned` is only a guess of how many come.
 
-    A little money is kept back while they come, and spread over more than were planned afterwards: it costs little
+    A little money is kept back while they come, and spread over more than were planned afterwards. It costs little
     where the guess is right and earns much where it is low, since a query's first dollar buys the most.
     """
     if arrived >= planned:

@@ -16,7 +16,7 @@ STEP = 1.05  # between thresholds that are tried: answers above one, by those ab
 def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float, weights: Float | None = None) -> float:
     """The smallest τ with (Σ w·[wrong and confidence ≥ τ] + w_max) / (Σ w + w_max) ≤ risk; NEVER where there is none.
 
-    Conformal risk control (arXiv 2208.02814) for the loss "a wrong answer was returned": on exchangeable answers the
+    Conformal risk control (arXiv 2208.02814) for the loss "a wrong answer was returned". On exchangeable answers the
     expected share of wrong answers among all that this threshold lets through is at most `risk`. confidences and wrong
     (n,) must not come from the fit that made the confidences; weights (n,), inverse propensities, repair a log that was
     not drawn evenly. Needs n ≥ 1/risk. Raises: ValueError where risk is outside (0, 1).

@@ -2,7 +2,7 @@
 
 Budgets and capacities are enforced at list prices, so their prices μ and γ stay prices of a dollar charged. Expressed
 as prices of a dollar of ĉ they differ between arms, (λ + (μ + γ_m) · charged_m / ĉ_m), and price times ĉ_m comes to
-λ ĉ_m + (μ + γ_m) charged_m: the Lagrangian of costs in one currency under budgets in another.
+λ ĉ_m + (μ + γ_m) charged_m. That is the Lagrangian of costs in one currency under budgets in another.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def width_offset(bits: float | None) -> float:
 def width_loss(distance: float) -> float:
     """Quality lost by a width whose next token is, on calibration text, drawn otherwise than the widest's so often.
 
-    Fitted on the packaged family, where it lies within 2 points at every width (`python -m benchmarks.width_losses`):
-    small differences fall on tokens that do not matter, large ones reach the answer.
+    Fitted on the packaged family, where it lies within 2 points at every width (`python -m benchmarks.width_losses`).
+    Small differences fall on tokens that do not matter, large ones reach the answer.
     """
     return float(min(1.0, LOSS_SLOPE * distance * distance / (distance + LOSS_BEND)))
 

@@ -68,7 +68,7 @@ def _neighbours(
 
 
 def _opening(means: Means, judgements: int) -> WarmUp | None:
-    """Until so many of each model are judged, in the mean, models are tried by how likely each is the best: who only
+    """Until so many of each model are judged, in the mean, models are tried by how likely each is the best. Who only
     takes the best so far may never try a better one."""
     if judgements <= 0:
         return None

@@ -2,7 +2,7 @@
 
 A judgement is compared with the mean of the other tenants' scores of the same model on the nearest queries, each by the
 trust in it. A tenant whose squared error is that of the usual tenant is believed wholly, and one whose error is r times
-as large by (slack / r)⁶, at most 1: an inverted judgement of a good answer is several times too far off. Robust
+as large by (slack / r)⁶, at most 1. An inverted judgement of a good answer is several times too far off. Robust
 aggregation by agreement goes back to Dawid and Skene (1979). A tenant always believes what it said itself.
 Arithmetic only; fails nowhere.
 """

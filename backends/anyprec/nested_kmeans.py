@@ -4,13 +4,13 @@ Any-Precision LLM (arXiv 2402.10517) takes the best seed for the lowest width an
 heavy-tailed rows that spends half the codes of a cell on one far weight, and 8 bits cost twice what free k-means does.
 Here seed and splits are chosen together: they minimise Σ_k ω_k · E_k over all widths k, where E_k is the weighted
 squared error at width k. Cells are runs of a sorted row, so the minimum over all trees is a dynamic program on runs:
-F_t(a, b) = ω_t·cost(a, b) + min_m F_{t-1}(a, m) + F_{t-1}(m, b). cost is a Monge array and (min, +) products keep that,
-so the best m grows with a and b (Knuth) and a table costs O(B²) for B places to cut. Runs much longer than a width's
+F_t(a, b) = ω_t·cost(a, b) + min_m F_{t-1}(a, m) + F_{t-1}(m, b). cost is a Monge array and (min, +) products keep that.
+So the best m grows with a and b (Knuth) and a table costs O(B²) for B places to cut. Runs much longer than a width's
 cells are on average are not considered. Then every cut moves, among all
 places, to where the widths it serves want it.
 
 The ω are those of a whole matrix, so that no width's error, summed over its rows, lies far above what free k-means
-reaches: they are the multipliers of min over trees of max over k of ΣE_k / ΣÊ_k, found on a few rows by raising the
+reaches. They are the multipliers of min over trees of max over k of ΣE_k / ΣÊ_k, found on a few rows by raising the
 weight of the widths that do badly.
 """
 

@@ -1,6 +1,6 @@
 """Nests many rows in one compiled call: the searches of dp_numba with memory that is taken once for all of them.
 
-A row takes a few milliseconds, and its tables some megabytes: taking them anew for each row, and the interpreter
+A row takes a few milliseconds, and its tables some megabytes. Taking them anew for each row, and the interpreter
 between the searches, cost as much again, and kept several threads from running at once.
 """
 

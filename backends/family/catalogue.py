@@ -1,6 +1,6 @@
 """The family's candidates: what the gateway offers when nothing else is configured.
 
-A price is the measured time of a token on one core, at MACHINE_USD_PER_HOUR, of which half pays for memory: a width of
+A price is the measured time of a token on one core, at MACHINE_USD_PER_HOUR, of which half pays for memory. A width of
 k bits takes k/8 of the memory, and of the bytes read, that the parent's 8 bits take.
 """
 

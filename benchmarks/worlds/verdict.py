@@ -70,7 +70,7 @@ class WorldVerdict:
 
         While what a Redis has lost is put back, and nobody may reserve, a hold may come before the end of another.
         Where Redis lost something, and a gateway that had sent or settled in that time was dead or cut off, its room
-        may have been given away: that is said in docs/money.md.
+        may have been given away. That is said in docs/money.md.
         """
         if "lost" in self.world.away and not all(process.alive_until_end for process in self.world.processes):
             return

@@ -82,10 +82,10 @@ def shape(
     """((E,) weights of the known arms, (K,) of kinds of query) that say where a new arm is better than elsewhere.
 
     scores (n,) of the new arm, NaN where not labelled; its level with the variance. Before any label the new arm is one
-    more draw from where the known ones came from: their mean, give or take their differences, and how they deviate from
-    each other by kind. Labels move it by Bayesian linear regression, in which the luck of the known arms on the same
-    prompts explains part of its own. They count by how they differ from each other; what they say together is in the
-    level, one more observation. It takes more than ten lines because each builds on those before.
+    more draw from where the known ones came from. It has their mean, give or take their differences, and how they
+    deviate from each other by kind. Labels move it by Bayesian linear regression, in which the luck of the known arms
+    on the same prompts explains part of its own. They count by how they differ from each other; what they say
+    together is in the level, one more observation. It takes more than ten lines because each builds on those before.
     """
     expected, strengths, arms = known.unbiased, known.strengths, known.scores.shape[1]
     rows = np.flatnonzero(~np.isnan(scores))

@@ -179,7 +179,7 @@ class Residuals:
         """(M, 2) what the other arms' answers say, of sums (M, SUMS); share (M, 2) of an arm's answers tells of others.
 
         Arms differ from each other as much as kinds of queries do, so an arm with many answers counts as `doubt` of
-        them: what one arm did a hundred times says no more of the others than that.
+        them. What one arm did a hundred times says no more of the others than that.
         """
         told = sums.reshape(-1, 2, CHANNELS) * share[:, None]
         rest = np.add.reduce(told) - told

@@ -95,7 +95,7 @@ KERNEL_STATE = ("slopes", "weights", "offset")
 
 
 def _landmarks(inputs: Float32, count: int) -> Float32:
-    """(L, p) means of the rows nearest to rows drawn at random, one step of Lloyd's: they lie where inputs do, and a
+    """(L, p) means of the rows nearest to rows drawn at random, one step of Lloyd's. They lie where inputs do, and a
     third fewer tell more than the rows drawn. All rows where there are no more than `count`."""
     drawn = inputs[np.random.default_rng(0).permutation(len(inputs))[:count]]
     if len(inputs) <= count:

@@ -116,7 +116,7 @@ class Posterior:
 class Linear:
     """q̂ = θ·φ and its σ from a posterior in the history's `rank` principal directions; cost is left to `beside`.
 
-    After every `block` outcomes all sums are multiplied by discount^block and inverted afresh, so forgetting widens
+    After every `block` outcomes all sums are multiplied by discount^block and inverted afresh. So forgetting widens
     arms that are not asked and never loses the ridge (Russac et al., arXiv 1909.09146, in blocks).
     """
 

@@ -1,7 +1,8 @@
 """How long a machine works for a token of each arm, from the time that answers were measured to take of it.
 
-What is learned is seconds, not money and not tokens a second of one request: an answer's share of the machine, so that
-a crowd of requests that are served together makes a token cheap, and whatever slows the crowd down makes it expensive.
+What is learned is seconds, not money and not tokens a second of one request. It is an answer's share of the machine,
+so that a crowd of requests that are served together makes a token cheap, and whatever slows the crowd down makes it
+expensive.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def blended(prior: TokenSeconds, measured: TokenSeconds | None) -> TokenSeconds:
 def _measured(answers: list[Answer]) -> TokenSeconds:
     """Seconds for a token from these answers, those far from the middle one left out.
 
-    Weighed by LIGHTER, an answer's seconds for a token are a line in the prompt's share of its tokens: at a share of
+    Weighed by LIGHTER, an answer's seconds for a token are a line in the prompt's share of its tokens. At a share of
     zero they are a completion's, at one a prompt's. The slope is shrunk by its own noise, so where lengths do not vary
     LIGHTER stands, and an answer of mean lengths costs what was measured.
     """

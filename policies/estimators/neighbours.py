@@ -19,10 +19,10 @@ LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 class NeighbourMeans:
     """Mean over the k nearest rows of what was observed, plus `shrinkage` rows of the arm's mean.
 
-    The guard: where the k nearest are on average less similar than `trusted` the query is out of distribution, and
-    where scores vary more among them than over all queries they disagree. All neighbours that were found are then
-    used, each row below `trusted` weighted by similarity / trusted and all of them by how far they agree, so that
-    little is left but the arms' means. And quality is held down by up to one standard deviation, which favours the
+    The guard: where the k nearest are on average less similar than `trusted` the query is out of distribution.
+    Where scores vary more among them than over all queries they disagree. All neighbours that were found are then
+    used, each row below `trusted` weighted by similarity / trusted and all of them by how far they agree. So
+    little is left but the arms' means. And quality is held down by up to one standard deviation. That favours the
     arm that is surely good over one that may be (queries rewritten or unlike the history mislead: arXiv 2505.12694).
     Without `contested` it does not matter how they agree."""
 

@@ -1,8 +1,8 @@
 """Which prompts tell most of how good a new arm is, before it has answered any: a design for its level.
 
-An answer tells most where a right one is as likely as a wrong one, and where an arm's strengths matter least: on
+An answer tells most where a right one is as likely as a wrong one, and where an arm's strengths matter least. On
 prompts of one kind a specialist looks better or worse than it is. Chosen for the variance of the level with the
-strengths as a nuisance, prompts are neither easy nor hard, and their kinds come in about the shares they have of all.
+strengths as a nuisance, prompts are neither easy nor hard. Their kinds come in about the shares they have of all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def telling_prompts(
     """(count,) rows that tell most of how good a new arm is, in the order they do.
 
     known (N, E) scores of the known arms, NaN where not observed; expected (N, E) what was expected of them; offered
-    (N,) rows to choose from, all where it is None. The arm is described as new_level() has it, and by its shape: how
-    the known arms differ on this prompt, combined as in one more draw from where they came from. Each step takes the
-    row that lowers most the variance of the mean score over all N (greedy c-optimal design, by Sherman-Morrison).
+    (N,) rows to choose from, all where it is None. The arm is described as new_level() has it, and by its shape. That
+    is how the known arms differ on this prompt, combined as in one more draw from where they came from. Each step
+    takes the row that lowers most the variance of the mean score over all N (greedy c-optimal design, by
+    Sherman-Morrison).
     Raises: ValueError where fewer are offered than asked for.
     """
     free = np.ones(len(expected), np.bool_) if offered is None else offered.copy()

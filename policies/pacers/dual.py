@@ -93,8 +93,8 @@ def spending_curve(quality: Float, cost: Float, prices: Float, *, weights: Float
     """(4, P) at each price (P,), ascending: USD spent a query when every query is answered, and when those not worth
     their price are dropped; the quality that buys, in the same two cases.
 
-    As the price rises a query goes from the best arm to cheaper ones, at prices that follow from its numbers alone: a
-    step for each change, instead of a choice at each price. Of equal arms the first is chosen.
+    As the price rises a query goes from the best arm to cheaper ones, at prices that follow from its numbers alone.
+    There is a step for each change, instead of a choice at each price. Of equal arms the first is chosen.
     """
     rows, changes = np.arange(len(quality)), np.zeros((4, len(prices) + 1))
     chosen = quality.argmax(axis=1)

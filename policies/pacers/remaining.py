@@ -108,13 +108,14 @@ class _Purse:
 class Remaining:
     """μ + γ: one price for the budget that pays, one for each arm's capacity.
 
-    What is left of a budget is spread over the queries expected to draw on it until its reset: its own arrivals, by
-    hour of the week, and a capacity over everybody's. The queries to come are taken to look like the estimator's
-    rehearsal and the budget's own queries since, each row of either counting the same, and to come with a chance that
-    falls a little towards the end. The caller's preference is a price already: μ is what is missing of the one that
-    keeps the budget. Both prices are solved together where both bind, again every `resolve` arrivals and oftener where
-    that is more than a fiftieth of the queries left, in learn(), off the path of a request. Prices() solves only where
-    nothing was solved before. With `may_refuse` the plan that drops queries not worth their price is weighed too.
+    What is left of a budget is spread over the queries expected to draw on it until its reset. A budget is spread
+    over its own arrivals, by hour of the week, and a capacity over everybody's. The queries to come are taken to look
+    like the estimator's rehearsal and the budget's own queries since, each row of either counting the same. They are
+    taken to come with a chance that falls a little towards the end. The caller's preference is a price already: μ is
+    what is missing of the one that keeps the budget. Both prices are solved together where both bind, again every
+    `resolve` arrivals and oftener where that is more than a fiftieth of the queries left. That happens in learn(),
+    off the path of a request. `prices()` solves only where nothing was solved before. With `may_refuse` the plan that
+    drops queries not worth their price is weighed too.
     """
 
     def __init__(
@@ -159,8 +160,9 @@ class Remaining:
         return Prices(max(0.0, price - context.preference), gamma, self._may_refuse and (refuses or gamma is not None))
 
     def _fewest(self, arrivals: Arrivals, expected: float) -> float:
-        """Queries that money is kept for though fewer are expected: half of those between two solutions, and at most
-        a hundredth of all, or a short stream would end with money left."""
+        """Queries that money is kept for though fewer are expected. They are half of those between two solutions, and
+        at most a hundredth of all, or a short stream would end with money left.
+        """
         return min(self._resolve / 2, max(1.0, FEWEST * (arrivals.count + expected)))
 
     def learn(self, outcome: Outcome) -> None:
@@ -284,7 +286,7 @@ class Remaining:
 
 
 def _as_dear_as_all(cost: Float, chosen: NDArray[np.intp]) -> Float:
-    """(r, M) the chosen rows of cost (n, M), each arm's scaled to the mean of all rows: answers' costs have long tails,
+    """(r, M) the chosen rows of cost (n, M), each arm's scaled to the mean of all rows. Answers' costs have long tails,
     and the mean of some hundred rows is off by several percent."""
     some = cost[chosen]
     if len(chosen) == len(cost):

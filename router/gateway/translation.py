@@ -39,8 +39,9 @@ def for_another_model(error: Refused, call: Call) -> bool:
 
 
 def upstream_failed(errors: Sequence[BackendError]) -> PointsmanError:
-    """The failures of the backends that were tried (at least one) as the gateway's own error: a 429 where one of them
-    said so, since the asker may come back to that one. Else the last."""
+    """The failures of the backends that were tried (at least one) as the gateway's own error. It is a 429 where one
+    of them said so, since the asker may come back to that one. Else the last.
+    """
     limited = [each for each in errors if isinstance(each, Overloaded) and each.limited]
     if limited:
         wait_s = min(each.retry_after_s or USUAL_WAIT_S for each in limited)

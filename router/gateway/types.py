@@ -273,7 +273,7 @@ class Timings:
         self.at = now
 
     def mark_answer(self, engine_s: float | None) -> None:
-        """An engine has answered: of the time since the last mark, what the engine took by its socket is its own
+        """An engine has answered. Of the time since the last mark, what the engine took by its socket is its own
         ("first_byte"), and the rest the gateway's ("wake"), which had other things to do."""
         wall_s = time.perf_counter() - self.at
         engine_s = wall_s if engine_s is None else min(engine_s, wall_s)

@@ -98,7 +98,7 @@ class Learning:
 
     def policy(self, name: str) -> StoredPolicy:
         """A policy by name. One that nobody asked for before begins with its priors and is refitted aside as soon as
-        the log grows: that may take it half a minute, and all other requests would wait.
+        the log grows. That may take it half a minute, and all other requests would wait.
 
         Raises: ValueError naming the policies there are.
         """

@@ -1,7 +1,7 @@
 """How much of a backend's machines each answer took, read from the outcome log.
 
 A request holds its backend from its decision to its settlement, and whoever holds it at the same moment shares it
-evenly: while R requests run on k engines, each takes min(1, k/R) of one. The integral of that, for each backend, is its
+evenly. While R requests run on k engines, each takes min(1, k/R) of one. The integral of that, for each backend, is its
 virtual time (Demers, Keshav and Shenker, 1989: fair queueing), so that an answer's share is one subtraction. Where
 nothing runs no time passes, so idle hours cost nothing. Every replica follows the same log, so all agree.
 """

@@ -1,6 +1,6 @@
 """Spaces of the embedder: fitted aside on what is kept of the queries, published once, the same for all gateways.
 
-A space is known by the sum of what was learned, so nothing damaged is taken in: what cannot be read from the file is
+A space is known by the sum of what was learned, so nothing damaged is taken in. What cannot be read from the file is
 fetched from the archive again, and what is nowhere whole is fitted anew. Store failures are StoreUnavailable.
 """
 

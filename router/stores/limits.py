@@ -1,7 +1,7 @@
 """Limits: how budgets and rate limits are counted, whatever the store. Pure integer arithmetic; fails nowhere.
 
 Amounts are counted in time slots. A rolling period of P is cut into 60 slots and a slot counts until all of it has
-left the period, so no window of length P ever holds more than the limit, and what was spent is free again at most P/60
+left the period. So no window of length P ever holds more than the limit, and what was spent is free again at most P/60
 late. A calendar period is one slot that nothing outlives.
 """
 

@@ -1,7 +1,7 @@
 """The counts of all workers of one gateway as one page, whichever of them is asked.
 
-Each worker answers on a socket of its own in a folder that they share, and keeps its counts in a file beside it, so
-that those of a worker that was killed are not lost but for their last second. A worker that does not answer in time is
+Each worker answers on a socket of its own in a folder that they share, and keeps its counts in a file beside it. So
+the counts of a worker that was killed are not lost but for their last second. A worker that does not answer in time is
 counted by its file. No folder: there is one worker.
 """
 

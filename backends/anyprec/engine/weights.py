@@ -1,6 +1,6 @@
 """Float32 weights of a store at any width, fused for few matrix products and kept only within a bound of memory.
 
-Tables hold float16, so keeping rows as float16 loses nothing: where the rows of all widths in use do not fit as
+Tables hold float16, so keeping rows as float16 loses nothing. Where the rows of all widths in use do not fit as
 float32, some are kept at half the bytes and widened for every use.
 """
 

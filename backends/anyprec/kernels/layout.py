@@ -4,7 +4,7 @@ On a CPU: one byte a weight, its widest code, because a CPU has no cheap way to 
 
 On a GPU a weight is a whole number from -128 to 127 times its row's scale, at every width; what is stored makes that
 number. Up to 4 bits it is an entry of the row's table, rounded. Above, it is the entry of 4 bits and a rest of 2 bits
-(for 5 and 6) or 4 (for 7 and 8), which bring it near the widest entry. Bits lie in tiles of 16 rows by 256 columns,
+(for 5 and 6) or 4 (for 7 and 8). Those bring it near the widest entry. Bits lie in tiles of 16 rows by 256 columns,
 planes of 2, 1, 1, 2 and 2 bits one after another, so that a width reads a prefix. The file decode.cuh says which
 lane of a warp reads what. A row's tables and its scale are a record of 32 bytes.
 """

@@ -25,8 +25,8 @@ def linear(
 ) -> torch.Tensor:
     """x (m, K) to (m, N), row t at width widths[t]; each width present is dequantized once.
 
-    Rows of one width are multiplied in blocks of one size, so that a row comes out to the last bit as it would alone:
-    libraries sum a single row, the last few of many, or many rows at once in orders of their own.
+    Rows of one width are multiplied in blocks of one size, so that a row comes out to the last bit as it would alone.
+    Libraries sum a single row, the last few of many, or many rows at once in orders of their own.
     """
     asked = widths[: x.shape[0]]
     out = x.new_zeros(x.shape[0], rows)

@@ -1,9 +1,9 @@
 """Checks a request's width in vLLM's front end, before the engine sees it, and keeps widths apart in the prefix cache.
 
-A width the store does not have raises vLLM's validation error, which its server answers with a 400: when the request's
-sampling parameters are made, so that a stream is refused before its first byte, and again where the engine is known.
-The keys and values of a prompt depend on the width, but vLLM's block hashes do not know it: the width is added to the
-request's cache salt, which they do know.
+A width the store does not have raises vLLM's validation error, which its server answers with a 400. It does so when
+the request's sampling parameters are made, so that a stream is refused before its first byte, and again where the
+engine is known. The keys and values of a prompt depend on the width, but vLLM's block hashes do not know it. So the
+width is added to the request's cache salt, which they do know.
 """
 
 from __future__ import annotations

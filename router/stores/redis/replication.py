@@ -1,7 +1,7 @@
 """What Redis has and may yet lose: settlements its disk or a replica may not have, until they do. Pure; fails nowhere.
 
 A settlement is safe when it is older than what the disk may lose, and every replica that was seen lately has said that
-it has it. Where a replica stays behind for too long, the oldest settlements are only kept as sums: if that replica is
+it has it. Where a replica stays behind for too long, the oldest settlements are only kept as sums. If that replica is
 promoted they are charged all together, whether or not it had some of them.
 """
 
