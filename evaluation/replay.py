@@ -216,7 +216,7 @@ def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> I
             FixedNeighbours(stream, sample.history),
             gate=books.gate(),
             rng=np.random.default_rng(seed),
-            drops=each.policy not in {"port", RIVAL},
+            drops=each.policy not in {"port", RIVAL, *BLIND},
         )
         yield each.label, run.result, run
 

@@ -237,3 +237,9 @@ def test_tuning_for_less_than_the_cheapest_model_costs_is_refused(
 ) -> None:
     assert main(["tune", str(parquet), "--budget", "0.0001"]) == 2
     assert "less than the cheapest model costs" in capsys.readouterr().err
+
+
+def test_a_policy_that_ignores_prices_refuses_nothing_that_can_be_paid(parquet: Path) -> None:
+    setting = Setting((contender("cheapest"),), stream=60, seeds=(0,), split="global", factor=2.0)
+    report = replay(read_trace(parquet), setting, on_progress=lambda _: None)
+    assert report.budget["cheapest"]["throughput"].mean == 60
