@@ -52,7 +52,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Sc
 
     def settings(engine: ScriptedServer) -> dict[str, Any]:
         made = candidates(folder, engine, {name: ONLY_CHAT if name in NO_ANSWERS else {} for name in LINES})
-        made["models"][0]["price"] = {"prompt": 9, "completion": 9}  # the good one is the dearest: tried last
+        made["models"][0]["price"] = {"prompt": 9, "completion": 9}  # the good one is the most expensive: tried last
         for backend in made["backends"].values():
             backend["timeouts"]["idle_s"] = 0.5
             backend["breaker"] = {"failures": 1_000}  # each test sees the trouble, not the breaker
