@@ -24,7 +24,7 @@ from evaluation.traces import Sample, Trace, embed_split, read_trace
 from policies.pacers.remaining import ANSWER, REFUSE
 from policies.registry import build
 from policies.replay import BudgetGate, Result, split, split_budget, split_weights, total_budget
-from policies.simulation import FixedMemory, QueryStream, contexts, play
+from policies.simulation import FixedNeighbours, QueryStream, contexts, simulate
 from policies.types import Estimates, Float
 from router.settings.sections import Index
 
@@ -218,15 +218,15 @@ def _replayed(plan: LivePlan, sample: Sample) -> tuple[Result, Result, Float, li
     def run(stream: QueryStream, gate: BudgetGate) -> tuple[Result, Float]:
         policy = build("paced", stream.arms, options)
         policy.restore(state)
-        memory, rng = FixedMemory(stream, sample.history), np.random.default_rng(0)
-        played = play(policy, stream, memory, till=gate, rng=rng, drops=plan.when_short == REFUSE)
+        view, rng = FixedNeighbours(stream, sample.history), np.random.default_rng(0)
+        played = simulate(policy, stream, view, gate=gate, rng=rng, drops=plan.when_short == REFUSE)
         earned = np.where(played.served, stream.scores[np.arange(len(stream)), played.choices], 0.0)
         return played.result, earned
 
     published, _ = run(sample.stream, BudgetGate(len(plan.trace.models), budgets=plan.budgets, total=total))
     holding, earned = run(sample.stream, HoldingGate(plan, total=total))
     whole = replace(sample.stream, present=None)
-    first = contexts(whole, FixedMemory(whole, sample.history), most=PROBES)
+    first = contexts(whole, FixedNeighbours(whole, sample.history), most=PROBES)
     return published, holding, earned, [fitted.propose(each).estimates for each in first]
 
 
