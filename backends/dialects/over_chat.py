@@ -70,12 +70,15 @@ class TranslatedStream:
         self._chat = chat
         self._events: Events = dialect.events(asked)
         self._dialect = dialect
+        self._is_named = False  # the report by the id that the client sees
 
     @property
     def report(self) -> Report:
         """The engine's own, with the id that the client sees."""
         found = self._chat.report
-        return replace(found, response_id=found.response_id and self._dialect.id_of(found.response_id))
+        if found.response_id and not self._is_named:
+            found.response_id, self._is_named = self._dialect.id_of(found.response_id), True
+        return found
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for block in self._chat:

@@ -49,7 +49,7 @@ _ENGINE = frozenset({"chat", "completions", "tools", "logprobs", "responses", "m
 CAPABILITIES: Mapping[str, frozenset[str]] = {
     "vllm": _ENGINE,
     "scripted": _ENGINE,
-    "litellm": frozenset({"chat", "tools"}),
+    "litellm": _ENGINE - {"completions"},
     "embedded": frozenset({"chat", "completions", "tools", "logprobs"}),
 }
 EVERYTHING = _ENGINE | {
@@ -382,7 +382,7 @@ def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:
         return frozenset({"completions", "logprobs"})
     if listed.mode not in (None, "chat", "responses"):
         return frozenset()
-    known = CAPABILITIES[kind] if listed.abilities is None or kind != "litellm" else frozenset({"chat"})
+    known = CAPABILITIES[kind] - ({"tools"} if listed.abilities is not None and kind == "litellm" else set())
     return known | (listed.abilities or frozenset())
 
 

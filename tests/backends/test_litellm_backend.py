@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
+from backends.dialects import DIALECTS
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
 from backends.litellm import LiteLLMBackend
 from backends.scripted import Line, always
@@ -18,6 +20,8 @@ from backends.types import Limits, Request, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed, streamed
+from tests.http.messages_engine import messages_engine
+from tests.published import complaint
 
 pytestmark = [
     pytest.mark.anyio,
@@ -127,10 +131,108 @@ async def test_closing_a_reply_cuts_the_provider_off() -> None:
         await asyncio.wait_for(server.hung_up.wait(), 5)
 
 
-async def test_a_path_litellm_cannot_serve_is_refused() -> None:
+async def test_what_lacks_the_field_that_its_path_is_about_is_refused() -> None:
     async with provider(Line()) as (_, backend):
-        with pytest.raises(Refused, match="/v1/messages"):
-            await backend.send(to_provider(path="/v1/messages"))
+        with pytest.raises(Refused, match="/v1/responses"):
+            await backend.send(to_provider(path="/v1/responses"))
+
+
+CLAUDE = "anthropic/claude-sonnet-4-5"
+TALK: dict[str, Any] = {"max_tokens": 50, "messages": [{"role": "user", "content": "And the weather?"}]}
+ANSWER = {
+    "id": "chatcmpl-9",
+    "object": "chat.completion",
+    "created": 5,
+    "model": "gpt-x",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "It is sunny."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+}
+
+
+def native(path: str, *, stream: bool = False, model: str = "openai/gpt-x", **body: Any) -> Request:
+    """A request of another protocol."""
+    asks = TALK if path == "/v1/messages" else {"input": "And the weather?"}
+    fields = {**asks, **body, "model": "auto", "stream": stream}
+    raw = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in fields.items()}
+    return Request(path=path, fields=raw, model=model, answers_as="small", stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_messages_go_as_they_are_to_a_provider_that_has_them(stream: bool) -> None:
+    with messages_engine() as url:
+        backend = LiteLLMBackend(name="claude", api_key="sk-upstream-secret", api_base=url)
+        reply = await backend.send(native("/v1/messages", stream=stream, model=CLAUDE))
+        body = await read_all(reply)
+        await backend.aclose()
+    assert complaint("POST", "/v1/messages", 200, "text/event-stream" if stream else "application/json", body) is None
+    assert b'"small"' in body
+    assert b"sunny" in body
+    assert reply.report.usage == Usage(prompt_tokens=9, completion_tokens=3)
+    assert reply.report.complete
+
+
+async def test_responses_go_as_they_are_to_a_provider_that_has_them() -> None:
+    whole = msgspec.json.encode(DIALECTS["/v1/responses"].from_chat({"model": "gpt-x", "input": "x"}, ANSWER))
+    async with provider(Line(verbatim=(whole,))) as (server, backend):
+        asked_for = native(
+            "/v1/responses", api_base="http://127.0.0.1:9", vendor=1, include=["reasoning.encrypted_content"]
+        )
+        reply = await backend.send(asked_for)
+        heard = server.heard[0]
+    assert heard.path == "/v1/responses"
+    assert (heard.json()["vendor"], heard.json()["api_base"]) == (
+        1,
+        "http://127.0.0.1:9",
+    )  # in the body, where it is harmless
+    assert heard.json()["include"] == ["reasoning.encrypted_content"]
+    assert complaint("POST", "/v1/responses", 200, "application/json", await read_all(reply)) is None
+    assert reply.report.usage == Usage(prompt_tokens=9, completion_tokens=3)
+
+
+async def test_a_stream_of_responses_comes_event_by_event_as_published() -> None:
+    events = DIALECTS["/v1/responses"].events({"model": "gpt-x", "input": "x", "stream": True})
+    words = ({"content": "It is "}, {"content": "sunny."})
+    chunks = [
+        {**ANSWER, "choices": [{"index": 0, "delta": each, "finish_reason": None}], "usage": None} for each in words
+    ]
+    pieces = [*(event for each in chunks for event in events.take(each)), *events.take({**ANSWER, "choices": []})]
+    pieces += list(events.end())
+    async with provider(Line(verbatim=tuple(pieces))) as (_, backend):
+        reply = await backend.send(native("/v1/responses", stream=True, model="openai/gpt-4o"))
+        body = await read_all(reply)
+    assert complaint("POST", "/v1/responses", 200, "text/event-stream", body) is None
+    assert body.count(b"event: ") == len(pieces)
+    assert reply.report.complete
+    assert reply.report.usage == Usage(prompt_tokens=9, completion_tokens=3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+async def test_providers_without_a_protocol_are_asked_in_chat(path: str, stream: bool) -> None:
+    async with provider(Line(text="It is sunny.", prompt_tokens=9)) as (server, backend):
+        asked_for = msgspec.structs.replace(
+            native(path, stream=stream, model="mistral/llama"), extra={"max_output_tokens": 7, "vendor": 1}
+        )
+        reply = await backend.send(asked_for)
+        reply.report.served_by = "one of several"
+        body = await read_all(reply)
+    heard = server.heard[0].json()
+    assert reply.report.served_by == "one of several"
+    assert (reply.report.response_id or "").encode() in body
+    assert server.heard[0].path == "/v1/chat/completions"
+    assert heard["vendor"] == 1
+    assert complaint("POST", path, 200, "text/event-stream" if stream else "application/json", body) is None
+    if path == "/v1/responses":
+        assert heard["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(("model", "sent"), [("openai/gpt-4o", True), ("anthropic/claude-sonnet-4-5", False)])
+async def test_probabilities_that_only_the_gateway_asks_for_are_asked_of_providers_that_have_them(
+    model: str, sent: bool
+) -> None:
+    backend = LiteLLMBackend(name="any", api_key="k")
+    request = asked(model=model, extra={"logprobs": True, "top_logprobs": 5, "vendor": 1})
+    assert set(backend._answerable(request).extra) == {"vendor", *(("logprobs", "top_logprobs") if sent else ())}
 
 
 def test_litellm_is_not_imported_before_it_is_needed() -> None:

@@ -1,6 +1,7 @@
 """Runs clients that no one here wrote against a gateway, and writes docs/clients.md: `python -m tests.clients.run`.
 
-Each client has an environment of its own under .cache/clients. How it fails: exit 1 where a check fails that passes
+Each client has an environment of its own under .cache/clients. A row is written as soon as it is there, and `--missing`
+goes on where a run was cut. How it fails: exit 1 where a check fails that passes
 straight at the engine; a client that cannot be installed here is named in the table and fails nothing.
 """
 
@@ -29,6 +30,7 @@ BEGIN, END = "<!-- made by python -m tests.clients.run -->", "<!-- end -->"
 KEY = "sk-of-a-client"
 MODELS = ("talker", "by-litellm")
 LONG = 25  # checks
+START_S = 600.0  # on a machine that does much else
 Checks = list[dict[str, Any]]
 Row = tuple[str, dict[str, Checks]]
 
@@ -66,7 +68,7 @@ def gateway(folder: Path, engine_url: str) -> Iterator[str]:
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         _, up, rest = log.read_text().partition("Pointsman is up at ")
         if up and "\n" in rest:
@@ -151,9 +153,14 @@ def write(found: Sequence[Row]) -> None:
     PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), f"{END}{after}"]))
 
 
+def shown() -> set[str]:
+    """The clients that have a row."""
+    return {_who(line) for line in PAGE.read_text().splitlines() if line.startswith("| ")}
+
+
 def _who(line: str) -> str:
     """The client of a row."""
-    return line.split("|")[1]
+    return line.split("|")[1].strip()
 
 
 def main() -> int:
@@ -163,11 +170,14 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="*", default=[], help="clients whose name holds one of these words; others' rows stay"
     )
+    parser.add_argument("--missing", action="store_true", help="only clients that have no row yet")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     clients = [each for each in CLIENTS if each.quick or not options.quick]
     if options.only:
         clients = [each for each in clients if any(word.lower() in each.name.lower() for word in options.only)]
+    if options.missing:
+        clients = [each for each in clients if each.name not in shown()]
     if not options.inside:
         return in_own_network(clients)
     server = serve()
@@ -178,8 +188,8 @@ def main() -> int:
             for row in rows(clients, url):
                 found.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
-    if not options.quick:
-        write(found)
+                if not options.quick:
+                    write([row])
     every = [each for _, checks in found for of_model in checks.values() for each in of_model]
     failed = sum(each["ok"] is False for each in every)
     print(f"{sum(bool(each['ok']) for each in every)} passed, {failed} failed")

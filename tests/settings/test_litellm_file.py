@@ -367,3 +367,58 @@ model_list:
     assert {"json_schema", "reasoning", "audio", "files"} <= lacks["old"]
     assert lacks["new"].isdisjoint({"json_schema", "reasoning", "tool_choice"})
     assert lacks["mine"] == frozenset()
+
+
+def test_numbers_may_be_quoted_or_come_from_the_environment(read: Read) -> None:
+    text = """
+model_list:
+- model_name: small
+  litellm_params:
+    {model: hosted_vllm/o, api_base: 'http://10.0.0.1/v1', rpm: os.environ/RPM, tpm: '5000', timeout: '7.5',
+     max_tokens: '20', temperature: '0.5', max_parallel_requests: '3', max_budget: os.environ/MOST, budget_duration: 1d}
+  model_info: {max_input_tokens: '4096', input_cost_per_token: '1e-6', output_cost_per_token: os.environ/COST}
+litellm_settings: {max_budget: os.environ/MOST, budget_duration: os.environ/EVERY, num_retries: os.environ/RETRIES}
+router_settings: {provider_budget_config: {hosted_vllm: {budget_limit: os.environ/MOST, time_period: 1d}}}
+"""
+    env = {"RPM": "60", "MOST": "12.5", "COST": "2e-6", "EVERY": "30d", "RETRIES": "4"}
+    settings = read(text, env=env)
+    (model,) = settings.candidates()
+    assert [(each.requests_per_minute, each.tokens_per_minute) for each in model.limits] == [(60, 5000)]
+    assert (model.context_tokens, model.max_output_tokens) == (4096, 20)
+    assert model.defaults == {"temperature": 0.5}
+    assert (model.price.prompt, model.price.completion) == (10**9, 2 * 10**9)
+    assert [each.limit for each in model.budgets] == [12_500_000_000] * 3
+    assert {each.period_s for each in model.budgets} == {86_400, 30 * 86_400}
+    backend = settings.backends["small"]
+    assert (backend.attempts, backend.max_concurrency, backend.timeouts.first_byte_s) == (5, 3, 7.5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        ("http://10.0.0.1:8000", "vllm"),
+        ("http://10.0.0.1:8000/v1/", "vllm"),
+        ("https://host.example/openai/v1", "vllm"),
+        ("https://api.deepinfra.com/v1/openai", "litellm"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai/", "litellm"),
+    ],
+)
+def test_a_server_whose_api_is_not_under_v1_is_called_as_litellm_calls_it(read: Read, base: str, kind: str) -> None:
+    text = f"model_list: [{{model_name: a, litellm_params: {{model: openai/org/m, api_base: '{base}', api_key: k}}}}]"
+    settings = read(text)
+    assert settings.backends["a"].kind == kind
+    assert settings.candidates()[0].upstream == ("org/m" if kind == "vllm" else "openai/org/m")
+
+
+def test_a_default_fallback_that_cannot_be_called_is_named(read: Read) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: hosted_vllm/o, api_base: 'http://10.0.0.1/v1'}}]\n"
+    settings = read(text + "litellm_settings: {default_fallbacks: [a, gone]}")
+    assert any(note.startswith("litellm_settings.default_fallbacks: gone") for note in settings.notes)
+
+
+@pytest.mark.parametrize(
+    "key", ["disable_reset_budget", "alerting_args: {budget_alert_ttl", "disable_budget_reservation"]
+)
+def test_what_only_speaks_of_budgets_is_no_limit_of_money(read: Read, key: str) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: hosted_vllm/o, api_base: 'http://10.0.0.1/v1'}}]\n"
+    assert read(f"{text}general_settings: {{{key}: true}}" + ("}" if "{" in key else "")).candidates()

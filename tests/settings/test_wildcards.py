@@ -59,7 +59,7 @@ def test_a_name_under_a_wildcard_is_passed_to_the_provider_and_priced_by_the_map
     assert model is not None
     assert (model.name, model.upstream, model.backend) == ("openai/gpt-4o", "openai/gpt-4o", "openai/*")
     assert (model.price, model.context_tokens) == (Price(NanoUsd(5), NanoUsd(6)), 128_000)
-    assert model.capabilities == {"chat", "tools", "vision"}
+    assert model.capabilities == {"chat", "logprobs", "messages", "responses", "tools", "vision"}
 
 
 def test_a_wildcard_is_no_candidate_and_a_pattern_with_one_model_is(read: Read) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from router.errors import SettingsError
 from router.settings import source
@@ -17,6 +19,8 @@ from router.wildcards import STAR
 Tree = dict[str, Any]
 DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
 DIRECT |= {"lm_studio", "llamafile"}
+_NUMBERS = {"rpm", "tpm", "weight", "max_tokens", "timeout", "stream_timeout", "max_parallel_requests", "temperature"}
+_NUMBERS |= {"top_p", "seed", "n", "max_input_tokens", "max_output_tokens", "presence_penalty", "frequency_penalty"}
 _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
@@ -24,7 +28,8 @@ ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that
 _MODES = {"embeddings": "embedding", "completions": "completion"}  # as people write them too
 _CHATS = frozenset({"chat", "responses"})
 _SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
-_ENGINE = ("chat", "completions", "logprobs", "responses", "messages")
+_PROVIDER = ("chat", "logprobs", "responses", "messages")
+_ENGINE = (*_PROVIDER, "completions")
 _EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:/\d]|$)", re.IGNORECASE)
 _SPEAKS = re.compile(
     r"(^|[/_.:-])(rerank\w*|whisper|tts|kokoro|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora)([-_.:/\d]|$)",
@@ -84,8 +89,9 @@ class Entry:
 
     @property
     def is_direct(self) -> bool:
-        """Whether an OpenAI-compatible server stands at its address."""
-        return self.provider in DIRECT and self.api_base is not None
+        """Whether an OpenAI-compatible server stands at its address, with its API under /v1."""
+        path = urlsplit(self.api_base or "").path.rstrip("/")
+        return self.provider in DIRECT and self.api_base is not None and (not path or path.endswith("/v1"))
 
     def upstream(self, *, direct: bool) -> str:
         """The name the engine knows the model by: without the provider where it is called directly."""
@@ -103,7 +109,7 @@ def read_entry(
     except SettingsError as error:
         key, _, why = error.message.partition(": ")
         return Unroutable(name, path, f"{path}.{key}: {why.partition(', expected')[0]}")
-    params, info = dict(filled["litellm_params"]), dict(filled.get("model_info") or {})
+    params, info = numbers(filled["litellm_params"]), numbers(filled.get("model_info") or {})
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
     is_own = _is_own(provider, params)
     if (many := _stars(name, params["model"])) is not None:
@@ -137,6 +143,19 @@ def read_entry(
         retired=known.retires if known else None,
         lacks=known.lacks if known and not is_own else frozenset(),
     )
+
+
+def numbers(given: Mapping[str, Any]) -> Tree:
+    """The mapping with its numbers as such, also where they are quoted or come from the environment."""
+    return {key: numeral(value) if key in _NUMBERS else value for key, value in given.items()}
+
+
+def numeral(value: Any) -> Any:
+    """A text of digits as its number; anything else as it is."""
+    for kind in (int, float):
+        with suppress(ValueError, OverflowError):
+            return kind(value) if isinstance(value, str) else value
+    return value
 
 
 def _address(params: Tree) -> str | None:
@@ -211,7 +230,7 @@ def _capabilities(said: Tree, known: Listed | None, model: str, *, is_own: bool)
     for key, ability in _SUPPORTS.items():
         if key in said:
             (able.add if said[key] else able.discard)(ability)
-    return ("chat", *sorted(able))
+    return (*_PROVIDER, *sorted(able))
 
 
 def _price(said: Tree, known: Listed | None, path: str) -> Price | None:

@@ -11,7 +11,7 @@ from router.errors import SettingsError
 from router.settings import source
 from router.settings.complaints import refuse
 from router.settings.listed import Look
-from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, read_entry
+from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, numeral, read_entry
 from router.settings.litellm_file.groups import group, names_of
 from router.settings.litellm_file.money import ALL, shared, unkept
 from router.wildcards import STAR, nearest
@@ -24,6 +24,7 @@ _SECTIONS = {
     "litellm_settings",
     "environment_variables",
 }
+_BESIDE = ("router_settings", "litellm_settings")
 _GENERAL = {"master_key", "default_model"}
 _ROUTER = {
     *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "fallbacks"),
@@ -62,6 +63,7 @@ def translate(
     env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
     own = "is known to this file alone; a provider that reads it needs it in the gateway's environment"
     notes += [f"environment_variables.{key}: {own}" for key in given if f"os.environ/{key}" not in str(tree)]
+    tree = {**tree, **{name: _filled(tree[name], env) for name in _BESIDE if tree.get(name)}}
     entries, unroutable = _entries(tree["model_list"], env, look, is_provider)
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -135,8 +137,8 @@ class _Sections:
 
     def waiting(self, backends: Tree) -> None:
         """Retries, time limits and parameters that providers do not take."""
-        retries = self._router.get("num_retries", self._library.get("num_retries"))
-        timeout = self._router.get("timeout", self._library.get("request_timeout"))
+        retries = numeral(self._router.get("num_retries", self._library.get("num_retries")))
+        timeout = numeral(self._router.get("timeout", self._library.get("request_timeout")))
         for backend in backends.values():
             if isinstance(retries, int):
                 backend.setdefault("attempts", max(1, retries + 1))
@@ -158,7 +160,10 @@ class _Sections:
                         notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
                     if usable := [each for each in chain if _is_known(each, known) and each != name]:
                         found[field].setdefault(name, usable)
+        section = "router_settings" if self._router.get("default_fallbacks") else "litellm_settings"
         default = names_of(self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or [])
+        if missing := [each for each in default if not _is_known(each, known)]:
+            notes.append(f"{section}.default_fallbacks: {', '.join(missing)} cannot be called here, left out")
         for name in known:
             if usable := [each for each in default if _is_known(each, known) and each != name]:
                 found["fallbacks"].setdefault(name, usable)
@@ -198,6 +203,16 @@ class _Sections:
         """A key's value from the environment where it says so. Raises: SettingsError."""
         filled, _ = source.substitute({section: {key: settings.get(key)}}, self._env, litellm=True)
         return filled[section][key]
+
+
+def _filled(node: Any, env: Mapping[str, str]) -> Any:
+    """A section with what it takes from the environment; a variable that is not set stays as it is written."""
+    if isinstance(node, dict):
+        return {key: _filled(value, env) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_filled(value, env) for value in node]
+    name = node.removeprefix("os.environ/") if isinstance(node, str) else None
+    return env[name] if name is not None and name != node and name in env else node
 
 
 def _is_known(name: str, known: list[str]) -> bool:
