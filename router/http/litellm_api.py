@@ -18,11 +18,11 @@ from router.amounts import period
 from router.errors import Conflict, InvalidRequest, NotFound
 from router.gateway.serving import Gateway
 from router.http.auth import Authentication, key_first, secret_of
+from router.http.litellm_spend import spend_routes
 from router.http.models import may_use
 from router.settings.litellm_file.owners import UNKEPT, row_of, terms_of
 from router.stores.keys import Key, Team, digest_of
 from router.stores.open import Stores
-from router.stores.reports import SpendLine, grouped
 from router.types import NANO_PER_USD, Model, Principal
 
 Json = dict[str, Any]
@@ -101,7 +101,7 @@ class KeyPages:
     async def shown(self, key: Key) -> Json:
         """LiteLLM's row of a key, without its hash."""
         since = dt.datetime.fromtimestamp(key.created_ms / 1000, dt.UTC).date().isoformat()
-        lines = await self._stores.spend.lines(since=since, until=self._today())
+        lines = await self._stores.spend.lines(since=since, until=self.today())
         spent = sum(line.cost_nanousd for line in lines if line.key == key.id)
         metadata = dict(key.terms.metadata)
         return {
@@ -148,7 +148,8 @@ class KeyPages:
         except ValueError as error:
             raise InvalidRequest(f"duration: got {str(duration)[:40]!r}, {error}", param="duration") from None
 
-    def _today(self) -> str:
+    def today(self) -> str:
+        """The day it is, UTC."""
         return dt.datetime.fromtimestamp(self._clock(), dt.UTC).date().isoformat()
 
 
@@ -165,7 +166,7 @@ def routes(
     pages = KeyPages(stores, clock)
     _keys(router, pages, stores, key_first(authentication, admin=True), changed)
     _info(router, pages, gateway, key_first(authentication))
-    _spend(router, stores, key_first(authentication, admin=True), clock)
+    spend_routes(router, pages, stores, key_first(authentication, admin=True))
     return router
 
 
@@ -249,37 +250,6 @@ def _info(router: APIRouter, pages: KeyPages, gateway: Gateway, known: Any) -> N
     router.include_router(open_to_keys)
 
 
-def _spend(router: APIRouter, stores: Stores, admins: Any, clock: Callable[[], float]) -> None:
-    managed = APIRouter(route_class=admins)
-
-    @managed.get("/spend/logs")
-    async def logs(
-        api_key: str | None = None,
-        user_id: str | None = None,
-        start_date: dt.date | None = None,
-        end_date: dt.date | None = None,
-        summarize: bool = True,
-    ) -> list[Json]:
-        """What was settled: by day between two dates, else a row for each day, key and model."""
-        today = dt.datetime.fromtimestamp(clock(), dt.UTC).date()
-        last = end_date or today
-        first = start_date or last - dt.timedelta(days=29)
-        keys = {key.id: key async for key in stores.keys.all(Key)}
-        lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())
-        if api_key is not None:
-            wanted = await KeyPages(stores, clock).find(api_key)
-            lines = [line for line in lines if line.key == wanted.id]
-        if user_id is not None:
-            lines = [each for each in lines if each.key in keys and _user(keys[each.key]) == user_id]
-        if start_date is not None and end_date is not None and summarize:
-            return _by_day(lines, keys)
-        return [
-            _log(line, keys.get(line.key or "")) for line in grouped(lines, ("day", "tenant", "team", "key", "model"))
-        ]
-
-    router.include_router(managed)
-
-
 def _row(body: Mapping[str, Any], old: Mapping[str, Any]) -> Json:
     """The row that a body and what was there before give. Raises: InvalidRequest for a limit that is not kept."""
     for field in _BUDGET_ID:
@@ -317,44 +287,6 @@ def _facts(model: Model) -> Json:
         "litellm_provider": model.backend,
         "supports_function_calling": "tools" in able,
         "supports_vision": "vision" in able,
-    }
-
-
-def _user(key: Key) -> str | None:
-    return key.terms.metadata.get("user_id")
-
-
-def _by_day(lines: list[SpendLine], keys: Mapping[str, Key]) -> list[Json]:
-    found: list[Json] = []
-    for total in grouped(lines, ("day",)):
-        of_day = [line for line in lines if line.day == total.day]
-        users: dict[str, float] = {}
-        for line in of_day:
-            key = keys.get(line.key or "")
-            user = (_user(key) if key is not None else None) or ""
-            users[user] = users.get(user, 0.0) + line.cost_nanousd / NANO_PER_USD
-        models = {str(each.model): each.cost_nanousd / NANO_PER_USD for each in grouped(of_day, ("model",))}
-        spend = total.cost_nanousd / NANO_PER_USD
-        found.append({"startTime": total.day, "spend": spend, "users": users, "models": models})
-    return found
-
-
-def _log(line: SpendLine, key: Key | None) -> Json:
-    return {
-        "request_id": "/".join(filter(None, (line.day, line.key, line.model))),
-        "call_type": "acompletion",
-        "api_key": key.digest.hex() if key is not None else line.key,
-        "spend": line.cost_nanousd / NANO_PER_USD,
-        "total_tokens": line.prompt_tokens + line.completion_tokens,
-        "prompt_tokens": line.prompt_tokens,
-        "completion_tokens": line.completion_tokens,
-        "startTime": line.day,
-        "endTime": line.day,
-        "model": line.model,
-        "model_group": line.model,
-        "user": (_user(key) if key is not None else None) or "",
-        "team_id": line.team or None,
-        "metadata": {"requests": line.requests},
     }
 
 

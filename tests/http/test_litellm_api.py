@@ -205,6 +205,23 @@ def test_spend_is_told_by_day_and_by_key_and_model(gateway: Running, http: httpx
     assert total["models"] == {"small": pytest.approx(cost)}
 
 
+def test_each_request_has_a_row_of_its_own_where_it_is_asked_for(gateway: Running, http: httpx.Client) -> None:
+    key = made(http, user_id="one-by-one")
+    answers = {each.headers["x-pointsman-decision-id"]: each for each in (chat(gateway, key["key"]) for _ in range(3))}
+    rows = {each["request_id"]: each for each in http.get("/spend/logs?summarize=false&user_id=one-by-one").json()}
+    assert set(rows) == set(answers)
+    for decision_id, answer in answers.items():
+        row, usage = rows[decision_id], answer.json()["usage"]
+        assert (row["api_key"], row["user"], row["model"]) == (key["token"], "one-by-one", "small")
+        assert row["spend"] == pytest.approx(float(answer.headers["x-pointsman-cost-usd"]))
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+        assert row["startTime"] <= row["endTime"]
+        assert http.get("/spend/logs", params={"request_id": decision_id}).json() == [row]
+    assert http.get("/spend/logs?summarize=false&end_date=2001-01-01").json() == []
+    with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {key['key']}"}) as own:
+        assert own.get("/spend/logs?summarize=false").status_code == 403
+
+
 def test_health_is_told_without_a_key(gateway: Running) -> None:
     for path in ("liveliness", "liveness", "readiness"):
         assert httpx.get(f"{gateway.url}/health/{path}").status_code == 200
