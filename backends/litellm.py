@@ -21,7 +21,7 @@ from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut,
 from backends.openai import OpenAIBackend, decoded, merged_fields, retry_after_s
 from backends.sse import EventStream
 from backends.types import Limits, Reply, Request
-from backends.unsupported import is_unsupported
+from backends.unsupported import is_missing_path, is_unsupported
 from backends.whole import whole
 
 _CALLS = {  # litellm's function and the field it cannot do without
@@ -81,7 +81,10 @@ class LiteLLMBackend:
         try:
             answer = await getattr(self._litellm, call)(**self._arguments(request, needed))
         except Exception as problem:
-            raise self._translated(problem) from None  # litellm's chain may quote the key
+            error = self._translated(problem)
+            if dialect is not None and is_missing_path(getattr(problem, "status_code", 0), str(error).encode()):
+                error = UnsupportedRequest(str(error), backend=self.name, status=400, body=b"", no_path=True)
+            raise error from None  # litellm's chain may quote the key
         if request.stream:
             return await self._stream(answer, request)
         return whole(_body(answer, request.path), request=request, backend=self.name)

@@ -13,13 +13,14 @@ import msgspec
 import pytest
 
 from backends.dialects import DIALECTS
-from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
+from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, UnsupportedRequest
 from backends.litellm import LiteLLMBackend
 from backends.scripted import Line, always
 from backends.types import Limits, Request, Usage
 from backends.whole import read_all
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, contents, parsed, streamed
+from tests.clients.engine import serve
 from tests.http.messages_engine import messages_engine
 from tests.published import complaint
 
@@ -224,6 +225,16 @@ async def test_providers_without_a_protocol_are_asked_in_chat(path: str, stream:
     assert complaint("POST", path, 200, "text/event-stream" if stream else "application/json", body) is None
     if path == "/v1/responses":
         assert heard["max_tokens"] == 7
+
+
+async def test_a_server_under_a_providers_name_that_has_no_responses_is_said_to_have_none() -> None:
+    engine = serve()  # speaks chat alone
+    backend = LiteLLMBackend(name="any", api_key="k", api_base=f"http://127.0.0.1:{engine.server_port}/v1")
+    with pytest.raises(UnsupportedRequest) as refused:
+        await backend.send(native("/v1/responses"))
+    engine.shutdown()
+    engine.server_close()
+    assert refused.value.no_path
 
 
 @pytest.mark.parametrize(("model", "sent"), [("openai/gpt-4o", True), ("anthropic/claude-sonnet-4-5", False)])
