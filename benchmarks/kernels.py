@@ -1,7 +1,7 @@
 """Times a layer's product at every width on a GPU beside bfloat16, Machete, FP8 and INT8, after an exact check.
 
     python -m benchmarks.kernels --out kernels.json            every layer, batch and width: the tables of docs/gpu.md
-    python -m benchmarks.kernels --out tune.json --tune         every launch of gemm.cu worth trying, on the same layers
+    python -m benchmarks.kernels --out tune.json --tune         every launch of gemm.cu and hopper_gemm.cu worth trying
 
 The exact result is made of whole numbers in float64, on inputs drawn for each check, and compared before and after the
 timing, so that a race that only warm caches show is seen. Times are medians of CUDA graph replays over copies of the
@@ -198,7 +198,7 @@ def tune_cases() -> Iterator[tuple[int, tuple[int, ...]]]:
 
 
 def tune(limit_s: float) -> list[dict[str, Any]]:
-    """Launches of gemm.cu on every shape, best first for each case."""
+    """Launches on every shape, best first for each case."""
     found: list[dict[str, Any]] = []
     start = time.time()
     for shape in (shape for layers in SHAPES.values() for shape in layers.values()):
@@ -235,8 +235,12 @@ def timed(bench: KernelBench, case: KernelCase) -> Iterator[tuple[float, str]]:
             seconds = seconds_each(partial(_launched, bench, x, asked, how), 4)
             name = f"{'wgmma' if how.wgmma else 'mma'} w{how.warps} c{how.cluster} d{how.depth}"
             yield round(seconds * 1e6, 1), name
+    sides = {"rows": case.rows, "units": units, "processors": processors}
+    for _, each in launches.hopper_launches(case.batch, **sides):
+        seconds = seconds_each(lambda i, each=each: fused.hopper_gemm(x, bench.layers[i], asked, each), 4)  # type: ignore[misc]
+        yield round(seconds * 1e6, 1), f"hopper {each}"
     seconds = seconds_each(partial(_launched, bench, x, asked, None), 4)
-    yield round(seconds * 1e6, 1), f"chosen {best}"
+    yield round(seconds * 1e6, 1), f"chosen {best}, or hopper {launches.hopper_launch(case.batch, **sides)}"
 
 
 def _launched(bench: KernelBench, x: torch.Tensor, asked: torch.Tensor, how: GemmLaunch | None, i: int) -> torch.Tensor:

@@ -427,6 +427,9 @@ def compile_all(_: Any) -> None:
             for granules in (4, 16):
                 how = GemmLaunch(granules, 8, 1, wgmma=hopper)
                 kernels.append(("gemm", launches.gemm_macros(bits, how)))
+            if hopper:
+                size = dict(zip(("granules", "row_groups", "k_groups"), launches.HOPPER_SIZES[1], strict=True))
+                kernels.append(("hopper_gemm", launches.macros(bits, **size)))
             for file, options in kernels:
                 found = compiled.binary(file, options, arch, folder=Path(name))
                 print(file, arch, len(found))

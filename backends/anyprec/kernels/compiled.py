@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-SOURCES = ("decode.cuh", "wgmma.cuh")  # what every kernel includes
+SOURCES = ("decode.cuh", "hopper.cuh")  # what every kernel includes
 CACHE = "POINTSMAN_KERNEL_CACHE"  # the environment variable that names the folder
 OLDEST = (8, 0)  # the first architecture with what the kernels use
 DIGEST_BYTES = 32

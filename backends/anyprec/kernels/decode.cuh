@@ -192,6 +192,11 @@ template <int STEP, int W, int FROM = 0> DEVICE void decode(u32 (&to)[16], const
         });
 }
 
+// The 16 registers of a step, 6 or 8, from those of the step below, 4 or 6.
+template <int STEP, int W> DEVICE void widen(u32 (&to)[16], const u32 (&from)[16], const Words<W> &words) {
+    each<16>([&](auto r) { to[r] = from[r] + (STEP == 6 ? words.template upper_rest<r>() : words.template lower_rest<r>()); });
+}
+
 // For each step that `has` names (bit STEP), ascending, its registers from one decoding: use(step, registers).
 template <int W, typename Use> DEVICE void each_step(int has, const Words<W> &words, const Tables (&tables)[2], Use use) {
     u32 made[16];

@@ -15,7 +15,16 @@ from typing import Any
 import torch
 
 from backends.anyprec.kernels import compiled, launches
-from backends.anyprec.kernels.launches import ExpandArgs, GemmArgs, GemmLaunch, QuantizeArgs, SkinnyArgs, SkinnyLaunch
+from backends.anyprec.kernels.launches import (
+    ExpandArgs,
+    GemmArgs,
+    GemmLaunch,
+    HopperArgs,
+    HopperLaunch,
+    QuantizeArgs,
+    SkinnyArgs,
+    SkinnyLaunch,
+)
 from backends.anyprec.kernels.layout import TILE_ROWS, UNIT, step_of, steps_of
 
 _counts: dict[int, Mapping[int, int]] = {}  # by the address of a widths buffer: how many rows of each width are there
@@ -43,6 +52,8 @@ def linear(
     counts = _counts.get(widths.data_ptr(), {})
     if m >= LARGE_ROWS and sum(counts.values()) == m and not torch.cuda.is_current_stream_capturing():
         return by_bytes(x, layer, widths, counts)
+    if m >= launches.HOPPER_ROWS and _capability(x.device.index) == (9, 0):
+        return hopper_gemm(x, layer, widths)
     return gemm(x, layer, widths)
 
 
@@ -138,6 +149,28 @@ def gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: GemmLaunch 
     grid = (*(sides if several else sides[::-1]), how.cluster)
     shared = launches.gemm_shared_bytes(how, layer.bits)
     compiled.launch(function, grid, 32 * how.warps, shared, argument, early=newer, cluster=how.cluster)
+    return out
+
+
+def hopper_gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: HopperLaunch | None = None) -> torch.Tensor:
+    """Any number of rows in two kernels, on Hopper."""
+    m, device = x.shape[0], x.device.index
+    units, blocks = layer.units, processors(device)
+    how = how or launches.hopper_launch(m, rows=layer.rows, units=units, processors=blocks)
+    out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
+    quantized = Quantized(x, layer, widths, out, granules=launches.granules_of(m, len(steps_of(layer.bits))))
+    sums, row_of, width_at = (each.data_ptr() for each in quantized.numbers)
+    shared = launches.HOPPER_SHARED_BYTES
+    argument = HopperArgs(
+        layer.argument(), quantized.bytes.data_ptr(), quantized.scales.data_ptr(), sums, row_of, width_at,
+        widths.data_ptr(), out.data_ptr(), m, quantized.granules, how.tiles, shared,
+    )  # fmt: skip
+    options = launches.macros(
+        layer.bits, granules=how.granules, row_groups=how.row_groups, k_groups=how.k_groups
+    )  # fmt: skip
+    function = _kernel("hopper_gemm", "hopper_gemm", options, device, shared)
+    grid = blocks // how.cluster, 1, how.cluster
+    compiled.launch(function, grid, how.threads, shared, argument, early=True, cluster=how.cluster)
     return out
 
 

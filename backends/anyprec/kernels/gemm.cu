@@ -9,7 +9,7 @@
 
 #include "decode.cuh"
 #if WGMMA
-#include "wgmma.cuh"
+#include "hopper.cuh"
 #endif
 
 // What the kernel reads and writes; launches.py has the same.
@@ -163,7 +163,7 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
     for (int unit = begin; unit < end; ++unit) {
         wait_for_copies<LATER - 1>();
 #if WGMMA
-        visible_to_wgmma();
+        visible_to_engines();
 #endif
         __syncthreads();
         copy_words(unit + LATER, ahead);
@@ -181,7 +181,7 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
                 decode<W, W>(made[half], words, tables);
                 wgmma_begin();
 #pragma unroll
-                for (int j = 0; j < 4; ++j) wgmma<GRANULES>(sum, made[half] + 4 * j, matrix_at(x + half * GRANULES * (X_BYTES / 2) + 32 * j));
+                for (int j = 0; j < 4; ++j) wgmma<GRANULES>(sum, made[half] + 4 * j, matrix_at<X_BYTES / 2>(address_of(x) + half * GRANULES * (X_BYTES / 2) + 32 * j));
                 wgmma_commit();
             }
             wgmma_wait<0>();
@@ -203,7 +203,7 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
                         const char *tokens = x + (half * GRANULES + INDEX<step> * WINDOW) * (X_BYTES / 2);
                         wgmma_begin();
 #pragma unroll
-                        for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + INDEX<step> * WINDOW, made + 4 * j, matrix_at(tokens + 32 * j));
+                        for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + INDEX<step> * WINDOW, made + 4 * j, matrix_at<X_BYTES / 2>(address_of(tokens) + 32 * j));
                         wgmma_commit();
                         wgmma_wait<0>();
                         return;

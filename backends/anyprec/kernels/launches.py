@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ MOST_WARPS = 16
 SHARED_BYTES = 224 << 10  # what a block may have, its static part left out
 MOST_SKINNY = 8  # rows of x that skinny_gemm.cu takes
 RINGS = (12288, 8192)  # bytes of a warp's words on their way, tried in turn
+FEW_WARPS = 8  # of a block that leaves room for another
 X_BYTES = 2048  # of 8 rows of x and a unit
 DEEP_BYTES = SHARED_BYTES // 3  # of a unit, so that three fit
 WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
@@ -46,6 +48,16 @@ class GemmArgs(ctypes.Structure):
         ("layer", Layer),
         *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
         ("m", ctypes.c_int), ("granules", ctypes.c_int), ("columns_first", ctypes.c_int),
+    ]  # fmt: skip
+
+
+class HopperArgs(ctypes.Structure):
+    """The argument of hopper_gemm.cu."""
+
+    _fields_ = [
+        ("layer", Layer),
+        *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
+        *((name, ctypes.c_int) for name in ("m", "granules", "tiles", "shared_bytes")),
     ]  # fmt: skip
 
 
@@ -86,16 +98,64 @@ class GemmLaunch:
     depth: int = 3
 
 
-def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
-    """One block a multiprocessor, its warps shared out over its rows and the columns; None where x does not fit."""
+@dataclass(frozen=True, slots=True)
+class HopperLaunch:
+    """Sizes of a launch of hopper_gemm.cu; the first three are compiled in."""
+
+    granules: int  # of eight rows of x, that a block takes at once
+    row_groups: int  # warpgroups side by side, of 64 rows of the layer
+    k_groups: int  # warpgroups that share rows, and take the columns by turns
+    tiles: int  # of 16 rows of the layer, that a block takes at once
+    cluster: int  # blocks that share the columns
+
+    @property
+    def threads(self) -> int:
+        """Of a block: its warpgroups' and those that copy."""
+        return 128 * (self.row_groups * self.k_groups + 1)
+
+
+HOPPER_SIZES = ((8, 4, 1), (8, 2, 2), (8, 1, 4), (16, 3, 1), (16, 1, 3), (16, 2, 1), (32, 2, 1), (32, 1, 2))
+HOPPER_ROWS = 129  # rows of x from which hopper_gemm.cu is the faster
+HOPPER_SHARED_BYTES = 206 << 10  # so that what is static fits beside
+
+
+def hopper_launches(m: int, *, rows: int, units: int, processors: int) -> Iterator[tuple[float, HopperLaunch]]:
+    """Launches worth trying, each with the microseconds that a fit to an H200's times expects (docs/gpu.md)."""
     tiles = -(-rows // TILE_ROWS)
-    blocks = min(tiles, processors)
-    together = min(-(-tiles // blocks), MOST_WARPS)
-    parts = max(1, min(MOST_WARPS // together, units))
-    warps = max(together * parts, 8)
-    for ring in RINGS:
+    for (granules, row_groups, k_groups), cluster in itertools.product(HOPPER_SIZES, (1, 2)):
+        across, places, share = -(-m // (GRANULE * granules)), processors // cluster, -(-units // cluster)
+        together = max(places // across, 1)  # tiles of one column that are under way at once
+        each = -(-tiles // (-(-tiles // (4 * row_groups * together)) * together))
+        if k_groups > share or each > 4 * row_groups:
+            continue
+        copied, made = 0.009 * (2.5 * each + 2 * granules), 0.86 * max(1, row_groups * k_groups / 2) / k_groups
+        unit = max(copied, made) + 1.36 * min(copied, made)
+        end = 0.4 + 0.16 * granules + (1.4 if k_groups * cluster > 1 else 0)
+        waves = -(-(-(-tiles // each) * across) // places)
+        yield waves * (share * unit + end), HopperLaunch(granules, row_groups, k_groups, each, cluster)
+
+
+def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLaunch:
+    """The sizes that are expected to take least."""
+    sizes = hopper_launches(m, rows=rows, units=units, processors=processors)
+    return min(sizes, key=lambda one: one[0])[1]
+
+
+def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
+    """Warps shared out over rows and columns; None where x does not fit.
+
+    For a single row a block leaves room for another, so that the next layer's weights are on their way before this one
+    ends; more rows, or few columns, are worth all of a multiprocessor.
+    """
+    tiles = -(-rows // TILE_ROWS)
+    whole = [(MOST_WARPS, ring, 1) for ring in RINGS]
+    for most_warps, ring, room in [(FEW_WARPS, RINGS[-1], 2), *whole] if m == 1 and units >= FEW_WARPS else whole:
+        blocks = min(tiles, processors * (room if tiles > room * processors else 1))
+        together = min(-(-tiles // blocks), most_warps)
+        parts = max(1, min(most_warps // together, units))
+        warps = max(together * parts, m, MOST_SKINNY // room)
         shared = warps * ring + m * units * UNIT + warps * m * TILE_ROWS * 4
-        if m <= MOST_SKINNY and shared <= SHARED_BYTES:
+        if m <= MOST_SKINNY and shared <= SHARED_BYTES // room:
             return SkinnyLaunch(blocks, warps, parts, ring, shared)
     return None
 

@@ -86,6 +86,7 @@ template <int W, bool MIXED> DEVICE void pass(const Skinny &a, Tokens &tokens, i
     Tables tables[2];
     if (start < tiles) { tables[0].load(a.layer, 16 * start + g); tables[1].load(a.layer, 16 * start + g + 8); }
     wait_for_kernel_ahead();
+    let_next_kernel_begin();
     quantize(a, image, tokens);
     __syncthreads();
     const int token = min(g, a.m - 1), mine = tokens.step[token];
