@@ -74,7 +74,8 @@ def of_models(sample: Sample, columns: NDArray[np.intp]) -> Sample:
     """The same queries as if these were all models that there are."""
     arms = tuple(sample.stream.arms[column] for column in columns)
     stream, history = sample.stream, sample.history
-    asked = replace(stream, arms=arms, scores=stream.scores[:, columns], costs=stream.costs[:, columns])
+    here = None if stream.present is None else stream.present[:, columns]
+    asked = replace(stream, arms=arms, scores=stream.scores[:, columns], costs=stream.costs[:, columns], present=here)
     past = {"arms": arms, "scores": history.scores[:, columns], "costs": history.costs[:, columns]}
     return replace(sample, stream=asked, history=msgspec.structs.replace(history, **past))
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.live_events import DEGRADED, Event, changed, present, truth
-from evaluation.traces import Trace
+from benchmarks.live_events import DEGRADED, Event, changed, of_models, present, truth
+from evaluation.traces import Sample, Trace
 from policies.simulation import QueryStream
+from policies.types import History
 
 MODELS = ("small", "large")
 
@@ -58,3 +59,13 @@ def test_replay_sees_what_happens() -> None:
     assert seen.columns(5).tolist() == [0, 1]
     assert seen.scores[2, 0] == DEGRADED
     assert changed(stream(), (Event(1, "restart"),), stream().scores).present is None
+
+
+def test_without_the_model_that_joins_the_others_come_and_go_as_before() -> None:
+    whole = stream()
+    nothing = np.zeros(0, np.int64)
+    past = History(np.zeros((0, 4), np.float32), whole.arms, np.zeros((0, 2)), np.zeros((0, 2)), nothing, nothing)
+    events = (Event(5, "join", "large"), Event(8, "leave", "small"))
+    asked = changed(whole, events, whole.scores)
+    fewer = of_models(Sample(asked, past, np.arange(10)), np.array([0])).stream
+    assert (len(fewer.arms), fewer.columns(4).tolist(), fewer.columns(9).tolist()) == (1, [0], [])
