@@ -90,8 +90,9 @@ class Fleet:
     def _told(self, backend: str, section: VllmSection) -> Iterable[Model]:
         """What the engines list; of engines that are not to be discovered only what the settings list too."""
         for found in self.backends[backend].models:
-            if section.discover or self.settings.lists(backend, found.name):
-                yield self.settings.discovered(backend, _upstream(found), **_facts(found))
+            upstream = _upstream(found)
+            if section.discover or self.settings.lists(backend, upstream, found.name, found.bits):
+                yield self.settings.discovered(backend, upstream, **_facts(found))
 
     def _embedded(self, backend: str, section: EmbeddedSection) -> Iterable[Model]:
         if not section.stores:

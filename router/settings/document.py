@@ -265,7 +265,8 @@ class Settings(Section):
         `facts` are further fields of Model: capabilities, parent, bits, parameters, extra_body, bytes_per_token.
         Raises: SettingsError where nothing prices it.
         """
-        found = price or self._found_price(backend, upstream, name or upstream, facts.get("parent"))
+        known = name or upstream, facts.get("bits")
+        found = price or self._found_price(backend, upstream, *known, facts.get("parent"))
         facts.setdefault("capabilities", CAPABILITIES[self.backends[backend].kind])
         model = Model(
             name=name or upstream,
@@ -278,21 +279,24 @@ class Settings(Section):
             budgets=self._model_budgets(name or upstream, None),
             **facts,
         )
-        section = self._section(backend, upstream, model.name)
+        section = self._section(backend, upstream, model.name, model.bits)
         return model if section is None else self._overridden(model, section)
 
-    def _section(self, backend: str, upstream: str, name: str) -> ModelSection | None:
-        """By its name; by the engine's name for it only where that is its own: a width is asked for by its parent's."""
+    def _section(self, backend: str, upstream: str, name: str, bits: float | None = None) -> ModelSection | None:
+        """By its name or the engine's; a width is asked for by its parent's, so `bits` must be beside that."""
         for each in self.models:
-            same = each.name == name or (name == upstream == (each.upstream or each.name))
-            if same and self.backend_of(each) == backend:
+            asked = each.upstream or each.name
+            named = each.name == name or (asked == name and each.bits in (None, bits))
+            if (named or (bits is not None and (asked, each.bits) == (upstream, bits))) and self.backend_of(
+                each
+            ) == backend:
                 return each
         return None
 
-    def _found_price(self, backend: str, upstream: str, name: str, parent: str | None) -> Price:
+    def _found_price(self, backend: str, upstream: str, name: str, bits: float | None, parent: str | None) -> Price:
         """What the document says of the model, of its parent (an adapter costs what its base does), or the default."""
-        for found, known_as in ((upstream, name), (parent, parent)):
-            section = self._section(backend, found, known_as) if found and known_as else None
+        for found, known_as, width in ((upstream, name, bits), (parent, parent, None)):
+            section = self._section(backend, found, known_as, width) if found and known_as else None
             if section is not None and section.price is not None:
                 return section.price.price()
         if self.default_price is None:
@@ -367,9 +371,9 @@ class Settings(Section):
         """A principal with what this document says of its tenant and team added; None where they are disabled."""
         return narrowed(principal, self._levels(principal.tenant, principal.team))
 
-    def lists(self, backend: str, upstream: str) -> bool:
+    def lists(self, backend: str, upstream: str, name: str, bits: float | None) -> bool:
         """Whether `models` has an entry for this model of a backend."""
-        return self._section(backend, upstream, upstream) is not None
+        return self._section(backend, upstream, name, bits) is not None
 
 
 def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:

@@ -164,6 +164,27 @@ models:
     assert (four.name, four.price.prompt) == ("org/model@4bit", 1_000_000_000)
 
 
+def test_a_width_may_have_a_name_of_its_own(read: Read) -> None:
+    settings = read("""
+backends: {gpu: {kind: vllm, url: http://gpu, discover: true}}
+models:
+- {name: cheap, upstream: org/model, bits: 3, price: {prompt: 1, completion: 1}}
+- {name: middle, upstream: org/model@4bit, price: {prompt: 2, completion: 2}}
+- {name: quick, upstream: org/model, price: {prompt: 3, completion: 3}}
+""")
+    extra = {bits: {"vllm_xargs": {"width": bits}} for bits in (3, 4, 5)}
+    found = [settings.discovered("gpu", "org/model")] + [
+        settings.discovered(
+            "gpu", "org/model", name=f"org/model@{bits}bit", parent="org/model", bits=bits, extra_body=extra[bits]
+        )
+        for bits in (3, 4, 5)
+    ]
+    assert [each.name for each in found] == ["quick", "cheap", "middle", "org/model@5bit"]
+    assert [each.price.prompt // 1_000_000_000 for each in found] == [3, 1, 2, 3]
+    assert [(each.upstream, each.bits) for each in found[1:]] == [("org/model", 3), ("org/model", 4), ("org/model", 5)]
+    assert [each.extra_body for each in found[1:]] == [extra[3], extra[4], extra[5]]
+
+
 def test_a_listed_model_only_its_backend_can_price_waits_for_it(read: Read) -> None:
     settings = read("models: [{name: small@3bit, capacity: 1 USD per 1h}]")
     assert settings.candidates() == ()
