@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.machine_pricing import discounted, repriced, routed
-from policies.stored_answers import given_again, is_stored, outcome_without_stored, with_stored, without_stored
+from policies.stored_answers import NOTHING, given_again, is_stored, outcome_without_stored, with_stored, without_stored
 from policies.tenant_effects import TenantEffects
 from policies.types import (
     Estimates,
@@ -74,7 +74,9 @@ class Composed:
 
     def propose(self, context: RouteContext) -> Proposal:
         if context.stored is not None:
-            return self.distribute(context, with_stored(context, self._evidence(without_stored(context))))
+            others = without_stored(context)
+            evidence = self._evidence(others) if others.arms else NOTHING
+            return self.distribute(context, with_stored(context, evidence))
         return self.distribute(context, self._evidence(context))
 
     def _evidence(self, context: RouteContext) -> Evidence:

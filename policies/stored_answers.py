@@ -18,6 +18,7 @@ from policies.types import Arm, Estimates, Evidence, Float, LoggedContext, Measu
 STORED = "stored:"  # before the name of who made it; no model's name begins so
 UNKNOWN = 0.5  # quality of an answer that nobody judged, of a model that is not among the arms
 UNKNOWN_SIGMA = 0.25
+NOTHING = Evidence(Estimates(np.zeros(0), np.zeros(0), np.zeros(0)), 0.0, None)  # where no model may answer
 
 
 def is_stored(context: LoggedContext, arm: str) -> bool:

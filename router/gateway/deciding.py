@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import cast
@@ -16,6 +16,7 @@ from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
+from policies.stored_answers import STORED
 from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
 from router.errors import InvalidRequest
 from router.gateway.abilities import Inabilities
@@ -23,6 +24,9 @@ from router.gateway.continuations import tied
 from router.gateway.conversations import marks, session_of
 from router.gateway.delays import Delays
 from router.gateway.eligibility import (
+    DOWN,
+    DRAINING,
+    FAILED,
     all_hold,
     expected_prompt_tokens,
     ineligible_reason,
@@ -105,8 +109,6 @@ class Decider:
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
         """
         menu = self._menu(principal, call, without)
-        if not menu.models:
-            raise nobody(call.needs.pinned, menu.refusals)
         if call.path == "/v1/embeddings" and call.needs.pinned is None and len(menu.models) > 1:
             raise one_space(menu.models)
         if len(menu.models) == 1 and not self.options.remember:
@@ -114,7 +116,9 @@ class Decider:
         if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
             menu = tied(menu, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
-            menu = await self.answers.offered(principal, call, menu, without, self._embed)
+            menu = await self.answers.offered(principal, call, menu, self._makers(menu, without), self._embed)
+        if not menu.models:
+            raise nobody(call.needs.pinned, menu.refusals)
         name, policy = self._policy(principal, call)
         priced = menu.caches or self.renting.rents
         session = session_of(principal.tenant, call) if priced or call.session or call.needs.messages > 1 else None
@@ -279,7 +283,7 @@ class Decider:
             if why is None and call.needs.max_delay_s is not None:
                 why = self.delays.too_long(model, call.needs, call.needs.max_delay_s)
             if why is None and model.name in without:
-                why = "failed on this request"
+                why = FAILED
             if why is None:
                 models.append(model)
             else:
@@ -290,6 +294,14 @@ class Decider:
         if call.needs.pinned is not None or not (self.unable or self._lacking):
             return tuple(models), refusals
         return self.unable.spared(principal.tenant, tuple(models), call.needs.features, refusals)
+
+    def _makers(self, menu: Candidates, without: frozenset[str]) -> Iterator[Model]:
+        """Whose stored answers may be given: all that may serve, also where their engines cannot now."""
+        silent = {DOWN, DRAINING, FAILED, *self.spared.values()}
+        for model in self.catalogue.models:
+            may = model.name in menu.names or menu.refusals.get(model.name) in silent
+            if may and f"{STORED}{model.name}" not in without:
+                yield model
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]

@@ -123,6 +123,8 @@ def all_hold(models: Sequence[Model], needs: Requirements) -> bool:
             return False
     return True
 
+DOWN, DRAINING, FAILED = "its backend is down", "draining", "failed on this request"
+
 
 def ineligible_reason(
     model: Model, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]
@@ -216,7 +218,7 @@ def one_space(models: tuple[Model, ...]) -> InvalidRequest:
 
 def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:
     if model.draining:
-        return "draining"
+        return DRAINING
     if not model.admitted:
         return f"a variant not admitted yet: run `pointsman admit {model.name}`"
-    return None if is_up(model.backend) else "its backend is down"
+    return None if is_up(model.backend) else DOWN

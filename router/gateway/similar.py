@@ -35,8 +35,8 @@ def before_the_question(fields: dict[str, msgspec.Raw], text: str, needs: Requir
     if field is None or needs.images or needs.choices != 1 or "tools" in needs.capabilities or not is_comparable(text):
         return None
     try:
-        if msgspec.json.decode(fields[field]) == text:
-            return field, b""
+        if bytes(fields[field]).startswith(b'"'):
+            return (field, b"") if msgspec.json.decode(fields[field]) == text else None
         *before, last = _items(fields[field])
         said: Any = msgspec.json.decode(last)
     except (ValueError, RecursionError):

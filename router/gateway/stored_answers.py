@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -178,9 +178,10 @@ class AnswerCache:
         self._forgotten: dict[str, float] = {}  # when all of a tenant's was; what was decided before is not stored
 
     async def offered(
-        self, principal: Principal, call: Call, menu: Candidates, without: frozenset[str], embed: Embed
+        self, principal: Principal, call: Call, menu: Candidates, makers: Iterable[Model], embed: Embed
     ) -> Candidates:
-        """The candidates, with a stored answer to this very request among them, or to one that is surely as good."""
+        """The candidates, with a stored answer to this very request among them, or to one that is surely as good, if
+        one of `makers` made it."""
         call.answer, call.made_by, call.likeness = "", "", None
         if not _stands(call):
             return menu
@@ -191,8 +192,8 @@ class AnswerCache:
             kept = await self._similar(principal, call, principal.cache.alpha, embed)
             if kept is not None and call.likeness is not None:
                 fits, how = 1.0 - principal.cache.alpha, f"similar; sure={call.likeness.sure:.3f}"
-        maker = None if kept is None else next((model for model in menu.models if model.name == kept.model), None)
-        if kept is None or maker is None or f"{STORED}{maker.name}" in without:
+        maker = None if kept is None else next((model for model in makers if model.name == kept.model), None)
+        if kept is None or maker is None:
             return menu
         call.made_by = kept.made_by
         return self._among(menu, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)

@@ -10,12 +10,15 @@ import re
 from collections import Counter
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import filterfalse
 from typing import NamedTuple
+from zlib import crc32
 
 MOST_CHARACTERS = 4_000  # of a question that is compared with others
 ALIKE = 0.9  # share of words that two long answers which say the same have in common …
 LONG = 8  # … where both have so many
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+TURNED = 8  # characters of a fingerprint that tell what turns an answer round
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _POLITE = re.compile(r"(?i)\b(tell|give|show|remind|help) (me|us)\b|\bi (need|want|would like|wonder)\b|\bi'd like\b")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -42,6 +45,8 @@ _EMPTY = _words(
     it its please tell me give what which who how could would can you i need know want look up find let have has there
     kindly quickly question answer hello hi thanks thank what's who's where's how's there's let's one"""
 )
+_BARRED = _OF_NOW | _OWN | _AGAIN
+_UNTOLD = _EMPTY | _NEGATIONS
 _SWAPS = _words(
     """more less most least first last next before after above below over under odd even largest smallest greatest
     longest shortest highest lowest maximum minimum max min increase decrease ascending descending up down left right
@@ -67,7 +72,10 @@ def is_comparable(text: str) -> bool:
     """Whether its answer may be another question's: not of the moment, of nobody's own affairs, of no earlier talk."""
     if not text or len(text) > MOST_CHARACTERS or "@" in text or "://" in text:
         return False
-    words = {word.casefold().replace("’", "'") for word in _WORD.findall(text)}
+    plain = _split(text)[1]
+    if _BARRED.isdisjoint(plain):
+        return True
+    words = set(plain)
     return words.isdisjoint(_OF_NOW) and not _is_personal(text, words) and words.isdisjoint(_AGAIN)
 
 
@@ -83,10 +91,12 @@ def confidence(asked: str, before: str, cosine: float) -> float:
 
 
 def fingerprint(text: str) -> str:
-    """Of a question: the same for others that ask for it in the same words, whatever stands around them."""
+    """Of a question: the same for others that ask for it in the same words, whatever stands around them; the first
+    TURNED characters are the same for all that nothing turns round from one to the other."""
     words, numbers, negations, swaps, _ = signs_of(text)
-    told = repr((sorted(words.items()), numbers, negations % 2, swaps))
-    return blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+    turned = crc32("\0".join((*numbers, str(negations % 2), *swaps)).encode(errors="replace"))
+    told = "\0".join(sorted(words.elements())).encode(errors="replace")
+    return f"{turned:0{TURNED}x}{blake2b(told, digest_size=8).hexdigest()}"
 
 
 def say_the_same(one: str, other: str) -> bool:
@@ -105,25 +115,29 @@ def say_the_same(one: str, other: str) -> bool:
 @lru_cache(maxsize=8_192)
 def signs_of(text: str) -> Signs:
     """Of a question or an answer."""
-    found = _WORD.findall(text)
-    plain = [word.casefold().replace("’", "'") for word in found]
-    rest = [_stem(word) for word in plain if word not in _EMPTY and word not in _NEGATIONS]
-    capitals = {word.casefold() for place, word in enumerate(found) if place and word[:1].isupper()}
+    found, plain = _split(text)
+    named = [word for as_said, word in zip(found[1:], plain[1:], strict=True) if as_said[:1].isupper()]
     return Signs(
-        Counter(rest),
+        Counter(map(_stem, filterfalse(_UNTOLD.__contains__, plain))),
         tuple(sorted(_NUMBER.findall(text))),
-        sum(word in _NEGATIONS for word in plain),
-        tuple(sorted(word for word in plain if word in _SWAPS)),
-        frozenset(capitals - _EMPTY),
+        sum(map(_NEGATIONS.__contains__, plain)),
+        tuple(sorted(filter(_SWAPS.__contains__, plain))),
+        frozenset(named) - _EMPTY,
     )
+
+
+@lru_cache(maxsize=64)
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """(its words, the same in small letters)."""
+    found = _WORD.findall(text.replace("’", "'"))
+    return found, [word.casefold() for word in found]
 
 
 def _is_personal(text: str, words: set[str]) -> bool:
     """Beyond the polite forms in which anybody asks anything."""
     if words.isdisjoint(_OWN):
         return False
-    left = {word.casefold().replace("’", "'") for word in _WORD.findall(_POLITE.sub("", text))}
-    return not left.isdisjoint(_OWN)
+    return not _OWN.isdisjoint(_split(_POLITE.sub("", text))[1])
 
 
 @lru_cache(maxsize=50_000)

@@ -6,7 +6,7 @@ answers that were asked for although one was stored, and by judgements of those 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from policies.conformal import NEVER, selective_threshold
 from policies.records import DecisionRecord, Feedback, SettlementRecord
 from policies.stored_answers import is_stored
 from policies.types import Float32
+from router.learning.likeness import TURNED
 from router.learning.stored_answers import ANSWER
 
 GROUP, ASKS = "group", "asks"  # keys in a decision's metadata: all but the question, its fingerprint …
@@ -45,7 +46,7 @@ class Questions:
     def __init__(self, space: str, dim: int) -> None:
         self.space, self.names, self._asks = space, list[str](), list[str]()
         self._vectors, self._oldest = np.empty((16, dim), np.float32), 0
-        self._known = Counter[str]()  # how many of each of _asks
+        self._places: dict[str, dict[int, None]] = {}  # the oldest first, of those that nothing turns round
 
     @property
     def vectors(self) -> Float32:
@@ -53,29 +54,39 @@ class Questions:
         return self._vectors[: len(self.names)]
 
     def nearest(self, vector: Float32, asks: str, most: int) -> list[NearAnswer]:
-        """The latest that ask for it in the same words, so many, and the nearest where it is near."""
-        if not self.names:
+        """Of those that nothing turns round: the latest that ask for it in the same words, so many, and the nearest
+        where it is near."""
+        places = list(self._places.get(asks[:TURNED], ()))
+        if not places:
             return []
-        cosines = self.vectors @ vector
+        few = 2 * len(places) < len(self.names)  # so that a copy of them costs less than a look at all
+        cosines = self._vectors[places] @ vector if few else (self.vectors @ vector)[places]
         best = int(cosines.argmax())
-        alike = [place for place, each in enumerate(self._asks) if each == asks][-most:] if asks in self._known else []
+        alike = [each for each, place in enumerate(places) if self._asks[place] == asks][-most:]
         near = [best] if cosines[best] >= NEAR else []
-        return [NearAnswer(self.names[place], float(cosines[place])) for place in dict.fromkeys([*alike, *near])]
+        found = dict.fromkeys([*alike, *near])
+        return [NearAnswer(self.names[places[each]], float(cosines[each])) for each in found]
 
     def add(self, name: str, vector: Float32, asks: str) -> None:
         """One more; the oldest goes where there are too many."""
-        if len(self.names) == MOST_NEAR:
+        at = len(self.names)
+        if at == MOST_NEAR:
             at, self._oldest = self._oldest, (self._oldest + 1) % MOST_NEAR
-            self._known[self._asks[at]] -= 1
-            self._known += Counter([asks])  # which drops those that are gone
-            self.names[at], self._vectors[at], self._asks[at] = name, vector, asks
-            return
-        if len(self.names) == len(self._vectors):
-            self._vectors = np.vstack([self._vectors, np.empty_like(self._vectors)])
-        self._vectors[len(self.names)] = vector
-        self._known[asks] += 1
-        self.names.append(name)
-        self._asks.append(asks)
+            self._drop(at)
+            self.names[at], self._asks[at] = name, asks
+        else:
+            if at == len(self._vectors):
+                self._vectors = np.vstack([self._vectors, np.empty_like(self._vectors)])
+            self.names.append(name)
+            self._asks.append(asks)
+        self._vectors[at] = vector
+        self._places.setdefault(asks[:TURNED], {})[at] = None
+
+    def _drop(self, at: int) -> None:
+        key = self._asks[at][:TURNED]
+        del self._places[key][at]
+        if not self._places[key]:
+            del self._places[key]
 
     def rows(self) -> list[tuple[str, str]]:
         """(n,) names and fingerprints."""

@@ -259,6 +259,27 @@ async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tm
                 assert "x-pointsman-stored" not in (await ask(other)).headers
 
 
+@pytest.mark.parametrize("policy", ["paced", "neighbours", "port", "linucb", "cheapest"])
+async def test_a_stored_answer_is_given_while_the_engine_that_made_it_is_away(tmp_path: Path, policy: str) -> None:
+    tenants = {"one": {"cache": True, "keys": [{"secret": "sk-key-of-one"}]}}
+    async with engine(text="All is well here.", usage=USAGE) as only:
+        settings = settings_for(tmp_path, {"m": only}, tenants=tenants, policy={"name": policy})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            client.headers["Authorization"] = "Bearer sk-key-of-one"
+            first = await client.post("/v1/chat/completions", json=chat("what is there?"))
+            assert first.status_code == 200
+            await only.stop()
+
+            async def is_refused() -> bool:  # by the health loop, that is
+                other = await client.post("/v1/chat/completions", json=chat("and what else?"))
+                return other.status_code == 503 and "its backend is down" in other.text
+
+            await until(is_refused)
+            again = await client.post("/v1/chat/completions", json=chat("what is there?"))
+            assert (again.status_code, again.headers["x-pointsman-model"]) == (200, "stored:m")
+            assert again.json()["choices"] == first.json()["choices"]
+
+
 async def test_what_is_stored_is_encrypted_under_a_key_and_gone_under_another(tmp_path: Path) -> None:
     tenants = {"one": {"cache": True, "keys": [{"secret": "sk-key-of-one"}]}}
     async with engine(text="a very secret answer") as only:
