@@ -123,6 +123,7 @@ def all_hold(models: Sequence[Model], needs: Requirements) -> bool:
             return False
     return True
 
+
 DOWN, DRAINING, FAILED = "its backend is down", "draining", "failed on this request"
 
 
