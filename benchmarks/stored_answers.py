@@ -28,7 +28,7 @@ from router.gateway.similar import AUDIT, NEAREST
 from router.learning.likeness import confidence, fingerprint, is_comparable
 from router.learning.similar_answers import Pairs, Questions
 
-BEGIN, END = "<!-- made by python -m benchmarks.stored_answers --write docs/prices.md -->", "<!-- end -->"
+BEGIN, END = "<!-- stored answers -->", "<!-- /stored answers -->"
 QUERIES = 800  # of a tenant
 TOPICS = 60  # questions that come again and again
 TURNED = 0.35  # of the queries, which differ from a question in what turns its answer round
