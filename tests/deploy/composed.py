@@ -135,8 +135,8 @@ class ComposedRun:
                 continue
             text = self._here(name, word)
             for program in self._programs if " " in word else ():
-                here = shlex.join(self._program(name, program))
-                text = re.sub(rf"(?<![\w./-]){program}(?=[ ]|$)", lambda _, here=here: here, text)
+                here = shlex.join(self._program(name, program)).replace("\\", r"\\")
+                text = re.sub(rf"(?<![\w./-]){program}(?=[ ]|$)", here, text)
             found.append(text)
         return found
 
