@@ -129,9 +129,9 @@ async def _spend(arguments: argparse.Namespace, settings: Settings, stores: Stor
     lines = grouped(await stores.spend.lines(since=since.isoformat(), until=today.isoformat()), groups)
     if arguments.csv:
         return as_csv(lines)
-    table = Table(*groups, "requests", "prompt tokens", "completion tokens", "USD")
+    table = Table(*groups, "requests", "prompt tokens", "completion tokens", "USD", "saved, USD")
     for line in lines:
         names = [str(getattr(line, name)) for name in groups]
         counts = [str(each) for each in (line.requests, line.prompt_tokens, line.completion_tokens)]
-        table.add_row(*names, *counts, show_usd(line.cost_nanousd))
+        table.add_row(*names, *counts, show_usd(line.cost_nanousd), show_usd(line.saved_nanousd))
     return table

@@ -97,8 +97,9 @@ def _plus(a: SpendLine, b: SpendLine) -> SpendLine:
 
 
 def as_rows(lines: Iterable[SpendLine]) -> list[dict[str, object]]:
-    """JSON rows, with the cost in USD beside the exact one."""
-    return [{**asdict(line), "cost_usd": line.cost_nanousd / NANO_PER_USD} for line in lines]
+    """JSON rows, with what was charged and saved in USD beside the exact amounts."""
+    usd = [(line, line.cost_nanousd / NANO_PER_USD, line.saved_nanousd / NANO_PER_USD) for line in lines]
+    return [{**asdict(line), "cost_usd": cost, "saved_usd": saved} for line, cost, saved in usd]
 
 
 _FORMULAS = frozenset("=+-@\t\r\n")
@@ -107,7 +108,7 @@ _FORMULAS = frozenset("=+-@\t\r\n")
 def as_csv(lines: Iterable[SpendLine]) -> str:
     """The same as CSV with a header."""
     out = io.StringIO()
-    names = [f.name for f in fields(SpendLine)] + ["cost_usd"]
+    names = [f.name for f in fields(SpendLine)] + ["cost_usd", "saved_usd"]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _inert(value) for name, value in row.items()} for row in as_rows(lines))

@@ -43,7 +43,7 @@ function spendTable(by, lines) {
   const total = lines.reduce((sum, line) => sum + line.cost_nanousd, 0);
   const sums = (name) => lines.reduce((sum, line) => sum + line[name], 0);
   const rows = [...lines, { [by]: "all", requests: sums("requests"), prompt_tokens: sums("prompt_tokens"),
-    completion_tokens: sums("completion_tokens"), cost_nanousd: total, cost_usd: total / 1e9 }];
+    completion_tokens: sums("completion_tokens"), cost_nanousd: total, cost_usd: total / 1e9, saved_usd: sums("saved_usd") }];
   const count = (value) => value.toLocaleString("en");
   return table([
     { title: by, left: true, cell: (row) => row[by] || "(none)" },
@@ -51,6 +51,7 @@ function spendTable(by, lines) {
     { title: "Prompt tokens", wide: true, cell: (row) => count(row.prompt_tokens) },
     { title: "Completion tokens", wide: true, cell: (row) => count(row.completion_tokens) },
     { title: "Cost", cell: (row) => usd(row.cost_usd) },
+    { title: "Saved by stored answers", wide: true, cell: (row) => usd(row.saved_usd) },
     { title: "Share", wide: true, cell: (row) => total ? percent(row.cost_nanousd / total) : "–" },
   ], rows, { caption: `Spend by ${by}`, rowClass: (row) => row === rows.at(-1) ? "sum" : null });
 }
