@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import cast
@@ -16,7 +16,6 @@ from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
-from policies.stored_answers import STORED
 from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
 from router.errors import InvalidRequest
 from router.gateway.abilities import Inabilities
@@ -24,8 +23,6 @@ from router.gateway.continuations import tied
 from router.gateway.conversations import marks, session_of
 from router.gateway.delays import Delays
 from router.gateway.eligibility import (
-    DOWN,
-    DRAINING,
     FAILED,
     all_hold,
     expected_prompt_tokens,
@@ -38,7 +35,7 @@ from router.gateway.eligibility import (
 )
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing
-from router.gateway.stored_answers import AnswerCache
+from router.gateway.stored_answers import AnswerCache, makers
 from router.gateway.types import (
     Call,
     Candidates,
@@ -116,7 +113,8 @@ class Decider:
         if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
             menu = tied(menu, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
-            menu = await self.answers.offered(principal, call, menu, self._makers(menu, without), self._embed)
+            who = makers(self.catalogue.models, menu, without, self.spared.values())
+            menu = await self.answers.offered(principal, call, menu, who, self._embed)
         if not menu.models:
             raise nobody(call.needs.pinned, menu.refusals)
         name, policy = self._policy(principal, call)
@@ -294,14 +292,6 @@ class Decider:
         if call.needs.pinned is not None or not (self.unable or self._lacking):
             return tuple(models), refusals
         return self.unable.spared(principal.tenant, tuple(models), call.needs.features, refusals)
-
-    def _makers(self, menu: Candidates, without: frozenset[str]) -> Iterator[Model]:
-        """Whose stored answers may be given: all that may serve, also where their engines cannot now."""
-        silent = {DOWN, DRAINING, FAILED, *self.spared.values()}
-        for model in self.catalogue.models:
-            may = model.name in menu.names or menu.refusals.get(model.name) in silent
-            if may and f"{STORED}{model.name}" not in without:
-                yield model
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]
