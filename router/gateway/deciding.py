@@ -28,6 +28,7 @@ from router.gateway.eligibility import (
     expected_prompt_tokens,
     ineligible_reason,
     is_usual,
+    makers,
     nobody,
     one_space,
     shortened,
@@ -35,7 +36,7 @@ from router.gateway.eligibility import (
 )
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing
-from router.gateway.stored_answers import AnswerCache, makers
+from router.gateway.stored_answers import AnswerCache
 from router.gateway.types import (
     Call,
     Candidates,
@@ -113,7 +114,7 @@ class Decider:
         if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
             menu = tied(menu, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
-            who = makers(self.catalogue.models, menu, without, self.spared.values())
+            who = makers(self.catalogue.models, menu.names, menu.refusals, self.spared.values())
             menu = await self.answers.offered(principal, call, menu, who, self._embed)
         if not menu.models:
             raise nobody(call.needs.pinned, menu.refusals)

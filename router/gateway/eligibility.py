@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -215,6 +215,14 @@ def one_space(models: tuple[Model, ...]) -> InvalidRequest:
     """Vectors of different models do not compare, so embeddings are never routed."""
     names = ", ".join(model.name for model in models)
     return InvalidRequest(f"embeddings need a model's own name; there are {names}", param="model")
+
+
+def makers(
+    models: Sequence[Model], names: Sequence[str], refusals: Mapping[str, str], spared: Iterable[str]
+) -> Iterator[Model]:
+    """Whose stored answers may be given: candidates, and those that were refused only as their engines cannot now."""
+    silent = {DOWN, DRAINING, FAILED, *spared}
+    return (model for model in models if model.name in names or refusals.get(model.name) in silent)
 
 
 def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,7 +22,7 @@ from backends.types import Reply, Report, Request, Stream, Usage, Whole
 from policies.stored_answers import STORED
 from policies.types import Arm
 from router.errors import StoreUnavailable
-from router.gateway.eligibility import DOWN, DRAINING, FAILED, Requirements
+from router.gateway.eligibility import Requirements
 from router.gateway.metering import Bill
 from router.gateway.replayed_ids import fresh_id, renamed
 from router.gateway.shown import shown_answer
@@ -327,17 +327,6 @@ class AnswerCache:
             LOG.warning("stored answers are not looked up: %s", error)
             return None
         return kept
-
-
-def makers(
-    models: Iterable[Model], menu: Candidates, without: frozenset[str], spared: Iterable[str]
-) -> Iterator[Model]:
-    """Whose stored answers may be given: all that may serve, also where their engines cannot now."""
-    silent = {DOWN, DRAINING, FAILED, *spared}
-    for model in models:
-        may = model.name in menu.names or menu.refusals.get(model.name) in silent
-        if may and f"{STORED}{model.name}" not in without:
-            yield model
 
 
 def _waiting(pending: Pending, tenant: str, name: str) -> KeptAnswer | None:
