@@ -96,8 +96,8 @@ class Decider:
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
         # by key: when read, of which budgets
         self._purses: dict[str, tuple[float, tuple[Budget, ...], BudgetState]] = {}
-        # of requests that need these capabilities and nothing else …
-        self._usual: dict[frozenset[str], Candidates] = {}
+        # of requests that need these capabilities, and are alike in what programs look at …
+        self._usual: dict[tuple[object, ...], Candidates] = {}
         self._usual_of: Catalogue | None = None  # … among these models
         self._lacking = False  # whether one of them is known to lack a feature
 
@@ -258,13 +258,14 @@ class Decider:
             self._lacking = any(model.lacks for model in self.catalogue.models)
         is_plain = not needs.features or not (self.unable or self._lacking)
         if is_plain and not without and not self.down and not self.spared and is_usual(needs, principal):
-            menu = self._usual.get(needs.capabilities)
+            alike = needs.capabilities, needs.choices == 1, needs.fee, needs.repeats
+            menu = self._usual.get(alike)
             if menu is not None and all_hold(menu.models, needs):
                 return menu
             models, refusals = self._eligible(principal, call, without)
             menu = Candidates.of(models, refusals)
             if all("the context holds" not in why for why in refusals.values()):
-                self._usual[needs.capabilities] = menu
+                self._usual[alike] = menu
             return menu
         models, refusals = self._eligible(principal, call, without)
         return Candidates.of(*self._unspared(models, refusals))

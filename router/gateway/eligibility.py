@@ -38,6 +38,7 @@ class Requirements(msgspec.Struct, frozen=True):
     images: int = 0
     messages: int = 1
     features: frozenset[str] = frozenset()  # what is asked beyond plain text: see abilities
+    repeats: bool = False  # asked again, a model would say the same: the temperature is 0
     may_shorten: bool = False  # no context holds the whole answer that is asked for: what is left will do
 
 

@@ -15,7 +15,7 @@ from policies.picks import Passed, Pick, pick
 from router.gateway.eligibility import Requirements
 from router.learning.graders.validators import grade_chat
 from router.programs.answers import Tree, said, vote_of
-from router.programs.plans import Part, RunPlan, Step, same
+from router.programs.plans import Part, RunPlan, Step, draws, same
 from router.programs.running import Run, Told
 from router.programs.vote import answers
 
@@ -39,11 +39,12 @@ class BestOf:
 
     def plan(self, needs: Requirements) -> RunPlan:
         """n steps side by side."""
-        return RunPlan(tuple([Step(f"draw {i + 1}", self.of, same(needs)) for i in range(self.n)]), self.at_once)
+        n = draws(self.of, self.n, needs)
+        return RunPlan(tuple([Step(f"draw {i + 1}", self.of, same(needs)) for i in range(n)]), self.at_once)
 
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A draw that fails is left out; where all fail the last failure is told."""
-        found = await answers(run, request, range(self.n), self.at_once)
+        found = await answers(run, request, range(len(run.plan.steps)), self.at_once)
         told = [each for each in found if isinstance(each, Told)]
         if not told:
             raise next(each for each in reversed(found) if isinstance(each, Exception))

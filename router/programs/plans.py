@@ -155,6 +155,12 @@ def room_bytes(parts: Sequence[Part], share: float, most: int) -> int:
     return min(most, int(share * min(contexts, default=0)))
 
 
+def draws(part: Part, n: int, needs: Requirements) -> int:
+    """How often to ask for the same: once where one model would say the same again."""
+    alone = len(part.models) == 1 and part.models[0].program is None
+    return 1 if alone and needs.repeats else n
+
+
 def same(needs: Requirements) -> Requirements:
     """What a step asks that answers the request as it stands, in chat."""
     return replace(needs, capabilities=_in_chat(needs.capabilities), pinned=None, max_cost=None)

@@ -62,15 +62,22 @@ class NamedProgram:
             why = _nobody(step.part, step.needs, principal, is_up)
             if why is not None:
                 return f"no step {step.role}: {why}"
+        only = self._only(self.plan(needs))
+        if needs.repeats and needs.pinned is None and only is not None:
+            return f"at temperature 0 it is {only.asked} alone"
+        return None
+
+    def _only(self, plan: RunPlan) -> OneStep | None:
+        """The one model that does it all."""
+        step = plan.steps[0]
+        if len(plan.steps) == 1 and plan.is_relayed and step.part.arm in self.alone:
+            return OneStep(self.alone[step.part.arm], step.part.arm, step.role)
         return None
 
     def begin(self, gateway: Gateway, call: Call) -> Run | OneStep:
         """See Program.begin. Where one model is asked once, it is asked as if the client had named it."""
         plan = self.plan(call.needs)
-        step = plan.steps[0]
-        if len(plan.steps) == 1 and plan.is_relayed and step.part.arm in self.alone:
-            return OneStep(self.alone[step.part.arm], step.part.arm, step.role)
-        return Run(gateway, plan, self.kind.run)
+        return self._only(plan) or Run(gateway, plan, self.kind.run)
 
 
 def _nobody(part: Part, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:

@@ -13,7 +13,7 @@ from policies.picks import decided, winner
 from router.errors import PointsmanError
 from router.gateway.eligibility import Requirements
 from router.programs.answers import said, vote_of
-from router.programs.plans import Part, RunPlan, Step, same
+from router.programs.plans import Part, RunPlan, Step, draws, same
 from router.programs.running import OverPlan, Run, Told, fields_of, side_by_side
 
 LATER = 0.5  # how often a call is begun that a majority of the earlier ones would spare
@@ -34,9 +34,10 @@ class Vote:
 
     def plan(self, needs: Requirements) -> RunPlan:
         """n steps; a majority of them is begun for certain."""
-        sure = self.n if not self.stops else self.n // 2 + 1
+        n = draws(self.of, self.n, needs)
+        sure = n if not self.stops else n // 2 + 1
         asked, steps = same(needs), []
-        for number in range(self.n):
+        for number in range(n):
             chance = 1.0 if number < sure else LATER
             steps.append(Step(f"vote {number + 1}", self.of, asked, 0 if number < sure else number, chance))
         return RunPlan(tuple(steps), self.at_once)
@@ -45,9 +46,9 @@ class Vote:
         """See Kind.run. A vote that fails is no vote; where all fail the last failure is told."""
         told: dict[int, Told] = {}
         votes: dict[int, str] = {}
-        begun, problem = 0, None
-        while begun < self.n and not (self.stops and decided(list(votes.values()), self.n - (begun - len(votes)))):
-            wave = range(begun, min(self.n, begun + self._wave(votes, self.n - begun)))
+        begun, problem, n = 0, None, len(run.plan.steps)
+        while begun < n and not (self.stops and decided(list(votes.values()), n - (begun - len(votes)))):
+            wave = range(begun, min(n, begun + self._wave(votes, n - begun)))
             begun = wave.stop
             for place, found in zip(wave, await answers(run, request, wave, self.at_once), strict=True):
                 if isinstance(found, Told):

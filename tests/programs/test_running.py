@@ -45,6 +45,29 @@ async def test_a_vote_returns_what_most_say_and_asks_no_more_than_it_must(tmp_pa
         assert await house.spent(DAY) == (answer.total, 0)
 
 
+async def test_at_temperature_0_one_model_is_asked_once_and_auto_takes_it_by_its_own_name(tmp_path: Path) -> None:
+    programs = {**VOTE, "best4": {"kind": "best_of", "of": "small", "n": 4}}
+    async with programs_in(tmp_path, programs, policy="random") as house:
+        for name in programs:
+            answer, _ = await house.read("What is 4 + 4?", model=name, temperature=0)
+            assert answer.attempt.model.name == name
+        assert len(house.scripts["small"].sent) == 2
+        drawn = {(await house.read("What?", temperature=0.0))[0].attempt.model.name for _ in range(24)}
+        assert drawn == {"small", "large"}
+        drawn = {(await house.read("What?", temperature=0.7))[0].attempt.model.name for _ in range(48)}
+        assert drawn == {"small", "large", *programs}
+
+
+async def test_auto_draws_no_program_for_a_request_of_several_answers_whoever_asked_before(tmp_path: Path) -> None:
+    async with programs_in(tmp_path, VOTE, policy="random") as house:
+        for first in (1, 2):
+            drawn = {(await house.read("What?", n=3 - first))[0].attempt.model.name for _ in range(24)}
+            assert ("vote5" in drawn) == (first == 2)
+            house.gateway.decider._usual_of = None
+            drawn = {(await house.read("What?", n=first))[0].attempt.model.name for _ in range(24)}
+            assert ("vote5" in drawn) == (first == 1)
+
+
 async def test_each_step_is_a_logged_decision_of_the_run_and_the_bill_is_their_sum(tmp_path: Path) -> None:
     async with programs_in(tmp_path, VOTE) as house:
         say(house, "small", "eight")
