@@ -49,9 +49,9 @@ def measure(folder: Path, *, batches: int = 30, vectors: int = 10_000) -> dict[s
         return {"pass_through_us": passed, "repeated_us": least(run, repeated), "never_seen_us": least(run, fresh)}
 
 
-def messages(count: int, *, seed: int = 7) -> list[bytes]:
+def messages(count: int, *, seed: int = 7, model: str = "auto") -> list[bytes]:
     """That many different requests, as they come over the wire."""
-    bodies = [json.dumps(body).encode() for body in prompts(count, seed=seed)]
+    bodies = [json.dumps({**body, "model": model}).encode() for body in prompts(count, seed=seed)]
     return [_HEAD.format(key=KEY, length=len(body)).encode() + body for body in bodies]
 
 

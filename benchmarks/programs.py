@@ -26,6 +26,7 @@ import numpy as np
 import yaml
 
 from backends.family.catalogue import CATALOGUE
+from benchmarks import long_input
 from benchmarks.child import Child, free_port
 from evaluation.skills import Item, grade, sample
 from policies.picks import Pick, pick
@@ -153,9 +154,16 @@ def automatic(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
             row(MODELS[1], small, reference),
             row("auto", late, reference),
         ]
-        lines += ["", "| arm | share of the first | share after |", "|---|---|---|"]
+        lines += [
+            "",
+            "| arm | share of the first | share after | its quality | large@4bit's there |",
+            "|---|---|---|---|---|",
+        ]
         for arm in (*MODELS, *PROGRAMS):
-            lines.append(f"| {arm} | {before[arm] / len(early):.1%} | {shares[arm] / len(late):.1%} |")
+            own = [(each.score, other.score) for each, other in zip(late, reference, strict=True) if each.arm == arm]
+            means = [f"{value:.3f}" for value in np.mean(own, axis=0)] if own else ["", ""]
+            share = f"{before[arm] / len(early):.1%} | {shares[arm] / len(late):.1%}"
+            lines.append(f"| {arm} | {share} | {' | '.join(means)} |")
         return lines
 
 
@@ -227,10 +235,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=500, help="requests that are learned from and not counted")
     parser.add_argument("--each", type=int, default=300, help="requests of each program by its name")
     parser.add_argument("--draws", type=int, default=4_000, help="of the simulation")
+    parser.add_argument("--tasks", type=int, default=200, help="long inputs of each kind")
+    parser.add_argument("--batches", type=int, default=30, help="of requests in process")
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--preference", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="*", default=["simulation", "auto", "kinds"])
+    parser.add_argument("--parts", nargs="*", default=["simulation", "step", "plans", "long", "auto", "kinds"])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/programs.md")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
@@ -238,6 +248,9 @@ def main() -> None:
     items = [items[i] for i in rng.permutation(len(items))]
     made = {
         "simulation": lambda: simulation(options.draws),
+        "step": lambda: long_input.one_step(options.batches),
+        "plans": lambda: asyncio.run(long_input.latencies(tasks=5)),
+        "long": lambda: asyncio.run(long_input.long_inputs(options.tasks)),
         "auto": lambda: automatic(options, items[: options.requests]),
         "kinds": lambda: kinds(options, items),
     }

@@ -148,7 +148,8 @@ def _mutants() -> int:
     print("| mistake | where | first seed that notices | what it says |\n|---|---|---|---|")
     survivors = 0
     for name, mutant in MUTANTS.items():
-        command = [sys.executable, "-m", "benchmarks.worlds", "run", f"1..{OF_A_MUTANT}", "--mutant", name]
+        seeds = f"{mutant.first}..{mutant.first + OF_A_MUTANT - 1}"
+        command = [sys.executable, "-m", "benchmarks.worlds", "run", seeds, "--mutant", name]
         found = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
         if found.returncode != 1 or "\t" not in found.stdout:
             survivors += 1

@@ -91,9 +91,9 @@ class EnginePlan:
         return (-1 if self.lie == "missing" else PROMPT_TOKENS), self.counted
 
 
-def plan_for(seed: int, engine: str, nonce: str, *, most_tokens: int, calm: bool) -> EnginePlan:
+def plan_for(seed: str, engine: str, nonce: str, *, most_tokens: int, calm: bool) -> EnginePlan:
     """The same every time. The text keeps the limit that the client set."""
-    chance, bytes_per_token = random.Random(f"{seed}/{engine}/{nonce}"), BYTES_PER_TOKEN[engine]
+    chance, bytes_per_token = random.Random(seed), BYTES_PER_TOKEN[engine]
     most = max(1, most_tokens * bytes_per_token // (len(nonce) + 1))
     return EnginePlan(
         fault="none" if calm else chance.choice(FAULTS),
@@ -113,14 +113,18 @@ class WorldEngine:
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.calm = False  # from now on nothing goes wrong
-        self.plans: dict[str, EnginePlan] = {}  # by nonce, of what it was asked
+        self.varies = False  # it may be asked the same again, and is then another
+        self.plans: dict[str, list[EnginePlan]] = {}  # by nonce, of what it was asked
         self._seed = seed
 
     async def send(self, request: Request) -> Reply:
         """Returns when the first byte is there. Raises: BackendError."""
         nonce = str(msgspec.json.decode(request.fields["user"]))
         most = int(msgspec.json.decode(request.fields["max_tokens"]))
-        plan = self.plans[nonce] = plan_for(self._seed, self.name, nonce, most_tokens=most, calm=self.calm)
+        before = self.plans.get(nonce, []) if self.varies else []
+        nth = f"/{len(before)}" if before else ""
+        plan = plan_for(f"{self._seed}/{self.name}/{nonce}{nth}", self.name, nonce, most_tokens=most, calm=self.calm)
+        self.plans[nonce] = [*before, plan]
         await self._begin(plan)
         if not request.stream:
             body = _whole(plan, request.model)

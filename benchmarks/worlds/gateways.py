@@ -87,7 +87,7 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
         name: Replicas([replica_of(engine, name=name, clock=world.loop.time)], name=name, clock=world.loop.time)
         for name, engine in world.engines.items()
     }
-    catalogue = Catalogue(world.models, backends)
+    catalogue = Catalogue(world.offered, backends)
     learning = await _learning(world, process, stores, catalogue)
     options = Options(world.policy, 0.5, 0.001, 10, hold_ttl_ms=int(TTL_S * 1000), longest_ms=int(LONGEST_S * 1000))
     decider = Decider(

@@ -16,6 +16,7 @@ from router.stores.redis import connection
 
 ACCOUNTING = "router.stores.sqlite.accounting"
 LEDGER = "router.stores.sqlite.ledger"
+PROGRAMS = "router.programs.running"
 SERVING = "router.gateway.serving"
 REDIS = "router.stores.redis.ledger"
 SCRIPTS = "router.stores.redis.connection"  # reads those in the folder lua beside it
@@ -29,6 +30,7 @@ class Mutant:
     module: str
     old: str
     new: str
+    first: int = 1  # seed from which it may be noticed
 
     def path(self) -> Path:
         """Of the source. Raises: LookupError."""
@@ -113,6 +115,9 @@ MUTANTS = {
         "router.gateway.answers",
         "            await to_its_end(self.reply.aclose())\n        await self.settle()\n",
         "            await to_its_end(self.reply.aclose())\n",
+    ),
+    "unbilled": Mutant(
+        "a step's cost is not in the bill of its program", PROGRAMS, "self._ended.append(bill.spend)", "bill", 1001
     ),
     "capped": Mutant(
         "what an answer costs beyond its hold is written off",

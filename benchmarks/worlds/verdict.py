@@ -11,8 +11,9 @@ import msgspec
 
 from benchmarks.worlds.clients import PATH, ClientRequest
 from benchmarks.worlds.engines import EnginePlan
+from benchmarks.worlds.programs import costs_of_steps, is_step, programs_over
 from benchmarks.worlds.world import LONGEST_S, SeededWorld, Terms
-from router.gateway.eligibility import Requirements, expected_prompt_tokens, worst_tokens
+from router.gateway.eligibility import Requirements, expected_prompt_tokens, offer_of, worst_cost
 from router.http.schemas import parse
 from router.stores.limits import Limit, limits_of
 from router.types import DecisionRecord, Feedback, Model, NanoUsd, Offer, SettlementRecord
@@ -34,13 +35,14 @@ class WorldVerdict:
             paid, times, model = self._paid.get(line.key, (0, 0, ""))
             served = (line.model or "") if line.requests else model  # one that was taken back says none
             self._paid[line.key] = paid + line.cost_nanousd, times + line.requests, served
+        self._of_steps = costs_of_steps(world.log)
         self._doubted = {_key_of(each.detail) for each in world.audit if DOUBT in str(each.detail.get("reason"))}
 
     def complaints(self) -> list[str]:
         """Everything that is wrong."""
         found = [f"{b.budget.scope} holds {b.held} at the end" for b in self.world.balances if b.held]
         found += [f"audit: {each.kind} of {each.subject}" for each in self.world.audit if each.kind in NEVER]
-        found += [*self._unbalanced(), *self._overspent(), *self._over()]
+        found += [*self._unbalanced(), *self._overspent(), *self._over(), *self._unsummed()]
         for request in self.world.requests:
             found += [f"{request.nonce}: {what}" for what in self._of(request)]
         return found + learning_complaints(self.world)
@@ -51,12 +53,31 @@ class WorldVerdict:
         """Budgets and spend lines say the same."""
         for balance in self.world.balances:
             kind, _, name = balance.budget.scope.partition(":")
-            lines = [line for line in self.world.spend if name == (line.tenant if kind == "tenant" else line.model)]
+            asking = self._asking(name)
+            lines = [
+                each for each in self.world.spend if (each.tenant == name if kind == "tenant" else each.model in asking)
+            ]
             spent = sum(line.cost_nanousd for line in lines)
             period_s = balance.budget.period_s
             is_whole = period_s >= 86_400 or (period_s >= 3600 and len(self.world.tenants.get(name, ())) == 1)
             if is_whole and balance.spent != spent:
                 yield f"{balance.budget.scope} says {balance.spent} were spent, the lines say {spent}"
+
+    def _asking(self, model: str) -> set[str]:
+        """The model, and the programs that may ask it: its budget counts the whole of each."""
+        programs = programs_over(self.world.programs, self.world.models)
+        least = Requirements(frozenset({"chat"}), 1, 1)
+        return {model} | {each.name for each in programs if model in offer_of(each, least).members}
+
+    def _unsummed(self) -> Iterator[str]:
+        """A run costs what its steps do, however it ended; who was killed says nothing of its own."""
+        if self.world.away or self.world.lost_s:
+            return
+        for entry in self.world.log:
+            if isinstance(entry, SettlementRecord) and entry.decision_id in self._of_steps:
+                steps = self._of_steps[entry.decision_id]
+                if entry.cost != steps and entry.outcome != "expired":
+                    yield f"a run of {entry.model} costs {entry.cost}, its steps {steps}"
 
     def _over(self) -> Iterator[str]:
         """Only who reports more than can be seen costs more than its worst case."""
@@ -110,14 +131,16 @@ class WorldVerdict:
         asked = [name for name, _ in plans]
         if request.nonce in self._doubted:  # charged at its worst case, though perhaps nobody was asked
             asked += [name for name in self.world.engines if request.model in (name, "auto")]
-        if times > 1 or (times < 1) != (paid == 0):
+        failed = self._failed_runs(request)
+        if times - len(failed) > 1 or (times < 1) != (paid == 0):
             yield f"was charged {times} times, {paid} nano-USD in all"
         if request.is_whole:
-            yield from self._whole(request, paid, model)
+            yield from self._whole(request, paid - sum(failed), model)
         elif request.status == 200 and request.seen and not paid and not self._forgotten(request):
             yield f"has seen {request.seen[:20]!r} and paid nothing"
         versions = [each for name in asked for each in self._versions(name, request)]
         most = max((self._worst(request, each) for each in versions), default=0)
+        most += self._most_of_programs(request, plans)
         for name, plan in plans:
             for each in self._versions(name, request):
                 most = max(most, *self._costs(each, request, plan))
@@ -126,12 +149,32 @@ class WorldVerdict:
         yield from self._foreign(request, plans)
         yield from self._unexplained(request, plans, paid)
 
+    def _failed_runs(self, request: ClientRequest) -> list[int]:
+        """What programs cost that `auto` drew for it before one of its arms answered."""
+        if request.model != "auto" or not self.world.programs:
+            return []
+        mine = {e.decision_id for e in self.world.log if isinstance(e, DecisionRecord) and e.key_id == request.nonce}
+        runs = mine & {*self._of_steps} - {request.decision_id}
+        ended = [e for e in self.world.log if isinstance(e, SettlementRecord) and e.decision_id in runs]
+        return [each.cost for each in ended if each.cost]
+
+    def _most_of_programs(self, request: ClientRequest, plans: list[tuple[str, EnginePlan]]) -> int:
+        """What a program may cost: its worst case, and what its engines reported beyond theirs."""
+        asked = [name for name in self.world.programs if request.model in (name, "auto")]
+        worst = [self._worst(request, each) for name in asked for each in self._versions(name, request)]
+        return max(worst, default=0) + (sum(self._excess(request, *each) for each in plans) if asked else 0)
+
     def _whole(self, request: ClientRequest, paid: int, model: str) -> Iterator[str]:
         served = request.headers.get(b"x-pointsman-model", b"").decode()
+        if served in self.world.programs:
+            cost = self._of_steps.get(request.decision_id)
+            if paid != cost and not self._forgotten(request) and not self.world.away:
+                yield f"paid {paid} for {served!r}, whose steps cost {cost}"
+            return
         if served not in self.world.engines:
             yield f"was answered by {served!r}"
             return
-        plan = self.world.engines[served].plans[request.nonce]
+        plan = self.world.engines[served].plans[request.nonce][-1]
         wanted = {cost for each in self._versions(served, request) for cost in self._costs(each, request, plan)}
         if (paid not in wanted or model != served) and not self._forgotten(request):
             yield f"paid {paid} for {model!r}, a whole answer of {served} costs {' or '.join(map(str, sorted(wanted)))}"
@@ -148,7 +191,7 @@ class WorldVerdict:
         return {model.price.of(prompt, completion)}
 
     def _worst(self, request: ClientRequest, model: Model) -> int:
-        return model.price.of(*worst_tokens(model, _needs(request)))
+        return worst_cost(model, _needs(request))
 
     def _versions(self, name: str, request: ClientRequest) -> list[Model]:
         """The model as the settings had it while this request was served."""
@@ -157,13 +200,14 @@ class WorldVerdict:
         for number, (since_s, models) in enumerate(versions):
             until_s = versions[number + 1][0] if number + 1 < len(versions) else float("inf")
             if until_s >= request.at_s and since_s <= request.ended_s:
-                found += [model for model in models if model.name == name]
+                offered = models if name in self.world.engines else programs_over(self.world.programs, models)
+                found += [model for model in offered if model.name == name]
         return found
 
     def _plans(self, request: ClientRequest) -> list[tuple[str, EnginePlan]]:
         """Of every engine that was asked."""
         engines = self.world.engines.values()
-        return [(e.name, e.plans[request.nonce]) for e in engines if request.nonce in e.plans]
+        return [(e.name, plan) for e in engines for plan in e.plans.get(request.nonce, ())]
 
     # what clients saw
 
@@ -186,13 +230,14 @@ class WorldVerdict:
         if request.status not in ALLOWED:
             yield f"was answered {request.status}: {bytes(request.body[:200])!r}"
         elif request.status != 200:
-            if paid and not self.world.away:
+            if paid and not self.world.away and not self.world.programs:  # a program's steps are paid, whatever follows
                 yield f"was refused with {request.status} and paid {paid}"
             faults = {plan.fault for _, plan in plans} - {"none"}
             if request.status == 429 and "busy" not in faults and not self._stands_in_the_way(request):
                 yield f"was refused, and no limit stood in its way: {request.error['message']}"
             is_late = request.ended_s - request.at_s >= LONGEST_S
-            if request.status in (502, 504) and not faults and not is_late:
+            is_dearer = bool(self.world.programs) and len(self.world.versions) > 1  # than the plan had it
+            if request.status in (502, 504) and not faults and not is_late and not is_dearer:
                 yield f"was answered {request.status} though no engine failed: {request.error['message']}"
             if request.status == 503 and "lease ended" in request.error["message"] and not self._was_away(request):
                 yield f"its lease ended while its gateway lived: {request.error['message']}"
@@ -208,18 +253,17 @@ class WorldVerdict:
 
     def _stands_in_the_way(self, request: ClientRequest) -> bool:
         """Whether some limit had no room for it at some moment while it asked; of other models some engine failed."""
-        names = [request.model] if request.model in self.world.engines else list(self.world.engines)
+        names = list(self.world.engines) if request.model == "auto" else [request.model]
         full = {name: any(self._is_full(request, each) for each in self._versions(name, request)) for name in names}
         return any(full.values()) and all(full[name] or self._is_in_trouble(name) for name in names)
 
     def _is_in_trouble(self, name: str) -> bool:
         """Whether anything went wrong at this engine, or its model may have been draining."""
-        faults = {plan.fault for plan in self.world.engines[name].plans.values()} - {"none"}
+        faults = {plan.fault for plans in self.world.engines[name].plans.values() for plan in plans} - {"none"}
         return bool(faults) or name == "large"
 
     def _is_full(self, request: ClientRequest, model: Model) -> bool:
-        worst = worst_tokens(model, _needs(request))
-        offer = Offer(model.name, model.price.of(*worst), sum(worst), model.budgets, model.limits)
+        offer = offer_of(model, _needs(request))
         for _, terms in self.world.tenants[request.tenant]:
             for limit in limits_of(self.world.principal(request.tenant, request.nonce, terms), offer):
                 need = need_of(limit.kind, worst=offer.worst, tokens=offer.tokens)
@@ -242,7 +286,7 @@ class WorldVerdict:
         if self._was_away(request) or (self.world.drained and request.model != "small"):
             return True
         engines = self.world.engines.values()
-        return any(plan.fault != "none" for engine in engines for plan in engine.plans.values())
+        return any(plan.fault != "none" for engine in engines for plans in engine.plans.values() for plan in plans)
 
 
 def learning_complaints(world: SeededWorld) -> list[str]:
@@ -264,11 +308,16 @@ def learning_complaints(world: SeededWorld) -> list[str]:
 
 def _logged_otherwise(world: SeededWorld) -> list[str]:
     """Settlements that say another cost than the spend lines."""
-    paid = {line.key: line.cost_nanousd for line in world.spend}
+    paid = dict[str | None, int]()
+    for line in world.spend:
+        paid[line.key] = paid.get(line.key, 0) + line.cost_nanousd
     cost = {e.decision_id: int(e.cost) for e in world.log if isinstance(e, SettlementRecord) and e.outcome == "settled"}
-    keys = {e.decision_id: e.key_id for e in world.log if isinstance(e, DecisionRecord)}
-    said = [(key, cost[name], paid.get(key)) for name, key in keys.items() if name in cost]
-    wrong = [each for each in said if each[1] != each[2]]
+    bills = [e for e in world.log if isinstance(e, DecisionRecord) and not is_step(e)]
+    said = dict[str, int]()
+    for each in bills:
+        if each.decision_id in cost:
+            said[each.key_id] = said.get(each.key_id, 0) + cost[each.decision_id]
+    wrong = [(key, found, paid.get(key)) for key, found in said.items() if found != paid.get(key)]
     return [f"{key}: the log says it paid {said}, the lines say {found}" for key, said, found in wrong]
 
 

@@ -23,6 +23,7 @@ from benchmarks.worlds.engines import BYTES_PER_TOKEN, CONTEXT, WorldEngine
 from benchmarks.worlds.gateways import WorldGateway, open_gateway
 from benchmarks.worlds.learning import POLICIES, SentFeedback, seen_by
 from benchmarks.worlds.loop import BEGINNING_S, PROCESS, Process, VirtualLoop, close_quietly
+from benchmarks.worlds.programs import programs_for, programs_over
 from benchmarks.worlds.redis_store import RedisWorldStore
 from benchmarks.worlds.troubles import WITHIN_S, troubles_of
 from router.errors import StoreUnavailable
@@ -80,6 +81,9 @@ class SeededWorld:
         for number in range(self.chance.randint(1, 3)):
             self.tenants[f"t{number}"] = [(0.0, self._terms(f"t{number}"))]
         self.requests = self._requests()
+        self.programs = programs_for(seed, self.requests)
+        for engine in self.engines.values():
+            engine.varies = bool(self.programs)
 
     def _model(self, name: str, price: int) -> Model:
         budgets: tuple[Budget, ...] = ()
@@ -116,11 +120,16 @@ class SeededWorld:
         """As the settings have them now."""
         return self.versions[-1][1]
 
+    @property
+    def offered(self) -> tuple[Model, ...]:
+        """The models, and the programs over them."""
+        return self.models + programs_over(self.programs, self.models)
+
     def renew_models(self, models: tuple[Model, ...]) -> None:
         """Every gateway takes the settings in."""
         self.versions.append((self.loop.time(), models))
         for gateway in self.gateways.values():
-            gateway.take(models, self.policy)
+            gateway.take(self.offered, self.policy)
         shown = ", ".join(f"{m.name} {m.price.prompt}{' drains' * m.draining}" for m in models)
         self.say(f"settings: {shown}; {self.policy}")
 

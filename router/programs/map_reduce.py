@@ -21,7 +21,7 @@ from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
 from router.programs.answers import said
 from router.programs.plans import Part, RunPlan, Step, inner, same
-from router.programs.running import Run, Told, fields_of, messages_of, side_by_side
+from router.programs.running import Run, Told, fields_of, kept_of, messages_of, side_by_side
 from router.programs.splitting import SLACK, longest, parts_of, question_of
 from router.types import Model
 
@@ -31,7 +31,6 @@ TEMPLATE_TOKENS = 32
 SOURCE_BYTES = 48  # of "[part 12 of 40, bytes 12,345 to 13,456]"
 _NONE = re.compile(r"\W*(?:none|no|nothing|n/a|not (?:found|mentioned|stated)|0)?\W*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_KEPT = frozenset({"temperature", "top_p", "seed", "user"})  # of the request, for the steps about parts
 TOLD = 'This is part {part} of {of} of a longer text. Answer from this part alone, or say "none".'
 
 
@@ -157,8 +156,7 @@ class MapReduce:
         return frame, parts_of(text.encode(errors="replace"), size.count), question
 
     def _asked(self, request: Request, frame: list[dict[str, Any]], part: str, question: str) -> dict[str, object]:
-        kept: dict[str, object] = {key: value for key, value in request.fields.items() if key in _KEPT}
-        return {**kept, "messages": [*frame, _user(part, question)], "max_tokens": self.part_tokens}
+        return {**kept_of(request), "messages": [*frame, _user(part, question)], "max_tokens": self.part_tokens}
 
 
 def replace_bytes(needs: Requirements, prompt_bytes: int, messages: int) -> Requirements:

@@ -62,8 +62,7 @@ class NamedProgram:
             why = _nobody(step.part, step.needs, principal, is_up)
             if why is not None:
                 return f"no step {step.role}: {why}"
-        only = self._only(self.plan(needs))
-        if needs.repeats and needs.pinned is None and only is not None:
+        if needs.repeats and needs.pinned is None and (only := self._only(self.plan(needs))):
             return f"at temperature 0 it is {only.asked} alone"
         return None
 

@@ -9,7 +9,7 @@ from router.gateway.eligibility import Requirements
 from router.programs.answers import said
 from router.programs.map_reduce import replace_bytes
 from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
-from router.programs.running import Run, fields_of, messages_of
+from router.programs.running import Run, fields_of, kept_of, messages_of
 
 DRAFT_BYTES = 8_192  # of a draft, that a critic and the next draft read at most
 TOLD_BYTES = 512  # of our own words
@@ -62,6 +62,7 @@ class Refine:
                 return told.reply  # the client has to run them first
             draft = {"role": "assistant", "content": _cut(said(told.choice), self._draft_bytes)}
             review = {
+                **kept_of(request),
                 "messages": [*messages, draft, {"role": "user", "content": CRITIC}],
                 "max_tokens": self.note_tokens,
             }

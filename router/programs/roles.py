@@ -10,7 +10,7 @@ from router.gateway.eligibility import Requirements
 from router.programs.answers import said
 from router.programs.map_reduce import replace_bytes
 from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
-from router.programs.running import Run, fields_of, messages_of
+from router.programs.running import Run, fields_of, kept_of, messages_of
 
 TOLD_BYTES = 512  # of our own words
 PLANNER = (
@@ -58,7 +58,7 @@ class Roles:
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A plan without lines is one step."""
         steps, messages = run.plan.steps, messages_of(request)
-        short = {"max_tokens": self.note_tokens}
+        short = {**kept_of(request), "max_tokens": self.note_tokens}
 
         async def ask(place: int, words: str) -> str:
             asked = {**short, "messages": [*messages, {"role": "user", "content": words}]}

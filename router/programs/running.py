@@ -32,6 +32,7 @@ from router.types import Hold, NanoUsd, Spend
 T = TypeVar("T")
 _NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 _READ = ("messages", "tools", "functions", "response_format")  # what of a request counts as its prompt
+_KEPT = frozenset({"temperature", "top_p", "seed", "user"})
 _OF_STREAMS = ("stream", "stream_options")
 
 
@@ -278,6 +279,11 @@ class Run:
 def fields_of(request: Request) -> dict[str, object]:
     """The chat request as it stands, with what the gateway lays over it."""
     return {**request.fields, **request.extra}
+
+
+def kept_of(request: Request) -> dict[str, object]:
+    """What of it holds for steps that ask something else."""
+    return {key: value for key, value in request.fields.items() if key in _KEPT}
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:
