@@ -325,7 +325,7 @@ def _call(
         max_delay_s=_max_delay_s(routing.max_delay_s),
         images=seen.images,
         messages=messages,
-        repeats=bytes(fields.get("temperature", b"")) in _ZERO,
+        repeats=bytes(fields.get("temperature", b"")) in (b"0", b"0.0"),
         features=features_of(fields) | seen.features | (_PREFILL if last == "assistant" else _NO_FEATURES),
     )
     return Call(
@@ -343,7 +343,6 @@ def _call(
 
 
 _NO_ROUTING = Routing()
-_ZERO = (b"0", b"0.0")
 
 
 def _max_delay_s(asked: float | None) -> float | None:
