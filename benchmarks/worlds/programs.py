@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.worlds.clients import ClientRequest
-from router.programs.building import program_models
+from router.programs.factory import program_models
 from router.settings.program_sections import ProgramSection
 from router.types import DecisionRecord, LogEntry, Model, SettlementRecord
 
