@@ -47,7 +47,7 @@ async def test_a_vote_returns_what_most_say_and_asks_no_more_than_it_must(tmp_pa
 
 async def test_at_temperature_0_one_model_is_asked_once_and_auto_takes_it_by_its_own_name(tmp_path: Path) -> None:
     programs = {**VOTE, "best4": {"kind": "best_of", "of": "small", "n": 4}}
-    async with programs_in(tmp_path, programs, policy="random") as house:
+    async with programs_in(tmp_path, programs, policy="random") as house:  # type: ignore[arg-type]  # open_house takes it
         for name in programs:
             answer, _ = await house.read("What is 4 + 4?", model=name, temperature=0)
             assert answer.attempt.model.name == name
@@ -59,7 +59,7 @@ async def test_at_temperature_0_one_model_is_asked_once_and_auto_takes_it_by_its
 
 
 async def test_auto_draws_no_program_for_a_request_of_several_answers_whoever_asked_before(tmp_path: Path) -> None:
-    async with programs_in(tmp_path, VOTE, policy="random") as house:
+    async with programs_in(tmp_path, VOTE, policy="random") as house:  # type: ignore[arg-type]  # open_house takes it
         for first in (1, 2):
             drawn = {(await house.read("What?", n=3 - first))[0].attempt.model.name for _ in range(24)}
             assert ("vote5" in drawn) == (first == 2)
