@@ -41,7 +41,7 @@ from router.programs.explaining import program_s
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
 from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
-from router.stores.keys import CachedKeys, Key
+from router.stores.keys import CachedKeys, Key, Registry, Team, Tenant
 from router.stores.open import Stores, open_stores
 from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
@@ -317,6 +317,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
     """
     try:
         fresh = await asyncio.to_thread(load, path)
+        await must_be_alone(fresh, runtime.stores.keys)
         changes = diff(runtime.settings, fresh)
         fleet = await fleet_of(fresh, runtime.fleet)
         catalogue, options, rents = fleet.catalogue(), options_of(fresh), rents_of(fresh)
@@ -333,6 +334,17 @@ async def reload(runtime: Runtime, path: Path) -> None:
     for backend in gone:
         runtime.retiring.add(task := asyncio.ensure_future(_retire(backend)))
         task.add_done_callback(runtime.retiring.discard)
+
+
+async def must_be_alone(settings: Settings, keys: Registry) -> None:
+    """Raises: SettingsError where the file has a tenant or team to which the admin API gave terms."""
+    for name, tenant in settings.tenants.items():
+        for cls, path, each in ((Tenant, "", name), *((Team, f".teams.{team}", team) for team in tenant.teams)):
+            if await keys.has_terms(cls, each):
+                kind = cls.__name__.lower()
+                raise SettingsError(
+                    f"tenants.{name}{path}: the admin API has a {kind} {each!r} with terms of its own too"
+                )
 
 
 async def _retire(backend: Replicas) -> None:

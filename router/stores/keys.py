@@ -1,6 +1,6 @@
 """Tenants, teams and keys: who may ask, with what, for how much. Secrets are kept as SHA-256 digests only.
 
-Written once over a RecordStore, which each store provides. Fails closed: a records that is away is StoreUnavailable.
+Written once over a RecordStore, which each store provides. Fails closed: a store that is away is StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -255,6 +255,11 @@ class Registry:
         if key_id is None:
             raise NotFound("There is no such key.", param="key")
         return await self.get(Key, key_id.decode())
+
+    async def has_terms(self, cls: type[Tenant] | type[Team], name: str) -> bool:
+        """Whether a tenant or team of this name is kept with terms of its own. Raises: StoreUnavailable."""
+        found = await self._get(cls, name)
+        return found is not None and found.terms != NO_TERMS
 
     async def all(self, cls: type[Thing], *, after: str = "") -> AsyncIterator[Thing]:
         """Every tenant, team or key, in the order of their names, after one of them."""

@@ -61,6 +61,26 @@ async def test_a_settings_file_that_breaks_while_running_changes_nothing(tmp_pat
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
 
+async def test_a_tenant_of_the_admin_api_that_the_file_has_too_stops_the_reload(tmp_path: Path) -> None:
+    async with engine() as one, engine() as two:
+        admin = {"auth": {"admin_key": "sk-admin-0123456789"}}
+        as_admin = {"authorization": "Bearer sk-admin-0123456789"}
+        async with (
+            serving(tmp_path, settings_for(tmp_path, {"one": one}, **admin)) as gateway,
+            gateway.client() as client,
+        ):
+            made = await client.put("/admin/v1/tenants/acme", json={"budgets": ["5 USD per day"]}, headers=as_admin)
+            assert made.status_code == 200, made.text
+            both = {"tenants": {"acme": {"budgets": ["9 USD per day"]}}} | admin
+            gateway.rewrite(settings_for(tmp_path, {"one": one, "two": two}, **both))
+            said = "tenants.acme: the admin API has a tenant 'acme' with terms of its own too"
+            await until(lambda: said in gateway.log.read_text())
+            assert not await listed(client, "two")
+            bare = {"tenants": {"beta": {"budgets": ["9 USD per day"]}}} | admin
+            gateway.rewrite(settings_for(tmp_path, {"one": one, "two": two}, **bare))
+            await until(lambda: listed(client, "two"))
+
+
 async def test_a_client_that_hangs_up_stops_the_engine_and_is_charged_for_what_came(tmp_path: Path) -> None:
     async with engine(text="word " * 500, piece_delay_s=0.02) as slow:
         async with serving(tmp_path, settings_for(tmp_path, {"slow": slow})) as gateway, gateway.client() as client:
