@@ -256,8 +256,8 @@ class Registry:
             raise NotFound("There is no such key.", param="key")
         return await self.get(Key, key_id.decode())
 
-    async def has_terms(self, cls: type[Tenant] | type[Team], name: str) -> bool:
-        """Whether a tenant or team of this name is kept with terms of its own. Raises: StoreUnavailable."""
+    async def has_terms(self, cls: type[Thing], name: str) -> bool:
+        """Whether one of this name is kept with terms of its own. Raises: StoreUnavailable."""
         found = await self._get(cls, name)
         return found is not None and found.terms != NO_TERMS
 
