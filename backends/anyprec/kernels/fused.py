@@ -1,9 +1,9 @@
 """Multiplies by a layer straight from its bit planes, each row of the input at its own width, with whole-number sums.
 
-Up to 8 rows: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu in CUDA graphs; outside them, from 257
-rows, some rows of the layer at a time become bytes and vLLM's int8 product multiplies. Sums are whole numbers and every
-path rounds once, so a row comes out the same to the last bit alone and among others. Widths are read on the device, so
-graphs replay with new ones.
+Up to 8 rows: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu or hopper_gemm.cu. Outside CUDA
+graphs, for a large batch, some rows of the layer at a time become bytes and vLLM's int8 product multiplies. Sums are
+whole numbers and every path rounds once, so a row comes out the same to the last bit alone and among others. Widths
+are read on the device, so graphs replay with new ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from backends.anyprec.kernels.layout import TILE_ROWS, UNIT, step_of, steps_of
 
 _counts: dict[int, Mapping[int, int]] = {}  # by the address of a widths buffer: how many rows of each width are there
 SKINNY_ROWS = launches.MOST_SKINNY
-LARGE_ROWS = 257
+LARGE_ROWS = 257  # rows from which bytes and vLLM's product are faster than gemm.cu …
+HOPPER_LARGE_ROWS = 513  # … and than hopper_gemm.cu, for each step present
 CHUNK_BYTES = 60 << 20  # of a layer's bytes at a time, which stay in the cache
 
 
@@ -50,9 +51,11 @@ def linear(
         if how is not None:
             return skinny(x, layer, widths, how)
     counts = _counts.get(widths.data_ptr(), {})
-    if m >= LARGE_ROWS and sum(counts.values()) == m and not torch.cuda.is_current_stream_capturing():
+    hopper = _capability(x.device.index) == (9, 0)
+    large = HOPPER_LARGE_ROWS * len(by_step(counts)) if hopper else LARGE_ROWS
+    if m >= large and sum(counts.values()) == m and not torch.cuda.is_current_stream_capturing():
         return by_bytes(x, layer, widths, counts)
-    if m >= launches.HOPPER_ROWS and _capability(x.device.index) == (9, 0):
+    if m >= launches.HOPPER_ROWS and hopper:
         return hopper_gemm(x, layer, widths)
     return gemm(x, layer, widths)
 
