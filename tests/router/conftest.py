@@ -25,6 +25,7 @@ from router.gateway.types import Call, Catalogue, Metrics, Options, Surroundings
 from router.http.schemas import parse
 from router.learning.follower import Learning
 from router.learning.index import FaissIndex
+from router.learning.refit_schedule import REFIT_FIRST
 from router.learning.refit_worker import State, refit_aside
 from router.learning.views import Views
 from router.stores.open import Stores, open_stores
@@ -118,6 +119,7 @@ async def open_house(
     policy: str = "cheapest",
     follows: bool = True,
     dim: int = 256,
+    refit_every: int = REFIT_FIRST,
     **models: Model,
 ) -> AsyncIterator[House]:
     chosen = models or {"small": model("small", SMALL), "large": model("large", LARGE)}
@@ -139,6 +141,7 @@ async def open_house(
             Workshop(offered),
             arms=offered,
             folder=folder / "views",
+            refit_every=refit_every,
         )
         following = asyncio.ensure_future(learning.run() if follows else asyncio.sleep(0))
         decider = Decider(

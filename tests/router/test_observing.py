@@ -120,7 +120,7 @@ def looking(confidence: float) -> Line:
 
 async def test_answers_are_judged_by_how_answers_of_their_model_looked_that_others_judged(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, refit_every=1000) as house:  # later than this test ends
         learns(house, sources=("signature",))
         for i in range(80):
             right = bool(rng.random() < 0.5)

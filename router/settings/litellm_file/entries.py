@@ -90,8 +90,13 @@ class Entry:
     @property
     def is_direct(self) -> bool:
         """Whether an OpenAI-compatible server stands at its address, with its API under /v1."""
-        path = urlsplit(self.api_base or "").path.rstrip("/")
-        return self.provider in DIRECT and self.api_base is not None and (not path or path.endswith("/v1"))
+        if self.provider not in DIRECT or self.api_base is None:
+            return False
+        try:
+            path = urlsplit(self.api_base).path.rstrip("/")
+        except ValueError:  # no address: the backend that is made of it says so
+            path = ""
+        return not path or path.endswith("/v1")
 
     def upstream(self, *, direct: bool) -> str:
         """The name the engine knows the model by: without the provider where it is called directly."""
