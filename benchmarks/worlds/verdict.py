@@ -155,8 +155,10 @@ class WorldVerdict:
             return []
         mine = {e.decision_id for e in self.world.log if isinstance(e, DecisionRecord) and e.key_id == request.nonce}
         runs = mine & {*self._of_steps} - {request.decision_id}
-        ended = [e for e in self.world.log if isinstance(e, SettlementRecord) and e.decision_id in runs]
-        return [each.cost for each in ended if each.cost]
+        costs = {
+            e.decision_id: e.cost for e in self.world.log if isinstance(e, SettlementRecord) and e.decision_id in runs
+        }
+        return [cost for cost in costs.values() if cost]
 
     def _most_of_programs(self, request: ClientRequest, plans: list[tuple[str, EnginePlan]]) -> int:
         """What a program may cost: its worst case, and what its engines reported beyond theirs."""
@@ -312,9 +314,9 @@ def _logged_otherwise(world: SeededWorld) -> list[str]:
     for line in world.spend:
         paid[line.key] = paid.get(line.key, 0) + line.cost_nanousd
     cost = {e.decision_id: int(e.cost) for e in world.log if isinstance(e, SettlementRecord) and e.outcome == "settled"}
-    bills = [e for e in world.log if isinstance(e, DecisionRecord) and not is_step(e)]
+    bills = {e.decision_id: e for e in world.log if isinstance(e, DecisionRecord) and not is_step(e)}  # some twice
     said = dict[str, int]()
-    for each in bills:
+    for each in bills.values():
         if each.decision_id in cost:
             said[each.key_id] = said.get(each.key_id, 0) + cost[each.decision_id]
     wrong = [(key, found, paid.get(key)) for key, found in said.items() if found != paid.get(key)]
