@@ -54,9 +54,10 @@ def is_step(record: DecisionRecord) -> bool:
 def costs_of_steps(log: Sequence[LogEntry]) -> Mapping[str, int]:
     """By run: what its steps cost, as each was logged."""
     runs = {e.decision_id: e.metadata["run"] for e in log if isinstance(e, DecisionRecord) and "run" in e.metadata}
+    costs = {
+        e.decision_id: e.cost for e in log if isinstance(e, SettlementRecord) and e.decision_id in runs
+    }  # some twice
     found: dict[str, int] = {}
-    for entry in log:
-        if isinstance(entry, SettlementRecord) and entry.decision_id in runs:
-            run = runs[entry.decision_id]
-            found[run] = found.get(run, 0) + entry.cost
+    for step, cost in costs.items():
+        found[runs[step]] = found.get(runs[step], 0) + cost
     return found

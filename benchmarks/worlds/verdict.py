@@ -170,7 +170,8 @@ class WorldVerdict:
         served = request.headers.get(b"x-pointsman-model", b"").decode()
         if served in self.world.programs:
             cost = self._of_steps.get(request.decision_id)
-            if paid != cost and not self._forgotten(request) and not self.world.away:
+            died = cost is None and not all(process.alive_until_end for process in self.world.processes)  # with its log
+            if paid != cost and not died and not self._forgotten(request) and not self.world.away:
                 yield f"paid {paid} for {served!r}, whose steps cost {cost}"
             return
         if served not in self.world.engines:
@@ -178,7 +179,10 @@ class WorldVerdict:
             return
         plan = self.world.engines[served].plans[request.nonce][-1]
         wanted = {cost for each in self._versions(served, request) for cost in self._costs(each, request, plan)}
-        if (paid not in wanted or model != served) and not self._forgotten(request):
+        others = (
+            bool(self._failed_runs(request)) or model in self.world.programs
+        )  # a run before it, which has a line too
+        if (paid not in wanted or (model != served and not others)) and not self._forgotten(request):
             yield f"paid {paid} for {model!r}, a whole answer of {served} costs {' or '.join(map(str, sorted(wanted)))}"
 
     def _forgotten(self, request: ClientRequest) -> bool:
@@ -241,7 +245,11 @@ class WorldVerdict:
             is_dearer = bool(self.world.programs) and len(self.world.versions) > 1  # than the plan had it
             if request.status in (502, 504) and not faults and not is_late and not is_dearer:
                 yield f"was answered {request.status} though no engine failed: {request.error['message']}"
-            if request.status == 503 and "lease ended" in request.error["message"] and not self._was_away(request):
+            if (
+                request.status == 503
+                and "lease ended" in request.error["message"]
+                and not (self._was_away(request) or is_late)
+            ):
                 yield f"its lease ended while its gateway lived: {request.error['message']}"
             if request.status == 503 and not self._is_troubled(request):
                 yield f"was answered 503 though nothing was away: {request.error['message']}"
@@ -255,12 +263,14 @@ class WorldVerdict:
 
     def _stands_in_the_way(self, request: ClientRequest) -> bool:
         """Whether some limit had no room for it at some moment while it asked; of other models some engine failed."""
-        names = list(self.world.engines) if request.model == "auto" else [request.model]
+        names = [*self.world.engines, *self.world.programs] if request.model == "auto" else [request.model]
         full = {name: any(self._is_full(request, each) for each in self._versions(name, request)) for name in names}
         return any(full.values()) and all(full[name] or self._is_in_trouble(name) for name in names)
 
     def _is_in_trouble(self, name: str) -> bool:
-        """Whether anything went wrong at this engine, or its model may have been draining."""
+        """Whether anything went wrong at this engine, or its model may have been draining; programs ask both."""
+        if name in self.world.programs:
+            return any(self._is_in_trouble(each) for each in self.world.engines)
         faults = {plan.fault for plans in self.world.engines[name].plans.values() for plan in plans} - {"none"}
         return bool(faults) or name == "large"
 
