@@ -32,9 +32,8 @@ class Stack:
         self.forest = Forest(trees=60, depth=10, leaf=8, inputs=0.3)
         self.charges = Charges()
         self.means: Float = np.zeros(0)  # (M,)
-        self.mixture: Float = np.zeros(
-            (0, 0)
-        )  # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
+        # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
+        self.mixture: Float = np.zeros((0, 0))
         self.offset: Float = np.zeros(0)  # (M,) added to that mixture
         self.tilt: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
         # its column of the kernel says what it does by groups of queries
