@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,13 +116,19 @@ def _listing(entry: Mapping[str, object]) -> Listing:
         max_output_tokens=_count(entry, "max_output_tokens"),
         abilities=frozenset(ability for key, ability in _ABILITIES.items() if entry.get(key) is True),
         lacks=frozenset(name for name, keys in _FEATURES.items() if all(entry.get(key) is not True for key in keys)),
-        retires=_text(entry, "deprecation_date") or None,
+        retires=_day(_text(entry, "deprecation_date")),
     )
 
 
 def _text(entry: Mapping[str, object], key: str) -> str:
     value = entry.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _day(text: str) -> str | None:
+    with suppress(ValueError):
+        return date.fromisoformat(text).isoformat()
+    return None
 
 
 def _price(entry: Mapping[str, object], key: str) -> float | None:

@@ -123,8 +123,7 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         if not probe.why:
             yield Finding("engine", "good", str(probe))
             continue
-        what = "start it, or mend its address" if "answer" in probe.why else "mend its api_key"
-        yield Finding("engine", "bad", str(probe), f"{what} in backends.{probe.backend}")
+        yield Finding("engine", "bad", str(probe), probe.remedy)
     for name, section in settings.backends.items():
         if section.kind == "litellm" and "providers" in missing():
             yield Finding("engine", "bad", f"{name} needs the extra `providers`", install_line(["providers"]))

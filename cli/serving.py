@@ -146,7 +146,11 @@ def post(url: str, key: str, body: dict[str, Any] | None, *, method: str = "POST
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from router.catalogue.probing import unreachable  # noqa: PLC0415
     from router.settings import describe, load  # noqa: PLC0415
 
-    print(describe(load(arguments.file)))
+    settings = load(arguments.file)
+    print(describe(settings))
+    for line in unreachable(settings):
+        print(f"not routable  {line}")
     return 0

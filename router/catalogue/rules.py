@@ -16,7 +16,7 @@ def options_of(settings: Settings) -> Options:
         on_request=settings.on_request(),
         preference=settings.preference.default,
         aliases=settings.aliases,
-        names=Names(settings.model_map, settings.unknown_model, settings.fallbacks, settings.context_fallbacks),
+        names=_names(settings),
         remember=settings.log.enabled,
         refuse_worthless=settings.budgets.when_short == "refuse",
         refuse_unforeseen=settings.budgets.unbounded == "refuse",
@@ -27,6 +27,11 @@ def options_of(settings: Settings) -> Options:
         longest_ms=int(settings.server.longest_s * 1000),
         keep_characters=settings.log.text_characters if settings.log.keep_text else 0,
     )
+
+
+def _names(settings: Settings) -> Names:
+    chains = settings.fallbacks, settings.context_fallbacks
+    return Names(settings.model_map, settings.unknown_model, *chains, settings.read.whys())
 
 
 def learning_of(settings: Settings) -> LearningRules:

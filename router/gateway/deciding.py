@@ -117,7 +117,7 @@ class Decider:
             who = makers(self.catalogue.models, menu.names, menu.refusals, self.spared.values())
             menu = await self.answers.offered(principal, call, menu, who, self._embed)
         if not menu.models:
-            raise nobody(call.needs.pinned, menu.refusals)
+            raise nobody(call.needs.pinned, menu.refusals, self.options.names.unroutable)
         name, policy = self._policy(principal, call)
         priced = menu.caches or self.renting.rents
         session = session_of(principal.tenant, call) if priced or call.session or call.needs.messages > 1 else None

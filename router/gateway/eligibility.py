@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Offer, Principal
 
+NONE: Mapping[str, str] = MappingProxyType({})
 MOST_NAMED = 6  # models, where a reason is that of many
 
 
@@ -137,7 +139,7 @@ def ineligible_reason(
     why = _not_allowed(model, needs, principal) or _not_able(model, needs)
     if why is None and model.program is not None:
         return model.program.reason(needs, principal, is_up)
-    return why or _not_up(model, is_up)
+    return why or not_up(model, is_up)
 
 
 def _not_allowed(model: Model, needs: Requirements, principal: Principal) -> str | None:
@@ -189,10 +191,11 @@ def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *,
     return None
 
 
-def nobody(pinned: str | None, refusals: Mapping[str, str]) -> PointsmanError:
-    """The error that says best why no model may serve."""
+def nobody(pinned: str | None, refusals: Mapping[str, str], unroutable: Mapping[str, str] = NONE) -> PointsmanError:
+    """The error that says best why no model may serve. `unroutable`: why, of names that nothing can be sent to."""
     if pinned is not None and pinned not in refusals:
-        return NotFound(f"there is no model {pinned!r}", param="model", code="model_not_found")
+        said = f"not routable: {unroutable[pinned]}" if pinned in unroutable else f"there is no model {pinned!r}"
+        return NotFound(said, param="model", code="model_not_found")
     reasons = {pinned: refusals[pinned]} if pinned is not None else refusals
     detail = "; ".join(_grouped(reasons)) or "no models are configured"
     if reasons and all("context holds" in why for why in reasons.values()):
@@ -226,7 +229,8 @@ def makers(
     return (model for model in models if model.name in names or refusals.get(model.name) in silent)
 
 
-def _not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:
+def not_up(model: Model, is_up: Callable[[str], bool]) -> str | None:
+    """Why nobody is sent to this model now, or None."""
     if model.draining:
         return DRAINING
     if not model.admitted:

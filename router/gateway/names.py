@@ -25,6 +25,7 @@ class Names:
     unknown: str | None = None  # what every other name means; None: it is an error
     fallbacks: Chains = field(default_factory=dict)  # by name: asked in this order where that one cannot answer
     context_fallbacks: Chains = field(default_factory=dict)  # … where the request is too long for it
+    unroutable: Mapping[str, str] = field(default_factory=dict)  # by name: why nothing can be sent there
 
     def meaning(self, name: str, models: Collection[str], wildcard: Callable[[str], str | None] | None = None) -> str:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""

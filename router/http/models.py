@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from router.errors import NotFound
+from router.gateway.eligibility import nobody, not_up
 from router.gateway.serving import Gateway
 from router.gateway.types import Options
 from router.http.auth import Authentication
@@ -20,19 +20,28 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
     """The router of what may be asked for."""
     router = APIRouter()
 
+    def shown(model: Model) -> dict[str, object]:
+        return describe(model, not_up(model, lambda backend: backend not in gateway.decider.down))
+
+    def unroutable() -> Mapping[str, str]:
+        return gateway.decider.options.names.unroutable
+
     @router.get("/v1/models")
     async def models(request: Request, return_wildcard_routes: bool = False) -> dict[str, object]:
         """Aliases and an application's own names first, then every model the key may use.
 
+        `not_routable` beside them: entries of the settings that nothing can be sent to, each with the line to add.
         `return_wildcard_routes` adds the wildcards, and every model under them that has a price.
         """
         allowed = (await authentication.of(request.scope["headers"])).allowed_models
         catalogue = gateway.decider.catalogue
-        mine = [describe(m) for m in catalogue.models if may_use(m, allowed)]
+        mine = [shown(m) for m in catalogue.models if may_use(m, allowed)]
         if return_wildcard_routes and catalogue.wildcards:
             mine += [alias(name) for name in catalogue.wildcards.names if allowed is None or name in allowed]
-            mine += [describe(m) for m in await asyncio.to_thread(catalogue.wildcards.listed) if may_use(m, allowed)]
-        return {"object": "list", "data": [alias(name) for name in alias_names(gateway.decider.options)] + mine}
+            mine += [shown(m) for m in await asyncio.to_thread(catalogue.wildcards.listed) if may_use(m, allowed)]
+        names = [alias(name) for name in alias_names(gateway.decider.options)]
+        gone = [{"id": name, "reason": why} for name, why in unroutable().items() if allowed is None or name in allowed]
+        return {"object": "list", "data": names + mine, "not_routable": gone}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str, request: Request) -> dict[str, object]:
@@ -41,8 +50,8 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
             return alias(name)
         for each in gateway.decider.catalogue.among(name):
             if each.name == name and may_use(each, allowed):
-                return describe(each)
-        raise NotFound(f"there is no model {name!r}", param="model", code="model_not_found")
+                return shown(each)
+        raise nobody(name, {}, unroutable() if allowed is None or name in allowed else {})
 
     return router
 
@@ -95,8 +104,8 @@ def alias(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
 
 
-def describe(model: Model) -> dict[str, object]:
-    """A model in OpenAI's shape, with what is particular here beside it."""
+def describe(model: Model, unavailable: str | None) -> dict[str, object]:
+    """A model in OpenAI's shape, with what is particular here beside it; why nobody is sent there now."""
     return {
         "id": model.name,
         "object": "model",
@@ -107,4 +116,5 @@ def describe(model: Model) -> dict[str, object]:
         "capabilities": sorted(model.capabilities),
         "bits": model.bits,
         "draining": model.draining,
+        "unavailable": unavailable,
     }

@@ -26,7 +26,7 @@ def refuse(faults: Iterable[Fault], origins: Mapping[str, str] = MappingProxyTyp
 
     `origins` are the paths of the user's own file, by the paths that were made of them.
     """
-    lines = [(_own(path, origins), text) for path, text in faults]
+    lines = [(own_path(path, origins), text) for path, text in faults]
     return SettingsError("\n".join(f"{path}: {text}" for path, text in lines), param=lines[0][0])
 
 
@@ -41,7 +41,7 @@ def translate(
     return refuse((_fault(each, root, tree, places) for each in error.errors(include_url=False)), origins)
 
 
-def _own(path: str, origins: Mapping[str, str]) -> str:
+def own_path(path: str, origins: Mapping[str, str]) -> str:
     """The path in the user's own file: the longest part that was translated, and what follows it."""
     made = [each for each in origins if each and (path == each or path.startswith((f"{each}.", f"{each}[")))]
     if made:

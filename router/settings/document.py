@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import Field, PrivateAttr, SecretStr
 
 from router.errors import SettingsError
+from router.settings.abilities import CAPABILITIES, EVERYTHING, able
+from router.settings.annotations import Annotations
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.learning_sections import LearningSection
 from router.settings.listed import Listed, Look
@@ -45,17 +47,6 @@ from router.wildcards import captured
 USUAL_WORTH_USD = 0.001  # of a point of quality on one request of a few hundred tokens
 FAMILY_WORTH_USD = 0.000_01  # … on one of the packaged family, a few dozen bytes
 CONTEXT_TOKENS = 8_192  # where neither the file nor the engine says
-_ENGINE = frozenset({"chat", "completions", "tools", "logprobs", "responses", "messages"})
-CAPABILITIES: Mapping[str, frozenset[str]] = {
-    "vllm": _ENGINE,
-    "scripted": _ENGINE,
-    "litellm": _ENGINE - {"completions"},
-    "embedded": frozenset({"chat", "completions", "tools", "logprobs"}),
-}
-EVERYTHING = _ENGINE | {
-    "vision",
-    "embeddings",
-}  # of a model that nobody knows: it is asked for by name and refuses itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +115,28 @@ class Settings(Section):
     page: PageSection = Field(default=PageSection(), description="The page at `/`.")
     reload: Reload = Field(default=Reload(), description="Settings taken up while running.")
 
-    _notes: tuple[str, ...] = PrivateAttr(default=())
-    _unroutable: tuple[str, ...] = PrivateAttr(default=())
+    _read: Annotations = PrivateAttr(default_factory=Annotations)
     _listed: dict[str, Listed] = PrivateAttr(default_factory=dict)
     _look: Look = PrivateAttr(default_factory=lambda: _no_list)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was read and has no effect here, and what was assumed; to be shown at the start."""
-        return self._notes
+        return self._read.notes
 
     @property
     def unroutable(self) -> tuple[str, ...]:
         """Models of the file that nothing can be sent to, each with its reason and the line to add."""
-        return self._unroutable
+        return self._read.unroutable
 
-    def annotate(self, notes: tuple[str, ...], unroutable: tuple[str, ...]) -> Settings:
-        """The same settings with notes, and what cannot be called."""
-        self._notes, self._unroutable = notes, unroutable
+    @property
+    def read(self) -> Annotations:
+        """What else is known of the file."""
+        return self._read
+
+    def annotate(self, read: Annotations) -> Settings:
+        """The same settings with what else is known of their file."""
+        self._read = read
         return self
 
     def listing(self, listed: Mapping[str, Listed], look: Look) -> Settings:
@@ -194,8 +189,8 @@ class Settings(Section):
         if price is None:
             return None, False
         found = self._candidate(section, price, listed)
-        able = found.capabilities if section.capabilities or (listed and listed.mode) else EVERYTHING
-        return replace(found, name=name, wildcard=wildcard.name, capabilities=able), listed is not None
+        can = found.capabilities if section.capabilities or (listed and listed.mode) else EVERYTHING
+        return replace(found, name=name, wildcard=wildcard.name, capabilities=can), listed is not None
 
     def _candidate(self, section: ModelSection, price: Price, listed: Listed | None) -> Model:
         backend = self.backend_of(section)
@@ -211,7 +206,7 @@ class Settings(Section):
             context_tokens=context,
             max_output_tokens=min(longest, context),
             local=self.backends[backend].is_local if section.local is None else section.local,
-            capabilities=_able(kind, section, listed),
+            capabilities=able(kind, section, listed),
             lacks=listed.lacks if section.lacks is None else section.lacks,
             parent=section.parent,
             bits=section.bits,
@@ -374,20 +369,6 @@ class Settings(Section):
     def lists(self, backend: str, upstream: str, name: str, bits: float | None) -> bool:
         """Whether `models` has an entry for this model of a backend."""
         return self._section(backend, upstream, name, bits) is not None
-
-
-def _able(kind: str, section: ModelSection, listed: Listed) -> frozenset[str]:
-    """What the document says, else what the provider's list says, else what the kind of backend can."""
-    if section.capabilities is not None:
-        return section.capabilities
-    if listed.mode == "embedding":
-        return frozenset({"embeddings"})
-    if listed.mode == "completion":
-        return frozenset({"completions", "logprobs"})
-    if listed.mode not in (None, "chat", "responses"):
-        return frozenset()
-    known = CAPABILITIES[kind] - ({"tools"} if listed.abilities is not None and kind == "litellm" else set())
-    return known | (listed.abilities or frozenset())
 
 
 def _no_list(_: str) -> Listed | None:

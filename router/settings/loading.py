@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from router.errors import SettingsError
 from router.settings import litellm_file, source
+from router.settings.annotations import Annotations
 from router.settings.coherence import faults
 from router.settings.complaints import refuse, translate
 from router.settings.document import Settings
@@ -60,7 +61,7 @@ def _translated(tree: dict[str, Any], env: Mapping[str, str], look: Look) -> Set
     if not found.tree["models"]:
         raise refuse([(each.path, f"{each.reason}; {each.remedy}".removesuffix("; ")) for each in found.unroutable])
     settings = _validated(found.tree, {}, look, {**found.origins, "": "pointsman."})
-    return settings.annotate(found.notes, tuple(map(str, found.unroutable)))
+    return settings.annotate(Annotations(found.notes, tuple(map(str, found.unroutable)), found.origins))
 
 
 def _validated(

@@ -152,7 +152,7 @@ def test_it_finds_an_engine_that_is_dead(tmp_path: Path) -> None:
     state, text, remedy = said(
         doctored(tmp_path, f'backends: {{gpu: {{kind: vllm, url: "http://127.0.0.1:9"}}}}\n{MODEL}')
     )["engine"]
-    assert (state, remedy) == ("bad", "start it, or mend its address in backends.gpu")
+    assert (state, remedy) == ("bad", "start it, or mend backends.gpu.url")
     assert text == "gpu at http://127.0.0.1:9: it does not answer: Connection refused"
 
 

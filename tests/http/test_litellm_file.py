@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import yaml
@@ -243,3 +244,47 @@ async def test_headers_that_choose_a_protocols_form_are_passed_on_and_those_that
         heard = engine.heard[-1].headers
         assert {name: heard.get(name) for name in passed} == passed
         assert kept.keys().isdisjoint(heard)
+
+
+async def test_retired_unpriced_and_unreachable_entries_leave_the_others_and_are_listed_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    """`gone` by litellm's own map; the engine of `away` is not there; nothing prices `unpriced`."""
+    gone = next(
+        name
+        for name in cost_map.under("together_ai")
+        if (found := cost_map.find(name)) and found.mode == "chat" and (found.retires or "9") < "2026-11"
+    )
+    async with ScriptedServer(by_model({"good": Line(text="here")})) as engine:
+        entries = [
+            entry("good", engine),
+            {"model_name": "gone", "litellm_params": {"model": gone, "api_key": "sk-x"}},
+            {"model_name": "unpriced", "litellm_params": {"model": "openai/never-priced", "api_key": "sk-x"}},
+            {
+                **entry("away", engine),
+                "litellm_params": {"model": "hosted_vllm/away", "api_base": "http://127.0.0.1:9"},
+            },
+        ]
+        own = {"state_dir": str(tmp_path / "state"), "policy": {"name": "cheapest"}}
+        tree = {"state_dir": own["state_dir"], "model_list": entries, "pointsman": own}
+        async with serving(tmp_path, tree) as running, httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+            for _ in range(10):
+                assert (await ask(client, "auto")).json()["model"] == "good"
+            for name, why in (("gone", "was retired on"), ("unpriced", "no price for 'openai/never-priced'")):
+                answer = await ask(client, name)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+                assert why in answer.json()["error"]["message"]
+                assert why in (await client.get(f"/v1/models/{name}")).json()["error"]["message"]
+            assert (await ask(client, "away")).status_code == 503
+            page = (await client.get("/v1/models")).json()
+            assert [each["id"] for each in page["not_routable"]] == ["unpriced", "gone"]
+            assert all("add model_list[" in each["reason"] for each in page["not_routable"])
+            unavailable = {each["id"]: each.get("unavailable") for each in page["data"]}
+            assert (unavailable["good"], unavailable["away"]) == (None, "its backend is down")
+            assert not {"gone", "unpriced"} & unavailable.keys()
+        command = [sys.executable, "-m", "pointsman", "check", str(running.config)]
+        told = (await anyio.run_process(command)).stdout.decode()
+        assert [line.split()[2] for line in told.splitlines() if line.startswith("not routable")] == [
+            *("unpriced", "gone", "away")
+        ]
+        assert "mend model_list[3].litellm_params.api_base" in told

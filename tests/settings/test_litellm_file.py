@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backends.cost_map import _listing
 from router.errors import SettingsError
 from router.settings import build, describe
 from router.settings.engine_sections import VllmSection
@@ -359,7 +360,7 @@ def test_a_section_that_is_not_honoured_is_named_and_so_is_a_variable_that_only_
 def test_what_the_map_does_not_say_of_a_model_is_known_to_be_lacking_unless_the_server_is_ones_own() -> None:
     text = """
 model_list:
-- {model_name: old, litellm_params: {model: openai/gpt-3.5-turbo}}
+- {model_name: old, litellm_params: {model: openai/gpt-3.5-turbo}, model_info: {deprecation_date: 2099-12-31}}
 - {model_name: new, litellm_params: {model: openai/gpt-5}}
 - {model_name: mine, litellm_params: {model: openai/gpt-4, api_base: 'http://10.0.0.1/v1'}}
 """
@@ -422,3 +423,48 @@ def test_a_default_fallback_that_cannot_be_called_is_named(read: Read) -> None:
 def test_what_only_speaks_of_budgets_is_no_limit_of_money(read: Read, key: str) -> None:
     text = "model_list: [{model_name: a, litellm_params: {model: hosted_vllm/o, api_base: 'http://10.0.0.1/v1'}}]\n"
     assert read(f"{text}general_settings: {{{key}: true}}" + ("}" if "{" in key else "")).candidates()
+
+
+RETIRED = {"acme/big": Listed(Price(7, 8), 200_000, 8_000, retires="2020-02-29")}  # type: ignore[arg-type]
+
+
+def test_a_retired_entry_leaves_the_others_running_and_is_listed_with_the_line_to_add(read: Read) -> None:
+    settings = read(FILE + "router_settings: {fallbacks: [{small: [large]}]}", env=ENV, listed=RETIRED)
+    assert [each.name for each in settings.candidates()] == ["small"]
+    (line,) = settings.unroutable
+    assert line.startswith("large (model_list[1]): acme/big was retired on 2020-02-29 (by litellm's cost map); ")
+    assert line.endswith("add model_list[1].model_info: {deprecation_date: 2099-12-31} where it still answers")
+    assert any(note.startswith("router_settings.fallbacks[0].small: large cannot be called") for note in settings.notes)
+
+
+@pytest.mark.parametrize(
+    ("day", "stays"),
+    [("2099-12-31", True), ("'2099-12-31'", True), ("2020-01-01", False), ("null", False)],
+)
+def test_the_files_own_day_of_retirement_wins_over_the_maps(read: Read, day: str, stays: bool) -> None:
+    text = FILE.replace("version: v1}\n", f"version: v1}}\n  model_info: {{deprecation_date: {day}}}\n")
+    settings = read(text, env=ENV, listed=RETIRED)
+    assert ("large" in [each.name for each in settings.candidates()]) is stays
+    assert not any("deprecation_date: has no effect" in note for note in settings.notes)
+
+
+def test_a_day_of_retirement_that_is_none_is_said_by_its_path(complain: Complain) -> None:
+    text = FILE.replace("rpm: 3}\n", "rpm: 3}\n  model_info: {deprecation_date: soon}\n")
+    assert complain(text, env=ENV).startswith("model_list[0].model_info.deprecation_date: got 'soon', expected a day")
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:9/v1", "http://gpu-box:8000"])
+def test_what_a_provider_retires_goes_on_at_ones_own_address(read: Read, base: str) -> None:
+    settings = read(FILE.replace("version: v1", f"version: v1, api_base: '{base}'"), env=ENV, listed=RETIRED)
+    assert [each.name for each in settings.candidates()] == ["small", "large"]
+
+
+def test_where_every_entry_is_retired_the_start_stops_and_names_each(read: Read) -> None:
+    text = "model_list: [{model_name: a, litellm_params: {model: acme/big}}]"
+    with pytest.raises(SettingsError, match=r"model_list\[0\]: acme/big was retired on 2020-02-29"):
+        read(text, listed=RETIRED)
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2020-13-01", "2020", "9" * 90])
+def test_a_day_in_the_map_that_is_none_retires_nothing(day: str) -> None:
+    assert _listing({"deprecation_date": day}).retires is None

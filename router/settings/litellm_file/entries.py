@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from router.errors import SettingsError
 from router.settings import source
 from router.settings.listed import FREE, Listed, Look
 from router.settings.price_sections import is_price, price_in
+from router.settings.scalars import is_private
 from router.types import Price
 from router.wildcards import STAR
 
@@ -64,7 +66,8 @@ class Entry:
     context_tokens: int | None
     max_output_tokens: int | None
     capabilities: tuple[str, ...] | None  # None: what the kind of backend can
-    retired: str | None = None
+    retired: str | None = None  # the day, YYYY-MM-DD
+    dated: str = ""  # who says so
     lacks: frozenset[str] = frozenset()
 
     @property
@@ -97,6 +100,11 @@ class Entry:
         except ValueError:  # no address: the backend that is made of it says so
             path = ""
         return not path or path.endswith("/v1")
+
+    def gone(self) -> Unroutable:
+        """What is said of it from the day it is retired."""
+        remedy = f"add {self.path}.model_info: {{deprecation_date: 2099-12-31}} where it still answers"
+        return Unroutable(self.name, self.path, f"{self.model} was retired on {self.retired} ({self.dated})", remedy)
 
     def upstream(self, *, direct: bool) -> str:
         """The name the engine knows the model by: without the provider where it is called directly."""
@@ -145,7 +153,8 @@ def read_entry(
         context_tokens=_count(said, "max_input_tokens", path) or (known.context_tokens if known else None),
         max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
         capabilities=_capabilities(said, known, names, is_own=is_own or is_any),
-        retired=known.retires if known else None,
+        retired=_retires(params, info, known, path, is_own=is_own),
+        dated="the file's own date" if info.get("deprecation_date") else "by litellm's cost map",
         lacks=known.lacks if known and not is_own else frozenset(),
     )
 
@@ -170,6 +179,14 @@ def _address(params: Tree) -> str | None:
 
 def _is_own(provider: str, params: Tree) -> bool:
     return provider in OWN_MACHINES and (provider in _HAS_A_PLACE or _address(params) is not None)
+
+
+def _is_inside(params: Tree) -> bool:
+    """Whether its address can only be on a network of one's own."""
+    address = _address(params)
+    with suppress(ValueError):  # no address: the backend that is made of it says so
+        return address is not None and is_private(address)
+    return False
 
 
 def _look_up(look: Look, model: str, *, is_own: bool) -> Listed | None:
@@ -269,6 +286,18 @@ def _usd(value: object, path: str) -> float:
     except ValueError:
         pass
     raise SettingsError(f"{path}: got {value!r}, expected USD per token such as 0.0000025", param=path)
+
+
+def _retires(params: Tree, info: Tree, known: Listed | None, path: str, *, is_own: bool) -> str | None:
+    """The day a provider takes the model away: the file's, else the map's, which knows nothing of one's own servers."""
+    given = info.get("deprecation_date")
+    if given is None:
+        return None if known is None or is_own or _is_inside(params) else known.retires
+    try:
+        return date.fromisoformat(str(given)).isoformat()
+    except ValueError:
+        key = f"{path}.model_info.deprecation_date"
+        raise SettingsError(f"{key}: got {str(given)[:80]!r}, expected a day such as 2027-12-31", param=key) from None
 
 
 def _count(said: Tree, key: str, path: str) -> int | None:

@@ -24,7 +24,7 @@ _BUDGETS = {"max_budget", "budget_duration"}
 _HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
 
 _NO_EFFECT = {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
-_INFORMS = _INFO | {"id", "db_model", "description", "access_groups", "max_tokens"}
+_INFORMS = _INFO | {"deprecation_date", "id", "db_model", "description", "access_groups", "max_tokens"}
 
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:

@@ -64,7 +64,9 @@ def translate(
     own = "is known to this file alone; a provider that reads it needs it in the gateway's environment"
     notes += [f"environment_variables.{key}: {own}" for key in given if f"os.environ/{key}" not in str(tree)]
     tree = {**tree, **{name: _filled(tree[name], env) for name in _BESIDE if tree.get(name)}}
-    entries, unroutable = _entries(tree["model_list"], env, look, is_provider)
+    listed, unroutable = _entries(tree["model_list"], env, look, is_provider)
+    entries = [each for each in listed if each.retired is None or each.retired > today]
+    unroutable += [each.gone() for each in listed if each not in entries]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.name, []).append(entry)
@@ -73,7 +75,6 @@ def translate(
     for name, each in groups.items():
         backends[name], model = group(name, each, notes)
         models.append(model)
-    notes += [note for entry in entries for note in _retired(entry, today)]
     general, used = _Sections(tree, env), notes
     translated = {"backends": backends, "models": models, **general.auth(used), **general.store()}
     general.waiting(backends)
@@ -246,11 +247,6 @@ def _assume(models: list[Tree], groups: Mapping[str, list[Entry]], notes: list[s
             )
 
 
-def _retired(entry: Entry, today: str) -> Iterator[str]:
-    if entry.retired is not None and entry.retired <= today:
-        yield f"{entry.path}: by litellm's cost map {entry.model} was retired on {entry.retired}"
-
-
 def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
     origins = {"auth.admin_key": "general_settings.master_key", "tenants.default": "general_settings.master_key"}
     origins |= {"store.redis": "router_settings.redis_host", "model_budgets": "router_settings.provider_budget_config"}
@@ -258,4 +254,7 @@ def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
     origins |= {f"{everybody}.limit": "litellm_settings.max_budget", everybody: "litellm_settings.budget_duration"}
     for number, (name, entries) in enumerate(groups.items()):
         origins[f"models[{number}]"] = origins[f"backends.{name}"] = f"{entries[0].path}.litellm_params"
+        for place, each in enumerate(entries):
+            origins[f"backends.{name}.urls[{place}]"] = f"{each.path}.litellm_params"
+            origins[f"backends.{name}.urls[{place}].url"] = f"{each.path}.litellm_params.api_base"
     return origins

@@ -1,0 +1,28 @@
+"""What reading a file brought to light beside the settings: notes, entries nothing can be sent to, its own paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.settings.complaints import own_path
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """Of one file. `origins`: the user's own path of each path that was translated."""
+
+    notes: tuple[str, ...] = ()
+    unroutable: tuple[str, ...] = ()  # NAME (path): why; the line to add
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def whys(self) -> dict[str, str]:
+        """By name, why nothing can be sent to any entry of that name."""
+        found: dict[str, list[str]] = {}
+        for line in self.unroutable:
+            found.setdefault(line.partition(" (")[0], []).append(line)
+        return {name: "; ".join(lines) for name, lines in found.items()}
+
+    def path(self, made: str) -> str:
+        """The path in the user's own file of a path in Pointsman's form."""
+        return own_path(made, self.origins)
