@@ -20,7 +20,7 @@ def cheapest(run: Fitted) -> float:
     return float(run.scores[:, int(np.argmin(run.costs.sum(axis=0)))].sum())
 
 
-def one_purse(run: Fitted) -> tuple[Float, str]:
+def one_budget(run: Fitted) -> tuple[Float, str]:
     """((3,) answer, refuse and drop over always-the-cheapest, a line) at factor 1."""
     total, least = total_budget(run.costs), cheapest(run)
     found = [
@@ -37,7 +37,7 @@ def one_purse(run: Fitted) -> tuple[Float, str]:
 
 def bounds(run: Fitted) -> str:
     """How far each mode is from what it must not be below."""
-    (answer, refuse, drop), line = one_purse(run)
+    (answer, refuse, drop), line = one_budget(run)
     better = max(1.0, float(drop))
     return f"{line}   answer {100 * (answer - 1):+.2f}%, refuse {100 * (refuse / better - 1):+.2f}% (never below -1)"
 

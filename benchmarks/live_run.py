@@ -53,7 +53,7 @@ class LivePlan:
     trace: Trace
     stream: Rows  # (N,) rows of the trace, in order of arrival
     past: Rows  # rows that every model answered beforehand
-    budgets: Float | None  # (M,) USD of each model, or None for one purse
+    budgets: Float | None  # (M,) USD of each model, or None for one budget
     total: float  # USD
     when_short: str = "refuse"
     rate: float = 0.0  # requests a second by the machine's clock; 0: one a second by a clock of the run's own

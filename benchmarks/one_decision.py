@@ -44,7 +44,7 @@ def _world(rng: np.random.Generator, *, rows: int, arms: int, dim: int) -> tuple
         similarity = -np.sort(-rng.random(100).astype(np.float32))
         logged = LoggedContext(
             str(row), "tenant", 5.0, vectors[row], models, int(tokens[row]), int(4 * tokens[row]), 1024, float(row),
-            BudgetState(1.0, 2.0, 1000.0, "purse"), None, features[row],
+            BudgetState(1.0, 2.0, 1000.0, "budget"), None, features[row],
         )  # fmt: skip
         return context_of(logged, Neighbours(similarity, scores[near], costs[near]))
 

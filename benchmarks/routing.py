@@ -149,7 +149,7 @@ def _rules(arms: int) -> list[str]:
     return [*SIX[:-1], *(f"extreme{k}" for k in range(1, 6) if k < arms)]
 
 
-def purse(seeds: int) -> Iterable[str]:
+def budget(seeds: int) -> Iterable[str]:
     """One budget, factor 1: beside always-the-cheapest and the plan that drops"""
     for name, label in SHORT.items():
         for seed in _seeds(name, seeds):
@@ -356,7 +356,7 @@ def _utility(run: Fitted, quality: Float, prices: Float, arms: list[int]) -> flo
 TABLES: dict[str, Callable[[int], Iterable[str]]] = {
     "performance": performance,
     "six": six,
-    "purse": purse,
+    "budget": budget,
     "both": both,
     "tenants": tenants,
     "preference": preference,

@@ -208,7 +208,7 @@ def each_tenant(
     for row in np.flatnonzero(np.isin(owners, asking)):
         name = str(owners[row])
         logged = _logged(fitted, int(row), int(row), gates[name], len(fitted.stream), price[name])
-        arm, _, record = _chosen(policy, replace(logged, tenant=name, purse=replace(logged.purse, name=name)))
+        arm, _, record = _chosen(policy, replace(logged, tenant=name, budget=replace(logged.budget, name=name)))
         cost = float(fitted.costs[row, arm])
         if gates[name].admit(arm, cost):
             earned[name] += float(fitted.scores[row, arm]) - price[name] * cost
@@ -248,7 +248,7 @@ def _logged(
         prompt_characters=0,
         max_completion_tokens=4096,
         now=float(at),
-        purse=BudgetState(remaining=gate.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
+        budget=BudgetState(remaining=gate.remaining(), reset_s=queries_left(horizon, at), name=TENANT),
         capacity=gate.capacity(),
     )
 

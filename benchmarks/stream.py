@@ -122,13 +122,13 @@ class Driver:
             prompt_characters=len(prompt),
             max_completion_tokens=4096,
             now=float(self._arrived),
-            purse=self._purse(),
+            budget=self._budget(),
             capacity=None if self._left is None or not self._paced else self._left.copy(),
             features=self._embedder.features(prompt),
         )
         return context_of(logged, Neighbours(hits.similarity[0], self.history.scores[ids], self.history.costs[ids]))
 
-    def _purse(self) -> BudgetState:
+    def _budget(self) -> BudgetState:
         if not self._paced:
             return BudgetState()
         return BudgetState(remaining=self._total, reset_s=queries_left(self._horizon, self._arrived), name=TENANT)

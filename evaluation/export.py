@@ -77,7 +77,7 @@ def _bodies(cell: Any) -> list[bytes]:
 def _decided(entry: DecisionRecord) -> dict[str, Any]:
     context, expected = entry.context, entry.evidence.expected
     row: dict[str, Any] = {"prompt": entry.text, **{name: getattr(entry, name) for name in SHOWN}}
-    row |= {name: getattr(context, name) for name in SHOWN_OF_CONTEXT} | {"purse": context.purse.name}
+    row |= {name: getattr(context, name) for name in SHOWN_OF_CONTEXT} | {"budget": context.budget.name}
     of_all: dict[str, Float] = {
         "probability": entry.probabilities,
         "quality": expected.quality,

@@ -30,8 +30,8 @@ INFINITE = float("inf")
 
 
 def spent(context: LoggedContext, estimates: Estimates) -> NDArray[np.bool_]:
-    """(n,) whether an answer of this arm is expected to cost more than its capacity or the purse still holds."""
-    left = context.purse.remaining
+    """(n,) whether an answer of this arm is expected to cost more than its capacity or the budget still holds."""
+    left = context.budget.remaining
     if context.capacity is None:
         return np.asarray(estimates.cost > left if left > 0.0 else np.ones(len(context.arms), np.bool_))
     left_each = np.minimum(left, context.capacity)
@@ -47,7 +47,7 @@ def masked(scores: Float, closed: NDArray[np.bool_]) -> Float:
 def prices_of(context: LoggedContext, evidence: Evidence) -> Float:
     """(n,) λ + μ + γ of a dollar charged, 1/USD."""
     prices = np.empty(len(context.arms))
-    prices.fill(context.preference + evidence.purse_price)
+    prices.fill(context.preference + evidence.budget_price)
     if evidence.capacity_prices is not None:
         prices += evidence.capacity_prices
     return prices
@@ -85,14 +85,14 @@ class Composed:
             expected = self.tenants.applied(context, expected)
         prices = self.pacer.prices(context, expected)
         early = self.warm_up is not None and self.warm_up.early(context)
-        return Evidence(expected, prices.purse, prices.capacity, early, prices.refuses)
+        return Evidence(expected, prices.budget, prices.capacity, early, prices.refuses)
 
     def distribute(self, context: LoggedContext, evidence: Evidence) -> Proposal:
         charged = discounted(context, evidence.expected)
         estimates = routed(context, evidence.expected, charged)
         prices = repriced(context, prices_of(context, evidence), charged, estimates)
         scores = estimates.quality - prices * estimates.cost
-        if self.mask and (context.capacity is not None or context.purse.remaining != INFINITE):
+        if self.mask and (context.capacity is not None or context.budget.remaining != INFINITE):
             scores = masked(scores, spent(context, charged))
         explorer = self.warm_up.explorer if self.warm_up is not None and evidence.early else self.explorer
         probabilities, scores = explorer.probabilities(context, estimates, scores)

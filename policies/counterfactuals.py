@@ -86,14 +86,14 @@ def applied(flip: Flip, decided: Decided) -> tuple[LoggedContext, Evidence]:
     """The context and the evidence with this changed, and nothing else."""
     context, evidence = decided.context, decided.evidence
     if flip.kind == "budget":
-        return replace(context, purse=replace(context.purse, remaining=flip.value)), evidence
+        return replace(context, budget=replace(context.budget, remaining=flip.value)), evidence
     if flip.kind == "price":
         return _repriced(context, evidence, context.names.index(flip.priced), flip.value)
     price = preference_price(flip.value, reference_usd=decided.reference_usd)
-    missing = evidence.purse_price
+    missing = evidence.budget_price
     if decided.compensates and missing > 0.0:
         missing = max(0.0, missing + context.preference - price)
-    return replace(context, preference=price), replace(evidence, purse_price=missing)
+    return replace(context, preference=price), replace(evidence, budget_price=missing)
 
 
 def flips(decided: Decided) -> list[Flip]:
@@ -154,13 +154,13 @@ class ScoreLines:
 def _pieces(decided: Decided, proposal: Proposal) -> Iterator[ScoreLines]:
     """One, or two where μ makes up for a lower λ: below λ + μ only what is not charged depends on λ."""
     now, most = decided.context.preference, STEEPEST / decided.reference_usd
-    cost, total = proposal.estimates.cost, now + decided.evidence.purse_price
+    cost, total = proposal.estimates.cost, now + decided.evidence.budget_price
     if total == now or not decided.compensates:
         yield ScoreLines(0.0, most, now, proposal.scores, cost)
         return
     uncharged = cost - discounted(decided.context, decided.evidence.expected).cost
     yield ScoreLines(0.0, total, now, proposal.scores, uncharged)
-    yield ScoreLines(total, most, total, proposal.scores - decided.evidence.purse_price * uncharged, cost)
+    yield ScoreLines(total, most, total, proposal.scores - decided.evidence.budget_price * uncharged, cost)
 
 
 def _prices(decided: Decided, proposal: Proposal, chosen: int) -> Iterator[Flip]:
@@ -184,9 +184,9 @@ def _prices(decided: Decided, proposal: Proposal, chosen: int) -> Iterator[Flip]
 
 
 def _budgets(decided: Decided, proposal: Proposal, chosen: int) -> Iterator[Flip]:
-    """Arms that are closed because an answer takes more than the purse still holds."""
+    """Arms that are closed because an answer takes more than the budget still holds."""
     context = decided.context
-    left = context.purse.remaining
+    left = context.budget.remaining
     if not math.isfinite(left):
         return
     charged = discounted(context, decided.evidence.expected).cost

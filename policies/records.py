@@ -234,8 +234,8 @@ class Float16Embedding(msgspec.Struct, array_like=True, gc=False):
     preference: float
     now: float
     counts: tuple[int, int, int, int]  # prompt tokens and characters, completion tokens at most, neighbours asked
-    purse: BudgetState
-    purse_price: float
+    budget: BudgetState
+    budget_price: float
     flags: int  # 1: early, 2: refuses
     arms: msgspec.Raw
     rows: int  # a bit for each of ROWS that is there
@@ -272,8 +272,8 @@ def packed(record: DecisionRecord) -> bytes:
             context.preference,
             context.now,
             (context.prompt_tokens, context.prompt_characters, context.max_completion_tokens, context.neighbours_asked),
-            context.purse,
-            evidence.purse_price,
+            context.budget,
+            evidence.budget_price,
             int(evidence.early) | int(evidence.refuses) << 1,
             _arms(context.arms),
             rows,
@@ -335,7 +335,7 @@ def unpacked(data: bytes) -> DecisionRecord:
         prompt_characters,
         max_completion_tokens,
         found.now,
-        found.purse,
+        found.budget,
         block("capacity"),
         np.frombuffer(found.features, _SINGLE) if found.features else None,
         None if usd[0] is None else MeasuredCost(*cast(tuple[Float, Float, Float], usd)),
@@ -346,7 +346,7 @@ def unpacked(data: bytes) -> DecisionRecord:
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
     evidence = Evidence(
-        expected, found.purse_price, block("gamma"), bool(found.flags & 1), bool(found.flags & 2), block("worth")
+        expected, found.budget_price, block("gamma"), bool(found.flags & 1), bool(found.flags & 2), block("worth")
     )
     names = context.names
     if found.model not in names or (found.drawn and found.drawn not in names):

@@ -207,7 +207,7 @@ def _logged(
         prompt_characters=int(stream.prompt_characters[row]),
         max_completion_tokens=COMPLETION_TOKENS,
         now=float(row),
-        purse=BudgetState(remaining=gate.remaining(), limit=gate.total, reset_s=float(len(stream) - row), name=TENANT),
+        budget=BudgetState(remaining=gate.remaining(), limit=gate.total, reset_s=float(len(stream) - row), name=TENANT),
         capacity=None if capacity is None else capacity[columns],
         features=None if stream.features is None else stream.features[row],
     )

@@ -71,7 +71,7 @@ class LoggedContext(msgspec.Struct, frozen=True):
     prompt_characters: int
     max_completion_tokens: int
     now: float  # seconds, monotone within a replica's log
-    purse: BudgetState = msgspec.field(default_factory=BudgetState)
+    budget: BudgetState = msgspec.field(default_factory=BudgetState)
     capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
     rented: MeasuredCost | None = None  # None where every arm costs its list price
@@ -104,7 +104,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """What a distribution follows from beside its context: with both logged, anybody can draw it up again."""
 
     expected: Estimates  # of the arms, cost as budgets are charged
-    purse_price: float = 0.0  # μ, 1/USD
+    budget_price: float = 0.0  # μ, 1/USD
     capacity_prices: Float | None = None  # γ (n,), 1/USD; None: all zero
     early: bool = False  # whether the policy still looks around
     refuses: bool = True  # whether the prices are those of a plan that refuses what is not worth them
@@ -230,7 +230,7 @@ class Charger(Estimator, Protocol):
 class Prices(msgspec.Struct, frozen=True):
     """What a dollar costs beyond the caller's own preference."""
 
-    purse: float = 0.0  # μ ≥ 0, 1/USD
+    budget: float = 0.0  # μ ≥ 0, 1/USD
     capacity: Float | None = None  # γ (n,) ≥ 0, 1/USD; None: all zero
     refuses: bool = True  # whether a query of a score below zero is to be refused, so that others can be paid
 

@@ -19,7 +19,7 @@ Expect = Callable[[History, NDArray[np.intp]], Estimates]
 """(history, rows (S,)) -> estimates (S, M) of those rows made without looking at them."""
 
 SAMPLE_ROWS = 3000  # of the rehearsal, for the dual of capacities
-CURVE_ROWS = 600  # of the rehearsal, for the price of a purse
+CURVE_ROWS = 600  # of the rehearsal, for the price of a budget
 OWN_ROWS = 800  # of history, where the pacer rehearses itself
 MOST_CURVES = 8  # sets of eligible arms whose curves are kept for each budget
 MOST_BUDGETS = 256  # the one that was not asked about for longest is forgotten
@@ -87,7 +87,7 @@ class Curve:
         return price, False
 
 
-class _Purse:
+class _PacedBudget:
     """What is known of one budget: its arrivals, its queries, and the prices they were last solved for."""
 
     def __init__(self, queries_per_s: float) -> None:
@@ -95,7 +95,7 @@ class _Purse:
         self.recent = QuerySample(RECENT_ROWS)
         self.solved_at = 0  # arrivals when prices were last solved
         self.queries = math.inf  # still to come, when last asked
-        self.budget = math.inf  # USD a query that was left when last asked
+        self.per_query = math.inf  # USD a query that was left when last asked
         self.capacities: dict[tuple[str, ...], tuple[Float, Float]] = {}  # (n + 1,): γ and μ; (n,): USD a query
         self.curves: dict[tuple[str, ...], Curve] = {}
 
@@ -135,28 +135,28 @@ class Remaining:
         self._may_refuse = may_refuse
         self.always_drops = False  # follow the plan that drops, whatever it is expected to earn: for comparison
         self._everybody = Arrivals(queries_per_s)
-        self._purses: dict[str, _Purse] = {}
+        self._budgets: dict[str, _PacedBudget] = {}
 
     def prices(self, context: RouteContext, estimates: Estimates) -> Prices:
-        reset_s, left = context.purse.reset_s, context.purse.remaining
+        reset_s, left = context.budget.reset_s, context.budget.remaining
         if not math.isfinite(reset_s):
             return Prices()
-        purse, names = self._purse(context.purse.name), context.names
-        expected = purse.arrivals.expected(context.now, reset_s)
-        purse.queries = queries = max(expected, self._fewest(purse.arrivals, expected))
-        purse.budget = left / queries
+        paced, names = self._paced(context.budget.name), context.names
+        expected = paced.arrivals.expected(context.now, reset_s)
+        paced.queries = queries = max(expected, self._fewest(paced.arrivals, expected))
+        paced.per_query = left / queries
         gamma = None
         if context.capacity is not None and np.isfinite(context.capacity).any():
             expected = self._everybody.expected(context.now, reset_s)
             everybody = max(expected, self._fewest(self._everybody, expected))
-            gamma = self._capacity_prices(purse, names, np.maximum(context.capacity, 0.0) / everybody)
+            gamma = self._capacity_prices(paced, names, np.maximum(context.capacity, 0.0) / everybody)
         if not math.isfinite(left):
             return Prices(capacity=gamma)
-        curve = purse.curves.get(names)
+        curve = paced.curves.get(names)
         if curve is None:
-            curve = purse.curves[names] = self._curve(purse, names)
+            curve = paced.curves[names] = self._curve(paced, names)
         drops = self._may_refuse or gamma is not None
-        price, refuses = curve.price(purse.budget, may_refuse=drops, pays=0.0 if self.always_drops else PAYS)
+        price, refuses = curve.price(paced.per_query, may_refuse=drops, pays=0.0 if self.always_drops else PAYS)
         return Prices(max(0.0, price - context.preference), gamma, self._may_refuse and (refuses or gamma is not None))
 
     def _fewest(self, arrivals: Arrivals, expected: float) -> float:
@@ -168,36 +168,36 @@ class Remaining:
     def learn(self, outcome: Outcome) -> None:
         if np.isnan(outcome.cost) and outcome.arm:
             return  # a judgement of an answer that was counted when it was settled
-        purse = self._purse(outcome.context.purse.name)
+        paced = self._paced(outcome.context.budget.name)
         self._everybody.add(outcome.now)
-        purse.arrivals.add(outcome.now)
+        paced.arrivals.add(outcome.now)
         if outcome.expected is not None:
-            purse.recent.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
-        due = min(self._resolve, max(SOONEST, STALE * purse.queries))
+            paced.recent.add(outcome.context.names, outcome.expected.quality, outcome.expected.cost)
+        due = min(self._resolve, max(SOONEST, STALE * paced.queries))
         if self._rehearsal() is None:  # all that is known of the queries to come are those that came
-            due = min(due, max(1, purse.recent.added // 4))
-        if purse.arrivals.count - purse.solved_at >= due:
-            purse.solved_at = purse.arrivals.count
-            for names, (gamma, budgets) in list(purse.capacities.items())[-MOST_CURVES:]:
-                purse.capacities[names] = self._dual(purse, names, budgets, gamma), budgets
-            purse.curves = {names: self._curve(purse, names) for names in list(purse.curves)[-MOST_CURVES:]}
+            due = min(due, max(1, paced.recent.added // 4))
+        if paced.arrivals.count - paced.solved_at >= due:
+            paced.solved_at = paced.arrivals.count
+            for names, (gamma, budgets) in list(paced.capacities.items())[-MOST_CURVES:]:
+                paced.capacities[names] = self._dual(paced, names, budgets, gamma), budgets
+            paced.curves = {names: self._curve(paced, names) for names in list(paced.curves)[-MOST_CURVES:]}
 
     def refit(self, history: History) -> None:
         """Prices follow the estimator's new rehearsal."""
         if self._expect is not None and len(history.scores):
             rows = np.unique(np.linspace(0, len(history.scores) - 1, OWN_ROWS).astype(np.intp))
             self._own = tuple(arm.name for arm in history.arms), self._expect(history, rows)
-        for purse in self._purses.values():
-            purse.forget_prices()
+        for paced in self._budgets.values():
+            paced.forget_prices()
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
-        found: dict[str, NDArray[np.generic]] = {"purses": np.array(list(self._purses), np.str_)}
+        found: dict[str, NDArray[np.generic]] = {"budgets": np.array(list(self._budgets), np.str_)}
         found |= _under("everybody", self._everybody.state())
         if self._own is not None:
             names, expected = self._own
             found |= {"own.names": np.array(names, np.str_), "own.quality": expected.quality, "own.cost": expected.cost}
-        for place, purse in enumerate(self._purses.values()):
-            found |= _under(f"purse{place}", _stored(purse))
+        for place, paced in enumerate(self._budgets.values()):
+            found |= _under(f"budget{place}", _stored(paced))
         return found
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
@@ -209,63 +209,63 @@ class Remaining:
                 tuple(str(name) for name in state["own.names"]),
                 Estimates(quality, np.zeros(quality.shape), cost),
             )
-        self._purses = {}
-        for place, name in enumerate(state["purses"]):
-            self._purses[str(name)] = purse = _Purse(self._queries_per_s)
-            _restore(purse, _within(f"purse{place}", state))
+        self._budgets = {}
+        for place, name in enumerate(state["budgets"]):
+            self._budgets[str(name)] = paced = _PacedBudget(self._queries_per_s)
+            _restore(paced, _within(f"budget{place}", state))
 
-    def _purse(self, name: str) -> _Purse:
-        purse = self._purses.pop(name, None)
-        if purse is None:
-            purse = _Purse(self._usual_rate())
-            if len(self._purses) >= MOST_BUDGETS:
-                del self._purses[next(iter(self._purses))]
-        self._purses[name] = purse  # the last one asked about is last
-        return purse
+    def _paced(self, name: str) -> _PacedBudget:
+        paced = self._budgets.pop(name, None)
+        if paced is None:
+            paced = _PacedBudget(self._usual_rate())
+            if len(self._budgets) >= MOST_BUDGETS:
+                del self._budgets[next(iter(self._budgets))]
+        self._budgets[name] = paced  # the last one asked about is last
+        return paced
 
     def _usual_rate(self) -> float:
         """Queries a second that a new budget is expected to see: as the others do."""
-        known = [purse.arrivals.rate for purse in self._purses.values() if purse.arrivals.count >= SOONEST]
+        known = [paced.arrivals.rate for paced in self._budgets.values() if paced.arrivals.count >= SOONEST]
         return float(np.median(known)) if known else self._queries_per_s
 
-    def _curve(self, purse: _Purse, names: tuple[str, ...]) -> Curve:
+    def _curve(self, paced: _PacedBudget, names: tuple[str, ...]) -> Curve:
         """Empty while nothing is known of the queries to come."""
-        quality, cost, weights = self._to_come(purse, names, CURVE_ROWS)
+        quality, cost, weights = self._to_come(paced, names, CURVE_ROWS)
         if not len(cost):
             return Curve(*[np.zeros(0)] * 5)
-        if names in purse.capacities:  # what an arm earns beyond its own price
-            quality = quality - purse.capacities[names][0][:-1] * cost
+        if names in paced.capacities:  # what an arm earns beyond its own price
+            quality = quality - paced.capacities[names][0][:-1] * cost
         prices = np.concatenate([[0.0], np.geomspace(1e-2, 1e3, CURVE_PRICES - 1)]) / cost.mean()
         spent, some, earned, choosing = spending_curve(quality, cost, prices, weights=weights)
-        if names in purse.capacities:
+        if names in paced.capacities:
             spent, earned = some, choosing  # capacities were priced for a plan that drops
         return Curve(prices, spent, some, earned, choosing)
 
-    def _capacity_prices(self, purse: _Purse, names: tuple[str, ...], budgets: Float) -> Float:
+    def _capacity_prices(self, paced: _PacedBudget, names: tuple[str, ...], budgets: Float) -> Float:
         """γ (n,), 1/USD, as last solved; the budgets are kept for the next solution."""
-        known = purse.capacities.get(names)
-        gamma = self._dual(purse, names, budgets, None) if known is None else known[0]
+        known = paced.capacities.get(names)
+        gamma = self._dual(paced, names, budgets, None) if known is None else known[0]
         if known is None:
-            purse.curves.pop(names, None)
-        purse.capacities[names] = gamma, budgets
+            paced.curves.pop(names, None)
+        paced.capacities[names] = gamma, budgets
         return gamma[:-1]
 
-    def _dual(self, purse: _Purse, names: tuple[str, ...], budgets: Float, start: Float | None) -> Float:
+    def _dual(self, paced: _PacedBudget, names: tuple[str, ...], budgets: Float, start: Float | None) -> Float:
         """γ of these budgets of one query and μ beside them, zero where no budget pays; (n + 1,), 1/USD."""
-        quality, cost, weights = self._to_come(purse, names, SAMPLE_ROWS)
+        quality, cost, weights = self._to_come(paced, names, SAMPLE_ROWS)
         if not len(cost):
             return np.zeros(len(names) + 1)
-        if math.isfinite(purse.budget):
-            return joint_dual(quality, cost, budgets, shared=purse.budget, weights=weights, start=start)
+        if math.isfinite(paced.per_query):
+            return joint_dual(quality, cost, budgets, shared=paced.per_query, weights=weights, start=start)
         first = None if start is None else start[:-1]
         return np.append(smoothed_dual(quality, cost, budgets, weights=weights, start=first), 0.0)
 
-    def _to_come(self, purse: _Purse, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
+    def _to_come(self, paced: _PacedBudget, names: tuple[str, ...], rows: int) -> tuple[Float, Float, Float]:
         """(r, n) quality by the chance to earn it, −inf where an arm was absent; (r, n) cost; (r,) weights of sum one.
 
         r is 0 at first.
         """
-        nothing, seen = np.zeros((0, len(names))), purse.recent
+        nothing, seen = np.zeros((0, len(names))), paced.recent
         known, expected = self._rehearsal() or (names, Estimates(nothing, nothing, nothing))
         chosen = np.unique(
             np.linspace(0, max(len(expected.cost) - 1, 0), min(rows, len(expected.cost))).astype(np.intp)
@@ -306,31 +306,31 @@ def _columns(names: tuple[str, ...], known: tuple[str, ...], quality: Float, cos
 SEPARATOR = "\x1f"  # between the names of one set of arms
 
 
-def _stored(purse: _Purse) -> dict[str, NDArray[np.generic]]:
-    numbers = np.array([purse.solved_at, purse.queries, purse.budget])
-    found: dict[str, NDArray[np.generic]] = {"numbers": numbers} | _under("recent", purse.recent.state())
-    found |= _under("arrivals", purse.arrivals.state())
-    found |= {"capacities": np.array([SEPARATOR.join(names) for names in purse.capacities], np.str_)}
-    found |= {"curves": np.array([SEPARATOR.join(names) for names in purse.curves], np.str_)}
-    for place, pair in enumerate(purse.capacities.values()):
+def _stored(paced: _PacedBudget) -> dict[str, NDArray[np.generic]]:
+    numbers = np.array([paced.solved_at, paced.queries, paced.per_query])
+    found: dict[str, NDArray[np.generic]] = {"numbers": numbers} | _under("recent", paced.recent.state())
+    found |= _under("arrivals", paced.arrivals.state())
+    found |= {"capacities": np.array([SEPARATOR.join(names) for names in paced.capacities], np.str_)}
+    found |= {"curves": np.array([SEPARATOR.join(names) for names in paced.curves], np.str_)}
+    for place, pair in enumerate(paced.capacities.values()):
         found[f"capacity{place}"] = np.concatenate(pair)
-    for place, curve in enumerate(purse.curves.values()):
+    for place, curve in enumerate(paced.curves.values()):
         found[f"curve{place}"] = np.stack([getattr(curve, name) for name in Curve.__slots__])
     return found
 
 
-def _restore(purse: _Purse, state: Mapping[str, NDArray[np.generic]]) -> None:
+def _restore(paced: _PacedBudget, state: Mapping[str, NDArray[np.generic]]) -> None:
     """Inverse of _stored()."""
-    solved_at, purse.queries, purse.budget = np.array(state["numbers"], np.float64).tolist()
-    purse.solved_at = int(solved_at)
-    purse.recent.restore(_within("recent", state))
-    purse.arrivals.restore(_within("arrivals", state))
+    solved_at, paced.queries, paced.per_query = np.array(state["numbers"], np.float64).tolist()
+    paced.solved_at = int(solved_at)
+    paced.recent.restore(_within("recent", state))
+    paced.arrivals.restore(_within("arrivals", state))
     sets = {key: [tuple(str(each).split(SEPARATOR)) for each in state[key]] for key in ("capacities", "curves")}
     for place, names in enumerate(sets["capacities"]):
         both, n = np.array(state[f"capacity{place}"], np.float64), len(names)
-        purse.capacities[names] = both[: n + 1], both[n + 1 :]
+        paced.capacities[names] = both[: n + 1], both[n + 1 :]
     for place, names in enumerate(sets["curves"]):
-        purse.curves[names] = Curve(*np.array(state[f"curve{place}"], np.float64))
+        paced.curves[names] = Curve(*np.array(state[f"curve{place}"], np.float64))
 
 
 def _under(prefix: str, state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

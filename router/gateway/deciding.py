@@ -54,7 +54,7 @@ from router.gateway.types import (
 from router.learning.follower import Learning
 from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
 
-_NO_PURSE = BudgetState()
+_NO_BUDGET = BudgetState()
 _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _UNKNOWN = Estimates(np.zeros(1), np.zeros(1), np.zeros(1))
@@ -95,7 +95,7 @@ class Decider:
         self._said_at = -SAY_EVERY_S  # that the embedder failed
         self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
         # by key: when read, of which budgets
-        self._purses: dict[str, tuple[float, tuple[Budget, ...], BudgetState]] = {}
+        self._budget_states: dict[str, tuple[float, tuple[Budget, ...], BudgetState]] = {}
         # of requests that need these capabilities, and are alike in what programs look at …
         self._usual: dict[tuple[object, ...], Candidates] = {}
         self._usual_of: Catalogue | None = None  # … among these models
@@ -136,8 +136,8 @@ class Decider:
         self, principal: Principal, call: Call, menu: Candidates, stages: Timings, session: str | None
     ) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
-        purse = await self._purse(principal) if principal.budgets else _NO_PURSE
-        capacity, purse = await self._capacity(menu, purse) if menu.budgets else (None, purse)
+        budget = await self._budget_of(principal) if principal.budgets else _NO_BUDGET
+        capacity, budget = await self._capacity(menu, budget) if menu.budgets else (None, budget)
         second = principal.latency_usd_per_s
         stages.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
@@ -152,7 +152,7 @@ class Decider:
             len(call.text),
             call.needs.completion_tokens or menu.longest,
             self._clock(),
-            purse,
+            budget,
             capacity,
             None if self.features is None else self.features(call.text),
             self.renting.of(menu.models) if self.renting.rents else None,
@@ -169,14 +169,14 @@ class Decider:
 
     def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
         """Raises: BudgetExceeded where no answer is worth what it takes from a budget that others need."""
-        purse, evidence = record.context.purse, record.evidence
+        budget, evidence = record.context.budget, record.evidence
         best = float(proposal.scores.max())
-        if best < 0.0 and evidence.refuses and (evidence.purse_price > 0.0 or evidence.capacity_prices is not None):
+        if best < 0.0 and evidence.refuses and (evidence.budget_price > 0.0 or evidence.capacity_prices is not None):
             raise NotWorthItsPrice(
                 record,
-                f"The budget {purse.name} is short: {purse.remaining:.6g} of {purse.limit:.6g} USD are left, and the "
-                f"best answer is worth {-best:.3g} less than its price. It resets in {purse.reset_s:.0f} s.",
-                retry_after_s=purse.reset_s,
+                f"The budget {budget.name} is short: {budget.remaining:.6g} of {budget.limit:.6g} USD are left, and the "
+                f"best answer is worth {-best:.3g} less than its price. It resets in {budget.reset_s:.0f} s.",
+                retry_after_s=budget.reset_s,
             )
 
     def _record(
@@ -334,23 +334,23 @@ class Decider:
         hits = self._learning.views.index.search(logged.embedding[None, :], logged.neighbours_asked)
         return hits.ids[0], hits.similarity[0]
 
-    async def _purse(self, principal: Principal) -> BudgetState:
+    async def _budget_of(self, principal: Principal) -> BudgetState:
         """The budget with the smallest share left, read at most every `balance_ttl_s`."""
-        known, now = self._purses.get(principal.key_id), self._clock()
+        known, now = self._budget_states.get(principal.key_id), self._clock()
         if known is None or known[1] is not principal.budgets or now - known[0] > self.options.balance_ttl_s:
-            if len(self._purses) > MOST_BALANCES:
-                self._purses.clear()
+            if len(self._budget_states) > MOST_BALANCES:
+                self._budget_states.clear()
             known = now, principal.budgets, _tightest(await self._read(principal.budgets))
-            self._purses[principal.key_id] = known
+            self._budget_states[principal.key_id] = known
         return known[2]
 
-    async def _capacity(self, menu: Candidates, purse: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
-        """((n,) USD left of each model's tightest budget, inf where none; the purse, until the first reset if none)."""
+    async def _capacity(self, menu: Candidates, budget: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
+        """((n,) USD left of each model's tightest budget, inf where none; the caller's budget, or the first reset)."""
         balances = await self._read(menu.budgets)
         left = {each.budget: each.remaining / NANO_PER_USD for each in balances}
-        tightest = [min([left[budget] for budget in model.budgets], default=np.inf) for model in menu.models]
+        tightest = [min([left[each] for each in model.budgets], default=np.inf) for model in menu.models]
         until = BudgetState(reset_s=min([each.reset_ms for each in balances]) / 1000)
-        return np.array(tightest), until if purse is _NO_PURSE else purse
+        return np.array(tightest), until if budget is _NO_BUDGET else budget
 
     async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
         """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""
@@ -385,7 +385,7 @@ def _tightest(balances: Sequence[Balance]) -> BudgetState:
     """The hard budget with the smallest share left."""
     hard = [balance for balance in balances if balance.budget.hard]
     if not hard:
-        return _NO_PURSE
+        return _NO_BUDGET
     tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
     return BudgetState(
         remaining=tight.remaining / NANO_PER_USD,

@@ -31,7 +31,7 @@ def said(flip: Flip, record: DecisionRecord) -> str:
     if flip.kind == "preference":
         return f"{'from' if flip.change > 0.0 else 'at'} preference {flip.value:.12g}"
     if flip.kind == "budget":
-        return f"with {flip.change:.3g} USD more left of {record.context.purse.name}"
+        return f"with {flip.change:.3g} USD more left of {record.context.budget.name}"
     if flip.priced == flip.arm:
         return f"at a price {_percent(-flip.change)} lower"
     if flip.value >= MANY_TIMES:

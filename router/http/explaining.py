@@ -76,7 +76,7 @@ def outcome_of(entries: Iterable[LogEntry]) -> dict[str, object]:
 
 
 def _facts(gateway: Gateway, record: DecisionRecord) -> dict[str, object]:
-    purse, price = record.context.purse, record.context.preference
+    budget, price = record.context.budget, record.context.preference
     return {
         "model": record.model,
         "policy": record.policy,
@@ -84,7 +84,7 @@ def _facts(gateway: Gateway, record: DecisionRecord) -> dict[str, object]:
         "preference": round(knob_of(price, reference_usd=gateway.decider.options.reference_usd), 9),
         "lambda_per_usd": price,
         "propensity": record.propensity,
-        "budget": {"name": purse.name, "remaining_usd": purse.remaining} if purse.name else None,
+        "budget": {"name": budget.name, "remaining_usd": budget.remaining} if budget.name else None,
     }
 
 

@@ -31,15 +31,15 @@ def make_pacer(**more: bool) -> Remaining:
     return Remaining(lambda: (NAMES_OF, REHEARSAL), **more)  # type: ignore[arg-type]
 
 
-def arrive(pacer: Remaining, purse: str, second: float) -> None:
-    context = make_context(ARMS, now=second, purse=BudgetState(name=purse))
+def arrive(pacer: Remaining, name: str, second: float) -> None:
+    context = make_context(ARMS, now=second, budget=BudgetState(name=name))
     pacer.learn(Outcome(context, ARMS[0].name, float("nan"), 1e-5, 1.0, 10, second))
 
 
-def price(pacer: Remaining, purse: str, *, usd: float, reset_s: float = 1000.0, preference: float = 0.0) -> float:
-    budget = BudgetState(remaining=usd, limit=usd, reset_s=reset_s, name=purse)
-    context = make_context(ARMS, preference=preference, purse=budget, now=4000.0)
-    return pacer.prices(context, REHEARSAL).purse
+def price(pacer: Remaining, name: str, *, usd: float, reset_s: float = 1000.0, preference: float = 0.0) -> float:
+    budget = BudgetState(remaining=usd, limit=usd, reset_s=reset_s, name=name)
+    context = make_context(ARMS, preference=preference, budget=budget, now=4000.0)
+    return pacer.prices(context, REHEARSAL).budget
 
 
 @pytest.mark.parametrize("share", [0.2, 0.05, 0.02])
@@ -77,7 +77,7 @@ def test_more_budgets_than_are_kept_forget_the_one_asked_about_longest_ago() -> 
     pacer = make_pacer()
     for each in range(300):
         arrive(pacer, f"t{each}", float(each))
-    assert len(pacer.state()["purses"]) == 256
+    assert len(pacer.state()["budgets"]) == 256
 
 
 # how many come
@@ -212,7 +212,7 @@ def test_a_sample_of_the_queries_to_come_is_as_dear_as_all_of_them() -> None:
     cost = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(0.0, 1.5, (20_000, 1))
     rehearsal = Estimates(rng.random((20_000, 3)), np.zeros((20_000, 3)), cost)
     pacer = Remaining(lambda: (NAMES_OF, rehearsal))
-    curve = pacer._curve(pacer._purse("acme"), NAMES_OF)
+    curve = pacer._curve(pacer._paced("acme"), NAMES_OF)
     assert curve.spent[-1] == pytest.approx(cost.min(axis=1).mean(), rel=0.01)
 
 
@@ -259,9 +259,9 @@ def ask(
     gate: BudgetGate,
     preference: float,
 ) -> float:
-    purse = BudgetState(gate.remaining(), gate.total, float(len(stream) - second), name)
+    budget = BudgetState(gate.remaining(), gate.total, float(len(stream) - second), name)
     vector = stream.embeddings[second]
-    logged = LoggedContext(f"{name}{second}", name, preference, vector, ARMS, 50, 200, 512, float(second), purse)
+    logged = LoggedContext(f"{name}{second}", name, preference, vector, ARMS, 50, 200, 512, float(second), budget)
     proposal = policy.propose(context_of(logged, view.near(second, np.arange(3))))
     arm = int(np.argmax(proposal.probabilities))
     record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, ARMS[arm].name, "neighbours")
@@ -286,11 +286,11 @@ def test_queries_that_only_other_models_could_answer_spoil_no_price() -> None:
         learn_from(pacer, arms, float(second))
     for arms in (ARMS[:1], ARMS[1:2], ARMS[:2]):
         estimates = Estimates(np.full(len(arms), 0.5), np.full(len(arms), 0.1), np.full(len(arms), 1e-5))
-        budget = BudgetState(remaining=1e-3, limit=2e-3, reset_s=1000.0, name="purse")
-        assert np.isfinite(pacer.prices(make_context(arms, now=300.0, purse=budget), estimates).purse)
+        budget = BudgetState(remaining=1e-3, limit=2e-3, reset_s=1000.0, name="budget")
+        assert np.isfinite(pacer.prices(make_context(arms, now=300.0, budget=budget), estimates).budget)
 
 
 def learn_from(pacer: Remaining, arms: tuple[Arm, ...], second: float) -> None:
-    context = make_context(arms, now=second, purse=BudgetState(name="purse"))
+    context = make_context(arms, now=second, budget=BudgetState(name="budget"))
     expected = Estimates(np.full(len(arms), 0.5), np.full(len(arms), 0.1), np.full(len(arms), 1e-5))
     pacer.learn(Outcome(context, arms[0].name, float("nan"), 1e-5, 1.0, 10, second, expected=expected))

@@ -41,14 +41,14 @@ def random_decision(generator: np.random.Generator, explorer: Explorer) -> Decid
         100,
         100,
         0.0,
-        purse=BudgetState(left, left * 2, 60.0, "tenant:acme/60") if some[1] else BudgetState(),
+        budget=BudgetState(left, left * 2, 60.0, "tenant:acme/60") if some[1] else BudgetState(),
         capacity=10.0 ** generator.uniform(-7, 1, n) if some[2] else None,
         cached=generator.random(n) if some[0] else None,
         waiting=10.0 ** generator.uniform(-8, -2, n) if some[3] else None,
     )
     evidence = Evidence(
         Estimates(generator.random(n), generator.random(n) * 0.2, cost),
-        purse_price=10.0 ** generator.uniform(-2, 6) if some[4] else 0.0,
+        budget_price=10.0 ** generator.uniform(-2, 6) if some[4] else 0.0,
         capacity_prices=10.0 ** generator.uniform(-2, 6, n) * (generator.random(n) < 0.5) if some[5] else None,
     )
     redraw = Composed(Means(), Flat(), explorer).distribute
@@ -103,19 +103,19 @@ def test_what_does_not_look_at_prices_is_flipped_by_none(explorer: Explorer) -> 
     generator = np.random.default_rng(13)
     for _ in range(200):
         decided = random_decision(generator, explorer)
-        if decided.context.capacity is None and decided.context.purse.remaining == np.inf:
+        if decided.context.capacity is None and decided.context.budget.remaining == np.inf:
             assert flips(decided) == []
 
 
 def test_while_a_budget_sets_the_price_no_higher_preference_helps() -> None:
     arms = (Arm("small", 1e-7, 1e-7), Arm("large", 1e-6, 1e-6))
-    purse = BudgetState(1.0, 2.0, 60.0, "tenant:acme/60")
-    context = LoggedContext("d", "acme", 300.0, np.zeros(1, np.float32), arms, 1, 1, 1, 0.0, purse)
+    budget = BudgetState(1.0, 2.0, 60.0, "tenant:acme/60")
+    context = LoggedContext("d", "acme", 300.0, np.zeros(1, np.float32), arms, 1, 1, 1, 0.0, budget)
     expected = Estimates(np.array([0.6, 0.9]), np.zeros(2), np.array([1e-4, 1e-3]))
     policy = Composed(Means(), Flat(), Greedy())
-    kept = Decided(context, Evidence(expected, purse_price=700.0), policy.distribute, REFERENCE_USD)
+    kept = Decided(context, Evidence(expected, budget_price=700.0), policy.distribute, REFERENCE_USD)
     assert [flip for flip in flips(kept) if flip.kind == "preference"] == []
-    held = Decided(context, Evidence(expected, purse_price=30.0), policy.distribute, REFERENCE_USD, compensates=False)
+    held = Decided(context, Evidence(expected, budget_price=30.0), policy.distribute, REFERENCE_USD, compensates=False)
     assert flips(held) != []
 
 

@@ -73,16 +73,16 @@ def test_a_budget_is_priced_by_what_is_charged_and_a_preference_by_what_it_takes
     policy = build("paced", ARMS)
     policy.refit(history)
     poor = BudgetState(remaining=1e-4, limit=1e-3, reset_s=3600.0, name="tenant")
-    at_list = policy.propose(make_context(ARMS, history, purse=poor))
-    found = policy.propose(make_context(ARMS, history, purse=poor, rented=rented([5e-6, 1e-6, 2e-6])))
+    at_list = policy.propose(make_context(ARMS, history, budget=poor))
+    found = policy.propose(make_context(ARMS, history, budget=poor, rented=rented([5e-6, 1e-6, 2e-6])))
     mu = at_list.prices - 10.0
     assert (mu > 0).all()
     wanted = found.estimates.quality - 10.0 * found.estimates.cost - mu * found.evidence.expected.cost
     np.testing.assert_allclose(found.estimates.quality - found.prices * found.estimates.cost, wanted)
 
 
-def test_what_a_purse_cannot_pay_is_judged_by_the_charge() -> None:
+def test_what_a_budget_cannot_pay_is_judged_by_the_charge() -> None:
     """Expensive to run and cheap to charge: allowed; cheap to run and expensive to charge: not."""
     cheap, expensive = Arm("cheap", 1e-9, 1e-8), Arm("expensive", 1e-4, 1e-3)
-    context = make_context((cheap, expensive), purse=BudgetState(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
+    context = make_context((cheap, expensive), budget=BudgetState(1e-3, 1.0, 60.0, "t"), rented=rented([1e-3, 1e-12]))
     assert build("best", (cheap, expensive)).propose(context).probabilities.tolist() == [1.0, 0.0]

@@ -106,9 +106,9 @@ def test_replicas_that_learn_the_same_outcomes_agree_to_the_last_bit(
 ) -> None:
     other = build(ARMS, explore=0.0)
     other.restore(fitted_state)
-    past, purse = make_past(), BudgetState(remaining=0.01, limit=1.0, reset_s=500.0, name="acme")
+    past, budget = make_past(), BudgetState(remaining=0.01, limit=1.0, reset_s=500.0, name="acme")
     for seed in range(60):
-        context = make_context(ARMS, past, seed=seed, purse=purse)
+        context = make_context(ARMS, past, seed=seed, budget=budget)
         outcome = make_outcome(context, ARMS[seed % 3].name, score=(seed % 4) / 3)
         policy.learn(outcome)
         other.learn(outcome)

@@ -35,29 +35,29 @@ def make_pacer() -> Remaining:
 
 
 def price_of(pacer: Remaining, *, remaining: float, reset_s: float = 1000.0, capacity: Float | None = None) -> Float:
-    purse = BudgetState(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
-    context = make_context(ARMS, preference=0.0, purse=purse, capacity=capacity)
+    budget = BudgetState(remaining=remaining, limit=1.0, reset_s=reset_s, name="acme")
+    context = make_context(ARMS, preference=0.0, budget=budget, capacity=capacity)
     return total(pacer, context)
 
 
 def total(pacer: Remaining, context: RouteContext) -> Float:
     """(n,) λ + μ + γ."""
     found = pacer.prices(context, REHEARSAL)
-    return prices_of(context, Evidence(REHEARSAL, found.purse, found.capacity))
+    return prices_of(context, Evidence(REHEARSAL, found.budget, found.capacity))
 
 
 def arrival(second: float, arm: str = "", cost: float = float("nan")) -> Outcome:
-    context = make_context(ARMS, now=second, purse=BudgetState(name="acme"))
+    context = make_context(ARMS, now=second, budget=BudgetState(name="acme"))
     return Outcome(context, arm, float("nan"), cost, 1.0, 10, second)
 
 
-def test_the_price_of_a_purse_rises_as_it_empties() -> None:
+def test_the_price_of_a_budget_rises_as_it_empties() -> None:
     prices = [price_of(make_pacer(), remaining=left)[0] for left in (0.2, 0.1, 0.05, 0.02)]
     assert prices == sorted(prices)
     assert prices[0] < prices[-1]
 
 
-def test_a_full_purse_has_no_price() -> None:
+def test_a_full_budget_has_no_price() -> None:
     assert price_of(make_pacer(), remaining=1e6).max() == 0.0
 
 
@@ -173,8 +173,8 @@ def test_an_expected_query_comes_with_a_chance_that_is_even_over_time() -> None:
 
 def test_an_arm_that_nobody_rehearsed_breaks_no_price() -> None:
     arms = (*ARMS, *make_arms(5)[4:])
-    purse = BudgetState(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
-    context = make_context(arms, preference=0.0, purse=purse, capacity=np.full(4, 0.01))
+    budget = BudgetState(remaining=0.05, limit=1.0, reset_s=1000.0, name="acme")
+    context = make_context(arms, preference=0.0, budget=budget, capacity=np.full(4, 0.01))
     prices = total(make_pacer(), context)
     assert np.isfinite(prices).all()
     assert (prices >= 0).all()

@@ -64,7 +64,7 @@ def make_context(arms: Sequence[Arm], history: History | None = None, seed: int 
         "prompt_characters": 400,
         "max_completion_tokens": 512,
         "now": float(seed),
-        "purse": BudgetState(),
+        "budget": BudgetState(),
     }
     return RouteContext(**(fields | changes))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""A policy is judged in the contexts that were logged: prices, purse and all."""
+"""A policy is judged in the contexts that were logged: prices, budget and all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_policy_is_judged_in_the_contexts_it_decided_in(knob: float, tmp
     assert len(asked) == 10
     found = proposed(build("neighbours", ()), entries, frozenset(asked), refit_from=10**9)
     for decision_id, record in asked.items():
-        assert record.context.purse.name == "tenant:acme/86400"
+        assert record.context.budget.name == "tenant:acme/86400"
         assert found[decision_id].tobytes() == record.probabilities.tobytes()
 
 
@@ -87,6 +87,6 @@ async def test_capacities_are_priced_until_their_reset_where_the_tenant_has_no_b
     models = {"small": model("small", CHEAP), "large": model("large", DEAR, budgets=(capacity,))}
     async with open_house(tmp_path, policy="neighbours", **models) as house:
         answer, _ = await house.read("a question")
-        purse = answer.attempt.decision.record.context.purse
-    assert purse.remaining == float("inf")
-    assert 3_500 < purse.reset_s < 3_700
+        budget = answer.attempt.decision.record.context.budget
+    assert budget.remaining == float("inf")
+    assert 3_500 < budget.reset_s < 3_700

@@ -32,7 +32,7 @@ def decision(name: str, *, tenant: str = "acme") -> DecisionRecord:
         tenant=tenant,
         preference=3.0,
         prompt_tokens=7,
-        purse=BudgetState(1.5, 2.0, 60.0, "tenant:acme"),
+        budget=BudgetState(1.5, 2.0, 60.0, "tenant:acme"),
         capacity=np.array([1.0, np.inf]),
         features=np.array([0.5, 0.1], np.float32),
         rented=MeasuredCost(np.array([1e-6, np.nan]), np.array([2e-6, np.nan]), np.array([200.0, 1.0])),
@@ -134,7 +134,7 @@ async def test_a_decision_comes_back_to_the_last_bit() -> None:
     given, back = decision("a"), decode("d", encode(decision("a")))
     assert isinstance(back, DecisionRecord)
     assert back == given
-    assert back.context.purse == given.context.purse
+    assert back.context.budget == given.context.budget
     for ours, theirs in zip(numbers(back), numbers(given), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

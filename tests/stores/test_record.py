@@ -127,7 +127,7 @@ asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
 
 
 async def test_another_process_draws_up_what_is_in_the_log_to_the_last_bit(url: str, clock: Clock) -> None:
-    """Over catalogues, purses and policies drawn anew for each run."""
+    """Over catalogues, budgets and policies drawn anew for each run."""
     seed = secrets.randbits(32)
     rng = np.random.default_rng(seed)
     expected = []
