@@ -25,19 +25,20 @@ def discounted(context: LoggedContext, listed: Estimates) -> Estimates:
 
 def routed(context: LoggedContext, estimates: Estimates, charged: Estimates) -> Estimates:
     """The estimates that decide, from those at list prices and those that are charged: what waiting costs is added."""
-    cost = charged.cost if context.rented is None else _rented(context, estimates, charged, context.rented)
+    measured = context.measured_cost
+    cost = charged.cost if measured is None else _by_machine_time(context, estimates, charged, measured)
     if context.waiting is not None:
         cost = cost + context.waiting
     return charged if cost is charged.cost else Estimates(charged.quality, charged.sigma, cost)
 
 
-def _rented(context: LoggedContext, estimates: Estimates, charged: Estimates, rented: MeasuredCost) -> Float:
+def _by_machine_time(context: LoggedContext, estimates: Estimates, charged: Estimates, measured: MeasuredCost) -> Float:
     """(n,) USD by measured machine time, where there is one."""
     listed = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).T  # (2, n)
-    tokens = _completion_tokens(context, estimates, rented, listed)
+    tokens = _completion_tokens(context, estimates, measured, listed)
     read = 1.0 if context.cached is None else 1.0 - context.cached  # what is found again takes no machine's time
-    cost = rented.prompt_usd * read * context.prompt_tokens + rented.completion_usd * tokens
-    return np.asarray(np.where(np.isnan(rented.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD)))
+    cost = measured.prompt_usd * read * context.prompt_tokens + measured.completion_usd * tokens
+    return np.asarray(np.where(np.isnan(measured.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD)))
 
 
 def repriced(context: LoggedContext, prices: Float, charged: Estimates, estimates: Estimates) -> Float:
@@ -48,9 +49,9 @@ def repriced(context: LoggedContext, prices: Float, charged: Estimates, estimate
     return np.asarray(context.preference + (prices - context.preference) * ratio)
 
 
-def _completion_tokens(context: LoggedContext, charged: Estimates, rented: MeasuredCost, listed: Float) -> Float:
+def _completion_tokens(context: LoggedContext, charged: Estimates, measured: MeasuredCost, listed: Float) -> Float:
     """(n,) those which the charge implies; of an arm that charges nothing for them, its usual ones."""
     prompt, completion = listed
     implied = (charged.cost - prompt * context.prompt_tokens) / np.where(completion > 0.0, completion, 1.0)
-    tokens = np.where(completion > 0.0, np.maximum(implied, 0.0), rented.tokens)
+    tokens = np.where(completion > 0.0, np.maximum(implied, 0.0), measured.tokens)
     return np.asarray(np.minimum(tokens, context.max_completion_tokens))

@@ -288,7 +288,7 @@ def packed(record: DecisionRecord) -> bytes:
 
 def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
     """Which of ROWS are there, and their bytes."""
-    expected, rented = record.evidence.expected, record.context.rented
+    expected, measured_cost = record.evidence.expected, record.context.measured_cost
     found: list[Float] = [record.probabilities, expected.quality, expected.sigma, expected.cost]
     rows = (1 << ALWAYS) - 1
     context, evidence = record.context, record.evidence
@@ -297,9 +297,9 @@ def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
         if row is not None:
             rows |= 1 << place
             found.append(row)
-    if rented is not None:
+    if measured_cost is not None:
         rows |= 0b111 << (ALWAYS + len(optional))
-        found += [rented.prompt_usd, rented.completion_usd, rented.tokens]
+        found += [measured_cost.prompt_usd, measured_cost.completion_usd, measured_cost.tokens]
     if context.stored is not None:
         rows |= 1 << ROWS.index("stored")
         found.append(context.stored)

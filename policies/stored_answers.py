@@ -104,12 +104,12 @@ def _spread(context: LoggedContext, keep: NDArray[np.bool_], values: Float) -> F
 
 def _fields(context: LoggedContext, keep: NDArray[np.bool_]) -> dict[str, Any]:
     """What the context says of the other arms."""
-    rented = context.rented
-    if rented is not None:
-        rented = MeasuredCost(rented.prompt_usd[keep], rented.completion_usd[keep], rented.tokens[keep])
+    measured = context.measured_cost
+    if measured is not None:
+        measured = MeasuredCost(measured.prompt_usd[keep], measured.completion_usd[keep], measured.tokens[keep])
     rows = {name: getattr(context, name) for name in ("capacity", "cached", "waiting")}
     kept = {name: None if row is None else row[keep] for name, row in rows.items()}
-    return {**kept, "arms": _kept(context.arms, tuple(keep.tolist())), "rented": rented, "stored": None}
+    return {**kept, "arms": _kept(context.arms, tuple(keep.tolist())), "measured_cost": measured, "stored": None}
 
 
 @lru_cache(maxsize=512)

@@ -74,7 +74,7 @@ class LoggedContext(msgspec.Struct, frozen=True):
     budget: BudgetState = msgspec.field(default_factory=BudgetState)
     capacity: Float | None = None  # (n,), USD left of each arm's own budget; inf where none
     features: Float32 | None = None  # (f,), surface features of the prompt, or None
-    rented: MeasuredCost | None = None  # None where every arm costs its list price
+    measured_cost: MeasuredCost | None = None  # None where every arm costs its list price
     neighbours_asked: int = 0  # past queries that were looked up, at most
     cached: Float | None = None  # (n,) of the prompt, expected in each arm's cache, in [0, 1]; None: nothing anywhere
     waiting: Float | None = None  # (n,) USD that it is worth to the tenant not to wait for each arm; None: nothing

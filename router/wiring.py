@@ -25,7 +25,7 @@ from policies.types import Arm
 from router.catalogue.ciphers import cipher_of
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
-from router.catalogue.rules import options_of, rents_of
+from router.catalogue.rules import machine_rates_of, options_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing
@@ -47,7 +47,7 @@ from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
 from router.telemetry.exposition import text_of
 from router.telemetry.logs import RequestLines
-from router.telemetry.metrics import PrometheusMeter
+from router.telemetry.metrics import PrometheusMetrics
 from router.telemetry.state import state_gauges
 from router.telemetry.tracing import conductor
 from router.telemetry.workers import Workers
@@ -72,7 +72,7 @@ class Runtime:
     stores: Stores
     keys: Credentials
     learning: Learning
-    meter: PrometheusMeter
+    metrics: PrometheusMetrics
     clock: Callable[[], float]
     version: str
     workers: Workers  # this gateway's processes
@@ -82,10 +82,10 @@ class Runtime:
     unready: str = ""  # why it was not ready when last asked
     retiring: set[asyncio.Future[None]] = field(default_factory=set)
 
-    async def metrics(self) -> bytes:
+    async def metrics_page(self) -> bytes:
         """What all workers counted, and how budgets and learning stand: Prometheus' exposition format."""
         state = await state_gauges(self.settings, self.fleet.catalogue(), self.stores, self.learning, now_ms())
-        return text_of(await self.workers.total(), self.meter.prices, state)
+        return text_of(await self.workers.total(), self.metrics.prices, state)
 
     async def missing(self) -> dict[str, str]:
         """What keeps the gateway from serving, by part, in a word; empty when it is ready. The log says why: whoever
@@ -146,18 +146,18 @@ async def open_runtime(
         fleet = await fleet_of(settings)
         catalogue = fleet.catalogue()
         embedder, spaces = await build_embedder(settings, stores.archive)
-        meter = PrometheusMeter()
-        meter.refused, lines = stores.refused, RequestLines()
-        meter.served_requests = lines.waiting if settings.telemetry.access_log else None
+        metrics = PrometheusMetrics()
+        metrics.refused, lines = stores.refused, RequestLines()
+        metrics.served_requests = lines.waiting if settings.telemetry.access_log else None
         cached = CachedKeys(stores.keys)
         stores.keys.watchers.append(cached.forget)
-        renting = MachinePricing(rents_of(settings))
+        machine_pricing = MachinePricing(machine_rates_of(settings))
         policies = build_policies(settings, catalogue.arms())
-        views = Views(_index(settings, embedder.dim), policies, occupancy=renting.occupancy)
+        views = Views(_index(settings, embedder.dim), policies, machine_time=machine_pricing.machine_time)
         learning = _learning(settings, stores, views, arms=lambda: offered(gateway))
         learning.spaces, learning.loader = spaces, HistoryLoader(stores.archive, spaces)
         tracer, conduct = await conductor(settings, stack, spans, lambda: runtime.settings)
-        gateway = _gateway(settings, stores, catalogue, embedder, learning, meter, renting, conduct)
+        gateway = _gateway(settings, stores, catalogue, embedder, learning, metrics, machine_pricing, conduct)
         await _catch_up(learning)
         runtime = Runtime(
             settings=settings,
@@ -166,11 +166,11 @@ async def open_runtime(
             stores=stores,
             keys=Credentials(settings, cached, forget=cached.forget),
             learning=learning,
-            meter=meter,
+            metrics=metrics,
             clock=time.time,
             path=path,
             version=version("pointsman"),
-            workers=Workers(workers, meter.own),
+            workers=Workers(workers, metrics.own),
             tracer=tracer,
         )
         gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
@@ -182,7 +182,7 @@ async def open_runtime(
             lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
             lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
             lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),
-            lambda: _watch_loop(meter.lagged),
+            lambda: _watch_loop(metrics.lagged),
             lambda: _reloads(runtime, path),
         ):
             await stack.enter_async_context(_running(loop))
@@ -241,15 +241,15 @@ def _gateway(
     catalogue: Catalogue,
     embedder: Embedder,
     learning: Learning,
-    meter: PrometheusMeter,
-    renting: MachinePricing,
+    metrics: PrometheusMetrics,
+    machine_pricing: MachinePricing,
     conduct: Callable[..., Gateway],
 ) -> Gateway:
     decider = Decider(
         catalogue=catalogue,
         learning=learning,
         options=options_of(settings),
-        renting=renting,
+        machine_pricing=machine_pricing,
         answers=AnswerCache(stores.answers, learning.views, time.time, cipher_of(settings.responses)),
         surroundings=Surroundings(
             stores.ledger,
@@ -261,7 +261,8 @@ def _gateway(
         ),
     )
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
-    gateway = conduct(decider=decider, ledger=ledger, log=stores.log, audit=stores.audit, meter=meter, clock=time.time)
+    records = {"log": stores.log, "audit": stores.audit}
+    gateway = conduct(decider=decider, ledger=ledger, metrics=metrics, clock=time.time, **records)
     decider.delays.program_s = lambda model, needs: program_s(model, needs, gateway)
     return gateway
 
@@ -278,8 +279,10 @@ async def _refresh(runtime: Runtime) -> None:
             LOG.error("the candidates stay as they were: %s", error.message)
         runtime.unpriced = error.message
     for name, backend in fleet.backends.items():
-        runtime.meter.backend(name, up=name not in decider.down, breakers=backend.states())
-    runtime.meter.rented({m.name: found for m in decider.catalogue.models if (found := decider.renting.price(m))})
+        runtime.metrics.backend(name, up=name not in decider.down, breakers=backend.states())
+    runtime.metrics.learned_prices(
+        {m.name: found for m in decider.catalogue.models if (found := decider.machine_pricing.price(m))}
+    )
 
 
 async def _reloads(runtime: Runtime, path: Path | None) -> None:
@@ -320,7 +323,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
         await must_be_alone(fresh, runtime.stores.keys)
         changes = diff(runtime.settings, fresh)
         fleet = await fleet_of(fresh, runtime.fleet)
-        catalogue, options, rents = fleet.catalogue(), options_of(fresh), rents_of(fresh)
+        catalogue, options, rates = fleet.catalogue(), options_of(fresh), machine_rates_of(fresh)
         runtime.keys.take(fresh)
     except Exception as error:  # foreign text: whatever it does to its reader, the next file is read again
         why = error.message if isinstance(error, PointsmanError) else f"{type(error).__name__}: {error}"
@@ -328,7 +331,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
         return
     old, decider = runtime.fleet, runtime.gateway.decider
     decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options, fresh, fleet
-    decider.renting.take(rents)
+    decider.machine_pricing.take(rates)
     LOG.warning("settings reloaded: %s", changes)
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:

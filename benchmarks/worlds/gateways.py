@@ -99,7 +99,7 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
         ),
     )
     gateway = Gateway(
-        decider=decider, ledger=stores.ledger, log=stores.log, audit=stores.audit, meter=Metrics(), clock=clock
+        decider=decider, ledger=stores.ledger, log=stores.log, audit=stores.audit, metrics=Metrics(), clock=clock
     )
     inference = Inference(
         gateway, cast(Authentication, _Keys(world)), cast(ResponsesKept, None), Stopping(0.0), longest_s=LONGEST_S

@@ -107,8 +107,8 @@ MUTANTS = {
     "unreleased": Mutant(
         "a hold stays when its engine fails",
         SERVING,
-        "            await to_its_end(self._release(attempt))\n            raise\n        attempt.stages.mark_answer",
-        "            raise\n        attempt.stages.mark_answer",
+        "            await to_its_end(self._release(attempt))\n            raise\n        attempt.timings.mark_answer",
+        "            raise\n        attempt.timings.mark_answer",
     ),
     "unsettled": Mutant(
         "who hangs up is not charged",

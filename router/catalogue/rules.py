@@ -45,7 +45,7 @@ def learning_of(settings: Settings) -> LearningRules:
     return LearningRules(section.sources, tuple([AnswerRule(**dict(each)) for each in section.rules]), rules)
 
 
-def rents_of(settings: Settings) -> dict[str, MachineRate]:
+def machine_rates_of(settings: Settings) -> dict[str, MachineRate]:
     """What machines cost, by backend, where the settings say."""
     return {
         name: MachineRate(section.machine_usd_per_hour, engines=section.engines)

@@ -77,7 +77,7 @@ class RelayedAnswer:
 
     async def _settle(self, settled: asyncio.Future[None]) -> None:
         try:
-            self.attempt.stages.mark("relay")
+            self.attempt.timings.mark("relay")
             bill = self.bill()
             await self._charge(self.attempt, bill, self.report)
             self.cost = bill.spend.cost

@@ -68,22 +68,22 @@ def mark_answer(attempt: Attempt, report: Report | None) -> None:
         attempt.marks.append(mark_of(attempt.principal.tenant, report.response_id.encode()))
 
 
-def tied(menu: Candidates, holders: TurnHolders, tenant: str, call: Call) -> Candidates:
+def tied(candidates: Candidates, holders: TurnHolders, tenant: str, call: Call) -> Candidates:
     """The one candidate that made what this turn goes on from; all of them where that is none of these."""
     field = next((name for name in _TALK if name in call.fields), None)
     known = [] if field is None or _HINT.search(call.fields[field]) is None else _open(call.fields[field])
     if _BEFORE in call.fields:
         known.append(bytes(call.fields[_BEFORE]).strip(b'"'))
     if not known:
-        return menu
+        return candidates
     name = holders.holder([mark_of(tenant, each) for each in known])
-    model = next((model for model in menu.models if model.name == name), None)
+    model = next((model for model in candidates.models if model.name == name), None)
     if model is None:
-        return menu
+        return candidates
     why = f"the conversation goes on from a call, a signed thought or a kept answer of {name}"
-    others = {each: why for each in menu.names if each != name}
+    others = {each: why for each in candidates.names if each != name}
     caches = model.price.cached is not None
-    arms, refusals = _alone(arm_of(model)), {**menu.refusals, **others}
+    arms, refusals = _alone(arm_of(model)), {**candidates.refusals, **others}
     return Candidates((model,), refusals, (model.name,), arms, model.budgets, model.max_output_tokens, caches)
 
 

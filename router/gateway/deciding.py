@@ -74,12 +74,12 @@ class Decider:
         learning: Learning,
         options: Options,
         surroundings: Surroundings,
-        renting: MachinePricing | None = None,
+        machine_pricing: MachinePricing | None = None,
         answers: AnswerCache | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.options = options
-        self.renting = renting or MachinePricing({})
+        self.machine_pricing = machine_pricing or MachinePricing({})
         self.answers = answers
         self.down: set[str] = set()  # backends that do not answer; kept by the health loop, as is …
         self.spared: dict[str, str] = {}  # … backends to use only where nobody else is left, and why
@@ -101,71 +101,71 @@ class Decider:
         self._usual_of: Catalogue | None = None  # … among these models
         self._lacking = False  # whether one of them is known to lack a feature
 
-    async def decide(self, principal: Principal, call: Call, stages: Timings, *, without: frozenset[str]) -> Decision:
+    async def decide(self, principal: Principal, call: Call, timings: Timings, *, without: frozenset[str]) -> Decision:
         """Choose a model for this call among those not in `without`.
 
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
         """
-        menu = self._menu(principal, call, without)
-        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(menu.models) > 1:
-            raise one_space(menu.models)
-        if len(menu.models) == 1 and not self.options.remember:
-            return self._only(principal, call, menu)
+        candidates = self._candidates(principal, call, without)
+        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(candidates.models) > 1:
+            raise one_space(candidates.models)
+        if len(candidates.models) == 1 and not self.options.remember:
+            return self._only(principal, call, candidates)
         if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
-            menu = tied(menu, self._learning.views.holders, principal.tenant, call)
+            candidates = tied(candidates, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
-            who = makers(self.catalogue.models, menu.names, menu.refusals, self.spared.values())
-            menu = await self.answers.offered(principal, call, menu, who, self._embed)
-        if not menu.models:
-            raise nobody(call.needs.pinned, menu.refusals, self.options.names.unroutable)
+            who = makers(self.catalogue.models, candidates.names, candidates.refusals, self.spared.values())
+            candidates = await self.answers.offered(principal, call, candidates, who, self._embed)
+        if not candidates.models:
+            raise nobody(call.needs.pinned, candidates.refusals, self.options.names.unroutable)
         name, policy = self._policy(principal, call)
-        priced = menu.caches or self.renting.rents
+        priced = candidates.caches or self.machine_pricing.rates
         session = session_of(principal.tenant, call) if priced or call.session or call.needs.messages > 1 else None
-        logged = await self._ask(principal, call, menu, stages, session if priced else None)
+        logged = await self._ask(principal, call, candidates, timings, session if priced else None)
         rows, similarity = self._nearest_rows(logged)
         neighbours = self._learning.views.neighbours(logged, rows, similarity)
-        stages.mark("neighbours")
+        timings.mark("neighbours")
         proposal = policy.propose(context_of(logged, neighbours))
-        record = self._record(principal, call, menu, logged, (name, proposal), session)
+        record = self._record(principal, call, candidates, logged, (name, proposal), session)
         if self.options.refuse_worthless and call.needs.pinned is None:
             self._refuse_worthless(record, proposal)
-        stages.mark("propose")
-        return Decision(record, proposal, menu.models, menu.refusals)
+        timings.mark("propose")
+        return Decision(record, proposal, candidates.models, candidates.refusals)
 
     async def _ask(
-        self, principal: Principal, call: Call, menu: Candidates, stages: Timings, session: str | None
+        self, principal: Principal, call: Call, candidates: Candidates, timings: Timings, session: str | None
     ) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
         budget = await self._budget_of(principal) if principal.budgets else _NO_BUDGET
-        capacity, budget = await self._capacity(menu, budget) if menu.budgets else (None, budget)
+        capacity, budget = await self._capacity(candidates, budget) if candidates.budgets else (None, budget)
         second = principal.latency_usd_per_s
-        stages.mark("balance")
+        timings.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
-        stages.mark("embed")
+        timings.mark("embed")
         return LoggedContext(
             new_id(),
             principal.tenant,
             self._preference(principal, call),
             embedding,
-            menu.arms,
+            candidates.arms,
             generic_tokens(call),
             len(call.text),
-            call.needs.completion_tokens or menu.longest,
+            call.needs.completion_tokens or candidates.longest,
             self._clock(),
             budget,
             capacity,
             None if self.features is None else self.features(call.text),
-            self.renting.of(menu.models) if self.renting.rents else None,
+            self.machine_pricing.of(candidates.models) if self.machine_pricing.rates else None,
             self.options.k,
-            None if session is None else self._cached(session, call, menu),
-            self.delays.worth(second, menu.models, call.needs) if second else None,
-            menu.stored,
+            None if session is None else self._cached(session, call, candidates),
+            self.delays.worth(second, candidates.models, call.needs) if second else None,
+            candidates.stored,
         )
 
-    def _cached(self, session: str, call: Call, menu: Candidates) -> Float:
+    def _cached(self, session: str, call: Call, candidates: Candidates) -> Float:
         """(n,) of the prompt, as far as each model has seen this conversation."""
-        tokens = [expected_prompt_tokens(model, call.needs) for model in menu.models]
-        return self._learning.views.caches.shares(session, menu.names, tokens, self._clock())
+        tokens = [expected_prompt_tokens(model, call.needs) for model in candidates.models]
+        return self._learning.views.caches.shares(session, candidates.names, tokens, self._clock())
 
     def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
         """Raises: BudgetExceeded where no answer is worth what it takes from a budget that others need."""
@@ -174,8 +174,8 @@ class Decider:
         if best < 0.0 and evidence.refuses and (evidence.budget_price > 0.0 or evidence.capacity_prices is not None):
             raise NotWorthItsPrice(
                 record,
-                f"The budget {budget.name} is short: {budget.remaining:.6g} of {budget.limit:.6g} USD are left, and the "
-                f"best answer is worth {-best:.3g} less than its price. It resets in {budget.reset_s:.0f} s.",
+                f"The budget {budget.name} is short: {budget.remaining:.6g} of {budget.limit:.6g} USD are left, and "
+                f"the best answer is worth {-best:.3g} less than its price. It resets in {budget.reset_s:.0f} s.",
                 retry_after_s=budget.reset_s,
             )
 
@@ -183,14 +183,14 @@ class Decider:
         self,
         principal: Principal,
         call: Call,
-        menu: Candidates,
+        candidates: Candidates,
         logged: LoggedContext,
         proposed: tuple[str, Proposal],
         session: str | None = None,
     ) -> DecisionRecord:
         """With one model drawn."""
         name, proposal = proposed
-        drawn = menu.models[draw(proposal.probabilities, self._generator.random())]
+        drawn = candidates.models[draw(proposal.probabilities, self._generator.random())]
         return DecisionRecord(
             logged,
             proposal.evidence,
@@ -206,13 +206,13 @@ class Decider:
             metadata=marks(session, call) if session is not None or call.answer else {},
         )
 
-    def _only(self, principal: Principal, call: Call, menu: Candidates) -> Decision:
+    def _only(self, principal: Principal, call: Call, candidates: Candidates) -> Decision:
         """Nothing to weigh and nothing to learn from: a pass-through."""
         name = self._policy(principal, call)[0]
         preference, now = self._preference(principal, call), self._clock()
-        logged = LoggedContext(new_id(), principal.tenant, preference, _NOTHING, menu.arms, 0, 0, 0, now)
-        record = self._record(principal, call, menu, logged, (name, _CERTAIN))
-        return Decision(record, _CERTAIN, menu.models, menu.refusals)
+        logged = LoggedContext(new_id(), principal.tenant, preference, _NOTHING, candidates.arms, 0, 0, 0, now)
+        record = self._record(principal, call, candidates, logged, (name, _CERTAIN))
+        return Decision(record, _CERTAIN, candidates.models, candidates.refusals)
 
     def meaning(self, name: str) -> str:
         """The model, `auto` or `auto:NAME` that a client's name stands for; the name itself where it is one."""
@@ -249,8 +249,8 @@ class Decider:
             return []
         return await nearest(self._learning.views, context, tenant, limit=limit)
 
-    def _menu(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
-        """Who may serve. Most requests differ only in length, so their menu is looked up and its contexts compared."""
+    def _candidates(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
+        """Who may serve. Most requests differ only in length, so their candidates are looked up."""
         needs = call.needs
         if self._usual_of is not self.catalogue:
             self._usual_of = self.catalogue
@@ -259,14 +259,14 @@ class Decider:
         is_plain = not needs.features or not (self.unable or self._lacking)
         if is_plain and not without and not self.down and not self.spared and is_usual(needs, principal):
             alike = needs.capabilities, needs.choices == 1, needs.fee, needs.repeats
-            menu = self._usual.get(alike)
-            if menu is not None and all_hold(menu.models, needs):
-                return menu
+            candidates = self._usual.get(alike)
+            if candidates is not None and all_hold(candidates.models, needs):
+                return candidates
             models, refusals = self._eligible(principal, call, without)
-            menu = Candidates.of(models, refusals)
+            candidates = Candidates.of(models, refusals)
             if all("the context holds" not in why for why in refusals.values()):
-                self._usual[alike] = menu
-            return menu
+                self._usual[alike] = candidates
+            return candidates
         models, refusals = self._eligible(principal, call, without)
         return Candidates.of(*self._unspared(models, refusals))
 
@@ -344,11 +344,11 @@ class Decider:
             self._budget_states[principal.key_id] = known
         return known[2]
 
-    async def _capacity(self, menu: Candidates, budget: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
+    async def _capacity(self, candidates: Candidates, budget: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
         """((n,) USD left of each model's tightest budget, inf where none; the caller's budget, or the first reset)."""
-        balances = await self._read(menu.budgets)
+        balances = await self._read(candidates.budgets)
         left = {each.budget: each.remaining / NANO_PER_USD for each in balances}
-        tightest = [min([left[each] for each in model.budgets], default=np.inf) for model in menu.models]
+        tightest = [min([left[each] for each in model.budgets], default=np.inf) for model in candidates.models]
         until = BudgetState(reset_s=min([each.reset_ms for each in balances]) / 1000)
         return np.array(tightest), until if budget is _NO_BUDGET else budget
 

@@ -21,15 +21,15 @@ MOST_A_MINUTE = 60  # entries of one kind about one model; the money itself (hol
 class Doubts:
     """Notes doubts about answers."""
 
-    def __init__(self, audit: AuditTrail, meter: Metrics, clock: Callable[[], float]) -> None:
-        self._audit, self._meter, self._clock = audit, meter, clock
+    def __init__(self, audit: AuditTrail, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._audit, self._metrics, self._clock = audit, metrics, clock
         self._noted: dict[tuple[str, str], list[int]] = {}  # kind and model -> minute, entries in it, left out since
 
     async def note(self, attempt: Attempt, doubts: Iterable[Doubt]) -> None:
         """Raises: nothing."""
         for doubt in doubts:
             model = attempt.model.name
-            self._meter.doubted(model, doubt.kind)
+            self._metrics.doubted(model, doubt.kind)
             left_out = self._left_out(doubt.kind, model)
             if left_out < 0:
                 continue

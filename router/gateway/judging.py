@@ -44,9 +44,9 @@ def worth_judging(decision: Decision) -> float:
 class Judging:
     """Draws answers, asks judges, and hands verdicts to `record`. `find` says whom a secret stands for."""
 
-    def __init__(self, ask: Ask, record: Callable[..., Awaitable[None]], meter: Metrics) -> None:
+    def __init__(self, ask: Ask, record: Callable[..., Awaitable[None]], metrics: Metrics) -> None:
         self.find: Find = _nobody
-        self._ask, self._record, self._meter = ask, record, meter
+        self._ask, self._record, self._metrics = ask, record, metrics
         self._draws = np.random.default_rng()
         self._usual = 0.0  # worth of judging the usual answer
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +65,7 @@ class Judging:
         if judge is None or self._draws.random() >= chance:
             return
         if len(self._tasks) >= AT_ONCE:
-            self._meter.judged(f"judge:{judge}", "busy")
+            self._metrics.judged(f"judge:{judge}", "busy")
             return
         task = asyncio.ensure_future(self._judge(attempt, text, rules, judge, (chance, believed)))
         self._tasks.add(task)
@@ -89,13 +89,13 @@ class Judging:
         try:
             score = await self._verdict(attempt, text, rules, judge)
         except PointsmanError as error:
-            self._meter.judged(source, error.code or error.type)
+            self._metrics.judged(source, error.code or error.type)
             return
         except Exception:
             LOG.exception("an answer could not be judged by %s", judge)
-            self._meter.judged(source, "failed")
+            self._metrics.judged(source, "failed")
             return
-        self._meter.judged(source, "no_verdict" if score is None else "judged")
+        self._metrics.judged(source, "no_verdict" if score is None else "judged")
         if score is not None:
             await self._record(attempt, score, source, believed(source), propensity=chance)
 

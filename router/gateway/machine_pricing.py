@@ -42,38 +42,38 @@ class LearnedPrice:
 
 
 class MachinePricing:
-    """Prices tokens. `rents` by backend may be replaced in place when settings change."""
+    """Prices tokens. `rates` by backend may be replaced in place when settings change."""
 
-    def __init__(self, rents: dict[str, MachineRate]) -> None:
-        self.rents = rents
-        self.occupancy = MachineTimeAccounting(self._engines)
+    def __init__(self, rates: dict[str, MachineRate]) -> None:
+        self.rates = rates
+        self.machine_time = MachineTimeAccounting(self._engines)
 
-    def take(self, rents: Mapping[str, MachineRate]) -> None:
-        """These rents from now on; what was measured stays."""
-        self.rents.clear()
-        self.rents.update(rents)
+    def take(self, rates: Mapping[str, MachineRate]) -> None:
+        """These rates from now on; what was measured stays."""
+        self.rates.clear()
+        self.rates.update(rates)
 
     def seconds(self, model: Model) -> TokenSeconds | None:
         """Seconds of a machine for one token of this model; None where nobody named its machine's price."""
-        rent = self.rents.get(model.backend)
-        if rent is None:
+        rate = self.rates.get(model.backend)
+        if rate is None:
             return None
-        measured = self.occupancy.time.measured(model.name)
+        measured = self.machine_time.time.measured(model.name)
         if measured is not None and measured.answers >= KEPT:
             return measured
-        return blended(self._prior(model, rent), measured)
+        return blended(self._prior(model, rate), measured)
 
     def price(self, model: Model) -> LearnedPrice | None:
         """What a token of this model costs; None where the list price is all there is."""
         seconds = self.seconds(model)
         if seconds is None:
             return None
-        usd_per_s = self.rents[model.backend].usd_per_hour / 3600.0
+        usd_per_s = self.rates[model.backend].usd_per_hour / 3600.0
         return LearnedPrice(seconds.prompt * usd_per_s, seconds.completion * usd_per_s, seconds.answers)
 
     def of(self, models: Sequence[Model]) -> MeasuredCost | None:
-        """As policies want it, with prompt prices for generic tokens of four bytes; None where no rent is known."""
-        if not self.rents:
+        """As policies want it, with prompt prices for generic tokens of four bytes; None where no rate is known."""
+        if not self.rates:
             return None
         rows = [self._row(model) for model in models]
         if all(row is _LISTED for row in rows):
@@ -84,18 +84,18 @@ class MachinePricing:
         price = self.price(model)
         if price is None:
             return _LISTED
-        tokens = self.occupancy.time.completion_tokens(model.name) if model.price.completion == 0 else None
+        tokens = self.machine_time.time.completion_tokens(model.name) if model.price.completion == 0 else None
         prompt_usd = price.prompt_usd * GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
         return prompt_usd, price.completion_usd, USUAL_TOKENS if tokens is None else tokens
 
-    def _prior(self, model: Model, rent: MachineRate) -> TokenSeconds:
-        running = max(1.0, self.occupancy.running(model.backend) / rent.engines)
+    def _prior(self, model: Model, rate: MachineRate) -> TokenSeconds:
+        running = max(1.0, self.machine_time.running(model.backend) / rate.engines)
         speed = prior_speed(model, running=running)
         return TokenSeconds(1.0 / speed.prefill_tokens_s, 1.0 / (speed.decode_tokens_s * running))
 
     def _engines(self, backend: str) -> int:
-        rent = self.rents.get(backend)
-        return 0 if rent is None else rent.engines
+        rate = self.rates.get(backend)
+        return 0 if rate is None else rate.engines
 
 
 def prior_speed(model: Model, *, running: float = 1.0) -> Speed:

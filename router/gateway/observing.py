@@ -55,10 +55,10 @@ class Observer:
     """Looks at answers that were sent."""
 
     def __init__(
-        self, decider: Decider, log: OutcomeLog, *, ask: Ask, meter: Metrics, clock: Callable[[], float]
+        self, decider: Decider, log: OutcomeLog, *, ask: Ask, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._decider, self._log, self._clock = decider, log, clock
-        self.judging = Judging(ask, self._say, meter)
+        self.judging = Judging(ask, self._say, metrics)
 
     def looks(self, attempt: Attempt) -> bool:
         """Whether anything can be learned of this answer by looking at it."""

@@ -76,17 +76,17 @@ class Gateway:
         ledger: HoldingLedger,
         log: OutcomeLog,
         audit: AuditTrail,
-        meter: Metrics,
+        metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.decider = decider
-        self.meter = meter
+        self.metrics = metrics
         self.steps = StepHistory()
         self._ledger = ledger
         self._log = log
-        self._doubts = Doubts(audit, meter, clock)
+        self._doubts = Doubts(audit, metrics, clock)
         self._clock = clock
-        self.observer = Observer(decider, log, ask=self.answer, meter=meter, clock=clock)
+        self.observer = Observer(decider, log, ask=self.answer, metrics=metrics, clock=clock)
 
     async def answer(self, principal: Principal, call: Call) -> RelayedAnswer:
         """Decide, reserve, remember and send; returns when the first byte of an answer is there.
@@ -126,14 +126,14 @@ class Gateway:
             await asyncio.shield(self._ledger.settle(hold, Spend(NanoUsd(0), tokens, 0, "settled")))
 
     async def _attempt(
-        self, principal: Principal, call: Call, stages: Timings, without: frozenset[str]
+        self, principal: Principal, call: Call, timings: Timings, without: frozenset[str]
     ) -> RelayedAnswer:
         """The first model that gives a first byte."""
         failures: list[BackendError] = []
         while True:
             catalogue = self.decider.catalogue
             try:
-                decision = await self.decider.decide(principal, call, stages, without=without)
+                decision = await self.decider.decide(principal, call, timings, without=without)
             except NoCandidate as error:
                 if not failures:
                     raise
@@ -142,8 +142,8 @@ class Gateway:
                 await self._remember_refused(error.record)
                 raise
             hold, model = await self._reserve(principal, call, decision)
-            stages.mark("reserve")
-            attempt = self.attempt(decision, hold, principal, call, catalogue, stages)
+            timings.mark("reserve")
+            attempt = self.attempt(decision, hold, principal, call, catalogue, timings)
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
@@ -164,32 +164,32 @@ class Gateway:
         principal: Principal,
         call: Call,
         catalogue: Catalogue,
-        stages: Timings,
+        timings: Timings,
     ) -> Attempt:
         """What answers a call: an engine of the catalogue that it was decided by, or a program that asks several."""
         model = decision.model
         if model.program is None:
             backend = catalogue.backends[model.backend]
-            return Attempt(decision, hold, model, principal, call, stages, backend)
+            return Attempt(decision, hold, model, principal, call, timings, backend)
         run: Running | OneStep = model.program.begin(self, call)
         if isinstance(run, OneStep):
             backend, asked = catalogue.backends[run.model.backend], frozenset({run.asked})
             run.mark(decision)
-            return Attempt(decision, hold, run.model, principal, call, stages, backend, asked=asked)
-        run.attempt = Attempt(decision, hold, model, principal, call, stages, run, run)
+            return Attempt(decision, hold, run.model, principal, call, timings, backend, asked=asked)
+        run.attempt = Attempt(decision, hold, model, principal, call, timings, run, run)
         return run.attempt
 
     async def open_step(self, attempt: Attempt) -> Reply:
         """Remember and send a step of a program, which has a hold already. Raises: BackendError."""
         await self._remember(attempt)
-        attempt.stages.mark("remember")
+        attempt.timings.mark("remember")
         reply = await self._send(attempt)
-        attempt.stages.mark_answer(reply.report.engine_s)
+        attempt.timings.mark_answer(reply.report.engine_s)
         return reply
 
     async def close_step(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """Log what a step of a program cost; its money is the program's. Raises: StoreUnavailable."""
-        attempt.stages.mark("relay")
+        attempt.timings.mark("relay")
         if self.decider.options.remember:
             await self._log.remember(self._settlement(attempt, bill.spend, report))
         if bill.doubts:
@@ -199,20 +199,20 @@ class Gateway:
         """Remember and send; the hold is released where no first byte comes. Raises: BackendError."""
         try:
             await self._remember(attempt)
-            attempt.stages.mark("remember")
+            attempt.timings.mark("remember")
             reply = await self._send(attempt)
         except BaseException:
             await to_its_end(self._release(attempt))
             raise
-        attempt.stages.mark_answer(reply.report.engine_s)
+        attempt.timings.mark_answer(reply.report.engine_s)
         if "tools" in attempt.call.needs.capabilities or not THINKS.isdisjoint(attempt.call.fields):
             reply = watched(reply, attempt)
         if attempt.call.answer and self.decider.answers is not None:
             reply = self.decider.answers.recorded(attempt, reply)
         if not isinstance(reply, Whole):
             await self._mark(attempt, reply)
-            attempt.stages.mark("mark")
-        self.meter.decided(attempt.decision)
+            attempt.timings.mark("mark")
+        self.metrics.decided(attempt.decision)
         return reply
 
     async def _mark(self, attempt: Attempt, reply: Stream) -> None:
@@ -309,7 +309,7 @@ class Gateway:
         return False
 
     def _note_failure(self, model: Model, error: BackendError) -> None:
-        self.meter.failed(model.name, error)
+        self.metrics.failed(model.name, error)
         if isinstance(error, Unreachable) and not isinstance(error, Cut):
             self.decider.down.add(model.backend)
 
@@ -343,14 +343,14 @@ class Gateway:
             self.decider.tie(attempt.marks, attempt.model.name)
         if attempt.blocks is not None and self.decider.answers is not None:
             self.decider.answers.keep(attempt, spend, report)
-        attempt.stages.mark("settle")
+        attempt.timings.mark("settle")
         if spend.outcome == "settled":
-            self.meter.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.stages)
+            self.metrics.settled(attempt.model.name, attempt.principal.tenant, spend, attempt.timings)
         if bill.doubts:
             await self._doubts.note(attempt, bill.doubts)
 
     def _settlement(self, attempt: Attempt, spend: Spend, report: Report | None) -> SettlementRecord:
-        seconds = attempt.stages.spent
+        seconds = attempt.timings.spent
         return SettlementRecord(
             decision_id=attempt.decision.decision_id,
             at_ms=int(self._clock() * 1000),

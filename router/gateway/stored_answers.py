@@ -178,13 +178,13 @@ class AnswerCache:
         self._forgotten: dict[str, float] = {}  # when all of a tenant's was; what was decided before is not stored
 
     async def offered(
-        self, principal: Principal, call: Call, menu: Candidates, makers: Iterable[Model], embed: Embed
+        self, principal: Principal, call: Call, candidates: Candidates, makers: Iterable[Model], embed: Embed
     ) -> Candidates:
         """The candidates, with a stored answer to this very request among them, or to one that is surely as good, if
         one of `makers` made it."""
         call.answer, call.made_by, call.likeness = "", "", None
         if not _stands(call):
-            return menu
+            return candidates
         call.answer = name_of(principal, call)
         kept = await self._find(principal.tenant, call.answer) if call.takes_stored else None
         fits, how = 1.0, "exact"
@@ -194,22 +194,22 @@ class AnswerCache:
                 fits, how = 1.0 - principal.cache.alpha, f"similar; sure={call.likeness.sure:.3f}"
         maker = None if kept is None else next((model for model in makers if model.name == kept.model), None)
         if kept is None or maker is None:
-            return menu
+            return candidates
         call.made_by = kept.made_by
-        return self._among(menu, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)
+        return self._among(candidates, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)
 
-    def _among(self, menu: Candidates, maker: Model, model: Model, kept: KeptAnswer, fits: float) -> Candidates:
+    def _among(self, candidates: Candidates, maker: Model, model: Model, kept: KeptAnswer, fits: float) -> Candidates:
         judged = self._views.answers.mean(kept.made_by)
         arm = Arm(**{**msgspec.structs.asdict(arm_of(model)), "parent": maker.name, "quality": judged})
         return Candidates(
-            (*menu.models, model),
-            menu.refusals,
-            (*menu.names, model.name),
-            _with(menu.arms, arm),
-            menu.budgets,
-            menu.longest,
-            menu.caches,
-            np.array([np.nan] * len(menu.models) + [fits]),
+            (*candidates.models, model),
+            candidates.refusals,
+            (*candidates.names, model.name),
+            _with(candidates.arms, arm),
+            candidates.budgets,
+            candidates.longest,
+            candidates.caches,
+            np.array([np.nan] * len(candidates.models) + [fits]),
         )
 
     async def _similar(self, principal: Principal, call: Call, alpha: float, embed: Embed) -> KeptAnswer | None:

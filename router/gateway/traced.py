@@ -82,7 +82,7 @@ class TracedGateway(Gateway):
             _fail(span, error)
             raise
         found.attempts[attempt.decision.decision_id] = span
-        span.set_attribute("gen_ai.response.time_to_first_chunk", attempt.stages.spent.get("first_byte", 0.0))
+        span.set_attribute("gen_ai.response.time_to_first_chunk", attempt.timings.spent.get("first_byte", 0.0))
         return reply
 
     def _begin(self, found: RecordedTrace, attempt: Attempt) -> Span:

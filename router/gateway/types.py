@@ -299,7 +299,7 @@ class ServedRequest:
     stream: bool = False
     decision: Decision | None = None  # None: no engine answered
     spend: Spend | None = None  # None: nothing was settled
-    stages: Mapping[str, float] = field(default_factory=dict)  # seconds of each
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds of each
 
 
 class Metrics:
@@ -308,7 +308,7 @@ class Metrics:
     def decided(self, decision: Decision) -> None:
         """A decision was drawn."""
 
-    def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
+    def settled(self, model: str, tenant: str, spend: Spend, timings: Timings) -> None:
         """A request ended and was charged."""
 
     def served(self, request: ServedRequest) -> None:
@@ -362,7 +362,7 @@ class Attempt:
     model: Model
     principal: Principal
     call: Call
-    stages: Timings
+    timings: Timings
     backend: Sender  # as it was when the decision was made: a reload may give its name to another
     run: Running | None = None  # of a program, which is then what sends
     answers_as: str = ""  # the name the client sees, where it is not the model's

@@ -83,7 +83,7 @@ class App:
             with stopping.on_sigterm():
                 self._serve = build(runtime, stopping)
                 scope.setdefault("state", {})[CONNECTIONS] = Connections(
-                    head_limits(runtime.settings.server), runtime.meter.refused_early
+                    head_limits(runtime.settings.server), runtime.metrics.refused_early
                 )
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
@@ -132,7 +132,7 @@ async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _telemetry(runtime: Runtime, stopping: Stopping) -> AbstractAsyncContextManager[None]:
     """The listener of its own for operators, where the settings ask for one."""
-    app = operations.unguarded(readiness(runtime, stopping), runtime.metrics)
+    app = operations.unguarded(readiness(runtime, stopping), runtime.metrics_page)
     return operations.listening(runtime.settings.telemetry.listen, app)
 
 
@@ -160,7 +160,7 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     inference = Inference(runtime.gateway, authentication, kept, stopping, longest_s=server.longest_s)
     rest = other_routes(runtime, authentication, kept, readiness(runtime, stopping))
 
-    noted = counted(rest, runtime.meter.answered)
+    noted = counted(rest, runtime.metrics.answered)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         hot = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
@@ -216,7 +216,9 @@ def other_routes(runtime: Runtime, authentication: Authentication, kept: Respons
     """What calls no model."""
     declared = DeclaredOwners(lambda: runtime.settings, runtime.path)
     rest = FastAPI(title="Pointsman", version=runtime.version, docs_url=None, redoc_url=None, openapi_url=None)
-    rest.include_router(operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.metrics))
+    rest.include_router(
+        operations.routes(rest, Operators(authentication, runtime.settings.telemetry), runtime.metrics_page)
+    )
     rest.include_router(surface.health(ready))
     rest.include_router(about.routes(lambda: runtime.settings, version=runtime.version))
     rest.include_router(files.routes(lambda: runtime.settings.page))
@@ -244,7 +246,7 @@ def other_routes(runtime: Runtime, authentication: Authentication, kept: Respons
         )
     )
     rest.include_router(conversations.routes(kept, authentication))
-    shape_errors(rest, runtime.meter.turned_away)
+    shape_errors(rest, runtime.metrics.turned_away)
     return rest
 
 

@@ -120,7 +120,7 @@ def _of_the_request(gateway: Gateway, call: Call, model: Model) -> Mapping[str, 
 
 def _learned_price(gateway: Gateway, model: Model) -> dict[str, object]:
     """USD per million tokens, and the answers they rest on; nothing where no machine's price is known."""
-    price = gateway.decider.renting.price(model)
+    price = gateway.decider.machine_pricing.price(model)
     if price is None:
         return {}
     per_million = {"prompt": price.prompt_usd * 1e6, "completion": price.completion_usd * 1e6}

@@ -88,12 +88,12 @@ class Inference:
             LOG.exception("POST %s failed", asked.path)
             await self._fail(asked, PointsmanError("the gateway failed on this request; its log says why"))
         finally:
-            self._gateway.meter.served(asked.record())
+            self._gateway.metrics.served(asked.record())
 
     async def _fail(self, asked: HttpExchange, error: PointsmanError) -> None:
         asked.reason = error.code or error.type
         tenant = asked.principal.tenant if asked.principal is not None else ""
-        self._gateway.meter.turned_away(error.status, asked.reason, tenant)
+        self._gateway.metrics.turned_away(error.status, asked.reason, tenant)
         await asked.fail(error)
 
     async def _answer(self, principal: Principal, call: Call, asked: HttpExchange, presence: Presence) -> None:
@@ -145,7 +145,7 @@ class Inference:
         headers += [
             (b"content-type", b"application/json"),
             (b"x-pointsman-cost-usd", usd(answer.total).encode()),
-            asked.overhead(answer.attempt.stages),
+            asked.overhead(answer.attempt.timings),
         ]
         if asked.turn is not None:
             body = asked.turn.told(body)
@@ -163,7 +163,7 @@ class Inference:
         return chunk
 
     async def _stream(self, answer: RelayedAnswer, asked: HttpExchange, presence: Presence) -> None:
-        headers = [*_decision_headers(answer, asked.request_id), *_SSE, asked.overhead(answer.attempt.stages)]
+        headers = [*_decision_headers(answer, asked.request_id), *_SSE, asked.overhead(answer.attempt.timings)]
         broken: str | None = None
         seen = SeenStream() if self._gateway.looks(answer.attempt) else None
         try:
@@ -230,9 +230,9 @@ class HttpExchange:
         self.request_id = self.headers.get(b"x-request-id") or b"req-%024x" % _IDS.getrandbits(96)
         self._send = send
 
-    def overhead(self, stages: Timings) -> tuple[bytes, bytes]:
+    def overhead(self, timings: Timings) -> tuple[bytes, bytes]:
         """Milliseconds from the head at its socket to the answer, without what the client and the engine took."""
-        theirs_s = stages.spent["first_byte"] + (self._connection.waited_s if self._connection is not None else 0.0)
+        theirs_s = timings.spent["first_byte"] + (self._connection.waited_s if self._connection is not None else 0.0)
         own_s = time.perf_counter() - self._begun_at - theirs_s
         self._overhead_s = own_s
         return b"x-pointsman-overhead-ms", b"%.3f" % (own_s * 1000)
@@ -281,7 +281,7 @@ class HttpExchange:
             stream=call is not None and call.stream,
             decision=attempt.decision if attempt is not None else None,
             spend=attempt.spend if attempt is not None else None,
-            stages=attempt.stages.spent if attempt is not None else {},
+            timings=attempt.timings.spent if attempt is not None else {},
         )
 
 

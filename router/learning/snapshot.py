@@ -31,7 +31,7 @@ from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, ta
 from router.ports import OutcomeLog
 
 LOG = logging.getLogger("pointsman.learning")
-POSITION, OPEN, OCCUPANCY = "position.json", "open.msgpack", "occupancy.npz"
+POSITION, OPEN, MACHINE_TIME = "position.json", "open.msgpack", "machine_time.npz"
 TRUST, SOURCES, HEADS, CACHES, TIMES = "trust.npz", "sources.npz", "heads.npz", "caches.npz", "times.npz"
 ANSWERS, SIMILAR, HOLDERS = "answers.npz", "similar.npz", "holders.npz"
 TRIES = 3  # to read what another process may be writing anew
@@ -137,8 +137,8 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     _save_state(views.answers, folder / ANSWERS)
     _save_state(views.similar, folder / SIMILAR)
     _save_state(views.holders, folder / HOLDERS)
-    if views.occupancy is not None:
-        _save_state(views.occupancy, folder / OCCUPANCY)
+    if views.machine_time is not None:
+        _save_state(views.machine_time, folder / MACHINE_TIME)
     with (folder / OPEN).open("wb") as file:
         for page in pages(views.open):
             file.write(len(page).to_bytes(4, "little") + page)
@@ -159,8 +159,8 @@ def _read(views: Views, folder: Path) -> Restored:
     if not np.array_equal(np.load(folder / "ids.npy"), np.arange(len(table))):
         raise ValueError(f"the ids of the index are not the table's {len(table)} rows")
     views.index.load(folder, rows=len(table))
-    if views.occupancy is not None and OCCUPANCY in sound:
-        restore(views.occupancy, folder / OCCUPANCY)
+    if views.machine_time is not None and MACHINE_TIME in sound:
+        restore(views.machine_time, folder / MACHINE_TIME)
     restore(views.trust, folder / TRUST)
     restore(views.sources, folder / SOURCES)
     restore(views.heads, folder / HEADS)

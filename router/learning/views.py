@@ -115,12 +115,12 @@ class Views:
         index: FaissIndex,
         policies: Mapping[str, StoredPolicy],
         *,
-        occupancy: MachineTimeAccounting | None = None,
+        machine_time: MachineTimeAccounting | None = None,
     ) -> None:
         self.index = index
         self.table = OutcomeTable(index.dim)
         self.policies = dict(policies)
-        self.occupancy = occupancy
+        self.machine_time = machine_time
         self.learned = 0
         self.space = ""  # of all embeddings here, see DecisionRecord.space
         self.texts = 0  # whose counts may be kept …
@@ -218,8 +218,8 @@ class Views:
 
     def take(self, entry: LogEntry) -> None:
         """Take in one entry of the log."""
-        if self.occupancy is not None:
-            self.occupancy.take(entry)
+        if self.machine_time is not None:
+            self.machine_time.take(entry)
         if isinstance(entry, DecisionRecord):
             if len(entry.context.embedding) != self.index.dim:
                 return  # of another embedder: nothing compares with it

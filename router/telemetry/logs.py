@@ -113,7 +113,7 @@ def line_of(request: ServedRequest) -> dict[str, Any]:
         record = decision.record
         line |= {"model": record.model, "policy": record.policy, "decision_id": record.decision_id}
         line["stream"] = request.stream
-        line["stages_ms"] = {stage: round(seconds * 1000, 3) for stage, seconds in request.stages.items()}
+        line["stages_ms"] = {stage: round(seconds * 1000, 3) for stage, seconds in request.timings.items()}
     if spend is not None:
         line["tokens"] = {"prompt": spend.prompt_tokens, "completion": spend.completion_tokens, **spend.parts.counts}
         line["cost_usd"] = msgspec.Raw(usd(spend.cost).encode())

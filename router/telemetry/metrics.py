@@ -26,7 +26,7 @@ QUIET = frozenset(  # routes that others ask every second: only their failures h
 )
 
 
-class PrometheusMeter(Metrics):
+class PrometheusMetrics(Metrics):
     """Counts into dictionaries by labels."""
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class PrometheusMeter(Metrics):
         self._decisions[decision.record.model, decision.record.policy] += 1
         self.tally.holds += 1
 
-    def settled(self, model: str, tenant: str, spend: Spend, stages: Timings) -> None:
+    def settled(self, model: str, tenant: str, spend: Spend, timings: Timings) -> None:
         self.tally.holds -= 1
         self._answers[model, "estimated" if spend.estimated else "settled"] += 1
         self._tokens[model, "prompt"] += spend.prompt_tokens
         self._tokens[model, "completion"] += spend.completion_tokens
         self._cost[model, tenant] += spend.cost
-        for stage, seconds in stages.spent.items():
+        for stage, seconds in timings.spent.items():
             row = self._stages.get((stage,))
             if row is None:
                 row = self._stages[stage,] = empty()
@@ -118,7 +118,7 @@ class PrometheusMeter(Metrics):
         others = {pair: state for pair, state in self.tally.breakers.items() if pair[0] != name}
         self.tally.breakers = others | {(name, engine): state for engine, state in (breakers or {}).items()}
 
-    def rented(self, prices: Mapping[str, LearnedPrice]) -> None:
+    def learned_prices(self, prices: Mapping[str, LearnedPrice]) -> None:
         """What tokens cost on machines whose price is known, by model."""
         self.prices = prices
 

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.telemetry.exposition import COUNTERS, HISTOGRAMS, budget_gauges, text_of
-from router.telemetry.metrics import PrometheusMeter
+from router.telemetry.metrics import PrometheusMetrics
 from router.types import Balance, Budget, NanoUsd
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_every_metric_of_alerts_and_board_exists_with_the_labels_that_they_ask_f
 
 def test_what_is_known_here_is_what_a_page_shows() -> None:
     balance = Balance(Budget("tenant:acme", NanoUsd(1), 60), NanoUsd(0), NanoUsd(0), 0)
-    page = text_of(PrometheusMeter().own(), {}, budget_gauges([balance])).decode()
+    page = text_of(PrometheusMetrics().own(), {}, budget_gauges([balance])).decode()
     shown = {family.name for family in text_string_to_metric_families(page)}
     expected = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in told()}
     by_state = {"pointsman_learned_judgements", "pointsman_policies"}  # telemetry/state.py adds them to the page

@@ -76,7 +76,7 @@ async def test_a_result_goes_to_whoever_called_and_the_next_question_to_anybody(
     assert free == {True, False}
 
 
-def menu() -> Candidates:
+def candidates() -> Candidates:
     price = Price(NanoUsd(1), NanoUsd(1))
     models = [Model(name, name, name, price, 8192, 512, local=True) for name in ("one", "two", "three")]
     return Candidates.of(tuple(models), {})
@@ -125,11 +125,11 @@ def test_what_is_open_or_signed_is_found_in_every_protocol(path: str, talk: Any,
     body = json.dumps({"model": "auto", "max_tokens": 9, field: talk}).encode()
     holders, call = TurnHolders(), parse(f"/v1/{path}", body, {})
     holders.take([mark_of("acme", mark.encode())], "two")
-    assert (tied(menu(), holders, "acme", call).names == ("two",)) is is_tied
-    assert tied(menu(), holders, "other", call).names == ("one", "two", "three")
+    assert (tied(candidates(), holders, "acme", call).names == ("two",)) is is_tied
+    assert tied(candidates(), holders, "other", call).names == ("one", "two", "three")
     again = TurnHolders()
     again.restore(holders.state())
-    assert (tied(menu(), again, "acme", call).names == ("two",)) is is_tied
+    assert (tied(candidates(), again, "acme", call).names == ("two",)) is is_tied
 
 
 def test_a_turn_whose_model_is_gone_is_taken_by_the_others() -> None:
@@ -137,7 +137,7 @@ def test_a_turn_whose_model_is_gone_is_taken_by_the_others() -> None:
     holders.take([mark_of("acme", b"toolu_1")], "gone")
     talk = [USER, {"role": "assistant", "content": []}, {"role": "user", "content": [RESULT]}]
     call = parse("/v1/messages", json.dumps({"model": "auto", "max_tokens": 9, "messages": talk}).encode(), {})
-    assert tied(menu(), holders, "acme", call).names == ("one", "two", "three")
+    assert tied(candidates(), holders, "acme", call).names == ("one", "two", "three")
 
 
 @pytest.mark.unpublished

@@ -29,7 +29,7 @@ def script(delays: Mapping[str, float]) -> Any:
     return lambda model, _body: Line(completion_tokens=TOKENS, prompt_tokens=10, delay_s=delays[model])
 
 
-def rented(folder: Path, engine: ScriptedServer, usd_per_hour: float | None = 1.8) -> dict[str, Any]:
+def with_machine_rate(folder: Path, engine: ScriptedServer, usd_per_hour: float | None = 1.8) -> dict[str, Any]:
     settings = settings_for(folder, {"first": engine, "second": engine})
     for section in settings["backends"].values():
         section["machine_usd_per_hour"] = usd_per_hour
@@ -62,7 +62,7 @@ async def learned(client: httpx.AsyncClient, count: int) -> dict[str, dict[str, 
 async def test_traffic_goes_where_a_token_is_measured_to_be_cheap_and_follows_when_that_changes(tmp_path: Path) -> None:
     delays = dict(DELAYS)
     async with ScriptedServer(script(delays), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             for model in DELAYS:
                 await ask(client, model, 8)
             await learned(client, 8)
@@ -80,7 +80,7 @@ async def test_traffic_goes_where_a_token_is_measured_to_be_cheap_and_follows_wh
 
 async def test_the_learned_price_is_the_machine_s_time_at_its_rent(tmp_path: Path) -> None:
     async with ScriptedServer(script(DELAYS), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             took_s = {}
             for model in DELAYS:
                 began = time.monotonic()
@@ -97,7 +97,7 @@ async def test_the_learned_price_is_the_machine_s_time_at_its_rent(tmp_path: Pat
 
 async def test_tenants_pay_list_prices_all_the_same(tmp_path: Path) -> None:
     async with ScriptedServer(script(DELAYS), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             for model, usd in LIST_USD.items():
                 answer = await client.post("/v1/chat/completions", json=chat(model=model))
                 assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx((10 + TOKENS) * usd)
@@ -105,17 +105,17 @@ async def test_tenants_pay_list_prices_all_the_same(tmp_path: Path) -> None:
 
 async def test_a_gateway_that_starts_again_knows_the_same_prices_from_the_log(tmp_path: Path) -> None:
     async with ScriptedServer(script(DELAYS), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             for model in DELAYS:
                 await ask(client, model, 8, at_once=2)
             before = await learned(client, 8)
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             assert await learned(client, 8) == before
 
 
 async def test_the_metrics_page_tells_the_learned_prices(tmp_path: Path) -> None:
     async with ScriptedServer(script(DELAYS), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine)) as gateway, gateway.client() as client:
             for model in DELAYS:
                 await ask(client, model, 2)
             prices = await learned(client, 2)
@@ -135,9 +135,9 @@ async def test_the_metrics_page_tells_the_learned_prices(tmp_path: Path) -> None
 
 async def test_a_backend_s_machine_gets_a_price_while_it_runs(tmp_path: Path) -> None:
     async with ScriptedServer(script(DELAYS), models=[]) as engine:
-        async with serving(tmp_path, rented(tmp_path, engine, None)) as gateway, gateway.client() as client:
+        async with serving(tmp_path, with_machine_rate(tmp_path, engine, None)) as gateway, gateway.client() as client:
             assert all("learned_price" not in each for each in (await candidates(client)).values())
-            gateway.rewrite(rented(tmp_path, engine))
+            gateway.rewrite(with_machine_rate(tmp_path, engine))
 
             async def priced() -> bool:
                 return all("learned_price" in each for each in (await candidates(client)).values())

@@ -22,7 +22,7 @@ from router.gateway.types import Timings
 from router.http.app import App
 from router.http.connections import Connection
 from router.settings import load
-from router.telemetry.metrics import MOST_REFUSALS, PrometheusMeter
+from router.telemetry.metrics import MOST_REFUSALS, PrometheusMetrics
 from router.wiring import open_runtime
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over
@@ -99,12 +99,12 @@ def test_what_is_refused_before_it_is_a_request_is_counted_too(gateway: Running)
 
 
 def test_labels_are_bounded_whatever_engines_call_their_errors() -> None:
-    meter = PrometheusMeter()
-    meter.turned_away(400, 'a"b\n', "acme")
-    meter.turned_away(400, "x" * 5000, "acme")
+    metrics = PrometheusMetrics()
+    metrics.turned_away(400, 'a"b\n', "acme")
+    metrics.turned_away(400, "x" * 5000, "acme")
     for number in range(MOST_REFUSALS + 10):
-        meter.turned_away(400, f"code_{number}", "acme")
-    page = meter.text().decode()
+        metrics.turned_away(400, f"code_{number}", "acme")
+    page = metrics.text().decode()
     assert 'pointsman_refusals_total{code="other",status="400",tenant="acme"} 2.0' in page.replace(
         'status="400",code="other"', 'code="other",status="400"'
     )
@@ -157,13 +157,13 @@ def test_what_waits_for_our_loop_is_ours(tmp_path: Path, stream: bool) -> None:
 
 
 def test_what_an_engine_took_by_its_socket_is_its_own_and_the_rest_ours() -> None:
-    stages = Timings()
-    stages.at -= 10.0
-    stages.mark_answer(4.0)
-    assert stages.spent["first_byte"] == 4.0
-    assert stages.spent["wake"] >= 6.0
-    stages.at -= 1.0
-    stages.mark_answer(None)
-    assert stages.spent["first_byte"] >= 5.0
-    stages.mark_answer(1e9)  # a socket of another clock
-    assert sum(stages.spent.values()) < 12.0
+    timings = Timings()
+    timings.at -= 10.0
+    timings.mark_answer(4.0)
+    assert timings.spent["first_byte"] == 4.0
+    assert timings.spent["wake"] >= 6.0
+    timings.at -= 1.0
+    timings.mark_answer(None)
+    assert timings.spent["first_byte"] >= 5.0
+    timings.mark_answer(1e9)  # a socket of another clock
+    assert sum(timings.spent.values()) < 12.0

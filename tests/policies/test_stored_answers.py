@@ -49,10 +49,12 @@ def test_it_is_worth_what_its_judgements_and_its_likeness_say() -> None:
 
 
 def test_capacities_rents_caches_and_waiting_are_those_of_the_other_arms() -> None:
-    rented = MeasuredCost(np.array([1e-7, 1e-7, np.nan]), np.array([1e-7, 1e-7, np.nan]), np.array([9.0, 9.0, np.nan]))
+    measured_cost = MeasuredCost(
+        np.array([1e-7, 1e-7, np.nan]), np.array([1e-7, 1e-7, np.nan]), np.array([9.0, 9.0, np.nan])
+    )
     rows: dict[str, Any] = {"capacity": np.array([0.0, 0.0, np.inf]), "cached": np.zeros(3), "waiting": np.zeros(3)}
     for name in ("paced", "neighbours", "port"):
-        proposal = build(name, (SMALL, LARGE)).propose(asked(rented=rented, **rows))
+        proposal = build(name, (SMALL, LARGE)).propose(asked(measured_cost=measured_cost, **rows))
         assert proposal.probabilities[2] == pytest.approx(1.0)
 
 

@@ -155,7 +155,7 @@ async def open_house(
             ledger=stores.ledger,
             log=stores.log,
             audit=stores.audit,
-            meter=Metrics(),
+            metrics=Metrics(),
             clock=time.time,
         )
         try:

@@ -157,7 +157,7 @@ def world_of(chance: random.Random, learning: Learning, store: Forgetful) -> Wor
             decider.catalogue = second.catalogue
 
         store.on_reserve = reload
-    gateway = Gateway(decider=decider, ledger=store, log=store, audit=store, meter=Metrics(), clock=time.time)
+    gateway = Gateway(decider=decider, ledger=store, log=store, audit=store, metrics=Metrics(), clock=time.time)
     gateway.observer.judging.find = payer
     return World(gateway, embedder, (first, second))
 

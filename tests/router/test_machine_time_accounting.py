@@ -26,9 +26,9 @@ def settled(name: str, at_ms: int, arm: str = "m", *, tokens: int = TOKENS, outc
     return SettlementRecord(name, at_ms, arm, NanoUsd(0), 0, tokens, outcome, 0.0, 0.0)
 
 
-def follow(occupancy: MachineTimeAccounting, *entries: LogEntry) -> None:
+def follow(machine_time: MachineTimeAccounting, *entries: LogEntry) -> None:
     for entry in entries:
-        occupancy.take(entry)
+        machine_time.take(entry)
 
 
 def crowd(arms: list[str], *, began_ms: int, took_ms: int, round_: int = 0) -> list[LogEntry]:
@@ -38,29 +38,29 @@ def crowd(arms: list[str], *, began_ms: int, took_ms: int, round_: int = 0) -> l
     return began + [settled(name, began_ms + took_ms, arm) for name, arm in zip(names, arms, strict=True)]
 
 
-def seconds(occupancy: MachineTimeAccounting, arm: str = "m") -> float:
+def seconds(machine_time: MachineTimeAccounting, arm: str = "m") -> float:
     """Machine seconds of TOKENS tokens."""
-    found = occupancy.time.measured(arm)
+    found = machine_time.time.measured(arm)
     assert found is not None
     return TOKENS * found.completion
 
 
 def test_a_request_alone_takes_its_whole_time() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    follow(occupancy, decided("a", 0), settled("a", 2000))
-    assert seconds(occupancy) == pytest.approx(2.0)
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    follow(machine_time, decided("a", 0), settled("a", 2000))
+    assert seconds(machine_time) == pytest.approx(2.0)
 
 
 def test_those_who_run_together_share_the_machine() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    follow(occupancy, *crowd(["m"] * 8, began_ms=0, took_ms=2000))
-    assert seconds(occupancy) == pytest.approx(2.0 / 8)
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    follow(machine_time, *crowd(["m"] * 8, began_ms=0, took_ms=2000))
+    assert seconds(machine_time) == pytest.approx(2.0 / 8)
 
 
 def test_nobody_shares_before_every_engine_has_a_request() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 2)
-    follow(occupancy, *crowd(["m"] * 2, began_ms=0, took_ms=2000))
-    assert seconds(occupancy) == pytest.approx(2.0)
+    machine_time = MachineTimeAccounting(lambda _: 2)
+    follow(machine_time, *crowd(["m"] * 2, began_ms=0, took_ms=2000))
+    assert seconds(machine_time) == pytest.approx(2.0)
 
 
 def test_the_shares_of_a_backend_add_up_to_the_time_it_was_busy() -> None:
@@ -69,52 +69,52 @@ def test_the_shares_of_a_backend_add_up_to_the_time_it_was_busy() -> None:
     ends = begins + rng.integers(1, 300, 60)
     events = [(int(at), 0, i) for i, at in enumerate(begins)] + [(int(at), 1, i) for i, at in enumerate(ends)]
     taken: list[float] = []
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    occupancy.time.learn = lambda arm, *, seconds, **_: taken.append(seconds)  # type: ignore[method-assign, assignment]
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    machine_time.time.learn = lambda arm, *, seconds, **_: taken.append(seconds)  # type: ignore[method-assign, assignment]
     for at_ms, kind, i in sorted(events):
-        follow(occupancy, settled(str(i), at_ms) if kind else decided(str(i), at_ms))
+        follow(machine_time, settled(str(i), at_ms) if kind else decided(str(i), at_ms))
     busy_ms = len({ms for begin, end in zip(begins, ends, strict=True) for ms in range(begin, end)})
     assert sum(taken) == pytest.approx(busy_ms / 1000)
 
 
 def test_idle_hours_cost_nothing() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
+    machine_time = MachineTimeAccounting(lambda _: 1)
     hour = 3_600_000
     for i in range(8):
-        follow(occupancy, decided(str(i), i * hour), settled(str(i), i * hour + 500))
-    assert seconds(occupancy) == pytest.approx(0.5)
+        follow(machine_time, decided(str(i), i * hour), settled(str(i), i * hour + 500))
+    assert seconds(machine_time) == pytest.approx(0.5)
 
 
 def test_another_backends_requests_take_nothing_of_this_one() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    follow(occupancy, decided("x", 0, backend="other"), decided("a", 0), settled("a", 1000))
-    assert seconds(occupancy) == pytest.approx(1.0)
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    follow(machine_time, decided("x", 0, backend="other"), decided("a", 0), settled("a", 1000))
+    assert seconds(machine_time) == pytest.approx(1.0)
 
 
 def test_a_backend_whose_machine_has_no_price_is_not_measured() -> None:
-    occupancy = MachineTimeAccounting(lambda name: int(name == "gpu"))
-    follow(occupancy, decided("a", 0, backend="elsewhere"), settled("a", 1000))
-    assert occupancy.time.measured("m") is None
+    machine_time = MachineTimeAccounting(lambda name: int(name == "gpu"))
+    follow(machine_time, decided("a", 0, backend="elsewhere"), settled("a", 1000))
+    assert machine_time.time.measured("m") is None
 
 
 def test_a_request_that_never_reached_its_engine_teaches_nothing_and_leaves() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    follow(occupancy, decided("a", 0), settled("a", 10, outcome="released", tokens=0))
-    assert occupancy.time.measured("m") is None
-    assert occupancy.running("gpu") == 0
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    follow(machine_time, decided("a", 0), settled("a", 10, outcome="released", tokens=0))
+    assert machine_time.time.measured("m") is None
+    assert machine_time.running("gpu") == 0
 
 
 def test_a_decision_that_was_lost_with_its_gateway_does_not_share_for_ever() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1, longest_ms=1000)
-    follow(occupancy, decided("lost", 0), decided("a", 5000), settled("a", 6000))
-    assert seconds(occupancy) == pytest.approx(1.0)
+    machine_time = MachineTimeAccounting(lambda _: 1, longest_ms=1000)
+    follow(machine_time, decided("lost", 0), decided("a", 5000), settled("a", 6000))
+    assert seconds(machine_time) == pytest.approx(1.0)
 
 
 def test_entries_of_several_gateways_may_come_a_little_out_of_order() -> None:
-    occupancy = MachineTimeAccounting(lambda _: 1)
-    follow(occupancy, decided("a", 1000), decided("b", 990), settled("a", 2000), settled("b", 1995))
-    assert occupancy.running("gpu") == 0
-    assert seconds(occupancy) == pytest.approx(0.5, rel=0.02)
+    machine_time = MachineTimeAccounting(lambda _: 1)
+    follow(machine_time, decided("a", 1000), decided("b", 990), settled("a", 2000), settled("b", 1995))
+    assert machine_time.running("gpu") == 0
+    assert seconds(machine_time) == pytest.approx(0.5, rel=0.02)
 
 
 def some_log(rng: np.random.Generator, count: int = 200) -> list[LogEntry]:
@@ -147,55 +147,58 @@ NARROW = model("m@3bit", 100, backend="gpu", bits=3, parent="m", parameters=7e9)
 WIDE = model("m@8bit", 100, backend="gpu", bits=8, parent="m", parameters=7e9)
 
 
-def price(renting: MachinePricing, candidate: object) -> float:
-    found = renting.price(candidate)  # type: ignore[arg-type]
+def price(machine_pricing: MachinePricing, candidate: object) -> float:
+    found = machine_pricing.price(candidate)  # type: ignore[arg-type]
     assert found is not None
     return found.completion_usd
 
 
 def test_before_anything_is_measured_the_roofline_says_a_narrow_width_is_cheaper() -> None:
-    renting = MachinePricing({"gpu": MachineRate(3.0)})
-    assert price(renting, NARROW) == pytest.approx(price(renting, WIDE) * 3 / 8)
+    machine_pricing = MachinePricing({"gpu": MachineRate(3.0)})
+    assert price(machine_pricing, NARROW) == pytest.approx(price(machine_pricing, WIDE) * 3 / 8)
 
 
 def test_a_width_that_is_measured_to_be_slower_at_load_becomes_dearer_whatever_its_bits() -> None:
-    renting = MachinePricing({"gpu": MachineRate(3.6)})
+    machine_pricing = MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(8):
-        follow(renting.occupancy, *crowd(["m@3bit"] * 8, began_ms=i * 10_000, took_ms=4000, round_=2 * i))
-        follow(renting.occupancy, *crowd(["m@8bit"] * 8, began_ms=i * 10_000 + 5000, took_ms=1000, round_=2 * i + 1))
-    assert price(renting, NARROW) == pytest.approx(4.0 / 8 / TOKENS * 3.6 / 3600)
-    assert price(renting, WIDE) == pytest.approx(price(renting, NARROW) / 4)
+        follow(machine_pricing.machine_time, *crowd(["m@3bit"] * 8, began_ms=i * 10_000, took_ms=4000, round_=2 * i))
+        follow(
+            machine_pricing.machine_time,
+            *crowd(["m@8bit"] * 8, began_ms=i * 10_000 + 5000, took_ms=1000, round_=2 * i + 1),
+        )
+    assert price(machine_pricing, NARROW) == pytest.approx(4.0 / 8 / TOKENS * 3.6 / 3600)
+    assert price(machine_pricing, WIDE) == pytest.approx(price(machine_pricing, NARROW) / 4)
 
 
 def test_of_two_alike_but_for_their_bits_measurement_makes_one_price() -> None:
-    renting = MachinePricing({"gpu": MachineRate(3.6)})
+    machine_pricing = MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(8):
         arms = ["m@3bit", "m@8bit"] * 4
-        follow(renting.occupancy, *crowd(arms, began_ms=i * 10_000, took_ms=1000, round_=i))
-    assert price(renting, NARROW) == price(renting, WIDE)
+        follow(machine_pricing.machine_time, *crowd(arms, began_ms=i * 10_000, took_ms=1000, round_=i))
+    assert price(machine_pricing, NARROW) == price(machine_pricing, WIDE)
 
 
 def test_a_crowd_makes_tokens_cheaper_than_a_request_alone() -> None:
     alone, together = MachinePricing({"gpu": MachineRate(3.6)}), MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(32):
-        follow(alone.occupancy, *crowd(["m@3bit"], began_ms=i * 10_000, took_ms=1000, round_=i))
-        follow(together.occupancy, *crowd(["m@3bit"] * 16, began_ms=i * 10_000, took_ms=2000, round_=i))
+        follow(alone.machine_time, *crowd(["m@3bit"], began_ms=i * 10_000, took_ms=1000, round_=i))
+        follow(together.machine_time, *crowd(["m@3bit"] * 16, began_ms=i * 10_000, took_ms=2000, round_=i))
     assert price(together, NARROW) == pytest.approx(price(alone, NARROW) / 8)
 
 
 def test_a_new_rent_prices_what_was_measured_at_once() -> None:
-    renting = MachinePricing({"gpu": MachineRate(3.6)})
-    follow(renting.occupancy, *crowd(["m@3bit"] * 40, began_ms=0, took_ms=1000))
-    before = price(renting, NARROW)
-    renting.take({"gpu": MachineRate(7.2)})
-    assert price(renting, NARROW) == 2 * before
+    machine_pricing = MachinePricing({"gpu": MachineRate(3.6)})
+    follow(machine_pricing.machine_time, *crowd(["m@3bit"] * 40, began_ms=0, took_ms=1000))
+    before = price(machine_pricing, NARROW)
+    machine_pricing.take({"gpu": MachineRate(7.2)})
+    assert price(machine_pricing, NARROW) == 2 * before
 
 
 def test_a_byte_models_prompt_is_priced_for_tokens_of_four_bytes() -> None:
-    renting = MachinePricing({"gpu": MachineRate(3.6)})
+    machine_pricing = MachinePricing({"gpu": MachineRate(3.6)})
     bytes_, words = (model("m", 100, backend="gpu", bytes_per_token=size) for size in (1.0, 4.0))
-    renting.occupancy.time.measured = lambda _: TokenSeconds(1e-3, 1e-3, 32)  # type: ignore[method-assign]
-    found = renting.of([bytes_, words])
+    machine_pricing.machine_time.time.measured = lambda _: TokenSeconds(1e-3, 1e-3, 32)  # type: ignore[method-assign]
+    found = machine_pricing.of([bytes_, words])
     assert found is not None
     assert found.prompt_usd[0] == pytest.approx(4 * found.prompt_usd[1])
     assert found.completion_usd[0] == found.completion_usd[1]

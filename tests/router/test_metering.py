@@ -124,14 +124,14 @@ async def test_a_prompt_that_is_cut_may_be_reported_as_it_was_read(tmp_path: Pat
 
 
 async def test_a_metric_counts_what_did_not_fit_each_time_and_the_audit_log_within_bounds(tmp_path: Path) -> None:
-    from router.telemetry.metrics import PrometheusMeter
+    from router.telemetry.metrics import PrometheusMetrics
 
     async with open_house(tmp_path, lines={"small": Line(text=TEXT, usage={})}) as house:
-        house.gateway._doubts._meter = meter = PrometheusMeter()
+        house.gateway._doubts._metrics = metrics = PrometheusMetrics()
         for _ in range(70):
             await house.read(model="small")
         entries = await house.stores.audit.read(limit=1000)
-    assert b'pointsman_doubts_total{kind="usage.estimated",model="small"} 70.0' in meter.text()
+    assert b'pointsman_doubts_total{kind="usage.estimated",model="small"} 70.0' in metrics.text()
     assert 60 <= len(entries) <= 70
 
 

@@ -103,8 +103,8 @@ def test_a_cached_share_is_taken_off_at_the_price_of_what_is_cached() -> None:
 
 
 def test_what_is_found_again_takes_no_time_of_a_rented_machine() -> None:
-    rented = MeasuredCost(np.array([1e-6, 1e-6]), np.array([5e-6, 5e-6]), np.array([100.0, 100.0]))
-    cold = msgspec.structs.replace(CONTEXT, rented=rented)
+    measured_cost = MeasuredCost(np.array([1e-6, 1e-6]), np.array([5e-6, 5e-6]), np.array([100.0, 100.0]))
+    cold = msgspec.structs.replace(CONTEXT, measured_cost=measured_cost)
     warm = msgspec.structs.replace(cold, cached=np.array([0.5, 0.0]))
     before, after = (routed(each, LISTED, discounted(each, LISTED)).cost for each in (cold, warm))
     assert before - after == pytest.approx([0.5 * 10_000 * 1e-6, 0.0])

@@ -35,7 +35,7 @@ def decision(name: str, *, tenant: str = "acme") -> DecisionRecord:
         budget=BudgetState(1.5, 2.0, 60.0, "tenant:acme"),
         capacity=np.array([1.0, np.inf]),
         features=np.array([0.5, 0.1], np.float32),
-        rented=MeasuredCost(np.array([1e-6, np.nan]), np.array([2e-6, np.nan]), np.array([200.0, 1.0])),
+        measured_cost=MeasuredCost(np.array([1e-6, np.nan]), np.array([2e-6, np.nan]), np.array([200.0, 1.0])),
     )
     expected = Estimates(np.array([0.5, 0.7]), np.array([0.1, 0.2]), np.array([2e-6, 3e-5]))
     evidence = Evidence(expected, 0.5, np.array([0.0, 0.25]), early=True, worth=np.array([0.3, 0.1]))
@@ -141,7 +141,7 @@ async def test_a_decision_comes_back_to_the_last_bit() -> None:
 
 def numbers(record: DecisionRecord) -> list[object]:
     context, evidence = record.context, record.evidence
-    known = (context.embedding, context.capacity, context.features, context.rented.prompt_usd)  # type: ignore[union-attr]
+    known = (context.embedding, context.capacity, context.features, context.measured_cost.prompt_usd)  # type: ignore[union-attr]
     expected = (evidence.expected.quality, evidence.expected.sigma, evidence.expected.cost)
     return [*known, *expected, evidence.capacity_prices, evidence.worth, record.probabilities, record.propensity]
 
