@@ -108,12 +108,12 @@ def rewards(world: World, name: str, *, price: float, seed: int) -> Float:
 def told_rewards(world: World, *, price: float) -> tuple[Float, Float]:
     """((N,) of the informed router, (N,) of the static one): neighbours, k = 40, with and without what is told."""
     informed = _static(world.stream, world.told, price, hide=np.zeros(0, int), change=0)
-    static = _static(world.stream, world.history, price, hide=_newcomers(world), change=world.change)
+    static = _static(world.stream, world.history, price, hide=_new_arms(world), change=world.change)
     before = np.arange(len(static)) < world.change
     return np.where(before, static, informed), static
 
 
-def _newcomers(world: World) -> Rows:
+def _new_arms(world: World) -> Rows:
     """Arms missing at the start, which a static router never takes up."""
     missing = np.zeros(len(world.stream.arms), np.bool_) if world.stream.present is None else ~world.stream.present[0]
     return np.flatnonzero(missing)

@@ -144,10 +144,10 @@ class KernelBench:
         self.columns = columns
         planes, tables = random_planes(rows, columns, 0)
         self.exact = Exact(planes, tables, columns)
-        laid = to_gpu_layout(planes.view(torch.uint32), tables, columns=columns)
+        layout = to_gpu_layout(planes.view(torch.uint32), tables, columns=columns)
         copies = copies_for(3 / 8 * rows * columns)
-        codes = [laid.codes, *(laid.codes.clone() for _ in range(copies - 1))]
-        self.layers = [Operand(each, laid.tables, tuple(BITS), rows) for each in codes]
+        codes = [layout.codes, *(layout.codes.clone() for _ in range(copies - 1))]
+        self.layers = [Operand(each, layout.tables, tuple(BITS), rows) for each in codes]
 
     def inputs(self, case: KernelCase) -> tuple[torch.Tensor, torch.Tensor]:
         """x (batch, K) and widths (batch,)."""

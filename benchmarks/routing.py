@@ -21,8 +21,8 @@ from benchmarks.one_decision import speed
 from benchmarks.runs import Fitted, Prepared, Setup, budgets_of, fit, prefer, route
 from benchmarks.traces import SEEDS, PublicTrace, load_trace
 from policies.baselines import neighbour_means, optimum
-from policies.estimators.cold_start import KnownArms, fit_newcomer, known_arms
-from policies.estimators.prompt_selection import telling_prompts
+from policies.estimators.cold_start import KnownArms, fit_cold_start, known_arms
+from policies.estimators.prompt_selection import c_optimal_prompts
 from policies.identity import Skills, Vector
 from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
 from policies.types import Float, Float32
@@ -271,15 +271,15 @@ def _changed(run: Fitted, price: float) -> dict[str, Float]:
     }
 
 
-def newcomer(seeds: int) -> Iterable[str]:
+def cold_start(seeds: int) -> Iterable[str]:
     """A new model with few labels: share of its routing value (each in turn, eight draws; mean ± std over seeds)
 
-    The prompts: `telling` most of its level, or of its skills by `D-optimal` design, each of a random half of the
+    The prompts: `c-optimal` for its level, or of its skills by `D-optimal` design, each of a random half of the
     history for each draw; or drawn `evenly`.
     """
     for name, label in SHORT.items():
         arms, seen = range(len(trace(name).models)), _seeds(name, seeds)
-        for how in ("telling", "D-optimal", "evenly"):
+        for how in ("c-optimal", "D-optimal", "evenly"):
             shown = []
             for labels, goal in ((50, "must 33 / 50, aim 60"), (20, "never below 0")):
                 rows = [[_joined(name, seed, arm, labels, how) for arm in arms] for seed in seen]
@@ -304,7 +304,7 @@ def _joined(name: str, seed: int, arm: int, labels: int, how: str, draws: int = 
         seen = np.full(len(past), np.nan)
         seen[rows] = past[rows, arm]
         dearness = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
-        new = fit_newcomer(known, seen, dearness)
+        new = fit_cold_start(known, seen, dearness)
         quality = run.expected.quality.copy()
         quality[:, arm] = np.clip(quality[:, others] @ new.weights + asked @ new.tilt + new.offset, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])
@@ -313,20 +313,20 @@ def _joined(name: str, seed: int, arm: int, labels: int, how: str, draws: int = 
 
 
 def _labelled(known: Float, expected: Float, labels: int, draw: int, how: str) -> NDArray[np.intp]:
-    """(labels,) rows of history that the newcomer answers."""
+    """(labels,) rows of history that the new arm answers."""
     rng = np.random.default_rng(draw)
     if how == "evenly":
         return rng.choice(len(expected), labels, replace=False)
     offered = rng.permutation(len(expected)) < len(expected) // 2
-    if how == "telling":
-        return telling_prompts(known, expected, count=labels, offered=offered)
+    if how == "c-optimal":
+        return c_optimal_prompts(known, expected, count=labels, offered=offered)
     skills = Skills.of(expected[offered], SKILLS)(expected[offered])
     prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), 0.1 * np.eye(skills.shape[1]))
-    return np.flatnonzero(offered)[informative_prompts(skills, prior, count=labels, noise=0.15)]
+    return np.flatnonzero(offered)[d_optimal_prompts(skills, prior, count=labels, noise=0.15)]
 
 
-def informative_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> NDArray[np.intp]:
-    """(count,) rows of skills (N, r + 1) that tell most about a newcomer: greedy D-optimal design.
+def d_optimal_prompts(skills: Float, prior: Vector, *, count: int, noise: float) -> NDArray[np.intp]:
+    """(count,) rows of skills (N, r + 1) that tell most about a new arm: greedy D-optimal design.
 
     Each step takes the row with the largest bᵀCb, the one that multiplies the determinant of the posterior precision
     most, and updates C by Sherman–Morrison. Raises: ValueError where there are fewer rows than asked.
@@ -362,7 +362,7 @@ TABLES: dict[str, Callable[[int], Iterable[str]]] = {
     "preference": preference,
     "orders": orders,
     "changes": changes,
-    "newcomer": newcomer,
+    "cold_start": cold_start,
     "unseen": unseen,
     "speed": speed,
 }

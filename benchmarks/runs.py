@@ -47,13 +47,13 @@ class Fitted:
     embedded: Embedded
     stream: Rows  # (n,) rows of the trace, in order
     history: Rows
-    blend: StackedOrNeighbours
+    stacked: StackedOrNeighbours
     expected: Estimates  # (n, M) each
     ood_score: Float  # (n,)
 
     def kinds(self) -> tuple[Float, Float]:
-        """((N, K), (n, K)) what kinds of query history and stream are, as a newcomer is described by."""
-        stack, state = Stack(), self.blend.state()
+        """((N, K), (n, K)) what kinds of query history and stream are, as a new arm is described by."""
+        stack, state = Stack(), self.stacked.state()
         stack.restore({key.removeprefix("stack."): value for key, value in state.items() if key.startswith("stack.")})
         past, asked = (stack.smooth_inputs(*self.embedded.surface(rows)) for rows in (self.history, self.stream))
         found, kernel = kinds_of(past), make_kernel()
@@ -83,15 +83,15 @@ class Prepared:
 
     @property
     def rehearsal(self) -> tuple[tuple[str, ...], Estimates] | None:
-        return self._fitted.blend.rehearsal
+        return self._fitted.stacked.rehearsal
 
     @property
     def charge_spread(self) -> Mapping[str, float]:
-        return self._fitted.blend.charge_spread
+        return self._fitted.stacked.charge_spread
 
     @property
     def directions(self) -> Float32:
-        return self._fitted.blend.directions
+        return self._fitted.stacked.directions
 
     def place(self, embedding: Float32) -> Float32 | None:
         """Nothing is looked up by place."""
@@ -121,7 +121,7 @@ class Prepared:
         """Nothing."""
 
 
-def watched(fitted: Fitted) -> DriftCorrected:
+def drift_corrected(fitted: Fitted) -> DriftCorrected:
     """The live estimator of `paced` over prepared expectations."""
     estimator = DriftCorrected(Prepared(fitted))
     estimator.refit(fitted.embedded.history(fitted.history))
@@ -133,14 +133,14 @@ def fit(trace: PublicTrace, seed: int, *, unseen: str = "") -> Fitted:
     stream, history = trace_split(trace, seed)
     history = history[trace.tasks[history] != unseen]
     embedded = embed_trace(trace, history)
-    blend = StackedOrNeighbours(NeighbourMeans(Means()))
+    stacked = StackedOrNeighbours(NeighbourMeans(Means()))
     past = embedded.history(history)
-    blend.refit(past)
+    stacked.refit(past)
     contexts = embedded.contexts(stream, past)
-    found = [(blend.estimate(each), blend.ood_score(each)) for each in contexts]
+    found = [(stacked.estimate(each), stacked.ood_score(each)) for each in contexts]
     parts = ([getattr(expected, part) for expected, _ in found] for part in ("quality", "sigma", "cost"))
     expected = Estimates(*(np.stack(part) for part in parts))
-    return Fitted(embedded, stream, history, blend, expected, np.array([ood_score for _, ood_score in found]))
+    return Fitted(embedded, stream, history, stacked, expected, np.array([ood_score for _, ood_score in found]))
 
 
 def budgets_of(fitted: Fitted, rule: str, seed: int, factor: float = 1.0) -> Float:
@@ -169,7 +169,7 @@ class Setup:
 def route(fitted: Fitted, setup: Setup, *, order: Rows | None = None, horizon: int | None = None) -> Result:
     """Budget mode: the live pacer and explorer on prepared estimates, admission as the rules say."""
     order = np.arange(len(fitted.stream)) if order is None else order
-    policy = setup.policy(watched(fitted))
+    policy = setup.policy(drift_corrected(fitted))
     gate = BudgetGate(fitted.scores.shape[1], budgets=setup.budgets, total=setup.total)
     choices, served = np.full(len(order), LOST), np.zeros(len(order), np.bool_)
     scores, costs = fitted.scores[order], fitted.costs[order]
@@ -198,7 +198,7 @@ def each_tenant(
     owners = np.random.default_rng(0).choice(
         list(terms), len(fitted.stream), p=[share for share, _, _ in terms.values()]
     )
-    policy = Setup(when_short=ANSWER).policy(watched(fitted))
+    policy = Setup(when_short=ANSWER).policy(drift_corrected(fitted))
     rows = {name: np.flatnonzero(owners == name) for name in asking}
     gates = {
         n: BudgetGate(fitted.scores.shape[1], total=total_budget(fitted.costs[rows[n]], terms[n][1])) for n in asking
@@ -224,7 +224,7 @@ def prefer(
     """(n,) score − λ · cost of every query of the stream in preference mode, on this truth (n, M)."""
     scores = fitted.scores if scores is None else scores
     costs = fitted.costs if costs is None else costs
-    estimator = watched(fitted)
+    estimator = drift_corrected(fitted)
     policy = Composed(estimator, Flat(), Greedy())
     gate, earned = BudgetGate(scores.shape[1]), np.zeros(len(scores))
     for row in range(len(scores)):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from policies.estimators.prompt_selection import telling_prompts
+from policies.estimators.prompt_selection import c_optimal_prompts
 from policies.identity import Skills, Vector
 from policies.types import Float
 from router.errors import SettingsError
@@ -110,7 +110,7 @@ def onboard(
     rivals, expected = _expected(model, prompts, post, on_progress)
     skills = Skills.of(expected, RANK)(expected)
     prior = Vector(np.eye(skills.shape[1])[0] * expected.mean(), np.eye(skills.shape[1]) * 0.1)
-    rows = telling_prompts(np.full_like(expected, np.nan), expected, count=count)
+    rows = c_optimal_prompts(np.full_like(expected, np.nan), expected, count=count)
     scores = np.array([_ask(model, prompts[row], post, on_progress) for row in rows])
     found = prior.updated(skills[rows], scores, noise=NOISE)
     centre = skills.mean(axis=0)

@@ -134,15 +134,15 @@ def replay(trace: Trace, setting: Setting, *, on_progress: Callable[[str], None]
     for order, seed in enumerate(setting.seeds):
         sample = _sample(trace, setting, seed)
         on_progress(f"seed {seed}: embedded")
-        books = Books.of(sample, setting, seed)
-        for label, result, run in _budget_runs(sample, setting, books, seed):
+        budgets = SeedBudgets.of(sample, setting, seed)
+        for label, result, run in _budget_runs(sample, setting, budgets, seed):
             _note(budget, label, _budget_metrics(result))
             on_progress(f"seed {seed}: {label}")
             if order == 0 and run is not None:
                 spending.curves[label] = run.spent
         _relate(budget)
         if order == 0:
-            spending = SpendCurve(books.total, spending.curves)
+            spending = SpendCurve(budgets.total, spending.curves)
         for label, metrics, frontier in _preference_runs(sample, setting, seed):
             _note(preference, label, metrics)
             on_progress(f"seed {seed}: {label}")
@@ -153,7 +153,7 @@ def replay(trace: Trace, setting: Setting, *, on_progress: Callable[[str], None]
 
 def _check(each: Contender, trace: Trace) -> None:
     """Before minutes are spent. Raises: SettingsError where the policy cannot be built, or is fixed to nobody."""
-    _built(each, trace.arms, Books(None, float("inf"), len(trace.models)), seed=0, queries=1)
+    _built(each, trace.arms, SeedBudgets(None, float("inf"), len(trace.models)), seed=0, queries=1)
     arm = each.options.get("arm")
     if arm is not None and arm not in trace.models:
         raise SettingsError(f"{each.label} is fixed to {arm!r}; there are {', '.join(trace.models)}", param="arm")
@@ -167,15 +167,15 @@ def _sample(trace: Trace, setting: Setting, seed: int) -> Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class SeedBudgets:
     """The budgets of one seed."""
 
-    budgets: Float | None  # (M,) USD, or None for one budget
+    by_model: Float | None  # (M,) USD, or None for one budget
     total: float  # USD
     arms: int
 
     @classmethod
-    def of(cls, sample: Sample, setting: Setting, seed: int) -> Books:
+    def of(cls, sample: Sample, setting: Setting, seed: int) -> SeedBudgets:
         """By the setting's factor and split; weights come from history. Raises: SettingsError."""
         costs, history = sample.stream.costs, sample.history
         total = total_budget(costs, setting.factor)
@@ -193,41 +193,41 @@ class Books:
     @property
     def shared(self) -> float:
         """The one budget where there is one, else infinite."""
-        return self.total if self.budgets is None else float("inf")
+        return self.total if self.by_model is None else float("inf")
 
     def gate(self) -> BudgetGate:
-        return BudgetGate(self.arms, budgets=self.budgets, total=self.shared)
+        return BudgetGate(self.arms, budgets=self.by_model, total=self.shared)
 
 
 Played = tuple[str, Result, PolicyRun | None]
 
 
-def _budget_runs(sample: Sample, setting: Setting, books: Books, seed: int) -> Iterator[Played]:
+def _budget_runs(sample: Sample, setting: Setting, budgets: SeedBudgets, seed: int) -> Iterator[Played]:
     stream = sample.stream
-    for label, choices in _reference_choices(sample, books, seed):
-        served = admitted(choices, stream.costs, books.gate())
+    for label, choices in _reference_choices(sample, budgets, seed):
+        served = admitted(choices, stream.costs, budgets.gate())
         yield label, judge(choices, served, scores=stream.scores, costs=stream.costs), None
     for each in setting.contenders:
-        policy = _built(each, stream.arms, books, seed=seed, queries=len(stream))
+        policy = _built(each, stream.arms, budgets, seed=seed, queries=len(stream))
         policy.refit(sample.history)
         run = simulate(
             policy,
             stream,
             FixedNeighbours(stream, sample.history),
-            gate=books.gate(),
+            gate=budgets.gate(),
             rng=np.random.default_rng(seed),
             drops=each.policy not in {"port", RIVAL, *BLIND},
         )
         yield each.label, run.result, run
 
 
-def _built(each: Contender, arms: tuple[Arm, ...], books: Books, *, seed: int, queries: int) -> Policy:
+def _built(each: Contender, arms: tuple[Arm, ...], budgets: SeedBudgets, *, seed: int, queries: int) -> Policy:
     """The policy with the horizon and budgets it asks for. Raises: SettingsError."""
     if each.policy == RIVAL:
-        return ParetoBandit(budget_usd=books.total / queries, seed=seed)
-    offered: dict[str, object] = {"horizon": queries, "budget": books.shared, "when_short": REFUSE}
-    if books.budgets is not None:
-        offered["budgets"] = dict(zip((arm.name for arm in arms), books.budgets.tolist(), strict=True))
+        return ParetoBandit(budget_usd=budgets.total / queries, seed=seed)
+    offered: dict[str, object] = {"horizon": queries, "budget": budgets.shared, "when_short": REFUSE}
+    if budgets.by_model is not None:
+        offered["budgets"] = dict(zip((arm.name for arm in arms), budgets.by_model.tolist(), strict=True))
     known = options_of(each.policy)
     try:
         return build(each.policy, arms, {**{k: v for k, v in offered.items() if k in known}, **each.options})
@@ -235,7 +235,7 @@ def _built(each: Contender, arms: tuple[Arm, ...], books: Books, *, seed: int, q
         raise SettingsError(str(error), param="policy") from error
 
 
-def _reference_choices(sample: Sample, books: Books, seed: int) -> Iterator[tuple[str, Rows]]:
+def _reference_choices(sample: Sample, budgets: SeedBudgets, seed: int) -> Iterator[tuple[str, Rows]]:
     stream, history = sample.stream, sample.history
     similarity: Float = (stream.embeddings @ history.embeddings.T).astype(np.float64)
     near, wide = (
@@ -247,23 +247,23 @@ def _reference_choices(sample: Sample, books: Books, seed: int) -> Iterator[tupl
     )
 
     def greedy(worth: Float, cost: Float) -> Rows:
-        return baselines.greedy(worth, cost, costs=stream.costs, gate=books.gate())
+        return baselines.greedy(worth, cost, costs=stream.costs, gate=budgets.gate())
 
-    yield "random", baselines.uniform(len(stream), books.arms, seed=seed)
+    yield "random", baselines.uniform(len(stream), budgets.arms, seed=seed)
     yield "greedy-perf", greedy(near[0], near[1])
     yield "greedy-cost", greedy(-near[1], near[1])
     yield "knn-perf", greedy(wide[0], wide[1])
     yield "knn-cost", greedy(-wide[1], wide[1])
-    yield "batch-split", baselines.batch_split(near[0], near[1], budgets=books.budgets, total=books.shared)
-    yield "best-single", _best_single(sample, books)
-    yield "approx-opt", baselines.optimum(near[0], near[1], budgets=books.budgets, total=books.shared)
-    yield "true-opt", baselines.optimum(stream.scores, stream.costs, budgets=books.budgets, total=books.shared)
+    yield "batch-split", baselines.batch_split(near[0], near[1], budgets=budgets.by_model, total=budgets.shared)
+    yield "best-single", _best_single(sample, budgets)
+    yield "approx-opt", baselines.optimum(near[0], near[1], budgets=budgets.by_model, total=budgets.shared)
+    yield "true-opt", baselines.optimum(stream.scores, stream.costs, budgets=budgets.by_model, total=budgets.shared)
 
 
-def _best_single(sample: Sample, books: Books) -> Rows:
+def _best_single(sample: Sample, budgets: SeedBudgets) -> Rows:
     """(N,) everything to the model that history says earns most before its budget ends."""
     quality, cost = np.nanmean(sample.history.scores, axis=0), np.nanmean(sample.history.costs, axis=0)
-    limits = np.full(books.arms, books.total) if books.budgets is None else books.budgets
+    limits = np.full(budgets.arms, budgets.total) if budgets.by_model is None else budgets.by_model
     affordable = np.minimum(limits / cost, len(sample.stream))
     return np.full(len(sample.stream), int(np.argmax(quality * affordable)))
 
@@ -293,8 +293,8 @@ def _preference_runs(sample: Sample, setting: Setting, seed: int) -> Iterator[tu
     for each in setting.contenders:
         if each.policy in BLIND or each.policy == RIVAL:
             continue
-        books = Books(None, float("inf"), len(stream.arms))
-        expected = _expected(_built(each, stream.arms, books, seed=seed, queries=len(stream)), sample)
+        budgets = SeedBudgets(None, float("inf"), len(stream.arms))
+        expected = _expected(_built(each, stream.arms, budgets, seed=seed, queries=len(stream)), sample)
         frontier = sweep(expected.quality, expected.cost, scores=stream.scores, costs=stream.costs)
         yield each.label, {"aiq": aiq(frontier, stream.costs)} | _two_models(expected, sample), frontier
     truth = sweep(stream.scores, stream.costs, scores=stream.scores, costs=stream.costs)

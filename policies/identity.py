@@ -1,4 +1,4 @@
-"""Models as short vectors over the skills their answers differ in; a newcomer's is found from a few dozen prompts.
+"""Models as short vectors over the skills their answers differ in; a new arm's is found from a few dozen prompts.
 
 A query's skills are what the well-known models are predicted to score on it, reduced to a few principal directions; a
 model's vector says how much it has of each. After the ability model of LLM Bandit (arXiv 2502.02743), in closed form.

@@ -36,13 +36,13 @@ def build(
         raise ValueError(f"queries_per_s is {queries_per_s}, expected > 0")
     if not 0.0 <= explore <= 1.0:
         raise ValueError(f"explore is {explore}, expected 0 … 1")
-    blend = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
-    estimator = DriftCorrected(blend)
+    stacked = StackedOrNeighbours(NeighbourMeans(Means(), k=100))
+    estimator = DriftCorrected(stacked)
     pacer = Remaining(
         lambda: estimator.rehearsal,
         resolve=resolve,
         queries_per_s=queries_per_s,
         may_refuse=may_refuse(when_short),
     )
-    warm_up = WarmUp(lambda context: not blend.knows(context), Thompson())
+    warm_up = WarmUp(lambda context: not stacked.knows(context), Thompson())
     return Composed(estimator, pacer, CostWeightedEpsilon(explore), warm_up=warm_up, tenants=TenantEffects())

@@ -218,7 +218,7 @@ MOST_ARMS = 4096
 _HALF, _SINGLE, _DOUBLE = np.dtype("<f2"), np.dtype("<f4"), np.dtype("<f8")
 
 
-class Float16Embedding(msgspec.Struct, array_like=True, gc=False):
+class PackedRecord(msgspec.Struct, array_like=True, gc=False):
     """A record on its way to and from bytes: numbers of the arms as one block, the arms encoded once for many."""
 
     decision_id: str
@@ -247,7 +247,7 @@ class Float16Embedding(msgspec.Struct, array_like=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Float16Embedding).decode
+_decode = msgspec.msgpack.Decoder(PackedRecord).decode
 _decode_arms = msgspec.msgpack.Decoder(tuple[Arm, ...]).decode
 _ARMS: dict[int, tuple[tuple[Arm, ...], msgspec.Raw]] = {}  # by identity: most decisions are over the same arms
 MOST_KEPT = 512
@@ -258,7 +258,7 @@ def packed(record: DecisionRecord) -> bytes:
     context, evidence = record.context, record.evidence
     rows, numbers = _numbers(record)
     return _encode(
-        Float16Embedding(
+        PackedRecord(
             context.decision_id,
             context.tenant,
             record.key_id,
@@ -368,7 +368,7 @@ def unpacked(data: bytes) -> DecisionRecord:
     )
 
 
-def _blocks(found: Float16Embedding, arms: int) -> dict[str, NDArray[np.float64]]:
+def _blocks(found: PackedRecord, arms: int) -> dict[str, NDArray[np.float64]]:
     """(n,) each of ROWS that is there. Raises: ValueError where bytes are missing or too many."""
     there = [row for place, row in enumerate(ROWS) if found.rows >> place & 1]
     if there[:ALWAYS] != list(ROWS[:ALWAYS]) or found.rows >> len(ROWS) or len(found.numbers) != 8 * len(there) * arms:

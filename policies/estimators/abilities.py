@@ -1,4 +1,4 @@
-"""Quality from every model's identity vector over the query's skills; a newcomer borrows from the models like it."""
+"""Quality from every model's identity vector over the query's skills; a new arm borrows from the models like it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FittedAbilities:
     lines: Posterior  # linear predictions of the well-known models, which the skills are made of
     known: tuple[str, ...]
     skills: Skills
-    newcomer: Vector
+    population: Vector
     noise: float
     vectors: dict[str, Vector] = field(default_factory=dict)
     arms: dict[str, Arm] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class FittedAbilities:
             levels = {each: float(vector.mean[0]) for each, vector in self.vectors.items()}
             offsets = width_offsets(list(self.arms.values()), levels)
             return width_prior(arm, self.vectors[arm.parent], offsets)
-        return self.newcomer
+        return self.population
 
 
 class Abilities:
@@ -113,10 +113,10 @@ class Abilities:
         fitted.vectors = {
             history.arms[c].name: _answered(wide, at, history.scores[:, c], noise, weights) for c in known
         }
-        fitted.newcomer = population(list(fitted.vectors.values()))
-        return self._with_newcomers(fitted, history, at)
+        fitted.population = population(list(fitted.vectors.values()))
+        return self._with_cold_start(fitted, history, at)
 
-    def _with_newcomers(self, fitted: FittedAbilities, history: History, at: Float) -> FittedAbilities:
+    def _with_cold_start(self, fitted: FittedAbilities, history: History, at: Float) -> FittedAbilities:
         """Also vectors of the models with few scores, from the population or their parent."""
         for column, arm in enumerate(history.arms):
             if arm.name not in fitted.vectors and (~np.isnan(history.scores[:, column])).any():
@@ -151,8 +151,8 @@ def _as_state(fitted: FittedAbilities) -> dict[str, NDArray[np.generic]]:
         "known": np.array(fitted.known, np.str_),
         "centre": fitted.skills.centre,
         "axes": fitted.skills.axes,
-        "newcomer.mean": fitted.newcomer.mean,
-        "newcomer.covariance": fitted.newcomer.covariance,
+        "population.mean": fitted.population.mean,
+        "population.covariance": fitted.population.covariance,
         "noise": np.array(fitted.noise),
         "vectors.names": np.array(list(fitted.vectors), np.str_),
         "vectors.mean": np.array([vector.mean for vector in vectors]),
@@ -171,7 +171,7 @@ def _of_state(state: Mapping[str, NDArray[np.generic]], directions: int, ridge: 
         lines=lines,
         known=tuple(str(name) for name in state["known"]),
         skills=Skills(arrays["centre"], arrays["axes"]),
-        newcomer=Vector(arrays["newcomer.mean"], arrays["newcomer.covariance"]),
+        population=Vector(arrays["population.mean"], arrays["population.covariance"]),
         noise=float(arrays["noise"]),
     )
     pairs = zip(arrays["vectors.mean"], arrays["vectors.covariance"], strict=True)
@@ -185,5 +185,5 @@ def _of_state(state: Mapping[str, NDArray[np.generic]], directions: int, ridge: 
 
 
 FLOATS = (
-    "centre", "axes", "newcomer.mean", "newcomer.covariance", "noise", "vectors.mean", "vectors.covariance",
+    "centre", "axes", "population.mean", "population.covariance", "noise", "vectors.mean", "vectors.covariance",
 )  # fmt: skip

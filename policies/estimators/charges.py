@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.cold_start import newcomers
+from policies.estimators.cold_start import cold_start_arms
 from policies.estimators.forest import Forest
 from policies.estimators.forest_traversal import Trees
 from policies.types import Arm, Float, Float32
@@ -49,12 +49,12 @@ class Charges:
 
     @property
     def trees(self) -> Trees:
-        """The forest's arrays, for a Walk."""
+        """The forest's arrays, for a ForestTraversal."""
         return self._forest.trees
 
-    def single(self) -> SingleCharge:
+    def online(self) -> OnlineCharge:
         """predict() for one query whose trees somebody else walks."""
-        return SingleCharge(self._slopes, self._offset - self._centre @ self._slopes, *self._prices.T)
+        return OnlineCharge(self._slopes, self._offset - self._centre @ self._slopes, *self._prices.T)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         own = {name: getattr(self, f"_{name}").copy() for name in CHARGES_STATE}
@@ -72,9 +72,9 @@ class Charges:
         return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
 
     def _likened(self, logs: Float) -> Float:
-        """(n, M) logs; a newcomer's gaps are filled by the row's mean over like arms and its distance to that, or to
+        """(n, M) logs; a new arm's gaps are filled by the row's mean over like arms and its distance to that, or to
         their mean where no row knows both, as in a log with one answer a row."""
-        new, listed = newcomers(logs), self._prices[:, 1] > 0
+        new, listed = cold_start_arms(logs), self._prices[:, 1] > 0
         filled, seen = logs.copy(), ~np.isnan(logs)
         for arm in np.flatnonzero(new):
             like = ~new & (listed == listed[arm])
@@ -104,7 +104,7 @@ class Charges:
         return np.asarray((inputs - self._centre) @ self._slopes + self._offset)
 
 
-class SingleCharge:
+class OnlineCharge:
     """Charges.predict() for one query, given what the trees say."""
 
     def __init__(self, slopes: Float, offset: Float, prompt: Float, completion: Float) -> None:

@@ -12,10 +12,10 @@ from policies.estimators.offset import MOST_ROWS, new_level
 from policies.types import Float
 
 ESTABLISHED = 200  # labelled rows from which an arm is fitted on its own
-LEVEL_SPREAD = 0.03  # standard deviation of a newcomer's level beyond what the known arms' differences span
+LEVEL_SPREAD = 0.03  # standard deviation of a new arm's level beyond what the known arms' differences span
 SLOPE_SPREAD = 0.15  # the same of how much more than they it gains where all of them are good
 ALONE = (0.1, 0.5)  # both, where a single known arm shows no differences
-CAUTION = 8.0  # quality a newcomer is held down for each unit of its level's variance: 0.02 for ± 0.05
+CAUTION = 8.0  # quality a new arm is held down for each unit of its level's variance: 0.02 for ± 0.05
 COMPLETE = 50  # rows that every known arm answered, from which shared noise is learned
 FEWEST = 3  # known arms from which deviations are learned, each arm beside at least two
 DRAWS = 4.0  # arms that deviate in each kind as in all, beside those known
@@ -24,7 +24,7 @@ LEAST_DOUBT = 0.1  # of the usual variance, which a label keeps wherever the kno
 STEPS = 30  # of expectation maximisation
 
 
-def newcomers(scores: Float) -> NDArray[np.bool_]:
+def cold_start_arms(scores: Float) -> NDArray[np.bool_]:
     """(M,) whether a column of scores (n, M) has too few labels to be fitted alone; none where all have."""
     labels = (~np.isnan(scores)).sum(axis=0)
     few = labels < min(ESTABLISHED, 0.5 * float(labels.max(initial=0)))
@@ -41,7 +41,7 @@ class ColdStartArm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownArms:
-    """What newcomers are compared with: the arms that are known well, on all of history."""
+    """What new arms are compared with: the arms that are known well, on all of history."""
 
     scores: Float  # (n, E), NaN where not observed
     expected: Float  # (n, E) out of fold
@@ -58,7 +58,7 @@ def known_arms(scores: Float, expected: Float, kinds: Float | None = None) -> Kn
     return KnownArms(scores, expected, unbiased, kinds, learn_strengths(scores - unbiased, unbiased, kinds))
 
 
-def fit_newcomer(
+def fit_cold_start(
     known: KnownArms, scores: Float, dearness: Float | None = None, reliability: Float | None = None
 ) -> ColdStartArm:
     """What a few labels say of a new arm.

@@ -51,7 +51,7 @@ class Forest:
 
     @property
     def trees(self) -> Trees:
-        """The arrays, for a Walk."""
+        """The arrays, for a ForestTraversal."""
         return Trees(self._roots, self._input, self._threshold, self._left, self._values)
 
     def predict(self, inputs: Float32) -> Float:

@@ -28,7 +28,7 @@ class Trees:
     values: Float32  # (nodes, M) what a leaf predicts
 
 
-class Walk:
+class ForestTraversal:
     """Forests side by side; predict() says what each expects of one row.
 
     A step reads the tests of a node and of its next levels, whether they are needed or not, packs the answers into a

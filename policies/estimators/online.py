@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.estimators.forest_traversal import Walk
+from policies.estimators.forest_traversal import ForestTraversal
 from policies.types import Estimates, Float, Float32
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class Query(msgspec.Struct, frozen=True):
     reliability: Float32 | None = None  # (k,) of the scores; None: one each
 
 
-class Single:
+class OnlineStack:
     """What a Stack expects of one query, in a tenth of the numpy calls that many at once would take."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._walk = Walk([stack.forest.trees, stack.charges.trees], [0, stack.directions.shape[1]])
-        self._charges = stack.charges.single()
+        self._traversal = ForestTraversal([stack.forest.trees, stack.charges.trees], [0, stack.directions.shape[1]])
+        self._charges = stack.charges.online()
         features = len(stack.centre)
         weight = np.float32(1.0 / np.sqrt(max(features, 1)))
         self._scale = weight / stack.scale
@@ -85,7 +85,7 @@ class Single:
         ood_score = self._ood_score(smooth)
         self._last = query.embedding, smooth[: len(stack.directions)], ood_score
         stack.kernel.predict_one(smooth, members[0])
-        members[1], left = self._walk.predict(rough)
+        members[1], left = self._traversal.predict(rough)
         if len(members) == 3:
             members[2] = self._neighbours(query)
             known = stack.weights @ members
@@ -98,7 +98,7 @@ class Single:
             known = stack.means + trust * (known - stack.means)
         if self._mixture is not None:
             known = known @ self._mixture + stack.offset
-            for arm, tilt in self._tilts:  # one at a time: newcomers are few
+            for arm, tilt in self._tilts:  # one at a time: new arms are few
                 known[arm] += trust * (members[0, arm] + tilt.dot(smooth))
         sigma = np.maximum.reduce(members)
         sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
@@ -170,7 +170,7 @@ def _alone(weights: Float) -> Float:
 
 
 def _write_surface(place: Float32, query: Query) -> None:
-    """Surface features with the logarithms of both lengths, as blend.surface()."""
+    """Surface features with the logarithms of both lengths, as stack.surface()."""
     if query.features is not None:
         place[:-2] = query.features
     place[-2], place[-1] = math.log1p(query.prompt_characters), math.log1p(query.prompt_tokens)

@@ -14,7 +14,7 @@ from policies.estimators.offset import chance_of, described, logit_of, prior_of
 from policies.types import Float
 
 
-def telling_prompts(
+def c_optimal_prompts(
     known: Float, expected: Float, *, count: int, offered: NDArray[np.bool_] | None = None
 ) -> NDArray[np.intp]:
     """(count,) rows that tell most of how good a new arm is, in the order they do.

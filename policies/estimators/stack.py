@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.estimators.charges import Charges
-from policies.estimators.cold_start import fit_newcomer, known_arms, newcomers
+from policies.estimators.cold_start import cold_start_arms, fit_cold_start, known_arms
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.linear import principal_directions
 from policies.estimators.mixture import Kinds, kinds_of, no_kinds
-from policies.estimators.online import FARTHEST, NEAREST, SHRINKAGE, Query, Single
+from policies.estimators.online import FARTHEST, NEAREST, SHRINKAGE, OnlineStack, Query
 from policies.lazy_module import LazyModule
 from policies.types import Arm, Estimates, Float, Float32, History
 
@@ -35,7 +35,7 @@ class Stack:
         # (M, M) column m: the arms that q̂ of arm m is a mixture of; often itself
         self.mixture: Float = np.zeros((0, 0))
         self.offset: Float = np.zeros(0)  # (M,) added to that mixture
-        self.tilt: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a newcomer deviates along smooth inputs;
+        self.tilt: Float32 = np.zeros((0, 0), np.float32)  # (p, M) by which a new arm deviates along smooth inputs;
         # its column of the kernel says what it does by groups of queries
         self.weights: Float = np.zeros(3)  # of kernel, forest and neighbours
         self.spread: Float = np.zeros(0)  # (M,) standard deviation of what the stack leaves
@@ -45,12 +45,12 @@ class Stack:
         self.directions: Float32 = np.zeros((0, 0), np.float32)  # (r, d) of the embeddings, for the kernel
         self.centre: Float32 = np.zeros(0, np.float32)  # (f,)
         self.scale: Float32 = np.zeros(0, np.float32)  # (f,)
-        self._single: Single | None = None  # of what is fitted
+        self._online: OnlineStack | None = None  # of what is fitted
         self._places: dict[str, int] = {}
 
     def fit(self, history: History, features: Float32) -> Estimates:
         """Fit on history (N rows) and return the rehearsal: what it would have expected of rows it had not seen."""
-        new = newcomers(history.scores)
+        new = cold_start_arms(history.scores)
         targets = np.where(new, np.nan, history.scores)
         self.arms = tuple(arm.name for arm in history.arms)
         weights = history.reliability
@@ -85,7 +85,7 @@ class Stack:
 
     def _prepare(self) -> None:
         """What queries need of a fit."""
-        self._single = Single(self)
+        self._online = OnlineStack(self)
         self._places = {name: place for place, name in enumerate(self.arms)}
 
     def columns(self, names: tuple[str, ...]) -> NDArray[np.intp] | None:
@@ -97,26 +97,26 @@ class Stack:
 
     def last_ood_score(self, embedding: Float32) -> float | None:
         """Of the query that expect_one() was last asked about, if this is its embedding."""
-        return None if self._single is None else self._single.last_ood_score(embedding)
+        return None if self._online is None else self._online.last_ood_score(embedding)
 
     def ood_score_one(self, query: Query) -> float:
         """In [0, 1): how far its surface features lie outside of what nearly all of history is like.
 
         Embeddings say little of it: whatever the text, some of history is near it in directions learned there.
         Raises: ValueError before a fit."""
-        if self._single is None:
+        if self._online is None:
             raise ValueError("nothing was fitted yet")
-        return self._single.ood_score(query)
+        return self._online.ood_score(query)
 
     def expect_one(self, query: Query) -> Estimates:
         """(M,) each, in the order of `arms`. Raises: ValueError before a fit."""
-        if self._single is None:
+        if self._online is None:
             raise ValueError("nothing was fitted yet")
-        return self._single.expect(query)
+        return self._online.expect(query)
 
     def place(self, embedding: Float32) -> Float32 | None:
         """(r,) where the embedding lies in `directions`, if it is the one that expect_one() was last asked about."""
-        return None if self._single is None else self._single.place(embedding)
+        return None if self._online is None else self._online.place(embedding)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         parts = {"kernel": self.kernel.state(), "forest": self.forest.state(), "charges": self.charges.state()}
@@ -154,7 +154,7 @@ class Stack:
         return np.asarray(np.diag(self.mixture) == 0.0)
 
     def _relate(self, known: Float, history: History, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
-        """Every established arm is itself, every newcomer a mixture of these and (K, M) tilts by kind, as returned.
+        """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned.
 
         dearness (M,) logs of mean costs; kinds (N, K) of each row.
         """
@@ -166,12 +166,12 @@ class Stack:
         others = known_arms(scores[:, ~new], known[:, ~new], kinds)
         for arm in np.flatnonzero(new):
             costs = np.append(dearness[~new], dearness[arm])
-            found = fit_newcomer(others, scores[:, arm], costs, history.reliability)
+            found = fit_cold_start(others, scores[:, arm], costs, history.reliability)
             self.mixture[~new, arm], tilts[:, arm], self.offset[arm] = found
         return tilts
 
     def _tilt(self, kinds: Kinds, tilts: Float, usual: Float) -> None:
-        """Let columns of newcomers expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""
+        """Let columns of new arms expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""
         groups = kinds.groups.shape[1]
         self.tilt = np.asarray(kinds.leading.T @ tilts[groups:], np.float32)
         if groups:

@@ -66,7 +66,7 @@ class StackedOrNeighbours:
         return self._stack.ood_score_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
     def knows(self, context: RouteContext) -> bool:
-        """Whether anything is fitted: a newcomer beside fitted arms is no reason to look around again."""
+        """Whether anything is fitted: a new arm beside fitted arms is no reason to look around again."""
         return self._stack is not None
 
     @property
@@ -98,7 +98,7 @@ class StackedOrNeighbours:
         self._stack, self._rehearsal = stack, rehearsal
 
     def _ready(self, labels: NDArray[np.int_], rows: int) -> bool:
-        """Whether there is enough to fit from labels (M,); an arm with few joins those known well as a newcomer."""
+        """Whether there is enough to fit from labels (M,); an arm with few joins those known well as a new arm."""
         looked_around = bool((labels >= FIRST_LABELS).all()) or rows >= MIN_ROWS * len(labels)
         return int((labels >= MIN_ROWS).sum()) >= 2 and (looked_around or self._stack is not None)
 

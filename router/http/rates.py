@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from router.errors import RateLimited
 
-MOST = 100_000  # names remembered; whoever was idle longest is forgotten, and may do as much as a newcomer
+MOST = 100_000  # names remembered; whoever was idle longest is forgotten, and may do as much as a new one
 
 
 class Rates:

@@ -181,8 +181,8 @@ class Views:
         return replace(found, weights=found.reliability * belief[self.table.owners(slice(None))])
 
     def _belief(self) -> Float | None:
-        """(t,) weight of each tenant of the table; None where nobody is doubted. A newcomer is believed until trust is
-        looked at again, so that what is believed follows from the log alone."""
+        """(t,) weight of each tenant of the table; None where nobody is doubted. A new tenant is believed until trust
+        is looked at again, so that what is believed follows from the log alone."""
         count = self.table.count_tenants
         if count < 2:
             return None

@@ -30,7 +30,7 @@ def store_url(settings: Settings) -> str:
                 "prefix": f"{{{store.prefix}}}",
                 "pool": store.pool,
                 "timeout_s": store.timeout_s,
-                "outbox": owed_path(settings),
+                "outbox": outbox_path(settings),
                 "eviction": "accepted" if store.accept_eviction else "refused",
                 **kept,
             }
@@ -39,7 +39,7 @@ def store_url(settings: Settings) -> str:
     return f"sqlite:///{store.sqlite_path(settings.state_dir)}?{urlencode(kept)}"
 
 
-def owed_path(settings: Settings) -> Path:
+def outbox_path(settings: Settings) -> Path:
     """The folder of settlements that Redis does not have yet; replicas on one machine may share it."""
     return settings.state_dir / "owed"
 

@@ -262,20 +262,20 @@ def test_answers_under_way_fail_when_the_backend_closes(store_folder: Path) -> N
 
 def test_an_answer_that_calls_a_tool_is_told_as_a_tool_call() -> None:
     from backends.anyprec.engine.answer import Piece
-    from backends.anyprec.engine.responses import ChatTelling
+    from backends.anyprec.engine.responses import ChatShape
 
     tools = [{"type": "function", "function": {"name": "send_mail", "parameters": {}}}]
     call = '{"name": "send_mail", "arguments": {"to": "Ann"}}'
-    telling = ChatTelling(None, logprobs=False, tools=tools)  # type: ignore[arg-type]  # no token is shown
-    choice = telling.choice(0, [Piece(call[:10], ()), Piece(call[10:], (), "stop")])
+    shape = ChatShape(None, logprobs=False, tools=tools)  # type: ignore[arg-type]  # no token is shown
+    choice = shape.choice(0, [Piece(call[:10], ()), Piece(call[10:], (), "stop")])
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
     function = choice["message"]["tool_calls"][0]["function"]
     assert (function["name"], json.loads(function["arguments"])) == ("send_mail", {"to": "Ann"})
-    assert telling.chunk(0, Piece(call[:10], ())) == []
-    [delta] = telling.chunk(0, Piece(call[10:], (), "stop"))
+    assert shape.chunk(0, Piece(call[:10], ())) == []
+    [delta] = shape.chunk(0, Piece(call[10:], (), "stop"))
     assert delta["delta"]["tool_calls"][0]["function"] == function
-    [plain] = telling.chunk(1, Piece("Hello", (), "stop"))
+    [plain] = shape.chunk(1, Piece("Hello", (), "stop"))
     assert (plain["delta"], plain["finish_reason"]) == ({"content": "Hello"}, "stop")
 
 

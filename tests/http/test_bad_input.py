@@ -315,4 +315,4 @@ def test_after_all_that_the_gateway_still_answers_and_holds_no_money(client: htt
 def test_no_key_and_no_prompt_is_in_the_log(both: tuple[Running, ScriptedServer]) -> None:
     log = both[0].log.read_text()
     assert "Traceback" not in log
-    assert log.count(both[0].key) <= 2  # printed for the newcomer at the start: alone and in the curl line
+    assert log.count(both[0].key) <= 2  # printed for the new one at the start: alone and in the curl line

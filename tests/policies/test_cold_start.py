@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.estimators.cold_start import fit_newcomer, known_arms, learn_strengths
+from policies.estimators.cold_start import fit_cold_start, known_arms, learn_strengths
 from policies.estimators.mixture import GROUPS, kinds_of
 from policies.estimators.online import Query
 from policies.estimators.stack import Stack
@@ -27,12 +27,12 @@ def make_world(seed: int, deviation: float) -> tuple[Float, Float, Float]:
 
 
 def believed(seed: int, deviation: float, *, with_kinds: bool) -> tuple[Float, Float]:
-    """(q̂ of a newcomer with LABELS labels, its chances), each (ROWS,)."""
+    """(q̂ of a new arm with LABELS labels, its chances), each (ROWS,)."""
     chances, scores, kinds = make_world(seed, deviation)
     seen = np.full(ROWS, np.nan)
     seen[:LABELS] = scores[:LABELS, KNOWN]
     known = known_arms(scores[:, :KNOWN], chances[:, :KNOWN], kinds if with_kinds else None)
-    new = fit_newcomer(known, seen)
+    new = fit_cold_start(known, seen)
     found = chances[:, :KNOWN] @ new.weights + new.offset
     return found + (kinds @ new.tilt if with_kinds else 0.0), chances[:, KNOWN]
 
@@ -43,11 +43,11 @@ def likeness(deviation: float, *, with_kinds: bool) -> float:
     return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
 
 
-def test_a_newcomer_good_at_one_kind_and_bad_at_another_is_told_apart_where_known_arms_differ_by_kind() -> None:
+def test_a_new_arm_good_at_one_kind_and_bad_at_another_is_told_apart_where_known_arms_differ_by_kind() -> None:
     assert likeness(0.2, with_kinds=True) > likeness(0.2, with_kinds=False) + 0.1
 
 
-def test_where_known_arms_do_not_differ_by_kind_a_newcomer_is_what_it_was_without_kinds() -> None:
+def test_where_known_arms_do_not_differ_by_kind_a_new_arm_is_what_it_was_without_kinds() -> None:
     for seed in range(6):
         ours, plain = (believed(seed, 0.0, with_kinds=each)[0] for each in (True, False))
         assert np.sqrt(np.mean((ours - plain) ** 2)) < 0.02
@@ -56,7 +56,7 @@ def test_where_known_arms_do_not_differ_by_kind_a_newcomer_is_what_it_was_withou
 def test_kinds_say_nothing_beside_two_known_arms() -> None:
     chances, scores, kinds = make_world(0, 0.2)
     seen = np.where(np.arange(ROWS) < LABELS, scores[:, KNOWN], np.nan)
-    new = fit_newcomer(known_arms(scores[:, :2], chances[:, :2], kinds), seen)
+    new = fit_cold_start(known_arms(scores[:, :2], chances[:, :2], kinds), seen)
     assert np.abs(new.tilt).max() < 1e-6
 
 
@@ -109,7 +109,7 @@ def test_fewer_rows_than_groups_are_put_in_groups_too() -> None:
     assert (kinds_of(rows[:3]).groups.sum(axis=1) == 1.0).all()
 
 
-def test_a_stack_expects_more_of_a_newcomer_on_the_kind_it_was_good_at_though_no_known_arm_is() -> None:
+def test_a_stack_expects_more_of_a_new_arm_on_the_kind_it_was_good_at_though_no_known_arm_is() -> None:
     vectors, group = make_blobs()
     rng = np.random.default_rng(1)
     by_group = np.array([[0.6, 0.45, 0.5], [0.4, 0.5, 0.45], [0.5, 0.6, 0.4], [0.45, 0.4, 0.6], [0.55, 0.5, 0.5]])

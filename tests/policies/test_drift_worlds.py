@@ -39,7 +39,7 @@ def test_a_price_rises_in_the_second_half_only() -> None:
     assert world.stream.costs[world.change - 1, ARM] == stream.costs[world.change - 1, ARM]
 
 
-def test_a_newcomer_is_absent_before_the_change_and_has_fifty_labels() -> None:
+def test_a_new_arm_is_absent_before_the_change_and_has_fifty_labels() -> None:
     history = make_history(ARMS)
     world = joined(make_stream(history), history, ARM)
     assert world.stream.columns(world.change - 1).tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""The estimators of `paced`: trees, kernels, charges, newcomers, the stack and what watches it."""
+"""The estimators of `paced`: trees, kernels, charges, new arms, the stack and what watches it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.estimators.charges import Charges
-from policies.estimators.cold_start import fit_newcomer, known_arms, newcomers
+from policies.estimators.cold_start import cold_start_arms, fit_cold_start, known_arms
 from policies.estimators.drift import Health, Residuals, Tariff
 from policies.estimators.drift_corrected import DriftCorrected
 from policies.estimators.forest import Forest
@@ -28,7 +28,7 @@ def small_forest() -> Forest:
     return Forest(trees=12, depth=8, leaf=5, inputs=0.5)
 
 
-def make_watched(history: History = HISTORY) -> DriftCorrected:
+def make_drift_corrected(history: History = HISTORY) -> DriftCorrected:
     estimator = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
     estimator.refit(history)
     return estimator
@@ -36,11 +36,11 @@ def make_watched(history: History = HISTORY) -> DriftCorrected:
 
 @pytest.fixture(scope="module")
 def fitted_state() -> dict[str, np.ndarray]:
-    return dict(make_watched().state())
+    return dict(make_drift_corrected().state())
 
 
 @pytest.fixture
-def watched(fitted_state: dict[str, np.ndarray]) -> DriftCorrected:
+def estimator(fitted_state: dict[str, np.ndarray]) -> DriftCorrected:
     estimator = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
     estimator.restore(fitted_state)
     return estimator
@@ -105,27 +105,27 @@ def test_the_better_member_gets_the_weight() -> None:
     assert weights.sum() <= 1.0
 
 
-def test_an_arm_with_few_labels_beside_well_known_ones_is_a_newcomer() -> None:
+def test_an_arm_with_few_labels_beside_well_known_ones_is_a_new_arm() -> None:
     scores = HISTORY.scores.copy()
     scores[30:, 2] = np.nan
-    assert newcomers(scores).tolist() == [False, False, True, False]
-    assert not newcomers(scores[:30]).any()
+    assert cold_start_arms(scores).tolist() == [False, False, True, False]
+    assert not cold_start_arms(scores[:30]).any()
 
 
-def test_a_newcomer_is_held_below_its_labels_and_the_more_so_the_fewer_they_are() -> None:
+def test_a_new_arm_is_held_below_its_labels_and_the_more_so_the_fewer_they_are() -> None:
     rng = np.random.default_rng(0)
     known = np.clip(rng.normal(0.5, 0.3, (1000, 3)) + np.array([-0.1, 0.0, 0.1]), 0.0, 1.0)
     truth = np.clip(known.mean(axis=1) + 0.1 + 0.2 * rng.normal(size=1000), 0.0, 1.0)
 
     def level(labels: int) -> float:
         seen = np.where(np.arange(1000) < labels, truth, np.nan)
-        weights, _, offset = fit_newcomer(known_arms(known, known), seen)
+        weights, _, offset = fit_cold_start(known_arms(known, known), seen)
         return float((known @ weights + offset).mean())
 
     assert level(0) < level(20) < level(500) < truth.mean()
 
 
-def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
+def test_easy_prompts_do_not_make_a_new_arm_look_good() -> None:
     rng = np.random.default_rng(0)
     expected = np.full((1000, 4), 0.5) + np.array([-0.05, 0.0, 0.05, 0.1])
     luck = 0.3 * rng.normal(size=(1000, 1)) + 0.05 * rng.normal(size=(1000, 5))  # all arms share it
@@ -134,7 +134,7 @@ def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
     def level(rows: np.ndarray) -> float:
         seen = np.full(1000, np.nan)
         seen[rows] = truth[rows]
-        weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
+        weights, _, offset = fit_cold_start(known_arms(known, expected), seen)
         return float((expected @ weights + offset).mean())
 
     order = np.argsort(luck.mean(axis=1))
@@ -143,43 +143,43 @@ def test_easy_prompts_do_not_make_a_newcomer_look_good() -> None:
     assert abs(level(easy) - level(hard)) < 0.1
 
 
-def test_a_newcomer_is_believed_good_where_the_known_arms_it_resembles_are() -> None:
+def test_a_new_arm_is_believed_good_where_the_known_arms_it_resembles_are() -> None:
     rng = np.random.default_rng(0)
     kind = rng.random(1000) < 0.5  # two kinds of query, each the strength of two arms
     expected = np.where(kind[:, None], [0.8, 0.7, 0.3, 0.4], [0.3, 0.4, 0.8, 0.7]).astype(np.float64)
     known = (rng.random((1000, 4)) < expected).astype(np.float64)
     seen = np.full(1000, np.nan)
     seen[:50] = rng.random(50) < np.where(kind[:50], 0.8, 0.3)
-    weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
+    weights, _, offset = fit_cold_start(known_arms(known, expected), seen)
     believed = expected @ weights + offset
     assert believed[kind].mean() > believed[~kind].mean() + 0.2
 
 
-def test_sparse_labels_of_the_known_arms_are_enough_to_place_a_newcomer() -> None:
+def test_sparse_labels_of_the_known_arms_are_enough_to_place_a_new_arm() -> None:
     rng = np.random.default_rng(0)
     expected = np.full((1000, 3), 0.5) + np.array([-0.1, 0.0, 0.1])
     known = (rng.random((1000, 3)) < expected).astype(np.float64)
     known[rng.random((1000, 3)) < 0.7] = np.nan
     seen = np.full(1000, np.nan)
     seen[:150] = rng.random(150) < 0.6
-    weights, _, offset = fit_newcomer(known_arms(known, expected), seen)
+    weights, _, offset = fit_cold_start(known_arms(known, expected), seen)
     assert 0.45 < (expected @ weights + offset).mean() < 0.65
 
 
-def test_a_newcomer_joins_with_fifty_labels() -> None:
+def test_a_new_arm_joins_with_fifty_labels() -> None:
     scores, costs = HISTORY.scores.copy(), HISTORY.costs.copy()
     scores[50:, 3], costs[50:, 3] = np.nan, np.nan
-    estimates = make_watched(replace(HISTORY, scores=scores, costs=costs)).estimate(query())
+    estimates = make_drift_corrected(replace(HISTORY, scores=scores, costs=costs)).estimate(query())
     assert 0.4 < estimates.quality[3] < 1.0
-    assert estimates.cost[3] == pytest.approx(make_watched().estimate(query()).cost[3], rel=0.5)
+    assert estimates.cost[3] == pytest.approx(make_drift_corrected().estimate(query()).cost[3], rel=0.5)
 
 
-def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(watched: DriftCorrected) -> None:
+def test_a_query_far_from_everything_falls_back_to_the_means_and_is_less_sure(estimator: DriftCorrected) -> None:
     near = query()
     similarity = np.full_like(near.neighbours.similarity, 1e-3)
     far = replace(near, neighbours=replace(near.neighbours, similarity=similarity))
     means = HISTORY.scores.mean(axis=0)
-    close, outside = watched.estimate(near), watched.estimate(far)
+    close, outside = estimator.estimate(near), estimator.estimate(far)
     assert np.abs(outside.quality - means).max() < 0.1 * np.abs(close.quality - means).max()
     assert (outside.sigma > close.sigma).all()
 
@@ -190,42 +190,42 @@ def far_query(seed: int = 1, **changes: object) -> RouteContext:
 
 
 def test_a_prompt_unlike_any_in_its_surface_falls_back_to_the_means_though_its_embedding_is_near(
-    watched: DriftCorrected,
+    estimator: DriftCorrected,
 ) -> None:
     means = HISTORY.scores.mean(axis=0)
-    close, outside = watched.estimate(query()), watched.estimate(far_query())
+    close, outside = estimator.estimate(query()), estimator.estimate(far_query())
     assert np.abs(outside.quality - means).max() < 0.5 * np.abs(close.quality - means).max()
     assert (outside.sigma > 1.4 * close.sigma).all()
 
 
 def test_what_one_far_query_earned_is_expected_of_the_next_and_not_of_ordinary_ones(
-    watched: DriftCorrected,
+    estimator: DriftCorrected,
 ) -> None:
-    before, ordinary = watched.estimate(far_query(99)).quality[3], watched.estimate(query(99)).quality[3]
+    before, ordinary = estimator.estimate(far_query(99)).quality[3], estimator.estimate(query(99)).quality[3]
     for seed in range(12):
-        watched.learn(make_outcome(far_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
-    assert watched.estimate(far_query(99)).quality[3] < 0.6 * before
-    assert watched.estimate(query(99)).quality[3] > 0.9 * ordinary
+        estimator.learn(make_outcome(far_query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
+    assert estimator.estimate(far_query(99)).quality[3] < 0.6 * before
+    assert estimator.estimate(query(99)).quality[3] > 0.9 * ordinary
 
 
-def test_expensive_answers_out_of_distribution_are_no_new_tariff(watched: DriftCorrected) -> None:
-    before = watched.estimate(query(99)).cost[3]
+def test_expensive_answers_out_of_distribution_are_no_new_tariff(estimator: DriftCorrected) -> None:
+    before = estimator.estimate(query(99)).cost[3]
     for seed in range(12):
         asked = far_query(seed)
-        cost = 6.0 * float(watched.estimate(asked).cost[3])
-        watched.learn(make_outcome(asked, ARMS[3].name, score=float("nan"), cost=cost))
-    assert watched.estimate(query(99)).cost[3] < 1.2 * before
+        cost = 6.0 * float(estimator.estimate(asked).cost[3])
+        estimator.learn(make_outcome(asked, ARMS[3].name, score=float("nan"), cost=cost))
+    assert estimator.estimate(query(99)).cost[3] < 1.2 * before
 
 
 def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_with_each(
-    watched: DriftCorrected,
+    estimator: DriftCorrected,
 ) -> None:
     costs = []
     for seed in range(6):
         asked = query(1, decision_id=f"r{seed}")
-        costs.append(float(watched.estimate(asked).cost[3]))
+        costs.append(float(estimator.estimate(asked).cost[3]))
         nobody = make_outcome(asked, "", score=float("nan"), cost=float("nan"))
-        watched.learn(replace(nobody, refused=ARMS[3].name, left=1.5 * costs[0]))
+        estimator.learn(replace(nobody, refused=ARMS[3].name, left=1.5 * costs[0]))
     assert costs == sorted(costs)
     assert costs[-1] > 1.3 * costs[0]
 
@@ -243,15 +243,15 @@ def test_one_arm_s_many_failures_at_a_place_say_less_of_another_arm_than_two_arm
     assert alone.shift(here)[2, 0] >= -0.2
 
 
-def test_neighbours_that_contradict_the_fit_make_it_less_sure(watched: DriftCorrected) -> None:
+def test_neighbours_that_contradict_the_fit_make_it_less_sure(estimator: DriftCorrected) -> None:
     context = query()
-    agreeing = replace(context.neighbours, scores=np.broadcast_to(watched.estimate(context).quality, (60, 4)))
+    agreeing = replace(context.neighbours, scores=np.broadcast_to(estimator.estimate(context).quality, (60, 4)))
     contradicting = replace(agreeing, scores=1.0 - np.round(agreeing.scores))
-    sure, unsure = (watched.estimate(replace(context, neighbours=each)) for each in (agreeing, contradicting))
+    sure, unsure = (estimator.estimate(replace(context, neighbours=each)) for each in (agreeing, contradicting))
     assert (unsure.sigma > sure.sigma).all()
 
 
-def test_estimates_follow_the_arms_of_the_context(watched: DriftCorrected) -> None:
+def test_estimates_follow_the_arms_of_the_context(estimator: DriftCorrected) -> None:
     context = query()
     some = replace(
         context,
@@ -260,33 +260,33 @@ def test_estimates_follow_the_arms_of_the_context(watched: DriftCorrected) -> No
             context.neighbours.similarity, context.neighbours.scores[:, [2, 0]], context.neighbours.costs[:, [2, 0]]
         ),
     )
-    np.testing.assert_allclose(watched.estimate(some).cost, watched.estimate(context).cost[[2, 0]])
+    np.testing.assert_allclose(estimator.estimate(some).cost, estimator.estimate(context).cost[[2, 0]])
 
 
-def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(watched: DriftCorrected) -> None:
-    estimates = watched.estimate(make_context(make_arms(5), HISTORY))
+def test_an_arm_nobody_fitted_is_met_with_its_neighbours_and_prior(estimator: DriftCorrected) -> None:
+    estimates = estimator.estimate(make_context(make_arms(5), HISTORY))
     assert np.isfinite(estimates.quality).all()
     assert np.isfinite(estimates.cost).all()
 
 
 def test_a_width_nobody_measured_follows_its_parent_from_query_to_query_less_what_bits_cost(
-    watched: DriftCorrected,
+    estimator: DriftCorrected,
 ) -> None:
     narrow = Arm("model-3@4", 1e-7, 3e-7, parent="model-3", bits=4)
     apart = []
     for seed in range(20):
-        found = watched.estimate(make_context((*ARMS, narrow), HISTORY, seed=seed)).quality
+        found = estimator.estimate(make_context((*ARMS, narrow), HISTORY, seed=seed)).quality
         if 0.1 < found[3] < 0.99:
             apart.append(found[3] - found[4])
     assert len(apart) > 5
     np.testing.assert_allclose(apart, width_offset(4), atol=0.02)
 
 
-def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(watched: DriftCorrected) -> None:
-    before = watched.estimate(query()).quality[3]
+def test_an_arm_that_stops_answering_is_noticed_within_a_dozen_answers(estimator: DriftCorrected) -> None:
+    before = estimator.estimate(query()).quality[3]
     for seed in range(12):
-        watched.learn(make_outcome(query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
-    assert watched.estimate(query()).quality[3] < 0.2 * before
+        estimator.learn(make_outcome(query(seed), ARMS[3].name, score=0.0, cost=float("nan")))
+    assert estimator.estimate(query()).quality[3] < 0.2 * before
 
 
 def test_an_arm_that_failed_is_tried_again_once_time_has_passed() -> None:
@@ -334,13 +334,13 @@ def test_residuals_correct_near_queries_and_leave_far_ones() -> None:
     assert abs(far) < 0.01
 
 
-def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(watched: DriftCorrected) -> None:
+def test_a_stack_that_was_stored_expects_the_same_to_the_last_bit(estimator: DriftCorrected) -> None:
     for seed in range(30):
-        watched.learn(make_outcome(query(seed), ARMS[seed % 4].name, score=0.3, cost=3e-5))
+        estimator.learn(make_outcome(query(seed), ARMS[seed % 4].name, score=0.3, cost=3e-5))
     other = DriftCorrected(StackedOrNeighbours(NeighbourMeans(Means())))
-    other.restore(watched.state())
+    other.restore(estimator.state())
     for seed in range(20):
-        ours, theirs = watched.estimate(query(seed)), other.estimate(query(seed))
+        ours, theirs = estimator.estimate(query(seed)), other.estimate(query(seed))
         for part in ("quality", "sigma", "cost"):
             np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part))
 

@@ -1,4 +1,4 @@
-"""Models as vectors, newcomers and widths."""
+"""Models as vectors, new arms and widths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from benchmarks.routing import informative_prompts
+from benchmarks.routing import d_optimal_prompts
 from policies.estimators.abilities import Abilities
 from policies.estimators.means import Means
 from policies.identity import Skills, Vector, population, width_offsets, width_prior
@@ -16,7 +16,7 @@ from tests.policies.worlds import make_context, make_outcome, make_unit
 
 DIMENSIONS, SKILLS, ROWS = 24, 2, 1500
 ARMS = tuple(Arm(f"m{i}", 1e-7 * (i + 1), 2e-7 * (i + 1)) for i in range(7))
-NEWCOMER = len(ARMS) - 1
+NEW = len(ARMS) - 1
 
 
 def make_world(seed: int = 0) -> tuple[History, np.ndarray]:
@@ -31,44 +31,44 @@ def make_world(seed: int = 0) -> tuple[History, np.ndarray]:
     return History(embeddings, ARMS, scores, np.full(scores.shape, 1e-5), tokens, 4 * tokens), means
 
 
-def without_newcomer(history: History, rows: np.ndarray) -> History:
+def without_new_arm(history: History, rows: np.ndarray) -> History:
     """The same history with the last model judged on these rows only."""
     scores = history.scores.copy()
     hidden = np.setdiff1d(np.arange(ROWS), rows)
-    scores[hidden, NEWCOMER] = np.nan
+    scores[hidden, NEW] = np.nan
     return replace(history, scores=scores)
 
 
-def newcomer_errors(history: History, means: np.ndarray, rows: np.ndarray) -> float:
-    """Mean squared error of what is expected of the newcomer."""
+def new_arm_errors(history: History, means: np.ndarray, rows: np.ndarray) -> float:
+    """Mean squared error of what is expected of the new arm."""
     estimator = Abilities(Means())
-    estimator.refit(without_newcomer(history, rows))
+    estimator.refit(without_new_arm(history, rows))
     found = [
-        estimator.estimate(replace(make_context(ARMS, None, 1), embedding=vector)).quality[NEWCOMER]
+        estimator.estimate(replace(make_context(ARMS, None, 1), embedding=vector)).quality[NEW]
         for vector in history.embeddings[:150]
     ]
-    return float(np.mean((np.array(found) - means[:150, NEWCOMER]) ** 2))
+    return float(np.mean((np.array(found) - means[:150, NEW]) ** 2))
 
 
-def test_a_newcomer_is_placed_from_thirty_prompts() -> None:
+def test_a_new_arm_is_placed_from_thirty_prompts() -> None:
     history, means = make_world()
     rows = np.random.default_rng(3).choice(ROWS, 30, replace=False)
-    mean_alone = float(np.mean((history.scores[rows, NEWCOMER].mean() - means[:150, NEWCOMER]) ** 2))
-    assert newcomer_errors(history, means, rows) < 0.5 * mean_alone
+    mean_alone = float(np.mean((history.scores[rows, NEW].mean() - means[:150, NEW]) ** 2))
+    assert new_arm_errors(history, means, rows) < 0.5 * mean_alone
 
 
-def test_prompts_chosen_for_information_place_a_newcomer_better_than_random_ones() -> None:
+def test_prompts_chosen_for_information_place_a_new_arm_better_than_random_ones() -> None:
     chosen, random = [], []
     for seed in range(3):
         history, means = make_world(seed)
         estimator = Abilities(Means())
-        estimator.refit(without_newcomer(history, np.array([], int)))
+        estimator.refit(without_new_arm(history, np.array([], int)))
         fitted = estimator._fitted
         assert fitted is not None
         at = fitted.coordinates(history.embeddings)
-        rows = informative_prompts(at, fitted.newcomer, count=20, noise=fitted.noise)
-        chosen.append(newcomer_errors(history, means, rows))
-        random.append(newcomer_errors(history, means, np.random.default_rng(seed).choice(ROWS, 20, replace=False)))
+        rows = d_optimal_prompts(at, fitted.population, count=20, noise=fitted.noise)
+        chosen.append(new_arm_errors(history, means, rows))
+        random.append(new_arm_errors(history, means, np.random.default_rng(seed).choice(ROWS, 20, replace=False)))
     assert np.mean(chosen) < np.mean(random)
 
 
@@ -87,10 +87,10 @@ def test_the_vector_found_at_once_is_the_one_found_answer_by_answer() -> None:
 def test_no_prompt_is_chosen_twice_and_too_many_are_refused() -> None:
     skills = np.random.default_rng(0).normal(size=(30, 3))
     prior = Vector(np.zeros(3), np.eye(3))
-    rows = informative_prompts(skills, prior, count=30, noise=0.1)
+    rows = d_optimal_prompts(skills, prior, count=30, noise=0.1)
     assert sorted(rows) == list(range(30))
     with pytest.raises(ValueError, match="31 prompts of 30"):
-        informative_prompts(skills, prior, count=31, noise=0.1)
+        d_optimal_prompts(skills, prior, count=31, noise=0.1)
 
 
 def test_skills_have_no_more_axes_than_models_differ_in() -> None:
@@ -115,17 +115,17 @@ def test_the_population_is_as_wide_as_the_models_differ() -> None:
     assert np.sqrt(population(vectors).covariance[0, 0]) > 0.3
 
 
-def test_outcomes_move_a_newcomer_of_the_live_policy() -> None:
+def test_outcomes_move_a_new_arm_of_the_live_policy() -> None:
     history, _ = make_world()
     policy = build("preference", ARMS)
-    policy.refit(without_newcomer(history, np.array([], int)))
+    policy.refit(without_new_arm(history, np.array([], int)))
     context = make_context(ARMS, history)
     before = policy.propose(context).estimates
     for _ in range(20):
-        policy.learn(make_outcome(context, ARMS[NEWCOMER].name, score=1.0))
+        policy.learn(make_outcome(context, ARMS[NEW].name, score=1.0))
     after = policy.propose(context).estimates
-    assert after.quality[NEWCOMER] > before.quality[NEWCOMER]
-    assert after.sigma[NEWCOMER] < before.sigma[NEWCOMER]
+    assert after.quality[NEW] > before.quality[NEW]
+    assert after.sigma[NEW] < before.sigma[NEW]
 
 
 def test_a_width_the_live_policy_never_saw_follows_its_parents_vector_less_what_that_width_cost_another() -> None:

@@ -16,7 +16,7 @@ from tests.policies.worlds import make_arms, make_context, make_history, make_ou
 
 ARMS = make_arms()
 HISTORY = make_history(ARMS)
-NEWCOMER = Arm("newcomer", 1e-7, 2e-7, parent="model-3", bits=4, parameters=8e9)
+NEW = Arm("new", 1e-7, 2e-7, parent="model-3", bits=4, parameters=8e9)
 OPTIONS: dict[str, dict[str, object]] = {"fixed": {"arm": "model-2"}}
 IGNORE_CAPACITY = {"port"}  # the paper's rule: a query whose arm is spent is lost
 IGNORE_PREFERENCE = BLIND
@@ -66,16 +66,16 @@ def test_a_fresh_policy_without_history_or_neighbours_can_decide(name: str) -> N
 
 
 def test_an_arm_never_seen_before_is_met_with_a_prior(policy: Policy) -> None:
-    proposal = policy.propose(make_context((*ARMS, NEWCOMER), HISTORY))
+    proposal = policy.propose(make_context((*ARMS, NEW), HISTORY))
     assert proposal.probabilities.sum() == pytest.approx(1.0)
     assert 0 <= proposal.estimates.quality[-1] <= 1
     assert proposal.estimates.sigma[-1] > 0
 
 
 def test_an_arm_never_seen_before_can_be_learnt_about(policy: Policy) -> None:
-    context = make_context((*ARMS, NEWCOMER), HISTORY)
+    context = make_context((*ARMS, NEW), HISTORY)
     for _ in range(3):
-        policy.learn(make_outcome(context, "newcomer"))
+        policy.learn(make_outcome(context, "new"))
     assert np.isfinite(policy.propose(context).scores[-1])
 
 

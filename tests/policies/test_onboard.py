@@ -55,7 +55,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_newcomer_is_asked_graded_and_fed_back(
+async def test_a_new_arm_is_asked_graded_and_fed_back(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with engine(text="41") as old, engine(text="42") as new:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from policies.estimators.drift import Residuals
 from policies.estimators.forest import Forest
-from policies.estimators.forest_traversal import Walk
+from policies.estimators.forest_traversal import ForestTraversal
 from policies.estimators.online import NEAREST, Query
 from policies.estimators.stack import DIRECTIONS, Stack, neighbour_means
 from policies.estimators.stacked_or_neighbours import surface
@@ -20,10 +20,10 @@ UNPRICED = tuple(Arm(arm.name, 0.0, 0.0) for arm in ARMS[:2]) + ARMS[2:]
 ROWS = 400
 
 
-def make_past(arms: tuple[Arm, ...], *, newcomer: bool, dimensions: int = DIMENSIONS) -> History:
+def make_past(arms: tuple[Arm, ...], *, with_new_arm: bool, dimensions: int = DIMENSIONS) -> History:
     history = make_history(arms, rows=ROWS, dimensions=dimensions)
     features = np.random.default_rng(5).normal(size=(ROWS, 7)).astype(np.float32)
-    if newcomer:
+    if with_new_arm:
         history.scores[30:, 4] = np.nan
     return replace(history, features=features)
 
@@ -34,11 +34,11 @@ def fit(history: History) -> Stack:
     return stack
 
 
-@pytest.fixture(scope="module", params=["established", "a newcomer", "some unpriced", "more dimensions than are kept"])
+@pytest.fixture(scope="module", params=["established", "a new arm", "some unpriced", "more dimensions than are kept"])
 def history(request: pytest.FixtureRequest) -> History:
     arms = UNPRICED if request.param == "some unpriced" else ARMS
     dimensions = 2 * DIRECTIONS if request.param == "more dimensions than are kept" else DIMENSIONS
-    return make_past(arms, newcomer=request.param == "a newcomer", dimensions=dimensions)
+    return make_past(arms, with_new_arm=request.param == "a new arm", dimensions=dimensions)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_walking_several_forests_together_is_predicting_with_each() -> None:
     stump = Forest(trees=3, depth=1, leaf=5, inputs=1.0)
     deep.fit(inputs, targets)
     stump.fit(inputs[:, 8:], targets)
-    walk = Walk([deep.trees, stump.trees], [0, 8])
+    walk = ForestTraversal([deep.trees, stump.trees], [0, 8])
     found = np.stack([walk.predict(row) for row in inputs[:200]])
     np.testing.assert_allclose(found[:, 0], deep.predict(inputs[:200]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[:, 1], stump.predict(inputs[:200, 8:]), rtol=1e-5, atol=1e-6)

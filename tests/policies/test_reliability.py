@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from policies.estimators.cold_start import fit_newcomer, known_arms
+from policies.estimators.cold_start import fit_cold_start, known_arms
 from policies.estimators.forest import Forest
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.linear import Linear
@@ -103,7 +103,7 @@ def test_weighted_members_of_the_stack_follow_what_is_reliable() -> None:
         assert weighed < 0.6 * np.abs(member.predict(inputs) - truth).mean()
 
 
-def test_a_stack_and_a_newcomer_s_labels_count_by_their_reliability() -> None:
+def test_a_stack_and_a_new_arm_s_labels_count_by_their_reliability() -> None:
     history = make_history(make_arms(4), 500)
     wrong = replace(history, scores=np.where(np.arange(500)[:, None] % 2, 0.0, history.scores))
     weights = np.where(np.arange(500) % 2, 0.01, 1.0)
@@ -114,7 +114,7 @@ def test_a_stack_and_a_newcomer_s_labels_count_by_their_reliability() -> None:
     assert (naive.means < whole.means - 0.15).all()
     known = known_arms(history.scores[:, :3], history.scores[:, :3])
     labels = np.where(np.arange(500) < 40, 0.0, np.nan)
-    sure, unsure = (fit_newcomer(known, labels, None, np.full(500, each)) for each in (1.0, 0.02))
+    sure, unsure = (fit_cold_start(known, labels, None, np.full(500, each)) for each in (1.0, 0.02))
     expected = [float((known.expected @ found.weights).mean()) + found.offset for found in (sure, unsure)]
     assert expected[0] < expected[1] - 0.05
 

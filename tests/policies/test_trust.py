@@ -42,7 +42,7 @@ def test_a_tenant_that_says_the_opposite_is_hardly_believed_and_the_honest_wholl
     taught(trust, "mallory", "k", said(rng, 60, truth=0.1, expected=0.9))
     assert trust.of("mallory") < 0.05
     assert min(trust.of(name) for name in "abcdef") > 0.5
-    assert trust.of("newcomer") == 1.0
+    assert trust.of("new") == 1.0
 
 
 def test_one_key_that_lies_is_doubted_beside_its_tenant() -> None:

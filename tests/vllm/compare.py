@@ -54,7 +54,7 @@ class Layer:
         ]
         return np.stack(rows)
 
-    def laid(self, *, gpu: bool, dtype: torch.dtype = torch.bfloat16) -> DeviceLayout:
+    def layout(self, *, gpu: bool, dtype: torch.dtype = torch.bfloat16) -> DeviceLayout:
         planes = torch.from_numpy(store.pack(self.codes, parent_bits=max(self.bits)))
         tables = {k: torch.from_numpy(table) for k, table in self.tables.items()}
         columns = self.codes.shape[1]
@@ -162,13 +162,13 @@ def inputs(rng: Any, layer: Layer, widths: Sequence[int]) -> tuple[torch.Tensor,
 
 
 def run_skinny(rng: Any, layer: Layer, widths: Sequence[int], *, processors: int = 2) -> None:
-    laid, (x, asked, out) = layer.laid(gpu=True), inputs(rng, layer, widths)
-    units = laid.codes.shape[1]
-    how = launches.skinny_launch(len(widths), rows=laid.rows, units=units, processors=processors)
+    layout, (x, asked, out) = layer.layout(gpu=True), inputs(rng, layer, widths)
+    units = layout.codes.shape[1]
+    how = launches.skinny_launch(len(widths), rows=layout.rows, units=units, processors=processors)
     assert how is not None
     kernel = on_cpu("skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring))
     argument = SkinnyArgs(
-        launches.layer(laid.codes, laid.tables, laid.rows), x.data_ptr(), asked.data_ptr(), out.data_ptr(),
+        launches.layer(layout.codes, layout.tables, layout.rows), x.data_ptr(), asked.data_ptr(), out.data_ptr(),
         *x.shape, how.parts,
     )  # fmt: skip
     kernel.run(ctypes.byref(argument), how.blocks, 1, 32 * how.warps)
@@ -188,30 +188,31 @@ def skinny(rng: Any) -> None:
 
 
 def quantize_on_cpu(
-    layer: Layer, laid: DeviceLayout, x: torch.Tensor, asked: torch.Tensor, out: torch.Tensor, granules: int
+    layer: Layer, layout: DeviceLayout, x: torch.Tensor, asked: torch.Tensor, out: torch.Tensor, granules: int
 ) -> Any:
-    m, places, units = len(x), 8 * granules or len(x), laid.codes.shape[1]
+    m, places, units = len(x), 8 * granules or len(x), layout.codes.shape[1]
     found = torch.zeros(places, units * UNIT, dtype=torch.int8)
     scales, numbers = torch.zeros(places), torch.zeros(3, places, dtype=torch.int32)
     kernel = on_cpu("quantize", "quantize", "Quantize", launches.macros(layer.bits))
     addresses = (each.data_ptr() for each in (x, asked, found, out, scales, *numbers))
-    argument = QuantizeArgs(*addresses, m, laid.rows, x.shape[1], units, granules)
+    argument = QuantizeArgs(*addresses, m, layout.rows, x.shape[1], units, granules)
     kernel.run(ctypes.byref(argument), m, 1, 256)
     return found, scales, numbers
 
 
 def run_gemm(rng: Any, layer: Layer, widths: Sequence[int], how: GemmLaunch) -> None:
-    laid, (x, asked, out) = layer.laid(gpu=True), inputs(rng, layer, widths)
+    layout, (x, asked, out) = layer.layout(gpu=True), inputs(rng, layer, widths)
     granules = launches.granules_of(len(widths), len(steps_of(layer.bits)))
-    found, scales, numbers = quantize_on_cpu(layer, laid, x, asked, out, granules)
+    found, scales, numbers = quantize_on_cpu(layer, layout, x, asked, out, granules)
     sums, row_of, width_at = (each.data_ptr() for each in numbers)
     argument = GemmArgs(
-        launches.layer(laid.codes, laid.tables, laid.rows), found.data_ptr(), scales.data_ptr(), sums, row_of, width_at,
+        launches.layer(layout.codes, layout.tables, layout.rows), found.data_ptr(), scales.data_ptr(), sums, row_of,
+        width_at,
         asked.data_ptr(), out.data_ptr(), len(widths), granules, 1,
     )  # fmt: skip
     assert launches.gemm_shared_bytes(how, layer.bits) <= launches.SHARED_BYTES
     kernel = on_cpu("gemm", "gemm", "Gemm", launches.gemm_macros(layer.bits, how))
-    groups = -(-laid.rows // (16 * how.warps))
+    groups = -(-layout.rows // (16 * how.warps))
     kernel.run(ctypes.byref(argument), -(-granules // how.granules), groups, 32 * how.warps)
     same(out, layer.exact(x, widths), (layer.codes.shape, layer.bits, len(widths), how))
 
@@ -232,7 +233,7 @@ def quantize(rng: Any) -> None:
     widths = rng.choice([0, 3, 8], 21).tolist()
     x, asked, out = inputs(rng, layer, widths)
     x[0] = 0
-    found, scales, (sums, row_of, width_at) = quantize_on_cpu(layer, layer.laid(gpu=True), x, asked, out, 0)
+    found, scales, (sums, row_of, width_at) = quantize_on_cpu(layer, layer.layout(gpu=True), x, asked, out, 0)
     order = sorted(range(21), key=lambda i: (widths[i] or 9, i))
     assert row_of.tolist() == order
     assert width_at.tolist() == [widths[i] for i in order]
@@ -248,11 +249,11 @@ def quantize(rng: Any) -> None:
 
 def expand(rng: Any) -> None:
     layer, first = random_layer(rng, 80, 288, bits=(3, 4, 5, 8)), 16
-    laid = layer.laid(gpu=True)
+    layout = layer.layout(gpu=True)
     kernel = on_cpu("quantize", "expand", "Expand", launches.macros(layer.bits))
     for width in layer.bits:
         rows = torch.zeros(48, 2 * UNIT, dtype=torch.int8)
-        start = launches.layer(laid.codes, laid.tables, laid.rows)
+        start = launches.layer(layout.codes, layout.tables, layout.rows)
         step = {5: 6}.get(width, width)
         kernel.run(ctypes.byref(ExpandArgs(start, rows.data_ptr(), step, first // 16)), 1, 3, 256)
         same(rows[:, :288].long(), torch.from_numpy(layer.numbers(width)[first : first + 48]), ("rows 16 to 63", width))
@@ -282,9 +283,9 @@ def close(rng: Any) -> None:
 
 def portable_operator(rng: Any) -> None:
     layer = random_layer(rng, 32, 300, bits=(3, 4, 8), group=8)
-    laid, widths = layer.laid(gpu=False, dtype=torch.float64), [3, 8, 8, 0, 3, 4]
+    layout, widths = layer.layout(gpu=False, dtype=torch.float64), [3, 8, 8, 0, 3, 4]
     x = torch.from_numpy(rng.standard_normal((len(widths), 300)))
-    found = portable.linear(x, laid.codes, laid.tables, torch.tensor(widths), layer.bits, laid.rows)
+    found = portable.linear(x, layout.codes, layout.tables, torch.tensor(widths), layer.bits, layout.rows)
     check(found, layer.product(x.numpy(), widths), "torch's own operations")
 
 
@@ -292,11 +293,11 @@ def alone(rng: Any) -> None:
     """A row comes out of a crowd to the last bit as it does alone, in every precision."""
     layer, widths = random_layer(rng, 96, 256, bits=(3, 4, 8)), rng.choice([3, 4, 8], 150).tolist()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        laid, asked = layer.laid(gpu=False, dtype=dtype), torch.tensor(widths)
+        layout, asked = layer.layout(gpu=False, dtype=dtype), torch.tensor(widths)
         x = torch.from_numpy(rng.standard_normal((len(widths), 256))).to(dtype)
 
-        def product(x: torch.Tensor, asked: torch.Tensor, laid: DeviceLayout = laid) -> torch.Tensor:
-            return portable.linear(x, laid.codes, laid.tables, asked, layer.bits, laid.rows)
+        def product(x: torch.Tensor, asked: torch.Tensor, layout: DeviceLayout = layout) -> torch.Tensor:
+            return portable.linear(x, layout.codes, layout.tables, asked, layer.bits, layout.rows)
 
         same(product(x, asked), torch.cat([product(x[t : t + 1], asked[t : t + 1]) for t in range(150)]), dtype)
 

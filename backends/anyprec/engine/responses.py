@@ -69,7 +69,7 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
     return Piece(text, tokens, pieces[-1].finish, pieces[-1].stop_reason)
 
 
-class ChatTelling:
+class ChatShape:
     """/v1/chat/completions."""
 
     object = "chat.completion"
@@ -148,7 +148,7 @@ class ChatTelling:
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
 
 
-class TextTelling:
+class TextShape:
     """/v1/completions."""
 
     object = "text_completion"
@@ -199,4 +199,4 @@ class TextTelling:
         return self._tokenizer.bytes_of(token).decode(errors="replace")
 
 
-Telling = ChatTelling | TextTelling  # the shapes of one kind of request
+ResponseShape = ChatShape | TextShape  # the shapes of one kind of request

@@ -23,10 +23,10 @@ from backends.anyprec.engine.llama import Llama
 from backends.anyprec.engine.requests import ChatAsk, Common, Rejected, TextAsk, read_ask, sampling_of, split_name
 from backends.anyprec.engine.responses import (
     DONE,
-    ChatTelling,
+    ChatShape,
     ChunkHead,
-    Telling,
-    TextTelling,
+    ResponseShape,
+    TextShape,
     chunk_event,
     usage_of,
     whole_body,
@@ -165,21 +165,19 @@ class Service:
         prompts = _prompts(ask, loaded.tokenizer)
         prefix = "chatcmpl" if path == CHAT else "cmpl"
         head = ChunkHead(f"{prefix}-{request_id or f'{self._entropy(128):032x}'}", int(self._clock()), ask.model)
-        exchange = Exchange(
-            head, self._telling(ask, loaded.tokenizer), prompt_tokens=sum(len(each) for each in prompts)
-        )
+        exchange = Exchange(head, self._shape(ask, loaded.tokenizer), prompt_tokens=sum(len(each) for each in prompts))
         exchange.wants_usage = ask.stream_options is not None and ask.stream_options.include_usage
         exchange.streams = bool(ask.stream)
         exchange.jobs = self._jobs(ask, prompts, loaded, variant, exchange)
         self._worker.submit(loaded.scheduler, exchange.jobs)
         return exchange
 
-    def _telling(self, ask: Common, tokenizer: Tokenizer) -> Telling:
+    def _shape(self, ask: Common, tokenizer: Tokenizer) -> ResponseShape:
         if isinstance(ask, ChatAsk):
             tools = (ask.tools or ()) if ask.tool_choice != "none" else ()
             call_id = f"call_{self._entropy(64):016x}"
-            return ChatTelling(tokenizer, logprobs=bool(ask.logprobs), tools=tools, call_id=call_id)
-        return TextTelling(tokenizer, logprobs=ask.alternatives() is not None)
+            return ChatShape(tokenizer, logprobs=bool(ask.logprobs), tools=tools, call_id=call_id)
+        return TextShape(tokenizer, logprobs=ask.alternatives() is not None)
 
     def _jobs(
         self, ask: Common, prompts: Sequence[list[int]], loaded: Loaded, variant: Variant, exchange: Exchange
@@ -216,8 +214,8 @@ def _prompts(ask: Common, tokenizer: Tokenizer) -> list[list[int]]:
 class Exchange:
     """One request under way. Read it either as events or as one body; always close it."""
 
-    def __init__(self, head: ChunkHead, telling: Telling, *, prompt_tokens: int) -> None:
-        self.head, self._telling = head, telling
+    def __init__(self, head: ChunkHead, shape: ResponseShape, *, prompt_tokens: int) -> None:
+        self.head, self._shape = head, shape
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = 0
         self.jobs: list[Job] = []
@@ -254,21 +252,21 @@ class Exchange:
         pieces: list[list[Piece]] = [[] for _ in self.jobs]
         async for index, piece in self._pieces():
             pieces[index].append(piece)
-        choices = [self._telling.choice(index, each) for index, each in enumerate(pieces)]
-        return whole_body(self.head, self._telling.object, choices, self._usage())
+        choices = [self._shape.choice(index, each) for index, each in enumerate(pieces)]
+        return whole_body(self.head, self._shape.object, choices, self._usage())
 
     async def read(self) -> bytes:
         """The next events, b"" at the end. Raises: Broken."""
         return await anext(self._events, b"")
 
     async def _generate(self) -> AsyncIterator[bytes]:
-        kind, opened = self._telling.chunk_object, set[int]()
+        kind, opened = self._shape.chunk_object, set[int]()
         async for index, piece in self._pieces():
             block = b""
-            if index not in opened and (opening := self._telling.opening(index)) is not None:
+            if index not in opened and (opening := self._shape.opening(index)) is not None:
                 block = chunk_event(self.head, kind, [opening])
             opened.add(index)
-            block += b"".join(chunk_event(self.head, kind, [each]) for each in self._telling.chunk(index, piece))
+            block += b"".join(chunk_event(self.head, kind, [each]) for each in self._shape.chunk(index, piece))
             if block:
                 yield block
         if self.wants_usage:

@@ -66,7 +66,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         require_supported(vllm.__version__)
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
-        cls._announce(config["bits"])
+        cls._set_row_widths(config["bits"])
         return cls(
             bits=config["bits"],
             rows_per_table=config.get("rows_per_table", 1),
@@ -74,7 +74,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         )
 
     @classmethod
-    def _announce(cls, bits: Collection[float]) -> None:
+    def _set_row_widths(cls, bits: Collection[float]) -> None:
         """Tell the front end of this process what may be asked for."""
         guard_admission(cls, bits)
         show_widths(bits)
@@ -84,7 +84,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         folder = Path(model_name)
         if (folder / "config.json").is_file():
             self.profiles = read_profiles(folder, read_config(folder))
-            self._announce(self.every_width)
+            self._set_row_widths(self.every_width)
 
     @property
     def every_width(self) -> tuple[float, ...]:

@@ -74,18 +74,19 @@ class AnyprecLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM is un
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Replace planes and tables by the device's own layout of the same bits. Raises: LostWidth."""
         ends = np.cumsum(layer.anyprec_sizes).tolist()
-        laid = [self._laid(layer, slice(end - size, end)) for size, end in zip(layer.anyprec_sizes, ends, strict=True)]
+        parts = zip(layer.anyprec_sizes, ends, strict=True)
+        layouts = [self._device_layout(layer, slice(end - size, end)) for size, end in parts]
         for name in ("planes", *(f"lut{k}" for k in self._bits)):
             delattr(layer, name)
         layer.anyprec_parts = []
-        for i, (part, widths) in enumerate(zip(laid, self._parts, strict=False)):
+        for i, (part, widths) in enumerate(zip(layouts, self._parts, strict=False)):
             names = ("qweight", "tables") if i == 0 else (f"qweight{i}", f"tables{i}")  # LoRA layers look for qweight
             layer.register_parameter(names[0], Parameter(part.codes, requires_grad=False))
             layer.register_parameter(names[1], Parameter(part.tables, requires_grad=False))
             layer.anyprec_parts.append((*names, layer.anyprec_rows.buffer(widths), part.rows))
         layer.anyprec_rows.read_back()
 
-    def _laid(self, layer: torch.nn.Module, rows: slice) -> kernels.DeviceLayout:
+    def _device_layout(self, layer: torch.nn.Module, rows: slice) -> kernels.DeviceLayout:
         """Some of a layer's rows in the device's layout."""
         group = self._rows_per_table
         shared = slice(rows.start // group, rows.stop // group)
