@@ -54,7 +54,7 @@ class Breaker:
         return self._open_until is None or (self.state == "half-open" and not self._probing)
 
     def begin(self) -> int:
-        """A request goes through; its ticket comes back with one of succeed, fail or abandon.
+        """A request goes through; its era comes back with one of succeed, fail or abandon.
 
         It may go through although none is admitted, where there is nobody else: an answer then closes the breaker, and
         a failure says nothing new.
@@ -63,9 +63,9 @@ class Breaker:
             self._probing = self._open_until is not None
         return self._era
 
-    def succeed(self, ticket: int) -> None:
+    def succeed(self, era: int) -> None:
         """The engine answered."""
-        if ticket != self._era:
+        if era != self._era:
             return
         self._probing = False
         self._in_a_row = 0
@@ -74,18 +74,18 @@ class Breaker:
             self._openings = 0
         self._outcomes.append(False)
 
-    def fail(self, ticket: int) -> None:
+    def fail(self, era: int) -> None:
         """The engine failed."""
-        if ticket != self._era or self.state == "open":
+        if era != self._era or self.state == "open":
             return
         self._in_a_row += 1
         self._outcomes.append(True)
         if self._probing or self._in_a_row >= self._rule.failures or self._failing_often():
             self._open()
 
-    def abandon(self, ticket: int) -> None:
+    def abandon(self, era: int) -> None:
         """The request says nothing of the engine: the client's own mistake, or the client left."""
-        if ticket == self._era:
+        if era == self._era:
             self._probing = False
 
     def _failing_often(self) -> bool:

@@ -118,7 +118,7 @@ class OpenAIBackend:
         no_path = path != CHAT and is_missing_path(status, body)
         if no_path or is_unsupported(status, body):
             said = f"answered {status}: {shown}"
-            raise UnsupportedRequest(said, backend=self.name, status=_told(status), body=body, no_path=no_path)
+            raise UnsupportedRequest(said, backend=self.name, status=_client_status(status), body=body, no_path=no_path)
         if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
             raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
         if status in {401, 403}:
@@ -126,7 +126,7 @@ class OpenAIBackend:
         raise Failed(f"answered {status}: {shown}", backend=self.name)
 
 
-def _told(status: int) -> int:
+def _client_status(status: int) -> int:
     """The status a client is told: what an engine lacks is not the client's missing path."""
     return 400 if status in _OPERATOR_STATUSES or status >= 500 else status
 

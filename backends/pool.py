@@ -144,32 +144,32 @@ class Replicas:
 
     async def _send(self, replica: Replica, request: Request) -> Reply:
         breaker = replica.breaker
-        ticket = breaker.begin()
+        era = breaker.begin()
         replica.in_flight += 1
         try:
             reply = await replica.backend.send(request)
         except BaseException as problem:
             replica.in_flight -= 1
-            self._judge(replica, ticket, problem)
+            self._judge(replica, era, problem)
             raise
         reply.report.served_by = replica.name
         if isinstance(reply, Whole):
             replica.in_flight -= 1
-            breaker.succeed(ticket)
+            breaker.succeed(era)
             return reply
         if breaker.state == "half-open":
-            breaker.succeed(ticket)  # a first byte is enough: the rest may take minutes
-        return _Counted(reply, replica, ticket)
+            breaker.succeed(era)  # a first byte is enough: the rest may take minutes
+        return _Counted(reply, replica, era)
 
-    def _judge(self, replica: Replica, ticket: int, problem: BaseException) -> None:
+    def _judge(self, replica: Replica, era: int, problem: BaseException) -> None:
         if isinstance(problem, Overloaded):
             spare_s = _BUSY_S if problem.retry_after_s is None else min(problem.retry_after_s, _LONGEST_BUSY_S)
             replica.busy_until = self._clock() + spare_s
-            replica.breaker.abandon(ticket)
+            replica.breaker.abandon(era)
         elif isinstance(problem, BackendError) and not isinstance(problem, Refused):
-            replica.breaker.fail(ticket)
+            replica.breaker.fail(era)
         else:
-            replica.breaker.abandon(ticket)
+            replica.breaker.abandon(era)
 
     def _pick(self, request: Request, tried: set[str]) -> Replica | None:
         now, session = self._clock(), request.session
@@ -227,9 +227,9 @@ def _affinity(key: bytes, replica: str) -> bytes:
 class _Counted:
     """A stream that counts as in flight until it is closed, and then tells the breaker how it went."""
 
-    def __init__(self, stream: Stream, replica: Replica, ticket: int) -> None:
+    def __init__(self, stream: Stream, replica: Replica, era: int) -> None:
         self._stream = stream
-        self._ticket = ticket
+        self._era = era
         self._replica: Replica | None = replica
 
     @property
@@ -244,7 +244,7 @@ class _Counted:
         if replica is not None:
             replica.in_flight -= 1
             if self.report.failure is None:
-                replica.breaker.succeed(self._ticket)
+                replica.breaker.succeed(self._era)
             else:
-                replica.breaker.fail(self._ticket)
+                replica.breaker.fail(self._era)
         await self._stream.aclose()

@@ -167,7 +167,7 @@ def _read(body: bytes, *, stream: bool) -> tuple[bool, str, str, object]:
     body = body.replace(NESTED, b"null")  # no decoder follows that
     if not stream:
         answer = msgspec.json.decode(body, type=Plain)
-        return True, answer.model, answer.choices[0].message.content or "", told(answer.usage)
+        return True, answer.model, answer.choices[0].message.content or "", reported(answer.usage)
     if b"data: [DONE]" not in body or b'"error"' in body:
         return False, "", "", None
     model, text, usage = "", "", msgspec.Raw(b"null")
@@ -176,10 +176,10 @@ def _read(body: bytes, *, stream: bool) -> tuple[bool, str, str, object]:
             chunk = msgspec.json.decode(event[6:], type=Chunk)
             model, usage = chunk.model, chunk.usage if bytes(chunk.usage) != b"null" else usage
             text += "".join(choice.delta.content or "" for choice in chunk.choices)
-    return True, model, text, told(usage)
+    return True, model, text, reported(usage)
 
 
-def told(usage: msgspec.Raw) -> object:
+def reported(usage: msgspec.Raw) -> object:
     """What is said of usage, less its cost."""
     found = msgspec.json.decode(usage)
     return {name: value for name, value in found.items() if name != "cost"} if isinstance(found, dict) else found

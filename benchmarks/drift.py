@@ -34,24 +34,24 @@ class World:
 
     stream: QueryStream
     history: History
-    told: History
+    reported: History
     change: int  # the first query after the change
 
 
 def degrading(stream: QueryStream, history: History, arm: int) -> World:
     """The arm's scores fall to 0.3 of what they were."""
-    middle, scores, told = len(stream) // 2, stream.scores.copy(), history.scores.copy()
+    middle, scores, reported = len(stream) // 2, stream.scores.copy(), history.scores.copy()
     scores[middle:, arm] *= 0.3
-    told[:, arm] *= 0.3
-    return World(replace(stream, scores=scores), history, changed(history, scores=told), middle)
+    reported[:, arm] *= 0.3
+    return World(replace(stream, scores=scores), history, changed(history, scores=reported), middle)
 
 
 def repriced(stream: QueryStream, history: History, arm: int) -> World:
     """The arm costs five times as much."""
-    middle, costs, told = len(stream) // 2, stream.costs.copy(), history.costs.copy()
+    middle, costs, reported = len(stream) // 2, stream.costs.copy(), history.costs.copy()
     costs[middle:, arm] *= 5.0
-    told[:, arm] *= 5.0
-    return World(replace(stream, costs=costs), history, changed(history, costs=told), middle)
+    reported[:, arm] *= 5.0
+    return World(replace(stream, costs=costs), history, changed(history, costs=reported), middle)
 
 
 def joined(stream: QueryStream, history: History, arm: int) -> World:
@@ -105,9 +105,9 @@ def rewards(world: World, name: str, *, price: float, seed: int) -> Float:
     return _earned(stream, run.choices, price)
 
 
-def told_rewards(world: World, *, price: float) -> tuple[Float, Float]:
+def reference_rewards(world: World, *, price: float) -> tuple[Float, Float]:
     """((N,) of the informed router, (N,) of the static one): neighbours, k = 40, with and without what is told."""
-    informed = _static(world.stream, world.told, price, hide=np.zeros(0, int), change=0)
+    informed = _static(world.stream, world.reported, price, hide=np.zeros(0, int), change=0)
     static = _static(world.stream, world.history, price, hide=_new_arms(world), change=world.change)
     before = np.arange(len(static)) < world.change
     return np.where(before, static, informed), static
@@ -166,7 +166,7 @@ def recovered_after(ours: Float, informed: Float, static: Float) -> int | None:
 
 def report(title: str, worlds: list[tuple[World, float, int]], names: tuple[str, ...]) -> None:
     """Print one table over seeds."""
-    references = [told_rewards(world, price=price) for world, price, _ in worlds]
+    references = [reference_rewards(world, price=price) for world, price, _ in worlds]
     after = [slice(world.change, None) for world, _, _ in worlds]
     pairs = list(zip(references, after, strict=True))
     gap = np.array([(informed[part] - static[part]).sum() for (informed, static), part in pairs])
@@ -214,7 +214,7 @@ def main() -> None:
     for seed, order in enumerate(splits):
         rows = order[: len(order) // 2]
         world = drifting(trace, rows, order[len(order) // 2 :])
-        worlds.append((world, price_of(world.told), seed))
+        worlds.append((world, price_of(world.reported), seed))
     report("traffic moves to tasks history has not seen", worlds, names)
 
 

@@ -146,7 +146,7 @@ def run(
     trace: PublicTrace,
     rows: Rows,
     price: float,
-    told: JudgedShare,
+    judge: JudgedShare,
     *,
     seed: int,
     joins: Mapping[str, int] = NOBODY,
@@ -162,7 +162,7 @@ def run(
         arm, record = gateway.ask(int(row), price, rng)
         score, cost = float(trace.scores[row, arm]), float(trace.costs[row, arm])
         worth[at] = score - price * cost
-        gateway.settle(record, arm, cost, told.feedback(record.decision_id, record.at_ms, score, asked))
+        gateway.settle(record, arm, cost, judge.feedback(record.decision_id, record.at_ms, score, asked))
     return worth
 
 
@@ -184,14 +184,14 @@ def windows(gains: Float, start: int) -> Iterator[tuple[str, Interval]]:
 
 
 def joined(
-    policy: str, trace: PublicTrace, rows: Rows, price: float, told: JudgedShare, *, seed: int, late: str
+    policy: str, trace: PublicTrace, rows: Rows, price: float, judge: JudgedShare, *, seed: int, late: str
 ) -> Float:
     """(2,) points of utility a request by which a model that joins in the middle, and one that was always there, raise
     what is earned from JOINED_AFTER requests after the middle on."""
     at = len(rows) // 2
 
     def after(joins: Mapping[str, int]) -> float:
-        worth = run(policy, trace, rows, price, told, seed=seed, joins=joins)
+        worth = run(policy, trace, rows, price, judge, seed=seed, joins=joins)
         return 100.0 * float(worth[at + JOINED_AFTER :].mean())
 
     without, late_one, always = after({late: len(rows)}), after({late: at}), after({})
@@ -218,12 +218,12 @@ def main() -> int:
         for policy in arguments.policy:
             for part in arguments.price:
                 for share in arguments.share:
-                    started, told = time.perf_counter(), JudgedShare(share, arguments.right)
+                    started, judge = time.perf_counter(), JudgedShare(share, arguments.right)
                     price, gains = part / float(trace.costs.mean()), []
                     for seed in range(arguments.orders):
                         rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
                         single = best_single(trace, rows, price)
-                        gains.append(run(policy, trace, rows, price, told, seed=seed) - single)
+                        gains.append(run(policy, trace, rows, price, judge, seed=seed) - single)
                     start = LATE if share > 0.5 else LATE_WHERE_FEW
                     cells = "  ".join(
                         f"{label} {each.mean:+.1f} ± {each.high - each.mean:.1f}"
@@ -237,12 +237,12 @@ def main() -> int:
 def late_joiners(arguments: argparse.Namespace) -> int:
     """Print what each model earns that joins in the middle."""
     trace = load_trace(arguments.traces[0])
-    price, told = arguments.price[0] / float(trace.costs.mean()), JudgedShare(arguments.share[0], arguments.right)
+    price, judge = arguments.price[0] / float(trace.costs.mean()), JudgedShare(arguments.share[0], arguments.right)
     for late in arguments.join:
         found = []
         for seed in range(arguments.orders):
             rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
-            found.append(joined(arguments.policy[0], trace, rows, price, told, seed=seed, late=late))
+            found.append(joined(arguments.policy[0], trace, rows, price, judge, seed=seed, late=late))
         got, worth = np.array(found).mean(axis=0)
         each = ", ".join(f"{a:+.1f} of {b:+.1f}" for a, b in found)
         print(f"{trace.name} {late}: {got:+.2f} of {worth:+.2f} points ({100 * got / worth:.0f}%): {each}", flush=True)

@@ -43,30 +43,30 @@ def main() -> int:
     arguments = _arguments()
     trace = read_trace(_path(arguments.trace))
     plan, sample = planned(trace, arguments)
-    told = replayed(plan, sample)
+    offline = replayed(plan, sample)
     if arguments.folder is None:
         with tempfile.TemporaryDirectory(prefix="pointsman-live-") as folder:
             live = asyncio.run(lived(plan, Path(folder)))
     else:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         live = asyncio.run(lived(plan, arguments.folder))
-    results = {"replay": told.published, "replay, holding": told.holding, "live": live.result}
+    results = {"replay": offline.published, "replay, holding": offline.holding, "live": live.result}
     print(table(plan, results, live), flush=True)
-    problems = list(failures(plan, told, live, roughly=arguments.quick))
+    problems = list(failures(plan, offline, live, roughly=arguments.quick))
     print("\n".join(f"FAILED: {each}" for each in problems))
     return 1 if problems else 0
 
 
-def failures(plan: LivePlan, told: Replayed, live: Live, *, roughly: bool) -> Iterator[str]:
+def failures(plan: LivePlan, offline: Replayed, live: Live, *, roughly: bool) -> Iterator[str]:
     """In what the gateway is not what replay says; `roughly` where the run is too short for a hundredth."""
-    differ = max(differences(told, live), default=0.0)
+    differ = max(differences(offline, live), default=0.0)
     print(f"estimates of the first queries differ from replay's by {differ:.1e}", flush=True)
     rounding = TOLD if len(plan.past) + len(plan.stream) < Index().graph_from else TOLD_BY_GRAPH
     if differ > rounding:
         yield f"estimates of the gateway are not replay's; at most {rounding} is rounding"
     least = LEAST_MISLED if plan.flipped else LEAST if plan.workers == 1 else LEAST_CROWDED
-    share = live.result.performance / told.holding.performance
-    if not (not_less(live.scores - least * told.earned) if roughly else share >= least):
+    share = live.result.performance / offline.holding.performance
+    if not (not_less(live.scores - least * offline.earned) if roughly else share >= least):
         yield f"{share:.4f} of replay with holds, {least} are due"
     if live.behind_s > LATE_SHARE * plan.period_s:
         yield f"{live.behind_s:.1f} s late, and so is the end of a budget of {plan.period_s} s: ask at a lower --rate"
@@ -75,7 +75,7 @@ def failures(plan: LivePlan, told: Replayed, live: Live, *, roughly: bool) -> It
     for event in plan.events:
         if event.kind == "join":
             after = slice(event.at + JOINED_AFTER, None)
-            worth, got = (told.earned - told.without)[after], (live.scores - told.without)[after]
+            worth, got = (offline.earned - offline.without)[after], (live.scores - offline.without)[after]
             print(f"{event.model} from {JOINED_AFTER} requests after it came: {got.sum():.1f} of {worth.sum():.1f}")
             if not not_less(got - LEAST_JOINED * worth):
                 yield f"{event.model} earns less than {LEAST_JOINED} of its worth"
@@ -171,10 +171,10 @@ def not_less(gains: Float) -> bool:
     return bool(gains.mean() >= -1.96 * gains.std() / np.sqrt(len(gains)))
 
 
-def differences(told: Replayed, live: Live) -> Iterator[float]:
+def differences(offline: Replayed, live: Live) -> Iterator[float]:
     """By how much the gateway expected something else than replay, before anything was answered."""
-    for here, there in zip(live.expected, told.expected, strict=False):
-        for i, name in enumerate(told.models):
+    for here, there in zip(live.expected, offline.expected, strict=False):
+        for i, name in enumerate(offline.models):
             if name in here:
                 quality, cost = here[name]
                 yield abs(quality - float(there.quality[i]))

@@ -140,9 +140,9 @@ async def engines(trace: Trace, priced: Priced, *, latency_s: float = 0.0) -> As
     def answer(model: str, body: Mapping[str, Any]) -> Line:
         prompt: str = body["messages"][-1]["content"]
         tokens, read = int(priced.tokens[rows[prompt], columns[model]]), len(prompt) // 4 + 1
-        told = {"prompt_tokens": read, "completion_tokens": tokens, "total_tokens": tokens + read}
+        reported = {"prompt_tokens": read, "completion_tokens": tokens, "total_tokens": tokens + read}
         return Line(
-            text="ok", delay_s=latency_s, usage=told | {"completion_tokens_details": {"reasoning_tokens": tokens}}
+            text="ok", delay_s=latency_s, usage=reported | {"completion_tokens_details": {"reasoning_tokens": tokens}}
         )
 
     async with ScriptedServer(answer) as server:
@@ -259,8 +259,8 @@ class Session:
         due = [each for each in waiting if each[0] <= at]
         waiting[:] = [each for each in waiting if each[0] > at]
         for _, decision, said in due:
-            told = {"decision_id": decision, "score": min(1.0, max(0.0, said))}
-            (await self.http.post("/v1/feedback", json=told)).raise_for_status()
+            reported = {"decision_id": decision, "score": min(1.0, max(0.0, said))}
+            (await self.http.post("/v1/feedback", json=reported)).raise_for_status()
 
     async def _look(self, live: Live, decision: str) -> None:
         """How far the gateway has learned, and whether it wrote a snapshot."""
@@ -317,19 +317,19 @@ class Session:
 
     async def _reload(self, event: Event) -> None:
         """The settings as they are from now on; all workers must say that they took them."""
-        told = self.log.read_text().count(RELOADED)
+        reported = self.log.read_text().count(RELOADED)
         self._write(event.at)
         assert self.child.process is not None
         self.child.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(60):
-            while self.log.read_text().count(RELOADED) < told + self.plan.workers:  # noqa: ASYNC110  (of another process)
+            while self.log.read_text().count(RELOADED) < reported + self.plan.workers:  # noqa: ASYNC110  (of another process)
                 await asyncio.sleep(0.1)
 
 
 def _shown(decision: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """What a restart must not change; nothing where the query is refused."""
-    told = ("model", "quality", "sigma", "cost_usd", "probability")
-    return [tuple(each.get(name) for name in told) for each in decision.get("candidates", ())]
+    reported = ("model", "quality", "sigma", "cost_usd", "probability")
+    return [tuple(each.get(name) for name in reported) for each in decision.get("candidates", ())]
 
 
 @asynccontextmanager

@@ -240,10 +240,10 @@ async def latencies(tasks: int) -> list[str]:
                 answer = await said(client, "/chat/completions", name, text)
                 took.append(time.perf_counter() - began)
                 tokens.append(answer["usage"]["completion_tokens"])
-            count, told = len(plan["steps"]) - 1, sum(each["completion_tokens"] for each in plan["steps"])
+            count, reported = len(plan["steps"]) - 1, sum(each["completion_tokens"] for each in plan["steps"])
             off = plan["seconds"] / np.mean(took) - 1
             row = f"| {count} | {at_once} | {plan['seconds']:.2f} | {np.mean(took):.2f} | {off:+.0%} |"
-            lines.append(f"{row} {told} | {np.mean(tokens):.0f} |")
+            lines.append(f"{row} {reported} | {np.mean(tokens):.0f} |")
     return lines
 
 

@@ -30,7 +30,7 @@ class HeldOutLoss:
         pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         self._divergences = Divergences(store, [head + tail for head, tail in pairs])
         self._next = np.concatenate([np.array([*head[1:], *tail, 0]) for head, tail in pairs])
-        self._told = np.concatenate([self._answers(len(head), len(tail)) for head, tail in pairs])
+        self._reported = np.concatenate([self._answers(len(head), len(tail)) for head, tail in pairs])
 
     @staticmethod
     def _answers(head: int, tail: int) -> NDArray[np.bool_]:
@@ -39,8 +39,8 @@ class HeldOutLoss:
 
     def loss(self, widths: Mapping[str, int]) -> float:
         """Mean over the answers' tokens."""
-        rows = self._divergences.log_probabilities(widths)[self._told]
-        return -float(rows[np.arange(len(rows)), self._next[self._told]].mean(dtype=np.float64))
+        rows = self._divergences.log_probabilities(widths)[self._reported]
+        return -float(rows[np.arange(len(rows)), self._next[self._reported]].mean(dtype=np.float64))
 
 
 def by_chance(sizes: Mapping[str, int], bits: float, rng: np.random.Generator) -> dict[str, int]:

@@ -57,8 +57,8 @@ class RedisPair:
 
     async def is_in_step(self) -> bool:
         """Whether the replica has all that the primary had a moment ago."""
-        told = replication_of(await self._info(self.primary))
-        return bool(told.replicas) and min(told.replicas.values()) > told.offset - 100_000
+        reported = replication_of(await self._info(self.primary))
+        return bool(reported.replicas) and min(reported.replicas.values()) > reported.offset - 100_000
 
     async def fail_over(self, *, behind_s: float) -> None:
         """Hold the replica up for so long, lose the primary, and promote the replica; the old one follows it then."""

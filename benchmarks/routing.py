@@ -303,8 +303,8 @@ def _joined(name: str, seed: int, arm: int, labels: int, how: str, draws: int = 
         rows = _labelled(past[:, others], rehearsal.quality[:, others], labels, draw, how)
         seen = np.full(len(past), np.nan)
         seen[rows] = past[rows, arm]
-        dearness = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
-        new = fit_cold_start(known, seen, dearness)
+        log_costs = np.log(run.trace.costs[run.history[rows]].mean(axis=0))[[*others, arm]]
+        new = fit_cold_start(known, seen, log_costs)
         quality = run.expected.quality.copy()
         quality[:, arm] = np.clip(quality[:, others] @ new.weights + asked @ new.tilt + new.offset, 0.0, 1.0)
         full = _utility(run, run.expected.quality, prices, [*others, arm])

@@ -102,10 +102,10 @@ async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: St
     table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "forecast")
     budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores)
     for each in await stores.ledger.balances(budgets, _now_ms()):
-        told, period = forecast(each), Period(each.budget.period_s, each.budget.calendar)
-        in_hours = "" if not told.exhausted_in_s else f", in {told.exhausted_in_s / 3600:.1f} h"
+        reported, period = forecast(each), Period(each.budget.period_s, each.budget.calendar)
+        in_hours = "" if not reported.exhausted_in_s else f", in {reported.exhausted_in_s / 3600:.1f} h"
         amounts = show_usd(each.budget.limit), str(period), show_usd(each.spent), show_usd(each.held)
-        table.add_row(each.budget.scope, *amounts, f"{told.says}{in_hours}")
+        table.add_row(each.budget.scope, *amounts, f"{reported.says}{in_hours}")
     return table
 
 

@@ -92,10 +92,10 @@ def _judge_log(arguments: argparse.Namespace) -> int:
     entries = asyncio.run(_log_of(arguments.trace))
     answers = judged_answers(entries)
     judged = {}
-    with _Bar(len(policies)) as told:
+    with _Bar(len(policies)) as on_progress:
         for label, policy in policies.items():
             judged[label] = judge_policy(policy, entries)
-            told(label)
+            on_progress(label)
     judged = {"live": live_value(answers), **judged}
     print(f"{len(answers)} judged answers")
     for label, judgement in judged.items():
@@ -145,8 +145,8 @@ def _replay_trace(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         factor=arguments.factor,
     )
-    with _Bar(stages(setting)) as told:
-        report = replay(trace, setting, on_progress=told)
+    with _Bar(stages(setting)) as on_progress:
+        report = replay(trace, setting, on_progress=on_progress)
     _print_report(report)
     for path in write_report(report, arguments.out):
         print(path)
@@ -159,9 +159,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     from router.errors import SettingsError  # noqa: PLC0415
 
     trace = read_trace(arguments.trace)
-    with _Bar(parts()) as told:
+    with _Bar(parts()) as on_progress:
         try:
-            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), on_progress=told)
+            found = tune(embed_whole(trace), usd_per_query=arguments.budget / len(trace), on_progress=on_progress)
         except ValueError as error:
             raise SettingsError(str(error), param="budget") from error
     print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
@@ -190,8 +190,8 @@ def _learn(arguments: argparse.Namespace) -> int:
         return 0
     name, arms = arguments.name or arguments.trace.stem, _mapped(arguments.map)
     bar = _Bar(count_lines(arguments.trace, arms))
-    with bar as told:
-        stored = teach(arguments.trace, name, arms, post=ask, on_progress=lambda rows: told(name, rows))
+    with bar as on_progress:
+        stored = teach(arguments.trace, name, arms, post=ask, on_progress=lambda rows: on_progress(name, rows))
     print(f"{stored} new rows in {name}", flush=True)
     until = time.monotonic() + arguments.wait
     while time.monotonic() < until:
@@ -220,13 +220,13 @@ def _onboard(arguments: argparse.Namespace) -> int:
 
     prompts = read_prompts(arguments.file) if arguments.file else family_prompts(10 * arguments.prompts)
     bar = _Bar(len(prompts) + arguments.prompts)
-    with running_gateway(arguments.url, arguments.key, say=print) as (url, key), bar as told:
+    with running_gateway(arguments.url, arguments.key, say=print) as (url, key), bar as on_progress:
         found = onboard(
             arguments.model,
             prompts,
             count=arguments.prompts,
             post=lambda path, body: post(f"{url}{path}", key, dict(body)),
-            on_progress=told,
+            on_progress=on_progress,
         )
     print(f"{arguments.model}: {found.asked} prompts of {len(prompts)}, mean grade {found.mean_score:.3f}")
     print(f"expected over all of them: {found.level:.3f} ± {found.sigma:.3f}")

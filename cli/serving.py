@@ -139,8 +139,8 @@ def post(url: str, key: str, body: dict[str, Any] | None, *, method: str = "POST
             answer: dict[str, Any] = json.load(response)
             return answer
     except urllib.error.HTTPError as error:
-        told = json.loads(error.read() or b"{}").get("error", {}).get("message", error.reason)
-        raise PointsmanError(f"{url} answered {error.code}: {told}") from None
+        reported = json.loads(error.read() or b"{}").get("error", {}).get("message", error.reason)
+        raise PointsmanError(f"{url} answered {error.code}: {reported}") from None
     except OSError as error:
         raise PointsmanError(f"no gateway answers at {url}: {error}") from None
 

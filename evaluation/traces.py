@@ -177,8 +177,8 @@ def _kept(embedder: HashingEmbedder, texts: list[str]) -> Float32:
 def _lengths(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(tokens (n,) estimated as for requests, characters (n,))."""
     characters = np.array([len(text) for text in texts], np.int64)
-    told = np.array([len(msgspec.json.encode(text)) - len('""') for text in texts], np.int64)
-    return (told / GENERIC_BYTES_PER_TOKEN).astype(np.int64) + 1, characters
+    lengths = np.array([len(msgspec.json.encode(text)) - len('""') for text in texts], np.int64)
+    return (lengths / GENERIC_BYTES_PER_TOKEN).astype(np.int64) + 1, characters
 
 
 def _features(texts: list[str], embedder: HashingEmbedder) -> Float32:

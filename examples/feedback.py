@@ -14,12 +14,12 @@ QUESTIONS = {"What is 17 + 25?": "42", "What is 9 + 8?": "17", "What is 50 - 8?"
 
 with httpx.Client(base_url=URL, headers={"Authorization": f"Bearer {KEY}"}) as gateway:
     for question, right in QUESTIONS.items():
-        told = client.chat.completions.with_raw_response.create(
+        raw = client.chat.completions.with_raw_response.create(
             model="auto", messages=[{"role": "user", "content": question}]
         )
-        answer = told.parse()
+        answer = raw.parse()
         score = float(right in (answer.choices[0].message.content or ""))
-        body = {"decision_id": told.headers["x-pointsman-decision-id"], "score": score}
+        body = {"decision_id": raw.headers["x-pointsman-decision-id"], "score": score}
         gateway.post("/v1/feedback", json=body).raise_for_status()
         print(f"{question} {answer.model} scored {score:g}")
     decision = gateway.get(f"/v1/decisions/{body['decision_id']}").raise_for_status().json()

@@ -129,8 +129,8 @@ def accuracy(ladder: Ladder) -> list[str]:
     lines.append(_row("± (95 %)", [f"{x:.1f}" for x in spread(ladder)]))
     lines.append(_row("USD per million requests", [f"{1e6 * x:.2f}" for x in prices(ladder).mean(axis=1)]))
     kept = {among: ", ".join(easy_skills(ladder, among=among)) for among in (ladder.candidates[0], "small", "medium")}
-    told = [f"Within two points of the most expensive candidate, {among}: {skills}." for among, skills in kept.items()]
-    return [*lines, "", *told]
+    easy = [f"Within two points of the most expensive candidate, {among}: {skills}." for among, skills in kept.items()]
+    return [*lines, "", *easy]
 
 
 def routing(ladder: Ladder) -> list[str]:
@@ -143,11 +143,11 @@ def routing(ladder: Ladder) -> list[str]:
         score, usd = outcome(ladder, chosen)
         lines.append(_row(name, [f"{score:.1f}", f"{usd:.2f}", f"{100 * (1 - usd / most_expensive[1]):.0f} %"]))
     counts = Counter(ladder.candidates[i] for i in by_cell(ladder)[np.unique(cells(ladder), return_index=True)[1]])
-    told = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
+    counted = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
     return [
         *lines,
         "",
-        f"Cheapest of the best, by number of skills and difficulties (of {sum(counts.values())}): {told}.",
+        f"Cheapest of the best, by number of skills and difficulties (of {sum(counts.values())}): {counted}.",
     ]
 
 

@@ -60,13 +60,13 @@ class TokenRates:
         return self.prompt if self.cache_write is None else max(self.cache_write, LONG_WRITE * self.prompt)
 
     @property
-    def dearest_prompt(self) -> int:
+    def highest_prompt(self) -> int:
         """Of the most expensive kind of token that a prompt can hold."""
         others = (self.cached, self.cache_write, self.audio_prompt, self.image_prompt)
         return max(self.prompt, self.hour, *(each or 0 for each in others))
 
     @property
-    def dearest_completion(self) -> int:
+    def highest_completion(self) -> int:
         """Of the most expensive kind of token that an answer can hold."""
         others = (self.reasoning, self.audio_completion, self.image_completion)
         return max(self.completion, *(each or 0 for each in others))
@@ -132,7 +132,7 @@ class Price(TokenRates):
         if self._is_plain:
             return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
         rates = list(self._possible(prompt))
-        read, made = max(each.dearest_prompt for each in rates), max(each.dearest_completion for each in rates)
+        read, made = max(each.highest_prompt for each in rates), max(each.highest_completion for each in rates)
         fees = max(each.request for each in rates) + searches * max(each.search for each in rates)
         return NanoUsd(-(-(prompt * read + completion * made) // PER) + fees)
 
@@ -310,7 +310,7 @@ class Hold(msgspec.Struct, frozen=True):
     requests: Allowance | None = None
     tokens: Allowance | None = None
     warnings: tuple[str, ...] = ()  # soft budgets at 80 % or 100 %, e.g. "tenant:acme 80%"
-    ticket: object = None  # the ledger's own memo, opaque to everyone else
+    record: object = None  # the ledger's own memo, opaque to everyone else
 
 
 class Spend(msgspec.Struct, frozen=True, gc=False):

@@ -84,10 +84,10 @@ class _Calibrating(Llama):
     """A forward pass that compensates every layer just before it uses it."""
 
     def __init__(
-        self, weights: Weights, original: TensorFolder, *, rank: int, damping: float, told: Callable[[str], None]
+        self, weights: Weights, original: TensorFolder, *, rank: int, damping: float, on_progress: Callable[[str], None]
     ) -> None:
         super().__init__(weights)
-        self._original, self._rank, self._damping, self._told = original, rank, damping, told
+        self._original, self._rank, self._damping, self._on_progress = original, rank, damping, on_progress
         self.factors: dict[str, tuple[Matrix, Matrix]] = {}
         self.reports: list[LayerReport] = []
 
@@ -109,7 +109,7 @@ class _Calibrating(Llama):
         errors = [output_norm(left, covariance) / whole for left in (delta, delta - plain_b @ plain_a, delta - b @ a)]
         self.factors[name] = (a, b)
         self.reports.append(LayerReport(name, *errors))
-        self._told(name)
+        self._on_progress(name)
         fixed: Matrix = rough + b @ a
         return fixed
 
@@ -122,7 +122,7 @@ def compensate(
     bits: int,
     rank: int,
     damping: float = DAMPING,
-    told: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Compensation:
     """Factors that bring width `bits` of `store` closer to `checkpoint` on the token sequences `texts`.
 
@@ -137,7 +137,7 @@ def compensate(
         raise Unsupported(f"{bits} bits at rank {rank}; the store has {list(store.bits)}, ranks go from 1 to {least}")
     if not texts or not all(texts):
         raise Unsupported("the calibration text is empty")
-    model = _Calibrating(Weights(store), original.tensors, rank=rank, damping=damping, told=told)
+    model = _Calibrating(Weights(store), original.tensors, rank=rank, damping=damping, on_progress=on_progress)
     model.forward([NewTokens(text, Cache(model.shape, len(text)), Variant(bits)) for text in texts])
     return Compensation(bits, rank, model.factors, tuple(model.reports))
 
@@ -194,7 +194,7 @@ def run(
             bits=bits,
             rank=rank,
             damping=damping,
-            told=lambda _: bar.advance(task),
+            on_progress=lambda _: bar.advance(task),
         )
     if most_bytes is not None:
         console.print(f"choosing layers within {most_bytes:,} of {adapter_bytes(found.factors):,} bytes")

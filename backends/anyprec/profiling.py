@@ -114,7 +114,7 @@ def choose_widths(
     texts: Sequence[Sequence[int]],
     *,
     bits: float,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Profile:
     """The profile of at most `bits` bits a weight that loses least on `texts`; `told` hears of each measurement.
 
@@ -122,7 +122,7 @@ def choose_widths(
     """
     options, sizes = _options(store, bits), sizes_of(store)
     total = len(SHARES) * (2 + len(sizes) * (len(options) - 1))
-    divergences = _CountedDivergences(Divergences(store, texts), lambda done: told(done, total))
+    divergences = _CountedDivergences(Divergences(store, texts), lambda done: on_progress(done, total))
     widths, lost, spent = dict.fromkeys(store.layers, options[0]), np.inf, 0.0
     for share in SHARES:
         budget = (bits - options[0]) * sum(sizes.values()) * share
@@ -136,12 +136,12 @@ def choose_widths(
 class _CountedDivergences:
     """Divergences, and how many were asked for."""
 
-    def __init__(self, divergences: Divergences, told: Callable[[int], None]) -> None:
-        self._divergences, self._told, self._done = divergences, told, 0
+    def __init__(self, divergences: Divergences, on_progress: Callable[[int], None]) -> None:
+        self._divergences, self._on_progress, self._done = divergences, on_progress, 0
 
     def of(self, widths: Mapping[str, int]) -> float:
         self._done += 1
-        self._told(self._done)
+        self._on_progress(self._done)
         return self._divergences.of(widths)
 
     def distance(self, widths: Mapping[str, int]) -> float:
@@ -216,7 +216,7 @@ def run(store: Path, *, bits: float, calibration: Path, most_tokens: int = MOST_
     with BarProgress(console=console) as bar:
         task = bar.add_task("measuring", total=None)
         profile = choose_widths(
-            opened, texts, bits=bits, told=lambda done, total: bar.update(task, completed=done, total=total)
+            opened, texts, bits=bits, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
     file = write_profile(profile, opened.folder, opened.config)
     wider = sum(k > min(profile.widths.values()) for k in profile.widths.values())

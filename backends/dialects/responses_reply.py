@@ -105,8 +105,8 @@ class _Item:
         """(kind of event, what it holds) when it opens"""
         item = self._made("", "in_progress")
         parts = item.get("content", []) if item["type"] == "message" else []
-        told: list[tuple[str, Tree]] = [("output_item.added", {"item": item | ({"content": []} if parts else {})})]
-        return told + [("content_part.added", self._placed(content_index=0, part=part)) for part in parts]
+        events: list[tuple[str, Tree]] = [("output_item.added", {"item": item | ({"content": []} if parts else {})})]
+        return events + [("content_part.added", self._placed(content_index=0, part=part)) for part in parts]
 
     def more(self, text: str) -> list[tuple[str, Tree]]:
         """The same of some text more. What a custom tool gets is inside JSON, and told when that is whole."""
@@ -126,11 +126,11 @@ class _Item:
             "function_call": {"arguments": text, "name": self.block.name},
             "custom_tool_call": {"input": self.custom_text},
         }
-        told = [self._delta(self.custom_text)] if self.kind == "custom_tool_call" else []
-        told.append((f"{_TEXTS[self.kind]}.done", self._placed(**self._part_index, **ends[self.kind])))
+        events = [self._delta(self.custom_text)] if self.kind == "custom_tool_call" else []
+        events.append((f"{_TEXTS[self.kind]}.done", self._placed(**self._part_index, **ends[self.kind])))
         if item["type"] == "message":
-            told.append(("content_part.done", self._placed(content_index=0, part=item["content"][0])))
-        return [*told, ("output_item.done", {"item": item})]
+            events.append(("content_part.done", self._placed(content_index=0, part=item["content"][0])))
+        return [*events, ("output_item.done", {"item": item})]
 
     @property
     def _part_index(self) -> Tree:
@@ -183,7 +183,7 @@ class ResponseEvents:
             yield from self._begin(chunk)
         choice = first_choice(chunk)
         for step in self._blocks.take(delta_of(choice)):
-            yield from self._told(step)
+            yield from self._events_of(step)
         self._finish = choice.get("finish_reason") or self._finish
         if chunk.get("usage"):
             self._counts = counts_of(chunk["usage"])
@@ -193,7 +193,7 @@ class ResponseEvents:
         if self._head is None:
             yield from self._begin({})
         for step in self._blocks.end():
-            yield from self._told(step)
+            yield from self._events_of(step)
         done = _finished(self._head or {}, self._items, str(self._finish), self._counts)
         yield self._event(done["status"], response=done)
 
@@ -202,12 +202,12 @@ class ResponseEvents:
         yield self._event("created", response=self._head)
         yield self._event("in_progress", response=self._head)
 
-    def _told(self, step: BlockStep) -> Iterator[bytes]:
+    def _events_of(self, step: BlockStep) -> Iterator[bytes]:
         if step.does == "open":
             self._items.append(_Item(step.block, self._customs))
         item = self._items[-1]
-        told = {"open": item.begun, "close": item.done}
-        for kind, data in told[step.does]() if step.does in told else item.more(step.text):
+        events = {"open": item.begun, "close": item.done}
+        for kind, data in events[step.does]() if step.does in events else item.more(step.text):
             yield self._event(kind, output_index=len(self._items) - 1, **data)
 
     def _event(self, kind: str, **more: Any) -> bytes:

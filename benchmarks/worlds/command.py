@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         return _resumed(asked.journal, range(first, last + 1), asked.processes)
     block = _run(range(first, last + 1), asked.processes)
     print(f"{block.worlds} worlds, {len(block.failed)} failed, {block.seconds:.0f} s, digest {block.digest}")
-    return _told(block.failed)
+    return _failures(block.failed)
 
 
 class SeedBlock(msgspec.Struct):
@@ -92,10 +92,10 @@ def _resumed(journal: Path, seeds: range, processes: int) -> int:
         failed = [seed for block in own for seed in block.failed]
         shown = ", ".join(map(str, failed)) or "none"
         print(f"| {commit} | {sum(b.worlds for b in own):,} | {shown} | {sum(b.seconds for b in own) / 3600:.1f} |")
-    return _told([seed for block in blocks for seed in block.failed])
+    return _failures([seed for block in blocks for seed in block.failed])
 
 
-def _told(failed: list[int]) -> int:
+def _failures(failed: list[int]) -> int:
     if failed:
         print(f"python -m benchmarks.worlds replay {failed[0]}")
     return int(bool(failed))

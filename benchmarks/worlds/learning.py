@@ -52,15 +52,15 @@ class SentFeedback:
     owner: str  # of the decision
     score: float
     at_s: float
-    told: str = "nothing"  # or "recorded", "known", or the name of the error
+    reported: str = "nothing"  # or "recorded", "known", or the name of the error
 
     async def send(self, stores: Stores, now_ms: int) -> None:
         """As POST /v1/feedback does with it."""
         given = Feedback(self.judged, now_ms, self.score, tenant=self.tenant, key_id=self.nonce)
         try:
-            self.told = "recorded" if await stores.log.judge(given) else "known"
+            self.reported = "recorded" if await stores.log.judge(given) else "known"
         except PointsmanError as error:
-            self.told = type(error).__name__
+            self.reported = type(error).__name__
 
 
 def seen_by(views: Views, arms: Sequence[Arm]) -> str:

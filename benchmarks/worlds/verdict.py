@@ -242,8 +242,8 @@ class WorldVerdict:
             if request.status == 429 and "busy" not in faults and not self._stands_in_the_way(request):
                 yield f"was refused, and no limit stood in its way: {request.error['message']}"
             is_late = request.ended_s - request.at_s >= LONGEST_S
-            is_dearer = bool(self.world.programs) and len(self.world.versions) > 1  # than the plan had it
-            if request.status in (502, 504) and not faults and not is_late and not is_dearer:
+            is_more_expensive = bool(self.world.programs) and len(self.world.versions) > 1  # than the plan had it
+            if request.status in (502, 504) and not faults and not is_late and not is_more_expensive:
                 yield f"was answered {request.status} though no engine failed: {request.error['message']}"
             if (
                 request.status == 503
@@ -309,9 +309,9 @@ def learning_complaints(world: SeededWorld) -> list[str]:
     logged = [entry for entry in world.log if isinstance(entry, Feedback)]
     for sent in world.feedback:
         times = sum(e.decision_id == sent.judged and e.score == sent.score for e in logged)
-        if sent.told in ("recorded", "known") and sent.tenant != sent.owner:
+        if sent.reported in ("recorded", "known") and sent.tenant != sent.owner:
             found.append(f"{sent.tenant} may judge {sent.nonce} of {sent.owner}")
-        if sent.told == "recorded" and times != 1 and not may_be_lost:
+        if sent.reported == "recorded" and times != 1 and not may_be_lost:
             found.append(f"feedback on {sent.nonce} was recorded and is {times} times in the log")
     if len({(e.decision_id, e.score) for e in logged}) != len(logged):
         found.append("the log has the same judgement twice")

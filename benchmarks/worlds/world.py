@@ -259,7 +259,7 @@ class SeededWorld:
             self.feedback.append(sent)
             sending = self.loop.spawn(gateway.process, sent.send(gateway.stores, self.now_ms()))
             await asyncio.wait([sending], timeout=PATIENCE_S)  # what the dead do never ends, not even by cancelling
-            self.say(f"{judge} says {score} of {request.nonce}: {sent.told}")
+            self.say(f"{judge} says {score} of {request.nonce}: {sent.reported}")
 
     # the end
 

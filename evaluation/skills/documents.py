@@ -136,9 +136,9 @@ def _sentiment(generator: random.Random, level: int) -> Draw:
     negated = level > 3 and generator.random() < 0.5
     word = generator.choice(_GOOD if good != negated else _BAD)
     opinion = phrased(generator, _OPINIONS, t=generator.choice(_THINGS), x=f"not {word}" if negated else word)
-    told = [opinion, *generator.sample(_ASIDES, min(level - 1, 3))]
-    generator.shuffle(told)
-    review = " ".join(told)
+    parts = [opinion, *generator.sample(_ASIDES, min(level - 1, 3))]
+    generator.shuffle(parts)
+    review = " ".join(parts)
     return Draw(phrased(generator, _FEELING, r=review), "positive" if good else "negative", review)
 
 
@@ -150,9 +150,9 @@ def _language(generator: random.Random, level: int) -> Draw:
 
 def _topic(generator: random.Random, level: int) -> Draw:
     topic = generator.choice(sorted(_TICKETS))
-    told = [generator.choice(_TICKETS[topic]), *generator.sample(_ASIDES, min(level, 4))]
-    generator.shuffle(told)
-    ticket = f"{generator.choice(('Hello', 'Hi', 'Good morning'))}, {generator.choice(FIRST)} here. {' '.join(told)}"
+    parts = [generator.choice(_TICKETS[topic]), *generator.sample(_ASIDES, min(level, 4))]
+    generator.shuffle(parts)
+    ticket = f"{generator.choice(('Hello', 'Hi', 'Good morning'))}, {generator.choice(FIRST)} here. {' '.join(parts)}"
     return Draw(phrased(generator, _ROUTE, r=ticket), topic, ticket)
 
 

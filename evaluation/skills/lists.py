@@ -54,8 +54,8 @@ def _chain(generator: random.Random, level: int) -> Draw:
     others = names[hops + 1 :]
     pairs += [(other, generator.choice(names[: hops + 1])) for other in others]
     generator.shuffle(pairs)
-    told = " ".join(f"{boss} is {name}'s boss." for name, boss in pairs)
-    return Draw(f"{told} Who is {names[0]}'s {_BOSS[hops - 1]}?", names[hops], told)
+    said = " ".join(f"{boss} is {name}'s boss." for name, boss in pairs)
+    return Draw(f"{said} Who is {names[0]}'s {_BOSS[hops - 1]}?", names[hops], said)
 
 
 SKILLS = (

@@ -59,18 +59,18 @@ def known_arms(scores: Float, expected: Float, kinds: Float | None = None) -> Kn
 
 
 def fit_cold_start(
-    known: KnownArms, scores: Float, dearness: Float | None = None, reliability: Float | None = None
+    known: KnownArms, scores: Float, log_costs: Float | None = None, reliability: Float | None = None
 ) -> ColdStartArm:
     """What a few labels say of a new arm.
 
-    scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last;
+    scores (n,) of the new arm, NaN where not labelled; log_costs (E + 1,) logarithms of mean costs, the new arm's last;
     reliability (n,) of the rows' labels, None: one each.
     How good it is altogether is judged by item response, see offset.py; where it is good, by shape(). Then it is
     held down by CAUTION times the variance of its level and at most a standard deviation, since among many arms the
     one overrated is the one chosen.
     """
     reliability = np.ones(len(scores)) if reliability is None else reliability
-    level, variance = new_level(known.scores, known.unbiased, scores, dearness, reliability)
+    level, variance = new_level(known.scores, known.unbiased, scores, log_costs, reliability)
     weights, tilt = shape(known, scores, level=level, variance=variance, reliability=reliability)
     offset = level - float((known.expected @ weights).mean())
     return ColdStartArm(weights, tilt, offset - min(CAUTION * variance, float(np.sqrt(variance))))

@@ -181,8 +181,8 @@ class Residuals:
         Arms differ from each other as much as kinds of queries do, so an arm with many answers counts as `doubt` of
         them. What one arm did a hundred times says no more of the others than that.
         """
-        told = sums.reshape(-1, 2, CHANNELS) * share[:, None]
-        rest = np.add.reduce(told) - told
+        weighted = sums.reshape(-1, 2, CHANNELS) * share[:, None]
+        rest = np.add.reduce(weighted) - weighted
         total, weight = rest[:, 0], rest[:, 1]
         weight += self._doubt
         return np.asarray(total / weight)

@@ -22,7 +22,7 @@ LIGHTER = 16.0  # tokens of a prompt that are taken to weigh what one of an answ
 FAR = 8.0  # times the middle answer's seconds for a token, or a part of them: beyond, an answer says nothing usual
 SHORTEST_S = 1e-12  # of a token: logarithms are taken
 PROMPT, COMPLETION, SECONDS = range(3)
-Answer = tuple[float, float, float]  # tokens of its prompt, its own, and its share of a machine in seconds
+TimedAnswer = tuple[float, float, float]  # tokens of its prompt, its own, and its share of a machine in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class MachineTime:
     """The latest answers of each arm and what they say of its tokens."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, deque[Answer]] = {}
+        self._answers: dict[str, deque[TimedAnswer]] = {}
         self._counts: dict[str, int] = {}  # answers ever
         self._measured: dict[str, TokenSeconds] = {}
 
@@ -104,7 +104,7 @@ def blended(prior: TokenSeconds, measured: TokenSeconds | None) -> TokenSeconds:
     return TokenSeconds(prompt, completion, measured.answers)
 
 
-def _measured(answers: list[Answer]) -> TokenSeconds:
+def _measured(answers: list[TimedAnswer]) -> TokenSeconds:
     """Seconds for a token from these answers, those far from the middle one left out.
 
     Weighed by LIGHTER, an answer's seconds for a token are a line in the prompt's share of its tokens. At a share of
@@ -124,7 +124,7 @@ def _measured(answers: list[Answer]) -> TokenSeconds:
     return TokenSeconds(prompt, completion, len(answers))
 
 
-def _usual(answers: list[Answer]) -> tuple[list[float], list[float]]:
+def _usual(answers: list[TimedAnswer]) -> tuple[list[float], list[float]]:
     """Each answer's share of prompt among its weighed tokens, and its seconds for one of them."""
     weighed = [prompt / LIGHTER + completion for prompt, completion, _ in answers]
     rates = [answer[SECONDS] / weight for answer, weight in zip(answers, weighed, strict=True)]

@@ -16,7 +16,7 @@ from policies.types import Float
 COMMON = 3  # coefficients that arms share a prior for: level, difficulty, luck; then one for the luck of each known arm
 LEAST_CHANCE = 0.02  # that an expected score keeps to 0 and 1
 CALM = 0.25  # answers without luck, added to the others'
-DEARNESS = 1.0  # squared log cost added to the regression of levels on it: arms that cost alike say nothing of it
+COST_NUGGET = 1.0  # squared log cost added to the regression of levels on it: arms that cost alike say nothing of it
 NUGGET = 0.02  # variance that every common coefficient keeps, however alike the known arms are
 VAGUE = (0.01, 2.0)  # prior precision of common coefficients and of single lucks where a known arm is described
 ALONE = 0.25  # variance of level and difficulty where no differences are known; a single arm's luck is its own
@@ -41,16 +41,16 @@ def new_level(
     known: Float,
     expected: Float,
     scores: Float,
-    dearness: Float | None = None,
+    log_costs: Float | None = None,
     reliability: Float | None = None,
 ) -> tuple[float, float]:
     """(mean score of a new arm over all n prompts, its variance).
 
     known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them, unbiased;
-    scores (n,) of the new arm, NaN where not labelled; dearness (E + 1,) logarithms of mean costs, the new arm's last,
+    scores (n,) of the new arm, NaN where not labelled; log_costs (E + 1,) logarithms of mean costs, the new arm's last,
     or None where they say nothing; reliability (n,) of the labels, None: one each.
     """
-    mean, precision, dispersion = prior_of(known, expected, dearness)
+    mean, precision, dispersion = prior_of(known, expected, log_costs)
     inputs, rows = described(known, expected), np.flatnonzero(~np.isnan(scores))
     spread = np.full(len(rows), dispersion) if reliability is None else dispersion / reliability[rows]
     belief, covariance = _posterior(inputs[rows], scores[rows], mean, precision, spread)
@@ -59,9 +59,9 @@ def new_level(
     return float(chance.mean()), float(moves @ covariance @ moves)
 
 
-def prior_of(known: Float, expected: Float, dearness: Float | None = None) -> tuple[Float, Float, float]:
+def prior_of(known: Float, expected: Float, log_costs: Float | None = None) -> tuple[Float, Float, float]:
     """(mean (3 + E,), precision (3 + E, 3 + E), dispersion) of what a new arm has on described(), before labels."""
-    prior, single = _population(known, expected, dearness), known.shape[1]
+    prior, single = _population(known, expected, log_costs), known.shape[1]
     mean, precision = np.zeros(COMMON + single), np.zeros((COMMON + single,) * 2)
     mean[:COMMON], precision[:COMMON, :COMMON] = prior.mean, np.linalg.inv(prior.covariance)
     precision[COMMON:, COMMON:] = np.eye(single) / prior.pull
@@ -81,7 +81,7 @@ def described(known: Float, expected: Float) -> Float:
     return np.hstack([np.stack(common, axis=1), np.where(seen, luck - usual[:, None], 0.0)])
 
 
-def _population(known: Float, expected: Float, dearness: Float | None) -> Population:
+def _population(known: Float, expected: Float, log_costs: Float | None) -> Population:
     """From the known arms, each described by the others; what more expensive arms are better by moves the mean."""
     arms = known.shape[1]
     if arms == 1 or np.isnan(known).all():
@@ -90,13 +90,13 @@ def _population(known: Float, expected: Float, dearness: Float | None) -> Popula
     found = [_known_arm(known[some], expected[some], arm) for arm in range(arms)]
     coefficients = np.array([belief[:COMMON] for belief, _ in found])
     mean, left, degrees = coefficients.mean(axis=0), coefficients - coefficients.mean(axis=0), arms - 1.0
-    if dearness is not None:
-        apart = dearness[:-1] - dearness[:-1].mean()
-        squares = apart @ apart + DEARNESS
+    if log_costs is not None:
+        apart = log_costs[:-1] - log_costs[:-1].mean()
+        squares = apart @ apart + COST_NUGGET
         slope = apart @ left[:, 0] / squares
-        mean[0] += slope * (dearness[-1] - dearness[:-1].mean())
+        mean[0] += slope * (log_costs[-1] - log_costs[:-1].mean())
         left[:, 0] -= slope * apart
-        degrees -= (squares - DEARNESS) / squares
+        degrees -= (squares - COST_NUGGET) / squares
     covariance = left.T @ left / max(degrees, 1.0) * (1.0 + 1.0 / arms) + NUGGET * np.eye(COMMON)
     pull = np.mean([np.mean(belief[COMMON:] ** 2) for belief, _ in found])
     return Population(mean, covariance, max(float(pull), LEAST_PULL), float(np.mean([each for _, each in found])))

@@ -73,8 +73,8 @@ class Stack:
         cost = self._fit_charges(history.arms, features, history.prompt_tokens, history.costs)
         here = np.hstack([by_kernel[:, len(new) :], smooth @ kinds.leading.T])
         usual = here.mean(axis=0)
-        dearness = np.log(np.maximum(cost.mean(axis=0), 1e-12))
-        tilts = self._relate(known, history, new, dearness, here - usual)
+        log_costs = np.log(np.maximum(cost.mean(axis=0), 1e-12))
+        tilts = self._relate(known, history, new, log_costs, here - usual)
         quality = np.clip(known @ self.mixture + self.offset + (here - usual) @ tilts, 0.0, 1.0)
         self.spread = _spread(history.scores - quality, weights)
         self.kernel.fit(smooth, np.hstack([targets, kinds.groups]), weights)
@@ -153,10 +153,10 @@ class Stack:
         """(M,) arms that are a mixture of the others."""
         return np.asarray(np.diag(self.mixture) == 0.0)
 
-    def _relate(self, known: Float, history: History, new: NDArray[np.bool_], dearness: Float, kinds: Float) -> Float:
+    def _relate(self, known: Float, history: History, new: NDArray[np.bool_], log_costs: Float, kinds: Float) -> Float:
         """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned.
 
-        dearness (M,) logs of mean costs; kinds (N, K) of each row.
+        log_costs (M,) logs of mean costs; kinds (N, K) of each row.
         """
         self.mixture, self.offset = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         tilts = np.zeros((kinds.shape[1], len(new)))
@@ -165,7 +165,7 @@ class Stack:
         scores = history.scores
         others = known_arms(scores[:, ~new], known[:, ~new], kinds)
         for arm in np.flatnonzero(new):
-            costs = np.append(dearness[~new], dearness[arm])
+            costs = np.append(log_costs[~new], log_costs[arm])
             found = fit_cold_start(others, scores[:, arm], costs, history.reliability)
             self.mixture[~new, arm], tilts[:, arm], self.offset[arm] = found
         return tilts

@@ -270,7 +270,7 @@ class Remaining:
         chosen = np.unique(
             np.linspace(0, max(len(expected.cost) - 1, 0), min(rows, len(expected.cost))).astype(np.intp)
         )
-        quality, cost = _columns(names, known, expected.quality[chosen], _as_dear_as_all(expected.cost, chosen))
+        quality, cost = _columns(names, known, expected.quality[chosen], _as_expensive_as_all(expected.cost, chosen))
         weights = np.full(len(chosen), len(expected.cost) / max(len(chosen), 1))
         if len(seen):
             some = slice(None, None, -(-len(seen) // rows))
@@ -285,7 +285,7 @@ class Remaining:
         return worth, np.where(missing, usual, cost), weights / max(weights.sum(), 1.0)
 
 
-def _as_dear_as_all(cost: Float, chosen: NDArray[np.intp]) -> Float:
+def _as_expensive_as_all(cost: Float, chosen: NDArray[np.intp]) -> Float:
     """(r, M) the chosen rows of cost (n, M), each arm's scaled to the mean of all rows. Answers' costs have long tails,
     and the mean of some hundred rows is off by several percent."""
     some = cost[chosen]

@@ -66,8 +66,8 @@ class Fleet:
         programs, settings = self.settings.programs, self.settings
         if not programs:
             return ()
-        told_later = any(isinstance(each, VllmSection) and each.discover for each in settings.backends.values())
-        return program_models(programs, models, settings.aliases, is_whole=not told_later)
+        listed_later = any(isinstance(each, VllmSection) and each.discover for each in settings.backends.values())
+        return program_models(programs, models, settings.aliases, is_whole=not listed_later)
 
     def _gated(self, model: Model, admissions: Admissions) -> Model:
         packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedSection) and not section.stores
@@ -83,11 +83,11 @@ class Fleet:
             if isinstance(section, EmbeddedSection) and section.discover:
                 models |= {model.name: model for model in self._embedded(name, section)}
             elif isinstance(section, VllmSection):
-                models |= {model.name: model for model in self._told(name, section)}
+                models |= {model.name: model for model in self._discovered(name, section)}
         known = with_foretold(models.values())
         return tuple(sorted(known, key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
-    def _told(self, backend: str, section: VllmSection) -> Iterable[Model]:
+    def _discovered(self, backend: str, section: VllmSection) -> Iterable[Model]:
         """What the engines list; of engines that are not to be discovered only what the settings list too."""
         for found in self.backends[backend].models:
             upstream = _upstream(found)

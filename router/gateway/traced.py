@@ -55,7 +55,7 @@ class TracedGateway(Gateway):
 
     async def open_step(self, attempt: Attempt) -> Reply:
         """See Gateway."""
-        return await self._told(attempt, super().open_step)
+        return await self._traced(attempt, super().open_step)
 
     async def close_step(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """See Gateway."""
@@ -68,9 +68,9 @@ class TracedGateway(Gateway):
         self._end(attempt, bill.spend, report)
 
     async def _open(self, attempt: Attempt) -> Reply:
-        return await self._told(attempt, super()._open)
+        return await self._traced(attempt, super()._open)
 
-    async def _told(self, attempt: Attempt, opens: Callable[[Attempt], Any]) -> Reply:
+    async def _traced(self, attempt: Attempt, opens: Callable[[Attempt], Any]) -> Reply:
         found = RECORDED.get()
         if found is None:
             return cast(Reply, await opens(attempt))
@@ -112,19 +112,19 @@ class TracedGateway(Gateway):
         span = found.attempts.pop(attempt.decision.decision_id, None) if found is not None else None
         if span is None or found is None:
             return
-        told = _answered(attempt, spend, report)
-        span.set_attributes(told)
+        attributes = _answered(attempt, spend, report)
+        span.set_attributes(attributes)
         if report is not None and report.failure is not None:
             span.set_status(Status(StatusCode.ERROR))
             span.set_attribute("error.type", "stream_broken")
         span.end()
         if spend.outcome == "settled":
-            found.request.set_attributes(told | {"pointsman.tenant": attempt.principal.tenant})
+            found.request.set_attributes(attributes | {"pointsman.tenant": attempt.principal.tenant})
 
 
 def _answered(attempt: Attempt, spend: Spend, report: Report | None) -> dict[str, Any]:
     """What came of an attempt."""
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.response.model": attempt.model.name,
         "gen_ai.usage.input_tokens": spend.prompt_tokens,
         "gen_ai.usage.output_tokens": spend.completion_tokens,
@@ -137,12 +137,12 @@ def _answered(attempt: Attempt, spend: Spend, report: Report | None) -> dict[str
         ("gen_ai.usage.reasoning.output_tokens", spend.parts.reasoning),
     ):
         if count:
-            told[name] = count
+            attributes[name] = count
     if report is not None and report.response_id:
-        told["gen_ai.response.id"] = report.response_id
+        attributes["gen_ai.response.id"] = report.response_id
     if report is not None and report.finish_reason:
-        told["gen_ai.response.finish_reasons"] = (report.finish_reason,)
-    return told
+        attributes["gen_ai.response.finish_reasons"] = (report.finish_reason,)
+    return attributes
 
 
 def _decision_span(found: RecordedTrace, attempt: Attempt) -> None:

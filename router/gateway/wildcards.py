@@ -27,9 +27,9 @@ class Wildcards:
     """Of one document of settings. `told` gives what the engines of a backend list; `under` what a list prices."""
 
     def __init__(
-        self, settings: Settings, told: Callable[[str], Iterable[Found]], under: Callable[[str], Iterable[str]]
+        self, settings: Settings, reported: Callable[[str], Iterable[Found]], under: Callable[[str], Iterable[str]]
     ) -> None:
-        self._settings, self._told, self._under = settings, told, under
+        self._settings, self._reported, self._under = settings, reported, under
         self._sections = {each.name: each for each in settings.wildcards}
         self._patterns = [each.name for each in settings.models if "*" in each.name]
         self._found: dict[str, Model] = {}
@@ -72,7 +72,7 @@ class Wildcards:
         if self._settings.backends[backend].kind == "litellm":
             known = self._under(before.partition("/")[0])
         else:
-            known = (each.name for each in self._told(backend))
+            known = (each.name for each in self._reported(backend))
         for upstream in known:
             if upstream.startswith(before) and upstream.endswith(after):
                 yield section.name.replace("*", upstream[len(before) : len(upstream) - len(after)])
@@ -82,11 +82,11 @@ class Wildcards:
         if model is None:
             message = f"nothing prices {section.upstream_of(name)!r}, which {section.name} stands for: give {name!r} an"
             raise NotFound(f"{message} entry of its own with a price", param="model", code="model_not_found")
-        told = next((each for each in self._told(model.backend) if each.name == model.upstream), None)
-        if told is not None and told.context_tokens is not None and section.context_tokens is None:
-            longest = min(section.max_output_tokens or told.context_tokens, told.context_tokens)
-            model = replace(model, context_tokens=told.context_tokens, max_output_tokens=longest)
-        if not is_listed and told is None:
+        reported = next((each for each in self._reported(model.backend) if each.name == model.upstream), None)
+        if reported is not None and reported.context_tokens is not None and section.context_tokens is None:
+            longest = min(section.max_output_tokens or reported.context_tokens, reported.context_tokens)
+            model = replace(model, context_tokens=reported.context_tokens, max_output_tokens=longest)
+        if not is_listed and reported is None:
             self._trust(name)
         return model
 

@@ -94,7 +94,7 @@ class App:
 def counted(app: ASGIApp, answered: Callable[[ServedRequest, str], None]) -> ASGIApp:
     """Tells of each request what became of it, and the pattern of its route."""
 
-    async def telling(scope: Scope, receive: Receive, send: Send) -> None:
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
         status, began = GONE, time.perf_counter()
 
         async def sending(message: Message) -> None:
@@ -108,12 +108,12 @@ def counted(app: ASGIApp, answered: Callable[[ServedRequest, str], None]) -> ASG
         finally:
             if scope["type"] == "http":
                 route = str(getattr(scope.get("route"), "path", "other"))
-                answered(_told(scope, status, time.perf_counter() - began), route)
+                answered(_served_request(scope, status, time.perf_counter() - began), route)
 
-    return telling
+    return counting
 
 
-def _told(scope: Scope, status: int, seconds: float) -> ServedRequest:
+def _served_request(scope: Scope, status: int, seconds: float) -> ServedRequest:
     state = scope.get("state", {})
     reason = "ok" if status < 400 else str(state.get(REFUSED, "client_gone" if status == GONE else "http_error"))
     request_id = scope.get(REQUEST_ID, b"-").decode("latin-1")

@@ -44,7 +44,7 @@ class Turn:
         self.previous = previous
         self.last = b""  # part of a stream
 
-    def told(self, chunk: bytes) -> bytes:
+    def went_on(self, chunk: bytes) -> bytes:
         """The answer, or a part of a stream, with what it went on from."""
         if self.previous is None:
             return chunk
@@ -82,7 +82,7 @@ class ResponsesKept:
         if turn.items is None:
             return
         try:
-            response = msgspec.json.decode(turn.told(answer))
+            response = msgspec.json.decode(turn.went_on(answer))
             kept = _Kept([*turn.items, *response["output"]], response)
             body = self._cipher.encrypt(msgspec.json.encode(kept))
             if len(body) <= LARGEST_BYTES:

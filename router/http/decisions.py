@@ -138,8 +138,8 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         credited = await _credit(gateway, stores.log, given, share=rules.credit) if recorded else 0
         if given.by_admin:
             await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
-        told = {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
-        return {**told, "credited": credited} if credited else told
+        shown = {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
+        return {**shown, "credited": credited} if credited else shown
 
     @router.delete("/cache")
     async def purge(request: Request) -> dict[str, object]:

@@ -148,7 +148,7 @@ class Inference:
             asked.overhead(answer.attempt.timings),
         ]
         if asked.turn is not None:
-            body = asked.turn.told(body)
+            body = asked.turn.went_on(body)
             await self._kept.keep(answer.attempt.principal, asked.turn, body)
         presence.release()
         asked.reason = "ok"
@@ -158,7 +158,7 @@ class Inference:
 
     async def _turned(self, answer: RelayedAnswer, turn: Turn, chunk: bytes) -> bytes:
         """A part of a stream of Responses; its last one is kept before the client has it, and can go on."""
-        chunk = turn.last = turn.told(chunk)
+        chunk = turn.last = turn.went_on(chunk)
         await self._kept.keep_last(answer.attempt.principal, turn, chunk)
         return chunk
 

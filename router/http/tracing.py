@@ -47,7 +47,7 @@ class Tracing:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _told(span, message)
+                _name_span(span, message)
             await send(message)
 
         try:
@@ -57,7 +57,7 @@ class Tracing:
             span.end()
 
 
-def _told(span: trace.Span, start: Message) -> None:
+def _name_span(span: trace.Span, start: Message) -> None:
     """The head of the answer."""
     status = start["status"]
     span.set_attribute("http.response.status_code", status)

@@ -95,8 +95,8 @@ def fingerprint(text: str) -> str:
     TURNED characters are the same for all that nothing turns round from one to the other."""
     words, numbers, negations, swaps, _ = signs_of(text)
     turned = crc32("\0".join((*numbers, str(negations % 2), *swaps)).encode(errors="replace"))
-    told = "\0".join(sorted(words.elements())).encode(errors="replace")
-    return f"{turned:0{TURNED}x}{blake2b(told, digest_size=8).hexdigest()}"
+    packed = "\0".join(sorted(words.elements())).encode(errors="replace")
+    return f"{turned:0{TURNED}x}{blake2b(packed, digest_size=8).hexdigest()}"
 
 
 def say_the_same(one: str, other: str) -> bool:

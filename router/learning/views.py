@@ -278,14 +278,14 @@ class Views:
 
     def _look(self, known: OpenDecision, entry: Feedback) -> None:
         """Note how an answer looks, and teach the head of its model what others say of such an answer."""
-        told: list[tuple[float, float]] = [(entry.score, entry.reliability)]
+        reported: list[tuple[float, float]] = [(entry.score, entry.reliability)]
         if entry.source == SIGNATURE:
             known.features = entry.features
-            told = [(score, believed) for source, (score, believed, _) in known.said.items() if source != SIGNATURE]
+            reported = [(score, believed) for source, (score, believed, _) in known.said.items() if source != SIGNATURE]
         found = features_of(known.features)
         if found is None:
             return
-        for score, believed in told:
+        for score, believed in reported:
             self.heads.judged(known.record.model, found, score=score, weight=believed)
 
     def _compare(self, known: OpenDecision, entry: Feedback) -> None:

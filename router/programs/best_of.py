@@ -16,7 +16,7 @@ from router.gateway.eligibility import Requirements
 from router.learning.graders.validators import grade_chat
 from router.programs.answers import Tree, said, vote_of
 from router.programs.plans import Part, RunPlan, Step, draws, same
-from router.programs.running import Run, Told
+from router.programs.running import Run, StepReply
 from router.programs.vote import answers
 
 MOST_MATCHED = 65_536  # characters of an answer that an operator's pattern sees
@@ -45,11 +45,11 @@ class BestOf:
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A draw that fails is left out; where all fail the last failure is told."""
         found = await answers(run, request, range(len(run.plan.steps)), self.at_once)
-        told = [each for each in found if isinstance(each, Told)]
-        if not told:
+        drawn = [each for each in found if isinstance(each, StepReply)]
+        if not drawn:
             raise next(each for each in reversed(found) if isinstance(each, Exception))
         asked = {key: msgspec.json.decode(raw) for key, raw in request.fields.items()}
-        return told[pick(self.passed(asked, [each.choice for each in told]), self.how)].reply
+        return drawn[pick(self.passed(asked, [each.choice for each in drawn]), self.how)].reply
 
     def passed(self, request: Mapping[str, Any], choices: Sequence[Tree]) -> Passed:
         """(n, m) which answer passed which check: its form, the operator's patterns, and agreement with each other."""

@@ -16,7 +16,7 @@ from router.errors import InvalidRequest, PointsmanError
 from router.gateway.serving import Gateway
 from router.gateway.types import Attempt, Call, Decision, Timings
 from router.programs.plans import USUAL_TOKENS, RunPlan, Step
-from router.programs.running import Run, Told
+from router.programs.running import Run, StepReply
 from router.types import Hold, Model, Principal
 
 MESSAGE_TOKENS = 4  # of a chat template, around each message
@@ -29,7 +29,9 @@ class DryRun(Run):
         super().__init__(run.gateway, run.plan, run.go)
         self.attempt, self.prompts = attempt, dict[str, int]()
 
-    async def ask(self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool = False) -> Told:
+    async def ask(
+        self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool = False
+    ) -> StepReply:
         """See Run.ask. Sends nothing."""
         model, _ = step.usual()
         self.prompts[step.role] = tokens_of(fields, model)
@@ -38,7 +40,7 @@ class DryRun(Run):
         words = "x" * max(1, round(tokens * model.bytes_per_token))
         message = {"role": "assistant", "content": words}
         body = msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-        return Told(step.role, self.attempt, Whole(body, Report()))
+        return StepReply(step.role, self.attempt, Whole(body, Report()))
 
 
 async def prompts_of(

@@ -22,7 +22,7 @@ from router.learning.graders.validators import grade_chat
 from router.programs.answers import Tree, choice_in
 from router.programs.buffered import Buffered, silenced
 from router.programs.plans import Part, RunPlan, Step, same
-from router.programs.running import Run, Told, fields_of
+from router.programs.running import Run, StepReply, fields_of
 
 NEXT = 0.35  # how often the next arm is asked, before anything is known
 TOP_LOGPROBS = 5
@@ -53,10 +53,10 @@ class Escalate:
         for step in run.plan.steps:
             is_last = step is run.plan.steps[-1]
             try:
-                told = await run.ask(step, self._fields(step, request, is_last), request, streams=request.stream)
+                answer = await run.ask(step, self._fields(step, request, is_last), request, streams=request.stream)
                 if is_last:
-                    return told.reply
-                reply, choice, whole = await self._read(run, told, request)
+                    return answer.reply
+                reply, choice, whole = await self._read(run, answer, request)
             except (BackendError, NoCandidate, UpstreamFailed) as error:
                 problem = error
                 continue
@@ -66,7 +66,7 @@ class Escalate:
                 break
             if not whole or self._may_return(run, step, request, choice):
                 return reply
-            await run.end(told)
+            await run.end(answer)
             held_back = reply
         if held_back is None:
             raise problem or NoCandidate(f"nobody of {run.attempt.model.name} answered")
@@ -79,17 +79,17 @@ class Escalate:
             return fields
         return {**fields, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
 
-    async def _read(self, run: Run, told: Told, request: Request) -> tuple[Reply, Tree, bool]:
+    async def _read(self, run: Run, answer: StepReply, request: Request) -> tuple[Reply, Tree, bool]:
         """(what the client may see, the choice, whether all of it is there): a long stream is let go unjudged."""
         quiet = not _wants_logprobs(request)
-        if isinstance(told.reply, Whole):
-            choice = told.choice
-            return silenced(told.reply) if quiet else told.reply, choice, True
-        buffered = Buffered(told.reply, quiet=quiet)
+        if isinstance(answer.reply, Whole):
+            choice = answer.choice
+            return silenced(answer.reply) if quiet else answer.reply, choice, True
+        buffered = Buffered(answer.reply, quiet=quiet)
         whole = await buffered.fill(self.buffer_tokens)
-        if told.reply.report.failure is not None:
-            await run.end(told)
-            raise UpstreamFailed(told.reply.report.failure)
+        if answer.reply.report.failure is not None:
+            await run.end(answer)
+            raise UpstreamFailed(answer.reply.report.failure)
         return buffered, choice_in(buffered.seen), whole
 
     def _may_return(self, run: Run, step: Step, request: Request, choice: Tree) -> bool:

@@ -21,7 +21,7 @@ from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
 from router.programs.answers import said
 from router.programs.plans import Part, RunPlan, Step, inner, same
-from router.programs.running import Run, Told, fields_of, kept_of, messages_of, side_by_side
+from router.programs.running import Run, StepReply, fields_of, kept_of, messages_of, side_by_side
 from router.programs.splitting import SLACK, longest, parts_of, question_of
 from router.types import Model
 
@@ -31,7 +31,7 @@ TEMPLATE_TOKENS = 32
 SOURCE_BYTES = 48  # of "[part 12 of 40, bytes 12,345 to 13,456]"
 _NONE = re.compile(r"\W*(?:none|no|nothing|n/a|not (?:found|mentioned|stated)|0)?\W*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-TOLD = 'This is part {part} of {of} of a longer text. Answer from this part alone, or say "none".'
+PART_NOTE = 'This is part {part} of {of} of a longer text. Answer from this part alone, or say "none".'
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class MapReduce:
         size = self._size(needs)
         if size.count == 1:
             return RunPlan((Step("answer", self.map, same(needs)),), self.at_once, size.why, self.exact is None)
-        total, told = text_bytes(needs), len(TOLD)
+        total, note = text_bytes(needs), len(PART_NOTE)
         asked = inner(
             needs,
-            prompt_bytes=size.part_bytes + size.frame_bytes + told,
+            prompt_bytes=size.part_bytes + size.frame_bytes + note,
             completion_tokens=self.part_tokens,
             messages=needs.messages + 2,
         )
-        usual = -(-total // size.count) + told
+        usual = -(-total // size.count) + note
         steps = [Step(f"map {i + 1}", self.map, asked, usual_bytes=usual) for i in range(size.count)]
         if self.exact is None:
             answers = size.count * (self._answer_bytes + SOURCE_BYTES)
@@ -124,11 +124,11 @@ class MapReduce:
         if len(steps) == 1:
             return (await run.ask(steps[0], fields_of(request), request, streams=request.stream)).reply
         frame, pieces, question = self._split(run, request)
-        asked = [self._asked(request, frame, _told(i, pieces), question) for i in range(len(pieces))]
-        told = await side_by_side([run.ask(steps[i], each, request) for i, each in enumerate(asked)], self.at_once)
-        answers = [said(each.choice)[: self._answer_bytes] for each in told]
+        asked = [self._asked(request, frame, _part_of(i, pieces), question) for i in range(len(pieces))]
+        replies = await side_by_side([run.ask(steps[i], each, request) for i, each in enumerate(asked)], self.at_once)
+        answers = [said(each.choice)[: self._answer_bytes] for each in replies]
         if self.exact is not None:
-            return _exactly(told[0], combined(answers, self.exact))
+            return _exactly(replies[0], combined(answers, self.exact))
         fields = {
             **fields_of(request),
             "messages": [*frame, _user(_reduced(answers, pieces, self._answer_bytes), question)],
@@ -168,8 +168,8 @@ def _user(text: str, question: str) -> dict[str, Any]:
     return {"role": "user", "content": f"{text}\n\n{question}" if question else text}
 
 
-def _told(place: int, pieces: Sequence[bytes]) -> str:
-    return f"{TOLD.format(part=place + 1, of=len(pieces))}\n\n{pieces[place].decode(errors='replace').strip()}"
+def _part_of(place: int, pieces: Sequence[bytes]) -> str:
+    return f"{PART_NOTE.format(part=place + 1, of=len(pieces))}\n\n{pieces[place].decode(errors='replace').strip()}"
 
 
 def _reduced(answers: Sequence[str], pieces: Sequence[bytes], most: int) -> str:
@@ -197,10 +197,10 @@ def combined(answers: Sequence[str], how: str) -> str:
     return f"{total:g}" if abs(total) < 1e6 else f"{total:.0f}"
 
 
-def _exactly(told: Told, text: str) -> Reply:
+def _exactly(first: StepReply, text: str) -> Reply:
     """A step's answer with another text. Raises: Failed where it is no answer."""
-    if not isinstance(told.reply, Whole):
+    if not isinstance(first.reply, Whole):
         raise Failed("answered a stream to a plain request", backend="program")
-    answer = msgspec.json.decode(told.reply.body)
+    answer = msgspec.json.decode(first.reply.body)
     answer["choices"] = [{**answer["choices"][0], "message": {"role": "assistant", "content": text}}]
-    return Whole(msgspec.json.encode(answer), told.reply.report)
+    return Whole(msgspec.json.encode(answer), first.reply.report)

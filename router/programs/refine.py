@@ -12,7 +12,7 @@ from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
 from router.programs.running import Run, fields_of, kept_of, messages_of
 
 DRAFT_BYTES = 8_192  # of a draft, that a critic and the next draft read at most
-TOLD_BYTES = 512  # of our own words
+NOTE_BYTES = 512  # of our own words
 CRITIC = (
     "Read the answer above as a strict reviewer. List what is wrong or missing, shortly. If nothing is, reply OK alone."
 )
@@ -35,7 +35,7 @@ class Refine:
 
     def plan(self, needs: Requirements) -> RunPlan:
         """Draft, and for each round critic and draft."""
-        longer = needs.prompt_bytes + self._draft_bytes + TOLD_BYTES
+        longer = needs.prompt_bytes + self._draft_bytes + NOTE_BYTES
         note = inner(needs, prompt_bytes=longer, completion_tokens=self.note_tokens, messages=needs.messages + 3)
         again = replace_bytes(same(needs), longer + self._note_bytes, needs.messages + 3)
         steps = [Step("draft 1", self.draft, same(needs), 0)]
@@ -56,11 +56,11 @@ class Refine:
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run."""
         steps, fields, messages = run.plan.steps, fields_of(request), messages_of(request)
-        told = await run.ask(steps[0], fields, request)
+        answer = await run.ask(steps[0], fields, request)
         for i in range(self.rounds):
-            if told.choice["message"].get("tool_calls"):
-                return told.reply  # the client has to run them first
-            draft = {"role": "assistant", "content": _cut(said(told.choice), self._draft_bytes)}
+            if answer.choice["message"].get("tool_calls"):
+                return answer.reply  # the client has to run them first
+            draft = {"role": "assistant", "content": _cut(said(answer.choice), self._draft_bytes)}
             review = {
                 **kept_of(request),
                 "messages": [*messages, draft, {"role": "user", "content": CRITIC}],
@@ -68,12 +68,12 @@ class Refine:
             }
             note = said((await run.ask(steps[2 * i + 1], review, request)).choice)
             if note.strip(" .!\n").upper() in ("OK", ""):
-                return told.reply
+                return answer.reply
             asked = {"role": "user", "content": AGAIN.format(note=_cut(note, self._note_bytes))}
             again = {**fields, "messages": [*messages, draft, asked]}
             streams = request.stream and i == self.rounds - 1
-            told = await run.ask(steps[2 * i + 2], again, request, streams=streams)
-        return told.reply
+            answer = await run.ask(steps[2 * i + 2], again, request, streams=streams)
+        return answer.reply
 
 
 def _cut(text: str, most_bytes: int) -> str:

@@ -12,7 +12,7 @@ from router.programs.map_reduce import replace_bytes
 from router.programs.plans import Part, RunPlan, Step, inner, room_bytes, same
 from router.programs.running import Run, fields_of, kept_of, messages_of
 
-TOLD_BYTES = 512  # of our own words
+NOTE_BYTES = 512  # of our own words
 PLANNER = (
     "Do not answer yet. Say in at most {rounds} numbered lines which steps lead to the answer, each in one sentence."
 )
@@ -42,11 +42,11 @@ class Roles:
         steps = []
         for i in range(self.rounds + 1):
             role, part = (f"call {i}", self.caller) if i else ("plan", self.planner)
-            size = needs.prompt_bytes + TOLD_BYTES + i * note
+            size = needs.prompt_bytes + NOTE_BYTES + i * note
             asked = inner(needs, prompt_bytes=size, completion_tokens=self.note_tokens, messages=needs.messages + 2)
             chance = 1.0 if i < 2 else MORE ** (i - 1)
             steps.append(Step(role, part, asked, i, chance, needs.prompt_bytes + 100 * i + 100))
-        size = needs.prompt_bytes + TOLD_BYTES + (self.rounds + 1) * note
+        size = needs.prompt_bytes + NOTE_BYTES + (self.rounds + 1) * note
         last = replace_bytes(same(needs), size, needs.messages + 2)
         steps.append(Step("summarise", self.summary, last, self.rounds + 1, usual_bytes=needs.prompt_bytes + 500))
         return RunPlan(tuple(steps))

@@ -46,7 +46,7 @@ _NO_REPLY = Whole(b"", Report())
 
 
 @dataclass(slots=True)
-class Told:
+class StepReply:
     """A step and its answer, once that is there."""
 
     role: str
@@ -75,7 +75,7 @@ class Run:
         self.plan, self.gateway = plan, gateway
         self.go = go
         self._ended: list[Spend] = []
-        self._begun: dict[str, Told] = {}  # by decision: not ended
+        self._begun: dict[str, StepReply] = {}  # by decision: not ended
         self._answered: list[str] = []  # roles of the steps that gave an answer
         self._notes: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -163,7 +163,9 @@ class Run:
         """The next comment on what was done; None once the last step answers."""
         return await self._notes.get()
 
-    async def ask(self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool = False) -> Told:
+    async def ask(
+        self, step: Step, fields: Mapping[str, object], request: Request, *, streams: bool = False
+    ) -> StepReply:
         """Take one step. A plain answer is charged when this returns, a stream when end() is told.
 
         Raises: OverPlan, BackendError, PointsmanError.
@@ -184,46 +186,46 @@ class Run:
                 raise problem from None
             decision.record = replace(decision.record, metadata=self._marks(step))
             hold = self._hold_of(decision.model, call)
-            told = self._begin(step, self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
-            told.attempt.answers_as = self.name
+            answer = self._begin(step, self.gateway.attempt(decision, hold, principal, call, catalogue, Timings()))
+            answer.attempt.answers_as = self.name
             try:
-                told.reply = await self.gateway.open_step(told.attempt)
+                answer.reply = await self.gateway.open_step(answer.attempt)
             except BaseException as error:
-                await to_its_end(self._end(told))
+                await to_its_end(self._end(answer))
                 if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
                     raise
                 problem, failed = error, failed | {decision.model.name}
                 continue
-            return await self._took(told)
+            return await self._took(answer)
 
-    def _begin(self, step: Step, attempt: Attempt) -> Told:
-        self._begun[attempt.decision.decision_id] = told = Told(step.role, attempt)
+    def _begin(self, step: Step, attempt: Attempt) -> StepReply:
+        self._begun[attempt.decision.decision_id] = answer = StepReply(step.role, attempt)
         self.attempt.asked |= {attempt.model.name, *attempt.asked}
-        return told
+        return answer
 
-    async def _took(self, told: Told) -> Told:
-        self._answered.append(told.role)
-        note = f": {len(self._answered)}/{len(self.plan.steps)} {told.attempt.model.name}\n\n"
+    async def _took(self, answer: StepReply) -> StepReply:
+        self._answered.append(answer.role)
+        note = f": {len(self._answered)}/{len(self.plan.steps)} {answer.attempt.model.name}\n\n"
         self._notes.put_nowait(note.encode())
-        if isinstance(told.reply, Whole):
-            await to_its_end(self._end(told))
-        return told
+        if isinstance(answer.reply, Whole):
+            await to_its_end(self._end(answer))
+        return answer
 
-    async def end(self, told: Told) -> None:
+    async def end(self, answer: StepReply) -> None:
         """A stream's step is over: cut it off where it goes on, and charge it. Idempotent."""
-        if isinstance(told.reply, Whole) or told.attempt.decision.decision_id not in self._begun:
+        if isinstance(answer.reply, Whole) or answer.attempt.decision.decision_id not in self._begun:
             return
-        await told.reply.aclose()
-        await self._end(told)
+        await answer.reply.aclose()
+        await self._end(answer)
 
     async def close(self) -> None:
         """End whatever is still under way."""
-        for told in list(self._begun.values()):
-            await self.end(told)
+        for answer in list(self._begun.values()):
+            await self.end(answer)
 
-    async def _end(self, told: Told) -> None:
+    async def _end(self, answer: StepReply) -> None:
         """Of a step: its bill joins the program's, and the log has it."""
-        attempt, report = told.attempt, told.reply.report if told.is_there else None
+        attempt, report = answer.attempt, answer.reply.report if answer.is_there else None
         if self._begun.pop(attempt.decision.decision_id, None) is None:
             return
         bill = billed(attempt, report) if report is not None else Bill(_NOTHING)
@@ -231,7 +233,7 @@ class Run:
             bill = attempt.run.bill()  # a program within this one, which broke off
         self._ended.append(bill.spend)
         if report is not None and report.complete:
-            self.gateway.steps.answered(self.plan.program, told.role, bill.spend.completion_tokens)
+            self.gateway.steps.answered(self.plan.program, answer.role, bill.spend.completion_tokens)
         await self.gateway.close_step(attempt, bill, report)
 
     def _hold_of(self, model: Any, call: Call) -> Hold:

@@ -14,7 +14,7 @@ from router.errors import PointsmanError
 from router.gateway.eligibility import Requirements
 from router.programs.answers import said, vote_of
 from router.programs.plans import Part, RunPlan, Step, draws, same
-from router.programs.running import OverPlan, Run, Told, fields_of, side_by_side
+from router.programs.running import OverPlan, Run, StepReply, fields_of, side_by_side
 
 LATER = 0.5  # how often a call is begun that a majority of the earlier ones would spare
 
@@ -44,22 +44,22 @@ class Vote:
 
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A vote that fails is no vote; where all fail the last failure is told."""
-        told: dict[int, Told] = {}
+        answer: dict[int, StepReply] = {}
         votes: dict[int, str] = {}
         begun, problem, n = 0, None, len(run.plan.steps)
         while begun < n and not (self.stops and decided(list(votes.values()), n - (begun - len(votes)))):
             wave = range(begun, min(n, begun + self._wave(votes, n - begun)))
             begun = wave.stop
             for place, found in zip(wave, await answers(run, request, wave, self.at_once), strict=True):
-                if isinstance(found, Told):
-                    told[place], votes[place] = found, vote_of(said(found.choice))
+                if isinstance(found, StepReply):
+                    answer[place], votes[place] = found, vote_of(said(found.choice))
                 else:
                     problem = found
             if isinstance(problem, OverPlan):
                 break
-        if problem is not None and not told:
+        if problem is not None and not answer:
             raise problem
-        return told[winner(votes)].reply
+        return answer[winner(votes)].reply
 
     def _wave(self, votes: dict[int, str], left: int) -> int:
         """The fewest more that could end it."""
@@ -69,16 +69,16 @@ class Vote:
         return max(1, (left - (counts[0] - counts[1])) // 2 + 1)
 
 
-async def answers(run: Run, request: Request, places: range, at_once: int) -> list[Told | Exception]:
+async def answers(run: Run, request: Request, places: range, at_once: int) -> list[StepReply | Exception]:
     """Of the same request at these places of the plan: what each said, or why it said nothing."""
 
-    async def one(place: int) -> Told | Exception:
+    async def one(place: int) -> StepReply | Exception:
         try:
-            told = await run.ask(run.plan.steps[place], _seeded(fields_of(request), place), request)
-            _ = told.choice
+            answer = await run.ask(run.plan.steps[place], _seeded(fields_of(request), place), request)
+            _ = answer.choice
         except (BackendError, PointsmanError) as problem:
             return problem
-        return told
+        return answer
 
     return await side_by_side([one(place) for place in places], at_once)
 

@@ -49,8 +49,8 @@ def install_line(
     return f"{pip} 'pointsman[{names}]'"
 
 
-def _has_pip(told: bool | None) -> bool:
-    return find_spec("pip") is not None if told is None else told
+def _has_pip(reported: bool | None) -> bool:
+    return find_spec("pip") is not None if reported is None else reported
 
 
 def command_name() -> str:

@@ -155,19 +155,19 @@ def price_in(costs: Mapping[str, float], *, free: frozenset[str] = frozenset()) 
     A part that is told for a tier or a length alone is laid over the plain ones. `free`: plain parts that cost nothing
     where they are not told.
     """
-    told: dict[tuple[str, int], dict[str, NanoUsd]] = {}
+    stated: dict[tuple[str, int], dict[str, NanoUsd]] = {}
     for key, usd in costs.items():
         if (match := _KEY.fullmatch(key)) is not None:
             part, where = _PARTS[match["part"]], (match["tier"] or "", int(match["above"] or 0) * 1000)
-            told.setdefault(where, {})[part] = _fee(usd) if part in _FEES else amounts.per_million(usd)
-    plain = dict.fromkeys(free, NanoUsd(0)) | told.pop(("", 0), {})
+            stated.setdefault(where, {})[part] = _fee(usd) if part in _FEES else amounts.per_million(usd)
+    plain = dict.fromkeys(free, NanoUsd(0)) | stated.pop(("", 0), {})
     if not plain.keys() >= set(PLAIN):
         return None
-    tiers = {tier for tier, _ in told} - {""}
+    tiers = {tier for tier, _ in stated} - {""}
     return Price(
         **plain,
-        above=_lengths(plain, told, ""),
-        tiers={tier: _tier(plain, told, tier) for tier in sorted(tiers)},
+        above=_lengths(plain, stated, ""),
+        tiers={tier: _tier(plain, stated, tier) for tier in sorted(tiers)},
     )
 
 
@@ -175,15 +175,15 @@ def _fee(usd: float) -> NanoUsd:
     return NanoUsd(-(-amounts.per_million(usd) // 1_000_000))
 
 
-_Told = Mapping[tuple[str, int], Mapping[str, NanoUsd]]
+_StatedRates = Mapping[tuple[str, int], Mapping[str, NanoUsd]]
 
 
-def _tier(plain: Mapping[str, NanoUsd], told: _Told, tier: str) -> Price:
-    rates = {**plain, **told.get((tier, 0), {})}
-    return Price(**rates, tiers={}, above=_lengths(rates, told, tier) or _lengths(rates, told, ""))
+def _tier(plain: Mapping[str, NanoUsd], stated: _StatedRates, tier: str) -> Price:
+    rates = {**plain, **stated.get((tier, 0), {})}
+    return Price(**rates, tiers={}, above=_lengths(rates, stated, tier) or _lengths(rates, stated, ""))
 
 
-def _lengths(plain: Mapping[str, NanoUsd], told: _Told, tier: str) -> tuple[tuple[int, TokenRates], ...]:
+def _lengths(plain: Mapping[str, NanoUsd], stated: _StatedRates, tier: str) -> tuple[tuple[int, TokenRates], ...]:
     return _ascending(
-        {above: TokenRates(**{**plain, **rates}) for (which, above), rates in told.items() if which == tier and above}
+        {above: TokenRates(**{**plain, **rates}) for (which, above), rates in stated.items() if which == tier and above}
     )

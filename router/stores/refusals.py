@@ -51,7 +51,7 @@ class ScriptAnswer(msgspec.Struct, frozen=True, gc=False):
     used: Sequence[int]  # of each limit, this request included
 
 
-def hold_of(answer: ScriptAnswer, ticket: object) -> Hold:
+def hold_of(answer: ScriptAnswer, record: object) -> Hold:
     """The hold, with the tightest allowances and the soft budgets that are nearly used up."""
     limits, used, shown = answer.limits, answer.used, answer.shown
     warnings: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def hold_of(answer: ScriptAnswer, ticket: object) -> Hold:
         _tightest(limits, used, shown.requests),
         _tightest(limits, used, shown.tokens),
         warnings,
-        ticket,
+        record,
     )
 
 

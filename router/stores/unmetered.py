@@ -25,11 +25,11 @@ class Unmetered:
         if offer is None:
             return await self._ledger.reserve(reservation)
         expires_at_ms = reservation.now_ms + reservation.ttl_ms
-        return Hold(reservation.decision_id, offer.model, offer.worst, expires_at_ms, ticket=_NOWHERE)
+        return Hold(reservation.decision_id, offer.model, offer.worst, expires_at_ms, record=_NOWHERE)
 
     async def settle(self, hold: Hold, spend: Spend) -> None:
         """See Ledger.settle."""
-        if hold.ticket is not _NOWHERE:
+        if hold.record is not _NOWHERE:
             await self._ledger.settle(hold, spend)
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:
@@ -38,7 +38,7 @@ class Unmetered:
 
     async def mark(self, hold: Hold) -> None:
         """See Leases.mark."""
-        if hold.ticket is not _NOWHERE:
+        if hold.record is not _NOWHERE:
             await self._leases.mark(hold)
 
 

@@ -41,7 +41,7 @@ class PrometheusMetrics(Metrics):
         self._failures = tally.counter("backend_failures")
         self._turned_away = tally.counter("refusals")
         self._http = tally.counter("http_requests")
-        self._stages = tally.histograms.setdefault("stage_seconds", {})
+        self._timings = tally.histograms.setdefault("stage_seconds", {})
         self._overhead = tally.histograms.setdefault("overhead_seconds", {})
         self._whole = tally.histograms.setdefault("request_seconds", {})
         self._lag = tally.histograms.setdefault("loop_lag_seconds", {(): empty()})[()]
@@ -60,9 +60,9 @@ class PrometheusMetrics(Metrics):
         self._tokens[model, "completion"] += spend.completion_tokens
         self._cost[model, tenant] += spend.cost
         for stage, seconds in timings.spent.items():
-            row = self._stages.get((stage,))
+            row = self._timings.get((stage,))
             if row is None:
-                row = self._stages[stage,] = empty()
+                row = self._timings[stage,] = empty()
             row[bisect_left(SECONDS, seconds)] += 1
             row[-1] += seconds
 

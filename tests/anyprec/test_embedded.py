@@ -261,7 +261,7 @@ def test_answers_under_way_fail_when_the_backend_closes(store_folder: Path) -> N
 
 
 def test_an_answer_that_calls_a_tool_is_told_as_a_tool_call() -> None:
-    from backends.anyprec.engine.answer import Piece
+    from backends.anyprec.engine.detokenizer import Piece
     from backends.anyprec.engine.responses import ChatShape
 
     tools = [{"type": "function", "function": {"name": "send_mail", "parameters": {}}}]

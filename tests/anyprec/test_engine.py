@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backends.anyprec.checkpoint import Shape
-from backends.anyprec.engine.answer import Piece
+from backends.anyprec.engine.detokenizer import Piece
 from backends.anyprec.engine.llama import Cache, Llama, NewTokens, rope_frequencies
 from backends.anyprec.engine.sampling import Sampler, Sampling, filtered, log_softmax
 from backends.anyprec.engine.scheduler import Job, Scheduler, complete

@@ -37,9 +37,9 @@ class Loss:
 
 
 def loss(model: Llama, variant: Variant, items: Sequence[tuple[list[int], list[int]]]) -> Loss:
-    told = [-model.log_probabilities(head + tail, variant) for head, tail in items]
-    answers = [each[len(head) - 1 :] for each, (head, _) in zip(told, items, strict=True)]
-    return Loss(float(np.concatenate(told).mean()), float(np.concatenate(answers).mean()))
+    reported = [-model.log_probabilities(head + tail, variant) for head, tail in items]
+    answers = [each[len(head) - 1 :] for each, (head, _) in zip(reported, items, strict=True)]
+    return Loss(float(np.concatenate(reported).mean()), float(np.concatenate(answers).mean()))
 
 
 def drawn(count: int, *, split: str) -> list[tuple[list[int], list[int]]]:

@@ -183,16 +183,16 @@ def test_a_folder_with_other_files_is_left_alone(checkpoint: Path, tmp_path: Pat
 
 
 def test_progress_counts_every_weight(checkpoint: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     report = quantize(
         checkpoint,
         tmp_path / "out",
         bits=(3,),
         rows_per_table=8,
-        progress=lambda done, total, _: told.append((done, total)),
+        progress=lambda done, total, _: reported.append((done, total)),
     )
-    assert told[-1] == (report.weights, report.weights)
-    assert told == sorted(told)
+    assert reported[-1] == (report.weights, report.weights)
+    assert reported == sorted(reported)
 
 
 def test_tables_that_outweigh_the_codes_are_warned_about(checkpoint: Path, tmp_path: Path) -> None:

@@ -119,10 +119,10 @@ def test_a_full_queue_is_429_with_a_time_to_retry(url: str) -> None:
 
 
 def test_tokenize_counts_as_the_engine_does(url: str, client: openai.OpenAI) -> None:
-    told = httpx.post(f"{url}/tokenize", json={"model": "small", "messages": MESSAGES}).json()
+    reported = httpx.post(f"{url}/tokenize", json={"model": "small", "messages": MESSAGES}).json()
     answer = client.chat.completions.create(model="small", messages=MESSAGES, max_tokens=1)  # type: ignore[arg-type]
-    assert told["count"] == len(told["tokens"]) == answer.usage.prompt_tokens  # type: ignore[union-attr]
-    assert told["max_model_len"] == 128
+    assert reported["count"] == len(reported["tokens"]) == answer.usage.prompt_tokens  # type: ignore[union-attr]
+    assert reported["max_model_len"] == 128
 
 
 def test_the_backend_passes_a_request_id_on(url: str) -> None:

@@ -63,9 +63,9 @@ def test_after_the_ban_one_request_at_a_time_is_tried(clock: Clock) -> None:
     clock.now += 0.1
     assert breaker.state == "half-open"
     assert breaker.admits
-    ticket = breaker.begin()
+    era = breaker.begin()
     assert not breaker.admits
-    breaker.succeed(ticket)
+    breaker.succeed(era)
     assert breaker.state == "closed"
 
 

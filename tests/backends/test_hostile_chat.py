@@ -54,8 +54,8 @@ def response_of(chunks: list[dict[str, Any]], asked: Mapping[str, Any] = ASKED) 
     done = [each["item"] for each in events_in(body) if each["type"] == "response.output_item.done"]
     assert events_in(body)[-1]["response"]["output"] == done
     for number, item in enumerate(done):
-        told = [each for each in events_in(body) if each.get("output_index") == number]
-        texts = "".join(each["delta"] for each in told if each["type"].endswith(".delta"))
+        reported = [each for each in events_in(body) if each.get("output_index") == number]
+        texts = "".join(each["delta"] for each in reported if each["type"].endswith(".delta"))
         assert texts in (item.get("arguments"), item.get("input"), _text(item))
     client = openai.OpenAI(api_key="k", http_client=served(body, "text/event-stream"))
     with client.responses.create(model="auto", input="x", stream=True) as events:

@@ -77,9 +77,9 @@ def test_an_answer_that_cannot_be_is_asked_for_again(capsys: pytest.CaptureFixtu
     said = iter(["", "", "5 usd a day", "5 USD per day", "high", "0.8"])
     wishes = wished(init(), lambda _: next(said))
     assert (wishes.budget, wishes.preference) == ("5 USD per day", 0.8)
-    told = capsys.readouterr().out.splitlines()
-    assert "expected a budget such as '5 USD per day'" in told[0]
-    assert "expected a number from 0 to 1" in told[1]
+    reported = capsys.readouterr().out.splitlines()
+    assert "expected a budget such as '5 USD per day'" in reported[0]
+    assert "expected a number from 0 to 1" in reported[1]
 
 
 def test_nothing_is_asked_where_a_flag_is_given() -> None:

@@ -236,9 +236,9 @@ def test_a_limit_that_cannot_be_kept_stops_it_before_anything_is_written(
         connection.execute(f'INSERT INTO "LiteLLM_EndUserTable" {values}')
     try:
         assert bring(postgres, config, "--apply") == 2
-        told = capsys.readouterr()
-        assert "NOT KEPT  end user e" in told.out
-        assert "--without-limits" in told.err
+        reported = capsys.readouterr()
+        assert "NOT KEPT  end user e" in reported.out
+        assert "--without-limits" in reported.err
         assert not any(isinstance(each, Key) for each in kept(config)[0].values())
         assert bring(postgres, config, "--apply", "--without-limits") == 0
     finally:

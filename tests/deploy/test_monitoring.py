@@ -36,7 +36,7 @@ GAUGES = {  # name -> labels
 }
 
 
-def told() -> dict[str, set[str]]:
+def reported() -> dict[str, set[str]]:
     """Every series that a gateway tells, with its labels."""
     found = {f"pointsman_{name}": set(labels) for name, labels in GAUGES.items()}
     found |= {f"pointsman_{name}_total": set(labels) for name, (_, labels) in COUNTERS.items()}
@@ -61,7 +61,7 @@ def board() -> dict[str, Any]:
 
 
 def test_every_metric_of_alerts_and_board_exists_with_the_labels_that_they_ask_for() -> None:
-    known = told()
+    known = reported()
     for query in [*queries(), *re.findall(r"\(pointsman_\w+", json.dumps(board()["templating"]))]:
         for name, matchers in re.findall(r"(pointsman_\w+)(?:\{([^}]*)\})?", query):
             asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) - {"instance", "job"}
@@ -73,13 +73,13 @@ def test_what_is_known_here_is_what_a_page_shows() -> None:
     balance = Balance(Budget("tenant:acme", NanoUsd(1), 60), NanoUsd(0), NanoUsd(0), 0)
     page = text_of(PrometheusMetrics().own(), {}, budget_gauges([balance])).decode()
     shown = {family.name for family in text_string_to_metric_families(page)}
-    expected = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in told()}
+    expected = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in reported()}
     by_state = {"pointsman_learned_judgements", "pointsman_policies"}  # telemetry/state.py adds them to the page
     assert shown == expected - by_state
 
 
 def test_groupings_are_by_labels_that_exist() -> None:
-    every = {label for labels in told().values() for label in labels} | {"instance", "le"}
+    every = {label for labels in reported().values() for label in labels} | {"instance", "le"}
     for query in queries():
         for names in re.findall(r"\bby \(([^)]*)\)", query):
             assert set(names.split(", ")) <= every, query

@@ -59,7 +59,7 @@ def test_the_measured_ladder_rises_with_size_and_with_bits() -> None:
         assert mean[f"small@{bits}bit"] < mean[f"medium@{bits}bit"] < mean[f"large@{bits}bit"]
 
 
-def test_cheapest_and_dearest_are_25_points_apart_and_yet_equal_on_easy_skills() -> None:
+def test_cheapest_and_most_expensive_are_25_points_apart_and_yet_equal_on_easy_skills() -> None:
     offered = report.offered(scores.load())
     assert offered.means()[-1] - offered.means()[0] >= 0.25
     assert report.easy_skills(offered, among=offered.candidates[0])

@@ -47,8 +47,8 @@ def imported() -> set[str]:
 
 
 def test_every_base_dependency_is_imported_by_the_product() -> None:
-    told = {name for name, path in BY_NAME.items() if f'"{name}"' in sources()[path]}
-    assert {plain(each) for each in PROJECT["dependencies"]} - imported() - told == set()
+    reported = {name for name, path in BY_NAME.items() if f'"{name}"' in sources()[path]}
+    assert {plain(each) for each in PROJECT["dependencies"]} - imported() - reported == set()
 
 
 def test_everything_the_product_imports_is_a_dependency_or_of_an_extra() -> None:

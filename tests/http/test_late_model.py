@@ -66,9 +66,9 @@ async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(t
         settings = settings_for(tmp_path, engines | {"late": late}, **more)
         async with serving(tmp_path, settings) as gateway, gateway.client() as client:
             again = await candidates(client)
-            told = ("quality", "sigma", "cost_usd", "score", "probability")
-            assert [[each[key] for key in told] for each in again.values()] == [
-                [each[key] for key in told] for each in known.values()
+            reported = ("quality", "sigma", "cost_usd", "score", "probability")
+            assert [[each[key] for key in reported] for each in again.values()] == [
+                [each[key] for key in reported] for each in known.values()
             ]
 
 

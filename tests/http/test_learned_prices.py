@@ -120,7 +120,7 @@ async def test_the_metrics_page_tells_the_learned_prices(tmp_path: Path) -> None
                 await ask(client, model, 2)
             prices = await learned(client, 2)
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 page = (await client.get("/metrics")).text
                 samples = {
                     (each.name, *sorted(each.labels.values())): each.value
@@ -130,7 +130,7 @@ async def test_the_metrics_page_tells_the_learned_prices(tmp_path: Path) -> None
                 found = samples.get(("pointsman_learned_price_usd", "completion", "first"))
                 return found == pytest.approx(prices["first"]["completion"])
 
-            await until(told)
+            await until(reported)
 
 
 async def test_a_backend_s_machine_gets_a_price_while_it_runs(tmp_path: Path) -> None:

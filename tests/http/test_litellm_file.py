@@ -150,7 +150,7 @@ async def test_budgets_of_a_model_and_of_everybody_are_kept(tmp_path: Path) -> N
         assert all(heard.json()["model"] == "b" for heard in engine.heard)
 
 
-async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_dearest(tmp_path: Path) -> None:
+async def test_each_replica_is_charged_at_its_own_price_and_the_hold_covers_the_most_expensive(tmp_path: Path) -> None:
     lines = {"cheap": Line(text="one two three"), "expensive": Line(text="one two three")}
     async with ScriptedServer(by_model(lines)) as engine:
         entries = [

@@ -167,9 +167,9 @@ def test_a_program_gives_one_answer(client: openai.OpenAI) -> None:
 
 def test_the_plan_is_shown_before_anything_runs(gateway: Running, key: str) -> None:
     body = {"model": "digest", "messages": asked("digest"), "max_tokens": 64}
-    told = httpx.post(f"{gateway.url}/v1/route", json=body, headers={"Authorization": f"Bearer {key}"}).json()
-    plan = told["plan"]
-    assert told["model"] == "digest"
+    reported = httpx.post(f"{gateway.url}/v1/route", json=body, headers={"Authorization": f"Bearer {key}"}).json()
+    plan = reported["plan"]
+    assert reported["model"] == "digest"
     assert plan["steps"][-1]["step"] == "reduce"
     assert 0 < float(plan["expected_usd"]) < float(plan["worst_usd"])
     assert plan["seconds"] > 0
@@ -180,8 +180,8 @@ def test_the_command_line_lists_programs_and_prints_a_plan(gateway: Running, key
     listed = subprocess.run([*run, "programs", str(gateway.config)], capture_output=True, text=True, check=True)
     assert all(name in listed.stdout for name in PROGRAMS)
     route = [*run, "route", "How is it?", "--model", "draft", "--url", gateway.url, "--key", key, "--json"]
-    told = json.loads(subprocess.run(route, capture_output=True, text=True, check=True).stdout)
-    assert [step["step"] for step in told["plan"]["steps"]] == ["draft 1", "critic 1", "draft 2"]
+    reported = json.loads(subprocess.run(route, capture_output=True, text=True, check=True).stdout)
+    assert [step["step"] for step in reported["plan"]["steps"]] == ["draft 1", "critic 1", "draft 2"]
 
 
 def test_auto_draws_a_program_too_and_can_be_told_not_to(client: openai.OpenAI) -> None:

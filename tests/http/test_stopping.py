@@ -38,10 +38,10 @@ async def test_a_gateway_told_to_stop_is_not_ready_first_and_serves_on_meanwhile
                 assert (await client.post(CHAT, json=chat())).status_code == 200
             gateway.signal(signal.SIGTERM)
 
-            async def told() -> bool:
+            async def reported() -> bool:
                 return not await is_ready(gateway)
 
-            await until(told)
+            await until(reported)
             async with gateway.client() as client:
                 answer = await client.post(CHAT, json=chat())
                 assert (answer.status_code, answer.headers["connection"]) == (200, "close")

@@ -244,8 +244,8 @@ async def test_a_similar_question_gets_a_stored_answer_once_enough_were_right(tm
                 return await client.post("/v1/chat/completions", json=chat(text, temperature=0))
 
             for times, way in enumerate(ways, 1):
-                told = [await ask(way.format(town)) for town in towns]
-                assert times > 1 or not any("x-pointsman-stored" in each.headers for each in told)
+                reported = [await ask(way.format(town)) for town in towns]
+                assert times > 1 or not any("x-pointsman-stored" in each.headers for each in reported)
                 await until(lambda most=times: followed(client, tmp_path, answers=most * len(towns)))
             again = [await ask(f"Hello! Which river runs through the town of {town}? Thanks!") for town in towns]
             given = [each for each in again if each.headers.get("x-pointsman-stored", "").startswith("similar; sure=")]

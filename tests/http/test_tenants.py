@@ -72,14 +72,14 @@ async def test_neighbours_are_shown_within_the_tenant_only(tmp_path: Path, store
         secret = "the merger with Initech is called Operation Swordfish"
         await judge(alice, (await asked(alice, secret))[0], 0.25)
 
-        async def told(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        async def reported(client: httpx.AsyncClient) -> list[dict[str, Any]]:
             return list((await client.post("/v1/route", json=chat(secret))).json()["neighbours"])
 
         async def learned() -> bool:
-            return bool(await told(bob))
+            return bool(await reported(bob))
 
         await until(learned)
-        assert [(each["text"], each["scores"]) for each in await told(bob)] == [(secret, {"one": 0.25})]
+        assert [(each["text"], each["scores"]) for each in await reported(bob)] == [(secret, {"one": 0.25})]
         answer = (await mallory.post("/v1/route", json=chat(secret))).json()
         assert answer["neighbours"] == []
         assert "Swordfish" not in str(answer)
@@ -87,7 +87,7 @@ async def test_neighbours_are_shown_within_the_tenant_only(tmp_path: Path, store
         await judge(mallory, (await asked(mallory, "something of my own"))[0], 1.0)
 
         async def shows_own() -> bool:
-            return [each["text"] for each in await told(mallory)] == ["something of my own"]
+            return [each["text"] for each in await reported(mallory)] == ["something of my own"]
 
         await until(shows_own)
 

@@ -64,9 +64,9 @@ def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path
     (tmp_path / "small.yaml").write_text("policy: fixed\noptions: {arm: small}\n")
     wanted = [part for name in ("large", "small") for part in ("--policy", str(tmp_path / f"{name}.yaml"))]
     assert main(["replay", f"sqlite:///{folder}/state/pointsman.db", *wanted, "--out", str(tmp_path / "out")]) == 0
-    told = json.loads((tmp_path / "out" / "judgement.json").read_text())
-    assert report["answers"] == told.pop("answers") == ANSWERS
-    for label, judged in told.items():
+    reported = json.loads((tmp_path / "out" / "judgement.json").read_text())
+    assert report["answers"] == reported.pop("answers") == ANSWERS
+    for label, judged in reported.items():
         assert report["judged"]["live" if label == "live" else f"always {label.removesuffix('.yaml')}"] == judged
     large = report["judged"]["always large"]
     saving, live = report["savings"]["always large"], report["judged"]["live"]

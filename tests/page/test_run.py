@@ -99,9 +99,9 @@ def test_a_budget_is_foretold_at_the_pace_of_its_period() -> None:
     "found", [balance(0, elapsed_s=9), balance(9, elapsed_s=60), balance(9, elapsed_s=9, calendar=None)]
 )
 def test_where_too_little_is_known_nothing_is_foretold(found: Balance) -> None:
-    told = forecast(found)
-    assert (told.exhausted_in_s, told.spent_at_reset_usd) == (None, None)
-    assert told.says
+    reported = forecast(found)
+    assert (reported.exhausted_in_s, reported.spent_at_reset_usd) == (None, None)
+    assert reported.says
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])

@@ -152,7 +152,7 @@ def spent_at(prices: Float) -> Float:
 
 
 def world(seed: int, rows: int) -> tuple[History, QueryStream]:
-    """Dearer models are better, by more on some queries than on others."""
+    """More expensive models are better, by more on some queries than on others."""
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(2 * rows, 16)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -206,7 +206,7 @@ def test_refusing_is_planned_only_where_it_earns_more() -> None:
     assert len(stream) == 300
 
 
-def test_a_sample_of_the_queries_to_come_is_as_dear_as_all_of_them() -> None:
+def test_a_sample_of_the_queries_to_come_is_as_expensive_as_all_of_them() -> None:
     """Costs with long tails: the mean of some hundred rows is far off."""
     rng = np.random.default_rng(3)
     cost = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(0.0, 1.5, (20_000, 1))

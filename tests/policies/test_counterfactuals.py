@@ -78,12 +78,12 @@ def test_no_arm_that_a_preference_makes_the_best_is_missing() -> None:
     generator = np.random.default_rng(12)
     for _ in range(200):
         decided = random_decision(generator, Greedy())
-        told = {flip.arm for flip in flips(decided) if flip.kind == "preference"}
+        reported = {flip.arm for flip in flips(decided) if flip.kind == "preference"}
         tried = {decided.best_with(Flip("preference", "", knob, 0.5)) for knob in np.linspace(0.0, 1.0, 51).tolist()}
-        assert tried - told <= {best_of(decided)}
+        assert tried - reported <= {best_of(decided)}
 
 
-def test_a_dearer_and_better_arm_is_chosen_from_a_round_preference() -> None:
+def test_a_more_expensive_and_better_arm_is_chosen_from_a_round_preference() -> None:
     arms = (Arm("small", 1e-7, 1e-7), Arm("large", 1e-6, 1e-6))
     context = LoggedContext("d", "acme", 1000.0, np.zeros(1, np.float32), arms, 1, 1, 1, 0.0)
     expected = Estimates(np.array([0.6, 0.9]), np.zeros(2), np.array([1e-4, 1e-3]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.drift import CHANGES, degrading, joined, repriced, told_rewards
+from benchmarks.drift import CHANGES, degrading, joined, reference_rewards, repriced
 from policies.simulation import QueryStream
 from policies.types import History
 from tests.policies.worlds import make_arms, make_history
@@ -27,7 +27,7 @@ def test_a_model_degrades_in_the_second_half_and_the_informed_are_told() -> None
     world = degrading(stream, history, ARM)
     np.testing.assert_array_equal(world.stream.scores[: world.change], stream.scores[: world.change])
     np.testing.assert_allclose(world.stream.scores[world.change :, ARM], 0.3 * stream.scores[world.change :, ARM])
-    np.testing.assert_allclose(world.told.scores[:, ARM], 0.3 * history.scores[:, ARM])
+    np.testing.assert_allclose(world.reported.scores[:, ARM], 0.3 * history.scores[:, ARM])
     np.testing.assert_array_equal(world.history.scores, history.scores)
 
 
@@ -51,6 +51,6 @@ def test_a_new_arm_is_absent_before_the_change_and_has_fifty_labels() -> None:
 def test_being_told_is_worth_something_and_only_after_the_change(change: object) -> None:
     history = make_history(ARMS)
     world = change(make_stream(history), history, ARM)  # type: ignore[operator]
-    informed, static = told_rewards(world, price=10.0)
+    informed, static = reference_rewards(world, price=10.0)
     np.testing.assert_array_equal(informed[: world.change], static[: world.change])
     assert informed[world.change :].sum() > static[world.change :].sum()

@@ -217,7 +217,7 @@ def test_expensive_answers_out_of_distribution_are_no_new_tariff(estimator: Drif
     assert estimator.estimate(query(99)).cost[3] < 1.2 * before
 
 
-def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_dearer_with_each(
+def test_an_arm_whose_answers_cost_more_than_its_budget_holds_is_thought_more_expensive_with_each(
     estimator: DriftCorrected,
 ) -> None:
     costs = []

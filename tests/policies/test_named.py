@@ -128,7 +128,7 @@ def test_a_spent_arm_gets_nothing(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("name", [each for each in NAMES if each not in IGNORE_PREFERENCE], indirect=True)
-def test_a_higher_price_of_quality_never_buys_a_dearer_arm(policy: Policy) -> None:
+def test_a_higher_price_of_quality_never_buys_a_more_expensive_arm(policy: Policy) -> None:
     context = make_context(ARMS, HISTORY)
     spend = []
     for price in np.concatenate([[0.0], np.logspace(-1, 8, 40)]):

@@ -57,7 +57,7 @@ def test_prompts_the_known_arms_disagreed_on_tell_more_than_those_all_got_right(
     assert sure < 0.6 * vague
 
 
-def test_a_dear_arm_is_expected_to_be_better_where_dear_arms_are() -> None:
+def test_an_expensive_arm_is_expected_to_be_better_where_expensive_arms_are() -> None:
     scores, expected = make_scores(ability=np.linspace(-0.5, 2.5, ARMS + 1))
     costs, nothing = np.linspace(-2.0, 2.0, ARMS), np.full(ROWS, np.nan)
     cheap, usual, expensive = (

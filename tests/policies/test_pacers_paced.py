@@ -19,7 +19,7 @@ NAMES = tuple(arm.name for arm in ARMS)
 
 
 def make_rehearsal(rows: int = 400) -> Estimates:
-    """Dearer arms are better; every query has its own length."""
+    """More expensive arms are better; every query has its own length."""
     rng = np.random.default_rng(0)
     quality = np.clip(np.array([0.4, 0.55, 0.7]) + 0.15 * rng.normal(size=(rows, 3)), 0.0, 1.0)
     cost = np.array([1e-5, 4e-5, 2e-4]) * rng.lognormal(sigma=0.5, size=(rows, 1))
@@ -84,7 +84,7 @@ def test_an_answer_counts_once_though_it_is_settled_and_judged() -> None:
     assert pacer.state()["everybody.numbers"][0] == counted
 
 
-def test_a_smaller_capacity_makes_an_arm_dearer_and_no_other_free_one() -> None:
+def test_a_smaller_capacity_makes_an_arm_more_expensive_and_no_other_free_one() -> None:
     wide = price_of(make_pacer(), remaining=np.inf, capacity=np.array([np.inf, np.inf, 0.05]))
     narrow = price_of(make_pacer(), remaining=np.inf, capacity=np.array([np.inf, np.inf, 0.005]))
     assert narrow[2] > wide[2] > 0.0

@@ -118,12 +118,14 @@ def test_a_policy_file_that_does_not_fit_is_refused_before_anything_is_embedded(
     text: str, said: str, parquet: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    told: list[str] = []
+    shown: list[str] = []
     with pytest.raises(SettingsError, match=said):
         replay(
-            read_trace(parquet), Setting((contender(str(tmp_path / "mine.yaml")),), stream=60), on_progress=told.append
+            read_trace(parquet),
+            Setting((contender(str(tmp_path / "mine.yaml")),), stream=60),
+            on_progress=shown.append,
         )
-    assert not told
+    assert not shown
 
 
 @pytest.mark.parametrize(
@@ -160,9 +162,9 @@ def test_a_trace_of_a_dozen_rows_is_replayed(tmp_path: Path) -> None:
 
 
 def test_every_contender_and_reference_is_reported(parquet: Path) -> None:
-    told: list[str] = []
+    shown: list[str] = []
     setting = Setting((contender("neighbours"), contender("port-exact")), stream=60, seeds=(0, 1))
-    report = replay(read_trace(parquet), setting, on_progress=told.append)
+    report = replay(read_trace(parquet), setting, on_progress=shown.append)
     assert set(report.budget) == {*BASELINES, *OPTIMA, "neighbours", "port-exact"}
     assert report.budget["true-opt"]["of_true_opt"].mean == pytest.approx(1.0)
     assert all(metrics["performance"].count == 2 for metrics in report.budget.values())

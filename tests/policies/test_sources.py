@@ -18,10 +18,10 @@ def scripted(skill: float, lenience: float, n: int, *, seed: int = 0) -> tuple[S
     for said, true in zip(verdict, truth, strict=True):
         found.compared("judge:j", float(said), float(true))
     many = rng.random(10**6) < 0.6
-    told = np.where(rng.random(10**6) < skill, many, ~many) | (rng.random(10**6) < lenience)
+    reported = np.where(rng.random(10**6) < skill, many, ~many) | (rng.random(10**6) < lenience)
     return (
         found,
-        float(np.corrcoef(many, told)[0, 1] ** 2),
+        float(np.corrcoef(many, reported)[0, 1] ** 2),
         float(np.mean([found.calibrated("judge:j", float(v)) for v in verdict])),
     )
 

@@ -36,7 +36,7 @@ def make_unit(rng: np.random.Generator, rows: int, dimensions: int = DIMENSIONS)
 
 
 def make_history(arms: Sequence[Arm], rows: int = 300, seed: int = 0, dimensions: int = DIMENSIONS) -> History:
-    """Dearer arms are better by half a spread, and each arm likes its own direction."""
+    """More expensive arms are better by half a spread, and each arm likes its own direction."""
     rng = np.random.default_rng(seed)
     embeddings = make_unit(rng, rows, dimensions)
     tastes = make_unit(rng, len(arms), dimensions)

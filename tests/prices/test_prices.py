@@ -51,7 +51,7 @@ def test_a_price_is_read_as_it_is_written(price: Price) -> None:
     assert PriceSection.model_validate(written(price)).price() == price
 
 
-def test_parts_that_cannot_all_be_count_at_their_dearest() -> None:
+def test_parts_that_cannot_all_be_count_at_their_most_expensive() -> None:
     price = Price(prompt=1_000_000, completion=0, cached=100_000, cache_write=2_000_000)  # type: ignore[arg-type]
     assert price.of(100, 0, TokenParts(cached=80, cache_write=60)) == 60 * 2 + 40 * 0.1
 

@@ -349,7 +349,7 @@ def test_a_published_usage_object_comes_out_to_the_nano_usd(
 
 
 @pytest.mark.parametrize(("source", "listed", "said", "tier", "bill"), CASES, ids=[case[0] for case in CASES])
-def test_the_dearest_reading_of_the_same_tokens_is_never_below(
+def test_the_most_expensive_reading_of_the_same_tokens_is_never_below(
     source: str, listed: Price | None, said: dict[str, Any], tier: str | None, bill: str
 ) -> None:
     usage = usage_of(said, tier)

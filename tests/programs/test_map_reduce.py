@@ -114,17 +114,17 @@ async def test_the_plan_says_what_the_steps_read_and_why_the_parts_have_their_si
         digest = next(each for each in house.gateway.decider.catalogue.models if each.name == "digest")
         plan = plan_of(digest, call.needs)
         assert plan is not None
-        told: dict[str, Any] = shown(plan, house.gateway, {})
+        reported: dict[str, Any] = shown(plan, house.gateway, {})
         answer = await house.gateway.answer(house.principal, call)
         await answer.close()
         maps = house.scripts["small"].sent
-        assert [step["step"] for step in told["steps"]] == [*(f"map {i + 1}" for i in range(len(maps))), "reduce"]
+        assert [step["step"] for step in reported["steps"]] == [*(f"map {i + 1}" for i in range(len(maps))), "reduce"]
         read = sum(len(sent["messages"][-1]["content"].encode()) for sent in maps) / 4
-        planned = sum(step["prompt_tokens"] for step in told["steps"][:-1])
+        planned = sum(step["prompt_tokens"] for step in reported["steps"][:-1])
         assert abs(planned - read) < 0.1 * read
-        assert float(told["worst_usd"]) * 1e9 == answer.attempt.hold.amount
-        assert 0 < float(told["expected_usd"]) < float(told["worst_usd"])
-        assert "small holds" in told["why"]
+        assert float(reported["worst_usd"]) * 1e9 == answer.attempt.hold.amount
+        assert 0 < float(reported["expected_usd"]) < float(reported["worst_usd"])
+        assert "small holds" in reported["why"]
 
 
 async def test_exact_reducers_are_code(tmp_path: Path) -> None:

@@ -117,12 +117,12 @@ async def test_ten_thousand_random_programs_leave_no_hold_and_overspend_nothing(
             budget = Budget(f"tenant:w{world}", NanoUsd(chance.choice([10**12, 20_000_000])), 86_400)
             house.principal = Principal(f"k_{world}", "acme", budgets=(budget,))
             rest(house)
-            told = 0
+            reported = 0
             for _ in range(250 // AT_ONCE):
-                told += sum(await asyncio.gather(*(one(house, chance, list(made)) for _ in range(AT_ONCE))))
+                reported += sum(await asyncio.gather(*(one(house, chance, list(made)) for _ in range(AT_ONCE))))
             spent = await settled(house, budget)
-            assert told <= spent <= budget.limit, f"world {world}"
-            assert told > 0, f"world {world} served nobody"
+            assert reported <= spent <= budget.limit, f"world {world}"
+            assert reported > 0, f"world {world} served nobody"
 
 
 async def whole_log(house: House) -> list[LogEntry]:

@@ -70,9 +70,9 @@ async def test_a_plan_tells_the_tokens_of_every_step_and_what_they_cost(tmp_path
         before = await plan_for(house, name, text)
         answer, _ = await house.read(text, model=name, max_tokens=64)  # from which it learns how long answers are
         plan = await plan_for(house, name, text)
-        told = {each["step"]: (each["prompt_tokens"], each["completion_tokens"]) for each in plan["steps"]}
+        reported = {each["step"]: (each["prompt_tokens"], each["completion_tokens"]) for each in plan["steps"]}
         steps = await taken(house)
-        assert {role: told[role] for role in steps} == steps
+        assert {role: reported[role] for role in steps} == steps
         firsts = {each["step"]: each["prompt_tokens"] for each in before["steps"] if each["stage"] == 0}
         assert {role: steps[role][0] for role in firsts if role in steps} == {
             role: tokens for role, tokens in firsts.items() if role in steps

@@ -73,14 +73,14 @@ def test_a_price_is_rounded_up_to_the_next_nano_usd() -> None:
 
 def test_equal_reasons_are_told_once() -> None:
     reasons = {"a": "its backend is down", "b": "cannot do vision", "c": "its backend is down"}
-    told = nobody(None, reasons).message
-    assert told == "no model can serve this request now: a, c: its backend is down; b: cannot do vision"
+    reported = nobody(None, reasons).message
+    assert reported == "no model can serve this request now: a, c: its backend is down; b: cannot do vision"
 
 
 def test_a_reason_of_many_names_some_and_counts_the_others() -> None:
-    told = nobody(None, {f"m{number:02}": "its backend is down" for number in range(MOST_NAMED + 3)}).message
-    assert told.endswith("m05 and 3 more: its backend is down")
-    assert told.count("its backend is down") == 1
+    reported = nobody(None, {f"m{number:02}": "its backend is down" for number in range(MOST_NAMED + 3)}).message
+    assert reported.endswith("m05 and 3 more: its backend is down")
+    assert reported.count("its backend is down") == 1
 
 
 def test_money_is_told_in_the_unit_in_which_it_differs() -> None:

@@ -15,7 +15,7 @@ from router.types import Budget, DecisionRecord, Feedback, NanoUsd, SettlementRe
 from tests.router.conftest import House, model, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
-CHEAP, DEAR = 1_000_000_000, 10_000_000_000  # 1 and 10 USD per million tokens
+CHEAP, EXPENSIVE = 1_000_000_000, 10_000_000_000  # 1 and 10 USD per million tokens
 
 
 async def teach(house: House, count: int, rng: np.random.Generator) -> None:
@@ -32,7 +32,7 @@ async def teach(house: House, count: int, rng: np.random.Generator) -> None:
 async def test_a_policy_is_judged_in_the_contexts_it_decided_in(knob: float, tmp_path: Path) -> None:
     """Prices of 1 and 10 USD per million and 300 outcomes learned: what is judged is what was picked live."""
     rng = np.random.default_rng(3)
-    models = {"small": model("small", CHEAP), "large": model("large", DEAR)}
+    models = {"small": model("small", CHEAP), "large": model("large", EXPENSIVE)}
     async with open_house(tmp_path, policy="neighbours", **models) as house:
         house.learning._refit_every = house.learning._next_refit = 10**9  # when a refit ends, live, is chance
         await teach(house, 300, rng)
@@ -56,7 +56,7 @@ async def test_a_query_not_worth_its_price_is_answered_or_refused_as_the_operato
     refuse: bool, tmp_path: Path
 ) -> None:
     """A budget that could pay a hundredth of what is expected: refused with the time of the reset, or answered."""
-    models = {"small": model("small", CHEAP), "large": model("large", DEAR)}
+    models = {"small": model("small", CHEAP), "large": model("large", EXPENSIVE)}
     async with open_house(tmp_path, policy="neighbours", **models) as house:
         when_short = "refuse" if refuse else "answer"
         house.learning.views.policies["neighbours"] = build("neighbours", (), {"when_short": when_short})
@@ -84,7 +84,7 @@ async def test_a_query_not_worth_its_price_is_answered_or_refused_as_the_operato
 
 async def test_capacities_are_priced_until_their_reset_where_the_tenant_has_no_budget(tmp_path: Path) -> None:
     capacity = Budget("model:large", NanoUsd(5_000_000), 3_600)
-    models = {"small": model("small", CHEAP), "large": model("large", DEAR, budgets=(capacity,))}
+    models = {"small": model("small", CHEAP), "large": model("large", EXPENSIVE, budgets=(capacity,))}
     async with open_house(tmp_path, policy="neighbours", **models) as house:
         answer, _ = await house.read("a question")
         budget = answer.attempt.decision.record.context.budget

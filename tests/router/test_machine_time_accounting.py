@@ -158,7 +158,7 @@ def test_before_anything_is_measured_the_roofline_says_a_narrow_width_is_cheaper
     assert price(machine_pricing, NARROW) == pytest.approx(price(machine_pricing, WIDE) * 3 / 8)
 
 
-def test_a_width_that_is_measured_to_be_slower_at_load_becomes_dearer_whatever_its_bits() -> None:
+def test_a_width_that_is_measured_to_be_slower_at_load_becomes_more_expensive_whatever_its_bits() -> None:
     machine_pricing = MachinePricing({"gpu": MachineRate(3.6)})
     for i in range(8):
         follow(machine_pricing.machine_time, *crowd(["m@3bit"] * 8, began_ms=i * 10_000, took_ms=4000, round_=2 * i))

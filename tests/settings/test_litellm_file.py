@@ -58,7 +58,7 @@ def test_costs_per_token_become_prices_per_million(read: Read) -> None:
     assert small.context_tokens == 1000
 
 
-def test_where_replicas_differ_in_price_the_dearest_counts(read: Read) -> None:
+def test_where_replicas_differ_in_price_the_most_expensive_counts(read: Read) -> None:
     cheap, expensive = (
         f"  model_info: {{input_cost_per_token: {c}, output_cost_per_token: 1e-6}}\n" for c in ("1e-6", "3e-6")
     )
@@ -159,7 +159,9 @@ def test_an_entry_that_is_wrong_is_named(complain: Complain, text: str, expected
     assert expected in complain(text)
 
 
-def test_each_replica_has_its_own_price_and_context_and_the_model_takes_the_dearest_and_widest(read: Read) -> None:
+def test_each_replica_has_its_own_price_and_context_and_the_model_takes_the_highest_and_widest(
+    read: Read,
+) -> None:
     listed = {
         "acme/a": Listed(Price(NanoUsd(7), NanoUsd(80)), 1000, 100),
         "acme/b": Listed(Price(NanoUsd(9), NanoUsd(8)), 9000, 50),

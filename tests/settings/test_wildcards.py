@@ -32,8 +32,8 @@ LISTED = {
 }
 
 
-def wild(settings: Settings, told: tuple[Found, ...] = (), under: tuple[str, ...] = ()) -> Wildcards:
-    return Wildcards(settings, lambda _: told, lambda _: under)
+def wild(settings: Settings, reported: tuple[Found, ...] = (), under: tuple[str, ...] = ()) -> Wildcards:
+    return Wildcards(settings, lambda _: reported, lambda _: under)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_price_of_the_entry_holds_for_every_name(read: Read) -> None:
 
 def test_a_server_of_ones_own_is_priced_by_the_map_else_by_the_assumed_price(read: Read) -> None:
     settings = read(FILE, listed=LISTED | {"gpt-4o": LISTED["openai/gpt-4o"]})
-    found = wild(settings, told=(Found("qwen", context_tokens=32_000),))
+    found = wild(settings, reported=(Found("qwen", context_tokens=32_000),))
     qwen, listed = found.find("mine/qwen"), found.find("mine/gpt-4o")
     assert qwen is not None
     assert listed is not None

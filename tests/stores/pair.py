@@ -50,8 +50,8 @@ class Pair:
     async def in_step(self) -> None:
         """The replica has everything, and has said so."""
         while True:
-            told = replication_of((await self.ask(self.primary, "INFO replication")).decode())
-            if told.replicas and min(told.replicas.values()) >= told.offset:
+            reported = replication_of((await self.ask(self.primary, "INFO replication")).decode())
+            if reported.replicas and min(reported.replicas.values()) >= reported.offset:
                 return
             await asyncio.sleep(0.02)
 

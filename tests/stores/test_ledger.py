@@ -297,7 +297,7 @@ async def test_spend_shows_tokens_by_kind_also_of_a_late_settlement(stores: Stor
     assert line.requests == 2
 
 
-async def test_an_answer_dearer_than_its_worst_case_is_charged_and_shown(stores: Stores, clock: Clock) -> None:
+async def test_an_answer_more_expensive_than_its_worst_case_is_charged_and_shown(stores: Stores, clock: Clock) -> None:
     b = budget(100)
     hold = await stores.ledger.reserve(reservation(principal(b), offer(10), now_ms=clock()))
     await stores.ledger.settle(hold, spend(15))

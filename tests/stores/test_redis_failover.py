@@ -283,37 +283,37 @@ def ended(name: str, cost: int = 10) -> Settlement:
     return Settlement(name, "owner", cost, 1, 2, "settled", "who", 20, 5, 0, b"[]", 0)
 
 
-def told(offset: int, **replicas: int) -> Replication:
+def reported(offset: int, **replicas: int) -> Replication:
     return Replication(offset, "line", "", -1, replicas)
 
 
 def test_a_settlement_is_kept_until_the_disk_and_every_replica_have_it() -> None:
     kept = Unreplicated(most=100)
     kept.add(ended("a"), 1.0)
-    kept.heard(told(50, one=40, two=60), ["one", "two"], 2.0)
+    kept.heard(reported(50, one=40, two=60), ["one", "two"], 2.0)
     kept.add(ended("b"), 3.0)
     assert kept.safe(9.0, age_s=5.0) == []
-    kept.heard(told(70, one=50, two=70), ["one", "two"], 4.0)
+    kept.heard(reported(70, one=50, two=70), ["one", "two"], 4.0)
     assert kept.safe(5.0, age_s=5.0) == []
     assert kept.safe(6.0, age_s=5.0) == ["a"]
-    kept.heard(told(70, one=70, two=70), ["one", "two"], 4.0)
+    kept.heard(reported(70, one=70, two=70), ["one", "two"], 4.0)
     assert kept.safe(9.0, age_s=5.0) == ["b"]
 
 
 def test_a_replica_that_is_not_connected_is_waited_for_while_it_is_remembered() -> None:
     kept = Unreplicated(most=100)
     kept.add(ended("a"), 1.0)
-    kept.heard(told(50, one=20), ["one"], 2.0)
-    kept.heard(told(50), ["one"], 3.0)
+    kept.heard(reported(50, one=20), ["one"], 2.0)
+    kept.heard(reported(50), ["one"], 3.0)
     assert kept.safe(9.0, age_s=5.0) == []
-    kept.heard(told(50), [], 4.0)
+    kept.heard(reported(50), [], 4.0)
     assert kept.safe(9.0, age_s=5.0) == ["a"]
 
 
 def test_what_is_settled_while_redis_answers_is_not_before_that_offset() -> None:
     kept = Unreplicated(most=100)
     kept.add(ended("late"), 2.5)
-    kept.heard(told(50, one=50), ["one"], 2.0)
+    kept.heard(reported(50, one=50), ["one"], 2.0)
     assert kept.safe(99.0, age_s=5.0) == []
 
 
@@ -322,7 +322,7 @@ def test_sums_are_charged_again_only_by_a_promoted_one_that_had_not_come_so_far(
         kept = Unreplicated(most=1)
         for name in "abc":
             kept.add(ended(name), 1.0)
-        kept.heard(told(50, one=0), ["one"], 2.0)
+        kept.heard(reported(50, one=0), ["one"], 2.0)
         assert kept.overflow() == ["a", "b"]
         lost = kept.lost(Replication(60, "new", lineage, forked_at, {}))
         assert len(lost) == again

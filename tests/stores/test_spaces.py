@@ -190,8 +190,8 @@ async def test_what_is_kept_of_a_tenant_goes_with_it(url: str, clock: Clock) -> 
         for i in range(len(TEXTS)):
             await gateway.decide(f"e{i}", f"What colour is the flag number {i * i}?")
         await until(lambda: gateway.views.space != first)
-        told = zip(gateway.views.table.tenants, range(2), strict=True)
-        places = dict(told)
+        reported = zip(gateway.views.table.tenants, range(2), strict=True)
+        places = dict(reported)
         lengths = np.linalg.norm(gateway.views.table.embeddings.astype(np.float32), axis=1)
         owners = gateway.views.table.owners(slice(None))
         assert not lengths[owners == places["gone"]].any()

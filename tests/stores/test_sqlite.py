@@ -325,22 +325,22 @@ async def test_processes_killed_at_random_lose_and_double_no_settlement(path: Pa
     """What they were told is settled is charged; at most what each was settling when it died is charged beyond."""
     url, draw = f"sqlite:///{path}", random.Random(7)
     b = budget(hammering.LIMIT)
-    told: list[Path] = []
+    reported: list[Path] = []
 
     def start() -> subprocess.Popen[bytes]:
-        told.append(tmp_path / f"told{len(told)}")
-        command = [sys.executable, "-m", "tests.stores.hammering", url, str(len(told))]
-        with told[-1].open("wb") as out:
+        reported.append(tmp_path / f"told{len(reported)}")
+        command = [sys.executable, "-m", "tests.stores.hammering", url, str(len(reported))]
+        with reported[-1].open("wb") as out:
             return subprocess.Popen(command, stdout=out)
 
     def said(line: int) -> int:
         """The sum over all processes of this number of their last whole line."""
-        lines = [path.read_text().rpartition("\n")[0].rpartition("\n")[2] for path in told]
+        lines = [path.read_text().rpartition("\n")[0].rpartition("\n")[2] for path in reported]
         return sum(int(text.split()[line]) for text in lines if text)
 
     async with open_stores(url, clock=hammering.now_ms) as watching:
         processes = [start() for _ in range(4)]
-        says = list(told)  # of each
+        says = list(reported)  # of each
         for _ in range(12):
             dies = draw.randrange(4)
             while not says[dies].stat().st_size:  # until it has begun
@@ -350,7 +350,7 @@ async def test_processes_killed_at_random_lose_and_double_no_settlement(path: Pa
             processes[dies].wait()
             spent, held = await spent_and_held(watching, b, hammering.now_ms())
             assert 0 <= spent + held <= hammering.LIMIT
-            processes[dies], says[dies] = start(), told[-1]
+            processes[dies], says[dies] = start(), reported[-1]
         for process in processes:
             process.kill()
             process.wait()

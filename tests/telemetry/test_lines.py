@@ -104,8 +104,8 @@ def test_refusals_have_lines_too(gateway: Running) -> None:
     assert ask(gateway, "no-model", model="nobody").status_code == 404
     assert ask(gateway, "no-engine", model="bad").status_code == 502
     ask(gateway, "broken", model="cut", stream=True)
-    told = [line_with(gateway, name) for name in ("no-key", "no-model", "no-engine", "broken")]
-    assert [(line["status"], line["reason"], line.get("tenant"), line["level"]) for line in told] == [
+    reported = [line_with(gateway, name) for name in ("no-key", "no-model", "no-engine", "broken")]
+    assert [(line["status"], line["reason"], line.get("tenant"), line["level"]) for line in reported] == [
         (401, "invalid_api_key", None, "info"),
         (404, "model_not_found", "acme", "info"),
         (502, "upstream_failed", "acme", "error"),

@@ -100,9 +100,9 @@ def test_a_request_its_decision_and_its_attempt_are_spans_below_the_clients(trac
     sent = {name.lower(): value for name, value in engine.heard[-1].headers.items()}
     assert sent["traceparent"] == f"00-{trace}-{attempt.context.span_id:016x}-01"
     assert sent["tracestate"] == "vendor=1"
-    told = request.attributes
-    assert (told["http.response.status_code"], told["http.route"]) == (200, CHAT)
-    assert told["pointsman.request.id"] == answer.headers["x-request-id"]
+    reported = request.attributes
+    assert (reported["http.response.status_code"], reported["http.route"]) == (200, CHAT)
+    assert reported["pointsman.request.id"] == answer.headers["x-request-id"]
     for span in (request, attempt):
         assert span.attributes["gen_ai.usage.output_tokens"] > 0
         assert span.attributes["pointsman.cost_usd"] > 0
@@ -127,11 +127,11 @@ def test_a_decision_says_who_was_there_at_what_price_and_how_likely(traced: Any)
     client, spans, _ = traced
     trace, answer = ask(client, 10, routing={"preference": 1})
     decision = [span for span in spans.of(trace, 3) if span.name == "decide"][-1]
-    told = decision.attributes
-    assert set(told["pointsman.candidates"]) >= {"small", "other"}
-    assert sum(told["pointsman.candidates.probability"]) == pytest.approx(1)
-    assert len(told["pointsman.candidates.price"]) == len(told["pointsman.candidates"])
-    assert 0 < told["pointsman.propensity"] <= 1
+    reported = decision.attributes
+    assert set(reported["pointsman.candidates"]) >= {"small", "other"}
+    assert sum(reported["pointsman.candidates.probability"]) == pytest.approx(1)
+    assert len(reported["pointsman.candidates.price"]) == len(reported["pointsman.candidates"])
+    assert 0 < reported["pointsman.propensity"] <= 1
     assert answer.headers["x-pointsman-model"] == "small"
 
 

@@ -213,7 +213,7 @@ def test_the_learned_price_of_widths_is_the_engines_time_at_load(client: httpx.C
     assert paid == pytest.approx(RENT / 3600 * sum(seconds for seconds, _ in rounds), rel=0.25)
 
 
-def test_a_token_is_dearer_when_an_engine_serves_it_alone(client: httpx.Client) -> None:
+def test_a_token_is_more_expensive_when_an_engine_serves_it_alone(client: httpx.Client) -> None:
     until(lambda: "large@6bit" in names(client))
     for _ in range(2):
         load(client, ["large@6bit"] * 16)
@@ -263,14 +263,14 @@ def test_a_width_out_of_range_is_the_clients_error_and_names_it(client: httpx.Cl
 
 def test_responses_and_messages_are_forwarded_and_paid_from_their_usage(client: httpx.Client) -> None:
     said = client.post("/v1/responses", json={"model": "large", "input": "What is 2 + 3?", "max_output_tokens": 16})
-    told = client.post("/v1/messages", json={"model": "large", "messages": ASKED, "max_tokens": 16})
-    for answer in (said, told):
+    reported = client.post("/v1/messages", json={"model": "large", "messages": ASKED, "max_tokens": 16})
+    for answer in (said, reported):
         assert answer.status_code == 200, answer.text
         usage = answer.json()["usage"]
         assert 0 < usage["output_tokens"] <= 16
         paid = (usage["input_tokens"] + usage["output_tokens"]) * PRICES["large"] / 1e6
         assert float(answer.headers["x-pointsman-cost-usd"]) == pytest.approx(paid, rel=1e-6)
-    assert (said.json()["object"], told.json()["type"]) == ("response", "message")
+    assert (said.json()["object"], reported.json()["type"]) == ("response", "message")
 
 
 def test_hanging_up_frees_the_engines_slot(client: httpx.Client, large: Engine) -> None:

@@ -157,21 +157,21 @@ class World:
         """What every gateway says of the balances is true."""
         stores = self.draw.choice(self.stores)
         found = await stores.ledger.balances(BUDGETS, self.clock())
-        told = [(int(each.spent), int(each.held)) for each in found]
+        reported = [(int(each.spent), int(each.held)) for each in found]
         states = [state.sweep() for state in self.states]
-        fitting = [state for state in states if [state.used(_key(each)) for each in BUDGETS] == told]
+        fitting = [state for state in states if [state.used(_key(each)) for each in BUDGETS] == reported]
         if not fitting:
             wanted = [[state.used(_key(each)) for each in BUDGETS] for state in states]
-            raise WrongError(f"seed {self.seed}: balances are {told}; {wanted} would be right")
+            raise WrongError(f"seed {self.seed}: balances are {reported}; {wanted} would be right")
         self.states = fitting
 
     async def _look_at_spend(self) -> None:
         lines = await self.stores[0].spend.lines(since="2027-02-01", until="2028-03-01")
-        told = {(x.day, x.tenant, x.key, x.model): (x.requests, x.cost_nanousd) for x in lines}
-        told = {line: sums for line, sums in told.items() if sums != (0, 0)}
+        reported = {(x.day, x.tenant, x.key, x.model): (x.requests, x.cost_nanousd) for x in lines}
+        reported = {line: sums for line, sums in reported.items() if sums != (0, 0)}
         wanted = [{line: sums for line, sums in state.spend.items() if sums != (0, 0)} for state in self.states]
-        if told not in wanted:
-            raise WrongError(f"seed {self.seed}: spend is {told}; {wanted} would be right")
+        if reported not in wanted:
+            raise WrongError(f"seed {self.seed}: spend is {reported}; {wanted} would be right")
 
     def _wait(self, seconds: float) -> None:
         self.clock.pass_s(seconds)

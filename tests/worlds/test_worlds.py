@@ -51,7 +51,9 @@ def test_a_world_is_full_of_trouble(memory: Path) -> None:
     assert {"hold.recovered", "clock.jumped", "clock.confirmed"} <= kinds
     assert any(world.lost_s for world in worlds)
     assert {"lost", "stall", "cut", "mute", "clock"} <= {why for world in worlds for why in world.away}
-    assert {"recorded", "known", "Conflict", "NotFound"} <= {sent.told for world in worlds for sent in world.feedback}
+    assert {"recorded", "known", "Conflict", "NotFound"} <= {
+        each.reported for world in worlds for each in world.feedback
+    }
     assert any(gateway.learning._fitted for world in worlds for gateway in world.gateways.values())
     assert any(len(world.versions) > 1 for world in worlds)
 

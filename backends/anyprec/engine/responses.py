@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from backends.anyprec.engine.answer import Piece
+from backends.anyprec.engine.detokenizer import Piece
 from backends.anyprec.engine.sampling import Token
 from backends.anyprec.engine.tokenizer import Tokenizer
 
@@ -101,7 +101,7 @@ class ChatShape:
         return [self._delta(index, {"content": piece.text}, piece, finish=piece.finish)]
 
     def _delta(self, index: int, delta: dict[str, Any], piece: Piece, *, finish: str | None) -> dict[str, Any]:
-        content = {"index": index, "delta": delta, "logprobs": self._told(piece), "finish_reason": finish}
+        content = {"index": index, "delta": delta, "logprobs": self._logprobs_of(piece), "finish_reason": finish}
         return content | ({"stop_reason": piece.stop_reason} if finish else {})
 
     def choice(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -117,8 +117,8 @@ class ChatShape:
             "reasoning": None,
         }
         finish = piece.finish if calls is None else "tool_calls"
-        told = {"index": index, "message": message, "logprobs": self._told(piece), "finish_reason": finish}
-        return told | {"stop_reason": piece.stop_reason, "token_ids": None}
+        choice = {"index": index, "message": message, "logprobs": self._logprobs_of(piece), "finish_reason": finish}
+        return choice | {"stop_reason": piece.stop_reason, "token_ids": None}
 
     def _calls(self, index: int, text: str) -> list[dict[str, Any]] | None:
         """The call an answer is, where it is JSON naming one of the tools; None where it is text."""
@@ -134,7 +134,7 @@ class ChatShape:
         function = {"name": found["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
         return [{"id": f"{self._call_id}-{index}", "type": "function", "function": function}]
 
-    def _told(self, piece: Piece) -> dict[str, Any] | None:
+    def _logprobs_of(self, piece: Piece) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
         return {"content": [self._entry(token) for token in piece.tokens], "refusal": None}
@@ -156,7 +156,7 @@ class TextShape:
 
     def __init__(self, tokenizer: Tokenizer, *, logprobs: bool) -> None:
         self._tokenizer, self._logprobs = tokenizer, logprobs
-        self._told_characters: dict[int, int] = {}
+        self._sent_characters: dict[int, int] = {}
 
     def opening(self, index: int) -> None:
         """Text comes at once."""
@@ -173,17 +173,17 @@ class TextShape:
         return {
             "index": index,
             "text": piece.text,
-            "logprobs": self._told(index, piece.tokens) if self._logprobs else None,
+            "logprobs": self._logprobs_of(index, piece.tokens) if self._logprobs else None,
             "finish_reason": piece.finish,
             "stop_reason": piece.stop_reason,
         }
 
-    def _told(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
+    def _logprobs_of(self, index: int, tokens: Sequence[Token]) -> dict[str, Any]:
         texts = [self._text(token.id) for token in tokens]
         offsets = []
         for text in texts:
-            offsets.append(self._told_characters.get(index, 0))
-            self._told_characters[index] = offsets[-1] + len(text)
+            offsets.append(self._sent_characters.get(index, 0))
+            self._sent_characters[index] = offsets[-1] + len(text)
         return {
             "text_offset": offsets,
             "token_logprobs": [token.logprob for token in tokens],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from backends.anyprec.engine.answer import Answer, Piece
+from backends.anyprec.engine.detokenizer import Detokenizer, Piece
 from backends.anyprec.engine.llama import Cache, Llama, NewTokens
 from backends.anyprec.engine.sampling import Sampler, Sampling
 from backends.anyprec.engine.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class Job:
     cancelled: bool = False  # set from any thread; the job leaves before the next step
     pending: list[int] = field(default_factory=list)  # tokens not yet in the cache
     cache: Cache | None = None
-    answer: Answer | None = None
+    answer: Detokenizer | None = None
     sampler: Sampler | None = None
 
 
@@ -112,7 +112,7 @@ class Scheduler:
                 return
             self._waiting.popleft()
             job.cache, job.pending = cache, list(job.prompt)
-            job.answer = Answer(job.sampling, self.tokenizer, eos=self.eos)
+            job.answer = Detokenizer(job.sampling, self.tokenizer, eos=self.eos)
             job.sampler = Sampler(job.sampling, seed=job.seed)
             self._running.append(job)
 

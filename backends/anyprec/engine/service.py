@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from backends.anyprec.checkpoint import read_json
 from backends.anyprec.engine.adapters import adapters_of
-from backends.anyprec.engine.answer import Piece
+from backends.anyprec.engine.detokenizer import Piece
 from backends.anyprec.engine.llama import Llama
 from backends.anyprec.engine.requests import ChatAsk, Common, Rejected, TextAsk, read_ask, sampling_of, split_name
 from backends.anyprec.engine.responses import (

@@ -77,12 +77,12 @@ class RowWidths:
         Raises: LostWidth where another one is there.
         """
         for buffer in self._buffers.values():
-            told = min(self._stored)
-            buffer[:1].copy_(torch.tensor([told], dtype=torch.int32), non_blocking=True)
+            wanted = min(self._stored)
+            buffer[:1].copy_(torch.tensor([wanted], dtype=torch.int32), non_blocking=True)
             read = int(buffer[0])
             buffer.fill_(max(self._stored))
-            if read != told:
-                said = f"width {told} was told and {read} is read"
+            if read != wanted:
+                said = f"width {wanted} was told and {read} is read"
                 raise LostWidth(f"{said}: a request's width would not reach the layers")
 
 

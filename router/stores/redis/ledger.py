@@ -243,7 +243,7 @@ class RedisLedger:
             renewed, forgotten = self._renewals(self._now()), self._settling.forgettable(FORGOTTEN_AT_ONCE)
             pairs = [word for decision_id, ms in renewed.items() for word in (decision_id, ms)]
             words = (self._owner, len(forgotten), *forgotten, *pairs)
-            run, keys_version, skew_ms, policy, told, lately, missing = await self._link.call(
+            run, keys_version, skew_ms, policy, reported, lately, missing = await self._link.call(
                 "tend", self._clock(), *words
             )
             self._condition.heard_skew(skew_ms)
@@ -251,7 +251,7 @@ class RedisLedger:
                 self.revocations.heard(keys_version)
             self._settling.forgotten(forgotten)
             self._renewed(renewed)
-            replication = replication_of(told.decode())
+            replication = replication_of(reported.decode())
             if self._run not in (None, run):
                 await self._put_back()
                 await self._settling.repeat_lost(replication)
@@ -295,8 +295,8 @@ class RedisLedger:
     async def _check_disk(self) -> None:
         """Say so where a restart of Redis would forget everything."""
         with contextlib.suppress(StoreUnavailable):
-            told = await self._link.command("INFO", "persistence")
-            if isinstance(told, bytes) and b"aof_enabled:0" in told:
+            reported = await self._link.command("INFO", "persistence")
+            if isinstance(reported, bytes) and b"aof_enabled:0" in reported:
                 LOG.warning("Redis keeps no append-only file: without a replica a restart forgets what was spent.")
 
     async def _configured_policy(self) -> str:
@@ -334,6 +334,6 @@ def _refusal(answer: list[int], plans: list[WirePlan], r: Reservation) -> Except
 
 
 def _lease_of(hold: Hold) -> Lease:
-    if not isinstance(hold.ticket, Lease):
+    if not isinstance(hold.record, Lease):
         raise TypeError("name the hold that reserve returned, not a copy")
-    return hold.ticket
+    return hold.record

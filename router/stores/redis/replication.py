@@ -83,15 +83,15 @@ class Unreplicated:
         self._fresh.pop(decision_id, None)
         self._placed.pop(decision_id, None)
 
-    def heard(self, told: Replication, lately: Iterable[str], asked_s: float) -> None:
+    def heard(self, reported: Replication, lately: Iterable[str], asked_s: float) -> None:
         """Redis told this when it was asked at `asked_s`; `lately`: replicas that were seen in the last minutes."""
         for decision_id, kept in list(self._fresh.items()):
             if kept.at_s <= asked_s:
                 del self._fresh[decision_id]
-                kept.offset = told.offset
+                kept.offset = reported.offset
                 self._placed[decision_id] = kept
-        self._seen = {address: self._seen.get(address, 0) for address in lately} | told.replicas
-        self.lineage = told.lineage
+        self._seen = {address: self._seen.get(address, 0) for address in lately} | reported.replicas
+        self.lineage = reported.lineage
 
     def safe(self, now_s: float, *, age_s: float) -> list[str]:
         """Those that cannot be lost any more; they are kept no longer."""
@@ -118,9 +118,9 @@ class Unreplicated:
             found.append(decision_id)
         return found
 
-    def lost(self, told: Replication) -> list[Settlement]:
+    def lost(self, reported: Replication) -> list[Settlement]:
         """Everything to say again to a Redis that has restarted or was promoted: all is fresh from now on."""
-        behind = told.forked_at >= 0 and (told.earlier != self.lineage or told.forked_at < self._sums_until)
+        behind = reported.forked_at >= 0 and (reported.earlier != self.lineage or reported.forked_at < self._sums_until)
         sums = {sum.decision_id: Kept(sum, 0.0) for sum in self._sums.values()} if behind else {}
         self._fresh = {**sums, **self._placed, **self._fresh}
         self._placed, self._sums, self._sums_until, self._seen = {}, {}, 0, {}

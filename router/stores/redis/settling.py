@@ -88,9 +88,9 @@ class Settling:
             if self._waiting.get(decision_id) is settlement:
                 del self._waiting[decision_id]
 
-    async def repeat_lost(self, told: Replication) -> None:
+    async def repeat_lost(self, reported: Replication) -> None:
         """Tell a Redis that has restarted or was promoted all that it may have lost. Raises: StoreUnavailable."""
-        await self._end_or_say(self._unreplicated.lost(told))
+        await self._end_or_say(self._unreplicated.lost(reported))
 
     async def take_over(self) -> None:
         """Settle what dead processes of this machine promised: their last word. Raises: StoreUnavailable."""
@@ -109,10 +109,10 @@ class Settling:
         for i in range(0, len(settlements), AT_ONCE):
             await asyncio.gather(*(one(each) for each in settlements[i : i + AT_ONCE]))
 
-    def heard(self, told: Replication, lately: list[str], *, asked_s: float, age_s: float | None = None) -> None:
+    def heard(self, reported: Replication, lately: list[str], *, asked_s: float, age_s: float | None = None) -> None:
         """Redis told where it stands: forget what it cannot lose any more, and is older than `age_s` or DISK_S."""
         now_s = asyncio.get_running_loop().time()
-        self._unreplicated.heard(told, lately, asked_s)
+        self._unreplicated.heard(reported, lately, asked_s)
         self._acknowledge(self._unreplicated.safe(now_s, age_s=DISK_S if age_s is None else age_s), now_s)
         too_many = self._unreplicated.overflow()
         self._acknowledge(too_many, now_s)

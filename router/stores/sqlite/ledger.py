@@ -62,7 +62,7 @@ class SqliteLedger:
         self._unsettled: list[tuple[HoldRecord, Spend]] = []
         self._ticker: asyncio.Task[None] | None = None
         self._day = ""
-        self._told_ms = 0  # the jump of the clock that was told
+        self._reported_ms = 0  # the jump of the clock that was told
         database.participants.insert(0, self._accounting)
 
     async def open(self) -> None:
@@ -243,9 +243,9 @@ class SqliteLedger:
     async def _tell_jump(self) -> None:
         """Once for each."""
         jump_ms = self._time.jump_ms()
-        if abs(jump_ms - self._told_ms) <= JUMP_MS:
+        if abs(jump_ms - self._reported_ms) <= JUMP_MS:
             return
-        self._told_ms = jump_ms
+        self._reported_ms = jump_ms
         if jump_ms:
             LOG.error(why_stopped(jump_ms))
             at_ms, detail = self._time.now_ms(), {"jump_ms": jump_ms}
@@ -292,6 +292,6 @@ class SqliteLedger:
 
 
 def _record_of(hold: Hold) -> HoldRecord:
-    if not isinstance(hold.ticket, HoldRecord):
+    if not isinstance(hold.record, HoldRecord):
         raise TypeError("name the hold that reserve returned, not a copy")
-    return hold.ticket
+    return hold.record

@@ -19,7 +19,7 @@ class Piece:
     stop_reason: str | int | None = None  # the stop string or stop token that ended it
 
 
-class Answer:
+class Detokenizer:
     """One choice's text so far."""
 
     def __init__(self, sampling: Sampling, tokenizer: Tokenizer, *, eos: frozenset[int]) -> None:
