@@ -5,7 +5,7 @@ BackendError
 │   └── Cut          connected, and cut before the first byte: one connection's fate, the engine may be well
 ├── TimedOut         connected, but no first byte in time
 ├── Refused          the engine answered 4xx: the caller's request is at fault. Carries status and body
-├── Failed           the engine answered 5xx, HTML or something that is no answer, or 401, 403, 404, 405, 408:
+├── Failed           the engine answered 5xx, HTML or something that is no answer, or 401, 403, 404, 405, 408. The
 │                    key, model name and path are the operator's, so the client is not to blame
 └── Overloaded       the engine answered 429 or 503, or this backend's own concurrency cap is reached
 """

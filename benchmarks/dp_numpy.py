@@ -126,8 +126,8 @@ def tree(spans: Floats, weights: Floats, cells: int) -> tuple[Floats, NDArray[np
     """Best nested split of every run of grid cells that is not much longer than such cells are on average.
 
     `spans` (B, B) holds cost(a, b); `weights` (d,) the ω/Ê of the finest width first; `cells` are the coarsest's.
-    Returns F (B, B) of the coarsest width, inf where a run is too long, and A (d, B, B), where A[t, a, b] is the best
-    cut of the run a … b at depth t.
+    Returns F (B, B) of the coarsest width, inf where a run is too long, and A (d, B, B). A[t, a, b] is the best cut of
+    the run a … b at depth t.
     """
     F, chosen = weights[0] * spans, [np.zeros(spans.shape, np.int32)]
     for depth, weight in enumerate(weights[1:], 1):

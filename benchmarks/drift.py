@@ -1,9 +1,9 @@
 """What a changing world costs: `python -m benchmarks.drift` replays a trace on which something changes midway.
 
-Preference mode at one λ. The informed router is a static one that is told of the change when it happens; the static one
-is never told. Printed for each policy: the reward (score − λ·cost, summed) lost against the informed router after the
-change, the share of (informed − static) it recovered, and the queries until it was as good as the informed router.
-Traces are read from ../shared/routing_data; without them it says so and ends.
+Preference mode at one λ. The informed router is a static one that hears of the change when it happens; the static one
+never hears of it. Printed for each policy: the reward (score − λ·cost, summed) lost against the informed router after
+the change. Then the share of (informed − static) that it recovered, and the queries until it was as good as the
+informed router. Traces are read from ../shared/routing_data; without them it says so and ends.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How fast the numpy engine is and what memory it takes: `python -m benchmarks.engine` on one core.
 
-Tokens per second of every store of the family (or of the folders given): one answer at a time at each width, eight
-answers at one width, eight answers at three widths in one batch, each by the clock and by the processor's time (they
-differ where other processes share the core), and what memory grew by, beside its bound of 1.3 times the store's tensors
-plus 60 MB.
+Tokens per second of every store of the family, or of the folders given. One answer at a time at each width, eight
+answers at one width, then eight answers at three widths in one batch. Each is by the clock and by the processor's time,
+which differ where other processes share the core. Last what memory grew by, beside its bound of 1.3 times the store's
+tensors plus 60 MB.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Kills gateways, the store and engines under a crowd, and counts what became of the money.
 
 `python -m benchmarks.money faults --seconds 120` starts two Redis (AOF everysec), one the replica of the other, two
-engines and four gateways, sends 2000 requests at once and then a steady crowd, while processes are killed by SIGKILL
-at random. It compares what clients were given with what was charged. Engines lie about what they used, and a
-replica that is seconds behind is promoted.
+engines and four gateways. It sends 2000 requests at once and then a steady crowd, while processes are killed by SIGKILL
+at random. It compares what clients were given with what was charged. Engines lie about what they used, and a replica
+that is seconds behind is promoted.
 """
 
 from __future__ import annotations

@@ -186,8 +186,8 @@ def windows(gains: Float, start: int) -> Iterator[tuple[str, Interval]]:
 def joined(
     policy: str, trace: PublicTrace, rows: Rows, price: float, judge: JudgedShare, *, seed: int, late: str
 ) -> Float:
-    """(2,) points of utility a request by which a model that joins in the middle, and one that was always there, raise
-    what is earned from JOINED_AFTER requests after the middle on."""
+    """(2,) points of utility a request that a model adds from JOINED_AFTER requests after the middle on. The first is
+    of a model that joins in the middle, the second of one that was always there."""
     at = len(rows) // 2
 
     def after(joins: Mapping[str, int]) -> float:

@@ -3,10 +3,10 @@
     python -m benchmarks.kernels --out kernels.json            every layer, batch and width: the tables of docs/gpu.md
     python -m benchmarks.kernels --out tune.json --tune         every launch of gemm.cu and hopper_gemm.cu worth trying
 
-The exact result is made of whole numbers in float64, on inputs drawn for each check, and compared before and after the
-timing, so that a race that only warm caches show is seen. Times are medians of CUDA graph replays over copies of the
-layer larger than the cache, x's quantization included. A share is of the copy bandwidth, by the fewest bytes: planes of
-the widest width, tables, x and the result. "Bytes" is what a large batch gets outside CUDA graphs.
+The exact result is made of whole numbers in float64, on inputs drawn for each check. It is compared before and after
+the timing, so that a race that only warm caches show is seen. Times are medians of CUDA graph replays over copies of
+the layer larger than the cache, x's quantization included. A share is of the copy bandwidth, by the fewest bytes:
+planes of the widest width, tables, x and the result. "Bytes" is what a large batch gets outside CUDA graphs.
 """
 
 from __future__ import annotations

@@ -166,8 +166,8 @@ class HoldingGate(BudgetGate):
 
 
 def not_less(gains: Float) -> bool:
-    """Whether so few queries leave room for gains (n,) of at least 0 in the mean: one more or less that fits at the end
-    of a budget is a hundredth."""
+    """Whether so few queries leave room for gains (n,) of at least 0 in the mean. One query more or less that fits at
+    the end of a budget is a hundredth."""
     return bool(gains.mean() >= -1.96 * gains.std() / np.sqrt(len(gains)))
 
 

@@ -1,9 +1,9 @@
 """What false feedback of one tenant takes from the others: python -m benchmarks.poison
 
-Eight honest tenants, one that finds another arm best for each kind of query, and an attacker that says the opposite of
-the truth with 0, 20 and 40 % of all traffic, through the same views, policies and refits as a gateway's. Printed: the
-mean quality that the honest, and the tenant of another taste by its own, get in the second half, and what the honest
-lose against an attacker that says nothing. Fails as the policy does.
+Eight honest tenants, and one that finds another arm best for each kind of query. An attacker says the opposite of the
+truth with 0, 20 and 40 % of all traffic. Views, policies and refits are a gateway's. Printed: the mean quality in the
+second half, of the honest tenants and of the tenant of another taste by its own. Then what the honest lose against an
+attacker that says nothing. Fails as the policy does.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ WARM_ROWS = 500  # history rows it learns from before the stream, every model's 
 class ParetoBandit:
     """ParetoBandit (arXiv 2604.00136, PyPI `paretobandit`): LinUCB with forgetting and a primal-dual budget pacer.
 
-    It is given what it asks for: a vector, one blended price a model (the mean cost of an answer, taken as that of a
-    thousand tokens) and a budget a request. Costs are told after each answer. Raises: SettingsError.
+    It is given a vector, one blended price a model and a budget a request, as it asks for. The price is the mean cost
+    of an answer, taken as that of a thousand tokens. It hears each answer's cost. Raises: SettingsError.
     """
 
     def __init__(self, *, budget_usd: float, seed: int) -> None:

@@ -17,9 +17,9 @@ def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float,
     """The smallest τ with (Σ w·[wrong and confidence ≥ τ] + w_max) / (Σ w + w_max) ≤ risk; NEVER where there is none.
 
     Conformal risk control (arXiv 2208.02814) for the loss "a wrong answer was returned". On exchangeable answers the
-    expected share of wrong answers among all that this threshold lets through is at most `risk`. confidences and wrong
-    (n,) must not come from the fit that made the confidences; weights (n,), inverse propensities, repair a log that was
-    not drawn evenly. Needs n ≥ 1/risk. Raises: ValueError where risk is outside (0, 1).
+    expected share of wrong answers among all that this threshold lets through is at most `risk`. Here confidences and
+    wrong (n,) must not come from the fit that made the confidences. The weights (n,), inverse propensities, repair a
+    log that was not drawn evenly. Needs n ≥ 1/risk. Raises: ValueError where risk is outside (0, 1).
     """
     if not 0.0 < risk < 1.0:
         raise ValueError(f"risk is {risk}, expected in (0, 1)")
@@ -40,9 +40,9 @@ def risk_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float,
 def selective_threshold(confidences: Float, wrong: NDArray[np.bool_], *, risk: float, miss: float) -> float:
     """The smallest τ that tests show to have P(wrong | confidence ≥ τ) ≤ risk; NEVER where none is shown.
 
-    Learn then test (arXiv 2110.01052), in a fixed sequence: thresholds are tried from the surest answer down, where
-    enough lie above to show anything, and the first that exact binomial tails do not reject ends it. The share of data
-    on which a τ is told that does worse is at most `miss`. confidences and wrong (n,).
+    Learn then test (arXiv 2110.01052), in a fixed sequence. Thresholds are tried from the surest answer down, where
+    enough answers lie above to show anything. The first that exact binomial tails do not reject ends the sequence. The
+    share of data that yield a τ which does worse is at most `miss`. confidences and wrong (n,).
 
     Raises: ValueError where risk or miss is outside (0, 1).
     """

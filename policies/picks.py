@@ -42,8 +42,10 @@ def codet(passed: Passed) -> Float:
 def b4(passed: Passed, alpha: float = ALPHA, beta: float = BETA) -> Float:
     """(n,) log posterior, up to a constant, that an answer and those which pass the same checks are the right ones.
 
-    ln B(|x|+α, n−|x|+1) + ln B(|y|+α, m−|y|+1) + ln B(e₁+1, |E₁|−e₁+1) + ln B(e₀+1, |E₀|−e₀+β₀), where x are the
-    answers of one row pattern y, and E₁, E₀ the others' results on the checks that y passes and fails.
+
+        ln B(|x|+α, n−|x|+1) + ln B(|y|+α, m−|y|+1) + ln B(e₁+1, |E₁|−e₁+1) + ln B(e₀+1, |E₀|−e₀+β₀)
+
+    x are the answers of one row pattern y, and E₁, E₀ the others' results on the checks that y passes and fails.
     """
     n, m = passed.shape
     scores = np.zeros(n)

@@ -1,7 +1,7 @@
 """What size, training tokens, date and family foretell of a model's quality, before its first answer.
 
-The coefficients in size_laws.json were fitted by `python -m research.size_laws` on the scores of open models that the
-repository of Sloth publishes (Maia Polo et al., arXiv 2412.06540), as the mean over the tasks of both Open LLM
+The coefficients in size_laws.json were fitted by `python -m research.size_laws` on scores of open models, from the
+repository of Sloth (Maia Polo et al., arXiv 2412.06540). A score is the mean over the tasks of both Open LLM
 Leaderboards. Size and tokens enter with their product as in Sloth, the date as in Densing Law (arXiv 2412.04315).
 """
 

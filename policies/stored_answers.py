@@ -54,7 +54,7 @@ def with_stored(context: LoggedContext, evidence: Evidence) -> Evidence:
 
 
 def given_again(context: LoggedContext, estimates: Estimates, probabilities: Float) -> Float:
-    """(n,) the same, but whoever would ask a model again for an answer that it gave gets that one, while the answer is
+    """(n,) the same, but whoever would ask a model again for an answer that the model gave gets that answer. It must be
     expected to be as good as the model is."""
     assert context.stored is not None
     quality: list[float] = estimates.quality.tolist()

@@ -2,9 +2,9 @@
 
 The tables are those of the repository of Sloth (Maia Polo et al., arXiv 2412.06540; github.com/felipemaiapolo/sloth,
 MIT), data/data_v1.csv and data/data_v2.csv: open models on the tasks of both Open LLM Leaderboards. The months in which
-families were published are public facts. Each task j has its chance level c_j and its line
-score = c_j + (1 − c_j) · σ(w_jᵀ f + a_j,family), with f = log₂ size, log₂ tokens, their product, months, tuned or
-not, code or not. A_j,family is shrunk to 0, and is 0 for a family nobody knows. Fitted in closed form on logits.
+families were published are public facts. Each task j has its chance level c_j, and score = c_j + (1 − c_j) · σ(w_jᵀ f +
+a_j,family). The features f are log₂ size, log₂ tokens, their product, months, tuned or not, code or not. A_j,family is
+shrunk to 0, and is 0 for a family nobody knows. Fitted in closed form on logits.
 
 fit      write policies/size_laws.json, the mean over the tasks alone: what a prior needs
 check    mean error over tasks of the models of a family that was left out, over families. Fails above 0.06

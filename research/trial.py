@@ -1,8 +1,8 @@
 """Judge every width of trained checkpoints before packing: `python -m research.trial DIR`. Needs torch.
 
 With `--packed` it judges the packed stores' own weights instead, on as many items as tell one width from the next. The
-linear weights of a checkpoint are replaced by nested tables (3 bits seeded by k-means, each cluster split in two per
-further bit), the same scheme as the store's, computed quickly and without sensitivities.
+linear weights of a checkpoint are replaced by nested tables: 3 bits seeded by k-means, each cluster split in two per
+further bit. That is the store's own scheme, computed quickly and without sensitivities.
 """
 # mypy: allow-untyped-decorators
 

@@ -1,9 +1,9 @@
 """Low-rank compensation of one width (EoRA, arXiv 2410.21271), written as a LoRA adapter in PEFT's format.
 
-With Σ = mean x xᵀ = Q Λ Qᵀ over a layer's inputs and ΔW = W − Ŵ, SVD_r(ΔW Q Λ^½) = U S Vᵀ gives B = U S^½ and
-A = S^½ Vᵀ Λ^-½ Qᵀ, the rank-r term that minimises ‖(ΔW − BA) Σ^½‖. Layers are taken in sequence, and a layer's
-inputs come from the layers before it as they are already compensated: one forward pass of the calibration text.
-Memory holds that pass: its activations, keys and values, and one Σ.
+Σ = mean x xᵀ = Q Λ Qᵀ over a layer's inputs, and ΔW = W − Ŵ. From SVD_r(ΔW Q Λ^½) = U S Vᵀ come B = U S^½ and A = S^½
+Vᵀ Λ^-½ Qᵀ, the rank-r term that minimises ‖(ΔW − BA) Σ^½‖. Layers are taken in sequence, and a layer's inputs come from
+the layers before it as they are already compensated: one forward pass of the calibration text. Memory holds that pass:
+its activations, keys and values, and one Σ.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 A step widens one layer from one stored width to a next one. Its gain is what the divergence KL(widest || this) of the
 next token falls by when only that layer changes; its price is the layer's weights times the bits added. Of each
 layer's steps the upper hull is kept, and the steps with most gain per bit are taken until the mean is reached
-(a greedy knapsack). Layers mend each other's errors, so gains are measured three times. The first is with every layer
-narrow, to spend half of the bits; from there, to spend all of them; and from there once more, which stands if it
-loses less.
+(a greedy knapsack). Layers mend each other's errors, so gains are measured three times. The first measurement is with
+every layer narrow, to spend half of the bits. The second is from there, to spend all bits. The third is from there once
+more, and stands if the profile loses less.
 """
 
 from __future__ import annotations

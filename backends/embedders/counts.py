@@ -75,8 +75,8 @@ def count_matrix(texts: Sequence[bytes]) -> sp.csr_array:
 
 
 def column_order(counts: sp.csr_array) -> tuple[Indices, Indices]:
-    """(v,) places of the columns (m, v) in an order that no key changes, by what stands in them, and (v,) for each of
-    them in that order the first with the same."""
+    """(v,) places of the columns (m, v), by what stands in the columns: an order that no key changes. And (v,) for each
+    column, in that order, the first that equals it."""
     columns = counts.tocsc()
     columns.sort_indices()
     starts, rows, values = columns.indptr.tolist(), columns.indices, columns.data

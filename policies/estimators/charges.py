@@ -72,8 +72,8 @@ class Charges:
         return np.log(np.where(completion > 0, np.maximum(tokens, 0.0) + 1.0, np.maximum(costs, 1e-12)))
 
     def _likened(self, logs: Float) -> Float:
-        """(n, M) logs; a new arm's gaps are filled by the row's mean over like arms and its distance to that, or to
-        their mean where no row knows both, as in a log with one answer a row."""
+        """(n, M) logs. A new arm's gaps are filled by the row's mean over like arms and the arm's distance to that.
+        Where no row knows both, as in a log with one answer a row, it is the distance to their mean."""
         new, listed = cold_start_arms(logs), self._prices[:, 1] > 0
         filled, seen = logs.copy(), ~np.isnan(logs)
         for arm in np.flatnonzero(new):

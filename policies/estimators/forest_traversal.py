@@ -31,9 +31,9 @@ class Trees:
 class ForestTraversal:
     """Forests side by side; predict() says what each expects of one row.
 
-    A step reads the tests of a node and of its next levels, whether they are needed or not, packs the answers into a
-    number and looks up which of the nodes below it leads to. It reads seven tests and a byte, fifteen and two bytes
-    in the first step. Leaves are numbered above all steps.
+    A step reads the tests of a node and of its next levels, whether these are needed or not. It packs the answers into
+    a number and looks up which of the nodes below comes next. It reads seven tests and a byte, fifteen and two bytes in
+    the first step. Leaves are numbered above all steps.
     """
 
     def __init__(self, forests: Sequence[Trees], offsets: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """How long a machine works for a token of each arm, from the time that answers were measured to take of it.
 
-What is learned is seconds, not money and not tokens a second of one request. It is an answer's share of the machine,
-so that a crowd of requests that are served together makes a token cheap, and whatever slows the crowd down makes it
-expensive.
+What is learned is seconds, not money and not tokens a second of one request. Such seconds are an answer's share of the
+machine. So a crowd of requests that are served together makes a token cheap, and whatever slows the crowd down makes a
+token expensive.
 """
 
 from __future__ import annotations

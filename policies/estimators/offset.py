@@ -1,7 +1,7 @@
 """How good a new arm is altogether, by item response: what a prompt was to the known arms weighs its label.
 
-A right answer where all others were right says little, and one where they disagreed says much. logit of an arm's
-expected score = a + b · difficulty expected from the text + c · luck of the others on the same prompt. What a, b and c
+A right answer where all others were right says little, and one where they disagreed says much. The logit of an arm's
+expected score is a + b · difficulty expected from the text + c · luck of the others on the same prompt. What a, b and c
 may be is learned from the known arms, each described by the others (after Rasch and Birnbaum, with partial scores).
 """
 
@@ -46,9 +46,11 @@ def new_level(
 ) -> tuple[float, float]:
     """(mean score of a new arm over all n prompts, its variance).
 
-    known (n, E) scores of the known arms, NaN where not observed; expected (n, E) what was expected of them, unbiased;
-    scores (n,) of the new arm, NaN where not labelled; log_costs (E + 1,) logarithms of mean costs, the new arm's last,
-    or None where they say nothing; reliability (n,) of the labels, None: one each.
+    known        (n, E) scores of the known arms, NaN where not observed
+    expected     (n, E) what was expected of the known arms, unbiased
+    scores       (n,) of the new arm, NaN where not labelled
+    log_costs    (E + 1,) logarithms of mean costs, the new arm's last, or None where costs say nothing
+    reliability  (n,) of the labels, None: one each
     """
     mean, precision, dispersion = prior_of(known, expected, log_costs)
     inputs, rows = described(known, expected), np.flatnonzero(~np.isnan(scores))

@@ -19,11 +19,10 @@ def c_optimal_prompts(
 ) -> NDArray[np.intp]:
     """(count,) rows that tell most of how good a new arm is, in the order they do.
 
-    known (N, E) scores of the known arms, NaN where not observed; expected (N, E) what was expected of them; offered
-    (N,) rows to choose from, all where it is None. The arm is described as new_level() has it, and by its shape. That
-    is how the known arms differ on this prompt, combined as in one more draw from where they came from. Each step
-    takes the row that lowers most the variance of the mean score over all N (greedy c-optimal design, by
-    Sherman-Morrison).
+    known (N, E) scores of the known arms, NaN where not observed. Then expected (N, E), what was expected of these. And
+    offered (N,) rows to choose from, None: all. The arm is described as new_level() has it, and by its shape. That is
+    how the known arms differ on this prompt, combined as in one more draw from where they came from. Each step takes
+    the row that lowers most the variance of the mean score over all N (greedy c-optimal design, by Sherman-Morrison).
     Raises: ValueError where fewer are offered than asked for.
     """
     free = np.ones(len(expected), np.bool_) if offered is None else offered.copy()

@@ -1,7 +1,7 @@
 """GET /spend/logs as LiteLLM's clients know it: by day, by day, key and model, or a row for each request.
 
-Rows of requests come from the outcome log, as far back as it is looked through, and are none where `log.enabled` is
-false; sums come from what was settled, which is never left out.
+Rows of requests come from the outcome log, as far back as the log is looked through. There are none where `log.enabled`
+is false. Sums come from what was settled, which is never left out.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def confidence(asked: str, before: str, cosine: float) -> float:
 
 
 def fingerprint(text: str) -> str:
-    """Of a question: the same for others that ask for it in the same words, whatever stands around them; the first
-    TURNED characters are the same for all that nothing turns round from one to the other."""
+    """Of a question: the same for others that ask in the same words, whatever stands around the words. Its first TURNED
+    characters are the same for all questions that nothing turns round from one to the other."""
     words, numbers, negations, swaps, _ = signs_of(text)
     turned = crc32("\0".join((*numbers, str(negations % 2), *swaps)).encode(errors="replace"))
     packed = "\0".join(sorted(words.elements())).encode(errors="replace")

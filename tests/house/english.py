@@ -11,12 +11,15 @@ from tests.house.rules import ROOT, trees
 
 MOST_WORDS = 30
 END = re.compile(r"(?<=[.!?…:])[)\"'*_]*\s+(?=[A-ZÀ-Þ`\"'*(\[\d])")
+BLOCK = re.compile(
+    r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. |#|\||[A-Z][a-z]+:$|[ │├└─]*\w+ {2,}\S)"
+)  # also each entry of a list in columns
 CODE = re.compile(r"```.*?```|<!--.*?-->|(?:(?<=\n\n)|\A)(?: {4}[^\n]*\n?)+", re.DOTALL)
 
 
 def long_sentences(text: str) -> Iterator[str]:
     """Those of more than thirty words in plain text."""
-    for block in re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. |#|\||[A-Z][a-z]+:$)", CODE.sub("\n\n", text)):
+    for block in re.split(BLOCK, CODE.sub("\n\n", text)):
         if block.lstrip().startswith("|"):
             continue
         plain = re.sub(r"\]\([^)]*\)", "]", " ".join(block.split()))

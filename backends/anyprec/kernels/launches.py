@@ -144,8 +144,8 @@ def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLa
 def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
     """Warps shared out over rows and columns; None where x does not fit.
 
-    For a single row a block leaves room for another, so that the next layer's weights are on their way before this one
-    ends; more rows, or few columns, are worth all of a multiprocessor.
+    For a single row a block leaves room for another, so that the next layer's weights are on their way before this
+    layer ends. More rows, or few columns, take all of a multiprocessor.
     """
     tiles = -(-rows // TILE_ROWS)
     whole = [(MOST_WARPS, ring, 1) for ring in RINGS]
