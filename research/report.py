@@ -143,12 +143,9 @@ def routing(ladder: Ladder) -> list[str]:
         score, usd = outcome(ladder, chosen)
         lines.append(_row(name, [f"{score:.1f}", f"{usd:.2f}", f"{100 * (1 - usd / most_expensive[1]):.0f} %"]))
     counts = Counter(ladder.candidates[i] for i in by_cell(ladder)[np.unique(cells(ladder), return_index=True)[1]])
-    counted = ", ".join(f"{name} {counts[name]}" for name in ladder.candidates)
-    return [
-        *lines,
-        "",
-        f"Cheapest of the best, by number of skills and difficulties (of {sum(counts.values())}): {counted}.",
-    ]
+    heads = ["cheapest of the best", f"of {sum(counts.values())} skills and difficulties"]
+    shares = [_row(name, [str(counts[name])]) for name in ladder.candidates]
+    return [*lines, "", _row(heads[0], heads[1:]), _row("---", ["---:"]), *shares]
 
 
 def _row(head: str, fields: list[str]) -> str:
