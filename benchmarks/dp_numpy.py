@@ -1,4 +1,4 @@
-"""The searches for cuts of backends/anyprec/dp_numba.py once more in numpy, and free k-means: what those are held to.
+"""The searches for cuts and the codes of backends/anyprec once more in numpy, and free k-means: what those are held to.
 
 Cuts (cells + 1,) say where cells begin: cell c holds sorted positions cuts[c] … cuts[c + 1] - 1. Weighted squared
 error is a Monge array, so the best cut of a run grows with both of its ends, and every search here uses that.
@@ -7,12 +7,21 @@ error is a Monge array, so the best cut of a run grows with both of its ends, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.anyprec.dp_numba import LEAST_GAIN, Floats, Ints, Sums, longest_run
-from backends.anyprec.nested_kmeans import centroids, costs, sort_row
+from backends.anyprec.nested_kmeans import Row, balance, costs, nested_cuts, sort_row
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """Codes of one table row's weights and its tables."""
+
+    codes: NDArray[np.uint8]  # (M,), P-bit
+    tables: dict[int, Floats]  # k -> (2^k,)
 
 
 def _ranges(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
@@ -184,3 +193,28 @@ def unconstrained(weights: Floats, sensitivity: Floats, *, cells: int) -> Floats
     rebuilt = np.empty_like(weights)
     rebuilt[order] = np.repeat(centroids(sums, cuts, np.zeros(cells)) + mean, np.diff(cuts))
     return rebuilt
+
+
+def centroids(sums: Sums, cuts: Ints, parent: Floats) -> Floats:
+    """Weighted mean of every cell (cells,); an empty cell takes its parent's."""
+    mass, first = np.diff(sums.h[cuts]), np.diff(sums.hw[cuts])
+    return np.divide(first, mass, out=parent.copy(), where=np.diff(cuts) > 0)
+
+
+def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats | None = None) -> Nested:
+    """Codes and tables of one table row's weights (M,), which may be those of several matrix rows end to end.
+
+    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `width_weights` is `balance` of
+    the matrix that this row belongs to, by default of the row alone.
+    """
+    order, mean, sums = sort_row(weights, sensitivity)
+    if width_weights is None:
+        width_weights = balance([sums], bits=bits)
+    finest = nested_cuts(Row.of(sums), width_weights, bits=bits)
+    values, tables = np.zeros(2 ** (min(bits) - 1)), {}
+    for k in range(min(bits), max(bits) + 1):
+        values = centroids(sums, finest[:: 2 ** (max(bits) - k)], np.repeat(values, 2))
+        tables[k] = values + mean
+    codes = np.empty(len(weights), np.uint8)
+    codes[order] = np.repeat(np.arange(2 ** max(bits)), np.diff(finest))
+    return Nested(codes, {k: tables[k] for k in bits})

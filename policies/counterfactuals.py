@@ -21,7 +21,6 @@ from policies.preference import STEEPEST, knob_of, preference_price
 from policies.types import Arm, Estimates, Evidence, Float, LoggedContext, Proposal
 
 Redraw = Callable[[LoggedContext, Evidence], Proposal]
-Holds = Callable[[float], bool]
 SHORT = 0.99  # of a change: so much of it flips nothing
 MOST_PRICES = 5  # arms whose own price is considered, those that are nearest to being chosen
 LOWEST = 1e-6  # times its price: what is not chosen then is not chosen for its price

@@ -40,21 +40,15 @@ class SourceReliability:
 
     def __init__(self) -> None:
         self._moments: dict[str, NDArray[np.float64]] = {}  # (7,): w, wx, wy, wxx, wyy, wxy, ww
-        self._asked: dict[str, NDArray[np.float64]] = {}  # (3,): verdicts, 1 / P summed, and those that were clipped
+        self._asked: dict[str, NDArray[np.float64]] = {}  # (2,): verdicts, 1 / P summed
 
     def asked(self, source: str, propensity: float) -> float:
         """What a verdict that was asked for with this probability counts, beside the usual one of its source: the
         inverse over the mean inverse, at most MOST_INVERSE."""
-        known = _kept(self._asked, source, 3) * (1.0 - 1.0 / WINDOW) + np.array([1.0, 1.0 / propensity, 0.0])
+        known = _kept(self._asked, source, 2) * (1.0 - 1.0 / WINDOW) + np.array([1.0, 1.0 / propensity])
         weight = (1.0 / propensity) * known[0] / known[1]
-        known[2] += weight > MOST_INVERSE
         self._asked[source] = known
         return float(min(weight, MOST_INVERSE))
-
-    def clipped(self, source: str) -> float:
-        """The share of its latest verdicts whose weight was cut."""
-        known = self._asked.get(source)
-        return 0.0 if known is None else float(known[2] / known[0])
 
     def compared(self, source: str, verdict: float, truth: float, *, weight: float = 1.0) -> None:
         """A better source judged the same answer; the verdict counts by `weight`, see asked()."""
@@ -94,14 +88,14 @@ class SourceReliability:
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         """Arrays that restore() turns back into this exact state."""
         found: dict[str, NDArray[np.generic]] = {}
-        for key, rows, width in (("moments", self._moments, 7), ("asked", self._asked, 3)):
+        for key, rows, width in (("moments", self._moments, 7), ("asked", self._asked, 2)):
             found[f"{key}.sources"] = np.array(list(rows), np.str_)
             found[key] = np.array(list(rows.values()), np.float64).reshape(-1, width)
         return found
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Inverse of state(). Raises: ValueError, KeyError where it is of another shape."""
-        self._moments, self._asked = _rows(state, "moments", 7), _rows(state, "asked", 3)
+        self._moments, self._asked = _rows(state, "moments", 7), _rows(state, "asked", 2)
 
 
 def _kept(rows: dict[str, NDArray[np.float64]], source: str, width: int) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import collections
 import re
 from collections.abc import Iterator
 
@@ -52,8 +51,47 @@ def defined() -> Iterator[str]:
                 yield node.target.id
 
 
+def used() -> Iterator[str]:
+    """Names that some line reads or hands over, and words of strings that are no docstrings."""
+    for path in ours():
+        tree = trees()[path]
+        docs = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+        for node in ast.walk(tree):
+            match node:
+                case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
+                    yield name
+                case ast.keyword(arg=str(name)):
+                    yield name
+                case ast.Constant(value=str(text)) if id(node) not in docs:
+                    yield from re.findall(r"\w+", text)
+
+
 def test_every_name_of_the_product_is_used_by_the_product() -> None:
-    words = collections.Counter(re.findall(r"\w+", "\n".join(ours().values())))
-    counted = collections.Counter(defined())
-    unused = {name for name, count in counted.items() if words[name] <= count}
-    assert unused - set().union(*CALLED.values()) == set(KEPT)
+    assert set(defined()) - set(used()) - set().union(*CALLED.values()) == set(KEPT)
+
+
+def test_every_setting_is_read() -> None:
+    fields = {
+        each.target.id
+        for path in ours()
+        if path.startswith("router/settings/")
+        for node in trees()[path].body
+        if isinstance(node, ast.ClassDef)
+        for each in node.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    assert fields - set(used()) == set()
+
+
+def test_every_metric_is_counted() -> None:
+    page, *others = (trees()[path] for path in ("router/telemetry/exposition.py", "router/telemetry/metrics.py"))
+    named = {
+        key.value
+        for node in ast.walk(page)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    }
+    counted = {node.value for tree in others for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert named
+    assert named - counted == set()

@@ -38,14 +38,6 @@ LEAST_STEP = 10.0  # a bit divides Ê by this at most (4 in theory, more where c
 
 
 @dataclass(frozen=True, slots=True)
-class Nested:
-    """Codes of one table row's weights and its tables."""
-
-    codes: NDArray[np.uint8]  # (M,), P-bit
-    tables: dict[int, Floats]  # k -> (2^k,)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """One sorted row and the places where the tree may cut it."""
 
@@ -160,12 +152,6 @@ def _errors(
     return total
 
 
-def centroids(sums: Sums, cuts: Ints, parent: Floats) -> Floats:
-    """Weighted mean of every cell (cells,); an empty cell takes its parent's."""
-    mass, first = np.diff(sums.h[cuts]), np.diff(sums.hw[cuts])
-    return np.divide(first, mass, out=parent.copy(), where=np.diff(cuts) > 0)
-
-
 def sort_row(weights: Floats, sensitivity: Floats) -> tuple[NDArray[np.intp], float, Sums]:
     """The order that sorts a row (M,), its mean, and the prefix sums of what is left without it.
 
@@ -181,7 +167,10 @@ def sort_row(weights: Floats, sensitivity: Floats) -> tuple[NDArray[np.intp], fl
 def nest_rows(
     weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats
 ) -> tuple[NDArray[np.uint8], dict[int, Floats]]:
-    """`nest` of many table rows (R, M) at once: codes (R, M) and tables {k: (R, 2^k)}."""
+    """Codes (R, M) and tables {k: (R, 2^k)} of table rows (R, M), each of which may be several matrix rows end to end.
+
+    P = max(bits); the code at width k is code >> (P - k). Tables are float64. `width_weights`: balance().
+    """
     typical, means = sensitivity.mean(axis=1, keepdims=True), weights.mean(axis=1, keepdims=True)
     h = np.where(typical > 0, np.maximum(sensitivity, MIN_SENSITIVITY * typical), 1.0)
     order = row_batches.sort_rows(weights - means, h)
@@ -189,22 +178,3 @@ def nest_rows(
         order, width_weights, bits=bits, grid_cells=GRID_CELLS, rounds=SETTLING_ROUNDS
     )
     return codes, {k: table + means for k, table in tables.items()}
-
-
-def nest(weights: Floats, sensitivity: Floats, *, bits: Sequence[int], width_weights: Floats | None = None) -> Nested:
-    """Codes and tables of one table row's weights (M,), which may be those of several matrix rows end to end.
-
-    P = max(bits); the code at width k is code >> (P - k). Tables are float64 here. `width_weights` is `balance` of
-    the matrix that this row belongs to, by default of the row alone.
-    """
-    order, mean, sums = sort_row(weights, sensitivity)
-    if width_weights is None:
-        width_weights = balance([sums], bits=bits)
-    finest = nested_cuts(Row.of(sums), width_weights, bits=bits)
-    values, tables = np.zeros(2 ** (min(bits) - 1)), {}
-    for k in range(min(bits), max(bits) + 1):
-        values = centroids(sums, finest[:: 2 ** (max(bits) - k)], np.repeat(values, 2))
-        tables[k] = values + mean
-    codes = np.empty(len(weights), np.uint8)
-    codes[order] = np.repeat(np.arange(2 ** max(bits)), np.diff(finest))
-    return Nested(codes, {k: tables[k] for k in bits})

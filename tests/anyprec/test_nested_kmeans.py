@@ -15,7 +15,7 @@ BITS = (3, 4, 5, 6, 7, 8)
 ROWS = {"gaussian": lambda rng, size: rng.normal(size=size), "student": lambda rng, size: rng.standard_t(5, size=size)}
 
 
-def rebuilt(nested: nesting.Nested, k: int) -> np.ndarray:
+def rebuilt(nested: dp_numpy.Nested, k: int) -> np.ndarray:
     return nested.tables[k][nested.codes >> (max(nested.tables) - k)]
 
 
@@ -33,7 +33,7 @@ def test_nesting_costs_at_most_a_fifth_more_than_the_best_free_cells_at_every_wi
     rows, even = [ROWS[kind](rng, size) for _ in range(8)], np.ones(size)
     sums = [nesting.sort_row(row, even)[2] for row in rows]
     width_weights = nesting.balance(sums, bits=BITS)
-    nested = [nesting.nest(row, even, bits=BITS, width_weights=width_weights) for row in rows]
+    nested = [dp_numpy.nest(row, even, bits=BITS, width_weights=width_weights) for row in rows]
     free = sum(compiled.free_errors(each, 2 ** max(BITS)) for each in sums)
     for k in BITS:
         ours = sum(squared_error(row, rebuilt(each, k), even) for row, each in zip(rows, nested, strict=True))
@@ -65,7 +65,7 @@ def test_free_errors_are_those_of_the_free_cells() -> None:
 def test_every_cell_is_the_union_of_its_two_halves(seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights, sensitivity = rng.normal(size=700), rng.chisquare(1, size=700)
-    nested = nesting.nest(weights, sensitivity, bits=BITS)
+    nested = dp_numpy.nest(weights, sensitivity, bits=BITS)
     order = np.argsort(weights)
     assert (np.diff(nested.codes[order].astype(int)) >= 0).all()  # cells are runs of the sorted row at every width
     for k in BITS:
@@ -80,9 +80,9 @@ def test_every_cell_is_the_union_of_its_two_halves(seed: int) -> None:
 def test_the_searches_in_numpy_choose_the_same_codes(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(size)
     weights, sensitivity = rng.standard_t(4, size=size), rng.chisquare(1, size=size)
-    codes = nesting.nest(weights, sensitivity, bits=BITS).codes
+    codes = dp_numpy.nest(weights, sensitivity, bits=BITS).codes
     monkeypatch.setattr(nesting, "dp_numba", dp_numpy)
-    np.testing.assert_array_equal(codes, nesting.nest(weights, sensitivity, bits=BITS).codes)
+    np.testing.assert_array_equal(codes, dp_numpy.nest(weights, sensitivity, bits=BITS).codes)
 
 
 @pytest.mark.parametrize("bits", [BITS, (3, 4, 6), (4,), (2, 8)])
@@ -95,7 +95,7 @@ def test_rows_nested_together_have_the_codes_they_have_alone(bits: tuple[int, ..
     )
     codes, tables = nesting.nest_rows(weights, sensitivity, bits=bits, width_weights=width_weights)
     for i in range(len(weights)):
-        alone = nesting.nest(weights[i], sensitivity[i], bits=bits, width_weights=width_weights)
+        alone = dp_numpy.nest(weights[i], sensitivity[i], bits=bits, width_weights=width_weights)
         np.testing.assert_array_equal(codes[i], alone.codes)
         for k in bits:
             np.testing.assert_allclose(tables[k][i], alone.tables[k], atol=1e-9)
@@ -119,14 +119,14 @@ def test_more_bits_never_rebuild_a_row_worse() -> None:
     rng = np.random.default_rng(3)
     for size in (16, 100, 1000, 5000):
         weights, sensitivity = rng.standard_t(3, size=size), rng.chisquare(1, size=size)
-        nested = nesting.nest(weights, sensitivity, bits=BITS)
+        nested = dp_numpy.nest(weights, sensitivity, bits=BITS)
         errors = [squared_error(weights, rebuilt(nested, k), sensitivity) for k in BITS]
         assert all(wide <= narrow * (1 + 1e-9) for narrow, wide in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("weights", [np.zeros(50), np.ones(64) * 3.5, np.repeat([1.0, -1.0], 20)])
 def test_rows_with_few_values_are_rebuilt_exactly(weights: np.ndarray) -> None:
-    nested = nesting.nest(weights, np.zeros_like(weights), bits=BITS)
+    nested = dp_numpy.nest(weights, np.zeros_like(weights), bits=BITS)
     for k in BITS:
         np.testing.assert_allclose(rebuilt(nested, k), weights, atol=1e-12)
         assert np.isfinite(nested.tables[k]).all()

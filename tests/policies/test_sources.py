@@ -58,12 +58,11 @@ def test_verdicts_on_chosen_answers_count_by_how_likely_they_were_chosen() -> No
     assert abs(corrected.of("j") - true) < 0.05 < abs(plain.of("j") - true)
 
 
-def test_a_verdict_that_was_hardly_ever_asked_for_counts_no_more_than_four_and_the_cut_is_reported() -> None:
+def test_a_verdict_that_was_hardly_ever_asked_for_counts_no_more_than_four() -> None:
     found = SourceReliability()
     for _ in range(50):
         assert found.asked("j", 0.5) == pytest.approx(1.0)
     assert found.asked("j", 0.001) == 4.0
-    assert found.clipped("j") == pytest.approx(1 / 51, rel=0.1)
 
 
 def test_an_unknown_source_is_believed_a_little_and_its_word_left_as_it_is() -> None:
