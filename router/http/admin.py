@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import Field
 
 from router.errors import Conflict, InvalidRequest, NotFound
@@ -75,10 +75,12 @@ def routes(
         route_class=key_first(authentication, admin=True),
         dependencies=[Depends(acting)],
     )
-    _tenants(router, stores.keys, note, declared)
+    _shared(router, stores.keys, note, declared, Tenant)
+    _shared(router, stores.keys, note, declared, Team)
+    _shared(router, stores.keys, note, declared, Key)
+    for add in (_tenants, _teams, _keys, _secrets):
+        add(router, stores.keys, note, declared)
     _answers(router, forget or stores.answers.forget, note)
-    _teams(router, stores.keys, note, declared)
-    _keys(router, stores.keys, note, declared)
     _reports(router, stores, clock)
     _clock(router, stores.clock)
     return router
@@ -97,35 +99,38 @@ def _days(since: dt.date | None, until: dt.date | None, today: dt.date) -> tuple
     return first, last
 
 
-async def _change(
-    keys: Registry,
-    note: Note,
-    declared: DeclaredOwners,
-    kind: type[Thing],
-    name: str,
-    body: dict[str, Any],
-) -> dict[str, object]:
-    """Some of the terms of a tenant, a team or a key."""
-    declared.must_not_have(kind, name)
-    found = await keys.get(kind, name)
-    terms = patched(found.terms, body)
-    await keys.put(replace(found, terms=terms))
-    await note(f"{kind.__name__.lower()}.put", name, terms=shown_terms(terms))
-    return view(await keys.get(kind, name))
+def _shared(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners, kind: type[Thing]) -> None:
+    """List, look at and change tenants, teams or keys. A secret is never among what is shown."""
+    word = kind.__name__.lower()
+    at = f"/{word}s/{{key_id}}" if kind is Key else f"/{word}s/{{name}}"
+    named: str = Path(alias="key_id" if kind is Key else "name")
+
+    @router.get(f"/{word}s", name=f"{word}s", description=f"All {word}s in the order of their names.")
+    async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
+        return await listed_together(declared.all(kind), keys.all(kind, after=after), after, limit)
+
+    @router.get(at, name=word, description=f"One {word}.")
+    async def one(name: str = named) -> dict[str, object]:
+        found = declared.find(kind, name)
+        return view(await keys.get(kind, name)) if found is None else view(found, source=FILE)
+
+    @router.patch(at, name=f"patch_{word}", description=f"Change some terms of a {word}.")
+    async def patch(body: dict[str, Any], name: str = named) -> dict[str, object]:
+        declared.must_not_have(kind, name)
+        found = await keys.get(kind, name)
+        terms = patched(found.terms, body)
+        await keys.put(replace(found, terms=terms))
+        await note(f"{word}.put", name, terms=shown_terms(terms))
+        return view(await keys.get(kind, name))
+
+    if kind is not Key:
+
+        @router.delete(at, name=f"delete_{word}", description=f"Disable a {word} with all its keys; it stays listed.")
+        async def delete(name: str = named) -> dict[str, object]:
+            return await patch({"disabled": True}, name)
 
 
 def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
-    @router.get("/tenants")
-    async def tenants(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
-        """Tenants in the order of their names."""
-        return await listed_together(declared.all(Tenant), keys.all(Tenant, after=after), after, limit)
-
-    @router.get("/tenants/{name}")
-    async def tenant(name: str) -> dict[str, object]:
-        """One tenant."""
-        found = declared.find(Tenant, name)
-        return view(await keys.get(Tenant, name)) if found is None else view(found, source=FILE)
-
     @router.put("/tenants/{name}")
     async def put_tenant(name: str, body: Terms) -> dict[str, object]:
         """Make a tenant, or replace its terms."""
@@ -141,16 +146,6 @@ def _tenants(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
             raise Conflict(f"There is a tenant {name!r} already.", param="tenant")
         return await put_tenant(name, body)
 
-    @router.delete("/tenants/{name}")
-    async def delete_tenant(name: str) -> dict[str, object]:
-        """Disable a tenant with all its keys; it stays in the list, since what it spent does."""
-        return await patch_tenant(name, {"disabled": True})
-
-    @router.patch("/tenants/{name}")
-    async def patch_tenant(name: str, body: dict[str, Any]) -> dict[str, object]:
-        """Change some of a tenant's terms."""
-        return await _change(keys, note, declared, Tenant, name, body)
-
 
 def _answers(router: APIRouter, forget: Callable[[str], Awaitable[int]], note: Note) -> None:
     @router.delete("/tenants/{name}/cache")
@@ -162,17 +157,6 @@ def _answers(router: APIRouter, forget: Callable[[str], Awaitable[int]], note: N
 
 
 def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
-    @router.get("/teams")
-    async def teams(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
-        """Teams in the order of their names."""
-        return await listed_together(declared.all(Team), keys.all(Team, after=after), after, limit)
-
-    @router.get("/teams/{name}")
-    async def team(name: str) -> dict[str, object]:
-        """One team."""
-        found = declared.find(Team, name)
-        return view(await keys.get(Team, name)) if found is None else view(found, source=FILE)
-
     @router.put("/teams/{name}")
     async def put_team(name: str, body: TeamBody) -> dict[str, object]:
         """Make a team, or replace its terms."""
@@ -181,29 +165,8 @@ def _teams(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwne
         await note("team.put", name, terms=shown_terms(body))
         return view(await keys.get(Team, name))
 
-    @router.patch("/teams/{name}")
-    async def patch_team(name: str, body: dict[str, Any]) -> dict[str, object]:
-        """Change some of a team's terms."""
-        return await _change(keys, note, declared, Team, name, body)
-
-    @router.delete("/teams/{name}")
-    async def delete_team(name: str) -> dict[str, object]:
-        """Disable a team with all its keys; it stays in the list, since what it spent does."""
-        return await patch_team(name, {"disabled": True})
-
 
 def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
-    @router.get("/keys")
-    async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 100) -> dict[str, object]:
-        """Keys in the order of their ids, without secrets."""
-        return await listed_together(declared.all(Key), keys.all(Key, after=after), after, limit)
-
-    @router.get("/keys/{key_id}")
-    async def key(key_id: str) -> dict[str, object]:
-        """One key, without its secret."""
-        found = declared.find(Key, key_id)
-        return view(await keys.get(Key, key_id)) if found is None else view(found, source=FILE)
-
     @router.post("/keys", status_code=201)
     async def create(body: KeyBody) -> dict[str, object]:
         """Make a key. `secret` is shown this once."""
@@ -226,16 +189,8 @@ def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwner
         await note("key.put", key_id, terms=shown_terms(body))
         return view(await keys.get(Key, key_id))
 
-    @router.patch("/keys/{key_id}")
-    async def patch_key(key_id: str, body: dict[str, Any]) -> dict[str, object]:
-        """Change some of a key's terms."""
-        return await _change(keys, note, declared, Key, key_id, body)
 
-    @router.delete("/keys/{key_id}")
-    async def delete(key_id: str) -> dict[str, object]:
-        """Disable a key; it stays in the list, since what it spent does."""
-        return await disable(key_id)
-
+def _secrets(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwners) -> None:
     @router.post("/keys/{key_id}/rotate")
     async def rotate(key_id: str, body: RotateBody) -> dict[str, object]:
         """Give a key a new secret, shown this once."""
@@ -244,21 +199,22 @@ def _keys(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOwner
         await note("key.rotated", key_id, grace_s=body.grace_s)
         return {**view(made), "secret": secret}
 
+    async def turn(key_id: str, *, disabled: bool) -> dict[str, object]:
+        declared.must_not_have(Key, key_id)
+        made = await keys.disable(key_id, disabled=disabled)
+        await note("key.disabled" if disabled else "key.enabled", key_id)
+        return view(made)
+
+    @router.delete("/keys/{key_id}", name="delete_key")
     @router.post("/keys/{key_id}/disable")
     async def disable(key_id: str) -> dict[str, object]:
-        """Refuse a key from now on; other gateways learn of it within seconds."""
-        declared.must_not_have(Key, key_id)
-        made = await keys.disable(key_id)
-        await note("key.disabled", key_id)
-        return view(made)
+        """Refuse a key from now on, on every gateway; it stays in the list, since what it spent does."""
+        return await turn(key_id, disabled=True)
 
     @router.post("/keys/{key_id}/enable")
     async def enable(key_id: str) -> dict[str, object]:
         """Accept a disabled key again."""
-        declared.must_not_have(Key, key_id)
-        made = await keys.disable(key_id, disabled=False)
-        await note("key.enabled", key_id)
-        return view(made)
+        return await turn(key_id, disabled=False)
 
 
 def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> None:

@@ -82,6 +82,33 @@ async def _credit(gateway: Gateway, log: OutcomeLog, given: Feedback, *, share: 
     return len(weights)
 
 
+async def _record(
+    gateway: Gateway, stores: Stores, principal: Principal, body: FeedbackBody, rules: FeedbackSection
+) -> dict[str, object]:
+    """One judgement, by its own tenant or by an admin for another. Raises: InvalidRequest, and as OutcomeLog.judge."""
+    judged = body.decision_id or body.response_id
+    if judged is None:
+        raise InvalidRequest("give decision_id or response_id", param="decision_id")
+    given = Feedback(
+        judged,
+        int(time.time() * 1000),
+        body.value,
+        comment=body.comment,
+        replace=body.replace,
+        tenant=principal.tenant if body.tenant is None else body.tenant,
+        key_id=principal.key_id,
+        by_admin=body.tenant is not None,
+    )
+    if given.by_admin:
+        must_judge_for_others(principal, allowed=rules.by_admins)
+    recorded = await stores.log.judge(given)
+    credited = await _credit(gateway, stores.log, given, share=rules.credit) if recorded else 0
+    if given.by_admin:
+        await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
+    shown = {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
+    return {**shown, "credited": credited} if credited else shown
+
+
 def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, rules: FeedbackSection) -> APIRouter:
     """The router of these."""
     by_key = Rates("judgements", rules.per_key, clock=time.monotonic)
@@ -119,27 +146,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
         principal: Principal = request.state.principal
         by_key.take(f"key:{principal.key_id}")
         by_tenant.take(f"tenant:{principal.tenant}")
-        judged = body.decision_id or body.response_id
-        if judged is None:
-            raise InvalidRequest("give decision_id or response_id", param="decision_id")
-        given = Feedback(
-            judged,
-            int(time.time() * 1000),
-            body.value,
-            comment=body.comment,
-            replace=body.replace,
-            tenant=principal.tenant if body.tenant is None else body.tenant,
-            key_id=principal.key_id,
-            by_admin=body.tenant is not None,
-        )
-        if given.by_admin:
-            must_judge_for_others(principal, allowed=rules.by_admins)
-        recorded = await stores.log.judge(given)
-        credited = await _credit(gateway, stores.log, given, share=rules.credit) if recorded else 0
-        if given.by_admin:
-            await stores.audit.note("feedback.by_admin", judged, {"tenant": given.tenant, "by": principal.key_id})
-        shown = {"object": "feedback", "decision_id": judged, "score": body.value, "recorded": recorded}
-        return {**shown, "credited": credited} if credited else shown
+        return await _record(gateway, stores, principal, body, rules)
 
     @router.delete("/cache")
     async def purge(request: Request) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -12,10 +12,18 @@ from router.gateway.abilities import features_of
 from router.gateway.cost_fields import raised
 from router.gateway.eligibility import Requirements
 from router.gateway.types import Call
+from router.http.bodies import (
+    ChatBody,
+    CommonBody,
+    CompletionBody,
+    EmbeddingBody,
+    MessagesBody,
+    Prompt,
+    ResponsesBody,
+    Routing,
+)
 from router.http.messages import (
     NOTHING_SEEN,
-    ContentPart,
-    Message,
     Seen,
     last_item_text,
     last_user_text,
@@ -36,76 +44,15 @@ PATHS: Final[Mapping[str, str]] = {
 }
 
 
-_ABSENT = msgspec.Raw()  # msgspec reads no `Raw | None`
 MOST_DELAY_S = 86_400
 
 
-class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The body's own `routing` object. Unknown keys are an error: a typo must not cost money."""
-
-    preference: float | None = None
-    allowed_models: list[str] | None = None
-    max_cost_usd: float | None = None
-    local_only: bool = False
-    policy: str | None = None
-    max_delay_s: float | None = None
-
-
-_Prompt = str | list[str | int | list[int]]  # text, texts, token ids, lists of token ids
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool = False
-
-
-class _Common(msgspec.Struct):
-    model: str
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    routing: Routing | None = None
-    n: int | None = None
-    user: str | None = None
-
-
-class _Chat(_Common, kw_only=True):
-    messages: list[Message]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    tools: msgspec.Raw = _ABSENT
-    functions: msgspec.Raw = _ABSENT
-    logprobs: bool | None = None
-
-
-class _Completion(_Common, kw_only=True):
-    prompt: _Prompt
-    max_tokens: int | None = None
-    best_of: int | None = None
-
-
-class _Embedding(_Common, kw_only=True):
-    input: _Prompt
-
-
-class _Responses(_Common, kw_only=True):
-    input: str | list[Any]
-    instructions: str | None = None
-    max_output_tokens: int | None = None
-    tools: msgspec.Raw = _ABSENT
-
-
-class _Messages(_Common, kw_only=True):
-    messages: list[Message]
-    max_tokens: int
-    system: str | list[ContentPart] | None = None
-    tools: msgspec.Raw = _ABSENT
-
-
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_CHAT = msgspec.json.Decoder(_Chat)
-_COMPLETION = msgspec.json.Decoder(_Completion)
-_EMBEDDING = msgspec.json.Decoder(_Embedding)
-_RESPONSES = msgspec.json.Decoder(_Responses)
-_MESSAGES = msgspec.json.Decoder(_Messages)
+_CHAT = msgspec.json.Decoder(ChatBody)
+_COMPLETION = msgspec.json.Decoder(CompletionBody)
+_EMBEDDING = msgspec.json.Decoder(EmbeddingBody)
+_RESPONSES = msgspec.json.Decoder(ResponsesBody)
+_MESSAGES = msgspec.json.Decoder(MessagesBody)
 _NO_CAPABILITIES: dict[str, frozenset[str]] = {name: frozenset({name}) for name in PATHS.values()}
 _EMPTY = (b"", b"[]", b"null")
 _NO_FEATURES, _PREFILL = frozenset[str](), frozenset({"prefill"})  # the answer goes on from the last message
@@ -286,7 +233,7 @@ _PARSERS = {
 
 def _call(
     path: str,
-    common: _Common,
+    common: CommonBody,
     fields: dict[str, msgspec.Raw],
     *,
     capabilities: frozenset[str],
@@ -302,10 +249,7 @@ def _call(
     routing = common.routing or _NO_ROUTING
     pinned, alias = _named(common.model)
     more = raised(path, fields)
-    choices = max(choices or _at_least(common.n, 1, "n") or 1, more.choices)
-    answers = choices * prompts if path == "/v1/completions" else choices
-    if answers > MOST_CHOICES:
-        raise InvalidRequest(f"n is {answers}, at most {MOST_CHOICES} are allowed", param="n")
+    choices = _choices(path, max(choices or _at_least(common.n, 1, "n") or 1, more.choices), prompts)
     needs = Requirements(
         capabilities=capabilities,
         prompt_bytes=prompt_bytes - seen.image_bytes,
@@ -343,6 +287,13 @@ def _call(
 
 
 _NO_ROUTING = Routing()
+
+
+def _choices(path: str, choices: int, prompts: int) -> int:
+    answers = choices * prompts if path == "/v1/completions" else choices
+    if answers > MOST_CHOICES:
+        raise InvalidRequest(f"n is {answers}, at most {MOST_CHOICES} are allowed", param="n")
+    return choices
 
 
 def _max_delay_s(asked: float | None) -> float | None:
@@ -389,11 +340,11 @@ def _size(fields: Mapping[str, msgspec.Raw], *names: str) -> int:
     return sum([len(memoryview(fields[name])) for name in names if name in fields])
 
 
-def _is_batch(prompt: _Prompt) -> bool:
+def _is_batch(prompt: Prompt) -> bool:
     return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
 
 
-def _text_of(prompt: _Prompt) -> str:
+def _text_of(prompt: Prompt) -> str:
     """The text of a prompt; token ids have none."""
     if isinstance(prompt, str):
         return prompt
