@@ -25,7 +25,7 @@ from policies.types import Arm
 from router.catalogue.ciphers import cipher_of
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
-from router.catalogue.rules import machine_rates_of, options_of
+from router.catalogue.rules import machine_rates_of, must_be_alone, options_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing
@@ -41,7 +41,8 @@ from router.programs.explaining import program_s
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
 from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
-from router.stores.keys import CachedKeys, Key, Registry, Team, Tenant
+from router.settings.source import state_of
+from router.stores.keys import CachedKeys, Key
 from router.stores.open import Stores, open_stores
 from router.stores.sqlite.timekeeping import boot_ms
 from router.stores.unmetered import Unmetered
@@ -176,15 +177,7 @@ async def open_runtime(
         gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
         stack.push_async_callback(_close, runtime)
         await stack.enter_async_context(runtime.workers.open())
-        for loop in (
-            learning.run,
-            lines.run,
-            lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
-            lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
-            lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),
-            lambda: _watch_loop(metrics.lagged),
-            lambda: _reloads(runtime, path),
-        ):
+        for loop in (lines.run, *_loops(runtime, spaces)):
             await stack.enter_async_context(_running(loop))
         yield runtime
         try:
@@ -192,6 +185,19 @@ async def open_runtime(
             await learning.snapshot()
         except (OSError, PointsmanError) as error:  # the log has it all: the next start replays it
             LOG.warning("no snapshot was written at the end: %s", error)
+
+
+def _loops(runtime: Runtime, spaces: Spaces | None) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """What runs beside the requests until the end."""
+    settings, learning = runtime.settings, runtime.learning
+    return (
+        learning.run,
+        lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
+        lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
+        lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),
+        lambda: _watch_loop(runtime.metrics.lagged),
+        lambda: _reloads(runtime, runtime.path),
+    )
 
 
 async def _keep_counts(spaces: Spaces | None) -> None:
@@ -292,25 +298,16 @@ async def _reloads(runtime: Runtime, path: Path | None) -> None:
     asked = asyncio.Event()
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = _state_of(path)
+    seen = state_of(path)
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(runtime.settings.reload.every_s):
                 await asked.wait()
-        found = _state_of(path)
+        found = state_of(path)
         if asked.is_set() or (runtime.settings.reload.watch and found != seen):
             asked.clear()
             seen = found
             await reload(runtime, path)
-
-
-def _state_of(path: Path) -> tuple[int, ...] | None:
-    """What differs once the file is another or was written; None while there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 async def reload(runtime: Runtime, path: Path) -> None:
@@ -337,17 +334,6 @@ async def reload(runtime: Runtime, path: Path) -> None:
     for backend in gone:
         runtime.retiring.add(task := asyncio.ensure_future(_retire(backend)))
         task.add_done_callback(runtime.retiring.discard)
-
-
-async def must_be_alone(settings: Settings, keys: Registry) -> None:
-    """Raises: SettingsError where the file has a tenant or team to which the admin API gave terms."""
-    for name, tenant in settings.tenants.items():
-        for cls, path, each in ((Tenant, "", name), *((Team, f".teams.{team}", team) for team in tenant.teams)):
-            if await keys.has_terms(cls, each):
-                kind = cls.__name__.lower()
-                raise SettingsError(
-                    f"tenants.{name}{path}: the admin API has a {kind} {each!r} with terms of its own too"
-                )
 
 
 async def _retire(backend: Replicas) -> None:

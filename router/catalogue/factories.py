@@ -35,7 +35,7 @@ from router.errors import SettingsError
 from router.learning.refit_worker import State, refit_aside, refit_elsewhere
 from router.learning.spaces import Spaces, secret_of
 from router.ports import Archive
-from router.settings import Settings, sections
+from router.settings import Settings, embedder_sections, sections
 from router.settings import engine_sections as engines
 from router.settings.extras import install_line
 from router.settings.paths import spaces_path
@@ -127,7 +127,7 @@ async def build_embedder(settings: Settings, archive: Archive) -> tuple[Embedder
     """The embedder of settings behind its cache, and what fits it, where it can be. Raises: SettingsError where an
     extra is missing, StoreUnavailable."""
     section, log = settings.embedder, settings.log
-    is_fitted = isinstance(section, sections.HashingSection) and log.enabled and log.keep_features
+    is_fitted = isinstance(section, embedder_sections.HashingSection) and log.enabled and log.keep_features
     key = b"" if not is_fitted else _features_key(log) or await secret_of(archive)
     try:
         embedder = _embedder(section, key)
@@ -146,12 +146,12 @@ def _features_key(log: sections.Log) -> bytes:
     return log.features_key.get_secret_value().encode()[:64] if log.features_key else b""
 
 
-def _embedder(section: sections.Embedder, hashed_with: bytes) -> Embedder:
-    if isinstance(section, sections.HashingSection):
+def _embedder(section: embedder_sections.Embedder, hashed_with: bytes) -> Embedder:
+    if isinstance(section, embedder_sections.HashingSection):
         return HashingEmbedder(section.dim, key=hashed_with)
-    if isinstance(section, sections.StaticSection):
+    if isinstance(section, embedder_sections.StaticSection):
         return StaticEmbedder(section.model)
-    if isinstance(section, sections.SentenceSection):
+    if isinstance(section, embedder_sections.SentenceSection):
         return SentenceEmbedder(section.model)
     key = section.api_key.get_secret_value() if section.api_key else None
     return OpenAIEmbedder(

@@ -1,12 +1,14 @@
-"""What settings make of rules: how a gateway decides, what it learns from, what machines cost. Fails nowhere."""
+"""What settings make of rules: how a gateway decides, what it learns from, what machines cost."""
 
 from __future__ import annotations
 
+from router.errors import SettingsError
 from router.gateway.machine_pricing import MachineRate
 from router.gateway.names import Names
 from router.gateway.types import JudgeRules, LearningRules, Options
 from router.learning.graders.rules import AnswerRule
 from router.settings import Settings
+from router.stores.keys import Registry, Team, Tenant
 
 
 def options_of(settings: Settings) -> Options:
@@ -52,3 +54,14 @@ def machine_rates_of(settings: Settings) -> dict[str, MachineRate]:
         for name, section in settings.backends.items()
         if section.machine_usd_per_hour is not None
     }
+
+
+async def must_be_alone(settings: Settings, keys: Registry) -> None:
+    """Raises: SettingsError where the file has a tenant or team to which the admin API gave terms."""
+    for name, tenant in settings.tenants.items():
+        for cls, path, each in ((Tenant, "", name), *((Team, f".teams.{team}", team) for team in tenant.teams)):
+            if await keys.has_terms(cls, each):
+                kind = cls.__name__.lower()
+                raise SettingsError(
+                    f"tenants.{name}{path}: the admin API has a {kind} {each!r} with terms of its own too"
+                )

@@ -16,7 +16,7 @@ from policies.escalation import Escalation
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
-from policies.types import BudgetState, Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
+from policies.types import Estimates, Evidence, Float, LoggedContext, Policy, Proposal, StoredPolicy, draw
 from router.errors import InvalidRequest
 from router.gateway.abilities import Inabilities
 from router.gateway.continuations import tied
@@ -36,6 +36,7 @@ from router.gateway.eligibility import (
 )
 from router.gateway.evidence import nearest
 from router.gateway.machine_pricing import MachinePricing
+from router.gateway.offers import NO_BUDGET, RecentBalances
 from router.gateway.stored_answers import AnswerCache
 from router.gateway.types import (
     Call,
@@ -52,14 +53,12 @@ from router.gateway.types import (
     new_id,
 )
 from router.learning.follower import Learning
-from router.types import NANO_PER_USD, Balance, Budget, DecisionRecord, Model, Principal
+from router.types import DecisionRecord, Model, Principal
 
-_NO_BUDGET = BudgetState()
 _NOTHING = np.empty(0, np.float32)
 _NO_ROWS = np.empty(0, np.int64)
 _UNKNOWN = Estimates(np.zeros(1), np.zeros(1), np.zeros(1))
 _CERTAIN = Proposal(np.ones(1), _UNKNOWN, np.zeros(1), np.zeros(1), Evidence(_UNKNOWN))
-MOST_BALANCES = 10_000  # kept at once
 SAY_EVERY_S = 60.0  # how often the same failure is logged, at most
 LOG = logging.getLogger("pointsman.deciding")
 
@@ -86,16 +85,13 @@ class Decider:
         self.unable = Inabilities(surroundings.clock)
         self.delays = Delays(lambda name: self.catalogue.backends[name], learning.views.times.speed)
         self._learning = learning
-        self._ledger = surroundings.ledger
         self.embedder = surroundings.embedder
         self.features = surroundings.features
         self._keep = surroundings.keep
         self._generator = surroundings.generator
         self._clock = surroundings.clock
         self._said_at = -SAY_EVERY_S  # that the embedder failed
-        self._balances: dict[tuple[Budget, ...], tuple[float, list[Balance]]] = {}
-        # by key: when read, of which budgets
-        self._budget_states: dict[str, tuple[float, tuple[Budget, ...], BudgetState]] = {}
+        self._balances = RecentBalances(surroundings.ledger, surroundings.clock)
         # of requests that need these capabilities, and are alike in what programs look at …
         self._usual: dict[tuple[object, ...], Candidates] = {}
         self._usual_of: Catalogue | None = None  # … among these models
@@ -136,8 +132,11 @@ class Decider:
         self, principal: Principal, call: Call, candidates: Candidates, timings: Timings, session: str | None
     ) -> LoggedContext:
         """All a policy may know of a query but its neighbours."""
-        budget = await self._budget_of(principal) if principal.budgets else _NO_BUDGET
-        capacity, budget = await self._capacity(candidates, budget) if candidates.budgets else (None, budget)
+        capacity, budget, newest_s = None, NO_BUDGET, self.options.balance_ttl_s
+        if principal.budgets:
+            budget = await self._balances.tightest(principal, newest_s)
+        if candidates.budgets:
+            capacity, budget = await self._balances.capacity(candidates, budget, newest_s)
         second = principal.latency_usd_per_s
         timings.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
@@ -334,35 +333,6 @@ class Decider:
         hits = self._learning.views.index.search(logged.embedding[None, :], logged.neighbours_asked)
         return hits.ids[0], hits.similarity[0]
 
-    async def _budget_of(self, principal: Principal) -> BudgetState:
-        """The budget with the smallest share left, read at most every `balance_ttl_s`."""
-        known, now = self._budget_states.get(principal.key_id), self._clock()
-        if known is None or known[1] is not principal.budgets or now - known[0] > self.options.balance_ttl_s:
-            if len(self._budget_states) > MOST_BALANCES:
-                self._budget_states.clear()
-            known = now, principal.budgets, _tightest(await self._read(principal.budgets))
-            self._budget_states[principal.key_id] = known
-        return known[2]
-
-    async def _capacity(self, candidates: Candidates, budget: BudgetState) -> tuple[NDArray[np.float64], BudgetState]:
-        """((n,) USD left of each model's tightest budget, inf where none; the caller's budget, or the first reset)."""
-        balances = await self._read(candidates.budgets)
-        left = {each.budget: each.remaining / NANO_PER_USD for each in balances}
-        tightest = [min([left[each] for each in model.budgets], default=np.inf) for model in candidates.models]
-        until = BudgetState(reset_s=min([each.reset_ms for each in balances]) / 1000)
-        return np.array(tightest), until if budget is _NO_BUDGET else budget
-
-    async def _read(self, budgets: tuple[Budget, ...]) -> list[Balance]:
-        """Balances at most `balance_ttl_s` old. Raises: StoreUnavailable."""
-        now = self._clock()
-        known = self._balances.get(budgets)
-        if known is None or now - known[0] > self.options.balance_ttl_s:
-            if len(self._balances) > MOST_BALANCES:
-                self._balances.clear()
-            known = now, await self._ledger.balances(budgets, int(now * 1000))
-            self._balances[budgets] = known
-        return known[1]
-
     def _policy(self, principal: Principal, call: Call) -> tuple[str, Policy]:
         allowed = self.options.on_request
         if call.policy is not None and allowed is not None and call.policy not in allowed:
@@ -379,20 +349,6 @@ class Decider:
     def _preference(self, principal: Principal, call: Call) -> float:
         knob = call.preference if call.preference is not None else principal.preference
         return _price(self.options.preference if knob is None else knob, self.options.reference_usd)
-
-
-def _tightest(balances: Sequence[Balance]) -> BudgetState:
-    """The hard budget with the smallest share left."""
-    hard = [balance for balance in balances if balance.budget.hard]
-    if not hard:
-        return _NO_BUDGET
-    tight = min(hard, key=lambda b: b.remaining / max(1, b.budget.limit))
-    return BudgetState(
-        remaining=tight.remaining / NANO_PER_USD,
-        limit=tight.budget.limit / NANO_PER_USD,
-        reset_s=tight.reset_ms / 1000,
-        name=f"{tight.budget.scope}/{tight.budget.period_s}",
-    )
 
 
 @lru_cache(maxsize=4096)

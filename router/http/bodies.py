@@ -25,8 +25,8 @@ class Routing(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 Prompt = str | list[str | int | list[int]]  # text, texts, token ids, lists of token ids
 
 
-class StreamOptions(msgspec.Struct):
-    """Of a stream."""
+class UsageWish(msgspec.Struct):
+    """Whether a stream ends with its usage."""
 
     include_usage: bool = False
 
@@ -36,7 +36,7 @@ class CommonBody(msgspec.Struct):
 
     model: str
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: UsageWish | None = None
     routing: Routing | None = None
     n: int | None = None
     user: str | None = None

@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 from router.errors import SettingsError
 from router.settings.abilities import CAPABILITIES, EVERYTHING, able
 from router.settings.annotations import Annotations
+from router.settings.embedder_sections import Embedder, HashingSection
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.learning_sections import LearningSection
 from router.settings.listed import Listed, Look
@@ -23,9 +24,7 @@ from router.settings.sections import (
     Admission,
     Auth,
     BudgetRules,
-    Embedder,
     FeedbackSection,
-    HashingSection,
     Index,
     KeySection,
     Log,

@@ -140,3 +140,12 @@ def _walk(tree: object, steps: Steps, text: Callable[[str, Steps], str]) -> obje
 def _kind(value: object) -> str:
     kinds = ((list, "a list"), (dict, "a mapping"), (str, "a text"))
     return next((name for kind, name in kinds if isinstance(value, kind)), repr(value))
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """What differs once the file is another or was written; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
