@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from backends.anyprec.names import parsed_width, width_name, width_of
 from backends.errors import BackendError, Cut, Unreachable
+from backends.told import NOTHING, PAGES, Declared, of_card, of_page
 from backends.types import Backend
 
 _SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -23,6 +24,7 @@ _OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
 _UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
 _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
 NEARLY_FULL = 0.95
+LONGEST_NAME = 512  # characters, of a model
 SILENCES = 2  # in a row after which an engine counts as gone
 
 
@@ -43,6 +45,7 @@ class Found:
     parent: str | None = None  # the base of an adapter, the full model of a width
     bits: float | None = None
     context_tokens: int | None = None
+    told: Declared = NOTHING  # what the engine says that it can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +86,6 @@ class Askable(Protocol):
         """Status and body. Raises: BackendError."""
 
 
-class _Card(msgspec.Struct):
-    id: str
-    parent: str | None = None
-    max_model_len: int | None = None
-    anyprec_bits: list[int | float] | None = None
-
-
-class _Cards(msgspec.Struct):
-    data: list[_Card] = []
-
-
 class Watch:
     """One engine under observation: `refresh` it every few seconds."""
 
@@ -104,6 +96,7 @@ class Watch:
         self.rtt_s = _UNKNOWN_RTT_S
         self.answers: bool | None = None  # None: not asked yet
         self._backend = backend
+        self._told: Declared | None = None  # by its pages, since it last began to answer
         self._last = Counters()
         self._silent = 0  # times in a row that nothing came in time
 
@@ -124,13 +117,26 @@ class Watch:
         else:
             self._silent += 1
             self.answers = bool(self.answers) and not certain and self._silent < SILENCES
+        if not self.answers:
+            self._told = None
         if listed is not None:
-            self.models = models_of(listed)
+            if self._told is None:
+                self._told = await self._pages()
+            self.models = models_of(listed, self._told)
         measured = None
         if self.answers:
             with suppress(Unreachable):
                 measured = await self._page("/metrics")
         self._read(measured.decode("utf-8", errors="replace") if measured else "")
+
+    async def _pages(self) -> Declared:
+        """Once each time it comes up: engines do not change what they can do while they run."""
+        found = NOTHING
+        for path in PAGES:
+            with suppress(Unreachable):
+                if page := await self._page(path):
+                    found = found.over(of_page(path, page))
+        return found
 
     async def _page(self, path: str) -> bytes | None:
         """None where there is no such page. Raises: Unreachable."""
@@ -152,27 +158,38 @@ class Watch:
         self._last = now
 
 
-def models_of(body: bytes) -> tuple[Found, ...]:
-    """The models of a /v1/models page, adapters with their parent and any-precision widths; () where it is none."""
+def models_of(body: bytes, pages: Declared = NOTHING) -> tuple[Found, ...]:
+    """The models of a /v1/models page, adapters with their parent and any-precision widths; () where it is none.
+
+    `pages`: what other pages of the engine say; of several models only those do that its list says.
+    """
     try:
-        cards = msgspec.json.decode(body, type=_Cards).data
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        listed = msgspec.json.decode(body, type=dict[str, Any]).get("data")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
-    return tuple(found for card in cards for found in _names(card))
+    cards = [each for each in listed if _is_card(each)] if isinstance(listed, list) else []
+    whose = pages if len(cards) == 1 else NOTHING
+    return tuple(found for card in cards for found in _names(card, of_card(card).over(whose)))
 
 
-def _names(card: _Card) -> list[Found]:
-    width = parsed_width(card.id)
+def _is_card(card: object) -> bool:
+    return isinstance(card, dict) and isinstance(card.get("id"), str) and 0 < len(card["id"]) <= LONGEST_NAME
+
+
+def _names(card: dict[str, Any], told: Declared) -> list[Found]:
+    name, context, told = card["id"], told.context_tokens, replace(told, context_tokens=None)
+    parent = card.get("parent") if isinstance(card.get("parent"), str) else None
+    width = parsed_width(name)
     if width is not None:
-        parent = card.parent or width.model
-        return [Found(card.id, parent=parent, bits=width.bits, context_tokens=card.max_model_len)]
-    own = Found(card.id, parent=card.parent, context_tokens=card.max_model_len)
-    widths = [
-        Found(width_name(card.id, bits), parent=card.id, bits=bits, context_tokens=card.max_model_len)
-        for bits in map(width_of, card.anyprec_bits or ())
-        if bits is not None
-    ]
-    return [own, *widths]
+        return [Found(name, parent or width.model, width.bits, context, told)]
+    widths = card.get("anyprec_bits")
+    known = [width_of(each) for each in widths if _is_number(each)] if isinstance(widths, list) else []
+    own = Found(name, parent, context_tokens=context, told=told)
+    return [own, *(Found(width_name(name, bits), name, bits, context, told) for bits in known if bits is not None)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def samples_of(text: str) -> dict[str, list[float]]:

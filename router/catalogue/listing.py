@@ -21,6 +21,7 @@ from router.gateway.types import Catalogue
 from router.gateway.wildcards import Wildcards
 from router.programs.factory import program_models
 from router.settings import Settings
+from router.settings.abilities import CAPABILITIES
 from router.settings.engine_sections import EmbeddedSection, VllmSection
 from router.settings.listed import priced_under
 from router.settings.paths import admissions_path
@@ -158,6 +159,9 @@ def _spared(backend: Replicas) -> str | None:
 
 def _facts(found: Found) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": found.name, "parent": found.parent, "bits": found.bits}
+    told, can = found.told, CAPABILITIES["vllm"]
+    facts["lacks"] = told.lacks
+    facts["capabilities"] = told.only or (can | {"vision"} if "images" in told.able else can)
     if found.context_tokens is not None:
         facts["context_tokens"] = found.context_tokens
     if found.bits is not None:

@@ -33,7 +33,8 @@ def options_of(settings: Settings) -> Options:
 
 def _names(settings: Settings) -> Names:
     chains = settings.fallbacks, settings.context_fallbacks
-    return Names(settings.model_map, settings.unknown_model, *chains, settings.read.whys())
+    mapped = {**settings.read.renamed, **settings.model_map}
+    return Names(mapped, settings.unknown_model, *chains, settings.read.whys())
 
 
 def learning_of(settings: Settings) -> LearningRules:

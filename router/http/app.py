@@ -270,6 +270,8 @@ def shape_errors(rest: FastAPI, turned_away: Callable[[int, str, str], None]) ->
         wrong_method = request.url.path in PATHS  # a POST there never comes here
         status, detail = (405, "this path takes POST") if wrong_method else (error.status_code, error.detail)
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(status, "http_error")
+        if detail == "Not Found":
+            detail = f"there is no such path. Models of text are served, at {', '.join(PATHS)}"
         message = f"{request.method} {request.url.path}: {detail}"
         return await known(request, InvalidRequest(message, status=status, code=code))
 

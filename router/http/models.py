@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fastapi import APIRouter, Request, Response
 
+from backends.told import NOTHING, Declared
 from router.gateway.eligibility import nobody, not_up
 from router.gateway.serving import Gateway
 from router.gateway.types import Options
@@ -21,7 +22,11 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
     router = APIRouter()
 
     def shown(model: Model) -> dict[str, object]:
-        return describe(model, not_up(model, lambda backend: backend not in gateway.decider.down))
+        backend = gateway.decider.catalogue.backends.get(model.backend)
+        told = (
+            next((each.told for each in backend.models if each.name == model.upstream), NOTHING) if backend else NOTHING
+        )
+        return describe(model, not_up(model, lambda name: name not in gateway.decider.down), told)
 
     def unroutable() -> Mapping[str, str]:
         return gateway.decider.options.names.unroutable
@@ -104,8 +109,9 @@ def alias(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
 
 
-def describe(model: Model, unavailable: str | None) -> dict[str, object]:
-    """A model in OpenAI's shape, with what is particular here beside it; why nobody is sent there now."""
+def describe(model: Model, unavailable: str | None, told: Declared) -> dict[str, object]:
+    """A model in OpenAI's shape, with what is particular here beside it; why nobody is sent there now, and
+    which pages of its engine said what it lacks: the settings count before them, the provider's list after."""
     return {
         "id": model.name,
         "object": "model",
@@ -114,6 +120,8 @@ def describe(model: Model, unavailable: str | None) -> dict[str, object]:
         "parent": model.parent,
         "max_model_len": model.context_tokens,
         "capabilities": sorted(model.capabilities),
+        "lacks": sorted(model.lacks),
+        "told_by": list(told.sources),
         "bits": model.bits,
         "draining": model.draining,
         "unavailable": unavailable,

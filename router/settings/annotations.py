@@ -15,6 +15,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
     unroutable: tuple[str, ...] = ()  # NAME (path): why; the line to add
     origins: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)  # names that none here can have -> what they became
 
     def whys(self) -> dict[str, str]:
         """By name, why nothing can be sent to any entry of that name."""

@@ -307,7 +307,16 @@ class Settings(Section):
         listed = self._candidate(section, price, self._listed.get(section.name))
         written = section.model_fields_set - {"price", "backend", "drain", "max_output_tokens", "capacity", "limits"}
         taken = {key: getattr(listed, key) for key in written if getattr(section, key) is not None}
-        for key in ("context_tokens", "capabilities", "parent", "bits", "parameters", "extra_body", "bytes_per_token"):
+        for key in (
+            "context_tokens",
+            "capabilities",
+            "lacks",
+            "parent",
+            "bits",
+            "parameters",
+            "extra_body",
+            "bytes_per_token",
+        ):
             taken.setdefault(key, getattr(found, key))
         longest = section.max_output_tokens or found.max_output_tokens
         taken.setdefault("local", found.local)

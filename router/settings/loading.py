@@ -26,7 +26,7 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look
 
     Raises: SettingsError; its message has one line for each key that is wrong.
     """
-    settings = build({} if path is None else source.read(path), env, listed=listed)
+    settings = build({} if path is None else litellm_file.with_included(source.read(path), path), env, listed=listed)
     return _placed(settings, path, env)
 
 
@@ -61,7 +61,7 @@ def _translated(tree: dict[str, Any], env: Mapping[str, str], look: Look) -> Set
     if not found.tree["models"]:
         raise refuse([(each.path, f"{each.reason}; {each.remedy}".removesuffix("; ")) for each in found.unroutable])
     settings = _validated(found.tree, {}, look, {**found.origins, "": "pointsman."})
-    return settings.annotate(Annotations(found.notes, tuple(map(str, found.unroutable)), found.origins))
+    return settings.annotate(Annotations(found.notes, tuple(map(str, found.unroutable)), found.origins, found.renamed))
 
 
 def _validated(

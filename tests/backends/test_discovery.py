@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import msgspec
 import pytest
 
 from backends.discovery import (
@@ -23,6 +27,7 @@ from backends.errors import TimedOut
 from backends.openai import OpenAIBackend
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
+from backends.told import NOTHING, PAGES, Declared, of_page
 from benchmarks.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.anyio
@@ -209,3 +214,118 @@ def test_the_roofline_is_bound_by_memory_alone_and_by_arithmetic_in_a_crowd() ->
     assert alone.decode_tokens_s == pytest.approx(3.0e12 / 16e9)
     assert roofline(machine, parameters=8e9, bits=4.0).decode_tokens_s == pytest.approx(4 * alone.decode_tokens_s)
     assert roofline(machine, parameters=8e9, running=500).decode_tokens_s == pytest.approx(25_000 / 500)
+
+
+Said = tuple[frozenset[str] | set[str], frozenset[str] | set[str], frozenset[str] | set[str] | None, int | None]
+# What servers of the field say, as they say it; and what that is taken for: (able, lacks, only, context).
+CARDS_OF: dict[str, tuple[dict[str, Any], Said]] = {
+    "vLLM": ({"max_model_len": 4096, "owned_by": "vllm"}, (set(), set(), None, 4096)),
+    "OpenRouter": (
+        {
+            "context_length": 131072,
+            "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]},
+            "supported_parameters": ["tools", "tool_choice", "max_tokens", "response_format", "seed"],
+        },
+        (
+            {"images", "tools", "tool_choice", "json_schema", "json_object", "seed"},
+            {"audio", "files", "logprobs", "logit_bias", "reasoning"},
+            None,
+            131072,
+        ),
+    ),
+    "Mistral": (
+        {
+            "capabilities": {"completion_chat": True, "function_calling": False, "vision": True},
+            "max_context_length": 32768,
+        },
+        ({"images"}, {"tools"}, None, 32768),
+    ),
+    "LM Studio": ({"type": "vlm", "capabilities": ["tool_use"]}, ({"images", "tools"}, set(), None, None)),
+    "an embedder": ({"type": "embedding", "max_context_length": 512}, (set(), set(), {"embeddings"}, 512)),
+    "llama.cpp": ({"meta": {"n_ctx": 8192, "n_ctx_train": 131072}}, (set(), set(), None, 8192)),
+}
+PAGES_OF: dict[str, tuple[str, dict[str, Any], Said]] = {
+    "llama.cpp": (
+        "/props",
+        {
+            "default_generation_settings": {"n_ctx": 4096},
+            "modalities": {"vision": False, "audio": False},
+            "chat_template_caps": {"supports_tools": True, "supports_tool_calls": True},
+        },
+        ({"tools"}, {"images", "audio"}, None, 4096),
+    ),
+    "SGLang": ("/get_server_info", {"tool_call_parser": None, "reasoning_parser": "x"}, (set(), {"tools"}, None, None)),
+    "SGLang with a parser": ("/get_server_info", {"tool_call_parser": "qwen25"}, (set(), set(), None, None)),
+    "SGLang that embeds": ("/get_model_info", {"is_generation": False}, (set(), set(), {"embeddings"}, None)),
+    "vLLM that embeds": (
+        "/openapi.json",
+        {"paths": {"/v1/embeddings": {}, "/pooling": {}, "/v1/models": {}}},
+        (set(), set(), {"embeddings"}, None),
+    ),
+    "vLLM": (
+        "/openapi.json",
+        {"paths": {"/v1/embeddings": {}, "/v1/chat/completions": {}}},
+        (set(), set(), None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("server", CARDS_OF)
+def test_what_an_entry_of_the_list_says_is_taken_for_what_it_is(server: str) -> None:
+    card, (able, lacks, only, context) = CARDS_OF[server]
+    (found,) = models_of(msgspec.json.encode({"data": [{"id": "m", **card}]}))
+    told = found.told
+    assert _said(told, found.context_tokens) == (able, lacks, only, context)
+    assert told.sources == (("/v1/models",) if able or lacks or only else ())
+
+
+@pytest.mark.parametrize("server", PAGES_OF)
+def test_what_a_page_says_is_taken_for_what_it_is(server: str) -> None:
+    path, page, (able, lacks, only, context) = PAGES_OF[server]
+    told = of_page(path, msgspec.json.encode(page))
+    assert _said(told, told.context_tokens) == (able, lacks, only, context)
+
+
+def _said(told: Declared, context: int | None) -> Said:
+    return told.able, told.lacks, told.only, context
+
+
+ODD: list[Any] = [None, True, 0, -1, 1e300, 2**70, "x", "x" * 10_000, [], {}, [[[]]], [None, 1, {}], {"a": {"b": [1]}}]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_odd_and_lying_pages_are_read_without_harm(seed: int) -> None:
+    """Keys that mean something, with values that mean nothing."""
+    chance = random.Random(seed)
+    keys = ["max_model_len", "context_length", "meta", "capabilities", "supported_parameters", "architecture", "type"]
+    keys += [
+        "parent",
+        "anyprec_bits",
+        "top_provider",
+        "modalities",
+        "tool_call_parser",
+        "paths",
+        "is_generation",
+        "n_ctx",
+    ]
+    keys += ["default_generation_settings", "chat_template_caps", "input_modalities", "id"]
+
+    def thing(depth: int) -> Any:
+        if depth and chance.random() < 0.4:
+            return {chance.choice(keys): thing(depth - 1) for _ in range(4)}
+        return chance.choice(ODD)
+
+    for _ in range(300):
+        card = {key: thing(3) for key in chance.sample(keys, 6)}
+        for found in models_of(json.dumps({"data": [{"id": "m"}, card, chance.choice(ODD)]}).encode()):
+            assert found.context_tokens is None or 0 < found.context_tokens <= 2**40
+            assert 0 < len(found.name) <= 600
+        for path in PAGES:
+            told = of_page(path, json.dumps(card).encode())
+            assert told.context_tokens is None or 0 < told.context_tokens <= 2**40
+    assert of_page("/props", b"[" * 100_000) == of_page("/props", b"\xff") == NOTHING
+
+
+async def test_one_odd_entry_does_not_hide_the_others() -> None:
+    page = b'{"data": [{"id": 7}, {"id": "good", "max_model_len": "much"}, 5, {"id": "", "parent": 3}, {"id": "b"}]}'
+    assert [each.name for each in models_of(page)] == ["good", "b"]

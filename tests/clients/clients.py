@@ -13,11 +13,13 @@ class Client:
     script: str
     python: tuple[str, ...] = ()  # packages from PyPI
     node: tuple[str, ...] = ()  # packages from npm
+    source: str = ""  # a package whose own examples are run, from its source distribution
     quick: bool = False  # a part of every continuous-integration run
 
 
 CLIENTS = (
     Client("OpenAI SDK, Python", "openai_python.py", python=("openai",), quick=True),
+    Client("OpenAI's own examples", "openai_examples.py", python=("openai", "rich", "httpx2"), source="openai"),
     Client("Anthropic SDK, Python", "anthropic_python.py", python=("anthropic",), quick=True),
     Client("OpenAI SDK, Node", "openai_node.mjs", node=("openai",), quick=True),
     Client("Anthropic SDK, Node", "anthropic_node.mjs", node=("@anthropic-ai/sdk",)),

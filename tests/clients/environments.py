@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,24 @@ def python_of(packages: Sequence[str]) -> Path:
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         (folder / ".done").touch()
     return python
+
+
+def source_of(python: Path, package: str) -> Path:
+    """The source distribution of the version of a package that this Python has, unpacked beside it."""
+    folder = python.parents[1] / "source"
+    if not (folder / ".done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        said = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
+        done = subprocess.run([str(python), "-c", said, package], capture_output=True, text=True, check=True)
+        wanted = f"{package}=={done.stdout.strip()}"
+        quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", package, "--dest", str(folder)]
+        _run([str(python), "-m", "pip", "download", *quiet, wanted])
+        for archive in folder.glob("*.tar.gz"):
+            with tarfile.open(archive) as packed:
+                packed.extractall(folder, filter="data")
+        (folder / ".done").touch()
+    return next(each for each in folder.iterdir() if each.is_dir())
 
 
 def node_of(packages: Sequence[str]) -> Path:

@@ -22,13 +22,15 @@ from typing import Any
 
 from tests.clients.clients import CLIENTS, Client
 from tests.clients.engine import serve
-from tests.clients.environments import CannotInstall, node_of, python_of
+from tests.clients.environments import CannotInstall, node_of, python_of, source_of
+from tests.clients.listening import listening
 
 PROGRAMS = Path(__file__).parent / "programs"
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 BEGIN, END = "<!-- made by python -m tests.clients.run -->", "<!-- end -->"
 KEY = "sk-of-a-client"
-MODELS = ("talker", "by-litellm")
+MODELS = ("talker", "by-litellm", "family")
+FAMILY = "family"  # the packaged models, for clients with prompts that 512 bytes may hold
 LONG = 25  # checks
 START_S = 600.0  # on a machine that does much else
 Checks = list[dict[str, Any]]
@@ -36,8 +38,11 @@ Row = tuple[str, dict[str, Checks]]
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, engine_url: str) -> Iterator[str]:
-    """The address of a gateway before a chat-only engine, called directly and through litellm."""
+def gateway(folder: Path, engine_url: str, *, unknown: str | None = None) -> Iterator[str]:
+    """The address of a gateway before a chat-only engine, called directly and through litellm, and the packaged models.
+
+    `unknown` is the model that every other name means.
+    """
     model = {
         "price": {"prompt": 1, "completion": 4},
         "context_tokens": 200_000,
@@ -48,13 +53,17 @@ def gateway(folder: Path, engine_url: str) -> Iterator[str]:
         "backends": {
             "direct": {"kind": "vllm", "url": engine_url},
             "library": {"kind": "litellm", "url": f"{engine_url}/v1", "api_key": "none"},
+            "packaged": {"kind": "embedded"},
         },
+        "model_map": {FAMILY: "large@4bit"},
         "models": [
             {"name": "talker", "backend": "direct", **model},
             {"name": "by-litellm", "backend": "library", "upstream": "openai/talker", **model},
         ],
         "tenants": {"t": {"keys": [{"secret": KEY}]}},
     }
+    if unknown is not None:
+        settings["unknown_model"] = {FAMILY: "large@4bit"}.get(unknown, unknown)
     config, log = folder / "pointsman.yaml", folder / "gateway.log"
     config.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "pointsman", "serve", "--config", str(config), "--port", "0"]
@@ -98,20 +107,42 @@ def run(client: Client, url: str, model: str) -> Checks:
         else:
             home = python_of(client.python)
             command = [str(home), str(PROGRAMS / client.script)]
+        if client.source:
+            env["SOURCE"] = str(source_of(home, client.source))
         if client.script.endswith(".sh"):
             command = ["bash", str(PROGRAMS / client.script), str(home)]
-        done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300 if not client.source else 1800,
+        )
     checks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return checks or [{"check": "start", "ok": False, "why": done.stderr[-400:]}]
 
 
-def rows(clients: Sequence[Client], url: str) -> Iterator[Row]:
+def heard(client: Client, url: str, model: str) -> Checks:
+    """The same, and whether every answer that the client got is as OpenAI and Anthropic publish it."""
+    with listening(url) as (address, answers):
+        checks = run(client, address, model)
+    why = f"{len(answers.complaints)} of {answers.answers}: {(answers.complaints or [''])[0]}"
+    return [*checks, {"check": "answers as published", "ok": not answers.complaints, "why": why}]
+
+
+def rows(clients: Sequence[Client], url: str, engine_url: str) -> Iterator[Row]:
     """What each client found with each model."""
     for client in clients:
         found: dict[str, Checks] = {}
-        for model in MODELS:
+        for model in MODELS if client.source else MODELS[:2]:
             try:
-                found[model] = run(client, url, model)
+                if client.source:  # its names are OpenAI's, and mean this model
+                    with tempfile.TemporaryDirectory() as own, gateway(Path(own), engine_url, unknown=model) as mapped:
+                        found[model] = heard(client, mapped, model)
+                else:
+                    found[model] = heard(client, url, model)
             except (CannotInstall, subprocess.TimeoutExpired) as problem:
                 found[model] = [{"check": "install", "ok": None, "why": str(problem)}]
         yield client.name, found
@@ -123,14 +154,18 @@ def table(found: Sequence[Row]) -> str:
     for client, checks in found:
         failed = [
             f"{model}, {each['check']}: {each['why'][:90]}"
-            for model in MODELS
-            for each in checks[model]
+            for model, of_model in checks.items()
+            for each in of_model
             if not each["ok"]
         ]
         said = "; ".join(failed).replace("|", "/").replace("\n", " ") or "–"
-        passed = [f"{sum(bool(each['ok']) for each in checks[model])} of {len(checks[model])}" for model in MODELS]
+        passed = [_passed(checks.get(model)) for model in MODELS]
         lines.append(f"| {client} | {tried(checks[MODELS[0]])} | {' | '.join(passed)} | {said} |")
     return "\n".join(lines)
+
+
+def _passed(checks: Checks | None) -> str:
+    return "–" if checks is None else f"{sum(bool(each['ok']) for each in checks)} of {len(checks)}"
 
 
 def tried(checks: Checks) -> str:
@@ -185,7 +220,7 @@ def main() -> int:
     found = []
     with tempfile.TemporaryDirectory() as folder:
         with gateway(Path(folder), f"http://127.0.0.1:{server.server_port}") as url:
-            for row in rows(clients, url):
+            for row in rows(clients, url, f"http://127.0.0.1:{server.server_port}"):
                 found.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
                 if not options.quick:
@@ -203,7 +238,9 @@ def in_own_network(clients: Sequence[Client]) -> int:
     """
     for client in clients:
         with contextlib.suppress(CannotInstall):  # the row says why
-            node_of(client.node) if client.node else python_of(client.python)
+            home = node_of(client.node) if client.node else python_of(client.python)
+            if client.source:
+                source_of(home, client.source)
     command = [sys.executable, "-m", "tests.clients.run", *sys.argv[1:], "--inside"]
     own = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from backends.cost_map import _listing
+from router.catalogue.rules import options_of
 from router.errors import SettingsError
-from router.settings import build, describe
+from router.settings import build, describe, load
 from router.settings.engine_sections import VllmSection
 from router.settings.listed import Listed
 from router.settings.source import parse
@@ -470,3 +473,68 @@ def test_where_every_entry_is_retired_the_start_stops_and_names_each(read: Read)
 @pytest.mark.parametrize("day", ["yesterday", "2020-13-01", "2020", "9" * 90])
 def test_a_day_in_the_map_that_is_none_retires_nothing(day: str) -> None:
     assert _listing({"deprecation_date": day}).retires is None
+
+
+def test_a_name_that_cannot_be_one_here_is_changed_and_still_means_the_same(read: Read) -> None:
+    text = FILE.replace("model_name: large", "model_name: 'Red Hat, large'")
+    more = "router_settings: {fallbacks: [{small: ['Red Hat, large']}]}\n"
+    more += "litellm_settings: {default_model: 'Red Hat, large'}"
+    settings = read(text + more, env=ENV, listed=LISTED)
+    assert [each.name for each in settings.candidates()] == ["small", "Red-Hat-large"]
+    assert settings.fallbacks == {"small": ("Red-Hat-large",)}
+    assert settings.unknown_model == "Red-Hat-large"
+    assert options_of(settings).names.mapped["Red Hat, large"] == "Red-Hat-large"
+
+
+def test_files_that_are_included_are_read_and_no_limit_of_either_is_lost(tmp_path: Path) -> None:
+    own = "include: [sub/more.yaml]\n" + FILE + "litellm_settings: {drop_params: true, num_retries: 7}\n"
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "own.yaml").write_text(own)
+    (tmp_path / "sub" / "more.yaml").write_text(
+        "include: [last.yaml]\nlitellm_settings: {max_budget: 5, budget_duration: 1d}"
+    )
+    last = "model_list: [{model_name: last, litellm_params: {model: hosted_vllm/o, api_base: 'http://10.0.0.9/v1'}}]"
+    (tmp_path / "sub" / "last.yaml").write_text(last)
+    settings = load(tmp_path / "own.yaml", ENV, listed=LISTED.get)
+    assert [each.name for each in settings.candidates()] == ["small", "large", "last"]
+    assert settings.model_budgets["gateway"].budget.limit == 5_000_000_000
+    assert settings.backends["small"].attempts == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("[own.yaml]", "in a row"), ("[gone.yaml]", "cannot be read"), ("7", "a list")]
+)
+def test_what_cannot_be_included_stops_the_start(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "own.yaml").write_text(f"include: {text}\n{FILE}")
+    with pytest.raises(SettingsError, match=said):
+        load(tmp_path / "own.yaml", ENV, listed=LISTED.get)
+
+
+def test_a_credential_of_the_file_is_used_where_an_entry_names_it(read: Read) -> None:
+    text = FILE.replace("api_key: k,", "litellm_credential_name: mine,")
+    more = (
+        "credential_list: [{credential_name: mine, credential_values: {api_key: os.environ/MASTER, api_version: v9}}]"
+    )
+    settings = read(text + more, env=ENV, listed=LISTED)
+    (replica,) = settings.backends["large"].replicas  # type: ignore[union-attr]
+    assert replica.api_key is not None
+    assert replica.api_key.get_secret_value() == "sk-master-1"
+    assert replica.params == {"api_version": "v1"}  # the entry's own counts first
+    assert not any("credential" in note for note in settings.notes)
+
+
+@pytest.mark.parametrize("provider", ["lm_studio", "hosted_vllm"])
+def test_a_server_without_an_address_is_looked_for_where_litellm_does_or_asked_for(read: Read, provider: str) -> None:
+    text = FILE + f"- {{model_name: b, litellm_params: {{model: {provider}/o}}}}"
+    (line,) = read(text, env=ENV, listed=LISTED).unroutable
+    assert "it has no address; add model_list[3].litellm_params: {api_base:" in line
+    env = ENV | {f"{provider.upper()}_API_BASE": "http://10.0.0.7/v1"}
+    assert read(text, env=env, listed=LISTED).backends["b"].replicas[0].url == "http://10.0.0.7/v1"  # type: ignore[union-attr]
+
+
+def test_an_engines_own_fields_are_sent_and_litellms_router_is_named(read: Read) -> None:
+    text = FILE.replace("rpm: 3", "top_k: 20, enable_thinking: false, chat_template_kwargs: {a: 1}")
+    text += "- {model_name: smart, litellm_params: {model: auto_router/complexity_router}}"
+    settings = read(text, env=ENV, listed=LISTED)
+    assert settings.models[0].defaults == {"top_k": 20, "enable_thinking": False, "chat_template_kwargs": {"a": 1}}
+    assert "LiteLLM's own router is not run here; add pointsman.model_map: {smart: auto}" in settings.unroutable[0]

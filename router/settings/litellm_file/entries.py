@@ -25,6 +25,7 @@ _NUMBERS = {"rpm", "tpm", "weight", "max_tokens", "timeout", "stream_timeout", "
 _NUMBERS |= {"top_p", "seed", "n", "max_input_tokens", "max_output_tokens", "presence_penalty", "frequency_penalty"}
 _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
+_ADDRESSED = frozenset({"hosted_vllm", "lm_studio", "llamafile", "xinference"})  # nowhere, unless it is said where
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
 ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
 _MODES = {"embeddings": "embedding", "completions": "completion"}  # as people write them too
@@ -116,7 +117,7 @@ def read_entry(
     entry: object, path: str, env: Mapping[str, str], look: Look, is_provider: Callable[[str], bool]
 ) -> Entry | Unroutable:
     """One entry of the list. Raises: SettingsError where it is no entry of LiteLLM's at all."""
-    name = _shape(entry, path)
+    name = re.sub(r"[\s,|]+", "-", _shape(entry, path))
     try:
         filled, _ = source.substitute(entry, env, litellm=True)
     except SettingsError as error:
@@ -124,9 +125,11 @@ def read_entry(
         return Unroutable(name, path, f"{path}.{key}: {why.partition(', expected')[0]}")
     params, info = numbers(filled["litellm_params"]), numbers(filled.get("model_info") or {})
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
+    if provider in _ADDRESSED and not _address(params):
+        params["api_base"] = env.get(f"{provider.upper()}_API_BASE")
+    if (nowhere := _nowhere(name, path, params, provider)) is not None:
+        return nowhere
     is_own = _is_own(provider, params)
-    if (many := _stars(name, params["model"])) is not None:
-        return Unroutable(name, path, many)
     known = None
     if STAR not in params["model"]:
         named = str(info.get("base_model") or params.get("base_model") or params["model"])
@@ -157,6 +160,18 @@ def read_entry(
         dated="the file's own date" if info.get("deprecation_date") else "by litellm's cost map",
         lacks=known.lacks if known and not is_own else frozenset(),
     )
+
+
+def _nowhere(name: str, path: str, params: Tree, provider: str) -> Unroutable | None:
+    """Of an entry that cannot be called, whatever its model costs."""
+    if (many := _stars(name, params["model"])) is not None:
+        return Unroutable(name, path, many)
+    if provider in _ADDRESSED and not _address(params):
+        return Unroutable(name, path, "it has no address", f"add {path}.litellm_params: {{api_base: http://…/v1}}")
+    if provider == "auto_router":
+        remedy = f"add pointsman.model_map: {{{name}: auto}}"
+        return Unroutable(name, path, "LiteLLM's own router is not run here", remedy)
+    return None
 
 
 def numbers(given: Mapping[str, Any]) -> Tree:
@@ -221,7 +236,7 @@ def _shape(entry: object, path: str) -> str:
     info = entry.get("model_info")
     if info is not None and not isinstance(info, dict):
         raise SettingsError(f"{path}.model_info: got {type(info).__name__}, expected a mapping", param=path)
-    return str(entry["model_name"]).replace(" ", "-")
+    return str(entry["model_name"])
 
 
 def _not_text(said: Tree, known: Listed | None, model: str) -> str | None:

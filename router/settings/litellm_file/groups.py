@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,14 @@ from router.wildcards import STAR
 DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
 DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
 DEFAULTS |= {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "verbosity", "modalities"}
-DEFAULTS |= {"service_tier"}  # fields of a request: what the file gives holds where the client sets none
+DEFAULTS |= {"service_tier", "top_k", "min_p", "min_tokens", "repetition_penalty", "chat_template_kwargs"}
+DEFAULTS |= {
+    "enable_thinking",
+    "think",
+    "stop_token_ids",
+    "num_ctx",
+    "keep_alive",
+}  # fields of a request: what the file gives holds where the client sets none
 _ADDRESS = {"model", "api_base", "base_url", "api_key", "custom_llm_provider"}
 _INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
 _TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
@@ -155,4 +163,9 @@ def _differing(first: Entry, other: Entry) -> Iterator[str]:
 def names_of(value: Any) -> list[str]:
     """The names in a list that may hold mappings {model: …} as well."""
     each = value if isinstance(value, list) else [value]
-    return [str(one.get("model")) if isinstance(one, dict) else str(one) for one in each]
+    return [usable(one.get("model") if isinstance(one, dict) else one) for one in each]
+
+
+def usable(name: object) -> str:
+    """A name as it can be here: without blanks, commas and bars."""
+    return re.sub(r"[\s,|]+", "-", str(name))

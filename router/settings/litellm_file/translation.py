@@ -12,7 +12,7 @@ from router.settings import source
 from router.settings.complaints import refuse
 from router.settings.listed import Look
 from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, numeral, read_entry
-from router.settings.litellm_file.groups import group, names_of
+from router.settings.litellm_file.groups import group, names_of, usable
 from router.settings.litellm_file.money import ALL, shared, unkept
 from router.wildcards import STAR, nearest
 
@@ -23,6 +23,7 @@ _SECTIONS = {
     "router_settings",
     "litellm_settings",
     "environment_variables",
+    "credential_list",
 }
 _BESIDE = ("router_settings", "litellm_settings")
 _GENERAL = {"master_key", "default_model"}
@@ -45,6 +46,7 @@ class Translated:
     notes: tuple[str, ...]
     unroutable: tuple[Unroutable, ...]
     origins: Mapping[str, str]
+    renamed: Mapping[str, str]  # the user's own name of each name that cannot be one here
 
 
 def is_litellm(tree: Mapping[str, Any]) -> bool:
@@ -64,7 +66,9 @@ def translate(
     own = "is known to this file alone; a provider that reads it needs it in the gateway's environment"
     notes += [f"environment_variables.{key}: {own}" for key in given if f"os.environ/{key}" not in str(tree)]
     tree = {**tree, **{name: _filled(tree[name], env) for name in _BESIDE if tree.get(name)}}
-    listed, unroutable = _entries(tree["model_list"], env, look, is_provider)
+    if "include" in tree:
+        raise SettingsError("include: there is no folder to read files from", param="include")
+    listed, unroutable = _entries(_credited(tree), env, look, is_provider)
     entries = [each for each in listed if each.retired is None or each.retired > today]
     unroutable += [each.gone() for each in listed if each not in entries]
     groups: dict[str, list[Entry]] = {}
@@ -88,7 +92,31 @@ def translate(
         _assume(models, groups, notes)
     for key, value in own.items():
         translated[key] = _joined(translated.get(key), value)
-    return Translated(translated, tuple(notes), tuple(unroutable), _origins(groups))
+    return Translated(translated, tuple(notes), tuple(unroutable), _origins(groups), _renamed(tree["model_list"]))
+
+
+def _credited(tree: Tree) -> object:
+    """The list of models, those that name a credential with its values filled in. Raises: SettingsError."""
+    listed, given = tree["model_list"], tree.get("credential_list") or []
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        expected = "expected a list of {credential_name, credential_values}"
+        raise SettingsError(f"credential_list: {expected}", param="credential_list")
+    known = {each.get("credential_name"): each.get("credential_values") or {} for each in given}
+    return [_filled_in(each, known) for each in listed] if known and isinstance(listed, list) else listed
+
+
+def _filled_in(entry: Any, known: Mapping[Any, Any]) -> Any:
+    params = entry.get("litellm_params") if isinstance(entry, dict) else None
+    values = known.get(params.get("litellm_credential_name")) if isinstance(params, dict) else None
+    if not isinstance(params, dict) or not isinstance(values, dict):
+        return entry
+    own = {key: value for key, value in params.items() if key != "litellm_credential_name"}
+    return {**entry, "litellm_params": {**values, **own}}
+
+
+def _renamed(listed: list[Any]) -> dict[str, str]:
+    names = [str(each["model_name"]) for each in listed]
+    return {name: usable(name) for name in names if name != usable(name)}
 
 
 def _entries(
@@ -184,8 +212,9 @@ class _Sections:
                     notes.append(f"{section}.model_group_alias.{alias}: {name} cannot be called here, left out")
         if mapped:
             found["model_map"] = mapped
-        default = self._general.get("default_model") or self._library.get("default_model")
-        if default and _is_known(str(default), known):
+        given = self._general.get("default_model") or self._library.get("default_model")
+        default = usable(given) if given else None
+        if default and _is_known(default, known):
             found["unknown_model"] = default
         elif default:
             notes.append(f"default_model: {default} cannot be called here, so unknown names are an error")
@@ -225,7 +254,7 @@ def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, list[str]]]:
     """(path, model, chain) of [{model: [others]}]"""
     for number, each in enumerate(chains if isinstance(chains, list) else [chains] if chains else []):
         for name, chain in each.items() if isinstance(each, dict) else ():
-            yield f"{path}[{number}].{name}", str(name), names_of(chain)
+            yield f"{path}[{number}].{name}", usable(name), names_of(chain)
 
 
 def _joined(mine: object, added: object) -> object:

@@ -1,0 +1,156 @@
+"""What engines say that their models can do: on their lists of models, and on pages that some servers have. Pure.
+
+Nobody need say anything, and what is no such statement is passed over. A denial makes a model second choice for what it
+denies and never the last word, so an engine that lies harms itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from backends.usage import count_of
+
+EMBEDS = frozenset({"embeddings"})
+PAGES = ("/props", "/get_server_info", "/get_model_info", "/openapi.json")  # llama.cpp's, SGLang's twice, FastAPI's
+_CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
+_NAMED = {  # an ability's names in lists and mappings of them: Mistral's, LM Studio's, Ollama's, llama.cpp's
+    "tools": "tools",
+    "tool_use": "tools",
+    "function_calling": "tools",
+    "supports_tools": "tools",
+    "supports_tool_calls": "tools",
+    "vision": "images",
+    "image": "images",
+    "has_image_understanding": "images",
+    "audio": "audio",
+    "has_audio_understanding": "audio",
+    "file": "files",
+}
+_PARAMETERS = {  # of a request, and the feature that needs one of them: OpenRouter's
+    "tools": ("tools",),
+    "tool_choice": ("tool_choice",),
+    "json_schema": ("structured_outputs", "response_format"),
+    "json_object": ("response_format",),
+    "logprobs": ("logprobs",),
+    "logit_bias": ("logit_bias",),
+    "seed": ("seed",),
+    "reasoning": ("reasoning", "reasoning_effort", "include_reasoning"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Features as requests ask for them: tools, images, json_schema, …"""
+
+    able: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None  # APIs, where it has no others
+    context_tokens: int | None = None
+    sources: tuple[str, ...] = ()  # pages that spoke of abilities
+
+    def over(self, other: Declared) -> Declared:
+        """Both; this one counts where they differ."""
+        return Declared(
+            self.able | (other.able - self.lacks),
+            self.lacks | (other.lacks - self.able),
+            other.only if self.only is None else self.only,
+            self.context_tokens or other.context_tokens,
+            (*self.sources, *other.sources),
+        )
+
+
+NOTHING = Declared()
+
+
+def told_by(source: str, *parts: Declared) -> Declared:
+    """All of it, with the page that says so."""
+    found = NOTHING
+    for part in parts:
+        found = found.over(part)
+    says = found.able or found.lacks or found.only
+    return replace(found, sources=(source,)) if says else found
+
+
+def of_card(card: Mapping[str, Any]) -> Declared:
+    """What an entry of /v1/models says."""
+    kind = card.get("type")
+    only = EMBEDS if kind in ("embedding", "embeddings") else None
+    return told_by(
+        "/v1/models",
+        Declared(able=frozenset({"images"} if kind == "vlm" else ()), only=only),
+        Declared(context_tokens=_context(card, card.get("meta"), card.get("top_provider"))),
+        _switches(card.get("capabilities")),
+        _modalities(_under(card, "architecture").get("input_modalities")),
+        _parameters(card.get("supported_parameters")),
+    )
+
+
+def of_page(path: str, body: bytes) -> Declared:
+    """What a page of an engine says of its model; nothing where it is no such page."""
+    try:
+        page = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return NOTHING
+    if path == "/props":
+        settings = _under(page, "default_generation_settings")
+        context = Declared(context_tokens=_context(settings))
+        return told_by(path, context, _switches(page.get("modalities")), _switches(page.get("chat_template_caps")))
+    if path == "/openapi.json":
+        return told_by(path, _paths(page.get("paths")))
+    denied = {"tools"} if "tool_call_parser" in page and page["tool_call_parser"] is None else set()
+    embeds = page.get("is_generation") is False or page.get("is_embedding") is True
+    return told_by(path, Declared(lacks=frozenset(denied), only=EMBEDS if embeds else None), _switches(page))
+
+
+def _switches(said: object) -> Declared:
+    """Of {name: whether} or [name]; a list says nothing of what it leaves out."""
+    if isinstance(said, list):
+        return Declared(able=_features(each for each in said if isinstance(each, str)))
+    if not isinstance(said, Mapping):
+        return NOTHING
+    able, lacks = (_features(name for name, value in said.items() if value is way) for way in (True, False))
+    return Declared(able, lacks - able)
+
+
+def _features(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(_NAMED[name] for name in names if name in _NAMED)
+
+
+def _modalities(said: object) -> Declared:
+    if not isinstance(said, list) or "text" not in said:
+        return NOTHING
+    able = _features(each for each in said if isinstance(each, str))
+    return Declared(able, frozenset({"images", "audio", "files"}) - able)
+
+
+def _parameters(said: object) -> Declared:
+    if not isinstance(said, list) or not (names := {each for each in said if isinstance(each, str)}):
+        return NOTHING
+    able = frozenset(feature for feature, those in _PARAMETERS.items() if not names.isdisjoint(those))
+    return Declared(able, frozenset(_PARAMETERS) - able)
+
+
+def _paths(said: object) -> Declared:
+    """A server that describes its paths has no others; one that only embeds has no path for chat."""
+    paths = said if isinstance(said, Mapping) else {}
+    embeds = "/v1/embeddings" in paths and not {"/v1/chat/completions", "/v1/completions"} & paths.keys()
+    return Declared(only=EMBEDS if embeds else None)
+
+
+def _context(*places: object) -> int | None:
+    """The first count of tokens, 1 to 2^40, that one of these mappings has."""
+    for place in places:
+        for name in _CONTEXTS if isinstance(place, Mapping) else ():
+            tokens = count_of(place.get(name))  # type: ignore[attr-defined]
+            if tokens:
+                return tokens
+    return None
+
+
+def _under(page: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = page.get(key)
+    return found if isinstance(found, Mapping) else {}
