@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from backends.anyprec.names import parsed_width, width_name, width_of
+from backends.declared import NOTHING, PAGES, Declared, of_card, of_page
 from backends.errors import BackendError, Cut, Unreachable
-from backends.told import NOTHING, PAGES, Declared, of_card, of_page
 from backends.types import Backend
 
 _SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)

@@ -146,8 +146,10 @@ def routes(kept: ResponsesKept, authentication: Authentication) -> APIRouter:
     router = APIRouter()
 
     @router.get(PATH + "/{name}")
-    async def get(name: str, request: Request) -> Any:
-        """The answer as it was given."""
+    async def get(name: str, request: Request, stream: bool = False) -> Any:
+        """The answer as it was given, whole."""
+        if stream:
+            raise InvalidRequest("a kept response is given whole, not as a stream", param="stream")
         return await kept.response(await authentication.of(request.scope["headers"]), name)
 
     @router.delete(PATH + "/{name}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from backends.told import NOTHING, Declared
+from backends.declared import NOTHING, Declared
 from router.gateway.eligibility import nobody, not_up
 from router.gateway.serving import Gateway
 from router.gateway.types import Options

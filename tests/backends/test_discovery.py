@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from backends.declared import NOTHING, PAGES, Declared, of_page
 from backends.discovery import (
     Found,
     Load,
@@ -27,7 +28,6 @@ from backends.errors import TimedOut
 from backends.openai import OpenAIBackend
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
-from backends.told import NOTHING, PAGES, Declared, of_page
 from benchmarks.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.anyio

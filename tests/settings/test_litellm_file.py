@@ -538,3 +538,23 @@ def test_an_engines_own_fields_are_sent_and_litellms_router_is_named(read: Read)
     settings = read(text, env=ENV, listed=LISTED)
     assert settings.models[0].defaults == {"top_k": 20, "enable_thinking": False, "chat_template_kwargs": {"a": 1}}
     assert "LiteLLM's own router is not run here; add pointsman.model_map: {smart: auto}" in settings.unroutable[0]
+
+
+def test_an_alias_that_can_be_no_name_here_means_the_same(read: Read) -> None:
+    settings = read(
+        FILE + "router_settings: {model_group_alias: {'my model': small, gpt-4: large}}", env=ENV, listed=LISTED
+    )
+    assert settings.model_map == {"gpt-4": "large"}
+    assert options_of(settings).names.mapped == {"my model": "small", "gpt-4": "large"}
+
+
+def test_chains_that_litellm_would_follow_behind_our_back_are_not_passed_on(read: Read) -> None:
+    """It would ask a model that nobody here prices, on this entry's account."""
+    settings = read(FILE.replace("api_version: v1", "fallbacks: [gpt-4o], num_retries: 1"), env=ENV, listed=LISTED)
+    assert settings.backends["large"].replicas[0].params == {"num_retries": 1}  # type: ignore[union-attr]
+    assert "model_list[1].litellm_params.fallbacks: has no effect here" in settings.notes
+
+
+def test_a_chain_that_is_a_text_is_named(read: Read) -> None:
+    settings = read(FILE + "router_settings: {fallbacks: '[{}]'}", env=ENV, listed=LISTED)
+    assert any(note.startswith("router_settings.fallbacks: a text, expected a list") for note in settings.notes)

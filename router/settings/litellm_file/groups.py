@@ -31,7 +31,12 @@ _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
 _BUDGETS = {"max_budget", "budget_duration"}
 _HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
 
-_NO_EFFECT = {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
+_NO_EFFECT = {
+    "fallbacks",
+    "context_window_fallbacks",
+    "content_policy_fallbacks",
+}  # litellm would call whom nobody prices
+_NO_EFFECT |= {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
 _INFORMS = _INFO | {"deprecation_date", "id", "db_model", "description", "access_groups", "max_tokens"}
 
 

@@ -92,7 +92,13 @@ def translate(
         _assume(models, groups, notes)
     for key, value in own.items():
         translated[key] = _joined(translated.get(key), value)
-    return Translated(translated, tuple(notes), tuple(unroutable), _origins(groups), _renamed(tree["model_list"]))
+    return Translated(
+        translated,
+        tuple(notes),
+        tuple(unroutable),
+        _origins(groups),
+        {**general.renamed, **_renamed(tree["model_list"])},
+    )
 
 
 def _credited(tree: Tree) -> object:
@@ -141,6 +147,7 @@ class _Sections:
 
     def __init__(self, tree: Tree, env: Mapping[str, str]) -> None:
         self._env = env
+        self.renamed: dict[str, str] = {}  # aliases that can be no key of a settings file
         self._general = source.mapping_at(tree, "general_settings")
         self._router = source.mapping_at(tree, "router_settings")
         self._library = source.mapping_at(tree, "litellm_settings")
@@ -184,6 +191,8 @@ class _Sections:
         found: Tree = {field: {} for field in _CHAINS.values()}
         for key, field in _CHAINS.items():
             for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
+                if isinstance(settings.get(key), str):
+                    notes.append(f"{section}.{key}: a text, expected a list of {{model: [others]}}; left out")
                 for path, name, chain in _pairs(settings.get(key), f"{section}.{key}"):
                     if missing := [each for each in (name, *chain) if not _is_known(each, known) and each != STAR]:
                         notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
@@ -211,7 +220,8 @@ class _Sections:
                 else:
                     notes.append(f"{section}.model_group_alias.{alias}: {name} cannot be called here, left out")
         if mapped:
-            found["model_map"] = mapped
+            found["model_map"] = {alias: name for alias, name in mapped.items() if alias == usable(alias)}
+            self.renamed = {alias: name for alias, name in mapped.items() if alias != usable(alias)}
         given = self._general.get("default_model") or self._library.get("default_model")
         default = usable(given) if given else None
         if default and _is_known(default, known):
@@ -278,7 +288,11 @@ def _assume(models: list[Tree], groups: Mapping[str, list[Entry]], notes: list[s
 
 def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
     origins = {"auth.admin_key": "general_settings.master_key", "tenants.default": "general_settings.master_key"}
-    origins |= {"store.redis": "router_settings.redis_host", "model_budgets": "router_settings.provider_budget_config"}
+    origins |= {
+        "model_map": "router_settings.model_group_alias",
+        "store.redis": "router_settings.redis_host",
+        "model_budgets": "router_settings.provider_budget_config",
+    }
     everybody = f"model_budgets.{ALL}.budget"
     origins |= {f"{everybody}.limit": "litellm_settings.max_budget", everybody: "litellm_settings.budget_duration"}
     for number, (name, entries) in enumerate(groups.items()):

@@ -66,7 +66,7 @@ class Declared:
 NOTHING = Declared()
 
 
-def told_by(source: str, *parts: Declared) -> Declared:
+def declared_by(source: str, *parts: Declared) -> Declared:
     """All of it, with the page that says so."""
     found = NOTHING
     for part in parts:
@@ -79,7 +79,7 @@ def of_card(card: Mapping[str, Any]) -> Declared:
     """What an entry of /v1/models says."""
     kind = card.get("type")
     only = EMBEDS if kind in ("embedding", "embeddings") else None
-    return told_by(
+    return declared_by(
         "/v1/models",
         Declared(able=frozenset({"images"} if kind == "vlm" else ()), only=only),
         Declared(context_tokens=_context(card, card.get("meta"), card.get("top_provider"))),
@@ -98,12 +98,12 @@ def of_page(path: str, body: bytes) -> Declared:
     if path == "/props":
         settings = _under(page, "default_generation_settings")
         context = Declared(context_tokens=_context(settings))
-        return told_by(path, context, _switches(page.get("modalities")), _switches(page.get("chat_template_caps")))
+        return declared_by(path, context, _switches(page.get("modalities")), _switches(page.get("chat_template_caps")))
     if path == "/openapi.json":
-        return told_by(path, _paths(page.get("paths")))
+        return declared_by(path, _paths(page.get("paths")))
     denied = {"tools"} if "tool_call_parser" in page and page["tool_call_parser"] is None else set()
     embeds = page.get("is_generation") is False or page.get("is_embedding") is True
-    return told_by(path, Declared(lacks=frozenset(denied), only=EMBEDS if embeds else None), _switches(page))
+    return declared_by(path, Declared(lacks=frozenset(denied), only=EMBEDS if embeds else None), _switches(page))
 
 
 def _switches(said: object) -> Declared:
