@@ -276,6 +276,16 @@ litellm_settings: {max_budget: 100, budget_duration: 30d}
         ),
         ("router_settings: {tag_budget_config: {a: {max_budget: 1}}}", "router_settings.tag_budget_config"),
         ("general_settings: {default_team_budget: 3}", "general_settings.default_team_budget"),
+        ("max_budget: 5", "max_budget"),
+        ("teams: [{team_id: a, max_budget: 5}]", "teams[0].max_budget"),
+        (
+            "- {model_name: b, litellm_params: {model: acme/big}, model_info: {max_budget: 5}}",
+            "model_list[3].model_info.max_budget",
+        ),
+        (
+            "- {model_name: b, litellm_params: {model: acme/big, soft_budget: 5}}",
+            "model_list[3].litellm_params.soft_budget",
+        ),
         ("litellm_settings: {max_budget: lots}", "litellm_settings.max_budget"),
         ("litellm_settings: {max_budget: 5, budget_duration: often}", "litellm_settings.budget_duration"),
     ],

@@ -25,6 +25,10 @@ _NO_LIMIT |= {
 }
 _LIMIT = re.compile(r"budget|max_spend|spend_limit|cost_limit", re.IGNORECASE)
 _THOUGHT = re.compile(r"budget_tokens|thinking|reasoning", re.IGNORECASE)  # tokens a model may think
+_OURS = frozenset({"pointsman", "environment_variables", "credential_list"})
+_KEPT = re.compile(  # … and what is in there
+    r"litellm_settings\.max_budget|router_settings\.provider_budget_config|model_list\[\d+\]\.litellm_params\.max_budget"
+)
 _DURATION = re.compile(r"(\d+) ?(s|m|h|d|w|mo)")
 NEVER = "366d"  # the longest window there is, where a limit is never reset
 
@@ -71,22 +75,20 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
 
 def unkept(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Limits of money that nothing here keeps, as (path, what to do)."""
-    for section in ("general_settings", "litellm_settings", "router_settings"):
-        for path, key, value in _walk(tree.get(section), section):
-            kept = path in {"litellm_settings.max_budget", "router_settings.provider_budget_config"}
-            inside = path.startswith("router_settings.provider_budget_config.")
-            if value in (None, False) or kept or inside or key in _NO_LIMIT or _THOUGHT.search(key):
-                continue
-            if _LIMIT.search(key):
-                yield path, "a limit of money that is not kept here, expected budgets under pointsman.tenants instead"
+    for path, key, value in _walk({name: node for name, node in tree.items() if name not in _OURS}, ""):
+        if value in (None, False) or _KEPT.fullmatch(path) or key in _NO_LIMIT or _THOUGHT.search(key):
+            continue
+        if _LIMIT.search(key):
+            yield path, "a limit of money that is not kept here, expected budgets under pointsman.tenants instead"
 
 
 def _walk(node: object, path: str) -> Iterator[tuple[str, str, object]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{path}.{key}", str(key), value
+            place = f"{path}.{key}" if path else str(key)
+            yield place, str(key), value
             if not _LIMIT.search(str(key)):
-                yield from _walk(value, f"{path}.{key}")
+                yield from _walk(value, place)
     if isinstance(node, list):
         for number, value in enumerate(node):
             yield from _walk(value, f"{path}[{number}]")
