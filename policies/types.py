@@ -31,6 +31,7 @@ class Arm(msgspec.Struct, frozen=True, array_like=True):
     cached_price: float | None = None  # USD per prompt token read from its cache; None: as any other
     foretold: float | None = None  # quality that size, tokens, date and family let expect, in [0, 1]
     width_loss: float | None = None  # quality its width is measured to cost; None: what widths usually do
+    varies: bool = False  # its prices are usual ones: a program's steps decide what an answer costs
 
 
 class Neighbours(msgspec.Struct, frozen=True):

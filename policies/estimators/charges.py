@@ -12,12 +12,14 @@ from policies.estimators.forest import Forest
 from policies.estimators.forest_traversal import Trees
 from policies.types import Arm, Float, Float32
 
+AT_LIST = 4.0  # answers that the usual price of an arm whose charge varies counts for
+
 
 class Charges:
     """Log-linear in the surface of the prompt, and trees on what that leaves; unbiased in the mean, not the log.
 
     An arm with list prices is charged its prompt tokens exactly and its predicted completion tokens; for an arm
-    without, the whole charge is predicted.
+    without, or whose charge varies, the whole charge is predicted.
     """
 
     def __init__(self, *, trees: int = 20, depth: int = 8, leaf: int = 5) -> None:
@@ -29,8 +31,11 @@ class Charges:
 
     def fit(self, arms: tuple[Arm, ...], inputs: Float32, prompt_tokens: NDArray[np.int64], costs: Float) -> None:
         """inputs (n, p) surface features; prompt_tokens (n,); costs (n, M) USD, NaN where never observed."""
-        self._prices = np.array([(arm.prompt_price, arm.completion_price) for arm in arms]).reshape(-1, 2)
+        prices = np.array([(arm.prompt_price, arm.completion_price) for arm in arms]).reshape(-1, 2)
+        varying = np.array([arm.varies for arm in arms], np.bool_)
+        self._prices = np.where(varying[:, None], 0.0, prices)
         logs = self._likened(self._logs(prompt_tokens, costs))
+        self._liken_varying(logs, prompt_tokens, prices, varying)
         self._centre = inputs.mean(axis=0, dtype=np.float64)
         self._regress(inputs - self._centre, logs)
         residuals = logs - self._linear(inputs)
@@ -86,6 +91,24 @@ class Charges:
             distances = (logs[near, arm] - usual)[both] if both.any() else own - usual.mean()
             filled[near, arm] = np.where(both, logs[near, arm], usual + (distances.mean() if len(distances) else 0.0))
         return filled
+
+    def _liken_varying(
+        self, logs: Float, prompt_tokens: NDArray[np.int64], prices: Float, varying: NDArray[np.bool_]
+    ) -> None:
+        """Fills the gaps in logs (n, M) of new arms whose charge varies: the row's tokens at their usual prices, times
+        what they were found to charge of that."""
+        new, told = cold_start_arms(logs), logs[:, self._prices[:, 1] > 0]
+        near = ~np.isnan(told).all(axis=1)
+        if not near.any():
+            return
+        tokens = np.full(len(logs), np.nan)
+        tokens[near] = np.expm1(np.nanmean(told[near], axis=1))
+        tokens[~near] = tokens[near].mean()
+        for arm in np.flatnonzero(new & varying):
+            usual = np.log(np.maximum(prices[arm, 0] * prompt_tokens + prices[arm, 1] * tokens, 1e-12))
+            own = ~np.isnan(logs[:, arm])
+            found = (logs[own, arm] - usual[own]).sum() / (own.sum() + AT_LIST)
+            logs[:, arm] = np.where(own | ~near, logs[:, arm], usual + found)
 
     def _regress(self, centred: Float, logs: Float) -> None:
         self._slopes = np.zeros((centred.shape[1], logs.shape[1]))

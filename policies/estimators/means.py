@@ -28,7 +28,13 @@ class _Known:
     sigma: float
     variance: float  # of its scores; 0 where it was not judged twice
     tokens: float  # of a completion
-    line: tuple[float, float, float]  # mean cost, mean prompt tokens, slope: for arms without a list price
+    line: tuple[float, float, float]  # mean cost, mean prompt tokens, slope: for arms without a list price …
+    answers: float  # … and how many it rests on
+
+    def observed(self, prompt_tokens: int) -> float:
+        """USD that answers to such a prompt cost so far."""
+        mean_cost, mean_length, slope = self.line
+        return max(mean_cost + slope * (prompt_tokens - mean_length), 0.1 * mean_cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Means:
         sums = self._sums(arm.name)
         quality, sigma = self._quality(arm, sums)
         tokens = (sums[TOKENS] + self._common.tokens) / (sums[ANSWERS] + 1.0)
-        known = _Known(quality, sigma, _variance(sums), tokens, _line(sums))
+        known = _Known(quality, sigma, _variance(sums), tokens, _line(sums), sums[COSTED])
         cache[arm.name] = arm, known
         return known
 
@@ -117,12 +123,16 @@ class Means:
         return mean, math.sqrt(max((around + before) / weight, 0.01) / weight)
 
     def _cost(self, arm: Arm, known: _Known, context: RouteContext) -> float:
-        """USD: prompt tokens and the mean completion at list prices; what was observed without them."""
-        if arm.prompt_price or arm.completion_price:
-            tokens = min(known.tokens, context.max_completion_tokens)
-            return arm.prompt_price * context.prompt_tokens + arm.completion_price * tokens
-        mean_cost, mean_length, slope = known.line
-        return max(mean_cost + slope * (context.prompt_tokens - mean_length), 0.1 * mean_cost)
+        """USD: prompt tokens and the mean completion at list prices; what was observed without them; between both
+        where the charge varies."""
+        if not (arm.prompt_price or arm.completion_price):
+            return known.observed(context.prompt_tokens)
+        tokens = min(known.tokens, context.max_completion_tokens)
+        listed = arm.prompt_price * context.prompt_tokens + arm.completion_price * tokens
+        if not arm.varies:
+            return listed
+        weight = known.answers / (known.answers + self._prior_weight)
+        return listed + weight * (known.observed(context.prompt_tokens) - listed)
 
     def learn(self, outcome: Outcome) -> None:
         if not outcome.arm:
@@ -169,7 +179,7 @@ class Means:
             sums = tally.at(arm.name)
             sums[: SQUARE + 1] = (weights.sum(), weights @ seen, weights @ seen**2)
             sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
-            if arm.completion_price > 0:
+            if arm.completion_price > 0 and not arm.varies:
                 tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
         self._tally = tally

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.charges import Charges
 from policies.estimators.cold_start import cold_start_arms, fit_cold_start, known_arms
+from policies.estimators.derived import beside_parent, parents, usual_difference
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.linear import principal_directions
@@ -154,21 +155,39 @@ class Stack:
         return np.asarray(np.diag(self.mixture) == 0.0)
 
     def _relate(self, known: Float, history: History, new: NDArray[np.bool_], log_costs: Float, kinds: Float) -> Float:
-        """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned.
+        """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned;
+        one that is made of another is a mixture of that and itself.
 
         log_costs (M,) logs of mean costs; kinds (N, K) of each row.
         """
         self.mixture, self.offset = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         tilts = np.zeros((kinds.shape[1], len(new)))
-        if not new.any():
+        self._derive(known, history, new)
+        alone = np.flatnonzero(self.mixture.sum(axis=0) == 0.0)
+        if not len(alone):
             return tilts
         scores = history.scores
         others = known_arms(scores[:, ~new], known[:, ~new], kinds)
-        for arm in np.flatnonzero(new):
+        for arm in alone:
             costs = np.append(log_costs[~new], log_costs[arm])
             found = fit_cold_start(others, scores[:, arm], costs, history.reliability)
             self.mixture[~new, arm], tilts[:, arm], self.offset[arm] = found
         return tilts
+
+    def _derive(self, known: Float, history: History, new: NDArray[np.bool_]) -> None:
+        """Every arm made of another one is that one, plus what its own labels say, instead of the above."""
+        mixture = self.mixture
+        for arm, parent in parents(history.arms, ~new).items():
+            share, added = beside_parent(
+                history.scores[:, arm],
+                known @ mixture[:, parent] + self.offset[parent],
+                None if new[arm] else known[:, arm],
+                usual=usual_difference(history.arms[arm], history.arms[parent]),
+                reliability=history.reliability,
+            )
+            mixture[:, arm] = (1.0 - share) * mixture[:, parent]
+            mixture[arm, arm] = share
+            self.offset[arm] = (1.0 - share) * self.offset[parent] + added
 
     def _tilt(self, kinds: Kinds, tilts: Float, usual: Float) -> None:
         """Let columns of new arms expect kinds @ tilts (K, M), less what is usual (K,), instead of the kinds."""

@@ -91,15 +91,18 @@ class StackedOrNeighbours:
 
     def refit(self, history: History) -> None:
         self._fallback.refit(history)
-        if not self._ready((~np.isnan(history.scores)).sum(axis=0), len(history.scores)):
+        if not self._ready(history):
             return
         stack = Stack()
         rehearsal = stack.fit(history, surface(history.features, history.prompt_characters, history.prompt_tokens))
         self._stack, self._rehearsal = stack, rehearsal
 
-    def _ready(self, labels: NDArray[np.int_], rows: int) -> bool:
-        """Whether there is enough to fit from labels (M,); an arm with few joins those known well as a new arm."""
-        looked_around = bool((labels >= FIRST_LABELS).all()) or rows >= MIN_ROWS * len(labels)
+    def _ready(self, history: History) -> bool:
+        """Whether there is enough to fit. An arm with few labels joins those known well as a new arm, and nobody waits
+        for one that is made of another."""
+        labels, names = (~np.isnan(history.scores)).sum(axis=0), {arm.name for arm in history.arms}
+        alone = labels[[arm.parent not in names for arm in history.arms]]
+        looked_around = bool((alone >= FIRST_LABELS).all()) or len(history.scores) >= MIN_ROWS * len(alone)
         return int((labels >= MIN_ROWS).sum()) >= 2 and (looked_around or self._stack is not None)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:

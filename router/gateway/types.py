@@ -97,7 +97,7 @@ def generic_tokens(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _arm(name: str, prompt: int, completion: int, scale: float, context: int, lineage: tuple[object, ...]) -> Arm:
-    parent, bits, parameters, quality, cached, foretold, width_loss = lineage
+    parent, bits, parameters, quality, cached, foretold, width_loss, varies = lineage
     per_token = 1e6 * NANO_PER_USD
     return Arm(
         name=name,
@@ -111,6 +111,7 @@ def _arm(name: str, prompt: int, completion: int, scale: float, context: int, li
         cached_price=cached * scale / per_token if isinstance(cached, int) else None,
         foretold=foretold if isinstance(foretold, float) else None,
         width_loss=width_loss if isinstance(width_loss, float) else None,
+        varies=varies is True,
     )
 
 
@@ -119,7 +120,7 @@ def arm_of(model: Model) -> Arm:
     tokenizers compare on one prompt length."""
     scale = GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
     known = (model.parent, model.bits, model.parameters, model.quality)
-    lineage = (*known, model.price.cached, model.foretold, model.width_loss)
+    lineage = (*known, model.price.cached, model.foretold, model.width_loss, model.program is not None)
     return _arm(model.name, model.price.prompt, model.price.completion, scale, model.context_tokens, lineage)
 
 

@@ -23,7 +23,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
-STARTUP_S = 240
+STARTUP_S = 600
 
 
 def free_port() -> int:
@@ -67,7 +67,7 @@ class Engine:
         deadline = time.monotonic() + STARTUP_S
         while time.monotonic() < deadline and self.process is not None and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}/health", timeout=30).status_code == 200:
                     return
             except httpx.HTTPError:
                 time.sleep(0.5)
@@ -81,7 +81,7 @@ class Engine:
             self.process = None
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", json={"model": self.name, **body}, timeout=120)
+        return httpx.post(f"{self.url}{path}", json={"model": self.name, **body}, timeout=500)
 
     def metric(self, name: str) -> float:
         """The sum of one of its Prometheus samples over its labels."""

@@ -28,6 +28,8 @@ from tests.vllm.test_plugin import write_adapter
 
 PRICES = {"small": 1.0, "medium": 2.0, "large": 4.0}  # USD per million tokens, prompt and completion alike
 RENT = 3.6  # USD an hour for the large engine's machine: a thousandth of a dollar a second
+# Two engines and this process share the machine's cores: on a slow one no wait of the gateway's is part of these promises.
+PATIENT = {"connect_s": 60, "first_byte_s": 500, "idle_s": 300}
 ASKED = [{"role": "user", "content": "What is 17 + 25?"}]
 TOOL = {
     "type": "function",
@@ -47,7 +49,8 @@ TOOL = {
 def gateway(engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("gateway")
     backends: dict[str, dict[str, Any]] = {
-        name: {"kind": "vllm", "url": engine.url, "discover": True} for name, engine in engines.items()
+        name: {"kind": "vllm", "url": engine.url, "discover": True, "timeouts": PATIENT}
+        for name, engine in engines.items()
     }
     backends["large"]["machine_usd_per_hour"] = RENT
     backends["inside"] = {"kind": "embedded", "stores": {"medium": str(STORES / "medium")}, "discover": True}
@@ -58,7 +61,8 @@ def gateway(engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory
     ]
     settings = {
         "state_dir": str(folder / "state"), "policy": {"name": "cheapest"}, "backends": backends, "models": models,
-        "reload": {"every_s": 0.5}, "admission": {"required": False},
+        "reload": {"every_s": 0.5}, "admission": {"required": False}, "store": {"timeout_s": 60},
+        "server": {"head_s": 60, "body_s": 60},
     }  # fmt: skip
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(folder, settings)) as running:
         yield running
@@ -66,7 +70,7 @@ def gateway(engines: dict[str, Engine], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def client(gateway: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=120) as made:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=500) as made:
         yield made
 
 
@@ -74,7 +78,7 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": ASKED, "max_tokens": 24, "temperature": 0, **more}
 
 
-def until(is_so: Callable[[], bool], *, within_s: float = 60) -> None:
+def until(is_so: Callable[[], bool], *, within_s: float = 300) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -192,6 +196,7 @@ def load(client: httpx.Client, models: Sequence[str]) -> tuple[float, dict[str, 
 
     def ask(model: str) -> tuple[str, int]:
         answer = client.post("/v1/chat/completions", json=chat(model, max_tokens=64, ignore_eos=True))
+        assert answer.status_code == 200, answer.text
         return model, answer.json()["usage"]["completion_tokens"]
 
     began, tokens = time.monotonic(), dict.fromkeys(models, 0)
@@ -293,7 +298,7 @@ def busy(engine: Engine, count: int = 24) -> Iterator[None]:
     with ThreadPoolExecutor(count) as pool:
         for _ in range(count):
             pool.submit(ask)
-        until(lambda: engine.metric("vllm:num_requests_running") == count)
+        until(lambda: engine.metric("vllm:num_requests_running") >= count)
         yield
 
 

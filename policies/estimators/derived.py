@@ -1,0 +1,52 @@
+"""An arm made of another, a width or a program, is what that one is until its own labels say more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.priors import quality_prior
+from policies.types import Arm, Float
+
+SPREAD = 0.05  # standard deviation of how much better or worse it is altogether than its prior says
+SHARE_SPREAD = 0.5  # the same of the share that its own fit has of where it is
+LEAST_SHARE = 0.05  # of its own fit, where it has one
+LEAST_VARIANCE = 0.02  # of a label
+
+
+def parents(arms: Sequence[Arm], known: NDArray[np.bool_]) -> dict[int, int]:
+    """Columns of arms with that of their parent, where that is among the arms and `known` (M,) well; parents first."""
+    columns = {arm.name: column for column, arm in enumerate(arms) if known[column]}
+    left = {column: columns[arm.parent] for column, arm in enumerate(arms) if arm.parent in columns}
+    found: dict[int, int] = {}
+    while ready := {column: parent for column, parent in left.items() if parent not in left}:
+        found |= ready
+        left = {column: parent for column, parent in left.items() if column not in ready}
+    return found  # what is left are arms that name each other, each on its own
+
+
+def usual_difference(arm: Arm, parent: Arm) -> float:
+    """Quality of an arm less its parent's, before any answer of either."""
+    quality, _ = quality_prior(parent)
+    return quality_prior(arm, {parent.name: quality})[0] - quality
+
+
+def beside_parent(
+    scores: Float, parent: Float, own: Float | None, *, usual: float, reliability: Float
+) -> tuple[float, float]:
+    """(share of its own fit, quality added): q̂ = share · own + (1 − share) · parent + added.
+
+    scores (n,) of the arm, NaN where not labelled; parent and own (n,) expected out of fold, own None: nothing is
+    fitted for it; usual: what is added before any label; reliability (n,) of the labels. By Bayesian linear regression
+    of score − parent on one and own − parent.
+    """
+    rows = np.flatnonzero(~np.isnan(scores))
+    target = scores[rows] - parent[rows] - usual
+    apart = np.zeros(len(rows)) if own is None else own[rows] - parent[rows]
+    inputs = np.stack([np.ones(len(rows)), apart], axis=1)
+    variance = max(float((target**2).mean()) if len(rows) else 0.0, LEAST_VARIANCE)
+    weighed = inputs.T * reliability[rows] / variance
+    added, share = np.linalg.solve(weighed @ inputs + np.diag([SPREAD**-2.0, SHARE_SPREAD**-2.0]), weighed @ target)
+    return (0.0 if own is None else float(np.clip(share, LEAST_SHARE, 1.0))), float(added) + usual
