@@ -28,7 +28,7 @@ from tests.vllm.test_plugin import write_adapter
 
 PRICES = {"small": 1.0, "medium": 2.0, "large": 4.0}  # USD per million tokens, prompt and completion alike
 RENT = 3.6  # USD an hour for the large engine's machine: a thousandth of a dollar a second
-# Two engines and this process share the machine's cores: on a slow one no wait of the gateway's is part of these promises.
+# Engines and gateway share the cores: on a slow machine no wait of the gateway is part of these promises.
 PATIENT = {"connect_s": 60, "first_byte_s": 500, "idle_s": 300}
 ASKED = [{"role": "user", "content": "What is 17 + 25?"}]
 TOOL = {
