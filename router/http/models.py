@@ -110,8 +110,8 @@ def alias(name: str) -> dict[str, object]:
 
 
 def describe(model: Model, unavailable: str | None, told: Declared) -> dict[str, object]:
-    """A model in OpenAI's shape, with what is particular here beside it; why nobody is sent there now, and
-    which pages of its engine said what it lacks: the settings count before them, the provider's list after."""
+    """A model in OpenAI's shape, with what is particular here beside it. Why nobody is sent there now, and which pages
+    of its engine said what it lacks: the settings count before them, the provider's list after."""
     return {
         "id": model.name,
         "object": "model",
