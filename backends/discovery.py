@@ -45,7 +45,7 @@ class Found:
     parent: str | None = None  # the base of an adapter, the full model of a width
     bits: float | None = None
     context_tokens: int | None = None
-    told: Declared = NOTHING  # what the engine says that it can do
+    declared: Declared = NOTHING  # what the engine says that it can do
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Watch:
         self.rtt_s = _UNKNOWN_RTT_S
         self.answers: bool | None = None  # None: not asked yet
         self._backend = backend
-        self._told: Declared | None = None  # by its pages, since it last began to answer
+        self._declared: Declared | None = None  # by its pages, since it last began to answer
         self._last = Counters()
         self._silent = 0  # times in a row that nothing came in time
 
@@ -118,11 +118,11 @@ class Watch:
             self._silent += 1
             self.answers = bool(self.answers) and not certain and self._silent < SILENCES
         if not self.answers:
-            self._told = None
+            self._declared = None
         if listed is not None:
-            if self._told is None:
-                self._told = await self._pages()
-            self.models = models_of(listed, self._told)
+            if self._declared is None:
+                self._declared = await self._pages()
+            self.models = models_of(listed, self._declared)
         measured = None
         if self.answers:
             with suppress(Unreachable):
@@ -176,16 +176,16 @@ def _is_card(card: object) -> bool:
     return isinstance(card, dict) and isinstance(card.get("id"), str) and 0 < len(card["id"]) <= LONGEST_NAME
 
 
-def _names(card: dict[str, Any], told: Declared) -> list[Found]:
-    name, context, told = card["id"], told.context_tokens, replace(told, context_tokens=None)
+def _names(card: dict[str, Any], declared: Declared) -> list[Found]:
+    name, context, declared = card["id"], declared.context_tokens, replace(declared, context_tokens=None)
     parent = card.get("parent") if isinstance(card.get("parent"), str) else None
     width = parsed_width(name)
     if width is not None:
-        return [Found(name, parent or width.model, width.bits, context, told)]
+        return [Found(name, parent or width.model, width.bits, context, declared)]
     widths = card.get("anyprec_bits")
     known = [width_of(each) for each in widths if _is_number(each)] if isinstance(widths, list) else []
-    own = Found(name, parent, context_tokens=context, told=told)
-    return [own, *(Found(width_name(name, bits), name, bits, context, told) for bits in known if bits is not None)]
+    own = Found(name, parent, context_tokens=context, declared=declared)
+    return [own, *(Found(width_name(name, bits), name, bits, context, declared) for bits in known if bits is not None)]
 
 
 def _is_number(value: object) -> bool:

@@ -159,9 +159,9 @@ def _spared(backend: Replicas) -> str | None:
 
 def _facts(found: Found) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": found.name, "parent": found.parent, "bits": found.bits}
-    told, can = found.told, CAPABILITIES["vllm"]
-    facts["lacks"] = told.lacks
-    facts["capabilities"] = told.only or (can | {"vision"} if "images" in told.able else can)
+    declared, can = found.declared, CAPABILITIES["vllm"]
+    facts["lacks"] = declared.lacks
+    facts["capabilities"] = declared.only or (can | {"vision"} if "images" in declared.able else can)
     if found.context_tokens is not None:
         facts["context_tokens"] = found.context_tokens
     if found.bits is not None:

@@ -23,10 +23,12 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
 
     def shown(model: Model) -> dict[str, object]:
         backend = gateway.decider.catalogue.backends.get(model.backend)
-        told = (
-            next((each.told for each in backend.models if each.name == model.upstream), NOTHING) if backend else NOTHING
+        declared = (
+            next((each.declared for each in backend.models if each.name == model.upstream), NOTHING)
+            if backend
+            else NOTHING
         )
-        return describe(model, not_up(model, lambda name: name not in gateway.decider.down), told)
+        return describe(model, not_up(model, lambda name: name not in gateway.decider.down), declared)
 
     def unroutable() -> Mapping[str, str]:
         return gateway.decider.options.names.unroutable
@@ -109,7 +111,7 @@ def alias(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "pointsman"}
 
 
-def describe(model: Model, unavailable: str | None, told: Declared) -> dict[str, object]:
+def describe(model: Model, unavailable: str | None, declared: Declared) -> dict[str, object]:
     """A model in OpenAI's shape, with what is particular here beside it. Why nobody is sent there now, and which pages
     of its engine said what it lacks: the settings count before them, the provider's list after."""
     return {
@@ -121,7 +123,7 @@ def describe(model: Model, unavailable: str | None, told: Declared) -> dict[str,
         "max_model_len": model.context_tokens,
         "capabilities": sorted(model.capabilities),
         "lacks": sorted(model.lacks),
-        "told_by": list(told.sources),
+        "told_by": list(declared.sources),
         "bits": model.bits,
         "draining": model.draining,
         "unavailable": unavailable,

@@ -274,20 +274,20 @@ PAGES_OF: dict[str, tuple[str, dict[str, Any], Said]] = {
 def test_what_an_entry_of_the_list_says_is_taken_for_what_it_is(server: str) -> None:
     card, (able, lacks, only, context) = CARDS_OF[server]
     (found,) = models_of(msgspec.json.encode({"data": [{"id": "m", **card}]}))
-    told = found.told
-    assert _said(told, found.context_tokens) == (able, lacks, only, context)
-    assert told.sources == (("/v1/models",) if able or lacks or only else ())
+    declared = found.declared
+    assert _said(declared, found.context_tokens) == (able, lacks, only, context)
+    assert declared.sources == (("/v1/models",) if able or lacks or only else ())
 
 
 @pytest.mark.parametrize("server", PAGES_OF)
 def test_what_a_page_says_is_taken_for_what_it_is(server: str) -> None:
     path, page, (able, lacks, only, context) = PAGES_OF[server]
-    told = of_page(path, msgspec.json.encode(page))
-    assert _said(told, told.context_tokens) == (able, lacks, only, context)
+    declared = of_page(path, msgspec.json.encode(page))
+    assert _said(declared, declared.context_tokens) == (able, lacks, only, context)
 
 
-def _said(told: Declared, context: int | None) -> Said:
-    return told.able, told.lacks, told.only, context
+def _said(declared: Declared, context: int | None) -> Said:
+    return declared.able, declared.lacks, declared.only, context
 
 
 ODD: list[Any] = [None, True, 0, -1, 1e300, 2**70, "x", "x" * 10_000, [], {}, [[[]]], [None, 1, {}], {"a": {"b": [1]}}]
@@ -321,8 +321,8 @@ def test_odd_and_lying_pages_are_read_without_harm(seed: int) -> None:
             assert found.context_tokens is None or 0 < found.context_tokens <= 2**40
             assert 0 < len(found.name) <= 600
         for path in PAGES:
-            told = of_page(path, json.dumps(card).encode())
-            assert told.context_tokens is None or 0 < told.context_tokens <= 2**40
+            declared = of_page(path, json.dumps(card).encode())
+            assert declared.context_tokens is None or 0 < declared.context_tokens <= 2**40
     assert of_page("/props", b"[" * 100_000) == of_page("/props", b"\xff") == NOTHING
 
 

@@ -283,8 +283,8 @@ async def test_retired_unpriced_and_unreachable_entries_leave_the_others_and_are
             assert (unavailable["good"], unavailable["away"]) == (None, "its backend is down")
             assert not {"gone", "unpriced"} & unavailable.keys()
         command = [sys.executable, "-m", "pointsman", "check", str(running.config)]
-        told = (await anyio.run_process(command)).stdout.decode()
-        assert [line.split()[2] for line in told.splitlines() if line.startswith("not routable")] == [
+        declared = (await anyio.run_process(command)).stdout.decode()
+        assert [line.split()[2] for line in declared.splitlines() if line.startswith("not routable")] == [
             *("unpriced", "gone", "away")
         ]
-        assert "mend model_list[3].litellm_params.api_base" in told
+        assert "mend model_list[3].litellm_params.api_base" in declared
