@@ -18,6 +18,13 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-leng
 PATIENCE_S = 300
 
 
+class Between(ThreadingHTTPServer):
+    """Says nothing of a client that hangs up."""
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing."""
+
+
 class Heard:
     """What went by: how many answers of a published kind, and what was wrong with them."""
 
@@ -68,7 +75,7 @@ def listening(gateway: str) -> Iterator[tuple[str, Heard]]:
 
         do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = _pass  # noqa: N815  (the library's names)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
+    server = Between(("127.0.0.1", 0), Passing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", heard
