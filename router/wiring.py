@@ -25,6 +25,7 @@ from policies.types import Arm
 from router.catalogue.ciphers import cipher_of
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
+from router.catalogue.price_overrides import PriceOverrides
 from router.catalogue.rules import machine_rates_of, must_be_alone, options_of
 from router.errors import PointsmanError, SettingsError
 from router.gateway.deciding import Decider
@@ -144,7 +145,7 @@ async def open_runtime(
     """
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(_open(settings))
-        fleet = await fleet_of(settings)
+        fleet = await fleet_of(settings, prices=PriceOverrides(stores.records))
         catalogue = fleet.catalogue()
         embedder, spaces = await build_embedder(settings, stores.archive)
         metrics = PrometheusMetrics()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backends.anyprec.names import WIDTH_KEY
@@ -17,6 +17,7 @@ from policies.priors import width_loss
 from router.catalogue.admission import Admissions
 from router.catalogue.factories import build_backend, family, models_of
 from router.catalogue.foretelling import with_foretold
+from router.catalogue.price_overrides import PriceOverrides
 from router.gateway.types import Catalogue
 from router.gateway.wildcards import Wildcards
 from router.programs.factory import program_models
@@ -40,10 +41,11 @@ class Fleet:
     settings: Settings
     backends: Mapping[str, Replicas]
     wildcards: Wildcards
+    prices: PriceOverrides = field(default_factory=PriceOverrides)
 
     async def refresh(self) -> None:
-        """Ask every backend how it is. Never raises."""
-        await asyncio.gather(*(backend.refresh() for backend in self.backends.values()))
+        """Ask every backend how it is, and the store for prices. Never raises."""
+        await asyncio.gather(self.prices.refresh(), *(backend.refresh() for backend in self.backends.values()))
 
     def down(self) -> set[str]:
         """Names of backends that do not answer."""
@@ -85,7 +87,7 @@ class Fleet:
                 models |= {model.name: model for model in self._embedded(name, section)}
             elif isinstance(section, VllmSection):
                 models |= {model.name: model for model in self._discovered(name, section)}
-        known = with_foretold(models.values())
+        known = with_foretold([self.prices.over(model, self.settings) for model in models.values()])
         return tuple(sorted(known, key=lambda m: (m.price.prompt + m.price.completion, m.name)))
 
     def _discovered(self, backend: str, section: VllmSection) -> Iterable[Model]:
@@ -93,7 +95,7 @@ class Fleet:
         for found in self.backends[backend].models:
             upstream = _upstream(found)
             if section.discover or self.settings.lists(backend, upstream, found.name, found.bits):
-                yield self.settings.discovered(backend, upstream, **_facts(found))
+                yield self.settings.discovered(backend, upstream, price=self.prices.of(found.name), **_facts(found))
 
     def _embedded(self, backend: str, section: EmbeddedSection) -> Iterable[Model]:
         if not section.stores:
@@ -127,18 +129,26 @@ class Fleet:
         )
 
 
-async def fleet_of(settings: Settings, old: Fleet | None = None) -> Fleet:
+async def fleet_of(settings: Settings, old: Fleet | None = None, prices: PriceOverrides | None = None) -> Fleet:
     """The backends of these settings; one whose section did not change goes on running as it is.
 
-    Raises: SettingsError.
+    Raises: SettingsError, also where the file has begun to price what the admin API does.
     """
+    if old is not None:
+        prices = old.prices
+        prices.must_be_alone(settings)
     kept = {
         name: old.backends[name]
         for name, section in settings.backends.items()
         if old is not None and old.settings.backends.get(name) == section
     }
     backends = {name: kept.get(name) or build_backend(name, section) for name, section in settings.backends.items()}
-    fleet = Fleet(settings, backends, Wildcards(settings, lambda name: backends[name].models, priced_under))
+    fleet = Fleet(
+        settings,
+        backends,
+        Wildcards(settings, lambda name: backends[name].models, priced_under),
+        prices or PriceOverrides(),
+    )
     await fleet.refresh()
     return fleet
 

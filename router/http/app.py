@@ -22,7 +22,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.gateway.types import ServedRequest
-from router.http import admin, conversations, counting, decisions, histories, litellm_api, operations, overview, proofs
+from router.http import (
+    admin,
+    conversations,
+    counting,
+    decisions,
+    histories,
+    litellm_api,
+    operations,
+    overview,
+    prices,
+    proofs,
+)
 from router.http import models as surface
 from router.http.auth import Authentication
 from router.http.connections import CONNECTIONS, Connections, HeadLimits
@@ -239,6 +250,7 @@ def other_routes(runtime: Runtime, authentication: Authentication, kept: Respons
     )
     rest.include_router(overview.routes(runtime, authentication))
     rest.include_router(proofs.routes(runtime, authentication))
+    rest.include_router(prices.routes(runtime, authentication))
     rest.include_router(histories.routes(runtime.gateway, runtime.stores, authentication, runtime.learning))
     rest.include_router(
         litellm_api.routes(

@@ -37,7 +37,12 @@ SAID: Mapping[Access, str] = {
     "admin": "an admin's key",
     "operator": "an admin's key or telemetry.key, or from this machine",
 }
-_VALUES = {"name": "acme", "key_id": "k_3a48d118dc65", "decision_id": "dec-01a22d3bbe3599fdbfd9e15a7fa22c324e62"}
+_VALUES = {
+    "name": "acme",
+    "model": "small@4bit",
+    "key_id": "k_3a48d118dc65",
+    "decision_id": "dec-01a22d3bbe3599fdbfd9e15a7fa22c324e62",
+}
 _WRONG = {"message": "what is wrong", "type": "invalid_request_error", "param": None, "code": "invalid_value"}
 
 

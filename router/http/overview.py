@@ -40,8 +40,9 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
 
     @router.get("/balances")
     async def balances() -> dict[str, object]:
-        """Every budget of tenants, teams, keys of the file and models, with its forecast; the tightest first."""
-        budgets = await known_budgets(runtime.settings, runtime.gateway.decider.catalogue, runtime.stores)
+        """Every budget of tenants, teams, keys and models, with its forecast; the tightest first; 2,000 at most."""
+        catalogue = runtime.gateway.decider.catalogue
+        budgets = await known_budgets(runtime.settings, catalogue, runtime.stores, of_keys=True)
         found = await runtime.stores.ledger.balances(budgets, now_ms())
         found.sort(key=lambda each: each.remaining / max(1, each.budget.limit))
         return {"object": "list", "data": [balance_view(each) for each in found]}

@@ -21,7 +21,7 @@ from router.ports import Keys, Ledger
 from router.terms import Level, Terms, narrowed, owner_name
 from router.types import Hold, NanoUsd, Principal, Reservation, Spend
 
-Kind = Literal["tenant", "team", "key", "digest"]
+Kind = Literal["tenant", "team", "key", "digest", "price"]
 PAGE = 1000
 NO_TERMS = Terms()
 MOST_CHECKED = 250_000  # digests of keys known to be good
@@ -267,6 +267,15 @@ class Registry:
             for name, body in page:
                 after = name
                 yield msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
+
+    async def with_budgets(self, cls: type[Thing]) -> AsyncIterator[Thing]:
+        """Those that have budgets of their own; the others, of which there may be very many, are not decoded."""
+        after = ""
+        while page := await self._records.page(_KIND[cls], after, PAGE):
+            after = page[-1][0]
+            for _, body in page:
+                if b"budgets" in body:
+                    yield msgspec.msgpack.decode(body, type=cls, dec_hook=_read)
 
     async def _get(self, cls: type[Thing], name: str) -> Thing | None:
         body = await self._records.get(_KIND[cls], name)

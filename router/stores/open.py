@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from router.errors import SettingsError, StoreUnavailable
 from router.ports import Archive, Conversations, Leases, Ledger, OutcomeLog, Recollection, StoredAnswers
-from router.stores.keys import Registry
+from router.stores.keys import RecordStore, Registry
 from router.stores.reports import Audit, Spending
 from router.stores.retention import Retention, retention_of
 from router.stores.sqlite.answers import SqliteAnswers
@@ -59,6 +59,7 @@ class Stores:
     conversations: Conversations
     archive: Archive
     answers: StoredAnswers
+    records: RecordStore
     refused: Counter[str] = field(
         default_factory=Counter
     )  # settlements charged at their worst case, by who refused them
@@ -99,15 +100,16 @@ async def _sqlite(path: Path, time: Timekeeper, kept: Retention) -> AsyncIterato
     log = SqliteLog(database, kept=kept.log_entries)
     audit = SqliteAudit(database, clock=clock, kept=kept.audit_entries)
     ledger = SqliteLedger(database, time=time, audit=audit)
-    keys = ledger.revocations = Registry(SqliteRecordStore(database, changed=ledger.keys_changed), clock=clock)
+    records = SqliteRecordStore(database, changed=ledger.keys_changed)
+    keys = ledger.revocations = Registry(records, clock=clock)
     await database.open()
     try:
         await ledger.open()
         try:
             conversations = SqliteConversations(database, clock=clock, kept=kept.conversations)
             archive, answers = SqliteArchive(database), SqliteAnswers(database, clock=clock)
-            spend = SqliteSpending(database)
-            yield Stores(ledger, log, keys, audit, spend, conversations, archive, answers, ledger.refused, ledger)
+            kept_by = (ledger, log, keys, audit, SqliteSpending(database), conversations, archive, answers, records)
+            yield Stores(*kept_by, ledger.refused, ledger)
         finally:
             await ledger.aclose()
             with contextlib.suppress(StoreUnavailable):  # what waits is lost with the file
@@ -136,14 +138,16 @@ async def _redis(
     accepts = query.get("eviction") == "accepted"
     ledger = RedisLedger(link, clock=clock, audit=audit, outbox=outbox, accepts_eviction=accepts)
     log = RedisLog(link, kept=kept.log_entries)
-    keys = ledger.revocations = Registry(RedisRecordStore(link), clock=clock)
+    records = RedisRecordStore(link)
+    keys = ledger.revocations = Registry(records, clock=clock)
     try:
         await ledger.open()
         try:
             await audit.open()
             conversations = RedisConversations(link, clock=clock, kept=kept.conversations)
             archive, answers = RedisArchive(link, clock=clock), RedisAnswers(link, clock=clock)
-            yield Stores(ledger, log, keys, audit, RedisSpending(link), conversations, archive, answers, ledger.refused)
+            kept_by = (ledger, log, keys, audit, RedisSpending(link), conversations, archive, answers, records)
+            yield Stores(*kept_by, ledger.refused)
         finally:
             await ledger.aclose()
             await log.aclose()

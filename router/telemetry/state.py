@@ -14,7 +14,7 @@ from router.errors import StoreUnavailable
 from router.gateway.types import Catalogue
 from router.learning.follower import Learning
 from router.settings import Settings
-from router.stores.keys import Team, Tenant
+from router.stores.keys import Key, Team, Tenant
 from router.stores.open import Stores
 from router.telemetry.exposition import budget_gauges
 from router.types import Budget, Principal
@@ -39,10 +39,15 @@ async def state_gauges(
     return [*found, *budget_gauges(balances)]
 
 
-async def known_budgets(settings: Settings, catalogue: Catalogue, stores: Stores) -> list[Budget]:
-    """Of tenants, teams, the file's keys and models: MOST_BUDGETS at most. Raises: StoreUnavailable."""
+async def known_budgets(
+    settings: Settings, catalogue: Catalogue, stores: Stores, *, of_keys: bool = False
+) -> list[Budget]:
+    """Of tenants, teams, the file's keys and models, and `of_keys` of the admin API: MOST_BUDGETS at most.
+
+    Raises: StoreUnavailable.
+    """
     budgets = dict.fromkeys(_declared(settings, catalogue))
-    async for budget in _stored(stores):
+    async for budget in _stored(stores, of_keys=of_keys):
         if len(budgets) >= MOST_BUDGETS:
             break
         budgets[budget] = None
@@ -57,11 +62,16 @@ def _declared(settings: Settings, catalogue: Catalogue) -> list[Budget]:
     return [*budgets, *(budget for model in catalogue.models for budget in model.budgets)]
 
 
-async def _stored(stores: Stores) -> AsyncIterator[Budget]:
-    """Of tenants and teams that the admin API made."""
-    async for tenant in stores.keys.all(Tenant):
+async def _stored(stores: Stores, *, of_keys: bool) -> AsyncIterator[Budget]:
+    """Of tenants and teams that the admin API made, and of keys."""
+    async for tenant in stores.keys.with_budgets(Tenant):
         for each in tenant.terms.budgets:
             yield each.budget(f"tenant:{tenant.name}")
-    async for team in stores.keys.all(Team):
+    async for team in stores.keys.with_budgets(Team):
         for each in team.terms.budgets:
             yield each.budget(f"team:{team.name}")
+    if not of_keys:
+        return
+    async for key in stores.keys.with_budgets(Key):
+        for each in key.terms.budgets:
+            yield each.budget(f"key:{key.id}")

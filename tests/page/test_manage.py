@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -105,6 +105,43 @@ def test_a_tenant_and_a_key_are_made_on_the_page_and_the_key_works(
         page.wait_for_selector(f"[aria-label=Keys] tr:has-text('{name}') button:has-text('Enable')")
         with client(gateway, secret) as tenant:
             assert tenant.get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "dark"), (390, "light")])
+def test_a_price_is_changed_at_once_and_from_a_day_on_and_taken_back(
+    browser: Browser, gateway: Running, width: int, scheme: str
+) -> None:
+    def shown() -> dict[str, Any]:
+        with client(gateway, ADMIN) as admin:
+            found = admin.get("/admin/v1/prices").json()["data"]
+        (one,) = [dict(each) for each in found if each["model"] == model]
+        return one
+
+    model = "small@4bit"
+    listed = shown()["price"]
+    with opened(browser, gateway, width=width, scheme=scheme) as page:
+        give_key(page, ADMIN)
+        page.click("nav a[href='#manage']")
+        page.click(f"[aria-label='Price of {model}']")
+        page.fill("#p-prompt", "0.5")
+        page.press("#p-prompt", "Enter")
+        page.wait_for_selector(f"[aria-label=Prices] tr:has-text('{model}'):has-text('API')")
+        assert shown()["price"] == {**listed, "prompt": "0.5"}
+        page.click(f"[aria-label='Price of {model}']")
+        page.fill("#p-completion", "0.75")
+        page.fill("#p-from", "2999-01-31")
+        page.press("#p-completion", "Enter")
+        page.wait_for_selector(f"[aria-label='Price of {model}']")
+        page.wait_for_selector("#p-from", state="detached")
+        assert shown()["price"] == {**listed, "prompt": "0.5"}
+        assert [(each["since"], each["completion"]) for each in shown()["section"]["changes"]] == [
+            ("2999-01-31", "0.75")
+        ]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.click(f"[aria-label='Price of {model}']")
+        page.click("text=Take it back")
+        page.wait_for_selector("#p-from", state="detached")
+    assert (shown()["source"], shown()["price"]) == ("list", listed)
 
 
 def test_what_the_gateway_refuses_is_shown(browser: Browser, gateway: Running) -> None:

@@ -49,6 +49,16 @@ def test_the_latest_decisions_come_first_with_their_cost(gateway: Running) -> No
     assert {each["tenant"] for each in found} == {"acme"}
 
 
+def test_a_budget_of_a_key_of_the_api_is_among_them_with_its_forecast(gateway: Running) -> None:
+    with client(gateway, ADMIN) as admin:
+        key = admin.post("/admin/v1/keys", json={"tenant": "beta", "budgets": ["0.5 USD per week"]}).json()["id"]
+        admin.post("/admin/v1/keys", json={"tenant": "beta", "name": "budgets"})
+        found = {each["scope"]: each for each in admin.get("/admin/v1/balances").json()["data"]}
+    assert (found[f"key:{key}"]["limit_usd"], found[f"key:{key}"]["period"]) == (0.5, "week")
+    assert found[f"key:{key}"]["forecast"]["says"]
+    assert len([scope for scope in found if scope.startswith("key:")]) == 1
+
+
 def test_refusals_are_counted_by_reason(gateway: Running) -> None:
     with client(gateway) as tenant, client(gateway, ADMIN) as admin:
         body = {"model": "no-such-model", "messages": [{"role": "user", "content": "hi"}]}

@@ -1,27 +1,28 @@
-// Manage: tenants and keys, those of the settings file and those of the API as one list. A secret is shown once.
+// Manage: tenants, keys and prices, those of the settings file and those of the API as one list. A secret is shown once.
 
 import { adminPage } from "./admin.js";
 import { ask } from "./api.js";
 import { failure, h, show, table } from "./dom.js";
 import { moment } from "./figures.js";
+import { prices } from "./prices.js";
 
 const MOST = 1000;
 
 /** The page, in `root`. */
 export function page(root) {
-  const tenants = part("Tenants"), keys = part("Keys"), editor = h("div", {});
+  const tenants = part("Tenants"), keys = part("Keys"), editor = h("div", {}), models = prices();
   const load = async (body) => {
-    const [those, these] = await Promise.all([ask(`admin/v1/tenants?limit=${MOST}`), ask(`admin/v1/keys?limit=${MOST}`)]);
+    const [those, these] = await Promise.all([ask(`admin/v1/tenants?limit=${MOST}`), ask(`admin/v1/keys?limit=${MOST}`), models.load()]);
     drawTenants(those.data);
     drawKeys(these.data, those.data.map((each) => each.name));
-    if (!tenants.element.isConnected) show(body, tenants.element, keys.element);
+    if (!tenants.element.isConnected) show(body, tenants.element, keys.element, models.element);
   };
   const inner = adminPage(root, "Manage", load);
 
   function drawTenants(data) {
     show(tenants.body, table([
       { title: "Tenant", left: true, cell: (row) => row.name },
-      { title: "Source", left: true, cell: source },
+      { title: "Source", left: true, wide: true, cell: source },
       { title: "Budgets", left: true, wrap: true, cell: (row) => row.terms.budgets.map(budget).join(", ") || "–" },
       { title: "Preference", wide: true, cell: (row) => row.terms.preference ?? "–" },
       { title: "Models", left: true, wide: true, wrap: true, cell: (row) => row.terms.allowed_models?.join(", ") ?? "all" },
@@ -68,7 +69,7 @@ export function page(root) {
   function drawKeys(data, names) {
     show(keys.body, secret, table([
       { title: "Key", left: true, cell: (row) => h("span", { class: "mono" }, row.id) },
-      { title: "Name", left: true, cell: (row) => row.name || "–" },
+      { title: "Name", left: true, wrap: true, cell: (row) => row.name || "–" },
       { title: "Tenant", left: true, cell: (row) => row.tenant + (row.team ? ` / ${row.team}` : "") },
       { title: "Source", left: true, wide: true, cell: source },
       { title: "Begins", left: true, wide: true, cell: (row) => row.prefix ? h("span", { class: "mono" }, `${row.prefix}…`) : "–" },

@@ -104,7 +104,7 @@ const decisions = (part) => ({ data }) => show(part.body, data.length ? table([
   { title: "Preference", wide: true, cell: (row) => digits(row.preference) },
   { title: "Cost", cell: (row) => row.cost_usd === undefined ? "…" : usd(row.cost_usd) },
   { title: "Answered in", wide: true, cell: (row) => row.latency_ms ? `${digits(row.latency_ms)} ms` : "–" },
-  { title: "Judged", cell: (row) => row.judgements.length ? digits(row.judgements.at(-1).score) : h("span", { class: "soft" }, "no") },
+  { title: "Judged", wide: true, cell: (row) => row.judgements.length ? digits(row.judgements.at(-1).score) : h("span", { class: "soft" }, "no") },
   { title: "Query", left: true, wrap: true, wide: true, cell: (row) => row.text.slice(0, 120) || h("span", { class: "soft" }, "not kept") },
 ], data.slice(0, 20), { caption: "Latest decisions" }) : h("p", { class: "soft" }, "None yet."));
 
