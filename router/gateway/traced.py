@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from opentelemetry import trace
@@ -40,6 +40,7 @@ class RecordedTrace:
 
     tracer: Tracer
     request: Span
+    parent: Span  # the request's, or that of the program's run whose steps are under way
     attempts: dict[str, Span] = field(default_factory=dict)  # not ended, by decision
 
 
@@ -60,7 +61,7 @@ class TracedGateway(Gateway):
     async def close_step(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """See Gateway."""
         await super().close_step(attempt, bill, report)
-        self._end(attempt, bill.spend, report)
+        self._end(attempt, bill.spend, report, is_step=True)
 
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """See Gateway."""
@@ -76,38 +77,47 @@ class TracedGateway(Gateway):
             return cast(Reply, await opens(attempt))
         _decision_span(found, attempt)
         span = self._begin(found, attempt)
+        within = RECORDED.set(found if attempt.run is None else replace(found, parent=span))
         try:
             reply: Reply = await opens(attempt)
         except BaseException as error:
             _fail(span, error)
             raise
+        finally:
+            RECORDED.reset(within)
         found.attempts[attempt.decision.decision_id] = span
         span.set_attribute("gen_ai.response.time_to_first_chunk", attempt.timings.spent.get("first_byte", 0.0))
         return reply
 
     def _begin(self, found: RecordedTrace, attempt: Attempt) -> Span:
         """The span of an attempt, and its place in the trace for the engine."""
-        model, call = attempt.model, attempt.call
-        operation = OPERATIONS.get(call.path, "chat")
+        model, call, is_run = attempt.model, attempt.call, attempt.run is not None
+        operation = "invoke_workflow" if is_run else OPERATIONS.get(call.path, "chat")
         span = found.tracer.start_span(
             f"{operation} {model.name}",
-            context=trace.set_span_in_context(found.request),
-            kind=SpanKind.INTERNAL if attempt.run is not None else SpanKind.CLIENT,
+            context=trace.set_span_in_context(found.parent),
+            kind=SpanKind.INTERNAL if is_run else SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": self._provider_of(model),
-                "gen_ai.request.model": model.upstream,
                 "gen_ai.request.stream": call.stream,
                 "pointsman.model": model.name,
-                "pointsman.backend": model.backend,
                 "pointsman.decision.id": attempt.decision.decision_id,
+                **({"gen_ai.workflow.name": model.name} if is_run else self._engine(model)),
+                **_step(attempt.decision),
             },
         )
         if isinstance(call.headers, MutableMapping):
             _CONTEXT.inject(call.headers, context=trace.set_span_in_context(span))
         return span
 
-    def _end(self, attempt: Attempt, spend: Spend, report: Report | None) -> None:
+    def _engine(self, model: Model) -> dict[str, str]:
+        return {
+            "gen_ai.provider.name": self._provider_of(model),
+            "gen_ai.request.model": model.upstream,
+            "pointsman.backend": model.backend,
+        }
+
+    def _end(self, attempt: Attempt, spend: Spend, report: Report | None, *, is_step: bool = False) -> None:
         found = RECORDED.get()
         span = found.attempts.pop(attempt.decision.decision_id, None) if found is not None else None
         if span is None or found is None:
@@ -118,7 +128,7 @@ class TracedGateway(Gateway):
             span.set_status(Status(StatusCode.ERROR))
             span.set_attribute("error.type", "stream_broken")
         span.end()
-        if spend.outcome == "settled":
+        if spend.outcome == "settled" and not is_step:
             found.request.set_attributes(attributes | {"pointsman.tenant": attempt.principal.tenant})
 
 
@@ -145,13 +155,19 @@ def _answered(attempt: Attempt, spend: Spend, report: Report | None) -> dict[str
     return attributes
 
 
+def _step(decision: Decision) -> dict[str, str]:
+    """Which step of which program it is; nothing where it is none."""
+    metadata = decision.record.metadata
+    return {f"pointsman.{name}": metadata[name] for name in ("program", "step") if name in metadata}
+
+
 def _decision_span(found: RecordedTrace, attempt: Attempt) -> None:
     """What was decided, when it was: the record is of that moment, and nothing was awaited since but the ledger."""
     decided_ns = int(attempt.decision.record.context.now * NS)
     reserved_ns = time.time_ns()
     span = found.tracer.start_span(
         "decide",
-        context=trace.set_span_in_context(found.request),
+        context=trace.set_span_in_context(found.parent),
         start_time=min(decided_ns, reserved_ns),
         attributes=_decided(attempt.decision),
     )

@@ -43,7 +43,7 @@ class Tracing:
     async def _recorded(self, span: trace.Span, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         found: dict[str, Any] = {"http.request.method": "POST", "http.route": path, "url.path": path}
         span.set_attributes(found | {"gen_ai.operation.name": OPERATIONS.get(path, "chat")})
-        token = RECORDED.set(RecordedTrace(self._tracer, span))
+        token = RECORDED.set(RecordedTrace(self._tracer, span, span))
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -72,6 +72,11 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Cli
     ):
         patched.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         made = candidates(folder, engine, {"bad": price(0.0001), "small": price(2), "other": price(3)})
+        made["programs"] = {
+            "draft": {"kind": "refine", "draft": "small", "critic": "other"},
+            "deep": {"kind": "vote", "of": "draft", "n": 2},
+            "broken": {"kind": "refine", "draft": "small", "critic": "bad"},
+        }
         more = {"auth": {"required": False}, "telemetry": {"traces": {"share": 0.0}, "access_log": False}}
         (folder / "p.yaml").write_text(yaml.safe_dump(made | more))
         app = App(partial(open_runtime, load(folder / "p.yaml"), None, spans=spans))
@@ -109,6 +114,52 @@ def test_a_request_its_decision_and_its_attempt_are_spans_below_the_clients(trac
         assert span.attributes["gen_ai.response.model"] == "small"
     assert attempt.attributes["gen_ai.provider.name"] == "vllm"
     assert attempt.attributes["gen_ai.request.stream"] is stream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_run_of_a_program_is_a_span_and_each_of_its_steps_one_below_it(traced: Any, stream: bool) -> None:
+    client, spans, _ = traced
+    trace, answer = ask(client, 70 + stream, model="draft", stream=stream)
+    assert answer.status_code == 200
+    found = spans.of(trace, 9)
+    request, decided, run, *below = found
+    assert (decided.name, run.name, run.kind) == ("decide", "invoke_workflow draft", SpanKind.INTERNAL)
+    assert run.parent.span_id == request.context.span_id
+    assert {span.parent.span_id for span in below} == {run.context.span_id}
+    steps = [span for span in below if span.name != "decide"]
+    assert [span.name for span in steps] == ["chat small", "chat other", "chat small"]
+    assert {span.attributes["pointsman.program"] for span in steps} == {"draft"}
+    assert [span.attributes["pointsman.step"].split()[0] for span in steps] == ["1", "2", "3"]
+    whole = below[:-1] if stream else below  # a stream is settled before its last event, which ends the last step
+    assert all(run.start_time <= span.start_time <= span.end_time <= run.end_time for span in whole)
+    assert run.start_time <= below[-1].start_time <= below[-1].end_time <= request.end_time
+    assert run.attributes["pointsman.cost_usd"] == pytest.approx(sum(s.attributes["pointsman.cost_usd"] for s in steps))
+    assert request.attributes["pointsman.cost_usd"] == run.attributes["pointsman.cost_usd"]
+
+
+def test_a_program_within_a_program_has_a_span_of_its_own_between(traced: Any) -> None:
+    client, spans, _ = traced
+    trace, answer = ask(client, 80, model="deep", temperature=0.7)
+    assert answer.status_code == 200
+    found = spans.of(trace, 3 + 2 * 8)
+    by_id = {span.context.span_id: span for span in found}
+    (outer,) = [span for span in found if span.name == "invoke_workflow deep"]
+    inner = [span for span in found if span.name == "invoke_workflow draft"]
+    assert [by_id[span.parent.span_id].name for span in inner] == ["invoke_workflow deep"] * 2
+    chats = [span for span in found if span.name.startswith("chat ")]
+    assert len(chats) == 6
+    assert {by_id[span.parent.span_id].name for span in chats} == {"invoke_workflow draft"}
+    assert outer.attributes["gen_ai.workflow.name"] == "deep"
+
+
+def test_a_step_that_fails_is_a_failed_span_in_a_failed_run(traced: Any) -> None:
+    client, spans, _ = traced
+    trace, answer = ask(client, 90, model="broken")
+    assert answer.status_code == 502
+    found = {span.name: span for span in spans.of(trace, 7)}
+    assert found["chat small"].status.status_code == StatusCode.UNSET
+    assert found["chat bad"].status.status_code == StatusCode.ERROR
+    assert found["invoke_workflow broken"].status.status_code == StatusCode.ERROR
 
 
 def test_each_attempt_is_a_span_and_a_failed_one_says_how_not_what(traced: Any) -> None:
