@@ -20,6 +20,7 @@ _MADE = ("completion_tokens_details", "output_tokens_details")
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
 _WRITTEN = ("cache_creation_tokens", "cache_write_tokens")
+_SEARCHED = ("num_search_queries", "num_server_side_tools_used", "num_sources_used")
 _USUAL_TIERS = frozenset({"", "auto", "default", "standard"})
 _SEEN = frozenset({"text_tokens", "accepted_prediction_tokens"})  # details that can be read in the text itself
 
@@ -34,8 +35,9 @@ def count_of(value: object) -> int | None:
 def usage_of(said: object, service_tier: object = None) -> Usage | None:
     """The usage object of any dialect; None where there is no object.
 
-    Anthropic counts what was cached beside `input_tokens`, the others within their prompt. xAI counts what was
-    thought beside the completion: only the total has it.
+    Anthropic counts what was cached beside `input_tokens`, the others within their prompt. xAI and Gemini count what
+    was thought beside the completion: only the total has it. Perplexity counts it beside the total, and citations
+    too; Mistral counts audio beside the prompt.
     """
     if not isinstance(said, Mapping):
         return None
@@ -43,19 +45,44 @@ def usage_of(said: object, service_tier: object = None) -> Usage | None:
     prompt, completion = _first(said, *_PROMPT), _first(said, *_COMPLETION)
     parts = NO_PARTS if plain and not service_tier else _parts(said, said.get("service_tier") or service_tier)
     if plain:
-        return Usage(prompt, completion, parts)
+        beside = _beside(said, prompt, completion, parts)
+        return Usage(prompt, _more(completion, beside), parts, unseen_completion_tokens=beside)
     inner, outer = _details(said, *_READ), _details(said, *_MADE)
     if inner is None and prompt is not None and not _first(said, "prompt_tokens"):
-        prompt = min(prompt + sum(_counts(said, _BESIDE)), MOST_TOKENS)
-    if completion is not None and _first(said, "total_tokens") == (prompt or 0) + completion + parts.reasoning:
-        completion = min(completion + parts.reasoning, MOST_TOKENS)
+        prompt = _more(prompt, sum(_counts(said, _BESIDE)))
+    prompt = _more(prompt, _heard(said, prompt, completion, parts))
+    beside, cited = _beside(said, prompt, completion, parts), _first(said, "citation_tokens") or 0
     return Usage(
-        prompt,
-        completion,
+        _more(prompt, cited),
+        _more(completion, beside),
         parts,
-        unseen_prompt_tokens=min(sum(_unseen(inner or {})) or parts.cached, MOST_TOKENS),
-        unseen_completion_tokens=min(sum(_unseen(outer or {})) or parts.reasoning, MOST_TOKENS),
+        unseen_prompt_tokens=min((sum(_unseen(inner or {})) or parts.cached) + cited, MOST_TOKENS),
+        unseen_completion_tokens=max(min(sum(_unseen(outer or {})) or parts.reasoning, MOST_TOKENS), beside),
     )
+
+
+def _beyond(said: _Tree, prompt: int | None, completion: int | None) -> int:
+    """Tokens that the total has and neither side counts."""
+    return max(0, (_first(said, "total_tokens") or 0) - (prompt or 0) - (completion or 0))
+
+
+def _heard(said: _Tree, prompt: int | None, completion: int | None, parts: TokenParts) -> int:
+    """Tokens of audio and images beside the prompt, as Mistral counts them: more than the prompt has."""
+    seen = parts.audio_prompt + parts.image_prompt
+    return min(seen, _beyond(said, prompt, completion)) if seen > (prompt or 0) else 0
+
+
+def _beside(said: _Tree, prompt: int | None, completion: int | None, parts: TokenParts) -> int:
+    """Tokens that were made and that the completion does not count: what the total has more, or more thoughts than the
+    completion has tokens. What a total has beyond both sides is read as the more expensive of them."""
+    if completion is None:
+        return 0
+    more = _beyond(said, prompt, completion)
+    return min(more or (parts.reasoning if parts.reasoning > completion else 0), MOST_TOKENS)
+
+
+def _more(count: int | None, more: int) -> int | None:
+    return count if count is None or not more else min(count + more, MOST_TOKENS)
 
 
 def _parts(said: _Tree, service_tier: object) -> TokenParts:
@@ -75,7 +102,7 @@ def _parts(said: _Tree, service_tier: object) -> TokenParts:
         _first(made, "reasoning_tokens") or _first(said, "reasoning_tokens") or 0,
         _first(made, "audio_tokens") or 0,
         _first(made, "image_tokens") or 0,
-        _first(_details(said, "server_tool_use") or read, "web_search_requests") or 0,
+        _first(_details(said, "server_tool_use") or read, "web_search_requests") or _first(said, *_SEARCHED) or 0,
     )
     tier = service_tier if isinstance(service_tier, str) and service_tier not in _USUAL_TIERS else ""
     return TokenParts(*found, tier) if any(found) or tier else NO_PARTS

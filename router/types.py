@@ -21,6 +21,7 @@ NanoUsd = NewType("NanoUsd", int)
 
 
 PER = 1_000_000  # tokens a price is for
+PROGRAMS = "programs"  # stands where a program has the name of its backend
 LONG_WRITE = 2  # times the prompt: what an hour in a cache costs where only minutes have a price
 
 
@@ -52,18 +53,25 @@ class TokenRates:
         """By the name of the part."""
         return {name: getattr(self, name) for name in AMOUNTS}
 
-    @property
-    def hour(self) -> int:
-        """Of tokens a cache keeps for longer; where only minutes have a price, at least twice a prompt's."""
+    def minutes(self, *, writes: bool) -> int:
+        """Of tokens a cache keeps for minutes; without a price, where a request `writes` to one, five quarters of a
+        prompt's: what providers ask who charge for it."""
+        if self.cache_write is not None:
+            return self.cache_write
+        return -(-self.prompt * 5 // 4) if writes else self.prompt
+
+    def hour(self, *, writes: bool) -> int:
+        """Of tokens a cache keeps for longer; where writing has a price, or is asked for, at least twice a prompt's."""
         if self.cache_write_1h is not None:
             return self.cache_write_1h
-        return self.prompt if self.cache_write is None else max(self.cache_write, LONG_WRITE * self.prompt)
+        if self.cache_write is None and not writes:
+            return self.prompt
+        return max(self.minutes(writes=writes), LONG_WRITE * self.prompt)
 
-    @property
-    def highest_prompt(self) -> int:
+    def highest_prompt(self, *, writes: bool) -> int:
         """Of the most expensive kind of token that a prompt can hold."""
-        others = (self.cached, self.cache_write, self.audio_prompt, self.image_prompt)
-        return max(self.prompt, self.hour, *(each or 0 for each in others))
+        written = (self.minutes(writes=writes), self.hour(writes=writes))
+        return max(self.prompt, *written, *(each or 0 for each in (self.cached, self.audio_prompt, self.image_prompt)))
 
     @property
     def highest_completion(self) -> int:
@@ -71,12 +79,12 @@ class TokenRates:
         others = (self.reasoning, self.audio_completion, self.image_completion)
         return max(self.completion, *(each or 0 for each in others))
 
-    def charge(self, prompt: int, completion: int, parts: TokenParts) -> int:
+    def charge(self, prompt: int, completion: int, parts: TokenParts, *, writes: bool) -> int:
         """Nano-USD times PER of the tokens, without fees."""
         read = (
             (self.cached, parts.cached),
-            (self.cache_write, parts.cache_write),
-            (self.hour, parts.cache_write_1h),
+            (self.minutes(writes=writes), parts.cache_write),
+            (self.hour(writes=writes), parts.cache_write_1h),
             (self.audio_prompt, parts.audio_prompt),
             (self.image_prompt, parts.image_prompt),
         )
@@ -118,21 +126,22 @@ class Price(TokenRates):
         is_plain = TokenRates(self.prompt, self.completion).amounts == self.amounts and not (self.above or self.tiers)
         object.__setattr__(self, "_is_plain", is_plain)
 
-    def of(self, prompt: int, completion: int, parts: TokenParts = NO_PARTS) -> NanoUsd:
-        """Cost of an answer in nano-USD, rounded up once."""
-        if self._is_plain:
+    def of(self, prompt: int, completion: int, parts: TokenParts = NO_PARTS, *, writes: bool = False) -> NanoUsd:
+        """Cost of an answer in nano-USD, rounded up once. `writes`: the request asked a cache to keep its prompt."""
+        if self._is_plain and not (writes and (parts.cache_write or parts.cache_write_1h)):
             return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
         price = self.tiers.get(parts.service_tier, self) if self.tiers else self
         rates = price.rates(prompt)
-        total = rates.charge(prompt, completion, parts)
+        total = rates.charge(prompt, completion, parts, writes=writes)
         return NanoUsd(-(-total // PER) + rates.request + rates.search * parts.searches)
 
-    def worst(self, prompt: int, completion: int, searches: int = 0) -> NanoUsd:
+    def worst(self, prompt: int, completion: int, searches: int = 0, *, writes: bool = False) -> NanoUsd:
         """The most expensive reading of so many tokens or fewer: what a hold must cover."""
-        if self._is_plain:
+        if self._is_plain and not writes:
             return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
         rates = list(self._possible(prompt))
-        read, made = max(each.highest_prompt for each in rates), max(each.highest_completion for each in rates)
+        read = max(each.highest_prompt(writes=writes) for each in rates)
+        made = max(each.highest_completion for each in rates)
         fees = max(each.request for each in rates) + searches * max(each.search for each in rates)
         return NanoUsd(-(-(prompt * read + completion * made) // PER) + fees)
 
@@ -225,11 +234,11 @@ class Model:
         """What an answer of one of its engines costs."""
         return self.replica_prices.get(engine, self.price)
 
-    def worst(self, prompt: int, completion: int, searches: int = 0) -> NanoUsd:
+    def worst(self, prompt: int, completion: int, searches: int = 0, *, writes: bool = False) -> NanoUsd:
         """The most that so many tokens cost, whatever their kind and whichever engine answers."""
-        worst = self.price.worst(prompt, completion, searches)
+        worst = self.price.worst(prompt, completion, searches, writes=writes)
         for price in self.replica_prices.values():
-            worst = max(worst, price.worst(prompt, completion, searches))
+            worst = max(worst, price.worst(prompt, completion, searches, writes=writes))
         return worst
 
 

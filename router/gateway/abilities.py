@@ -13,6 +13,7 @@ from router.types import Model
 
 REMEMBERED_S = 600.0
 MOST_REMEMBERED = 10_000
+PROMPT_CACHE = "prompt_cache"  # that a provider keeps the prompt, perhaps at a price
 _NOTHING = (b"", b"null", b"[]", b"{}", b"false")
 _BY_FIELD = {
     "tools": "tools",
@@ -34,7 +35,10 @@ _BY_FIELD = {
     "suffix": "suffix",
     "web_search_options": "web_search",
     "parallel_tool_calls": "parallel_tool_calls",
+    "cache_control": PROMPT_CACHE,
+    "cache_control_injection_points": PROMPT_CACHE,
 }
+_MARK, _MARKED = b'"cache_control"', ("messages", "system", "tools", "input")
 _PLAIN = {"tool_choice": (b'"auto"', b'"none"'), "n": (b"1",), "best_of": (b"1",), "modalities": (b'["text"]',)}
 _WORDS = {
     "tool_choice": ("tool_choice", "tool choice"),
@@ -55,6 +59,7 @@ _WORDS = {
     "suffix": ("suffix",),
     "web_search": ("web_search", "web search"),
     "parallel_tool_calls": ("parallel",),
+    PROMPT_CACHE: ("cache_control", "cache control"),
 }
 
 
@@ -62,9 +67,11 @@ def features_of(fields: Mapping[str, msgspec.Raw]) -> frozenset[str]:
     """What the fields of a request ask for beyond plain text."""
     found = fields.keys() & _BY_FIELD.keys()
     form = next((bytes(fields[name]) for name in ("response_format", "text") if name in fields), b"")
-    if not found and not form:
+    marked = any(_MARK in bytes(fields[name]) for name in _MARKED if name in fields)
+    if not found and not form and not marked:
         return frozenset()
-    asked = {_BY_FIELD[name] for name in found if _asks(name, bytes(fields[name]))}
+    asked = {PROMPT_CACHE} if marked else set()
+    asked |= {_BY_FIELD[name] for name in found if _asks(name, bytes(fields[name]))}
     return frozenset(asked | {kind for kind in ("json_schema", "json_object") if b'"%b"' % kind.encode() in form})
 
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from backends.dialects import ABILITIES
 from router.amounts import show_usd
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
+from router.gateway.abilities import PROMPT_CACHE
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
 from router.types import Model, NanoUsd, Offer, Principal
 
@@ -87,7 +88,14 @@ def _laid_over(model: Model) -> Raised:
 def worst_case(model: Model, needs: Requirements) -> tuple[NanoUsd, int]:
     """The most this request can cost on this model, whatever kind its tokens are, and how many they may be."""
     prompt, completion = worst_tokens(model, needs)
-    return model.worst(prompt, completion, needs.searches), prompt + completion
+    return model.worst(prompt, completion, needs.searches, writes=writes_cache(model, needs)), prompt + completion
+
+
+def writes_cache(model: Model, needs: Requirements) -> bool:
+    """Whether the client, or the operator for this model, asks that a provider keep the prompt."""
+    if PROMPT_CACHE in needs.features:
+        return True
+    return any(name.startswith("cache_control") for name in (*model.extra_body, *model.defaults))
 
 
 def offer_of(model: Model, needs: Requirements) -> Offer:

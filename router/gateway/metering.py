@@ -12,7 +12,7 @@ import msgspec
 
 from backends.types import NO_PARTS, Report, TokenParts, Usage
 from router.gateway.cost_fields import MOST_CALLS
-from router.gateway.eligibility import expected_prompt_tokens
+from router.gateway.eligibility import expected_prompt_tokens, writes_cache
 from router.gateway.types import Attempt, Call
 from router.types import Model, NanoUsd, Spend
 
@@ -67,8 +67,8 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
     most_searches = MOST_CALLS if call.needs.fee else call.needs.searches
     parts = _believed(usage.parts, prompt, completion, most_searches=most_searches)
-    price = model.price_at(report.served_by)
-    cost = price.of(prompt.tokens, completion.tokens, parts)
+    price, writes = model.price_at(report.served_by), writes_cache(model, call.needs)
+    cost = price.of(prompt.tokens, completion.tokens, parts, writes=writes)
     estimated = not (prompt.is_believed and completion.is_believed)
     uncached = NanoUsd(0)
     if parts.cached or parts.cache_write or parts.cache_write_1h:

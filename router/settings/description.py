@@ -90,15 +90,17 @@ def _unknown_parts(model: Model) -> Iterator[str]:
         return
     lacking = model.lacks | ({"vision"} - model.capabilities)
     for side, plain, parts in (
-        ("prompt", price.prompt, ("cached", "cache_write", "audio_prompt", "image_prompt")),
+        ("prompt", price.prompt, ("cached", "audio_prompt", "image_prompt")),
         ("completion", price.completion, ("reasoning", "audio_completion")),
     ):
         missing = [name for name in parts if price.amounts[name] is None and _ABILITY.get(name) not in lacking]
         if missing:
             yield f"no price of {', '.join(missing)}: as {side} tokens, {show_usd(plain)}"
-    if price.cache_write is not None and price.cache_write_1h is None:
-        more = show_usd(NanoUsd(price.hour))
-        yield f"no price of cache_write_1h: as the more expensive of cache_write and twice the prompt, {more}"
+    minutes, hour = (show_usd(NanoUsd(each(writes=True))) for each in (price.minutes, price.hour))
+    if price.cache_write is None:
+        yield f"no price of cache_write: five quarters of the prompt where a request asks for it, {minutes}"
+    if price.cache_write_1h is None:
+        yield f"no price of cache_write_1h: as the more expensive of cache_write and twice the prompt, {hour}"
 
 
 def _tenant(tenant: TenantSection) -> str:

@@ -23,9 +23,13 @@ class _Parts(Section):
     """Kinds of tokens, in USD per million; one without a price costs what plain tokens of its side do."""
 
     cached: Usd | None = Field(default=None, description="Prompt tokens read from the provider's cache.")
-    cache_write: Usd | None = Field(default=None, description="Prompt tokens written to it for minutes.")
+    cache_write: Usd | None = Field(
+        default=None,
+        description="Prompt tokens written to it for minutes; by default 1.25 prompts where a request asks for it.",
+    )
     cache_write_1h: Usd | None = Field(
-        default=None, description="Written to it for longer; by default twice the prompt where cache_write is given."
+        default=None,
+        description="Written to it for longer; by default two prompts where cache_write is given or it is asked for.",
     )
     audio_prompt: Usd | None = Field(default=None, description="Audio tokens of the prompt.")
     image_prompt: Usd | None = Field(default=None, description="Image tokens of the prompt.")

@@ -48,3 +48,23 @@ async def test_what_a_provider_bills_for_cached_tokens_is_what_the_tenant_pays(t
             assert (line["cost_nanousd"], line["cached"], line["reasoning"]) == (5_615_000, 1920, 280)
             csv = (await client.get("/admin/v1/spend?by=tenant&format=csv", headers=AS_ADMIN)).text.splitlines()
             assert "reasoning" in csv[0].split(",")
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["asked for", "not asked for"])
+async def test_a_written_cache_that_nobody_priced_is_charged_as_providers_do_where_it_was_asked_for(
+    tmp_path: Path, marked: bool
+) -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 2000, "completion_tokens": 60, "total_tokens": 2060}
+    usage |= {"prompt_tokens_details": {"cache_write_tokens": 1600}}
+    async with engine(text="word " * 60, usage=usage) as only:
+        settings = settings_for(tmp_path, {"m": only}, auth={"admin_key": ADMIN})
+        settings["models"][0]["price"] = {"prompt": 100, "completion": 0}
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            part = {"type": "text", "text": "hello " * 1500} | (
+                {"cache_control": {"type": "ephemeral"}} if marked else {}
+            )
+            asked = chat() | {"messages": [{"role": "user", "content": [part]}], "max_tokens": 100}
+            answer = await client.post("/v1/chat/completions", json=asked)
+            audit = (await client.get("/admin/v1/audit", headers=AS_ADMIN)).json()["data"]
+    assert answer.headers["x-pointsman-cost-usd"] == ("0.24" if marked else "0.2")  # 400 + 1600 x 1.25, in 10,000ths
+    assert "hold.over" not in [each["kind"] for each in audit]

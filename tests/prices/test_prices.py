@@ -6,6 +6,7 @@ import datetime
 from dataclasses import fields
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from backends.types import COUNTED, TokenParts
 from backends.usage import merged, usage_of
+from router.gateway.abilities import PROMPT_CACHE, features_of
 from router.settings.price_sections import PriceSection, price_in, written
 from router.stores.reports import KINDS, SpendLine, kinds_of
 from router.types import AMOUNTS, Price, TokenRates
@@ -32,11 +34,11 @@ def prices(draw: Any) -> Price:
     return Price(**draw(RATES), above=tuple(sorted(above.items())), tiers=tiers)
 
 
-@given(prices(), COUNTS, COUNTS, PARTS)
+@given(prices(), COUNTS, COUNTS, PARTS, st.booleans())
 def test_no_report_of_tokens_within_a_hold_costs_more_than_the_hold(
-    price: Price, prompt: int, completion: int, parts: TokenParts
+    price: Price, prompt: int, completion: int, parts: TokenParts, writes: bool
 ) -> None:
-    assert 0 <= price.of(prompt, completion, parts) <= price.worst(prompt, completion, 5)
+    assert 0 <= price.of(prompt, completion, parts, writes=writes) <= price.worst(prompt, completion, 5, writes=writes)
 
 
 @given(prices(), COUNTS, COUNTS, COUNTS, COUNTS)
@@ -59,6 +61,33 @@ def test_parts_that_cannot_all_be_count_at_their_most_expensive() -> None:
 def test_an_hour_in_a_cache_without_a_price_of_its_own_costs_twice_a_prompt() -> None:
     price = Price(prompt=1_000_000, completion=0, cache_write=1_250_000)  # type: ignore[arg-type]
     assert price.of(10, 0, TokenParts(cache_write_1h=10)) == 20
+
+
+def test_writing_to_a_cache_without_a_price_costs_more_than_a_prompt_where_it_was_asked_for() -> None:
+    """A provider that charges for it asks 1.25 and 2 times a prompt; where nobody asked, what is told of it is none."""
+    plain = Price(prompt=1_000_000, completion=0)  # type: ignore[arg-type]
+    known = Price(prompt=1_000_000, completion=0, cached=100_000)  # type: ignore[arg-type]
+    for price in (plain, known):
+        assert price.of(100, 0, TokenParts(cache_write=60), writes=True) == 60 * 1.25 + 40
+        assert price.of(100, 0, TokenParts(cache_write=60, cache_write_1h=40), writes=True) == 60 * 1.25 + 40 * 2
+        assert price.of(100, 0, TokenParts(cache_write=60), writes=False) == 100
+        assert (price.worst(100, 0, writes=True), price.worst(100, 0)) == (200, 100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "writes"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, False),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "cache_control": {"type": "ephemeral"}}]}]}, True),
+        ({"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]}, True),
+        ({"tools": [{"name": "f", "cache_control": {"type": "ephemeral"}}]}, True),
+        ({"messages": [], "cache_control": {"type": "ephemeral"}}, True),
+        ({"messages": [], "cache_control": None}, False),
+    ],
+)
+def test_a_request_that_asks_for_a_cache_is_known(fields: dict[str, Any], writes: bool) -> None:
+    raws = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+    assert (PROMPT_CACHE in features_of(raws)) is writes
 
 
 def test_a_price_below_zero_is_none() -> None:

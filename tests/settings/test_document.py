@@ -235,7 +235,9 @@ models:
 """)
     )
     assert [line for line in text.splitlines() if line.startswith("price")] == [
-        "price     plain: no price of cached, cache_write: as prompt tokens, 1",
+        "price     plain: no price of cached: as prompt tokens, 1",
+        "price     plain: no price of cache_write: five quarters of the prompt where a request asks for it, 1.25",
+        "price     plain: no price of cache_write_1h: as the more expensive of cache_write and twice the prompt, 2",
         "price     seeing: no price of audio_prompt, image_prompt: as prompt tokens, 1",
         "price     seeing: no price of reasoning, audio_completion: as completion tokens, 4",
         "price     seeing: no price of cache_write_1h: as the more expensive of cache_write and twice the prompt, 2",
