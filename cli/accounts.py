@@ -29,7 +29,9 @@ def add_verbs(verbs: Verbs) -> None:
     _add(verbs.add_parser("budgets", help="what is left of every budget, and how long it will last"), _budgets)
     spend = verbs.add_parser("spend", help="what was spent")
     spend.add_argument(
-        "--by", default="tenant", help="of day, tenant, team, key and model, by commas (default: tenant)"
+        "--by",
+        default="tenant",
+        help="of day, tenant, team, key, model, width and program, by commas (default: tenant)",
     )
     spend.add_argument("--days", type=int, default=30, help="how far back, today included (default: 30)")
     spend.add_argument("--csv", action="store_true", help="as CSV")
@@ -100,7 +102,7 @@ async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: St
     from router.telemetry.state import known_budgets  # noqa: PLC0415
 
     table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "forecast")
-    budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores)
+    budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores, of_keys=True)
     for each in await stores.ledger.balances(budgets, _now_ms()):
         reported, period = forecast(each), Period(each.budget.period_s, each.budget.calendar)
         in_hours = "" if not reported.exhausted_in_s else f", in {reported.exhausted_in_s / 3600:.1f} h"
@@ -113,6 +115,7 @@ async def _spend(arguments: argparse.Namespace, settings: Settings, stores: Stor
     from rich.table import Table  # noqa: PLC0415
 
     from router.amounts import show_usd  # noqa: PLC0415
+    from router.http.declared import names_of  # noqa: PLC0415
     from router.stores.reports import GROUPS, as_csv, grouped  # noqa: PLC0415
 
     groups = arguments.by.split(",")
@@ -126,7 +129,8 @@ async def _spend(arguments: argparse.Namespace, settings: Settings, stores: Stor
         raise InvalidRequest(wrong)
     today = dt.datetime.fromtimestamp(_now_ms() / 1000, dt.UTC).date()
     since = dt.date.fromordinal(max(1, today.toordinal() - arguments.days + 1))
-    lines = grouped(await stores.spend.lines(since=since.isoformat(), until=today.isoformat()), groups)
+    found = await stores.spend.lines(since=since.isoformat(), until=today.isoformat())
+    lines = grouped(found, groups, known=names_of(settings))
     if arguments.csv:
         return as_csv(lines)
     table = Table(*groups, "requests", "prompt tokens", "completion tokens", "USD", "saved, USD")

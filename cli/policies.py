@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -86,6 +87,8 @@ def _judge_log(arguments: argparse.Namespace) -> int:
     """Off-policy evaluation from the propensities in a gateway's log."""
     from evaluation.replay import contender  # noqa: PLC0415
     from router.learning.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
+    from router.learning.proof import quality_by  # noqa: PLC0415
+    from router.learning.quality_drift import drift_of  # noqa: PLC0415
 
     wanted = [contender(each) for each in arguments.policy or ["paced"]]
     policies = {each.label: built(each.policy, each.options) for each in wanted}
@@ -103,11 +106,35 @@ def _judge_log(arguments: argparse.Namespace) -> int:
             for estimator, value in values.items():
                 text = value if isinstance(value, str) else f"{value.mean:.6g} [{value.low:.6g}, {value.high:.6g}]"
                 print(f"{label:16} {metric:9} {estimator:8} {text}")
+    by_group, drift = quality_by(answers), drift_of(answers)
+    for by, group in by_group.items():
+        for each in group:
+            print(_group_line(by, each))
+    for each in drift:
+        print(_drift_line(each))
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "judgement.json"
-    path.write_text(json.dumps({"answers": len(answers), **as_json(judged)}, indent=2))
+    path.write_text(json.dumps({"answers": len(answers), "by": by_group, "drift": drift, **as_json(judged)}, indent=2))
     print(path)
     return 0
+
+
+def _group_line(by: str, found: Mapping[str, Any]) -> str:
+    """Quality of what one model, width or program answered."""
+    label = f"{by} {found['name'] or '(none)'}"
+    if "refused" in found:
+        return f"{label:26} {found['refused']}"
+    value = found["quality"]
+    return f"{label:26} quality {value['mean']:.6g} [{value['low']:.6g}, {value['high']:.6g}] of {found['answers']}"
+
+
+def _drift_line(found: Mapping[str, Any]) -> str:
+    """Whether a model's quality moved."""
+    if "refused" in found:
+        return f"drift: {found['refused']}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["since_ms"] / 1000))
+    moved = f"moved by {found['shift']:+.3f} [{found['shift_low']:+.3f}, {found['shift_high']:+.3f}] from {since} on"
+    return f"drift: {found['model']} {moved if found['moved'] else 'did not move'} (p = {found['p']:.2g})"
 
 
 def _must_exist(url: str) -> None:

@@ -18,7 +18,7 @@ from router.http.auth import Authentication, key_first
 from router.http.declared import DeclaredOwners
 from router.stores.keys import Key, Registry, Team, Tenant, Thing
 from router.stores.open import MoneyClock, Stores
-from router.stores.reports import GROUPS, SpendLine, as_csv, as_rows, grouped
+from router.stores.reports import GROUPS, KnownNames, SpendLine, as_csv, as_rows, grouped
 from router.terms import KeyTerms, Level, OwnerName, Section, Terms
 
 MOST_LISTED = 1000
@@ -81,7 +81,7 @@ def routes(
     for add in (_tenants, _teams, _keys, _secrets):
         add(router, stores.keys, note, declared)
     _answers(router, forget or stores.answers.forget, note)
-    _reports(router, stores, clock)
+    _reports(router, stores, clock, declared.names)
     _clock(router, stores.clock)
     return router
 
@@ -217,7 +217,7 @@ def _secrets(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
         return await turn(key_id, disabled=False)
 
 
-def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> None:
+def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float], names: Callable[[], KnownNames]) -> None:
     @router.get("/budgets")
     async def budgets(tenant: str | None = None, team: str | None = None, key: str | None = None) -> dict[str, object]:
         """What is left of the budgets of a tenant, a team or a key."""
@@ -242,7 +242,7 @@ def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float]) -> N
         groups = _groups(by)
         asked = {"tenant": tenant, "team": team, "key": key, "model": model}
         lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())
-        found = await asyncio.to_thread(_summed, lines, asked, groups)  # there may be a million
+        found = await asyncio.to_thread(_summed, lines, asked, groups, names())  # there may be a million
         if form == "csv":
             return Response(as_csv(found), media_type="text/csv")
         return {"object": "list", "since": first.isoformat(), "until": last.isoformat(), "data": as_rows(found)}
@@ -278,10 +278,13 @@ def _clock(router: APIRouter, clock: MoneyClock | None) -> None:
         return {"object": "clock", "jump_ms": known().jump_ms()}
 
 
-def _summed(lines: list[SpendLine], asked: Mapping[str, str | None], groups: list[str]) -> list[SpendLine]:
+def _summed(
+    lines: list[SpendLine], asked: Mapping[str, str | None], groups: list[str], known: KnownNames
+) -> list[SpendLine]:
     """Sums over the lines that were asked for."""
     wanted = [(name, value) for name, value in asked.items() if value is not None]
-    return grouped([line for line in lines if all(getattr(line, name) == value for name, value in wanted)], groups)
+    found = [line for line in lines if all(getattr(line, name) == value for name, value in wanted)]
+    return grouped(found, groups, known=known)
 
 
 def _groups(by: str) -> list[str]:

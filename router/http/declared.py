@@ -13,6 +13,7 @@ from router.errors import Conflict
 from router.settings import Settings
 from router.settings.document import key_id
 from router.stores.keys import Key, Team, Tenant, Thing
+from router.stores.reports import NO_NAMES, KnownNames
 
 
 def _nothing() -> None:
@@ -32,6 +33,11 @@ class DeclaredOwners:
         found = [] if settings is None else [each for each in _owners(settings) if isinstance(each, cls)]
         return sorted(found, key=name_of)
 
+    def names(self) -> KnownNames:
+        """What the settings say of names of models."""
+        settings = self.settings()
+        return NO_NAMES if settings is None else names_of(settings)
+
     def find(self, cls: type[Thing], name: str) -> Thing | None:
         """That of this name, if the file has it."""
         return next((each for each in self.all(cls) if name_of(each) == name), None)
@@ -42,6 +48,12 @@ class DeclaredOwners:
             kind = cls.__name__.lower()
             where = self.path or "the settings"
             raise Conflict(f"The {kind} {name!r} is in {where}: change it there.", param=kind)
+
+
+def names_of(settings: Settings) -> KnownNames:
+    """Programs, and widths of models that have names of their own."""
+    widths = {each.name: f"{each.bits:g}bit" for each in settings.models if each.bits is not None}
+    return KnownNames(settings.programs, widths)
 
 
 def name_of(thing: Tenant | Team | Key) -> str:

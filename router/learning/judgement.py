@@ -116,20 +116,30 @@ def live_value(answers: Sequence[JudgedAnswer]) -> Judgement:
     return {"quality": {"mean": ips(quality)}, "cost_usd": {"mean": ips(cost)}}
 
 
+def choices_of(answers: Sequence[JudgedAnswer]) -> tuple[list[str], NDArray[np.intp]]:
+    """Names of all models that could answer, and the column (n,) of the one that did."""
+    names = sorted({name for answer in answers for name in answer.record.context.names})
+    return names, np.array([names.index(answer.record.model) for answer in answers], np.intp)
+
+
+def contexts_of(answers: Sequence[JudgedAnswer]) -> Float:
+    """(n, p) where the queries lie in the principal directions of their embeddings."""
+    embeddings = np.stack([answer.record.context.embedding for answer in answers])
+    return (embeddings @ principal_directions(embeddings, DIRECTIONS).T).astype(np.float64)
+
+
 def judge_policy(policy: StoredPolicy, entries: Sequence[LogEntry]) -> Judgement:
     """Quality and cost of an answer under another policy. Raises: SettingsError where nothing was judged."""
     answers = judged_answers(entries)
     if not answers:
         raise SettingsError("the log has no judged answers: give feedback first (POST /v1/feedback)", param="trace")
-    names = sorted({name for answer in answers for name in answer.record.context.names})
+    names, choices = choices_of(answers)
     target = np.zeros((len(answers), len(names)))
     found = proposed(policy, entries, frozenset(answer.record.decision_id for answer in answers))
     for row, answer in enumerate(answers):
         columns = [names.index(name) for name in answer.record.context.names]
         target[row, columns] = found[answer.record.decision_id]
-    choices = np.array([names.index(answer.record.model) for answer in answers], np.intp)
-    embeddings = np.stack([answer.record.context.embedding for answer in answers])
-    contexts = (embeddings @ principal_directions(embeddings, DIRECTIONS).T).astype(np.float64)
+    contexts = contexts_of(answers)
     logged = Logged(
         rewards=np.array([answer.score for answer in answers]),
         propensities=np.array([answer.record.propensity for answer in answers]),

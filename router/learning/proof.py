@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
+from backends.anyprec.names import parsed_width
 from policies.ope import TooFewAnswers, Value
 from router.learning.judgement import (
     JudgedAnswer,
@@ -20,7 +21,8 @@ from router.learning.judgement import (
     judged_answers,
     live_value,
 )
-from router.types import LogEntry
+from router.learning.quality_drift import drift_of
+from router.types import PROGRAMS, LogEntry
 
 LIVE = "live"
 OTHERS = ("random", "neighbours")  # policies beside one model for everything
@@ -38,6 +40,8 @@ def proof_of(entries: Sequence[LogEntry]) -> dict[str, object]:
         "since_ms": entries[0].at_ms if entries else None,
         "until_ms": entries[-1].at_ms if entries else None,
         "over_time": over_time(answers),
+        "by": quality_by(answers),
+        "drift": drift_of(answers),
     }
     if len(answers) < LEAST:
         why = f"{len(answers)} answers were judged, {LEAST} are needed: give feedback (POST /v1/feedback)"
@@ -83,15 +87,43 @@ def over_time(answers: Sequence[JudgedAnswer]) -> list[dict[str, object]]:
     return [_period(ordered[start:end]) for start, end in pairwise(bounds)]
 
 
+def quality_by(answers: Sequence[JudgedAnswer]) -> dict[str, list[dict[str, object]]]:
+    """Quality and cost of the answers that each model, width and program gave, whatever it was asked."""
+    groups: dict[str, dict[str, list[JudgedAnswer]]] = {"model": {}, "width": {}, "program": {}}
+    for answer in answers:
+        name = answer.record.model
+        groups["model"].setdefault(name, []).append(answer)
+        groups["width"].setdefault(_width(answer), []).append(answer)
+        groups["program"].setdefault(name if answer.record.backend == PROGRAMS else "", []).append(answer)
+    return {
+        by: [{"name": name, "answers": len(those), **_live(those)} for name, those in sorted(found.items())]
+        for by, found in groups.items()
+    }
+
+
+def _width(answer: JudgedAnswer) -> str:
+    """As the model's name says it, else as it was known of the arm."""
+    record = answer.record
+    found, arm = parsed_width(record.model), record.context.arms[record.context.names.index(record.model)]
+    if found is not None:
+        return found.width
+    return "" if arm.bits is None else f"{arm.bits:g}bit"
+
+
 def _period(answers: Sequence[JudgedAnswer]) -> dict[str, object]:
     found: dict[str, object] = {
         "since_ms": answers[0].record.at_ms,
         "until_ms": answers[-1].record.at_ms,
         "answers": len(answers),
     }
+    return found | _live(answers)
+
+
+def _live(answers: Sequence[JudgedAnswer]) -> dict[str, object]:
+    """Means with their intervals, or why there are none."""
     try:
         values = live_value(answers)
     except TooFewAnswers as error:
-        return found | {"refused": str(error)}
+        return {"refused": str(error)}
     means = {metric: value["mean"] for metric, value in values.items()}
-    return found | {metric: asdict(mean) for metric, mean in means.items() if isinstance(mean, Value)}
+    return {metric: asdict(mean) for metric, mean in means.items() if isinstance(mean, Value)}

@@ -12,9 +12,8 @@ from router.gateway.serving import Gateway
 from router.gateway.types import Call, OneStep
 from router.programs.plans import USUAL_TOKENS, Part, RunPlan
 from router.programs.running import Run
-from router.types import Model, NanoUsd, Offer, Price, Principal
+from router.types import PROGRAMS, Model, NanoUsd, Offer, Price, Principal
 
-PROGRAMS = "programs"  # stands where a model has the name of its backend
 NOMINAL_BYTES = 1_000  # of the request by which a program's price for a token is told
 MOST_TOKENS = 1 << 24  # of a program that takes inputs of any length
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
+from backends.anyprec.names import parsed_width
 from backends.types import COUNTED
 from router.types import NANO_PER_USD
 
-GROUPS = ("day", "tenant", "team", "key", "model")
+GROUPS = ("day", "tenant", "team", "key", "model", "width", "program")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class SpendLine:
     team: str | None  # "" where there is none
     key: str | None  # id
     model: str | None
+    width: str | None = field(default=None, kw_only=True)  # of the model; "" where it has none
+    program: str | None = field(default=None, kw_only=True)  # the model, where it is a program; "" where it is none
     requests: int
     prompt_tokens: int
     completion_tokens: int
@@ -82,14 +85,44 @@ class Audit(Protocol):
         """Entries after a position, oldest first. Raises: StoreUnavailable."""
 
 
-def grouped(lines: Iterable[SpendLine], by: Sequence[str]) -> list[SpendLine]:
+@dataclass(frozen=True, slots=True)
+class KnownNames:
+    """What settings say of names of models: which are programs, and the widths of those whose names do not tell."""
+
+    programs: Collection[str] = ()
+    widths: Mapping[str, str] = field(default_factory=dict)
+
+    def width(self, model: str) -> str:
+        """Such as 3bit; "" where there is none."""
+        found = parsed_width(model)
+        return self.widths.get(model, "") if found is None else found.width
+
+
+NO_NAMES = KnownNames()
+
+
+def grouped(lines: Iterable[SpendLine], by: Sequence[str], *, known: KnownNames = NO_NAMES) -> list[SpendLine]:
     """Sums over what is not in `by` (of GROUPS), most expensive first, days ascending."""
     sums: dict[SpendLine, SpendLine] = {}
     for line in lines:
-        day, tenant, team, key, model = (getattr(line, name) if name in by else None for name in GROUPS)
-        group = SpendLine(day, tenant, team, key, model, 0, 0, 0, 0)
+        names: dict[str, Any] = {name: _name(line, name, known) if name in by else None for name in GROUPS}
+        group = replace(_NOTHING, **names)
         sums[group] = _plus(sums.get(group, group), line)
     return sorted(sums.values(), key=lambda line: (line.day or "", -line.cost_nanousd))
+
+
+_NOTHING = SpendLine(None, None, None, None, None, 0, 0, 0, 0)
+
+
+def _name(line: SpendLine, of: str, known: KnownNames) -> str | None:
+    """Of the group that a line belongs to."""
+    model = line.model or ""
+    if of == "width":
+        return known.width(model)
+    if of == "program":
+        return model if model in known.programs else ""
+    name: str | None = getattr(line, of)
+    return name
 
 
 def _plus(a: SpendLine, b: SpendLine) -> SpendLine:

@@ -30,6 +30,8 @@ def config(tmp_path: Path) -> Path:
 async def spend(url: str) -> None:
     async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
         await stores.keys.put(Tenant("beta", Terms.of(budgets=["2 USD per day"])))
+        await stores.keys.create("beta", name="budgets", terms=Terms.of(budgets=["0.5 USD per week"]))
+        await stores.keys.create("beta", name="no budgets of its own")
         await buy(stores, principal(tenant="beta"), 1_000_000, now_ms=time.time_ns() // 1_000_000)
 
 
@@ -52,6 +54,7 @@ def test_budgets_say_what_is_left_and_how_long_it_lasts(config: Path, capsys: py
     assert "tenant:acme" in shown
     assert "nothing is spent" in shown
     assert "tenant:beta" in shown
+    assert [line.split()[3:7] for line in shown.splitlines() if "key:k_" in line] == [["0.5", "│", "week", "│"]]
 
 
 def test_spend_is_summed_by_what_is_asked_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

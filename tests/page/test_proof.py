@@ -13,8 +13,9 @@ import pytest
 
 from cli import main
 from router.learning.judgement import judged_answers
-from router.learning.proof import over_time, proof_of
+from router.learning.proof import over_time, proof_of, quality_by
 from router.stores.open import open_stores
+from router.stores.reports import KnownNames, SpendLine, grouped
 from router.types import Feedback
 from tests.http.conftest import Running
 from tests.page.conftest import ADMIN, client, gateway_in, give_key, opened
@@ -66,6 +67,9 @@ def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path
     assert main(["replay", f"sqlite:///{folder}/state/pointsman.db", *wanted, "--out", str(tmp_path / "out")]) == 0
     reported = json.loads((tmp_path / "out" / "judgement.json").read_text())
     assert report["answers"] == reported.pop("answers") == ANSWERS
+    assert report["drift"] == reported.pop("drift")
+    assert report["by"] == reported.pop("by")
+    assert [each["model"] for each in report["drift"]] == ["large", "small"]
     for label, judged in reported.items():
         assert report["judged"]["live" if label == "live" else f"always {label.removesuffix('.yaml')}"] == judged
     large = report["judged"]["always large"]
@@ -87,9 +91,15 @@ def test_the_page_shows_the_report_and_the_spend_report(browser: Browser, proven
         page.select_option("#by", "model")
         row = page.locator("[aria-label='Spend by model'] tr", has_text=line["model"])
         assert f"{line['cost_nanousd']:.1f} nUSD" in row.inner_text()
+        for by, name in (("width", "4bit"), ("program", "no program")):
+            page.select_option("#by", by)
+            page.wait_for_selector(f"[aria-label='Spend by {by}'] td:text-is('{name}')")
         page.click("text=Make it anew")
         page.wait_for_selector("[aria-label='Policies compared'] td:has-text('always large')", timeout=60_000)
         assert page.locator("svg.chart").count() == 2
+        assert page.locator("[aria-label='Drift of quality'] tr", has_text="small").count() == 1
+        page.select_option("#quality-by", "width")
+        assert page.locator("[aria-label='Quality by width'] td", has_text="as they are").count() == 1
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -108,6 +118,40 @@ def test_too_little_evidence_is_said_in_place_of_numbers() -> None:
     assert isinstance(savings, dict)
     assert "are needed: log more traffic" in savings["always large"]
     assert proof_of([])["answers"] == 0
+
+
+def test_spend_by_width_and_program_sums_to_the_whole() -> None:
+    lines = [
+        SpendLine("2026-12-01", "acme", "", "k", model, 1, 10, 5, cost)
+        for model, cost in (
+            ("small@3bit", 7),
+            ("large@3bit", 30),
+            ("large", 200),
+            ("vote5", 1000),
+            ("stored:small@3bit", 0),
+        )
+    ]
+    assert {line.width: (line.requests, line.cost_nanousd) for line in grouped(lines, ["width"])} == {
+        "": (2, 1200),
+        "3bit": (3, 37),
+    }
+    named = KnownNames(widths={"large": "4bit"})
+    assert {line.width for line in grouped(lines, ["width"], known=named)} == {"", "3bit", "4bit"}
+    by_program = grouped(lines, ["program"], known=KnownNames(["vote5"]))
+    assert {line.program: line.cost_nanousd for line in by_program} == {"vote5": 1000, "": 237}
+
+
+def test_quality_by_group_is_the_plain_mean_of_its_answers_or_a_sentence() -> None:
+    answers = judged_answers(make_entries(400))
+    found = quality_by(answers)
+    (whole,) = found["program"]
+    assert (whole["name"], whole["answers"]) == ("", 400)
+    for each in found["model"]:
+        scores = [answer.score for answer in answers if answer.record.model == each["name"]]
+        quality = each["quality"]
+        assert isinstance(quality, dict)
+        assert quality["mean"] == pytest.approx(sum(scores) / len(scores))
+    assert "50 are needed" in str(quality_by(answers[:30])["width"][0]["refused"])
 
 
 def test_quality_over_time_is_of_periods_of_equally_many_answers() -> None:

@@ -3,9 +3,10 @@
 import { adminPage } from "./admin.js";
 import { ask } from "./api.js";
 import { card, failure, h, s, show, table } from "./dom.js";
-import { amountIn, hundredths, moment, percent, unitOf, usd } from "./figures.js";
+import { amountIn, digits, hundredths, moment, percent, unitOf, usd } from "./figures.js";
 
-const GROUPS = ["tenant", "team", "key", "model", "day"];
+const GROUPS = ["tenant", "team", "key", "model", "width", "program", "day"];
+const NONE = { width: "as they are", program: "no program" };
 const PER = 1000; // requests, for costs of single ones
 
 /** The page, in `root`. */
@@ -13,7 +14,8 @@ export function page(root) {
   const spend = spending(), proof = proving();
   return adminPage(root, "Proof", async (body) => {
     if (!spend.element.isConnected) {
-      show(body, proof.savings, h("div", { class: "pair" }, spend.element, proof.overTime));
+      show(body, proof.savings, h("div", { class: "pair" }, spend.element, proof.overTime),
+        h("div", { class: "pair" }, proof.byGroup, proof.drift));
     }
     await Promise.all([spend.load(), proof.load()]);
   });
@@ -27,7 +29,10 @@ function spending() {
   const load = async () => {
     try {
       const since = new Date(Date.now() - (Number(days.value) - 1) * 86400e3).toISOString().slice(0, 10);
-      show(body, spendTable(by.value, (await ask(`admin/v1/spend?by=${by.value}&since=${since}`)).data));
+      const asked = [by.value, "day"].map((name) => ask(`admin/v1/spend?by=${name}&since=${since}`));
+      const [lines, ofDays] = (await Promise.all(asked)).map((each) => each.data);
+      const elapsed = (Date.now() - Date.parse(ofDays[0]?.day ?? since)) / 86400e3;  // since the first day that has any
+      show(body, spendTable(by.value, lines, elapsed));
     } catch (error) {
       show(body, failure(error));
     }
@@ -38,7 +43,8 @@ function spending() {
   return { element, load };
 }
 
-function spendTable(by, lines) {
+/** `elapsed`: days that the lines are of; below half a day nothing is foretold. */
+function spendTable(by, lines, elapsed) {
   if (!lines.length) return h("p", { class: "soft" }, "Nothing was spent.");
   const total = lines.reduce((sum, line) => sum + line.cost_nanousd, 0);
   const sums = (name) => lines.reduce((sum, line) => sum + line[name], 0);
@@ -46,12 +52,13 @@ function spendTable(by, lines) {
     completion_tokens: sums("completion_tokens"), cost_nanousd: total, cost_usd: total / 1e9, saved_usd: sums("saved_usd") }];
   const count = (value) => value.toLocaleString("en");
   return table([
-    { title: by, left: true, cell: (row) => row[by] || "(none)" },
+    { title: by, left: true, cell: (row) => row[by] || NONE[by] || "(none)" },
     { title: "Requests", cell: (row) => count(row.requests) },
     { title: "Prompt tokens", wide: true, cell: (row) => count(row.prompt_tokens) },
     { title: "Completion tokens", wide: true, cell: (row) => count(row.completion_tokens) },
     { title: "Cost", cell: (row) => usd(row.cost_usd) },
-    { title: "Saved by stored answers", wide: true, cell: (row) => usd(row.saved_usd) },
+    ...(sums("saved_usd") ? [{ title: "Saved by stored answers", wide: true, cell: (row) => usd(row.saved_usd) }] : []),
+    ...(by === "day" ? [] : [{ title: "In 30 days", wide: true, cell: (row) => elapsed < .5 ? "–" : usd(row.cost_usd / elapsed * 30) }]),
     { title: "Share", wide: true, cell: (row) => total ? percent(row.cost_nanousd / total) : "–" },
   ], rows, { caption: `Spend by ${by}`, rowClass: (row) => row === rows.at(-1) ? "sum" : null });
 }
@@ -59,7 +66,8 @@ function spendTable(by, lines) {
 function proving() {
   const said = h("p", { class: "soft", role: "status" });
   const make = h("button", { type: "button", onclick: () => start() }, "Make it anew");
-  const savings = h("div", { class: "stack" }), overTime = h("div", { class: "stack" });
+  const savings = h("div", { class: "stack" }), overTime = h("div", { class: "stack" }), drift = h("div", { class: "stack" });
+  const byGroup = qualities();
   const element = h("section", { class: "card stack" },
     h("div", { class: "head" }, h("h2", {}, "What was saved"), make), said, savings);
 
@@ -82,10 +90,13 @@ function proving() {
       + `${report.answers.toLocaleString("en")} of its answers judged.` : "No report was made yet.";
     show(said, making ? "A report is being made … " : "", failed ? `${failed}. ` : "", about);
     show(savings, report && (report.refused ? h("p", { class: "notice" }, `Too little is known: ${report.refused}.`) : compared(report)));
-    show(overTime, report ? periods(report.over_time) : h("p", { class: "soft" }, "Comes with the report."));
+    const later = h("p", { class: "soft" }, "Comes with the report.");
+    show(overTime, report ? periods(report.over_time) : later);
+    show(drift, report?.drift ? drifts(report.drift) : later.cloneNode(true));
+    byGroup.take(report?.by);
   }
 
-  return { savings: element, overTime: card("Quality over time", overTime), load };
+  return { savings: element, overTime: card("Quality over time", overTime), drift: card("Drift", drift), byGroup: byGroup.element, load };
 }
 
 /** Live beside what other policies would have earned and cost, each with its 95 % interval. */
@@ -153,6 +164,44 @@ function periods(found) {
     { title: `Cost of ${PER}`, cell: (p) => p.cost_usd ? usd(p.cost_usd.mean * PER) : "" },
   ], found, { caption: "Quality and cost over time" });
   return known.length > 1 ? [line(known), h("details", {}, h("summary", {}, "The numbers, and what it cost"), numbers)] : numbers;
+}
+
+/** Models whose quality moved, and those of which that can be told. */
+function drifts(found) {
+  if (!found.length) return h("p", { class: "soft" }, "No answer was judged.");
+  const moved = found.filter((each) => each.moved), known = found.filter((each) => !each.refused);
+  const points = (each) => `${signed(each.shift)} [${hundredths(each.shift_low, 1)}, ${hundredths(each.shift_high, 1)}]`;
+  return [
+    moved.map((each) => h("p", { class: "notice error", role: "alert" },
+      `${each.model} has ${each.shift < 0 ? "fallen" : "risen"} since ${moment(each.since_ms)} UTC: ${points(each)}.`)),
+    table([
+      { title: "Model", left: true, wrap: true, cell: (each) => each.model },
+      { title: "Judged", cell: (each) => each.answers },
+      { title: "Quality moved", left: true, cell: (each) => each.refused ? h("span", { class: "soft" }, "too little is known")
+        : each.moved ? h("b", {}, points(each)) : "no" },
+      { title: "p", wide: true, cell: (each) => each.refused ? "" : digits(each.p) },
+    ], found, { caption: "Drift of quality" }),
+    h("p", { class: "small soft" }, known.length ? "Against what the whole log lets expect of such queries (CUSUM); at most one report in a hundred "
+      + "alarms where nothing moved." : "A model needs 100 judged answers."),
+  ];
+}
+
+function qualities() {
+  const by = h("select", { id: "quality-by" }, ["model", "width", "program"].map((name) => h("option", { value: name }, name)));
+  const body = h("div", { class: "stack" });
+  let found = null;
+  const draw = () => show(body, found ? [table([
+    { title: by.value, left: true, wrap: true, cell: (each) => each.name || NONE[by.value] },
+    { title: "Judged", cell: (each) => each.answers },
+    { title: "Quality", cell: (each) => each.quality ? quality(each.quality) : h("span", { class: "soft" }, "too little is known") },
+    { title: `Cost of ${PER}`, cell: (each) => each.cost_usd ? usd(each.cost_usd.mean * PER) : "" },
+  ], found[by.value], { caption: `Quality by ${by.value}` }),
+  h("p", { class: "small soft" }, "Of the answers that each gave. Who was given harder queries looks worse than they are: compare policies above.")]
+    : h("p", { class: "soft" }, "Comes with the report."));
+  by.addEventListener("change", draw);
+  const element = h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, "Quality"),
+    h("div", { class: "row small soft" }, h("label", { for: "quality-by" }, "by"), by)), body);
+  return { element, take(groups) { found = groups ?? null; draw(); } };
 }
 
 function line(known) {
