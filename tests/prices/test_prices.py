@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -34,6 +34,7 @@ def prices(draw: Any) -> Price:
     return Price(**draw(RATES), above=tuple(sorted(above.items())), tiers=tiers)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(prices(), COUNTS, COUNTS, PARTS, st.booleans())
 def test_no_report_of_tokens_within_a_hold_costs_more_than_the_hold(
     price: Price, prompt: int, completion: int, parts: TokenParts, writes: bool
