@@ -97,12 +97,12 @@ class Charges:
     ) -> None:
         """Fills the gaps in logs (n, M) of new arms whose charge varies: the row's tokens at their usual prices, times
         what they were found to charge of that."""
-        new, told = cold_start_arms(logs), logs[:, self._prices[:, 1] > 0]
-        near = ~np.isnan(told).all(axis=1)
+        new, reported = cold_start_arms(logs), logs[:, self._prices[:, 1] > 0]
+        near = ~np.isnan(reported).all(axis=1)
         if not near.any():
             return
         tokens = np.full(len(logs), np.nan)
-        tokens[near] = np.expm1(np.nanmean(told[near], axis=1))
+        tokens[near] = np.expm1(np.nanmean(reported[near], axis=1))
         tokens[~near] = tokens[near].mean()
         for arm in np.flatnonzero(new & varying):
             usual = np.log(np.maximum(prices[arm, 0] * prompt_tokens + prices[arm, 1] * tokens, 1e-12))

@@ -38,9 +38,9 @@ def beside_parent(
 ) -> tuple[float, float]:
     """(share of its own fit, quality added): q̂ = share · own + (1 − share) · parent + added.
 
-    scores (n,) of the arm, NaN where not labelled; parent and own (n,) expected out of fold, own None: nothing is
-    fitted for it; usual: what is added before any label; reliability (n,) of the labels. By Bayesian linear regression
-    of score − parent on one and own − parent.
+    scores (n,) of the arm, NaN where not labelled. The parent's and own (n,) are expected out of fold; own None:
+    nothing is fitted for it; usual: what is added before any label; reliability (n,) of the labels. By Bayesian linear
+    regression of score − parent on one and own − parent.
     """
     rows = np.flatnonzero(~np.isnan(scores))
     target = scores[rows] - parent[rows] - usual

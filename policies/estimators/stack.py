@@ -155,8 +155,8 @@ class Stack:
         return np.asarray(np.diag(self.mixture) == 0.0)
 
     def _relate(self, known: Float, history: History, new: NDArray[np.bool_], log_costs: Float, kinds: Float) -> Float:
-        """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned;
-        one that is made of another is a mixture of that and itself.
+        """Every established arm is itself, every new arm a mixture of these and (K, M) tilts by kind, as returned. An
+        arm that is made of another is a mixture of that and itself.
 
         log_costs (M,) logs of mean costs; kinds (N, K) of each row.
         """
