@@ -28,6 +28,7 @@ from router.catalogue.listing import Fleet, fleet_of
 from router.catalogue.price_overrides import PriceOverrides
 from router.catalogue.rules import machine_rates_of, must_be_alone, options_of
 from router.errors import PointsmanError, SettingsError
+from router.gateway.crowd import Crowd, watch_loop
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing
 from router.gateway.serving import Gateway
@@ -57,7 +58,6 @@ from router.telemetry.workers import Workers
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
 STOP_AGAIN_S = 1.0
-LAG_EVERY_S = 0.1
 KEEP_EVERY_S = 0.2
 CATCH_UP_S = 3.0  # a start waits for the log no longer
 RETIRE_AFTER_S = 5.0  # longer than a reservation takes
@@ -78,6 +78,7 @@ class Runtime:
     clock: Callable[[], float]
     version: str
     workers: Workers  # this gateway's processes
+    crowd: Crowd  # requests that wait while the loop is behind
     tracer: Any = None  # of OpenTelemetry, where the settings ask for traces
     path: Path | None = None  # of the settings file
     unpriced: str = ""  # why what the engines list was last not taken in
@@ -173,6 +174,7 @@ async def open_runtime(
             path=path,
             version=version("pointsman"),
             workers=Workers(workers, metrics.own),
+            crowd=Crowd(**settings.server.lag.model_dump()),
             tracer=tracer,
         )
         gateway.observer.judging.find = lambda secret: runtime.keys.find(secret, now_ms())
@@ -196,7 +198,7 @@ def _loops(runtime: Runtime, spaces: Spaces | None) -> tuple[Callable[[], Awaita
         lambda: _every(REFRESH_EVERY_S, lambda: _refresh(runtime)),
         lambda: _every(settings.index.snapshot_s, lambda: _snapshot(settings, learning)),
         lambda: _every(KEEP_EVERY_S, lambda: _keep_counts(spaces)),
-        lambda: _watch_loop(runtime.metrics.lagged),
+        lambda: watch_loop(runtime.metrics.lagged, runtime.crowd.lagged),
         lambda: _reloads(runtime, runtime.path),
     )
 
@@ -361,14 +363,6 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             LOG.exception("a background task failed and is tried again in %s s", seconds)
-
-
-async def _watch_loop(lagged: Callable[[float], None]) -> None:
-    """Tell how much later than asked for the loop wakes what sleeps."""
-    while True:
-        due = time.perf_counter() + LAG_EVERY_S
-        await asyncio.sleep(LAG_EVERY_S)
-        lagged(max(0.0, time.perf_counter() - due))
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from benchmarks.worlds.clients import ClientConnection
 from benchmarks.worlds.learning import REFIT_EVERY, WorldWorkshop
 from benchmarks.worlds.loop import Process
 from policies.types import Arm
+from router.gateway.crowd import Crowd
 from router.gateway.deciding import Decider
 from router.gateway.serving import Gateway
 from router.gateway.types import Catalogue, Metrics, Options, Surroundings
@@ -101,9 +102,8 @@ async def open_gateway(world: SeededWorld, process: Process) -> WorldGateway:
     gateway = Gateway(
         decider=decider, ledger=stores.ledger, log=stores.log, audit=stores.audit, metrics=Metrics(), clock=clock
     )
-    inference = Inference(
-        gateway, cast(Authentication, _Keys(world)), cast(ResponsesKept, None), Stopping(0.0), longest_s=LONGEST_S
-    )
+    keys, nobody_waits = cast(Authentication, _Keys(world)), Crowd(lag_s=1.0, waiting=1, wait_s=1.0)
+    inference = Inference(gateway, keys, cast(ResponsesKept, None), Stopping(0.0), nobody_waits, longest_s=LONGEST_S)
     world.loop.create_task(_health(decider))
     world.loop.create_task(learning.run())
     if world.keeps_views:

@@ -48,7 +48,7 @@ from router.http.operations import Operators
 from router.http.page import about, files
 from router.http.schemas import PATHS
 from router.http.stopping import Stopping
-from router.settings.sections import Server as ServerSection
+from router.settings.server_section import Server as ServerSection
 from router.types import Principal
 from router.wiring import Runtime
 
@@ -168,7 +168,7 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     server = runtime.settings.server
     authentication = Authentication(runtime.keys, clock=runtime.clock)
     kept = ResponsesKept(runtime.stores.conversations, runtime.settings.responses)
-    inference = Inference(runtime.gateway, authentication, kept, stopping, longest_s=server.longest_s)
+    inference = Inference(runtime.gateway, authentication, kept, stopping, runtime.crowd, longest_s=server.longest_s)
     rest = other_routes(runtime, authentication, kept, readiness(runtime, stopping))
 
     noted = counted(rest, runtime.metrics.answered)

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from backends.types import Whole
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import RelayedAnswer
+from router.gateway.crowd import Crowd
 from router.gateway.observing import SeenStream
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, ServedRequest, Timings, usd
@@ -59,10 +60,12 @@ class Inference:
         authentication: Authentication,
         kept: ResponsesKept,
         stopping: Stopping,
+        crowd: Crowd,
         *,
         longest_s: float,
     ) -> None:
         self._stopping = stopping
+        self._crowd = crowd
         self._gateway = gateway
         self._kept = kept
         self._authentication = authentication
@@ -99,6 +102,7 @@ class Inference:
     async def _answer(self, principal: Principal, call: Call, asked: HttpExchange, presence: Presence) -> None:
         answer: RelayedAnswer | None = None
         try:
+            await self._crowd.turn()
             asked.given = answer = await self._gateway.answer(principal, call)
             if isinstance(answer.reply, Whole):
                 await self._plain(answer, answer.reply.body, asked, presence)

@@ -34,10 +34,10 @@ from router.settings.sections import (
     Preference,
     Reload,
     Responses,
-    Server,
     StoreSection,
     TenantSection,
 )
+from router.settings.server_section import Server
 from router.settings.telemetry_section import Telemetry
 from router.terms import Level, Name, OwnerName, Section, Share, narrowed
 from router.types import Budget, Model, Price, Principal
