@@ -374,7 +374,6 @@ class Learning:
             self.views.policies[name] = self._workshop.build(name)
         self._fitted = {name: at for name, at in found.at.fitted.items() if name not in found.unfit}
         self._next_refit = 0 if found.unfit else self._due()
-        self.views.table.fitted()
         return True
 
     def _meet_again(self, name: str) -> None:

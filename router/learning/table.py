@@ -248,6 +248,7 @@ class OutcomeTable:
             "weights": self._weights[:n],
             "paid": self._paid[:n],
             "text_ids": self._text_ids[:n],
+            "fitted": np.array([(self._fitted.get(name, 0), self._since.get(name, 0)) for name in self._columns]),
         }
         if self._features is not None:
             arrays["features"] = self._features[:n]
@@ -267,6 +268,10 @@ class OutcomeTable:
             self._tenants = {str(name): i for i, name in enumerate(stored["tenants"])}
             self._features = stored["features"] if "features" in stored.files else None
             self._text_ids = stored["text_ids"]
+            pairs = zip(self._columns, stored["fitted"].reshape(-1, 2).tolist(), strict=True)
+            known = [(name, int(fitted), int(since)) for name, (fitted, since) in pairs]
+        self._fitted = {name: fitted for name, fitted, _ in known}
+        self._since = {name: since for name, _, since in known}
         self._size, self._is_weighted = len(self._seen), bool((self._weights != 1.0).any())
         self._recall_prices()
         pages = (folder / "texts.jsonl").read_text().splitlines()

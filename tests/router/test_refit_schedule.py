@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from policies.types import Arm, LoggedContext
 from router.learning.refit_schedule import next_refit, refit_soon
@@ -54,3 +57,24 @@ def test_what_was_fitted_is_not_counted_again() -> None:
     table.fitted()
     judge(table, SMALL, 19)
     assert not table.has_doubled(20, established=200)
+
+
+@pytest.mark.parametrize("at", [0, 10, 35, 90])
+def test_a_restart_brings_no_refit_forward_and_puts_none_off(tmp_path: Path, at: int) -> None:
+    """What was fitted on, and what was judged since, is in the snapshot."""
+    table = OutcomeTable(4)
+    turns = [SMALL] * 200
+    whole = refits(table, turns)
+    table = OutcomeTable(4)
+    before = refits(table, turns[:at])
+    table.save(tmp_path)
+    again = OutcomeTable(4)
+    again.load(tmp_path)
+    found, fitted_on = list(before), before[-1] if before else 0
+    for _ in turns[at:]:
+        judge(again, SMALL, 1)
+        if refit_soon(again, len(again), fitted_on):
+            again.fitted()
+            fitted_on = len(again)
+            found.append(fitted_on)
+    assert found == whole
