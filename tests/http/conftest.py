@@ -89,7 +89,7 @@ async def serving(folder: Path, settings: Mapping[str, Any], *options: str) -> A
 
 
 async def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         _, up, rest = log.read_text().partition("Pointsman is up at ")
         if up and "\n" in rest:
