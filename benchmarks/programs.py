@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,14 @@ def row(name: str, found: Sequence[Judged], reference: Sequence[Judged]) -> str:
 HEAD = "| | quality | USD per million requests | of its quality | of its cost |\n|---|---|---|---|---|"
 
 
-def automatic(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
-    """`auto` over models and programs, judged; and the reference on the requests that count."""
+def automatic(options: argparse.Namespace, items: Sequence[Item], *, temperature: float = 0.0) -> list[str]:
+    """`auto` over models and programs, judged; and the reference on the requests that count. Votes are offered above
+    the temperature 0 only."""
     with gateway(preference=options.preference) as url:
-        found = through(url, items, "auto", lanes=options.lanes, judge=True)
+        ask = partial(through, url, lanes=options.lanes, temperature=temperature)
+        found = ask(items, "auto", judge=True)
         counted = items[options.first :]
-        reference = through(url, counted, REFERENCE, lanes=options.lanes)
-        small = through(url, counted, MODELS[1], lanes=options.lanes)
+        reference, small = ask(counted, REFERENCE), ask(counted, MODELS[1])
         late, early = found[options.first :], found[: options.first]
         shares = Counter(each.arm for each in late)
         before = Counter(each.arm for each in early)
@@ -240,7 +242,7 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--preference", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", nargs="*", default=["simulation", "step", "plans", "long", "auto", "kinds"])
+    parser.add_argument("--parts", nargs="*", default=["simulation", "step", "plans", "long", "auto", "votes", "kinds"])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/programs.md")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
@@ -252,6 +254,7 @@ def main() -> None:
         "plans": lambda: asyncio.run(long_input.latencies(tasks=5)),
         "long": lambda: asyncio.run(long_input.long_inputs(options.tasks)),
         "auto": lambda: automatic(options, items[: options.requests]),
+        "votes": lambda: automatic(options, items[: 2 * options.first], temperature=0.7),
         "kinds": lambda: kinds(options, items),
     }
     for part in options.parts:
