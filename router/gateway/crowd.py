@@ -29,6 +29,7 @@ class Crowd:
         self._most = waiting
         self._wait_s = wait_s
         self._is_behind = False
+        self.is_closed = False  # whether a request has to ask for its turn: the loop is behind, or others wait
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -39,18 +40,16 @@ class Crowd:
     def lagged(self, seconds: float) -> None:
         """How late the loop just woke."""
         self._is_behind = seconds > self._lag_s
-        if self._is_behind:
-            return
-        for _ in range(max(PART, len(self._waiting) // PART)):
-            if not self._waiting:
-                return
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+        if not self._is_behind:
+            for _ in range(min(len(self._waiting), max(PART, len(self._waiting) // PART))):
+                turn = self._waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+        self.is_closed = self._is_behind or bool(self._waiting)
 
     async def turn(self) -> None:
         """At once where the loop is in time and nobody waits. Raises: NoCandidate, 503 with Retry-After."""
-        if not self._is_behind and not self._waiting:
+        if not self.is_closed:
             return
         if len(self._waiting) >= self._most:
             raise _refused(f"{self._most} requests wait already")

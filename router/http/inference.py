@@ -102,7 +102,8 @@ class Inference:
     async def _answer(self, principal: Principal, call: Call, asked: HttpExchange, presence: Presence) -> None:
         answer: RelayedAnswer | None = None
         try:
-            await self._crowd.turn()
+            if self._crowd.is_closed:
+                await self._crowd.turn()
             asked.given = answer = await self._gateway.answer(principal, call)
             if isinstance(answer.reply, Whole):
                 await self._plain(answer, answer.reply.body, asked, presence)
