@@ -1,8 +1,8 @@
 """New requests wait while the event loop is behind, so that answers that have begun go on in time.
 
 A loop that is late serves everybody late, the more the more it takes in. What it may take in is told by how late it was
-when it last woke. Those that wait are let in in the order in which they came, a part of them at each look that finds
-the loop in time; beyond a number, and after a time, they are refused with Retry-After.
+when it last woke. Those that wait are let in as they came, a part of them at each look that finds the loop in time.
+Beyond a number, and after a time, they are refused with Retry-After.
 """
 
 from __future__ import annotations
