@@ -65,14 +65,14 @@ class Crowd:
                 self._waiting.remove(turn)
 
 
-async def watch_loop(*told: Callable[[float], None]) -> None:
+async def watch_loop(*listeners: Callable[[float], None]) -> None:
     """Tell how much later than asked for the loop wakes what sleeps."""
     while True:
         due = time.perf_counter() + LOOK_EVERY_S
         await asyncio.sleep(LOOK_EVERY_S)
         late_s = max(0.0, time.perf_counter() - due)
-        for tell in told:
-            tell(late_s)
+        for listener in listeners:
+            listener(late_s)
 
 
 def _refused(why: str) -> NoCandidate:
