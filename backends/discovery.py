@@ -5,6 +5,7 @@ An engine that does not tell (no /metrics, no such path) is simply unknown: its 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,6 +27,7 @@ _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
 NEARLY_FULL = 0.95
 LONGEST_NAME = 512  # characters, of a model
 SILENCES = 2  # in a row after which an engine counts as gone
+PATIENCE_S = 10.0  # for each page: whoever is silent must not hold up what is asked of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Watch:
         self.rtt_s = _UNKNOWN_RTT_S
         self.answers: bool | None = None  # None: not asked yet
         self._backend = backend
+        self.heard = False  # whether an answer came from it since the last refresh
         self._declared: Declared | None = None  # by its pages, since it last began to answer
         self._last = Counters()
         self._silent = 0  # times in a row that nothing came in time
@@ -103,16 +106,18 @@ class Watch:
     async def refresh(self, clock: Callable[[], float] = monotonic) -> None:
         """Ask once. An engine that does not answer keeps its models and loses its load. Raises: nothing.
 
-        One that is silent once is busy; one that cannot be reached, or is silent twice, does not answer.
+        One that is silent once is busy. So is one that is silent while its answers to requests come. One that cannot be
+        reached, or is silent twice otherwise, does not answer.
         """
-        began = clock()
+        began, heard = clock(), self.heard
+        self.heard = False
         certain = not isinstance(self._backend, Askable)  # its own word is all there is
         try:
             listed = await self._page("/v1/models")
         except Unreachable as problem:
             listed, certain = None, not isinstance(problem, Cut)
         self.rtt_s = min(5.0, clock() - began)
-        if listed is not None or await self._backend.ping():
+        if listed is not None or (heard and not certain) or await self._pings():
             self.answers, self._silent = True, 0
         else:
             self._silent += 1
@@ -131,24 +136,32 @@ class Watch:
 
     async def _pages(self) -> Declared:
         """Once each time it comes up: engines do not change what they can do while they run."""
+        pages = await asyncio.gather(*(self._page(path) for path in PAGES), return_exceptions=True)
         found = NOTHING
-        for path in PAGES:
-            with suppress(Unreachable):
-                if page := await self._page(path):
-                    found = found.over(of_page(path, page))
+        for path, page in zip(PAGES, pages, strict=True):
+            if isinstance(page, bytes) and page:
+                found = found.over(of_page(path, page))
         return found
 
     async def _page(self, path: str) -> bytes | None:
-        """None where there is no such page. Raises: Unreachable."""
+        """None where there is no such page, or none comes in time. Raises: Unreachable."""
         if not isinstance(self._backend, Askable):
             return None
         try:
-            status, body = await self._backend.get(path)
+            async with asyncio.timeout(PATIENCE_S):
+                status, body = await self._backend.get(path)
         except Unreachable:
             raise
-        except BackendError:
+        except (BackendError, TimeoutError):
             return None
         return body if status == 200 else None
+
+    async def _pings(self) -> bool:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await self._backend.ping()
+        except TimeoutError:
+            return False
 
     def _read(self, text: str) -> None:
         samples = samples_of(text)

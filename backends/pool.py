@@ -153,6 +153,7 @@ class Replicas:
             self._judge(replica, era, problem)
             raise
         reply.report.served_by = replica.name
+        replica.watch.heard = True
         if isinstance(reply, Whole):
             replica.in_flight -= 1
             breaker.succeed(era)
@@ -244,6 +245,7 @@ class _Counted:
         if replica is not None:
             replica.in_flight -= 1
             if self.report.failure is None:
+                replica.watch.heard = True
                 replica.breaker.succeed(self._era)
             else:
                 replica.breaker.fail(self._era)

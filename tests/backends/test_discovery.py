@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from backends import discovery
 from backends.declared import NOTHING, PAGES, Declared, of_page
 from backends.discovery import (
     Found,
@@ -29,6 +31,7 @@ from backends.openai import OpenAIBackend
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
 from benchmarks.scripted_server import ScriptedServer
+from tests.backends.conftest import asked, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -161,6 +164,68 @@ async def test_an_engine_that_is_silent_once_is_busy_and_one_that_is_silent_twic
         await replicas.refresh()
         seen.append(replicas.is_up)
     assert seen == [True, True, True, True, False, True]
+
+
+async def test_an_engine_whose_answers_come_is_busy_however_silent_its_pages_are() -> None:
+    backend = Silent(always(Line()))
+    replicas = Replicas([replica_of(backend, name="silent")], name="fleet")
+    await replicas.refresh()
+    backend.silent, seen = True, []
+    for answers in (True, True, True, False, False):
+        if answers:
+            reply = streamed(await replicas.send(asked(stream=True)))
+            assert [event async for event in reply]
+            await reply.aclose()
+        await replicas.refresh()
+        seen.append(replicas.is_up)
+    assert seen == [True, True, True, True, False]
+
+
+@asynccontextmanager
+async def mute(*paths: str) -> AsyncIterator[str]:
+    """The URL of a server that takes every connection, lists one model, and never answers on these paths."""
+
+    taken: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(writer)
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        if path not in paths:
+            body = b'{"data": [{"id": "here"}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+            await writer.drain()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in taken:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in taken), return_exceptions=True)
+
+
+@pytest.mark.parametrize("paths", [("/props",), ("/openapi.json", "/metrics"), PAGES])
+async def test_a_page_that_never_comes_hides_no_model(monkeypatch: pytest.MonkeyPatch, paths: tuple[str, ...]) -> None:
+    monkeypatch.setattr(discovery, "PATIENCE_S", 0.3)
+    async with mute(*paths) as url:
+        replicas = Replicas([replica_of(OpenAIBackend(url, name="mute"), name="mute")], name="fleet")
+        await asyncio.wait_for(replicas.refresh(), 20)
+        assert (replicas.is_up, [found.name for found in replicas.models]) == (True, ["here"])
+        await replicas.aclose()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own time to answer a request, minutes, is not what a look at it may take."""
+    monkeypatch.setattr(discovery, "PATIENCE_S", 0.3)
+    async with mute("/v1/models", "/health", "/metrics", *PAGES) as url:
+        replicas = Replicas([replica_of(OpenAIBackend(url, name="mute"), name="mute")], name="fleet")
+        await asyncio.wait_for(replicas.refresh(), 20)
+        assert not replicas.is_up
+        await replicas.aclose()
 
 
 async def test_an_engine_that_was_never_heard_is_not_up() -> None:
