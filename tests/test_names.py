@@ -103,3 +103,11 @@ def test_a_private_word_is_found_in_a_name(name: str) -> None:
     found = set(names(ast.parse(f"def f({name}): return x.{name}")))
     assert name in found
     assert RETIRED & {word.lower() for word in re.findall("[A-Z]?[a-z]+", name)}
+
+
+def test_no_private_word_is_in_what_the_stores_keep() -> None:
+    """Tables, columns and keys, which operators read."""
+    stores = Path(__file__).parents[1] / "router/stores"
+    kept = [*stores.rglob("*.lua"), stores / "sqlite/schema.py"]
+    found = {path.name: RETIRED & set(re.findall("[a-z]+", path.read_text().lower())) for path in kept}
+    assert {name: words for name, words in found.items() if words} == {}

@@ -20,7 +20,7 @@ class RedisRecordStore:
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
         """What is kept under this name. Raises: StoreUnavailable."""
-        return cast("bytes | None", await self._link.command("HGET", f"{self._link.prefix}:shelf:{kind}", name))
+        return cast("bytes | None", await self._link.command("HGET", f"{self._link.prefix}:records:{kind}", name))
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
@@ -33,7 +33,7 @@ class RedisRecordStore:
         names: list[bytes] = await self._link.command("ZRANGEBYLEX", key, start, "+", "LIMIT", 0, limit)
         if not names:
             return []
-        bodies = await self._link.command("HMGET", f"{self._link.prefix}:shelf:{kind}", *names)
+        bodies = await self._link.command("HMGET", f"{self._link.prefix}:records:{kind}", *names)
         return [(name.decode(), body) for name, body in zip(names, bodies, strict=True)]
 
 

@@ -19,7 +19,7 @@ class SqliteRecordStore:
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
         """What is kept under this name. Raises: StoreUnavailable."""
-        rows = self._db.read("SELECT body FROM shelf WHERE kind = ? AND name = ?", kind, name)
+        rows = self._db.read("SELECT body FROM records WHERE kind = ? AND name = ?", kind, name)
         return cast(bytes, rows[0][0]) if rows else None
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
@@ -27,8 +27,8 @@ class SqliteRecordStore:
 
         def work() -> None:
             where = "WHERE kind = ? AND name = ?"
-            known = self._db.execute(f"SELECT body FROM shelf {where}", (kind, name)).fetchone()
-            self._db.execute("INSERT OR REPLACE INTO shelf (kind, name, body) VALUES (?, ?, ?)", (kind, name, body))
+            known = self._db.execute(f"SELECT body FROM records {where}", (kind, name)).fetchone()
+            self._db.execute("INSERT OR REPLACE INTO records (kind, name, body) VALUES (?, ?, ?)", (kind, name, body))
             if known is not None and known[0] != body:
                 self._changed()
 
@@ -36,7 +36,7 @@ class SqliteRecordStore:
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
-        sql = "SELECT name, body FROM shelf WHERE kind = ? AND name > ? ORDER BY name LIMIT ?"
+        sql = "SELECT name, body FROM records WHERE kind = ? AND name > ? ORDER BY name LIMIT ?"
         return cast(list[tuple[str, bytes]], self._db.read(sql, kind, after, limit))
 
 

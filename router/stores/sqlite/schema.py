@@ -9,7 +9,7 @@ import sqlite3
 
 from router.errors import StoreUnavailable
 
-VERSION = 4  # of these tables; as PRAGMA user_version
+VERSION = 5  # of these tables; as PRAGMA user_version
 TOP = 1 << 62  # no amount grows beyond
 
 _AMOUNT = f"INTEGER NOT NULL CHECK ({{0}} BETWEEN 0 AND {TOP})"
@@ -70,7 +70,7 @@ CREATE TABLE conversations (
     tenant TEXT NOT NULL, name TEXT NOT NULL, at_ms INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tenant, name))
     STRICT;
 CREATE INDEX conversations_age ON conversations (tenant, at_ms);
-CREATE TABLE shelf (
+CREATE TABLE records (
     kind TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID, STRICT;
 PRAGMA user_version = {VERSION};
 """

@@ -219,7 +219,7 @@ local function counters(limits, now)
       seen[g[1]] = known
       found[#found + 1] = known
     elseif g[4] == 0 then
-      known.limit = g -- a soft limit beside a hard one: its crossing is told
+      known.limit = g -- a soft limit beside a hard one: its crossing is said
     end
   end
   return found
@@ -244,7 +244,7 @@ local function ended_key(owner) return P .. ':ended:' .. owner end
 
 -- End a hold on its counters, with `e` (cost, tokens, outcome, when). Its counters are read before the first write. That write frees memory,
 -- so that Redis lets all others through however little memory is left: what has been spent must be written.
--- `remembered` is what its gateway will be told of it; `carried`: whether the counters have the hold.
+-- `remembered` is what its gateway will be said of it; `carried`: whether the counters have the hold.
 local function finish(id, h, now, e, remembered, carried)
   local found, before = counters(h.limits, now), {}
   local requests = e.outcome == 'released' and 0 or 1

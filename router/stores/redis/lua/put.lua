@@ -2,7 +2,7 @@
 -- KEYS  1 prefix with the hash tag
 -- ARGV  1 kind  2 name  3 body
 -- Returns  1 changed   0 new, or as it was
-local key = P .. ':shelf:' .. ARGV[1]
+local key = P .. ':records:' .. ARGV[1]
 local known = redis.call('HGET', key, ARGV[2])
 if known == ARGV[3] then return 0 end
 redis.call('HSET', key, ARGV[2], ARGV[3])
