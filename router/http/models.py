@@ -123,7 +123,7 @@ def describe(model: Model, unavailable: str | None, declared: Declared) -> dict[
         "max_model_len": model.context_tokens,
         "capabilities": sorted(model.capabilities),
         "lacks": sorted(model.lacks),
-        "told_by": list(declared.sources),
+        "reported_by": list(declared.sources),
         "bits": model.bits,
         "draining": model.draining,
         "unavailable": unavailable,

@@ -186,7 +186,7 @@ def test_an_ordinary_key_sees_itself_and_changes_nothing(gateway: Running, http:
     assert httpx.get(f"{gateway.url}/model/info").status_code == 401
 
 
-def test_spend_is_told_by_day_and_by_key_and_model(gateway: Running, http: httpx.Client) -> None:
+def test_spend_is_reported_by_day_and_by_key_and_model(gateway: Running, http: httpx.Client) -> None:
     key = made(http, user_id="spender")
     answers = [chat(gateway, key["key"]) for _ in range(3)]
     cost = sum(float(each.headers["x-pointsman-cost-usd"]) for each in answers)

@@ -38,7 +38,7 @@ def test_a_stage_falls_into_every_bucket_it_fits_in() -> None:
     assert found["pointsman_stage_seconds_sum", "relay"] == 500.0
 
 
-def test_breakers_are_told_by_engine_and_forgotten_with_it() -> None:
+def test_breakers_are_reported_by_engine_and_forgotten_with_it() -> None:
     metrics = PrometheusMetrics()
     metrics.backend("vllm", up=True, breakers={"http://a": "open", "http://b": "closed"})
     found = samples(metrics)
