@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +16,8 @@ from router.errors import InvalidRequest
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from router.stores.keys import Key, Registry
+    from router.stores.keys import Key
+    from router.stores.open import Stores
     from router.terms import Terms
 
 Verbs = Any  # argparse gives its subparsers no public type
@@ -26,7 +29,7 @@ _OPTIONS = {
     "allowed_models": "--models",
     "preference": "--preference",
 }
-Work = Callable[[argparse.Namespace, "Registry"], Awaitable[None]]
+Work = Callable[[argparse.Namespace, "Stores"], Awaitable[None]]
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -77,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     async def work() -> None:
         make_state_dir(settings)  # keys may be made before the first start
         async with open_stores(store_url(settings), clock=_now_ms) as stores:
-            await arguments.work(arguments, stores.keys)
+            await arguments.work(arguments, stores)
 
     asyncio.run(work())
     return 0
@@ -102,9 +105,9 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def _create(arguments: argparse.Namespace, registry: Registry) -> None:
+async def _create(arguments: argparse.Namespace, stores: Stores) -> None:
     expires = None if arguments.expires is None else _now_ms() + _seconds(arguments.expires, "--expires") * 1000
-    key, secret = await registry.create(
+    key, secret = await stores.keys.create(
         arguments.tenant,
         team=arguments.team,
         name=arguments.name,
@@ -112,10 +115,11 @@ async def _create(arguments: argparse.Namespace, registry: Registry) -> None:
         terms=_terms(arguments),
         admin=arguments.admin,
     )
+    await _note(stores, "key.created", key.id, tenant=key.tenant, name=key.name, admin=key.admin)
     print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; only its hash is kept.")
 
 
-async def _list(arguments: argparse.Namespace, registry: Registry) -> None:
+async def _list(arguments: argparse.Namespace, stores: Stores) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 
@@ -123,21 +127,32 @@ async def _list(arguments: argparse.Namespace, registry: Registry) -> None:
 
     whole = Column("id", no_wrap=True, overflow="fold")
     table = Table(whole, "begins with", "tenant", "team", "name", "state", "models")
-    async for key in registry.all(Key):
+    async for key in stores.keys.all(Key):
         models = ", ".join(sorted(key.terms.allowed_models)) if key.terms.allowed_models else "all"
         table.add_row(key.id, f"{key.prefix}…", key.tenant, key.team or "", key.name, _state(key), models)
     Console().print(table)
 
 
-async def _rotate(arguments: argparse.Namespace, registry: Registry) -> None:
+async def _rotate(arguments: argparse.Namespace, stores: Stores) -> None:
     grace_s = _seconds(arguments.grace, "--grace") if arguments.grace != "0s" else 0
-    key, secret = await registry.rotate(arguments.id, grace_s=grace_s)
+    key, secret = await stores.keys.rotate(arguments.id, grace_s=grace_s)
+    await _note(stores, "key.rotated", key.id, grace_s=grace_s)
     print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; the old one works {grace_s} s more.")
 
 
-async def _switch(arguments: argparse.Namespace, registry: Registry) -> None:
-    key = await registry.disable(arguments.id, disabled=arguments.disabled)
+async def _switch(arguments: argparse.Namespace, stores: Stores) -> None:
+    key = await stores.keys.disable(arguments.id, disabled=arguments.disabled)
+    await _note(stores, "key.disabled" if arguments.disabled else "key.enabled", key.id)
     print(f"{key.id} is {_state(key)}")
+
+
+async def _note(stores: Stores, kind: str, subject: str, **detail: object) -> None:
+    """In the audit log, as the admin API notes it."""
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        who = str(os.getuid())
+    await stores.audit.note(kind, subject, {**detail, "by": f"command line of {who}"})
 
 
 def _state(key: Key) -> str:

@@ -27,7 +27,8 @@ from router.catalogue.admission import AdmissionLimits, Admissions, Floats, Samp
 from router.catalogue.listing import Fleet, fleet_of
 from router.errors import PointsmanError
 from router.settings import Settings
-from router.settings.paths import admissions_path
+from router.settings.paths import admissions_path, make_state_dir, store_url
+from router.stores.open import open_stores
 from router.types import Model
 
 ANSWER_TOKENS = 64
@@ -72,11 +73,18 @@ async def examine(
         verdict = judge(name, pair[1].name, samples, limits)
     except ValueError as error:
         raise PointsmanError(str(error)) from None
-    kept = Admissions(admissions_path(settings)).keep(verdict)
+    kept = await _kept(settings, verdict)
     console.print(table_of(verdict))
     console.print("admitted" if verdict.admitted else "refused: " + "; ".join(verdict.reasons))
     console.print(f"the verdict is in {kept}", soft_wrap=True)
     return verdict
+
+
+async def _kept(settings: Settings, verdict: Verdict) -> Path:
+    """The file of the verdict, which is also where the gateways look. Raises: PointsmanError."""
+    make_state_dir(settings)
+    async with open_stores(store_url(settings), clock=lambda: time.time_ns() // 1_000_000) as stores:
+        return await Admissions(admissions_path(settings), stores.records).keep(verdict)
 
 
 def _pair(fleet: Fleet, name: str, parent: str | None) -> tuple[Model, Model]:

@@ -25,9 +25,8 @@ from policies.types import Arm
 from router.catalogue.ciphers import cipher_of
 from router.catalogue.factories import SettingsWorkshop, build_embedder, build_policies, features_of
 from router.catalogue.listing import Fleet, fleet_of
-from router.catalogue.price_overrides import PriceOverrides
 from router.catalogue.rules import machine_rates_of, must_be_alone, options_of
-from router.errors import PointsmanError, SettingsError
+from router.errors import PointsmanError, SettingsError, StoreUnavailable
 from router.gateway.crowd import Crowd, watch_loop
 from router.gateway.deciding import Decider
 from router.gateway.machine_pricing import MachinePricing
@@ -146,7 +145,7 @@ async def open_runtime(
     """
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(_open(settings))
-        fleet = await fleet_of(settings, prices=PriceOverrides(stores.records))
+        fleet = await fleet_of(settings, records=stores.records)
         catalogue = fleet.catalogue()
         embedder, spaces = await build_embedder(settings, stores.archive)
         metrics = PrometheusMetrics()
@@ -333,6 +332,8 @@ async def reload(runtime: Runtime, path: Path) -> None:
     decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options, fresh, fleet
     decider.machine_pricing.take(rates)
     LOG.warning("settings reloaded: %s", changes)
+    with contextlib.suppress(StoreUnavailable):  # the log has it
+        await runtime.stores.audit.note("settings.reloaded", str(path), {**changes.detail(), "by": "file"})
     gone = [backend for name, backend in old.backends.items() if fleet.backends.get(name) is not backend]
     for backend in gone:
         runtime.retiring.add(task := asyncio.ensure_future(_retire(backend)))

@@ -1,13 +1,14 @@
 """Which compressed variants may receive traffic: verdicts on file, and how one is reached from paired samples.
 
-A verdict file that cannot be read counts as none.
+A verdict that cannot be read admits nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from numpy.typing import NDArray
 
 from policies.intervals import Interval, interval_of
 from policies.lazy_module import LazyModule
+from router.errors import StoreUnavailable
+from router.stores.keys import PAGE, Kind, RecordStore
 from router.types import Model
 
+LOG = logging.getLogger("pointsman.admission")
+KIND: Kind = "admission"
 Floats = NDArray[np.float64]
 special = LazyModule("scipy.special")
 SURE = 0.95  # of the one-sided bound on refusals
@@ -134,27 +139,62 @@ def _reasons(
 
 
 class Admissions:
-    """Verdicts in a folder, one file a model."""
+    """Verdicts: in the store, which all gateways read, and one file a model in a folder, which people read.
 
-    def __init__(self, folder: Path) -> None:
+    The store counts where it has one. A store that is away changes nothing: what was read last holds.
+    """
+
+    def __init__(self, folder: Path, records: RecordStore | None = None) -> None:
         self._folder = folder
+        self._records = records
+        self._known: Mapping[str, bool] = {}  # of the store, as last read
 
-    def keep(self, verdict: Verdict) -> Path:
-        """Write a verdict; it takes the place of an earlier one. Raises: OSError."""
+    async def refresh(self) -> None:
+        """Read the store again. Never raises."""
+        try:
+            self._known = await self._read()
+        except StoreUnavailable as error:
+            LOG.warning("admissions stay as they were last read: %s", error.message)
+
+    async def keep(self, verdict: Verdict) -> Path:
+        """Write a verdict; it takes the place of an earlier one. Raises: OSError, StoreUnavailable."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(verdict.model)
-        path.write_text(json.dumps(asdict(verdict) | {"admitted": verdict.admitted}, indent=2))
+        path, body = self._path(verdict.model), asdict(verdict) | {"admitted": verdict.admitted}
+        path.write_text(json.dumps(body, indent=2))
+        if self._records is not None:
+            await self._records.put(KIND, verdict.model, json.dumps(body).encode())
+            self._known = await self._read()
         return path
 
     def admits(self, model: str) -> bool:
         """Whether there is a verdict and it is a yes."""
+        known = self._known.get(model)
+        if known is not None:
+            return known
         try:
-            return json.loads(self._path(model).read_text()).get("admitted") is True
-        except (OSError, ValueError):
+            return _says_yes(self._path(model).read_bytes())
+        except OSError:
             return False
+
+    async def _read(self) -> dict[str, bool]:
+        found: dict[str, bool] = {}
+        after = ""
+        while self._records is not None and (page := await self._records.page(KIND, after, PAGE)):
+            after = page[-1][0]
+            found |= {name: _says_yes(body) for name, body in page}
+        return found
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{re.sub(r'[^A-Za-z0-9@._-]', '_', model)}.json"
+
+
+def _says_yes(body: bytes) -> bool:
+    """Whether a verdict admits; one that cannot be read does not."""
+    try:
+        verdict = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(verdict, dict) and verdict.get("admitted") is True
 
 
 def parent_of(model: Model, models: Sequence[Model]) -> Model | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backends.anyprec.names import WIDTH_KEY
@@ -26,6 +26,7 @@ from router.settings.abilities import CAPABILITIES
 from router.settings.engine_sections import EmbeddedSection, VllmSection
 from router.settings.listed import priced_under
 from router.settings.paths import admissions_path
+from router.stores.keys import RecordStore
 from router.types import NANO_PER_USD, Model, NanoUsd, Price
 
 if TYPE_CHECKING:
@@ -41,11 +42,13 @@ class Fleet:
     settings: Settings
     backends: Mapping[str, Replicas]
     wildcards: Wildcards
-    prices: PriceOverrides = field(default_factory=PriceOverrides)
+    prices: PriceOverrides
+    admissions: Admissions
 
     async def refresh(self) -> None:
-        """Ask every backend how it is, and the store for prices. Never raises."""
-        await asyncio.gather(self.prices.refresh(), *(backend.refresh() for backend in self.backends.values()))
+        """Ask every backend how it is, and the store for prices and admissions. Never raises."""
+        kept = self.prices.refresh(), self.admissions.refresh()
+        await asyncio.gather(*kept, *(backend.refresh() for backend in self.backends.values()))
 
     def down(self) -> set[str]:
         """Names of backends that do not answer."""
@@ -60,8 +63,7 @@ class Fleet:
 
         Raises: SettingsError where nothing prices one.
         """
-        admissions = Admissions(admissions_path(self.settings))
-        models = tuple([self._gated(model, admissions) for model in self.every_model()])
+        models = tuple([self._gated(model) for model in self.every_model()])
         return Catalogue(models + self._programs(models), self.backends, self.wildcards)
 
     def _programs(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
@@ -72,10 +74,10 @@ class Fleet:
         listed_later = any(isinstance(each, VllmSection) and each.discover for each in settings.backends.values())
         return program_models(programs, models, settings.aliases, is_whole=not listed_later)
 
-    def _gated(self, model: Model, admissions: Admissions) -> Model:
+    def _gated(self, model: Model) -> Model:
         packaged = isinstance(section := self.settings.backends[model.backend], EmbeddedSection) and not section.stores
         is_variant = model.bits is not None and model.parent is not None and not packaged
-        if not is_variant or not self.settings.admission.required or admissions.admits(model.name):
+        if not is_variant or not self.settings.admission.required or self.admissions.admits(model.name):
             return model
         return replace(model, admitted=False)
 
@@ -129,14 +131,15 @@ class Fleet:
         )
 
 
-async def fleet_of(settings: Settings, old: Fleet | None = None, prices: PriceOverrides | None = None) -> Fleet:
+async def fleet_of(settings: Settings, old: Fleet | None = None, records: RecordStore | None = None) -> Fleet:
     """The backends of these settings; one whose section did not change goes on running as it is.
 
+    `records`: the store that has prices and admissions of all gateways.
     Raises: SettingsError, also where the file has begun to price what the admin API does.
     """
-    if old is not None:
-        prices = old.prices
-        prices.must_be_alone(settings)
+    prices = PriceOverrides(records) if old is None else old.prices
+    admissions = Admissions(admissions_path(settings), records) if old is None else old.admissions
+    prices.must_be_alone(settings)
     kept = {
         name: old.backends[name]
         for name, section in settings.backends.items()
@@ -147,7 +150,8 @@ async def fleet_of(settings: Settings, old: Fleet | None = None, prices: PriceOv
         settings,
         backends,
         Wildcards(settings, lambda name: backends[name].models, priced_under),
-        prices or PriceOverrides(),
+        prices,
+        admissions,
     )
     await fleet.refresh()
     return fleet

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from router.settings.document import Settings
 from router.settings.sections import ModelSection
 
 _NAMES = ("model_map", "unknown_model", "fallbacks", "context_fallbacks", "model_budgets")
 LIVE = (
+    "auth",
     "models",
     "admission",
     "default_price",
@@ -38,6 +39,10 @@ class Changes:
 
     def __bool__(self) -> bool:
         return any((self.added, self.drained, self.repriced, self.altered, self.live, self.restart))
+
+    def detail(self) -> dict[str, list[str]]:
+        """What there is of them, as JSON may say it."""
+        return {name: list(each) for name, each in asdict(self).items() if each}
 
 
 def diff(old: Settings, new: Settings) -> Changes:

@@ -21,7 +21,7 @@ from router.ports import Keys, Ledger
 from router.terms import Level, Terms, narrowed, owner_name
 from router.types import Hold, NanoUsd, Principal, Reservation, Spend
 
-Kind = Literal["tenant", "team", "key", "digest", "price"]
+Kind = Literal["tenant", "team", "key", "digest", "price", "admission"]
 PAGE = 1000
 NO_TERMS = Terms()
 MOST_CHECKED = 250_000  # digests of keys known to be good

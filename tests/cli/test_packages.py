@@ -63,7 +63,7 @@ def test_it_serves_from_an_empty_environment_and_any_folder(form: str, built: Pa
         process.wait(40)
 
 
-def test_the_sdist_holds_what_builds_and_nothing_of_the_workplace(built: Path) -> None:
+def test_the_sdist_holds_what_builds_and_nothing_else(built: Path) -> None:
     (package,) = built.glob(FORMS["sdist"])
     with tarfile.open(package) as archive:
         tops = {Path(name).parts[1] for name in archive.getnames() if len(Path(name).parts) > 1}
