@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from backends.anyprec.names import parsed_width, width_name, width_of
+from backends.anyprec.names import WIDTH_KEY, parsed_width, width_name, width_of
 from backends.declared import NOTHING, PAGES, Declared, of_card, of_page
 from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
@@ -196,7 +196,7 @@ def _names(card: dict[str, Any], declared: Declared) -> list[Found]:
     width = parsed_width(name)
     if width is not None:
         return [Found(name, parent or width.model, width.bits, context, declared)]
-    widths = card.get("anyprec_bits")
+    widths = card.get(WIDTH_KEY)
     known = [width_of(each) for each in widths if _is_number(each)] if isinstance(widths, list) else []
     own = Found(name, parent, context_tokens=context, declared=declared)
     return [own, *(Found(width_name(name, bits), name, bits, context, declared) for bits in known if bits is not None)]

@@ -122,7 +122,7 @@ MUTANTS = {
     "capped": Mutant(
         "what an answer costs beyond its hold is written off",
         "router.gateway.metering",
-        "cost = price.of(prompt.tokens, completion.tokens, parts)",
+        "cost = price.of(prompt.tokens, completion.tokens, parts, writes=writes)",
         "cost = min(model.price.of(prompt.tokens, completion.tokens), attempt.hold.amount)",
     ),
     "believed": Mutant(
