@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from policies.priors import quality_prior
@@ -28,8 +29,11 @@ def parents(arms: Sequence[Arm], known: NDArray[np.bool_]) -> dict[int, int]:
 
 
 def usual_difference(arm: Arm, parent: Arm) -> float:
-    """Quality of an arm less its parent's, before any answer of either."""
+    """Quality of an arm less its parent's, before any answer of either. What was measured of one of them alone compares
+    with nothing: then a program is as good as its parent, and a width loses what widths do."""
     quality, _ = quality_prior(parent)
+    if parent.quality is None:
+        arm = replace(arm, quality=None)
     return quality_prior(arm, {parent.name: quality})[0] - quality
 
 

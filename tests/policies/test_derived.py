@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.estimators.charges import Charges
-from policies.estimators.derived import beside_parent, parents
+from policies.estimators.derived import beside_parent, parents, usual_difference
 from policies.estimators.means import Means
 from policies.estimators.neighbours import NeighbourMeans
 from policies.estimators.stack import Stack
@@ -112,3 +112,23 @@ def test_before_a_fit_too_a_programs_charge_follows_what_it_charged(answers: int
     if answers:
         paid = np.nanmean(history.costs[:, 3])
         assert means.costs(context)[3] == pytest.approx(paid, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("arm", "parent", "difference"),
+    [
+        ({}, {}, 0.0),
+        ({"quality": 0.9}, {}, 0.0),  # measured alone, it compares with nothing
+        ({}, {"quality": 0.9}, 0.0),
+        ({"quality": 0.7}, {"quality": 0.9}, -0.2),
+        ({"bits": 3.0}, {}, -0.08),
+        ({"bits": 3.0, "quality": 0.9}, {}, -0.08),
+        ({"bits": 3.0, "width_loss": 0.02}, {"quality": 0.9}, -0.02),
+    ],
+)
+def test_what_is_usual_between_an_arm_and_its_parent(
+    arm: dict[str, float], parent: dict[str, float], difference: float
+) -> None:
+    made = Arm("made", 1e-6, 1e-6, parent="parent", **arm)  # type: ignore[arg-type]
+    found = usual_difference(made, Arm("parent", 1e-6, 1e-6, **parent))  # type: ignore[arg-type]
+    assert found == pytest.approx(difference)
