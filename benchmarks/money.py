@@ -28,6 +28,7 @@ from typing import Protocol
 import uvloop
 
 from benchmarks import faults
+from benchmarks.provenance import provenance
 from router.amounts import CALENDAR_S
 from router.stores.open import open_stores
 from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
@@ -247,7 +248,7 @@ def _write(page: Path, lines: list[str]) -> None:
     _, mark, after = rest.partition(MARKS[1])
     if not mark:
         raise SystemExit(f"{page} has no {MARKS[0]} … {MARKS[1]}")
-    page.write_text("\n".join([before + MARKS[0], "```", *lines, "```", MARKS[1] + after]))
+    page.write_text("\n".join([before + MARKS[0], "```", *lines, "```", provenance(), MARKS[1] + after]))
 
 
 def _faults(arguments: argparse.Namespace) -> int:

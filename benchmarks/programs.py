@@ -29,6 +29,7 @@ import yaml
 from backends.family.catalogue import CATALOGUE
 from benchmarks import long_input
 from benchmarks.child import Child, free_port
+from benchmarks.provenance import provenance
 from evaluation.skills import Item, grade, sample
 from policies.picks import Pick, pick
 
@@ -227,7 +228,7 @@ def written(page: str, part: str, lines: Sequence[str]) -> str:
     """The page with this part's table made anew."""
     begin, end = f"<!-- {part}: made by python -m benchmarks.programs -->", f"<!-- end of {part} -->"
     before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{chr(10).join(lines)}\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}\n{chr(10).join(lines)}\n\n{provenance()}\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from backends.embedders.hashing import HashingEmbedder
+from benchmarks.provenance import provenance
 from benchmarks.traces import FOLDER, STREAMS
 from evaluation.skills import SKILLS
 from policies.types import Float32
@@ -254,7 +255,7 @@ def main() -> None:
     print(made)
     if given.write is not None:
         before, _, rest = given.write.read_text().partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}")
+        given.write.write_text(f"{before}{BEGIN}\n\n{made}\n{provenance()}\n\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.provenance import commit
 from benchmarks.worlds.mutants import MUTANTS
 
 for library in ("OMP", "OPENBLAS", "MKL"):  # a world is one thread, and numpy is not imported yet
@@ -74,24 +75,24 @@ def _run(seeds: range, processes: int) -> SeedBlock:
             if complaints:
                 failed.append(seed)
                 print(f"seed {seed} ({digest}):", *complaints[:SHOWN], sep="\n  ", flush=True)
-    return SeedBlock(_commit(), seeds[0], len(seeds), failed, time.monotonic() - began, f"{digests:016x}")
+    return SeedBlock(commit(), seeds[0], len(seeds), failed, time.monotonic() - began, f"{digests:016x}")
 
 
 def _resumed(journal: Path, seeds: range, processes: int) -> int:
     """SeedBlock after block, each written down when it has ended; prints the table for docs/money.md."""
     blocks = msgspec.json.Decoder(SeedBlock).decode_lines(journal.read_bytes()) if journal.exists() else []
-    done = {block.first for block in blocks if block.commit == _commit()}
+    done = {block.first for block in blocks if block.commit == commit()}
     for first in seeds[::A_BLOCK]:
         if first not in done:
             blocks.append(_run(range(first, min(first + A_BLOCK, seeds[-1] + 1)), processes))
             with journal.open("ab") as file:
                 file.write(msgspec.json.encode(blocks[-1]) + b"\n")
     print("| code | worlds | failed | hours |\n|---|---|---|---|")
-    for commit in dict.fromkeys(block.commit for block in blocks):
-        own = [block for block in blocks if block.commit == commit]
+    for code in dict.fromkeys(block.commit for block in blocks):
+        own = [block for block in blocks if block.commit == code]
         failed = [seed for block in own for seed in block.failed]
         shown = ", ".join(map(str, failed)) or "none"
-        print(f"| {commit} | {sum(b.worlds for b in own):,} | {shown} | {sum(b.seconds for b in own) / 3600:.1f} |")
+        print(f"| {code} | {sum(b.worlds for b in own):,} | {shown} | {sum(b.seconds for b in own) / 3600:.1f} |")
     return _failures([seed for block in blocks for seed in block.failed])
 
 
@@ -99,11 +100,6 @@ def _failures(failed: list[int]) -> int:
     if failed:
         print(f"python -m benchmarks.worlds replay {failed[0]}")
     return int(bool(failed))
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def judged(seed: int) -> tuple[int, str, list[str]]:
