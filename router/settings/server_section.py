@@ -13,7 +13,7 @@ from router.terms import Section
 class Lag(Section):
     """How far a worker's event loop may be behind before new requests wait."""
 
-    lag_s: Seconds = Field(default=0.5, description="How late the loop may wake; beyond it new requests wait.")
+    lag_s: Seconds = Field(default=1.0, description="How late the loop may wake; beyond it new requests wait.")
     waiting: Positive = Field(default=1_024, description="How many may wait; beyond it the answer is 503.")
     wait_s: Seconds = Field(default=30.0, description="How long one may wait; beyond it the answer is 503.")
 
