@@ -115,8 +115,8 @@ async def _create(arguments: argparse.Namespace, stores: Stores) -> None:
         terms=_terms(arguments),
         admin=arguments.admin,
     )
-    await _note(stores, "key.created", key.id, tenant=key.tenant, name=key.name, admin=key.admin)
     print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; only its hash is kept.")
+    await _note(stores, "key.created", key.id, tenant=key.tenant, name=key.name, admin=key.admin)
 
 
 async def _list(arguments: argparse.Namespace, stores: Stores) -> None:
@@ -136,8 +136,8 @@ async def _list(arguments: argparse.Namespace, stores: Stores) -> None:
 async def _rotate(arguments: argparse.Namespace, stores: Stores) -> None:
     grace_s = _seconds(arguments.grace, "--grace") if arguments.grace != "0s" else 0
     key, secret = await stores.keys.rotate(arguments.id, grace_s=grace_s)
-    await _note(stores, "key.rotated", key.id, grace_s=grace_s)
     print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; the old one works {grace_s} s more.")
+    await _note(stores, "key.rotated", key.id, grace_s=grace_s)
 
 
 async def _switch(arguments: argparse.Namespace, stores: Stores) -> None:
