@@ -59,6 +59,7 @@ def best_of(decided: Decided) -> str:
     return decided.context.names[likeliest(decided.proposal())]
 
 
+@pytest.mark.timeout(600)  # ten thousand decisions, on a slow machine too
 def test_each_flips_the_choice_and_one_per_cent_less_does_not() -> None:
     generator = np.random.default_rng(11)
     kinds: dict[str, int] = {}
