@@ -136,12 +136,17 @@ class Watch:
 
     async def _pages(self) -> Declared:
         """Once each time it comes up: engines do not change what they can do while they run."""
-        pages = await asyncio.gather(*(self._page(path) for path in PAGES), return_exceptions=True)
+        pages = await asyncio.gather(*map(self._page_or_none, PAGES))
         found = NOTHING
         for path, page in zip(PAGES, pages, strict=True):
-            if isinstance(page, bytes) and page:
+            if page:
                 found = found.over(of_page(path, page))
         return found
+
+    async def _page_or_none(self, path: str) -> bytes | None:
+        with suppress(Unreachable):
+            return await self._page(path)
+        return None
 
     async def _page(self, path: str) -> bytes | None:
         """None where there is no such page, or none comes in time. Raises: Unreachable."""

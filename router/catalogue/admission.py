@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from policies.intervals import Interval, interval_of
 from policies.lazy_module import LazyModule
 from router.errors import StoreUnavailable
-from router.stores.keys import PAGE, Kind, RecordStore
+from router.stores.keys import Kind, RecordStore, all_of
 from router.types import Model
 
 LOG = logging.getLogger("pointsman.admission")
@@ -177,12 +177,8 @@ class Admissions:
             return False
 
     async def _read(self) -> dict[str, bool]:
-        found: dict[str, bool] = {}
-        after = ""
-        while self._records is not None and (page := await self._records.page(KIND, after, PAGE)):
-            after = page[-1][0]
-            found |= {name: _says_yes(body) for name, body in page}
-        return found
+        kept = {} if self._records is None else await all_of(self._records, KIND)
+        return {name: _says_yes(body) for name, body in kept.items()}
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{re.sub(r'[^A-Za-z0-9@._-]', '_', model)}.json"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from router.errors import SettingsError, StoreUnavailable
 from router.settings import Settings
 from router.settings.price_sections import PriceSection
-from router.stores.keys import PAGE, Kind, RecordStore
+from router.stores.keys import Kind, RecordStore, all_of
 from router.types import Model, Price
 
 LOG = logging.getLogger("pointsman.prices")
@@ -66,12 +66,8 @@ class PriceOverrides:
                 )
 
     async def _read(self) -> dict[str, PriceSection]:
-        found: dict[str, PriceSection] = {}
-        after = ""
-        while self._records is not None and (page := await self._records.page(KIND, after, PAGE)):
-            after = page[-1][0]
-            found |= {name: section for name, body in page if (section := _section(name, body)) is not None}
-        return found
+        kept = {} if self._records is None else await all_of(self._records, KIND)
+        return {name: section for name, body in kept.items() if (section := _section(name, body)) is not None}
 
 
 def priced_by_file(settings: Settings, model: str) -> bool:

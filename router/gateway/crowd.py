@@ -58,11 +58,12 @@ class Crowd:
         try:
             async with asyncio.timeout(self._wait_s):
                 await turn
-        except TimeoutError:
-            raise _refused(f"this one waited {self._wait_s:g} s") from None
-        finally:
+        except BaseException as problem:  # who was let in is no longer in the queue: nothing to look for there
             if turn in self._waiting:
                 self._waiting.remove(turn)
+            if isinstance(problem, TimeoutError):
+                raise _refused(f"this one waited {self._wait_s:g} s") from None
+            raise
 
 
 async def watch_loop(*listeners: Callable[[float], None]) -> None:

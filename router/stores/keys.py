@@ -41,6 +41,16 @@ class RecordStore(Protocol):
         """Up to `limit` of a kind by name, after a name ("" is the beginning). Raises: StoreUnavailable."""
 
 
+async def all_of(records: RecordStore, kind: Kind) -> dict[str, bytes]:
+    """Every body of a kind, by name. Raises: StoreUnavailable."""
+    found: dict[str, bytes] = {}
+    after = ""
+    while page := await records.page(kind, after, PAGE):
+        after = page[-1][0]
+        found.update(page)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """Who pays."""
