@@ -110,9 +110,7 @@ async def test_feedback_may_come_to_another_gateway_before_the_decision_is_writt
         assert await there.log.judge(Feedback("a", 3, 1.0, tenant="acme"))
 
 
-async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores, url: str) -> None:
-    if not url.startswith("sqlite"):
-        pytest.skip("redis-py may swallow it; wiring asks again")
+async def test_a_follower_that_is_stopped_as_an_entry_comes_stops(stores: Stores) -> None:
     heard = asyncio.Event()
 
     async def follow() -> None:

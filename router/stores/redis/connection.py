@@ -128,9 +128,18 @@ class Link:
         return found
 
     async def wait(self, *words: Argument) -> Any:
-        """As `command` for one that blocks: on a connection of its own. Raises: StoreUnavailable."""
+        """As `command` for one that blocks: on a connection of its own. Raises: StoreUnavailable.
+
+        It runs in a task of its own, which may end later than who is cancelled: redis-py before 7.2 looks for stray
+        bytes within a timeout of zero seconds, and loses a cancellation that comes then.
+        """
+        asked = asyncio.ensure_future(self.client.execute_command(*words))
         try:
-            return await self.client.execute_command(*words)
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody hears of it
+            asked.cancel()
+            raise
         except AWAY as error:
             raise away(error) from error
 
