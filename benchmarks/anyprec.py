@@ -33,6 +33,7 @@ from backends.family.packed import STORES
 from benchmarks.dp_numpy import free_cuts, split
 from benchmarks.full_precision import FULL, full_precision
 from evaluation.skills import SKILLS, Item, grade, sample
+from research.provenance import provenance
 from research.tokens import END, encode_answer, encode_chat
 
 BITS = (3, 4, 5, 6, 7, 8)
@@ -233,6 +234,7 @@ def main() -> None:
         widths_table(options.model, items=options.items)
     if options.what in (None, "compensation"):
         compensation_table(options.model, items=options.items, rank=options.rank, calibrating=options.calibrating)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

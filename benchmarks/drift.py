@@ -3,7 +3,7 @@
 Preference mode at one λ. The informed router is a static one that hears of the change when it happens; the static one
 never hears of it. Printed for each policy: the reward (score − λ·cost, summed) lost against the informed router after
 the change. Then the share of (informed − static) that it recovered, and the queries until it was as good as the
-informed router. Traces are read from ../shared/routing_data; without them it says so and ends.
+informed router. Without the trace it says so and ends.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec.structs import replace as changed
 
-from benchmarks.traces import FOLDER, PublicTrace, embed_trace, load_trace
+from benchmarks.traces import PublicTrace, embed_trace, load_trace
 from policies.registry import build
 from policies.replay import BudgetGate, Rows
 from policies.simulation import FixedNeighbours, GrowingNeighbours, QueryStream, simulate
 from policies.types import Float, History
+from research.provenance import provenance
 
 POLICIES = ("port", "epsilon", "linucb", "thompson", "preference", "paced")
 STATIC = frozenset({"port"})  # they are shown the history only, as the paper has it
@@ -193,9 +194,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--policy", action="append")
     arguments = parser.parse_args()
-    if not (FOLDER / f"{arguments.trace}.parquet").exists():
-        print(f"no trace {FOLDER / arguments.trace}.parquet: nothing is measured")
-        return
     names = tuple(arguments.policy or POLICIES)
     trace = load_trace(arguments.trace)
     splits = [np.random.default_rng(1000 + seed).permutation(len(trace.prompts)) for seed in range(arguments.seeds)]
@@ -216,6 +214,7 @@ def main() -> None:
         world = drifting(trace, rows, order[len(order) // 2 :])
         worlds.append((world, price_of(world.reported), seed))
     report("traffic moves to tasks history has not seen", worlds, names)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from research.provenance import provenance
+
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 TOKENS, PROMPT_TOKENS, ROUNDS = 128, 32, 5
 
@@ -83,6 +85,7 @@ def main() -> None:
     for store in stores:
         command = [sys.executable, "-m", "benchmarks.engine", "--here", str(store)]
         subprocess.run(command, env={**os.environ, **ONE_THREAD}, check=True)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from policies.registry import build
 from policies.reliability import PRIOR
 from policies.replay import Rows
 from policies.types import Arm, Float, LoggedContext, StoredPolicy, draw
+from research.provenance import provenance
 from router.learning.index import FaissIndex
 from router.learning.refit_schedule import REFIT_FIRST, next_refit, refit_soon
 from router.learning.spaces import FIRST_FIT
@@ -231,6 +232,7 @@ def main() -> int:
                     )
                     what = f"{name} {policy} λ {part:g} judged {share:g} right {arguments.right:g}"
                     print(f"{what}: {cells}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    print(f"\n{provenance()}")
     return 0
 
 
@@ -246,6 +248,7 @@ def late_joiners(arguments: argparse.Namespace) -> int:
         got, worth = np.array(found).mean(axis=0)
         each = ", ".join(f"{a:+.1f} of {b:+.1f}" for a, b in found)
         print(f"{trace.name} {late}: {got:+.2f} of {worth:+.2f} points ({100 * got / worth:.0f}%): {each}", flush=True)
+    print(f"\n{provenance()}")
     return 0
 
 

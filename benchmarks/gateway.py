@@ -41,6 +41,7 @@ from benchmarks.rig import (
 )
 from benchmarks.seeding import seed_keys, seed_snapshot
 from benchmarks.settings import KEY, full_settings, pass_settings
+from research.provenance import provenance
 
 PEERS = Path(".venv-peers/bin")
 ROUNDS = 5
@@ -272,6 +273,8 @@ def main(given: Sequence[str] | None = None) -> None:
             _print_in_process(in_process.measure(Path(made)), as_json=arguments.json)
         if rest := [part for part in arguments.only if part != "inprocess"]:
             _over_sockets(rest, Path(made), seconds=arguments.seconds, connections=arguments.connections)
+    if not arguments.json:
+        print(f"\n{provenance()}")
 
 
 def _print_in_process(figures: Mapping[str, float], *, as_json: bool) -> None:

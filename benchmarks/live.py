@@ -26,6 +26,7 @@ from policies.registry import build
 from policies.replay import BudgetGate, Result, split, split_budget, split_weights, total_budget
 from policies.simulation import FixedNeighbours, QueryStream, contexts, simulate
 from policies.types import Estimates, Float
+from research.provenance import provenance
 from router.settings.sections import Index
 
 LEAST = 0.99  # of replay's Performance; with two workers and requests at once …
@@ -51,7 +52,7 @@ def main() -> int:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         live = asyncio.run(lived(plan, arguments.folder))
     results = {"replay": offline.published, "replay, holding": offline.holding, "live": live.result}
-    print(table(plan, results, live), flush=True)
+    print(table(plan, results, live), provenance(), sep="\n\n", flush=True)
     problems = list(failures(plan, offline, live, roughly=arguments.quick))
     print("\n".join(f"FAILED: {each}" for each in problems))
     return 1 if problems else 0

@@ -28,7 +28,7 @@ from typing import Protocol
 import uvloop
 
 from benchmarks import faults
-from benchmarks.provenance import provenance
+from research.provenance import provenance, put
 from router.amounts import CALENDAR_S
 from router.stores.open import open_stores
 from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
@@ -37,7 +37,6 @@ WORST, COST = NanoUsd(60_000), NanoUsd(30_000)
 BATCHES = 5
 STEP = 7919  # walks over all tenants in no order
 WARM = 2  # requests of everybody before
-MARKS = "<!-- speed -->", "<!-- /speed -->"
 BARS = {1: 150, 16: 80}  # CPU microseconds on SQLite, by requests at once
 ROWS, READY_S = 400_000, 2.0  # of a gateway that was killed, and how soon its ledger is ready
 
@@ -230,7 +229,7 @@ def _speed(arguments: argparse.Namespace) -> int:
                 run.redis.primary.kill()
     print(*lines, sep="\n")
     if arguments.write is not None:
-        _write(arguments.write, lines)
+        put(arguments.write, "speed", ["```", *lines, "```"])
     return 0
 
 
@@ -242,15 +241,6 @@ async def _when_up(
     return await speed(url_of, names, requests=requests)
 
 
-def _write(page: Path, lines: list[str]) -> None:
-    """Put the table between the marks of a page."""
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, mark, after = rest.partition(MARKS[1])
-    if not mark:
-        raise SystemExit(f"{page} has no {MARKS[0]} … {MARKS[1]}")
-    page.write_text("\n".join([before + MARKS[0], "```", *lines, "```", provenance(), MARKS[1] + after]))
-
-
 def _faults(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -258,6 +248,7 @@ def _faults(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds, folder=folder, store=arguments.store, size=arguments.crowd, seed=arguments.seed
         )
         good = uvloop.run(work)
+        print(provenance())
         if not good:
             print(*faults.logs(folder), sep="\n", file=sys.stderr)
         return 0 if good else 1

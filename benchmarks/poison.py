@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from policies.records import DecisionRecord, Feedback, SettlementRecord
 from policies.registry import build
 from policies.types import Arm, LoggedContext, StoredPolicy, draw
+from research.provenance import provenance
 from router.learning.index import FaissIndex
 from router.learning.refit_schedule import next_refit
 from router.learning.views import Views
@@ -133,6 +134,7 @@ def main() -> None:
         lost = float(np.mean([true.honest - lied.honest for lied, true in runs]))
         best, chance = runs[0][0].best, runs[0][0].random
         print(f"| {share:.0%} | {honest:.3f} | {lost:+.3f} | {other:.3f} | {best:.3f} | {chance:.3f} |")
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

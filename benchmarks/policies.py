@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from policies.registry import NAMES, build
 from policies.types import Arm, Float, History, Neighbours, Outcome, RouteContext, StoredPolicy
+from research.provenance import provenance
 from router.learning.index import FaissIndex
 
 ARMS, DIMENSIONS, NEIGHBOURS, ROWS, FEATURES = 16, 384, 100, 5_000, 49
@@ -132,6 +133,7 @@ def main() -> None:
             p50, p99 = np.percentile(decisions_us(rng, history, policy, index), (50, 99), axis=0)
             cells.append(f"p50 {p50[0]:.0f} | {p50[1]:.0f}, p99 {p99[0]:.0f} | {p99[1]:.0f}")
         print(f"{name:12} {'  '.join(cells)}", flush=True)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from backends.anyprec.profiling import Divergences, choose_widths, sizes_of
 from backends.anyprec.store import Store
 from backends.family.packed import STORES
 from benchmarks.anyprec import calibration, held_out
+from research.provenance import provenance
 from research.tokens import encode_answer, encode_chat
 
 NARROW, WIDE = 3, 4
@@ -84,6 +85,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     sizes = {"calibrating": options.calibrating, "items": options.items, "draws": options.draws}
     kept = [table(name, options.bits, **sizes) for name in options.models]
+    print(f"\n{provenance()}")
     if not all(kept):
         raise SystemExit("a rung is below what is promised of it")
 

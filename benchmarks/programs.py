@@ -29,9 +29,9 @@ import yaml
 from backends.family.catalogue import CATALOGUE
 from benchmarks import long_input
 from benchmarks.child import Child, free_port
-from benchmarks.provenance import provenance
 from evaluation.skills import Item, grade, sample
 from policies.picks import Pick, pick
+from research.provenance import put
 
 PAGE = Path(__file__).parents[1] / "docs/programs.md"
 MODELS = ("small@4bit", "medium@4bit", "large@4bit")
@@ -224,13 +224,6 @@ def simulation(draws: int) -> list[str]:
     return lines
 
 
-def written(page: str, part: str, lines: Sequence[str]) -> str:
-    """The page with this part's table made anew."""
-    begin, end = f"<!-- {part}: made by python -m benchmarks.programs -->", f"<!-- end of {part} -->"
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{chr(10).join(lines)}\n\n{provenance()}\n{end}{rest.partition(end)[2]}"
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -262,7 +255,7 @@ def main() -> None:
         lines = made[part]()
         print(f"\n{part}\n", *lines, sep="\n", flush=True)
         if options.write:
-            PAGE.write_text(written(PAGE.read_text(), part, lines))
+            put(PAGE, part, lines)
 
 
 if __name__ == "__main__":

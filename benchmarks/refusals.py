@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluation.refusals import is_refusal, labelled_answers
+from research.provenance import provenance
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
         print(f"{kind}: {len(wrong)} of {len(texts)}")
         for text in wrong:
             print(f"    {text!r}")
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from policies.estimators.prompt_selection import c_optimal_prompts
 from policies.identity import Skills, Vector
 from policies.replay import BudgetGate, admitted, aiq, apgr, judge, sweep
 from policies.types import Float, Float32
+from research.provenance import provenance
 
 SHORT = {"routerbench_subset": "RouterBench", "routerdc7": "RouterDC-7", "routellm_mmlu_gsm8k": "RouteLLM"}
 SIX = ("weighted", "cost", "perf", "uniform", "random", "extreme")
@@ -73,6 +74,7 @@ def main() -> None:
         for line in TABLES[table](arguments.seeds):
             print(f"  {line}", flush=True)
         print(f"  ({time.perf_counter() - started:.0f} s)", flush=True)
+    print(f"\n{provenance()}")
 
 
 def _seeds(name: str, most: int) -> range:

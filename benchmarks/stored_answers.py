@@ -21,15 +21,14 @@ import numpy as np
 import pandas as pd
 
 from backends.embedders.hashing import HashingEmbedder
-from benchmarks.provenance import provenance
 from benchmarks.traces import FOLDER, STREAMS
 from evaluation.skills import SKILLS
 from policies.types import Float32
+from research.provenance import put
 from router.gateway.similar import AUDIT, NEAREST
 from router.learning.likeness import confidence, fingerprint, is_comparable
 from router.learning.similar_answers import Pairs, Questions
 
-BEGIN, END = "<!-- stored answers -->", "<!-- /stored answers -->"
 QUERIES = 800  # of a tenant
 TOPICS = 60  # questions that come again and again
 TURNED = 0.35  # of the queries, which differ from a question in what turns its answer round
@@ -254,8 +253,7 @@ def main() -> None:
     made = HEAD + "".join(row(alpha, each) for alpha, each in found.items())
     print(made)
     if given.write is not None:
-        before, _, rest = given.write.read_text().partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n\n{made}\n{provenance()}\n\n{END}{rest.partition(END)[2]}")
+        put(given.write, "stored answers", made.splitlines())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The public routing traces of ../shared/routing_data, split and embedded as the rules of the benchmark say.
+"""Public routing traces, split and embedded as the rules of the benchmark say.
 
-Fails with FileNotFoundError where a trace is missing.
+They lie in the folder that POINTSMAN_TRACES names; docs/replay.md says where they come from.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from policies.estimators.stacked_or_neighbours import surface
 from policies.replay import Rows, split
 from policies.types import Arm, Float, Float32, History, Neighbours, RouteContext
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "routing_data"
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "routing_data"
+FOLDER = Path(os.environ.get("POINTSMAN_TRACES") or BESIDE)
 STREAMS = {"routerbench_subset": 600, "routerdc7": 5000, "routellm_mmlu_gsm8k": 4000}
 SEEDS = {"routerbench_subset": 10, "routerdc7": 5, "routellm_mmlu_gsm8k": 5}
 NEIGHBOURS = 100
@@ -42,8 +44,11 @@ class PublicTrace:
 
 
 def load_trace(name: str, folder: Path = FOLDER) -> PublicTrace:
-    """One of STREAMS."""
-    table = pd.read_parquet(folder / f"{name}.parquet")
+    """One of STREAMS. Raises: SystemExit where it is not there."""
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        raise SystemExit(f"no trace {path}: POINTSMAN_TRACES names the folder, docs/replay.md where to get them")
+    table = pd.read_parquet(path)
     models = tuple(column.removeprefix("score:") for column in table.columns if column.startswith("score:"))
     prompts = list(table["prompt"])
     return PublicTrace(

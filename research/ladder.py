@@ -28,6 +28,7 @@ from backends.anyprec.names import width_name
 from backends.family.packed import SCORES, STORES
 from evaluation.skills import Item, grade
 from research import report
+from research.provenance import provenance
 from research.scores import PER_CELL, candidates, drawn, kept_rows, ladder_of, load, save
 from research.tokens import encode_answer, encode_chat
 
@@ -126,6 +127,7 @@ def main() -> None:
         report.show_steps(load(options.scores), console=console)
     else:
         report.draw(load(options.scores), options.out)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

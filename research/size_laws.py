@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.size_laws import FEATURES, FILE, family_key, features_of, logit_of
+from research.provenance import provenance
 
 Floats = NDArray[np.float64]
 TABLES = ("data_v1.csv", "data_v2.csv")
@@ -187,6 +188,7 @@ def main() -> None:
     ):
         by_task, of_mean = left_out(table, columns)
         print(f"| {what} | {by_task:.4f} | {of_mean:.4f} |")
+    print(f"\n{provenance()}")
     if by_task > MOST_ERROR:
         raise SystemExit(f"{by_task:.4f} is above {MOST_ERROR}")
 

@@ -28,6 +28,7 @@ from evaluation.skills import LEVELS, SKILLS, Item, grade, sample
 from research import report, scores
 from research.checkpoints import load
 from research.model import TrainedLlama
+from research.provenance import provenance
 from research.tokens import END, PAD, decode, encode_answer, encode_chat
 
 WIDTHS = (3, 4, 5, 6, 8)
@@ -179,11 +180,13 @@ def main() -> None:
         print(
             "  ".join(f"{name} {100 * mean:.2f}" for name, mean in zip(ladder.candidates, ladder.means(), strict=True))
         )
+        print(f"\n{provenance()}")
         return
     models = {name: at_widths(load(options.folder / name).to(device)) for name in options.sizes}
     result = table(models, drawn(options.per_cell))
     (options.folder / "trial.json").write_text(json.dumps(result))
     show(result)
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

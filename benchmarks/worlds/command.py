@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.provenance import commit
 from benchmarks.worlds.mutants import MUTANTS
+from research.provenance import commit, provenance
 
 for library in ("OMP", "OPENBLAS", "MKL"):  # a world is one thread, and numpy is not imported yet
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
@@ -93,6 +93,7 @@ def _resumed(journal: Path, seeds: range, processes: int) -> int:
         failed = [seed for block in own for seed in block.failed]
         shown = ", ".join(map(str, failed)) or "none"
         print(f"| {code} | {sum(b.worlds for b in own):,} | {shown} | {sum(b.seconds for b in own) / 3600:.1f} |")
+    print(f"\n{provenance()}")
     return _failures([seed for block in blocks for seed in block.failed])
 
 
@@ -154,4 +155,5 @@ def _mutants() -> int:
             continue
         seed, _, complaint = found.stdout.strip().partition("\t")
         print(f"| {mutant.what} | {mutant.module} | {seed} | {complaint[:150]} |", flush=True)
+    print(f"\n{provenance()}")
     return int(bool(survivors))

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from research.provenance import provenance
 from tests.clients.clients import CLIENTS, Client
 from tests.clients.engine import serve
 from tests.clients.environments import CannotInstall, node_of, python_of, source_of
@@ -180,12 +181,12 @@ def tried(checks: Checks) -> str:
 
 
 def write(found: Sequence[Row]) -> None:
-    """Put these rows into the page's table, in place of earlier ones of the same clients."""
+    """Put these rows, and where they are from, into the page: in place of earlier ones of the same clients."""
     head, _, rest = PAGE.read_text().partition(BEGIN)
     old, _, after = rest.partition(END)
     lines = table(found).splitlines()
-    kept = {_who(line): line for line in (*old.splitlines()[3:], *lines[2:]) if line}
-    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), f"{END}{after}"]))
+    kept = {_who(line): line for line in (*old.splitlines()[3:], *lines[2:]) if line.startswith("|")}
+    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), "", provenance(), f"{END}{after}"]))
 
 
 def shown() -> set[str]:

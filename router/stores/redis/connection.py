@@ -130,7 +130,7 @@ class Link:
     async def wait(self, *words: Argument) -> Any:
         """As `command` for one that blocks: on a connection of its own. Raises: StoreUnavailable.
 
-        It runs in a task of its own, which may end later than who is cancelled: redis-py before 7.2 looks for stray
+        It runs in a task of its own, which may end later than who is cancelled. For redis-py before 7.2 looks for stray
         bytes within a timeout of zero seconds, and loses a cancellation that comes then.
         """
         asked = asyncio.ensure_future(self.client.execute_command(*words))
