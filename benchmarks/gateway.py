@@ -31,10 +31,10 @@ from benchmarks.rig import (
     Tree,
     free_port,
     load,
-    needs,
     nginx,
     nginx_relay,
     prompts,
+    require_programs,
     running,
     stream_load,
     write_script,
@@ -286,7 +286,7 @@ def _print_in_process(figures: Mapping[str, float], *, as_json: bool) -> None:
 
 
 def _over_sockets(parts: Sequence[str], folder: Path, *, seconds: float, connections: Sequence[int]) -> None:
-    needs("nginx", "wrk")
+    require_programs("nginx", "wrk")
     with nginx(_made(folder / "nginx")) as (mock, tree):
         bench = GatewayBench(mock, tree, folder, seconds=seconds, connections=connections)
         measure: dict[str, Callable[[], None]] = {

@@ -145,7 +145,7 @@ class Tree:
         return [self._root, *self._root.children(recursive=True)]
 
 
-def needs(*programs: str) -> None:
+def require_programs(*programs: str) -> None:
     """Stop with what to install where a program is missing."""
     missing = [program for program in programs if find(program) is None]
     if missing:

@@ -186,11 +186,11 @@ class RateLimit:
 class Program(Protocol):
     """Several calls under one name: see router.programs. What it is asked about is of a higher floor, hence Any."""
 
-    def offer(self, model: Model, needs: Any) -> Offer:
+    def offer(self, model: Model, requirements: Any) -> Offer:
         """The most that a run can cost and read, with the models whose own budgets it may touch."""
 
-    def reason(self, needs: Any, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
-        """Why a run of these needs may not begin, or None."""
+    def reason(self, requirements: Any, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+        """Why a run of these requirements may not begin, or None."""
 
     def begin(self, gateway: Any, call: Any) -> Any:
         """What sends a request by running the program, once it has an attempt; or the one model that does it all."""

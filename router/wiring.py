@@ -271,7 +271,7 @@ def _gateway(
     ledger = Unmetered(stores.ledger, stores.ledger, passes=lambda: not decider.options.remember)
     records = {"log": stores.log, "audit": stores.audit}
     gateway = conduct(decider=decider, ledger=ledger, metrics=metrics, clock=time.time, **records)
-    decider.delays.program_s = lambda model, needs: program_s(model, needs, gateway)
+    decider.delays.program_s = lambda model, requirements: program_s(model, requirements, gateway)
     return gateway
 
 

@@ -151,7 +151,7 @@ def test_json_is_what_a_request_may_hold() -> None:
             **json.loads(snippet.text),
         }
         call = parse("/v1/chat/completions", json.dumps(body).encode(), {}, aliases={}, meaning=str)
-        assert call.needs.allowed == frozenset({"small", "large"})
+        assert call.requirements.allowed == frozenset({"small", "large"})
 
 
 def test_every_language_is_one_that_is_run_or_plain_text() -> None:

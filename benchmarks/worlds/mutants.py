@@ -134,8 +134,8 @@ MUTANTS = {
     "halved": Mutant(
         "half of the completion is held",
         "router.gateway.eligibility",
-        "+ needs.predicted_bytes, context) * choices",
-        "+ needs.predicted_bytes, context) * choices // 2",
+        "+ requirements.predicted_bytes, context) * choices",
+        "+ requirements.predicted_bytes, context) * choices // 2",
     ),
     "torn": Mutant(
         "half an event is relayed",

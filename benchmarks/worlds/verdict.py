@@ -193,11 +193,11 @@ class WorldVerdict:
         """What a whole answer costs."""
         prompt, completion = plan.charged
         if prompt < 0:
-            prompt = expected_prompt_tokens(model, _needs(request))
+            prompt = expected_prompt_tokens(model, _requirements(request))
         return {model.price.of(prompt, completion)}
 
     def _worst(self, request: ClientRequest, model: Model) -> int:
-        return worst_cost(model, _needs(request))
+        return worst_cost(model, _requirements(request))
 
     def _versions(self, name: str, request: ClientRequest) -> list[Model]:
         """The model as the settings had it while this request was served."""
@@ -275,7 +275,7 @@ class WorldVerdict:
         return bool(faults) or name == "large"
 
     def _is_full(self, request: ClientRequest, model: Model) -> bool:
-        offer = offer_of(model, _needs(request))
+        offer = offer_of(model, _requirements(request))
         for _, terms in self.world.tenants[request.tenant]:
             for limit in limits_of(self.world.principal(request.tenant, request.nonce, terms), offer):
                 need = need_of(limit.kind, worst=offer.worst, tokens=offer.tokens)
@@ -338,8 +338,8 @@ def _key_of(detail: Mapping[str, object]) -> str:
     return str(detail["key"]) if "key" in detail else str(detail["who"]).split("\x1f")[2]
 
 
-def _needs(request: ClientRequest) -> Requirements:
-    return parse(PATH, msgspec.json.encode(request.fields), {}).needs
+def _requirements(request: ClientRequest) -> Requirements:
+    return parse(PATH, msgspec.json.encode(request.fields), {}).requirements
 
 
 def need_of(kind: str, *, worst: int, tokens: int) -> int:

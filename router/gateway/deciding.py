@@ -103,27 +103,29 @@ class Decider:
         Raises: NotFound, InvalidRequest, NoCandidate, StoreUnavailable.
         """
         candidates = self._candidates(principal, call, without)
-        if call.path == "/v1/embeddings" and call.needs.pinned is None and len(candidates.models) > 1:
+        if call.path == "/v1/embeddings" and call.requirements.pinned is None and len(candidates.models) > 1:
             raise one_space(candidates.models)
         if len(candidates.models) == 1 and not self.options.remember:
             return self._only(principal, call, candidates)
-        if call.needs.pinned is None and (call.needs.messages > 1 or call.path == "/v1/responses"):
+        if call.requirements.pinned is None and (call.requirements.messages > 1 or call.path == "/v1/responses"):
             candidates = tied(candidates, self._learning.views.holders, principal.tenant, call)
         if principal.cache is not None and self.answers is not None and self.options.remember:
             who = makers(self.catalogue.models, candidates.names, candidates.refusals, self.spared.values())
             candidates = await self.answers.offered(principal, call, candidates, who, self._embed)
         if not candidates.models:
-            raise nobody(call.needs.pinned, candidates.refusals, self.options.names.unroutable)
+            raise nobody(call.requirements.pinned, candidates.refusals, self.options.names.unroutable)
         name, policy = self._policy(principal, call)
         priced = candidates.caches or self.machine_pricing.rates
-        session = session_of(principal.tenant, call) if priced or call.session or call.needs.messages > 1 else None
+        session = (
+            session_of(principal.tenant, call) if priced or call.session or call.requirements.messages > 1 else None
+        )
         logged = await self._ask(principal, call, candidates, timings, session if priced else None)
         rows, similarity = self._nearest_rows(logged)
         neighbours = self._learning.views.neighbours(logged, rows, similarity)
         timings.mark("neighbours")
         proposal = policy.propose(context_of(logged, neighbours))
         record = self._record(principal, call, candidates, logged, (name, proposal), session)
-        if self.options.refuse_worthless and call.needs.pinned is None:
+        if self.options.refuse_worthless and call.requirements.pinned is None:
             self._refuse_worthless(record, proposal)
         timings.mark("propose")
         return Decision(record, proposal, candidates.models, candidates.refusals)
@@ -149,7 +151,7 @@ class Decider:
             candidates.arms,
             generic_tokens(call),
             len(call.text),
-            call.needs.completion_tokens or candidates.longest,
+            call.requirements.completion_tokens or candidates.longest,
             self._clock(),
             budget,
             capacity,
@@ -157,13 +159,13 @@ class Decider:
             self.machine_pricing.of(candidates.models) if self.machine_pricing.rates else None,
             self.options.k,
             None if session is None else self._cached(session, call, candidates),
-            self.delays.worth(second, candidates.models, call.needs) if second else None,
+            self.delays.worth(second, candidates.models, call.requirements) if second else None,
             candidates.stored,
         )
 
     def _cached(self, session: str, call: Call, candidates: Candidates) -> Float:
         """(n,) of the prompt, as far as each model has seen this conversation."""
-        tokens = [expected_prompt_tokens(model, call.needs) for model in candidates.models]
+        tokens = [expected_prompt_tokens(model, call.requirements) for model in candidates.models]
         return self._learning.views.caches.shares(session, candidates.names, tokens, self._clock())
 
     def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
@@ -195,7 +197,7 @@ class Decider:
             proposal.evidence,
             proposal.probabilities,
             drawn.name,
-            name if call.needs.pinned is None else PINNED,
+            name if call.requirements.pinned is None else PINNED,
             self._learning.version(name),
             principal.key_id,
             drawn.backend,
@@ -250,16 +252,16 @@ class Decider:
 
     def _candidates(self, principal: Principal, call: Call, without: frozenset[str]) -> Candidates:
         """Who may serve. Most requests differ only in length, so their candidates are looked up."""
-        needs = call.needs
+        requirements = call.requirements
         if self._usual_of is not self.catalogue:
             self._usual_of = self.catalogue
             self._usual.clear()
             self._lacking = any(model.lacks for model in self.catalogue.models)
-        is_plain = not needs.features or not (self.unable or self._lacking)
-        if is_plain and not without and not self.down and not self.spared and is_usual(needs, principal):
-            alike = needs.capabilities, needs.choices == 1, needs.fee, needs.repeats
+        is_plain = not requirements.features or not (self.unable or self._lacking)
+        if is_plain and not without and not self.down and not self.spared and is_usual(requirements, principal):
+            alike = requirements.capabilities, requirements.choices == 1, requirements.fee, requirements.repeats
             candidates = self._usual.get(alike)
-            if candidates is not None and all_hold(candidates.models, needs):
+            if candidates is not None and all_hold(candidates.models, requirements):
                 return candidates
             models, refusals = self._eligible(principal, call, without)
             candidates = Candidates.of(models, refusals)
@@ -274,25 +276,29 @@ class Decider:
     ) -> tuple[tuple[Model, ...], dict[str, str]]:
         refusals: dict[str, str] = {}
         models = []
-        for model in self.catalogue.among(call.needs.pinned):
-            why = ineligible_reason(model, call.needs, principal, self._is_up)
-            if why is None and call.needs.unforeseen:
+        for model in self.catalogue.among(call.requirements.pinned):
+            why = ineligible_reason(model, call.requirements, principal, self._is_up)
+            if why is None and call.requirements.unforeseen:
                 refuse = self.options.refuse_unforeseen
-                why = unbounded_reason(model, call.needs, principal, refuse=refuse)
-            if why is None and call.needs.max_delay_s is not None:
-                why = self.delays.too_long(model, call.needs, call.needs.max_delay_s)
+                why = unbounded_reason(model, call.requirements, principal, refuse=refuse)
+            if why is None and call.requirements.max_delay_s is not None:
+                why = self.delays.too_long(model, call.requirements, call.requirements.max_delay_s)
             if why is None and model.name in without:
                 why = FAILED
             if why is None:
                 models.append(model)
             else:
                 refusals[model.name] = why
-        short = call.needs.completion_tokens is not None and not call.needs.may_shorten and call.needs.pinned is None
+        short = (
+            call.requirements.completion_tokens is not None
+            and not call.requirements.may_shorten
+            and call.requirements.pinned is None
+        )
         if short and not models and any("the context holds" in why for why in refusals.values()):
-            return self._eligible(principal, replace(call, needs=shortened(call.needs)), without)
-        if call.needs.pinned is not None or not (self.unable or self._lacking):
+            return self._eligible(principal, replace(call, requirements=shortened(call.requirements)), without)
+        if call.requirements.pinned is not None or not (self.unable or self._lacking):
             return tuple(models), refusals
-        return self.unable.spared(principal.tenant, tuple(models), call.needs.features, refusals)
+        return self.unable.spared(principal.tenant, tuple(models), call.requirements.features, refusals)
 
     def _unspared(
         self, models: tuple[Model, ...], refusals: dict[str, str]
@@ -309,7 +315,7 @@ class Decider:
 
     async def _embed(self, principal: Principal, call: Call) -> Float32:
         """(d,), zero where the text may not leave for the embedder or the embedder fails: estimates are then means."""
-        stays = principal.local_only or call.needs.local_only
+        stays = principal.local_only or call.requirements.local_only
         if not self.options.remember or (stays and not self.embedder.is_local):
             return np.zeros(self.embedder.dim, np.float32)
         try:

@@ -31,20 +31,22 @@ class Delays:
         backend = self._backend(model.backend)
         return backend.delay_s(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, prior=prior)
 
-    def of(self, model: Model, needs: Requirements) -> float:
+    def of(self, model: Model, requirements: Requirements) -> float:
         """Of the answer to a request."""
         if model.program is not None:
-            return self.program_s(model, needs)
-        tokens = min(needs.completion_tokens or USUAL_COMPLETION_TOKENS, model.max_output_tokens)
-        return self.of_tokens(model, prompt_tokens=expected_prompt_tokens(model, needs), completion_tokens=tokens)
+            return self.program_s(model, requirements)
+        tokens = min(requirements.completion_tokens or USUAL_COMPLETION_TOKENS, model.max_output_tokens)
+        return self.of_tokens(
+            model, prompt_tokens=expected_prompt_tokens(model, requirements), completion_tokens=tokens
+        )
 
-    def worth(self, usd_per_s: float, models: Sequence[Model], needs: Requirements) -> Float:
+    def worth(self, usd_per_s: float, models: Sequence[Model], requirements: Requirements) -> Float:
         """(n,) USD that not having to wait for each of them is worth."""
-        return usd_per_s * np.array([self.of(model, needs) for model in models])
+        return usd_per_s * np.array([self.of(model, requirements) for model in models])
 
-    def too_long(self, model: Model, needs: Requirements, most_s: float) -> str | None:
+    def too_long(self, model: Model, requirements: Requirements, most_s: float) -> str | None:
         """Why a model is too slow for a request, or None."""
-        expected = self.of(model, needs)
+        expected = self.of(model, requirements)
         if expected <= most_s:
             return None
         return f"takes about {expected:.3g} s, over the request's max_delay_s of {most_s:g} s"

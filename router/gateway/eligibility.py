@@ -54,29 +54,35 @@ IMAGE_TOKENS = 16_384  # the most one image takes in the engines served here, at
 USUAL_IMAGE_TOKENS = 1024
 
 
-def text_bytes(needs: Requirements) -> int:
+def text_bytes(requirements: Requirements) -> int:
     """Bytes of the prompt's own text: what was sent, without the JSON around each message."""
-    return max(1, needs.prompt_bytes - MESSAGE_JSON_BYTES * needs.messages)
+    return max(1, requirements.prompt_bytes - MESSAGE_JSON_BYTES * requirements.messages)
 
 
-def expected_prompt_tokens(model: Model, needs: Requirements) -> int:
+def expected_prompt_tokens(model: Model, requirements: Requirements) -> int:
     """Prompt tokens of this request in the model's own tokenizer, as a mean."""
-    return int(text_bytes(needs) / model.bytes_per_token) + 4 * needs.messages + needs.images * USUAL_IMAGE_TOKENS
+    return (
+        int(text_bytes(requirements) / model.bytes_per_token)
+        + 4 * requirements.messages
+        + requirements.images * USUAL_IMAGE_TOKENS
+    )
 
 
-def worst_tokens(model: Model, needs: Requirements) -> tuple[int, int]:
+def worst_tokens(model: Model, requirements: Requirements) -> tuple[int, int]:
     """(prompt, completion) tokens that the answer cannot exceed: a token covers at least one byte of what is read."""
-    context, asked, choices = model.context_tokens, needs.completion_tokens, needs.choices
+    context, asked, choices = model.context_tokens, requirements.completion_tokens, requirements.choices
     if asked is None:
         asked = model.max_output_tokens
     if model.extra_body or model.defaults or model.drop_fields:
         laid = _laid_over(model)
-        asked, choices = max(asked, laid.tokens), max(choices, laid.choices * needs.prompts)
-    prompt = needs.prompt_bytes + needs.unknown_bytes + TEMPLATE_TOKENS * needs.messages + SYSTEM_TOKENS
-    prompt += IMAGE_TOKENS * needs.images + (TOOLS_TOKENS if "tools" in needs.capabilities else 0)
-    if needs.unforeseen or prompt > context * needs.prompts:
-        prompt = context * needs.prompts  # an engine refuses more
-    return prompt, min(max(asked, needs.most_tokens) + needs.predicted_bytes, context) * choices
+        asked, choices = max(asked, laid.tokens), max(choices, laid.choices * requirements.prompts)
+    prompt = (
+        requirements.prompt_bytes + requirements.unknown_bytes + TEMPLATE_TOKENS * requirements.messages + SYSTEM_TOKENS
+    )
+    prompt += IMAGE_TOKENS * requirements.images + (TOOLS_TOKENS if "tools" in requirements.capabilities else 0)
+    if requirements.unforeseen or prompt > context * requirements.prompts:
+        prompt = context * requirements.prompts  # an engine refuses more
+    return prompt, min(max(asked, requirements.most_tokens) + requirements.predicted_bytes, context) * choices
 
 
 def _laid_over(model: Model) -> Raised:
@@ -85,52 +91,59 @@ def _laid_over(model: Model) -> Raised:
     return raised if model.drop_fields.isdisjoint(LIMITS) else replace(raised, tokens=UNLIMITED)
 
 
-def worst_case(model: Model, needs: Requirements) -> tuple[NanoUsd, int]:
+def worst_case(model: Model, requirements: Requirements) -> tuple[NanoUsd, int]:
     """The most this request can cost on this model, whatever kind its tokens are, and how many they may be."""
-    prompt, completion = worst_tokens(model, needs)
-    return model.worst(prompt, completion, needs.searches, writes=writes_cache(model, needs)), prompt + completion
+    prompt, completion = worst_tokens(model, requirements)
+    return model.worst(
+        prompt, completion, requirements.searches, writes=writes_cache(model, requirements)
+    ), prompt + completion
 
 
-def writes_cache(model: Model, needs: Requirements) -> bool:
+def writes_cache(model: Model, requirements: Requirements) -> bool:
     """Whether the client, or the operator for this model, asks that a provider keep the prompt."""
-    if PROMPT_CACHE in needs.features:
+    if PROMPT_CACHE in requirements.features:
         return True
     return any(name.startswith("cache_control") for name in (*model.extra_body, *model.defaults))
 
 
-def offer_of(model: Model, needs: Requirements) -> Offer:
+def offer_of(model: Model, requirements: Requirements) -> Offer:
     """The most this request can cost on this model, and can read and write there."""
     if model.program is not None:
-        return model.program.offer(model, needs)
-    worst, tokens = worst_case(model, needs)
+        return model.program.offer(model, requirements)
+    worst, tokens = worst_case(model, requirements)
     return Offer(model.name, worst, tokens, model.budgets, model.limits)
 
 
-def worst_cost(model: Model, needs: Requirements) -> NanoUsd:
+def worst_cost(model: Model, requirements: Requirements) -> NanoUsd:
     """The most this request can cost on this model."""
-    return offer_of(model, needs).worst
+    return offer_of(model, requirements).worst
 
 
-def bounded(needs: Requirements, principal: Principal) -> Requirements:
-    """The needs with what the principal's own terms leave: who a program may ask."""
-    own, asked = principal.allowed_models, needs.allowed
+def bounded(requirements: Requirements, principal: Principal) -> Requirements:
+    """The requirements with what the principal's own terms leave: who a program may ask."""
+    own, asked = principal.allowed_models, requirements.allowed
     allowed = asked if own is None else own if asked is None else own & asked
-    return replace(needs, allowed=allowed, local_only=needs.local_only or principal.local_only)
+    return replace(requirements, allowed=allowed, local_only=requirements.local_only or principal.local_only)
 
 
-def is_usual(needs: Requirements, principal: Principal) -> bool:
+def is_usual(requirements: Requirements, principal: Principal) -> bool:
     """Whether nothing but the length and what a model can do decides: no name, no list, no limit of cost or place."""
-    free = needs.pinned is None and needs.allowed is None and needs.max_cost is None and not needs.local_only
-    free = free and needs.max_delay_s is None
-    return free and not needs.unforeseen and principal.allowed_models is None and not principal.local_only
+    free = (
+        requirements.pinned is None
+        and requirements.allowed is None
+        and requirements.max_cost is None
+        and not requirements.local_only
+    )
+    free = free and requirements.max_delay_s is None
+    return free and not requirements.unforeseen and principal.allowed_models is None and not principal.local_only
 
 
-def all_hold(models: Sequence[Model], needs: Requirements) -> bool:
+def all_hold(models: Sequence[Model], requirements: Requirements) -> bool:
     """Whether the context of every one of these models holds the request, as far as is expected."""
-    text, beside = text_bytes(needs), 4 * needs.messages + needs.images * USUAL_IMAGE_TOKENS
-    beside += needs.completion_tokens or 1
-    for model in models:  # noqa: SIM110  (a generator costs more than the comparison)
-        if int(text / model.bytes_per_token) + beside > model.context_tokens * needs.prompts:
+    text, beside = text_bytes(requirements), 4 * requirements.messages + requirements.images * USUAL_IMAGE_TOKENS
+    beside += requirements.completion_tokens or 1
+    for model in models:
+        if int(text / model.bytes_per_token) + beside > model.context_tokens * requirements.prompts:
             return False
     return True
 
@@ -139,63 +152,67 @@ DOWN, DRAINING, FAILED = "its backend is down", "draining", "failed on this requ
 
 
 def ineligible_reason(
-    model: Model, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]
+    model: Model, requirements: Requirements, principal: Principal, is_up: Callable[[str], bool]
 ) -> str | None:
     """The first reason why this model may not serve this request, or None. `is_up` takes a backend's name."""
-    if needs.pinned is not None and model.name != needs.pinned:
+    if requirements.pinned is not None and model.name != requirements.pinned:
         return "the request names another model"
-    why = _not_allowed(model, needs, principal) or _not_able(model, needs)
+    why = _not_allowed(model, requirements, principal) or _not_able(model, requirements)
     if why is None and model.program is not None:
-        return model.program.reason(needs, principal, is_up)
+        return model.program.reason(requirements, principal, is_up)
     return why or not_up(model, is_up)
 
 
-def _not_allowed(model: Model, needs: Requirements, principal: Principal) -> str | None:
+def _not_allowed(model: Model, requirements: Requirements, principal: Principal) -> str | None:
     if principal.allowed_models is not None and principal.allowed_models.isdisjoint((model.name, model.wildcard)):
         return "the key does not allow this model"
-    if needs.allowed is not None and needs.allowed.isdisjoint((model.name, model.wildcard)):
+    if requirements.allowed is not None and requirements.allowed.isdisjoint((model.name, model.wildcard)):
         return "not in the request's allowed_models"
-    if (principal.local_only or needs.local_only) and not model.local:
+    if (principal.local_only or requirements.local_only) and not model.local:
         return "the request must stay local and this model is remote"
     return None
 
 
-def _not_able(model: Model, needs: Requirements) -> str | None:
-    missing = needs.capabilities - model.capabilities
+def _not_able(model: Model, requirements: Requirements) -> str | None:
+    missing = requirements.capabilities - model.capabilities
     if missing and "chat" in model.capabilities:
         missing -= OVER_CHAT
     if missing:
         return f"cannot do {', '.join(sorted(missing))}"
-    answer = 1 if needs.may_shorten else needs.completion_tokens or 1
-    expected = expected_prompt_tokens(model, needs) + answer
-    if expected > model.context_tokens * needs.prompts:
+    answer = 1 if requirements.may_shorten else requirements.completion_tokens or 1
+    expected = expected_prompt_tokens(model, requirements) + answer
+    if expected > model.context_tokens * requirements.prompts:
         return f"the request needs about {expected} tokens and the context holds {model.context_tokens}"
-    if needs.max_cost is not None and (worst := worst_cost(model, needs)) > needs.max_cost:
-        return f"may cost {show_usd(worst)} USD, over the request's max_cost_usd of {show_usd(needs.max_cost)} USD"
+    if requirements.max_cost is not None and (worst := worst_cost(model, requirements)) > requirements.max_cost:
+        return (
+            f"may cost {show_usd(worst)} USD, over the request's max_cost_usd of {show_usd(requirements.max_cost)} USD"
+        )
     return None
 
 
-def shortened(needs: Requirements) -> Requirements:
+def shortened(requirements: Requirements) -> Requirements:
     """The same, of which less than all may be answered."""
-    return replace(needs, may_shorten=True)
+    return replace(requirements, may_shorten=True)
 
 
-def room(model: Model, needs: Requirements, prompt: int) -> int | None:
+def room(model: Model, requirements: Requirements, prompt: int) -> int | None:
     """Tokens left for an answer where more are asked for than the context holds beside so long a prompt, with a margin
     for what those are estimated at. None where the client named the model: its engine then says what it thinks."""
-    if needs.pinned is not None or needs.completion_tokens is None:
+    if requirements.pinned is not None or requirements.completion_tokens is None:
         return None
-    return max(1, model.context_tokens - prompt // needs.prompts * 5 // 4 - TEMPLATE_TOKENS)
+    return max(1, model.context_tokens - prompt // requirements.prompts * 5 // 4 - TEMPLATE_TOKENS)
 
 
-def unbounded_reason(model: Model, needs: Requirements, principal: Principal, *, refuse: bool) -> str | None:
+def unbounded_reason(model: Model, requirements: Requirements, principal: Principal, *, refuse: bool) -> str | None:
     """Why a hard budget cannot bound this request on this model, or None. `refuse`: also what could be held."""
     if not any(budget.hard for budget in (*principal.budgets, *model.budgets)):
         return None
-    if needs.fee and not model.local:
-        return f"{needs.fee} adds fees without a bound, and a hard budget holds: limit its calls (max_tool_calls)"
-    if needs.unforeseen and refuse:
-        return f"{needs.unforeseen} adds tokens nobody can foresee, and a hard budget holds (budgets.unbounded)"
+    if requirements.fee and not model.local:
+        return (
+            f"{requirements.fee} adds fees without a bound, and a hard budget holds: limit its calls (max_tool_calls)"
+        )
+    if requirements.unforeseen and refuse:
+        return f"{requirements.unforeseen} adds tokens nobody can foresee, and a hard budget holds (budgets.unbounded)"
     return None
 
 

@@ -104,7 +104,7 @@ class Judging:
         payer = await self.find(rules.key)
         if payer is None:
             raise PointsmanError("the key that judging is charged to is not valid", code="invalid_api_key")
-        stays = attempt.principal.local_only or attempt.call.needs.local_only
+        stays = attempt.principal.local_only or attempt.call.requirements.local_only
         payer = replace(payer, local_only=payer.local_only or stays, learn_from=())
         mark, question = secrets.token_hex(8), attempt.call.text
         if not rules.pairwise:
@@ -134,7 +134,7 @@ class Judging:
 
 def _may_judge(name: str, attempt: Attempt) -> bool:
     """Never the model that answered, or had a part in the answer, and no model that the one who asked may not use."""
-    allowed = attempt.principal.allowed_models, attempt.call.needs.allowed
+    allowed = attempt.principal.allowed_models, attempt.call.requirements.allowed
     had_part = name == attempt.model.name or name in attempt.asked
     return not had_part and all(each is None or name in each for each in allowed)
 
@@ -151,17 +151,26 @@ def _judge_call(messages: list[dict[str, str]], judge: str, rules: JudgeRules) -
     """Its text is not embedded and not kept: what one tenant asked is no evidence for another."""
     values = {"messages": messages, "max_tokens": rules.max_tokens, "temperature": 0.0}
     fields = {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in values.items()}
-    needs = Requirements(
+    requirements = Requirements(
         frozenset({"chat"}), len(bytes(fields["messages"])), rules.max_tokens, pinned=judge, messages=len(messages)
     )
-    return Call(CHAT, fields, "", needs)
+    return Call(CHAT, fields, "", requirements)
 
 
 def _again(call: Call, model: str) -> Call:
     """The same question to another model, as a plain answer."""
     fields = {key: raw for key, raw in call.fields.items() if key not in ("stream", "stream_options", "routing")}
-    needs = msgspec.structs.replace(call.needs, pinned=model)
-    return replace(call, fields=fields, text="", needs=needs, stream=False, wants_usage=True, session=None, headers={})
+    requirements = msgspec.structs.replace(call.requirements, pinned=model)
+    return replace(
+        call,
+        fields=fields,
+        text="",
+        requirements=requirements,
+        stream=False,
+        wants_usage=True,
+        session=None,
+        headers={},
+    )
 
 
 async def _nobody(_: str) -> Principal | None:

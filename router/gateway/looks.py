@@ -17,7 +17,7 @@ ASKED: dict[str, object] = {"logprobs": True, "top_logprobs": 5}
 def reads(attempt: Attempt, options: Options) -> bool:
     """Whether logprobs are asked of this engine so that the looks of its answers can be learned."""
     call = attempt.call
-    plain = call.path == CHAT and not call.stream and call.needs.choices == 1 and attempt.run is None
+    plain = call.path == CHAT and not call.stream and call.requirements.choices == 1 and attempt.run is None
     return plain and "signature" in options.sources_of(attempt.principal) and "logprobs" in attempt.model.capabilities
 
 

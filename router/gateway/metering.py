@@ -65,9 +65,9 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     call, model = attempt.call, attempt.model
     usage = report.usage or _NO_USAGE
     prompt, completion = _prompt(call, model, usage), _completion(call, model, usage, report.shown.bytes)
-    most_searches = MOST_CALLS if call.needs.fee else call.needs.searches
+    most_searches = MOST_CALLS if call.requirements.fee else call.requirements.searches
     parts = _believed(usage.parts, prompt, completion, most_searches=most_searches)
-    price, writes = model.price_at(report.served_by), writes_cache(model, call.needs)
+    price, writes = model.price_at(report.served_by), writes_cache(model, call.requirements)
     cost = price.of(prompt.tokens, completion.tokens, parts, writes=writes)
     estimated = not (prompt.is_believed and completion.is_believed)
     uncached = NanoUsd(0)
@@ -78,7 +78,9 @@ def billed(attempt: Attempt, report: Report) -> Bill:
     doubts = []
     if estimated and report.complete:  # who was cut off could not report
         doubts.append(_doubt("usage.estimated", prompt, completion))
-    if (prompt.is_far_above and not call.needs.images and not call.needs.unforeseen) or completion.is_far_above:
+    if (
+        prompt.is_far_above and not call.requirements.images and not call.requirements.unforeseen
+    ) or completion.is_far_above:
         doubts.append(_doubt("usage.unexplained", prompt, completion))
     if parts.searches != usage.parts.searches:
         doubts.append(Doubt("usage.searches", {"reported": usage.parts.searches, "charged": parts.searches}))
@@ -98,10 +100,10 @@ def _believed(parts: TokenParts, prompt: CountedPart, completion: CountedPart, *
 
 
 def _prompt(call: Call, model: Model, usage: Usage) -> CountedPart:
-    counted, least = expected_prompt_tokens(model, call.needs), 0.0
+    counted, least = expected_prompt_tokens(model, call.requirements), 0.0
     if usage.prompt_tokens is not None and usage.prompt_tokens * TIMES < counted:
         least = _shown_tokens(call, model) / TIMES
-    most = model.context_tokens * call.needs.prompts
+    most = model.context_tokens * call.requirements.prompts
     return CountedPart.of(usage.prompt_tokens, usage.unseen_prompt_tokens, counted, least=least, most=most)
 
 
@@ -109,7 +111,7 @@ def _completion(call: Call, model: Model, usage: Usage, shown_bytes: int) -> Cou
     if shown_bytes and bytes(call.fields.get("echo", b"")) == b"true":
         shown_bytes = max(0, shown_bytes - int(_shown_tokens(call, model) * model.bytes_per_token))
     counted = -int(-shown_bytes // model.bytes_per_token)
-    most = model.context_tokens * call.needs.choices
+    most = model.context_tokens * call.requirements.choices
     reported, unseen = usage.completion_tokens, usage.unseen_completion_tokens
     return CountedPart.of(reported, unseen, counted, least=counted / TIMES, most=most)
 

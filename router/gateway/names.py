@@ -41,10 +41,10 @@ class Names:
 
         A chain of `*` is every model's, and no name's that stands for none.
         """
-        name = call.needs.pinned
+        name = call.requirements.pinned
         if name is None:
             return
         chains = self.context_fallbacks if error.code == "context_length_exceeded" else self.fallbacks
         pattern = None if isinstance(error, NotFound) else nearest(chains, name)
         for each in chains.get(name) or chains.get(pattern or "", ()):
-            yield replace(call, needs=msgspec.structs.replace(call.needs, pinned=each))
+            yield replace(call, requirements=msgspec.structs.replace(call.requirements, pinned=each))

@@ -95,7 +95,7 @@ class Observer:
 
     def _rules(self, attempt: Attempt) -> list[Any]:
         tenant, call = attempt.principal.tenant, attempt.call
-        route = call.alias or call.needs.pinned or "auto"
+        route = call.alias or call.requirements.pinned or "auto"
         return [rule for rule in self._decider.options.learning.rules if rule.holds_for(route, tenant)]
 
     def _grades(self, attempt: Attempt, shown: ShownAnswer) -> Iterator[Grade]:

@@ -22,8 +22,8 @@ class Offers:
 
     __slots__ = ("_choice", "_models", "_needs", "_proposal")
 
-    def __init__(self, decision: Decision, needs: Requirements) -> None:
-        self._models, self._proposal, self._needs = decision.models, decision.proposal, needs
+    def __init__(self, decision: Decision, requirements: Requirements) -> None:
+        self._models, self._proposal, self._needs = decision.models, decision.proposal, requirements
         self._choice = decision.models.index(decision.model)  # which changes once another model was taken
 
     def __iter__(self) -> Iterator[Offer]:

@@ -205,7 +205,7 @@ class Gateway:
             await to_its_end(self._release(attempt))
             raise
         attempt.timings.mark_answer(reply.report.engine_s)
-        if "tools" in attempt.call.needs.capabilities or not THINKS.isdisjoint(attempt.call.fields):
+        if "tools" in attempt.call.requirements.capabilities or not THINKS.isdisjoint(attempt.call.fields):
             reply = watched(reply, attempt)
         if attempt.call.answer and self.decider.answers is not None:
             reply = self.decider.answers.recorded(attempt, reply)
@@ -229,14 +229,14 @@ class Gateway:
 
     async def _reserve(self, principal: Principal, call: Call, decision: Decision) -> tuple[Hold, Model]:
         """Hold the worst case of the drawn model, or of the best other one that fits."""
-        options, needs = self.decider.options, call.needs
+        options, requirements = self.decider.options, call.requirements
         if principal.local_only or principal.allowed_models is not None:
-            needs = bounded(needs, principal)
+            requirements = bounded(requirements, principal)
         hold = await self._ledger.reserve(
             Reservation(
                 decision.decision_id,
                 principal,
-                Offers(decision, needs),
+                Offers(decision, requirements),
                 options.hold_ttl_ms,
                 int(self._clock() * 1000),
                 options.longest_ms,
@@ -261,17 +261,19 @@ class Gateway:
         call, model = attempt.call, attempt.model
         extra: dict[str, object] = {**_unset(model, call), **model.extra_body}
         dialect = None if self._speaks(attempt) else DIALECTS.get(call.path)
-        prompt, asked = expected_prompt_tokens(model, call.needs), call.needs.completion_tokens or 1
-        if prompt // call.needs.prompts + asked > model.context_tokens:
-            attempt.room = room(model, call.needs, prompt)
+        prompt, asked = expected_prompt_tokens(model, call.requirements), call.requirements.completion_tokens or 1
+        if prompt // call.requirements.prompts + asked > model.context_tokens:
+            attempt.room = room(model, call.requirements, prompt)
         if attempt.room is not None:
             names = {"max_tokens"} if dialect is not None else LIMITS & call.fields.keys()
             extra |= dict.fromkeys(names, attempt.room)
-        elif call.needs.completion_tokens is None and model.max_output_tokens < model.context_tokens:
+        elif call.requirements.completion_tokens is None and model.max_output_tokens < model.context_tokens:
             limit = "max_output_tokens" if call.path == "/v1/responses" and dialect is None else "max_tokens"
             extra.setdefault(limit, model.max_output_tokens)  # or the hold would not cover the answer
         elif call.path == "/v1/completions" and "max_tokens" not in call.fields:
-            extra.setdefault("max_tokens", call.needs.completion_tokens)  # engines differ in what they take for usual
+            extra.setdefault(
+                "max_tokens", call.requirements.completion_tokens
+            )  # engines differ in what they take for usual
         if reads(attempt, self.decider.options) and not wants_logprobs(call):
             extra |= ASKED
         request = Request(
@@ -305,7 +307,7 @@ class Gateway:
         if error.no_path and call.path in DIALECTS and self._speaks(attempt):
             unable.note(tenant, model.name, frozenset({ABILITIES[call.path]}), "")
             return "chat" in model.capabilities
-        unable.note(tenant, model.name, call.needs.features, str(error))
+        unable.note(tenant, model.name, call.requirements.features, str(error))
         return False
 
     def _note_failure(self, model: Model, error: BackendError) -> None:

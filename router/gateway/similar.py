@@ -29,10 +29,18 @@ class Likeness:
     said: str | None = None  # by the stored answer, where the question is asked all the same
 
 
-def before_the_question(fields: dict[str, msgspec.Raw], text: str, needs: Requirements) -> tuple[str, bytes] | None:
+def before_the_question(
+    fields: dict[str, msgspec.Raw], text: str, requirements: Requirements
+) -> tuple[str, bytes] | None:
     """(the field it stands in, all of that before it), where a request ends with a question that may be compared."""
     field = next((name for name in _TALK if name in fields), None)
-    if field is None or needs.images or needs.choices != 1 or "tools" in needs.capabilities or not is_comparable(text):
+    if (
+        field is None
+        or requirements.images
+        or requirements.choices != 1
+        or "tools" in requirements.capabilities
+        or not is_comparable(text)
+    ):
         return None
     try:
         if bytes(fields[field]).startswith(b'"'):

@@ -153,11 +153,11 @@ class StoredAnswer:
     def __init__(self, kept: KeptAnswer, how: str, clock: Callable[[], float]) -> None:
         self._kept, self._how, self._clock = kept, how, clock
 
-    def offer(self, model: Model, needs: Requirements) -> Offer:
+    def offer(self, model: Model, requirements: Requirements) -> Offer:
         """See Program.offer."""
         return Offer(model.name, NanoUsd(0), 0)
 
-    def reason(self, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+    def reason(self, requirements: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
         """See Program.reason: whoever made it may serve, or it was not offered."""
         return None
 
@@ -215,7 +215,7 @@ class AnswerCache:
     async def _similar(self, principal: Principal, call: Call, alpha: float, embed: Embed) -> KeptAnswer | None:
         """The answer to the question that is surest to have the same. None where that is not sure enough, or where it
         is asked all the same to learn how often such an answer is wrong."""
-        found = before_the_question(call.fields, call.text, call.needs)
+        found = before_the_question(call.fields, call.text, call.requirements)
         if found is None:
             return None
         group = call.likeness = Likeness(name_of(principal, call, dict([found])), fingerprint(call.text))
@@ -339,7 +339,7 @@ def name_of(principal: Principal, call: Call, instead: Mapping[str, bytes] = _AL
     rules = principal.cache
     team = (principal.team or "") if rules is not None and rules.by_team else ""
     free = _TOLD_BACK if call.path == "/v1/responses" else _FREE  # whose answers say again what was asked
-    shape = f"{call.path}\0{team}\0{call.needs.pinned or ''}\0{call.stream}\0{call.stream and call.wants_usage}"
+    shape = f"{call.path}\0{team}\0{call.requirements.pinned or ''}\0{call.stream}\0{call.stream and call.wants_usage}"
     digest = blake2b(f"{shape}\0{len(instead)}".encode(), digest_size=20)
     for header in _VARIES:
         digest.update(f"\0{call.headers.get(header, '')}".encode())
@@ -358,10 +358,10 @@ def _text(call: Call, blocks: list[bytes]) -> str | None:
 
 def _stands(call: Call) -> bool:
     """Whether an answer to it follows from the request alone."""
-    needs = call.needs
+    requirements = call.requirements
     if not (call.takes_stored or call.keeps_stored):
         return False
-    return call.path in PATHS and not (needs.unforeseen or needs.fee or needs.searches)
+    return call.path in PATHS and not (requirements.unforeseen or requirements.fee or requirements.searches)
 
 
 def _is_whole(attempt: Attempt, spend: Spend, report: Report | None, most: int) -> bool:
@@ -371,7 +371,7 @@ def _is_whole(attempt: Attempt, spend: Spend, report: Report | None, most: int) 
         return False
     if report.failure is not None or not report.complete or report.finish_reason not in _ENDED:
         return False
-    return not (attempt.call.path == "/v1/responses" and "tools" in attempt.call.needs.capabilities)
+    return not (attempt.call.path == "/v1/responses" and "tools" in attempt.call.requirements.capabilities)
 
 
 def _model(maker: Model, program: StoredAnswer, call: Call) -> Model:

@@ -32,7 +32,7 @@ def refusal(error: Refused) -> RequestRejected:
 
 def for_another_model(error: Refused, call: Call) -> bool:
     """Whether another model might take what this one finds too long, or cannot do at all."""
-    if call.needs.pinned is not None:
+    if call.requirements.pinned is not None:
         return False
     text = error.body.lower()
     return isinstance(error, UnsupportedRequest) or any(sign in text for sign in _FOR_ANOTHER)

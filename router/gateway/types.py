@@ -44,7 +44,7 @@ class Call:
     path: str
     fields: dict[str, msgspec.Raw]
     text: str  # what is embedded: the last thing the user said
-    needs: Requirements
+    requirements: Requirements
     stream: bool = False
     wants_usage: bool = True
     preference: float | None = None
@@ -92,7 +92,7 @@ class Catalogue:
 
 def generic_tokens(call: Call) -> int:
     """Prompt tokens of four bytes each, for comparing models of different tokenizers."""
-    return int(text_bytes(call.needs) / GENERIC_BYTES_PER_TOKEN) + 1
+    return int(text_bytes(call.requirements) / GENERIC_BYTES_PER_TOKEN) + 1
 
 
 @lru_cache(maxsize=4096)

@@ -21,11 +21,13 @@ def routes(gateway: Gateway, authentication: Authentication) -> APIRouter:
         body = with_field(await request.body(), "max_tokens", 1, replace=False)  # which only an answer needs
         call = parse(path, body, {}, aliases=decider.options.aliases, meaning=decider.meaning)
         models = [
-            model for model in decider.catalogue.among(call.needs.pinned) if call.needs.pinned in (None, model.name)
+            model
+            for model in decider.catalogue.among(call.requirements.pinned)
+            if call.requirements.pinned in (None, model.name)
         ]
         if not models:
-            raise NotFound(f"there is no model {call.needs.pinned!r}", param="model", code="model_not_found")
-        return max(expected_prompt_tokens(model, call.needs) for model in models)
+            raise NotFound(f"there is no model {call.requirements.pinned!r}", param="model", code="model_not_found")
+        return max(expected_prompt_tokens(model, call.requirements) for model in models)
 
     @router.post("/v1/messages/count_tokens")
     async def messages(request: Request) -> dict[str, int]:

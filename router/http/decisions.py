@@ -128,7 +128,7 @@ def routes(gateway: Gateway, stores: Stores, authentication: Authentication, *, 
             preference=knob,
             aliases=gateway.decider.options.aliases,
         )
-        call.needs = bounded(call.needs, principal)
+        call.requirements = bounded(call.requirements, principal)
         decision = await gateway.explain(principal, call)
         found = await explain(gateway, call, decision, principal)
         return Response(msgspec.json.encode(found), media_type="application/json")

@@ -111,8 +111,8 @@ def _candidates(record: DecisionRecord, proposal: Proposal) -> list[dict[str, ob
 def _of_the_request(gateway: Gateway, call: Call, model: Model) -> Mapping[str, object]:
     """What a candidate would read, how long it would take, and what its tokens cost."""
     return {
-        "prompt_tokens": expected_prompt_tokens(model, call.needs),
-        "delay_s": gateway.decider.delays.of(model, call.needs),
+        "prompt_tokens": expected_prompt_tokens(model, call.requirements),
+        "delay_s": gateway.decider.delays.of(model, call.requirements),
         "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
         **_learned_price(gateway, model),
     }

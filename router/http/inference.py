@@ -282,7 +282,7 @@ class HttpExchange:
             reason=self.reason,
             principal=self.principal,
             overhead_s=self._overhead_s,
-            asked_for=call.needs.pinned or call.alias if call is not None else None,
+            asked_for=call.requirements.pinned or call.alias if call is not None else None,
             stream=call is not None and call.stream,
             decision=attempt.decision if attempt is not None else None,
             spend=attempt.spend if attempt is not None else None,

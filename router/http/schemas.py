@@ -78,8 +78,8 @@ def parse(
         fields = _FIELDS.decode(body)
         plain = unescaped(body)
         call = _PARSERS[path](plain, fields if plain is body else _FIELDS.decode(plain))
-        if call.needs.pinned is not None:
-            _rename(call, meaning(call.needs.pinned))
+        if call.requirements.pinned is not None:
+            _rename(call, meaning(call.requirements.pinned))
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -126,19 +126,19 @@ def _invalid(message: str) -> InvalidRequest:
 def _chat(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     chat = _CHAT.decode(body)
     seen = look_through(chat.messages)
-    needs = {"chat"}
+    requirements = {"chat"}
     if bytes(chat.tools) not in _EMPTY or bytes(chat.functions) not in _EMPTY:
-        needs.add("tools")
+        requirements.add("tools")
     if seen.images:
-        needs.add("vision")
+        requirements.add("vision")
     if chat.logprobs:
-        needs.add("logprobs")
+        requirements.add("logprobs")
     limits = [each for each in (chat.max_completion_tokens, chat.max_tokens) if each is not None]
     return _call(
         "/v1/chat/completions",
         chat,
         fields,
-        capabilities=_NO_CAPABILITIES["chat"] if len(needs) == 1 else frozenset(needs),
+        capabilities=_NO_CAPABILITIES["chat"] if len(requirements) == 1 else frozenset(requirements),
         text=last_user_text(chat.messages),
         prompt_bytes=_size(fields, "messages", "tools", "functions", "response_format"),
         completion_tokens=_at_least(max(limits, default=None), 1, "max_tokens"),
@@ -187,12 +187,12 @@ def _responses(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     response = _RESPONSES.decode(body)
     if response.input in ("", []):
         raise InvalidRequest("input is empty", param="input")
-    needs = {"responses"} if bytes(response.tools) in _EMPTY else {"responses", "tools"}
+    requirements = {"responses"} if bytes(response.tools) in _EMPTY else {"responses", "tools"}
     return _call(
         "/v1/responses",
         response,
         fields,
-        capabilities=frozenset(needs),
+        capabilities=frozenset(requirements),
         text=response.input if isinstance(response.input, str) else last_item_text(response.input),
         prompt_bytes=_size(fields, "input", "instructions", "tools"),
         completion_tokens=_at_least(response.max_output_tokens, 1, "max_output_tokens"),
@@ -203,16 +203,16 @@ def _responses(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
 def _messages(body: bytes, fields: dict[str, msgspec.Raw]) -> Call:
     messages = _MESSAGES.decode(body)
     seen = look_through(messages.messages)
-    needs = {"messages"}
+    requirements = {"messages"}
     if bytes(messages.tools) not in _EMPTY:
-        needs.add("tools")
+        requirements.add("tools")
     if seen.images:
-        needs.add("vision")
+        requirements.add("vision")
     return _call(
         "/v1/messages",
         messages,
         fields,
-        capabilities=frozenset(needs),
+        capabilities=frozenset(requirements),
         text=last_user_text(messages.messages),
         prompt_bytes=_size(fields, "messages", "system", "tools"),
         completion_tokens=_at_least(messages.max_tokens, 1, "max_tokens"),
@@ -250,7 +250,7 @@ def _call(
     pinned, alias = _named(common.model)
     more = raised(path, fields)
     choices = _choices(path, max(choices or _at_least(common.n, 1, "n") or 1, more.choices), prompts)
-    needs = Requirements(
+    requirements = Requirements(
         capabilities=capabilities,
         prompt_bytes=prompt_bytes - seen.image_bytes,
         completion_tokens=completion_tokens,
@@ -276,7 +276,7 @@ def _call(
         path=path,
         fields=fields,
         text=text,
-        needs=needs,
+        requirements=requirements,
         stream=bool(common.stream),
         wants_usage=common.stream_options is not None and common.stream_options.include_usage,
         preference=routing.preference,
@@ -316,9 +316,9 @@ def _named(model: str) -> tuple[str | None, str | None]:
 
 def _rename(call: Call, meant: str) -> None:
     """Take the model, `auto` or `auto:NAME` in place of the name the client used."""
-    if meant != call.needs.pinned:
+    if meant != call.requirements.pinned:
         pinned, call.alias = _named(meant)
-        call.needs = msgspec.structs.replace(call.needs, pinned=pinned)
+        call.requirements = msgspec.structs.replace(call.requirements, pinned=pinned)
 
 
 def _max_cost(usd: float | None) -> NanoUsd | None:

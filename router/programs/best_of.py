@@ -37,10 +37,10 @@ class BestOf:
     def parts(self) -> tuple[Part, ...]:
         return (self.of,)
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """n steps side by side."""
-        n = draws(self.of, self.n, needs)
-        return RunPlan(tuple([Step(f"draw {i + 1}", self.of, same(needs)) for i in range(n)]), self.at_once)
+        n = draws(self.of, self.n, requirements)
+        return RunPlan(tuple([Step(f"draw {i + 1}", self.of, same(requirements)) for i in range(n)]), self.at_once)
 
     async def run(self, run: Run, request: Request) -> Reply:
         """See Kind.run. A draw that fails is left out; where all fail the last failure is told."""

@@ -35,7 +35,7 @@ class DryRun(Run):
         """See Run.ask. Sends nothing."""
         model, _ = step.usual()
         self.prompts[step.role] = tokens_of(fields, model)
-        most = step.needs.completion_tokens or model.max_output_tokens
+        most = step.requirements.completion_tokens or model.max_output_tokens
         tokens = min(self.gateway.steps.tokens(self.plan.program, step.role, USUAL_TOKENS), most)
         words = "x" * max(1, round(tokens * model.bytes_per_token))
         message = {"role": "assistant", "content": words}

@@ -41,9 +41,9 @@ class Escalate:
     def parts(self) -> tuple[Part, ...]:
         return self.of
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """One step after the other, each less likely than the one before."""
-        asked = same(needs)
+        asked = same(requirements)
         return RunPlan(tuple([Step(f"try {i + 1}", part, asked, i, NEXT**i) for i, part in enumerate(self.of)]))
 
     async def run(self, run: Run, request: Request) -> Reply:
@@ -74,7 +74,7 @@ class Escalate:
 
     def _fields(self, step: Step, request: Request, is_last: bool) -> Mapping[str, object]:
         fields = fields_of(request)
-        able = all("logprobs" in model.capabilities for model in step.part.may(step.needs))
+        able = all("logprobs" in model.capabilities for model in step.part.may(step.requirements))
         if is_last or not able or _wants_logprobs(request):
             return fields
         return {**fields, "logprobs": True, "top_logprobs": TOP_LOGPROBS}

@@ -13,14 +13,14 @@ from router.programs.program import NamedProgram
 from router.types import Model, NanoUsd, Principal
 
 
-def plan_of(model: Model, needs: Requirements) -> RunPlan | None:
+def plan_of(model: Model, requirements: Requirements) -> RunPlan | None:
     """What a program would do; None of a model."""
-    return model.program.plan(needs) if isinstance(model.program, NamedProgram) else None
+    return model.program.plan(requirements) if isinstance(model.program, NamedProgram) else None
 
 
-def program_s(model: Model, needs: Requirements, gateway: Gateway) -> float:
+def program_s(model: Model, requirements: Requirements, gateway: Gateway) -> float:
     """Until a program's answer to such a request would be there; 0 of a model."""
-    plan = plan_of(model, needs)
+    plan = plan_of(model, requirements)
     return 0.0 if plan is None else _seconds(plan, plan.expected(gateway.steps, {}), gateway)
 
 
@@ -29,7 +29,7 @@ def _seconds(plan: RunPlan, steps: Sequence[Expected], gateway: Gateway) -> floa
 
     def delay_s(each: Expected) -> float:
         if each.model.program is not None:
-            return program_s(each.model, each.step.needs, gateway)
+            return program_s(each.model, each.step.requirements, gateway)
         prompt, completion = each.prompt_tokens, each.completion_tokens
         return decider.delays.of_tokens(each.model, prompt_tokens=prompt, completion_tokens=completion)
 
@@ -41,7 +41,7 @@ async def planned(gateway: Gateway, principal: Principal, call: Call, decision: 
 
     Raises: InvalidRequest, as the program itself would.
     """
-    plan = plan_of(decision.model, call.needs)
+    plan = plan_of(decision.model, call.requirements)
     if plan is None:
         return {}
     return {"plan": shown(plan, gateway, await prompts_of(plan, gateway, principal, call, decision))}
@@ -69,7 +69,7 @@ def _step(expected: Expected) -> dict[str, object]:
         "chance": expected.chance,
         "prompt_tokens": expected.prompt_tokens,
         "completion_tokens": expected.completion_tokens,
-        "worst_tokens": max((each.tokens for each in step.part.offers(step.needs)), default=0),
+        "worst_tokens": max((each.tokens for each in step.part.offers(step.requirements)), default=0),
         "expected_usd": usd(NanoUsd(round(expected.chance * expected.cost))),
         "worst_usd": usd(step.worst),
     }

@@ -59,23 +59,23 @@ class MapReduce:
     def parts(self) -> tuple[Part, ...]:
         return (self.map, self.reduce)
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """A step for each part, and the last one."""
-        size = self._size(needs)
+        size = self._size(requirements)
         if size.count == 1:
-            return RunPlan((Step("answer", self.map, same(needs)),), self.at_once, size.why, self.exact is None)
-        total, note = text_bytes(needs), len(PART_NOTE)
+            return RunPlan((Step("answer", self.map, same(requirements)),), self.at_once, size.why, self.exact is None)
+        total, note = text_bytes(requirements), len(PART_NOTE)
         asked = inner(
-            needs,
+            requirements,
             prompt_bytes=size.part_bytes + size.frame_bytes + note,
             completion_tokens=self.part_tokens,
-            messages=needs.messages + 2,
+            messages=requirements.messages + 2,
         )
         usual = -(-total // size.count) + note
         steps = [Step(f"map {i + 1}", self.map, asked, usual_bytes=usual) for i in range(size.count)]
         if self.exact is None:
             answers = size.count * (self._answer_bytes + SOURCE_BYTES)
-            last = replace_bytes(same(needs), answers + size.frame_bytes, needs.messages + 2)
+            last = replace_bytes(same(requirements), answers + size.frame_bytes, requirements.messages + 2)
             steps.append(Step("reduce", self.reduce, last, stage=1, usual_bytes=answers // 4 + size.frame_bytes // 4))
         return RunPlan(tuple(steps), self.at_once, size.why)
 
@@ -84,20 +84,20 @@ class MapReduce:
         """Of a part's answer, that the last step reads at most."""
         return 2 * round(self.part_tokens * max([m.bytes_per_token for m in self.map.models], default=4.0))
 
-    def _size(self, needs: Requirements) -> Split:
+    def _size(self, requirements: Requirements) -> Split:
         """The cheapest that fits, or the one that was set."""
-        total = text_bytes(needs)
-        sizes = {self._usable(model): model for model in self.map.may(needs) or self.map.models}
+        total = text_bytes(requirements)
+        sizes = {self._usable(model): model for model in self.map.may(requirements) or self.map.models}
         if not sizes:
             return Split(1, total, 0, "nobody reads the parts")
-        fits = [self._for(needs, total, usable, model) for usable, model in sorted(sizes.items())]
+        fits = [self._for(requirements, total, usable, model) for usable, model in sorted(sizes.items())]
         if self.chunk_tokens is not None or len(fits) == 1:
             return fits[-1][1]
         costs = ", ".join(f"{size.part_bytes:,} bytes {cost / 1e9:.3g} USD" for cost, size in fits)
         best = min(fits, key=lambda each: each[0])[1]
         return replace(best, why=f"{best.why}, the cheapest of {costs}")
 
-    def _for(self, needs: Requirements, total: int, usable: int, model: Model) -> tuple[float, Split]:
+    def _for(self, requirements: Requirements, total: int, usable: int, model: Model) -> tuple[float, Split]:
         """(expected cost, parts) where the parts fill this model's context."""
         if self.chunk_tokens is not None:
             usable = min(usable, round(self.chunk_tokens * model.bytes_per_token / (1 - FRAME)))
@@ -138,9 +138,9 @@ class MapReduce:
     def _split(self, run: Run, request: Request) -> tuple[list[dict[str, Any]], list[bytes], str]:
         """(all other messages, the parts, what is asked). Raises: InvalidRequest where the rest leaves no room."""
         messages = messages_of(request)
-        size = self._size(run.attempt.call.needs)
+        size = self._size(run.attempt.call.requirements)
         at = max(range(len(messages)), key=lambda i: (messages[i].get("role") == "user", len(text_of(messages[i]))))
-        if run.attempt.call.needs.images:
+        if run.attempt.call.requirements.images:
             raise InvalidRequest("a long input with images cannot be split", param="messages", code="cannot_split")
         text, question = question_of(text_of(messages[at]))
         frame = messages[:at] + messages[at + 1 :]
@@ -159,9 +159,9 @@ class MapReduce:
         return {**kept_of(request), "messages": [*frame, _user(part, question)], "max_tokens": self.part_tokens}
 
 
-def replace_bytes(needs: Requirements, prompt_bytes: int, messages: int) -> Requirements:
-    """The same needs of a text of another length."""
-    return msgspec.structs.replace(needs, prompt_bytes=prompt_bytes, messages=messages)
+def replace_bytes(requirements: Requirements, prompt_bytes: int, messages: int) -> Requirements:
+    """The same requirements, of a text of another length."""
+    return msgspec.structs.replace(requirements, prompt_bytes=prompt_bytes, messages=messages)
 
 
 def _user(text: str, question: str) -> dict[str, Any]:

@@ -24,9 +24,9 @@ class Part:
     models: tuple[Model, ...]  # empty while no engine has told of it
     preference: float | None = None  # of auto:NAME
 
-    def may(self, needs: Requirements) -> tuple[Model, ...]:
+    def may(self, requirements: Requirements) -> tuple[Model, ...]:
         """Those that the request's own limits leave."""
-        allowed, local = needs.allowed, needs.local_only
+        allowed, local = requirements.allowed, requirements.local_only
         return tuple(
             [
                 m
@@ -35,13 +35,13 @@ class Part:
             ]
         )
 
-    def offers(self, needs: Requirements) -> list[Offer]:
+    def offers(self, requirements: Requirements) -> list[Offer]:
         """What a step may cost at each who may do it."""
-        return [offer_of(model, needs) for model in self.may(needs) or self.models]
+        return [offer_of(model, requirements) for model in self.may(requirements) or self.models]
 
-    def usual(self, needs: Requirements) -> Model:
+    def usual(self, requirements: Requirements) -> Model:
         """Who is expected to do it: by price where a preference says so, else the middle."""
-        models = sorted(self.may(needs) or self.models, key=lambda m: m.price.prompt + m.price.completion)
+        models = sorted(self.may(requirements) or self.models, key=lambda m: m.price.prompt + m.price.completion)
         share = 0.5 if self.preference is None else self.preference
         return models[round(share * (len(models) - 1))]
 
@@ -52,7 +52,7 @@ class Step:
 
     role: str  # "map 3"
     part: Part
-    needs: Requirements
+    requirements: Requirements
     stage: int = 0  # steps of one stage run side by side
     chance: float = 1.0  # that it is begun at all
     usual_bytes: int = 0  # of its prompt as a mean, where that is not the most
@@ -60,14 +60,14 @@ class Step:
     @property
     def worst(self) -> NanoUsd:
         """The most it can cost, whoever does it."""
-        return max((offer.worst for offer in self.part.offers(self.needs)), default=NanoUsd(0))
+        return max((offer.worst for offer in self.part.offers(self.requirements)), default=NanoUsd(0))
 
     def usual(self) -> tuple[Model, int]:
         """(who is expected to take it, prompt tokens as a mean)."""
-        model, needs = self.part.usual(self.needs), self.needs
+        model, requirements = self.part.usual(self.requirements), self.requirements
         if self.usual_bytes:
-            needs = replace(needs, prompt_bytes=min(needs.prompt_bytes, self.usual_bytes))
-        return model, expected_prompt_tokens(model, needs)
+            requirements = replace(requirements, prompt_bytes=min(requirements.prompt_bytes, self.usual_bytes))
+        return model, expected_prompt_tokens(model, requirements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class RunPlan:
         )  # fmt: skip
         budgets, limits = dict.fromkeys(model.budgets), dict.fromkeys(model.limits)
         for step in self.steps:
-            offers = step.part.offers(step.needs)
+            offers = step.part.offers(step.requirements)
             worst += max([each.worst for each in offers], default=0)
             tokens += max([each.tokens for each in offers], default=0)
             for each in offers:
@@ -121,7 +121,7 @@ class RunPlan:
         found = []
         for step in self.steps:
             model, usual = step.usual()
-            asked = step.needs.completion_tokens or model.max_output_tokens
+            asked = step.requirements.completion_tokens or model.max_output_tokens
             tokens = round(history.tokens(self.program, step.role, USUAL_TOKENS))
             chance = history.chance(self.program, step.role, step.chance)
             completion = min(tokens, asked, model.max_output_tokens)
@@ -155,28 +155,28 @@ def room_bytes(parts: Sequence[Part], share: float, most: int) -> int:
     return min(most, int(share * min(contexts, default=0)))
 
 
-def draws(part: Part, n: int, needs: Requirements) -> int:
+def draws(part: Part, n: int, requirements: Requirements) -> int:
     """How often to ask for the same: once where one model would say the same again."""
     alone = len(part.models) == 1 and part.models[0].program is None
-    return 1 if alone and needs.repeats else n
+    return 1 if alone and requirements.repeats else n
 
 
-def same(needs: Requirements) -> Requirements:
+def same(requirements: Requirements) -> Requirements:
     """What a step asks that answers the request as it stands, in chat."""
-    return replace(needs, capabilities=_in_chat(needs.capabilities), pinned=None, max_cost=None)
+    return replace(requirements, capabilities=_in_chat(requirements.capabilities), pinned=None, max_cost=None)
 
 
-def inner(needs: Requirements, *, prompt_bytes: int, completion_tokens: int, messages: int = 2) -> Requirements:
+def inner(requirements: Requirements, *, prompt_bytes: int, completion_tokens: int, messages: int = 2) -> Requirements:
     """What a step asks that reads a text of our own making and is given no tools."""
-    asked = min(completion_tokens, needs.completion_tokens or completion_tokens)
+    asked = min(completion_tokens, requirements.completion_tokens or completion_tokens)
     return replace(
-        same(needs),
+        same(requirements),
         capabilities=frozenset({"chat"}),
         prompt_bytes=prompt_bytes,
         completion_tokens=asked,
         most_tokens=0,
         messages=messages,
-        features=needs.features - _SHORT,
+        features=requirements.features - _SHORT,
     )
 
 

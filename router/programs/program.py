@@ -25,8 +25,8 @@ class Kind(Protocol):
     def parts(self) -> tuple[Part, ...]:
         """Who is asked; the last one gives the answer."""
 
-    def plan(self, needs: Requirements) -> RunPlan:
-        """The steps of a run of these needs."""
+    def plan(self, requirements: Requirements) -> RunPlan:
+        """The steps of a run of these requirements."""
 
     async def run(self, run: Run, request: Request) -> Reply:
         """The answer to a chat request. Raises: BackendError, PointsmanError."""
@@ -41,27 +41,27 @@ class NamedProgram:
     alone: Mapping[str, Model]  # by the arms that are one model each: it, under the program's name
     _planned: tuple[Requirements, RunPlan] | None = None  # the last: a request asks several times
 
-    def plan(self, needs: Requirements) -> RunPlan:
-        """The steps of a run of these needs."""
-        if self._planned is None or self._planned[0] is not needs:
-            self._planned = needs, replace(self.kind.plan(needs), program=self.name)
+    def plan(self, requirements: Requirements) -> RunPlan:
+        """The steps of a run of these requirements."""
+        if self._planned is None or self._planned[0] is not requirements:
+            self._planned = requirements, replace(self.kind.plan(requirements), program=self.name)
         return self._planned[1]
 
-    def offer(self, model: Model, needs: Requirements) -> Offer:
+    def offer(self, model: Model, requirements: Requirements) -> Offer:
         """See Program.offer."""
-        return self.plan(needs).offer(model)
+        return self.plan(requirements).offer(model)
 
-    def reason(self, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+    def reason(self, requirements: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
         """See Program.reason: every step needs somebody who may do it."""
-        if needs.choices != 1 or needs.prompts != 1:
+        if requirements.choices != 1 or requirements.prompts != 1:
             return "a program gives one answer"
-        if needs.unforeseen or needs.fee:
-            return f"{needs.unforeseen or needs.fee} cannot be planned for"
-        for step in {each.part.arm: each for each in self.plan(needs).steps}.values():
-            why = _nobody(step.part, step.needs, principal, is_up)
+        if requirements.unforeseen or requirements.fee:
+            return f"{requirements.unforeseen or requirements.fee} cannot be planned for"
+        for step in {each.part.arm: each for each in self.plan(requirements).steps}.values():
+            why = _nobody(step.part, step.requirements, principal, is_up)
             if why is not None:
                 return f"no step {step.role}: {why}"
-        if needs.repeats and needs.pinned is None and (only := self._only(self.plan(needs))):
+        if requirements.repeats and requirements.pinned is None and (only := self._only(self.plan(requirements))):
             return f"at temperature 0 it is {only.asked} alone"
         return None
 
@@ -74,13 +74,13 @@ class NamedProgram:
 
     def begin(self, gateway: Gateway, call: Call) -> Run | OneStep:
         """See Program.begin. Where one model is asked once, it is asked as if the client had named it."""
-        plan = self.plan(call.needs)
+        plan = self.plan(call.requirements)
         return self._only(plan) or Run(gateway, plan, self.kind.run)
 
 
-def _nobody(part: Part, needs: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
-    """Why nobody of a part may do a step of these needs; None where somebody may."""
-    whys = [(model.name, ineligible_reason(model, needs, principal, is_up)) for model in part.models]
+def _nobody(part: Part, requirements: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
+    """Why nobody of a part may do a step of these requirements; None where somebody may."""
+    whys = [(model.name, ineligible_reason(model, requirements, principal, is_up)) for model in part.models]
     if any(why is None for _, why in whys):
         return None
     return "; ".join(f"{name}: {why}" for name, why in whys) or f"there is no {part.arm}"
@@ -88,16 +88,18 @@ def _nobody(part: Part, needs: Requirements, principal: Principal, is_up: Callab
 
 def model_of(name: str, kind: Kind, *, any_length: bool) -> Model:
     """The program as a candidate. Its list price is what its steps make of a usual request, for each token of it."""
-    needs = Requirements(frozenset({"chat"}), NOMINAL_BYTES, USUAL_TOKENS)
+    requirements = Requirements(frozenset({"chat"}), NOMINAL_BYTES, USUAL_TOKENS)
     there = all(part.models for part in kind.parts)
-    last = kind.parts[-1].usual(needs) if there else None
-    quality = [found.quality for part in kind.parts if part.models and (found := part.usual(needs)).quality is not None]
+    last = kind.parts[-1].usual(requirements) if there else None
+    quality = [
+        found.quality for part in kind.parts if part.models and (found := part.usual(requirements)).quality is not None
+    ]
     everybody = [model for part in kind.parts for model in part.models]
     return Model(
         name=name,
         backend=PROGRAMS,
         upstream=name,
-        price=_price(kind.plan(needs), last) if last is not None else Price(NanoUsd(0), NanoUsd(0)),
+        price=_price(kind.plan(requirements), last) if last is not None else Price(NanoUsd(0), NanoUsd(0)),
         context_tokens=MOST_TOKENS if any_length else min([m.context_tokens for m in everybody], default=1),
         max_output_tokens=last.max_output_tokens if last is not None else 1,
         local=all(any(model.local for model in part.models) for part in kind.parts),
@@ -123,9 +125,9 @@ def _price(plan: RunPlan, last: Model) -> Price:
     """Nano-USD per million tokens of the request and of its answer, that all steps cost together."""
     prompt = completion = 0.0
     for step in plan.steps:
-        model = step.part.usual(step.needs)
-        bytes_share = step.needs.prompt_bytes / NOMINAL_BYTES * last.bytes_per_token / model.bytes_per_token
-        asked = step.needs.completion_tokens or USUAL_TOKENS
+        model = step.part.usual(step.requirements)
+        bytes_share = step.requirements.prompt_bytes / NOMINAL_BYTES * last.bytes_per_token / model.bytes_per_token
+        asked = step.requirements.completion_tokens or USUAL_TOKENS
         prompt += step.chance * model.price.prompt * bytes_share
         completion += step.chance * model.price.completion * asked / USUAL_TOKENS
     return Price(NanoUsd(round(prompt)), NanoUsd(round(completion)))

@@ -33,13 +33,15 @@ class Refine:
     def parts(self) -> tuple[Part, ...]:
         return (self.critic, self.draft)
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """Draft, and for each round critic and draft."""
-        longer = needs.prompt_bytes + self._draft_bytes + NOTE_BYTES
-        note = inner(needs, prompt_bytes=longer, completion_tokens=self.note_tokens, messages=needs.messages + 3)
-        again = replace_bytes(same(needs), longer + self._note_bytes, needs.messages + 3)
-        steps = [Step("draft 1", self.draft, same(needs), 0)]
-        usual = needs.prompt_bytes + 1_000
+        longer = requirements.prompt_bytes + self._draft_bytes + NOTE_BYTES
+        note = inner(
+            requirements, prompt_bytes=longer, completion_tokens=self.note_tokens, messages=requirements.messages + 3
+        )
+        again = replace_bytes(same(requirements), longer + self._note_bytes, requirements.messages + 3)
+        steps = [Step("draft 1", self.draft, same(requirements), 0)]
+        usual = requirements.prompt_bytes + 1_000
         for i in range(self.rounds):
             steps.append(Step(f"critic {i + 1}", self.critic, note, 2 * i + 1, MORE**i, usual))
             steps.append(Step(f"draft {i + 2}", self.draft, again, 2 * i + 2, MORE ** (i + 1), usual))

@@ -36,19 +36,23 @@ class Roles:
     def parts(self) -> tuple[Part, ...]:
         return (self.planner, self.caller, self.summary)
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """Plan, each step with the results before it, and the answer."""
         note = self._note_bytes
         steps = []
         for i in range(self.rounds + 1):
             role, part = (f"call {i}", self.caller) if i else ("plan", self.planner)
-            size = needs.prompt_bytes + NOTE_BYTES + i * note
-            asked = inner(needs, prompt_bytes=size, completion_tokens=self.note_tokens, messages=needs.messages + 2)
+            size = requirements.prompt_bytes + NOTE_BYTES + i * note
+            asked = inner(
+                requirements, prompt_bytes=size, completion_tokens=self.note_tokens, messages=requirements.messages + 2
+            )
             chance = 1.0 if i < 2 else MORE ** (i - 1)
-            steps.append(Step(role, part, asked, i, chance, needs.prompt_bytes + 100 * i + 100))
-        size = needs.prompt_bytes + NOTE_BYTES + (self.rounds + 1) * note
-        last = replace_bytes(same(needs), size, needs.messages + 2)
-        steps.append(Step("summarise", self.summary, last, self.rounds + 1, usual_bytes=needs.prompt_bytes + 500))
+            steps.append(Step(role, part, asked, i, chance, requirements.prompt_bytes + 100 * i + 100))
+        size = requirements.prompt_bytes + NOTE_BYTES + (self.rounds + 1) * note
+        last = replace_bytes(same(requirements), size, requirements.messages + 2)
+        steps.append(
+            Step("summarise", self.summary, last, self.rounds + 1, usual_bytes=requirements.prompt_bytes + 500)
+        )
         return RunPlan(tuple(steps))
 
     @property

@@ -119,7 +119,7 @@ class Run:
                 raise Failed("ended in a stream where a plain answer was asked for", backend=name)
             return renamed(reply, self.name, self.bill().spend)
         except (NoCandidate, UpstreamFailed, RequestRejected) as error:
-            if self.attempt.call.needs.pinned is not None:
+            if self.attempt.call.requirements.pinned is not None:
                 raise
             raise Failed(error.message, backend=name) from error  # another arm may do it
         except BackendError as error:
@@ -176,7 +176,7 @@ class Run:
         problem: BackendError | None = None
         while True:
             catalogue, without = decider.catalogue, failed
-            if not call.needs.pinned:  # auto draws no program
+            if not call.requirements.pinned:  # auto draws no program
                 without |= {model.name for model in catalogue.models if model.program is not None}
             try:
                 decision = await decider.decide(principal, call, Timings(), without=without)
@@ -192,7 +192,7 @@ class Run:
                 answer.reply = await self.gateway.open_step(answer.attempt)
             except BaseException as error:
                 await to_its_end(self._end(answer))
-                if not isinstance(error, BackendError) or call.needs.pinned or isinstance(error, Refused):
+                if not isinstance(error, BackendError) or call.requirements.pinned or isinstance(error, Refused):
                     raise
                 problem, failed = error, failed | {decision.model.name}
                 continue
@@ -238,7 +238,7 @@ class Run:
 
     def _hold_of(self, model: Any, call: Call) -> Hold:
         """A part of the program's own hold. Raises: OverPlan."""
-        worst, left = worst_cost(model, call.needs), self.left
+        worst, left = worst_cost(model, call.requirements), self.left
         if worst > left:
             raise OverPlan(
                 f"the next step may cost {usd(worst)} USD and {usd(max(left, NanoUsd(0)))} USD are left of what the "
@@ -260,13 +260,13 @@ class Run:
             key: value if isinstance(value, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(value))
             for key, value in given.items()
         }
-        size = min(step.needs.prompt_bytes, sum([len(raws[name]) for name in _READ if name in raws]))
+        size = min(step.requirements.prompt_bytes, sum([len(raws[name]) for name in _READ if name in raws]))
         named, outer = step.part.preference is None and step.part.arm != "auto", self.attempt.call
         return Call(
             CHAT,
             raws,
             _text_of(given, outer.text),
-            replace(step.needs, prompt_bytes=size, pinned=step.part.arm if named else None),
+            replace(step.requirements, prompt_bytes=size, pinned=step.part.arm if named else None),
             stream=streams,
             wants_usage=request.wants_usage,
             preference=outer.preference if step.part.preference is None else step.part.preference,

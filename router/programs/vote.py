@@ -32,11 +32,11 @@ class Vote:
     def parts(self) -> tuple[Part, ...]:
         return (self.of,)
 
-    def plan(self, needs: Requirements) -> RunPlan:
+    def plan(self, requirements: Requirements) -> RunPlan:
         """n steps; a majority of them is begun for certain."""
-        n = draws(self.of, self.n, needs)
+        n = draws(self.of, self.n, requirements)
         sure = n if not self.stops else n // 2 + 1
-        asked, steps = same(needs), []
+        asked, steps = same(requirements), []
         for number in range(n):
             chance = 1.0 if number < sure else LATER
             steps.append(Step(f"vote {number + 1}", self.of, asked, 0 if number < sure else number, chance))

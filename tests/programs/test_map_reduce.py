@@ -112,7 +112,7 @@ async def test_the_plan_says_what_the_steps_read_and_why_the_parts_have_their_si
     async with programs_in(tmp_path, DIGEST, small=small, large=model("large", 10**9)) as house:
         call = house.call(f"{pages(70)}\n\n{QUESTION}", model="digest", max_tokens=64)
         digest = next(each for each in house.gateway.decider.catalogue.models if each.name == "digest")
-        plan = plan_of(digest, call.needs)
+        plan = plan_of(digest, call.requirements)
         assert plan is not None
         reported: dict[str, Any] = shown(plan, house.gateway, {})
         answer = await house.gateway.answer(house.principal, call)
@@ -174,4 +174,4 @@ def test_the_question_is_a_short_end_or_a_short_beginning() -> None:
 async def test_a_text_is_never_longer_than_the_bytes_it_was_planned_by(tmp_path: Path) -> None:
     async with programs_in(tmp_path, DIGEST) as house:
         for text in ("plain", "ü" * 50, '"' * 50, "\n" * 50, "日本" * 50):
-            assert text_bytes(house.call(text).needs) >= len(text.encode())
+            assert text_bytes(house.call(text).requirements) >= len(text.encode())

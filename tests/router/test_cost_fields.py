@@ -31,12 +31,12 @@ BODIES: dict[str, dict[str, Any]] = {
 CHAT = "/v1/chat/completions"
 
 
-def needs(path: str = CHAT, **more: object) -> Requirements:
-    return parse(path, json.dumps({"model": "auto", **BODIES[path], **more}).encode(), {}).needs
+def requirements(path: str = CHAT, **more: object) -> Requirements:
+    return parse(path, json.dumps({"model": "auto", **BODIES[path], **more}).encode(), {}).requirements
 
 
 def worst(path: str = CHAT, *, of: Model = MODEL, **more: object) -> tuple[int, int]:
-    return worst_tokens(of, needs(path, **more))
+    return worst_tokens(of, requirements(path, **more))
 
 
 def with_part(**part: object) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_every_way_to_ask_for_several_answers_counts(field: dict[str, object]) -
 def test_too_many_answers_are_refused_however_they_are_asked_for() -> None:
     for field in ("n", "best_of", "num_beams"):
         with pytest.raises(InvalidRequest, match="at most 128"):
-            needs(**{field: 1000})
+            requirements(**{field: 1000})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_too_many_answers_are_refused_however_they_are_asked_for() -> None:
 )
 def test_what_adds_tokens_nobody_can_foresee_holds_the_whole_context(path: str, field: dict[str, object]) -> None:
     assert worst(path)[0] < 1000
-    assert needs(path, **field).unforeseen
+    assert requirements(path, **field).unforeseen
     assert worst(path, **field)[0] == CONTEXT
 
 
@@ -134,7 +134,7 @@ def test_an_image_holds_what_engines_make_of_it_at_most_and_not_its_bytes() -> N
     source = {"type": "base64", "media_type": "image/png", "data": data}
     in_result = with_part(type="tool_result", content=[{"type": "image", "source": source}])
     for path, body in (("/v1/messages", with_part(type="image", source=source)), ("/v1/messages", in_result)):
-        assert needs(path, **body).images == 1
+        assert requirements(path, **body).images == 1
         assert IMAGE_TOKENS < worst(path, **body)[0] < IMAGE_TOKENS + 1000
 
 
@@ -172,16 +172,16 @@ HOSTED = ("web_search", "web_search_preview", "file_search", "code_interpreter",
 
 @pytest.mark.parametrize("kind", HOSTED)
 def test_a_hosted_tool_without_a_limit_of_calls_has_no_bound(kind: str) -> None:
-    assert needs("/v1/responses", tools=[{"type": kind}]).fee == kind
-    assert not needs("/v1/responses", tools=[{"type": kind}], max_tool_calls=2).fee
-    assert not needs("/v1/messages", tools=[{"type": kind, "max_uses": 2}]).fee
-    assert needs("/v1/messages", tools=[{"type": kind, "max_uses": 2}, {"type": kind}]).fee
+    assert requirements("/v1/responses", tools=[{"type": kind}]).fee == kind
+    assert not requirements("/v1/responses", tools=[{"type": kind}], max_tool_calls=2).fee
+    assert not requirements("/v1/messages", tools=[{"type": kind, "max_uses": 2}]).fee
+    assert requirements("/v1/messages", tools=[{"type": kind, "max_uses": 2}, {"type": kind}]).fee
 
 
 @pytest.mark.parametrize("tool", [{"type": "function"}, {"name": "f"}, {"type": "bash_20250124"}, {"type": "custom"}])
 def test_tools_that_the_client_runs_itself_cost_nothing(tool: dict[str, object]) -> None:
     for path in (CHAT, "/v1/responses", "/v1/messages"):
-        asked = needs(path, tools=[tool])
+        asked = requirements(path, tools=[tool])
         assert (asked.fee, asked.unforeseen) == ("", "")
 
 

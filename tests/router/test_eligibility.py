@@ -31,7 +31,7 @@ def test_a_model_that_fits_may_serve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "needs", "principal", "reason"),
+    ("model", "requirements", "principal", "reason"),
     [
         (MODEL, replace(NEEDS, pinned="large"), ANYONE, "names another model"),
         (MODEL, NEEDS, replaced(ANYONE, allowed_models=frozenset({"large"})), "key does not allow"),
@@ -45,9 +45,9 @@ def test_a_model_that_fits_may_serve() -> None:
     ],
 )
 def test_a_model_that_may_not_serve_says_why(
-    model: Model, needs: Requirements, principal: Principal, reason: str
+    model: Model, requirements: Requirements, principal: Principal, reason: str
 ) -> None:
-    assert reason in str(ineligible_reason(model, needs, principal, up))
+    assert reason in str(ineligible_reason(model, requirements, principal, up))
 
 
 def test_a_model_whose_backend_is_down_may_not_serve() -> None:

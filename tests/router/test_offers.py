@@ -43,6 +43,8 @@ def test_offers_stay_the_same_when_another_model_was_taken() -> None:
 def test_where_the_first_offer_fits_no_other_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     make = module.offer_of
-    monkeypatch.setattr(module, "offer_of", lambda model, needs: made.append(model.name) or make(model, needs))
+    monkeypatch.setattr(
+        module, "offer_of", lambda model, requirements: made.append(model.name) or make(model, requirements)
+    )
     next(iter(Offers(make_decision(3, 0.1, 0.9, 0.2, 0.5), NEEDS)))
     assert made == ["d"]

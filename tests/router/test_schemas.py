@@ -29,8 +29,8 @@ def test_text_parts_are_joined_and_images_are_counted() -> None:
     ]
     call = chat(messages=[{"role": "user", "content": parts}])
     assert call.text.split() == ["what", "is", "this?"]
-    assert call.needs.images == 1
-    assert "vision" in call.needs.capabilities
+    assert call.requirements.images == 1
+    assert "vision" in call.requirements.capabilities
 
 
 def test_unknown_vendor_fields_are_kept_byte_for_byte() -> None:
@@ -48,7 +48,7 @@ def test_letters_that_a_client_escapes_are_counted_as_they_are_read_and_sent_as_
     escaped = json.dumps(asked, ensure_ascii=True, separators=(",", ":")).encode()
     short = json.dumps(asked, ensure_ascii=False, separators=(",", ":")).encode()
     call, usual = parse(path, escaped, {}), parse(path, short, {})
-    assert call.needs == usual.needs
+    assert call.requirements == usual.requirements
     assert call.text == usual.text
     assert bytes(call.fields["vendor"]) == json.dumps(said, ensure_ascii=True).encode()
 
@@ -56,7 +56,7 @@ def test_letters_that_a_client_escapes_are_counted_as_they_are_read_and_sent_as_
 @pytest.mark.parametrize("odd", [b"1e999", b"[" * 600 + b"]" * 600, b"12345678901234567890123456789"])
 def test_what_cannot_be_read_anew_is_counted_as_it_was_sent(odd: bytes) -> None:
     body = b'{"model":"auto","messages":[{"role":"user","content":"\\u00e9"}],"tools":[' + odd + b"]}"
-    assert parse("/v1/chat/completions", body, {}).needs.prompt_bytes >= len(odd)
+    assert parse("/v1/chat/completions", body, {}).requirements.prompt_bytes >= len(odd)
 
 
 def test_the_routing_object_does_not_travel_upstream() -> None:
@@ -71,14 +71,18 @@ def test_the_routing_object_does_not_travel_upstream() -> None:
     )
     assert "routing" not in call.fields
     assert (call.preference, call.policy) == (0.2, "best")
-    assert (call.needs.allowed, call.needs.max_cost, call.needs.local_only) == (frozenset({"a"}), 1_000_000, True)
+    assert (call.requirements.allowed, call.requirements.max_cost, call.requirements.local_only) == (
+        frozenset({"a"}),
+        1_000_000,
+        True,
+    )
 
 
 def test_aliases_set_the_preference_and_other_names_pin_the_model() -> None:
     cheap, best = chat(model="auto:cheap"), chat(model="auto:best")
     assert cheap.preference < best.preference
-    assert cheap.needs.pinned is None
-    assert chat(model="small@3bit").needs.pinned == "small@3bit"
+    assert cheap.requirements.pinned is None
+    assert chat(model="small@3bit").requirements.pinned == "small@3bit"
 
 
 def test_the_body_s_preference_comes_before_the_header_s() -> None:
@@ -89,8 +93,8 @@ def test_the_body_s_preference_comes_before_the_header_s() -> None:
 
 def test_the_worst_case_of_a_completion_counts_every_prompt_and_choice() -> None:
     call = parse("/v1/completions", json.dumps({"model": "auto", "prompt": ["a", "b"], "n": 3}).encode(), {})
-    assert call.needs.choices == 6
-    assert call.needs.completion_tokens == 16  # OpenAI's default for this route
+    assert call.requirements.choices == 6
+    assert call.requirements.completion_tokens == 16  # OpenAI's default for this route
 
 
 @pytest.mark.parametrize(

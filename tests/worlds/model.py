@@ -96,7 +96,7 @@ class Held:
     lease_ms: int
     sent: bool = False
 
-    def needs(self) -> dict[CounterKey, int]:
+    def requirements(self) -> dict[CounterKey, int]:
         """The counters it is on, and how much it takes there."""
         need = {"budget": int(self.offer.worst), "tokens": self.offer.tokens}
         return {limit.key: need.get(limit.key.kind, 1) for limit in limits_of(self.who, self.offer)}
@@ -138,7 +138,7 @@ class State:
         total = sum(n for (each, slot), n in self.counted.items() if each == key and counts(key, slot, self.now_ms))
         held = 0
         if key.kind in ("budget", "concurrent"):
-            held = sum(each.needs().get(key, 0) for each in self.holds.values())
+            held = sum(each.requirements().get(key, 0) for each in self.holds.values())
         return total, held
 
     def add(self, key: CounterKey, at_ms: int, amount: int) -> None:
@@ -148,7 +148,7 @@ class State:
 
     def charge(self, held: Held, at_ms: int, requests: int, cost: int) -> None:
         """Charge the budgets of a hold and its line of spend, at a moment."""
-        for key in held.needs():
+        for key in held.requirements():
             if key.kind == "budget":
                 self.add(key, at_ms, cost)
         day = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).date().isoformat()
@@ -158,7 +158,7 @@ class State:
 
     def give_back(self, held: Held, tokens: int | None) -> None:
         """Correct the rates of a hold: everything where `tokens` is None, else to so many tokens."""
-        for key, need in held.needs().items():
+        for key, need in held.requirements().items():
             if key.kind == "tokens":
                 self.add(key, held.at_ms, (tokens or 0) - need)
             elif key.kind == "requests" and tokens is None:
@@ -227,7 +227,7 @@ class Reserve:
         held = Held(self.gateway, self.who, offer, now, now + self.lease_ms, ends, self.lease_ms)
         state.holds[self.name] = held
         state.ended.pop(self.name, None)
-        for key, need in held.needs().items():
+        for key, need in held.requirements().items():
             if key.kind in ("requests", "tokens"):
                 state.add(key, now, need)
         limits = limits_of(self.who, offer)
@@ -322,7 +322,7 @@ class Settle:
             return Outcome(("ok",) if released or end.is_released else ("gone",), state)
         state.ended[self.name] = Ended(end.held)
         at_ms = state.now_ms if cost > end.charged else end.swept_ms
-        for key in end.held.needs():
+        for key in end.held.requirements():
             if key.kind == "budget":
                 state.add(key, at_ms, cost - end.charged)
         day = dt.datetime.fromtimestamp(end.swept_ms / 1000, dt.UTC).date().isoformat()
