@@ -168,14 +168,14 @@ def loaded_gib(log: Path) -> float | None:
     return float(found[1]) if found else None
 
 
-def speeds(widths: Widths, salt: int) -> dict[str, Any]:
+def speeds(widths: Widths, salt: int, crowds: Sequence[int]) -> dict[str, Any]:
     """One line of the table."""
     found: dict[str, Any] = {"1": round(single_tokens_per_s(widths[0]))} if len(widths) == 1 else {}
-    found |= {str(count): round(crowd_tokens_per_s(count, widths)) for count in (48, 256)}
+    found |= {str(count): round(crowd_tokens_per_s(count, widths)) for count in crowds}
     return found | {"first_token_ms": first_token_ms(48, widths, salt)}
 
 
-def measure(name: str, folder: Path, out: Path, options: Sequence[str]) -> dict[str, Any]:
+def measure(name: str, folder: Path, out: Path, options: Sequence[str], crowds: Sequence[int]) -> dict[str, Any]:
     """Start a server and measure it; a failure is part of the result."""
     log, found = out / f"{folder.name}.log", dict[str, Any](name=name)
     try:
@@ -185,7 +185,7 @@ def measure(name: str, folder: Path, out: Path, options: Sequence[str]) -> dict[
             if name == "store":
                 lines = {"3": [3], "4": [4], "8": [8], "mixed": BITS}
             for i, (label, widths) in enumerate(lines.items()):
-                found[label] = speeds(widths, 1000 * i)
+                found[label] = speeds(widths, 1000 * i, crowds)
                 print(name, label, json.dumps(found[label]), flush=True)
             if name == "store":
                 found["mixed_against_solo"] = mixed_against_solo()
@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, default="qwen2.5-1.5b")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/pointsman-gpu"))
     parser.add_argument("--only", nargs="*", choices=list(ENGINES), default=list(ENGINES))
+    parser.add_argument("--crowds", nargs="*", type=int, default=[48, 256], help="how many requests at once")
     parser.add_argument("--options", nargs="*", default=[], help="passed to vllm serve, without their dashes")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,8 @@ def main() -> None:
         write_tokenizer(folder)
         quantization = {"quantization_config": ENGINES[name]} if ENGINES[name] else {}
         (folder / "config.json").write_text(json.dumps(SHAPES[arguments.model].config() | quantization))
-        found.append(measure(name, folder, arguments.out, [f"--{option}" for option in arguments.options]))
+        options = [f"--{option}" for option in arguments.options]
+        found.append(measure(name, folder, arguments.out, options, arguments.crowds))
         (arguments.out / f"gpu-{arguments.model}.json").write_text(json.dumps(found, indent=1))
 
 

@@ -12,6 +12,7 @@ planes of the widest width, tables, x and the result. "Bytes" is what a large ba
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -190,20 +191,13 @@ def by_launch(how: GemmLaunch) -> Multiply:
     return lambda x, layer, widths: fused.gemm(x, layer, widths, how)
 
 
-def tune_cases() -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Batches and widths worth tuning for."""
-    for batch in (8, 16, 48, 64, 128, 256):
-        for widths in ((4,), tuple(BITS)):
-            yield batch, widths
-
-
-def tune(limit_s: float) -> list[dict[str, Any]]:
+def tune(limit_s: float, models: list[str], batches: list[int]) -> list[dict[str, Any]]:
     """Launches on every shape, best first for each case."""
     found: list[dict[str, Any]] = []
     start = time.time()
-    for shape in (shape for layers in SHAPES.values() for shape in layers.values()):
+    for shape in (shape for model in models for shape in SHAPES[model].values()):
         bench = KernelBench(*shape)
-        for batch, widths in tune_cases():
+        for batch, widths in itertools.product(batches, ((4,), tuple(BITS))):
             if time.time() - start > limit_s:
                 return found
             case = KernelCase(*shape, batch, widths)
@@ -343,7 +337,8 @@ def main() -> None:
     arguments = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s")
-    found = tune(arguments.limit_s) if arguments.tune else list(figures(bandwidth, arguments.models, arguments.batches))
+    asked = arguments.models, arguments.batches
+    found = tune(arguments.limit_s, *asked) if arguments.tune else list(figures(bandwidth, *asked))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps({"bandwidth": bandwidth, "rows": found}, indent=1))

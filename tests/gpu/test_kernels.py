@@ -29,6 +29,19 @@ def product(bench: Any, x: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
     return chosen(x, bench.layers[0], torch.tensor(list(widths), dtype=torch.int32, device="cuda"))
 
 
+def chain(benches: Sequence[Any], x: torch.Tensor, widths: torch.Tensor, *, pause: bool = False) -> torch.Tensor:
+    """Sixteen products, each of the one before; with pauses none begins before that one ends."""
+    import torch
+
+    from benchmarks.kernels import chosen
+
+    for i in range(16):
+        x = chosen(x, benches[i % 2].layers[0], widths)
+        if pause:
+            torch.cuda.synchronize()
+    return x
+
+
 def test_every_batch_is_exact_at_every_width_and_mixed_also_with_warm_caches(bench: Any) -> None:
     from benchmarks.kernels import BITS, KernelCase, by_bytes, chosen
 
@@ -72,3 +85,24 @@ def test_a_graph_replays_with_other_widths_and_other_rows(bench: Any) -> None:
             widths.copy_(torch.tensor(asked, dtype=torch.int32))
             graph.replay()
             assert torch.equal(out, product(bench, x, asked))
+
+
+def test_a_chain_in_which_each_kernel_lets_the_next_begin_gives_what_it_gives_step_by_step() -> None:
+    import torch
+
+    from benchmarks.kernels import KernelBench
+
+    benches = [KernelBench(3072, 1536), KernelBench(1536, 3072)]
+    for m in (1, 8, 16, 48, 100, 130):
+        widths = [(3, 4, 6, 8)[i % 4] for i in range(m)]
+        x = torch.randn(m, 1536, device="cuda", dtype=torch.bfloat16)
+
+        asked = torch.tensor(widths, dtype=torch.int32, device="cuda")
+        wanted = chain(benches, x, asked, pause=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = chain(benches, x, asked)
+        for _ in range(20):
+            graph.replay()
+            torch.cuda.synchronize()
+            assert torch.equal(found, wanted), m

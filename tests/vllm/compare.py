@@ -192,7 +192,7 @@ def quantize_on_cpu(
 ) -> Any:
     m, places, units = len(x), 8 * granules or len(x), layout.codes.shape[1]
     found = torch.zeros(places, units * UNIT, dtype=torch.int8)
-    scales, numbers = torch.zeros(places), torch.zeros(3, places, dtype=torch.int32)
+    scales, numbers = torch.zeros(places), torch.zeros(2, places, dtype=torch.int32)
     kernel = on_cpu("quantize", "quantize", "Quantize", launches.macros(layer.bits))
     addresses = (each.data_ptr() for each in (x, asked, found, out, scales, *numbers))
     argument = QuantizeArgs(*addresses, m, layout.rows, x.shape[1], units, granules)
@@ -204,10 +204,9 @@ def run_gemm(rng: Any, layer: Layer, widths: Sequence[int], how: GemmLaunch) -> 
     layout, (x, asked, out) = layer.layout(gpu=True), inputs(rng, layer, widths)
     granules = launches.granules_of(len(widths), len(steps_of(layer.bits)))
     found, scales, numbers = quantize_on_cpu(layer, layout, x, asked, out, granules)
-    sums, row_of, width_at = (each.data_ptr() for each in numbers)
+    sums, row_of = (each.data_ptr() for each in numbers)
     argument = GemmArgs(
         launches.layer(layout.codes, layout.tables, layout.rows), found.data_ptr(), scales.data_ptr(), sums, row_of,
-        width_at,
         asked.data_ptr(), out.data_ptr(), len(widths), granules, 1,
     )  # fmt: skip
     assert launches.gemm_shared_bytes(how, layer.bits) <= launches.SHARED_BYTES
@@ -233,10 +232,9 @@ def quantize(rng: Any) -> None:
     widths = rng.choice([0, 3, 8], 21).tolist()
     x, asked, out = inputs(rng, layer, widths)
     x[0] = 0
-    found, scales, (sums, row_of, width_at) = quantize_on_cpu(layer, layer.layout(gpu=True), x, asked, out, 0)
+    found, scales, (sums, row_of) = quantize_on_cpu(layer, layer.layout(gpu=True), x, asked, out, 0)
     order = sorted(range(21), key=lambda i: (widths[i] or 9, i))
     assert row_of.tolist() == order
-    assert width_at.tolist() == [widths[i] for i in order]
     for place, i in enumerate(order):
         if i:
             row, scale = quantized(x[i].float().numpy())

@@ -15,6 +15,7 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 
+using std::max;
 using std::min;
 using std::size_t;
 struct int2 { int x, y; };

@@ -95,6 +95,26 @@ struct Layer {
     int n, units, tile_bytes;
 };
 
+constexpr int X_BYTES = 2048;  // of a granule of eight tokens and a unit
+
+// What gemm.cu and hopper_gemm.cu read and write; launches.py has the same.
+struct Gemm {
+    Layer layer;
+    const char *x;        // (units, granules, X_BYTES) in the order of quantize.cu
+    const float *scales;  // of each place of x
+    const int *sums;      // the same
+    const int *row_of;    // the row of x at each place, or -1
+    const int *widths;    // of each row of x
+    u16 *out;             // (m, n) bfloat16
+    int m, granules, columns_first;  // whether blockIdx.x counts a row of blocks' columns, or y does; in gemm.cu alone
+    int tiles, shared_bytes;         // `tiles`: of 16 rows of the layer, that a block takes at once; both in hopper_gemm.cu alone
+};
+
+struct Token {  // a place of x, as the end of a kernel needs it
+    int row, bias;
+    float scale;
+};
+
 // Widths of 5 and 7 bits read the same planes as 6 and 8, and are computed as those.
 DEVICE int step_of(int width) { return width <= 4 ? width : width <= 6 ? 6 : 8; }
 
@@ -171,16 +191,29 @@ template <int N, int I = 0, typename F> DEVICE void each(F f) {  // f(0) ... f(N
     }
 }
 
-// The 16 registers of half a tile at a step up to W, for rows g and g + 8; FROM is the step that `to` holds already, or nothing.
-template <int STEP, int W, int FROM = 0> DEVICE void decode(u32 (&to)[16], const Words<W> &words, const Tables (&tables)[2]) {
+// What the tables are looked up with, for two registers each.
+template <int W> DEVICE void codes_of(u32 (&to)[8], const Words<W> &words) {
+    each<8>([&](auto pair) { to[pair] = words.template codes<2 * pair>(); });
+}
+
+// The 16 registers of half a tile at a step up to 4, for rows g and g + 8.
+template <int STEP, int W> DEVICE void look_up(u32 (&to)[16], const u32 (&codes)[8], const Words<W> &words, const Tables (&tables)[2]) {
     each<8>([&](auto pair) {
         constexpr int R = 2 * pair;
-        if (FROM) return;
-        const u32 codes = words.template codes<R>(), others = codes >> 16;
-        if (STEP == 2) { to[R] = bytes_of(tables[0].two, 0, codes & 0x33333333); to[R + 1] = bytes_of(tables[1].two, 0, others & 0x33333333); }
-        if (STEP == 3) { to[R] = bytes_of(tables[0].three[0], tables[0].three[1], codes); to[R + 1] = bytes_of(tables[1].three[0], tables[1].three[1], others); }
-        if constexpr (STEP >= 4) { to[R] = words.template four<R>(codes, tables[0]); to[R + 1] = words.template four<R + 1>(others, tables[1]); }
+        const u32 those = codes[pair], others = those >> 16;
+        if (STEP == 2) { to[R] = bytes_of(tables[0].two, 0, those & 0x33333333); to[R + 1] = bytes_of(tables[1].two, 0, others & 0x33333333); }
+        if (STEP == 3) { to[R] = bytes_of(tables[0].three[0], tables[0].three[1], those); to[R + 1] = bytes_of(tables[1].three[0], tables[1].three[1], others); }
+        if constexpr (STEP == 4) { to[R] = words.template four<R>(those, tables[0]); to[R + 1] = words.template four<R + 1>(others, tables[1]); }
     });
+}
+
+// The same at any step up to W; FROM is the step that `to` holds already, or nothing.
+template <int STEP, int W, int FROM = 0> DEVICE void decode(u32 (&to)[16], const Words<W> &words, const Tables (&tables)[2]) {
+    if constexpr (!FROM) {
+        u32 codes[8];
+        codes_of(codes, words);
+        look_up<(STEP < 4 ? STEP : 4)>(to, codes, words, tables);
+    }
     if constexpr (STEP == 6) each<16>([&](auto r) { to[r] += words.template upper_rest<r>(); });
     if constexpr (STEP == 8 && FROM == 6) each<16>([&](auto r) { to[r] += words.template lower_rest<r>(); });
     if constexpr (STEP == 8 && FROM != 6)
@@ -197,14 +230,41 @@ template <int STEP, int W> DEVICE void widen(u32 (&to)[16], const u32 (&from)[16
     each<16>([&](auto r) { to[r] = from[r] + (STEP == 6 ? words.template upper_rest<r>() : words.template lower_rest<r>()); });
 }
 
+// What a step, 6 or 8, adds to the step below, 4 or 6.
+template <int STEP, int W> DEVICE void added(u32 (&to)[16], const Words<W> &words) {
+    each<16>([&](auto r) { to[r] = STEP == 6 ? words.template upper_rest<r>() : words.template lower_rest<r>(); });
+}
+
+// Whether a product of rows of step `of` takes what each_part makes for `step`.
+DEVICE bool takes_part(int of, int step) { return step < 4 ? of == step : of >= step; }
+
+// What the steps that `has` names (bit STEP) are sums of, each once: the weights of 2 and 3 bits, those of 4, and what 6 and 8 add.
+// The products of these add up to those of a step, without making its weights: use(step, registers).
+template <int W, typename Use> DEVICE void each_part(int has, const Words<W> &words, const Tables (&tables)[2], Use use) {
+    u32 made[16], codes[8];
+    codes_of(codes, words);
+    if (has >> 2 & 1) { look_up<2>(made, codes, words, tables); use(Number<2>(), made); }
+    if (has >> 3 & 1) { look_up<3>(made, codes, words, tables); use(Number<3>(), made); }
+    if constexpr (W >= 4) {
+        if (has >> 4) { look_up<4>(made, codes, words, tables); use(Number<4>(), made); }
+    }
+    if constexpr (W >= 6) {
+        if (has >> 6) { added<6>(made, words); use(Number<6>(), made); }
+    }
+    if constexpr (W == 8) {
+        if (has >> 8) { added<8>(made, words); use(Number<8>(), made); }
+    }
+}
+
 // For each step that `has` names (bit STEP), ascending, its registers from one decoding: use(step, registers).
 template <int W, typename Use> DEVICE void each_step(int has, const Words<W> &words, const Tables (&tables)[2], Use use) {
-    u32 made[16];
-    if (has >> 2 & 1) { decode<2, W>(made, words, tables); use(Number<2>(), made); }
-    if (has >> 3 & 1) { decode<3, W>(made, words, tables); use(Number<3>(), made); }
+    u32 made[16], codes[8];
+    codes_of(codes, words);
+    if (has >> 2 & 1) { look_up<2>(made, codes, words, tables); use(Number<2>(), made); }
+    if (has >> 3 & 1) { look_up<3>(made, codes, words, tables); use(Number<3>(), made); }
     if constexpr (W >= 4) {
         if (has < 16) return;
-        decode<4, W>(made, words, tables);
+        look_up<4>(made, codes, words, tables);
         if (has >> 4 & 1) use(Number<4>(), made);
     }
     if constexpr (W >= 6) {

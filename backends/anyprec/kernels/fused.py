@@ -19,7 +19,6 @@ from backends.anyprec.kernels.launches import (
     ExpandArgs,
     GemmArgs,
     GemmLaunch,
-    HopperArgs,
     HopperLaunch,
     QuantizeArgs,
     SkinnyArgs,
@@ -119,11 +118,21 @@ class Quantized:
         self.granules = granules
         self.bytes = torch.empty(places, layer.units * UNIT, dtype=torch.int8, device=x.device)
         self.scales = torch.empty(places, dtype=torch.float32, device=x.device)
-        self.numbers = torch.empty(3, places, dtype=torch.int32, device=x.device)  # sums, rows of x, widths
+        self.numbers = torch.empty(2, places, dtype=torch.int32, device=x.device)  # sums, rows of x
         addresses = (each.data_ptr() for each in (x, widths, self.bytes, out, self.scales, *self.numbers))
         argument = QuantizeArgs(*addresses, m, layer.rows, columns, layer.units, granules)
         function = _kernel("quantize", "quantize", launches.macros(layer.bits), x.device.index, 0)
         compiled.launch(function, (m, 1, 1), 256, 0, argument, early=_hopper_or_newer(x.device.index))
+
+    def argument(
+        self, layer: Operand, widths: torch.Tensor, out: torch.Tensor, *, several: bool = False, tiles: int = 0
+    ) -> GemmArgs:
+        """What multiplies them."""
+        sums, row_of = (each.data_ptr() for each in self.numbers)
+        return GemmArgs(
+            layer.argument(), self.bytes.data_ptr(), self.scales.data_ptr(), sums, row_of, widths.data_ptr(),
+            out.data_ptr(), len(out), self.granules, several, tiles, launches.HOPPER_SHARED_BYTES,
+        )  # fmt: skip
 
     @property
     def row_of(self) -> torch.Tensor:
@@ -139,14 +148,10 @@ def gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: GemmLaunch 
         m, rows=layer.rows, units=layer.units, processors=processors(device),
         hopper=_capability(device) == (9, 0), clusters=newer,
     )  # fmt: skip
-    several = int(m > launches.GRANULE * how.granules)  # columns of blocks that all have work share planes in the cache
+    several = m > launches.GRANULE * how.granules  # columns of blocks that all have work share planes in the cache
     out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
     quantized = Quantized(x, layer, widths, out, granules=launches.granules_of(m, steps))
-    sums, row_of, width_at = (each.data_ptr() for each in quantized.numbers)
-    argument = GemmArgs(
-        layer.argument(), quantized.bytes.data_ptr(), quantized.scales.data_ptr(), sums, row_of, width_at,
-        widths.data_ptr(), out.data_ptr(), m, quantized.granules, several,
-    )  # fmt: skip
+    argument = quantized.argument(layer, widths, out, several=several)
     function = _kernel("gemm", "gemm", launches.gemm_macros(layer.bits, how), device)
     sides = launches.columns_of(m, steps, how), -(-layer.rows // (TILE_ROWS * how.warps))
     grid = (*(sides if several else sides[::-1]), how.cluster)
@@ -162,12 +167,7 @@ def hopper_gemm(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: Hopp
     how = how or launches.hopper_launch(m, rows=layer.rows, units=units, processors=blocks)
     out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
     quantized = Quantized(x, layer, widths, out, granules=launches.granules_of(m, len(steps_of(layer.bits))))
-    sums, row_of, width_at = (each.data_ptr() for each in quantized.numbers)
-    shared = launches.HOPPER_SHARED_BYTES
-    argument = HopperArgs(
-        layer.argument(), quantized.bytes.data_ptr(), quantized.scales.data_ptr(), sums, row_of, width_at,
-        widths.data_ptr(), out.data_ptr(), m, quantized.granules, how.tiles, shared,
-    )  # fmt: skip
+    shared, argument = launches.HOPPER_SHARED_BYTES, quantized.argument(layer, widths, out, tiles=how.tiles)
     options = launches.macros(
         layer.bits, granules=how.granules, row_groups=how.row_groups, k_groups=how.k_groups
     )  # fmt: skip

@@ -12,27 +12,6 @@
 #include "hopper.cuh"
 #endif
 
-// What the kernel reads and writes; launches.py has the same.
-struct Gemm {
-    Layer layer;
-    const char *x;          // (units, granules, X_BYTES) in the order of quantize.cu
-    const float *scales;    // of each place of x
-    const int *sums;        // the same
-    const int *row_of;      // the row of x at each place, or -1
-    const int *width_at;    // its width
-    const int *widths;      // of each row of x
-    u16 *out;               // (m, n) bfloat16
-    int m, granules, columns_first;  // whether blockIdx.x counts a row of blocks' columns, or y does
-};
-
-constexpr int X_BYTES = 2048;  // of a granule of eight tokens and a unit
-
-// A place of x, as the end of the kernel needs it.
-struct Token {
-    int row, step, bias;
-    float scale;
-};
-
 constexpr int GROUP = GRANULES < 2 ? GRANULES : 2;  // granules whose products a warp has under way at once
 
 #define ONE(W) + 1
@@ -41,13 +20,14 @@ constexpr int STEPS = 0 EACH_STEP(ONE);
 template <int STEP> constexpr int INDEX = 0 EACH_STEP(BELOW);
 #undef ONE
 #undef BELOW
+constexpr bool BY_TURNS = GRANULES <= 8;  // more leave no registers to make a step in while another is multiplied
 constexpr int WINDOW = !WGMMA ? 0 : GRANULES / STEPS >= 4 ? 4 : GRANULES / STEPS >= 2 ? 2 : GRANULES / STEPS;
 
 // Which of x a block has, and what its end needs.
 struct Block {
     Token tokens[8 * GRANULES];
-    int source[GRANULES];  // the granule of x, or -1
-    int rows[9];           // of x, of each step
+    int source[GRANULES], step[GRANULES];  // the granule of x and its step, or -1 and 0
+    int rows[9];                           // of x, of each step
 };
 
 DEVICE int granules_of(const Block &block, int step) { return (block.rows[step] + 7) / 8; }
@@ -59,6 +39,14 @@ DEVICE int granules_below(const Block &block, int step) {
     return count;
 }
 
+DEVICE int step_at(const Block &block, int granule) {  // 0 beyond the last
+    int found = 0;
+#pragma unroll
+    for (int step = 8; step > 0; --step)
+        if (granule < granules_below(block, step + 1)) found = step;
+    return found;
+}
+
 template <typename F> DEVICE void each_listed(F f) {  // f of each step, as a number that the compiler knows
 #define LISTED(W) f(Number<W>());
     EACH_STEP(LISTED)
@@ -67,13 +55,13 @@ template <typename F> DEVICE void each_listed(F f) {  // f of each step, as a nu
 
 // Half a unit's registers of a step, times the granules of that step; x is the unit's stage.
 template <int STEP, bool MIXED>
-DEVICE void multiply(int (&sum)[GRANULES][4], const u32 (&made)[16], const char *x, int half, const int (&step_at)[GRANULES], int used) {
+DEVICE void multiply(int (&sum)[GRANULES][4], const u32 (&made)[16], const char *x, int half, const int (&step_of_granule)[GRANULES], int used) {
     each<(GRANULES + GROUP - 1) / GROUP>([&](auto group) {
         constexpr int N = group * GROUP;
         bool any = !MIXED && (N == 0 || N < used);
         if (MIXED)
 #pragma unroll
-            for (int k = 0; k < GROUP; ++k) any |= step_at[N + k] == STEP;
+            for (int k = 0; k < GROUP; ++k) any |= step_of_granule[N + k] == STEP;
         if (!any) return;
 #pragma unroll
         for (int q = 0; q < 2; ++q) {
@@ -81,7 +69,7 @@ DEVICE void multiply(int (&sum)[GRANULES][4], const u32 (&made)[16], const char 
 #pragma unroll
             for (int k = 0; k < GROUP; ++k) {
                 load_tokens(b[k], x + (half * GRANULES + N + k) * (X_BYTES / 2), q);
-                if (MIXED && step_at[N + k] != STEP) b[k][0] = b[k][1] = b[k][2] = b[k][3] = 0;
+                if (MIXED && step_of_granule[N + k] != STEP) b[k][0] = b[k][1] = b[k][2] = b[k][3] = 0;
             }
 #pragma unroll
             for (int j = 0; j < 2; ++j)
@@ -121,30 +109,29 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
     };
     if (column == 0)  // later columns of blocks may have no tokens
         for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
-    wait_for_kernel_ahead();
     if constexpr (WINDOWED) {
         each_listed([&](auto step) {
-            const int within = column * WINDOW + threadIdx.x;
-            if (threadIdx.x < WINDOW) block.source[INDEX<step> * WINDOW + threadIdx.x] = within < granules_of(block, step) ? granules_below(block, step) + within : -1;
+            const int within = column * WINDOW + threadIdx.x, to = INDEX<step> * WINDOW + threadIdx.x;
+            if (threadIdx.x >= WINDOW) return;
+            const bool any = within < granules_of(block, step);
+            block.source[to] = any ? granules_below(block, step) + within : -1;
+            block.step[to] = any ? step : 0;
         });
-        if (threadIdx.x >= STEPS * WINDOW && threadIdx.x < GRANULES) block.source[threadIdx.x] = -1;
+        if (threadIdx.x >= STEPS * WINDOW && threadIdx.x < GRANULES) { block.source[threadIdx.x] = -1; block.step[threadIdx.x] = 0; }
     } else if (threadIdx.x < GRANULES) {
-        const int granule = column * GRANULES + threadIdx.x;
-        block.source[threadIdx.x] = granule < granules_below(block, 9) ? granule : -1;
+        const int granule = column * GRANULES + threadIdx.x, step = step_at(block, granule);
+        block.source[threadIdx.x] = step ? granule : -1;
+        block.step[threadIdx.x] = step;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {
-        const int place = 8 * block.source[i / 8] + i % 8, row = block.source[i / 8] < 0 ? -1 : a.row_of[place];
-        const int step = row < 0 ? 0 : step_of(a.width_at[place]);
-        block.tokens[i] = {row, step, row < 0 ? 0 : bias_of(step) * a.sums[place], row < 0 ? 0 : a.scales[place]};
-    }
-    __syncthreads();
-    int step_at[GRANULES], used = 0;  // the step of each granule, 0 for those that nobody needs; all up to the last needed one
+    int step_of_granule[GRANULES], used = 0;  // 0 for those that nobody needs; all up to the last needed one
 #pragma unroll
     for (int n = 0; n < GRANULES; ++n) {
-        step_at[n] = block.tokens[8 * n].step;
-        if (step_at[n]) used = n + 1;
+        step_of_granule[n] = block.step[n];
+        if (step_of_granule[n]) used = n + 1;
     }
+    wait_for_kernel_ahead();
+    let_next_kernel_begin();
     const auto copy_x = [&](int unit, int stage) {
         const char *x = a.x + (size_t)unit * a.granules * X_BYTES;
         char *to = shared + stage * stage_bytes;
@@ -158,8 +145,19 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
     if (column)
         for (int i = 0; i < LATER; ++i) copy_words(begin + i, i);
     for (int i = 0; i < LATER; ++i) copy_x(begin + i, i);
+    for (int i = threadIdx.x; i < 8 * GRANULES; i += blockDim.x) {  // read at the end
+        const int granule = block.source[i / 8], place = 8 * max(granule, 0) + i % 8;
+        const int row = a.row_of[place], sum = a.sums[place];
+        const float scale = a.scales[place];
+        const bool any = granule >= 0 && row >= 0;
+        block.tokens[i] = {any ? row : -1, any ? bias_of(block.step[i / 8]) * sum : 0, any ? scale : 0};
+    }
     int sum[GRANULES][4] = {};
     int stage = 0, ahead = LATER;
+#if WGMMA
+    u32 sets[2][16];
+    int busy = -1;  // the set whose products may be under way
+#endif
     for (int unit = begin; unit < end; ++unit) {
         wait_for_copies<LATER - 1>();
 #if WGMMA
@@ -195,24 +193,32 @@ template <int W, bool MIXED> DEVICE void product(const Gemm &a, int has, int pla
             if constexpr (!MIXED) {
                 u32 made[16];
                 decode<W, W>(made, words, tables);
-                multiply<W, MIXED>(sum, made, x, half, step_at, used);
-            } else {
-                each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
+                multiply<W, MIXED>(sum, made, x, half, step_of_granule, used);
 #if WGMMA
-                    if constexpr (WINDOWED) {
-                        const char *tokens = x + (half * GRANULES + INDEX<step> * WINDOW) * (X_BYTES / 2);
-                        wgmma_begin();
+            } else if constexpr (WINDOWED) {
+                const auto products = [&](auto step, const u32 (&made)[16]) {
+                    const u32 tokens = address_of(x) + (half * GRANULES + INDEX<step> * WINDOW) * (X_BYTES / 2);
 #pragma unroll
-                        for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + INDEX<step> * WINDOW, made + 4 * j, matrix_at<X_BYTES / 2>(address_of(tokens) + 32 * j));
-                        wgmma_commit();
-                        wgmma_wait<0>();
-                        return;
-                    }
-#endif
-                    multiply<step, MIXED>(sum, made, x, half, step_at, used);
+                    for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + INDEX<step> * WINDOW, made + 4 * j, matrix_at<X_BYTES / 2>(tokens + 32 * j));
+                };
+                if constexpr (BY_TURNS) each_step_by_turns<W>(has, words, tables, sets, busy, products);
+                else each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
+                    wgmma_begin();
+                    products(step, made);
+                    wgmma_commit();
+                    wgmma_wait<0>();
                 });
+#endif
+            } else {
+                each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) { multiply<step, MIXED>(sum, made, x, half, step_of_granule, used); });
             }
         }
+#if WGMMA
+        if constexpr (WINDOWED && BY_TURNS) {  // what was read of x may be written again
+            wgmma_wait<0>();
+            busy = -1;
+        }
+#endif
     }
     wait_for_copies<0>();
     __syncthreads();
@@ -263,4 +269,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gemm(const Gemm a) {
     EACH_STEP(PRODUCT)
 #undef PRODUCT
     if (has & has - 1) product<WIDEST, true>(a, has, 31 - __clz(has), block);
+    if (!has) wait_for_kernel_ahead();
 }

@@ -32,6 +32,45 @@ DEVICE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LATER> DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LATER) : "memory"); }
 
+// Products of each step that `has` names, ascending, each made from what was made before, in one set of registers or two by turns: the
+// tensor cores work on one while the other is made. products(step, registers) begins them; the last may go on after the return. `busy`
+// is the set they read, or -1.
+template <int W, int SETS, typename Products>
+DEVICE void each_step_by_turns(int has, const Words<W> &words, const Tables (&tables)[2], u32 (&made)[SETS][16], int &busy, Products products) {
+    constexpr int ODD = SETS - 1;
+    u32 codes[8];
+    codes_of(codes, words);
+    const auto ready = [&](int set) {
+        if (SETS == 1 || busy == set) wgmma_wait<0>(); else wgmma_wait<1>();
+    };
+    const auto use = [&](auto step, int set) {
+        if (!(has >> step & 1)) return;
+        wgmma_begin();
+        products(step, made[set]);
+        wgmma_commit();
+        busy = set;
+    };
+    if (has >> 2 & 1) { ready(ODD); look_up<2>(made[ODD], codes, words, tables); use(Number<2>(), ODD); }
+    if (has >> 3 & 1) { ready(0); look_up<3>(made[0], codes, words, tables); use(Number<3>(), 0); }
+    if constexpr (W >= 4) {
+        if (has >> 4) { ready(ODD); look_up<4>(made[ODD], codes, words, tables); use(Number<4>(), ODD); }
+    }
+    if constexpr (W >= 6) {
+        if (has >> 6) {
+            ready(0);
+            widen<6>(made[0], made[ODD], words);
+            use(Number<6>(), 0);
+        }
+    }
+    if constexpr (W >= 8) {
+        if (has >> 8) {
+            ready(ODD);
+            widen<8>(made[ODD], made[0], words);
+            use(Number<8>(), ODD);
+        }
+    }
+}
+
 // Tokens of 128 bytes, eight of them in 1,024, the next eight APART bytes on; their 16-byte pieces are swizzled.
 template <int APART> DEVICE unsigned long long matrix_at(u32 at) { return at >> 4 & 0x3FFF | 1ull << 16 | (unsigned long long)(APART / 16) << 32 | 1ull << 62; }
 

@@ -13,29 +13,10 @@
 
 constexpr int WINDOWS = GRANULES < 4 ? GRANULES : 4, WINDOW = GRANULES / WINDOWS, TOKENS = 8 * GRANULES;
 constexpr int GROUPS = ROW_GROUPS * K_GROUPS, CONSUMERS = 128 * GROUPS, SHARERS = 128 * ROW_GROUPS;
-constexpr int X_BYTES = 2048;  // of a granule of eight tokens and a unit
 constexpr int MOST_STAGES = 8;
 constexpr int REGISTERS = GROUPS == 2 ? 232 : GROUPS == 3 ? 160 : 112;  // of a thread that multiplies
 constexpr int FEW_REGISTERS = GROUPS == 2 ? 40 : 32;                   // of one that copies; together what a block begins with
 constexpr int SETS = GROUPS == 4 ? 1 : 2;  // of a warp's registers: products take one while the other is made
-
-// What the kernel reads and writes; launches.py has the same.
-struct HopperGemm {
-    Layer layer;
-    const char *x;        // (units, granules, X_BYTES) in the order of quantize.cu
-    const float *scales;  // of each place of x
-    const int *sums;      // the same
-    const int *row_of;    // the row of x at each place, or -1
-    const int *width_at;  // its width
-    const int *widths;    // of each row of x
-    u16 *out;             // (m, n) bfloat16
-    int m, granules, tiles, shared_bytes;  // `tiles`: of 16 rows of the layer, that a block takes at once
-};
-
-struct Token {  // a place of x, as the end of the kernel needs it
-    int row, bias;
-    float scale;
-};
 
 struct Window {  // neighbouring granules of one step; none where count is 0
     int step, first, count;
@@ -97,7 +78,7 @@ struct Shared {
 struct Share {
     int has, planes, columns, tiles, first, jump, begin, end, stages, stage_bytes;  // `has`: bit STEP of the steps of x
 
-    DEVICE Share(const HopperGemm &a, const int *rows) {
+    DEVICE Share(const Gemm &a, const int *rows) {
         has = 0;
 #pragma unroll
         for (int step = 1; step < 9; ++step) has |= (rows[step] > 0) << step;
@@ -120,7 +101,7 @@ DEVICE void tile_barrier() {
     else barrier_of<CONSUMERS + 32>(1);
 }
 
-DEVICE void copy_all(const HopperGemm &a, const Share &share, Shared &block) {
+DEVICE void copy_all(const Gemm &a, const Share &share, Shared &block) {
     const int lane = threadIdx.x % 32, tiles = (a.layer.n + 15) / 16;
     const u32 stages = address_of(shared), full = address_of(block.full), empty = address_of(block.empty);
     Column &column = block.ahead;
@@ -227,9 +208,8 @@ template <int W> DEVICE void units_of_one(int (&sum)[GRANULES][4], const Tables 
     stages.release();
 }
 
-// The same where x has several steps: each in turn from what was made before, in the sets of registers by turns.
+// The same where x has several steps.
 DEVICE void units_of_several(int (&sum)[GRANULES][4], const Tables (&tables)[2], const Share &share, const char *own, Stages stages, int count, const Column &column) {
-    constexpr int ODD = SETS - 1;
     u32 made[SETS][16];
     const int has = column.has();
     int busy = -1;  // the set whose products may be under way
@@ -242,31 +222,13 @@ DEVICE void units_of_several(int (&sum)[GRANULES][4], const Tables (&tables)[2],
             Words<WIDEST> words;
             words.load(own + at, half);
             const u32 x = address_of(shared) + at + half * (X_BYTES / 2);
-            const auto ready = [&](int set) {
-                if (SETS == 1 || busy == set) wgmma_wait<0>(); else wgmma_wait<1>();
-            };
-            const auto use = [&](auto step, const u32 (&from)[16], int set) {
-                if (!(has >> step & 1)) return;
-                wgmma_begin();
+            each_step_by_turns<WIDEST>(has, words, tables, made, busy, [&](auto step, const u32 (&from)[16]) {
 #pragma unroll
                 for (int w = 0; w < WINDOWS; ++w)
                     if (column.windows[w].step == step)
 #pragma unroll
                         for (int j = 0; j < 4; ++j) wgmma<WINDOW>(sum + w * WINDOW, from + 4 * j, matrix_at<X_BYTES>(x + w * WINDOW * X_BYTES + 32 * j));
-                wgmma_commit();
-                busy = set;
-            };
-            if (has >> 2 & 1) { ready(ODD); decode<2, WIDEST>(made[ODD], words, tables); use(Number<2>(), made[ODD], ODD); }
-            if (has >> 3 & 1) { ready(0); decode<3, WIDEST>(made[0], words, tables); use(Number<3>(), made[0], 0); }
-            if constexpr (WIDEST >= 4) {
-                if (has >> 4) { ready(ODD); decode<4, WIDEST>(made[ODD], words, tables); use(Number<4>(), made[ODD], ODD); }
-            }
-            if constexpr (WIDEST >= 6) {
-                if (has >> 6) { ready(0); widen<6>(made[0], made[ODD], words); use(Number<6>(), made[0], 0); }
-            }
-            if constexpr (WIDEST >= 8) {
-                if (has >> 8) { ready(ODD); widen<8>(made[ODD], made[0], words); use(Number<8>(), made[ODD], ODD); }
-            }
+            });
         }
         stages.next();
         wgmma_wait<0>();
@@ -276,7 +238,7 @@ DEVICE void units_of_several(int (&sum)[GRANULES][4], const Tables (&tables)[2],
 }
 
 // A warpgroup's sums of 16 tokens to memory, 128 bytes a token; `row` is its first, `turn` counts the calls.
-DEVICE void write(const HopperGemm &a, Shared &block, int pair, const int (&first)[4], const int (&second)[4], int row, int rows, const float (&scales)[2], int turn) {
+DEVICE void write(const Gemm &a, Shared &block, int pair, const int (&first)[4], const int (&second)[4], int row, int rows, const float (&scales)[2], int turn) {
     const int lane = threadIdx.x % 32, t = lane % 4, warp = threadIdx.x / 32 % 4, group = threadIdx.x / 128;
     u32 made[4];
 #pragma unroll
@@ -329,7 +291,7 @@ template <typename Use> DEVICE void add_up(const Column &column, const int (&sum
 }
 
 // All of a block's tiles; STEP is that of all rows of x, 0 where they have several.
-template <int STEP> DEVICE void compute_all(const HopperGemm &a, const Share &share, Shared &block) {
+template <int STEP> DEVICE void compute_all(const Gemm &a, const Share &share, Shared &block) {
     const int warp = threadIdx.x / 32 % (4 * ROW_GROUPS), group = threadIdx.x / SHARERS, g = threadIdx.x % 32 / 4;
     const int mine = min(warp, a.tiles - 1), last = (a.layer.n + 15) / 16 - 1, units = share.end - share.begin;
     const char *own = shared + GRANULES * X_BYTES + mine * PLANE * share.planes + 16 * (threadIdx.x % 32);
@@ -375,7 +337,7 @@ template <int STEP> DEVICE void compute_all(const HopperGemm &a, const Share &sh
     if (known < 0) wait_for_kernel_ahead();
 }
 
-extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1) hopper_gemm(const HopperGemm a) {
+extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1) hopper_gemm(const Gemm a) {
     __shared__ Shared block;
     if (threadIdx.x < 9) block.rows[threadIdx.x] = 0;
     if (threadIdx.x < MOST_STAGES) {

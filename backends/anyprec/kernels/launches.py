@@ -42,22 +42,11 @@ class SkinnyArgs(ctypes.Structure):
 
 
 class GemmArgs(ctypes.Structure):
-    """The argument of gemm.cu."""
+    """The argument of gemm.cu and hopper_gemm.cu, as decode.cuh declares it."""
 
     _fields_ = [
-        ("layer", Layer),
-        *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
-        ("m", ctypes.c_int), ("granules", ctypes.c_int), ("columns_first", ctypes.c_int),
-    ]  # fmt: skip
-
-
-class HopperArgs(ctypes.Structure):
-    """The argument of hopper_gemm.cu."""
-
-    _fields_ = [
-        ("layer", Layer),
-        *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "width_at", "widths", "out")),
-        *((name, ctypes.c_int) for name in ("m", "granules", "tiles", "shared_bytes")),
+        ("layer", Layer), *((name, ctypes.c_void_p) for name in ("x", "scales", "sums", "row_of", "widths", "out")),
+        *((name, ctypes.c_int) for name in ("m", "granules", "columns_first", "tiles", "shared_bytes")),
     ]  # fmt: skip
 
 
@@ -65,7 +54,7 @@ class QuantizeArgs(ctypes.Structure):
     """The argument of quantize.cu's `quantize`."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "widths", "to", "out", "scales", "sums", "row_of", "width_at")),
+        *((name, ctypes.c_void_p) for name in ("x", "widths", "to", "out", "scales", "sums", "row_of")),
         *((name, ctypes.c_int) for name in ("m", "n", "columns", "units", "granules")),
     ]  # fmt: skip
 

@@ -9,11 +9,12 @@ struct Quantize {
     char *to;           // (units, granules, 2048), or (m, 256 units) where granules is 0
     u16 *out;           // (m, n) bfloat16: rows of width 0 become zeros here
     float *scales;      // of each place
-    int *sums, *row_of, *width_at;
+    int *sums, *row_of;
     int m, n, columns, units, granules;
 };
 
 constexpr int THREADS = 256, STEPS = 9, LAST = STEPS - 1;
+constexpr int KEPT = 7;  // times eight columns that a thread reads once
 
 // Rows of a smaller step come first, of width 0 last.
 DEVICE int order_of(int width) { return width ? step_of(width) - 1 : LAST; }
@@ -39,8 +40,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
         if (other == mine && i < row) atomicAdd(&before, 1);
     }
     wait_for_kernel_ahead();
+    const auto eight = [&](int i) { return i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0); };
+    uint4 kept[KEPT];
     float most = 0;
-    for (int i = threadIdx.x; i < eights; i += THREADS) most = largest_of(*(const uint4 *)(from + 8 * i), most);
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) kept[k] = eight(threadIdx.x + k * THREADS);
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) most = largest_of(kept[k], most);
+    for (int i = threadIdx.x + KEPT * THREADS; i < eights; i += THREADS) most = largest_of(eight(i), most);
     most = warp_largest(most);
     if (lane == 0) most_of[threadIdx.x / 32] = most;
     __syncthreads();
@@ -63,8 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
     for (int i = 0; i < THREADS / 32; ++i) most = fmaxf(most, most_of[i]);
     const float times = most > 0 ? 127.f / most : 0;
     int sum = 0;
-    for (int i = threadIdx.x; i < a.units * UNIT / 8; i += THREADS) {
-        const uint4 v = i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0);
+    const auto store = [&](int i, const uint4 &v) {
+        if (i >= a.units * UNIT / 8) return;
         const u32 first = quantized(v.x, v.y, times, sum), second = quantized(v.z, v.w, times, sum);
         if (a.granules) {
             const int column = 8 * i % UNIT;
@@ -73,11 +80,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
         } else {
             *(uint2 *)(a.to + (size_t)at * a.units * UNIT + 8 * i) = make_uint2(first, second);
         }
-    }
+    };
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) store(threadIdx.x + k * THREADS, kept[k]);
+    for (int i = threadIdx.x + KEPT * THREADS; i < a.units * UNIT / 8; i += THREADS) store(i, eight(i));
     sum = warp_sum(sum);
     if (lane == 0) atomicAdd(&total, sum);
     __syncthreads();
-    if (threadIdx.x == 0) { a.scales[at] = most / 127.f; a.sums[at] = total; a.row_of[at] = row; a.width_at[at] = width; }
+    if (threadIdx.x == 0) { a.scales[at] = most / 127.f; a.sums[at] = total; a.row_of[at] = row; }
 }
 
 // What `expand` reads and writes; launches.py has the same.

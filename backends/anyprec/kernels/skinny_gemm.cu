@@ -8,6 +8,7 @@
 #include "decode.cuh"
 
 constexpr int MOST = 8;  // rows of x
+template <int STEP> constexpr int PART = STEP <= 4 ? STEP - 2 : STEP / 2;
 
 // What the kernel reads and writes; launches.py has the same.
 struct Skinny {
@@ -89,11 +90,11 @@ template <int W, bool MIXED> DEVICE void pass(const Skinny &a, Tokens &tokens, i
     let_next_kernel_begin();
     quantize(a, image, tokens);
     __syncthreads();
-    const int token = min(g, a.m - 1), mine = tokens.step[token];
+    const int token = min(g, a.m - 1);
     int stage = 0;
     for (int first = blockIdx.x; first < tiles; first += jump) {  // the same for all warps of a block
         const int tile = first + gridDim.x * (warp / a.parts);
-        int sum[2][4] = {};
+        int sum[2][4] = {}, part[5][4] = {};  // where widths are mixed, of each part of the weights apart
         if (tile < tiles && warp < together * a.parts) {
             if (tile != start) { tables[0].load(a.layer, 16 * tile + g); tables[1].load(a.layer, 16 * tile + g + 8); }
             for (int unit = begin; unit < end; ++unit) {
@@ -114,13 +115,19 @@ template <int W, bool MIXED> DEVICE void pass(const Skinny &a, Tokens &tokens, i
 #pragma unroll
                         for (int j = 0; j < 4; ++j) mma(sum[j % 2], made + 4 * j, x[2 * j], x[2 * j + 1]);
                     } else {
-                        each_step<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
-                            const u32 kept = mine == step ? ~0u : 0;
+                        each_part<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
 #pragma unroll
-                            for (int j = 0; j < 4; ++j) mma(sum[j % 2], made + 4 * j, x[2 * j] & kept, x[2 * j + 1] & kept);
+                            for (int j = 0; j < 4; ++j) mma(part[PART<step>], made + 4 * j, x[2 * j], x[2 * j + 1]);
                         });
                     }
                 }
+            }
+        }
+        if (MIXED) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int step = tokens.step[min(2 * t + i % 2, a.m - 1)];
+                each<5>([&](auto p) { sum[0][i] += takes_part(step, p < 3 ? p + 2 : 2 * p) ? part[p][i] : 0; });
             }
         }
 #pragma unroll
