@@ -28,6 +28,7 @@ import numpy as np
 
 from backends.anyprec.names import WIDTH_KEY
 from benchmarks.random_store import SHAPES, write_tokenizer
+from research.provenance import provenance
 
 PORT = 8131
 BASE = f"http://127.0.0.1:{PORT}"
@@ -177,7 +178,7 @@ def speeds(widths: Widths, salt: int, crowds: Sequence[int]) -> dict[str, Any]:
 
 def measure(name: str, folder: Path, out: Path, options: Sequence[str], crowds: Sequence[int]) -> dict[str, Any]:
     """Start a server and measure it; a failure is part of the result."""
-    log, found = out / f"{folder.name}.log", dict[str, Any](name=name)
+    log, found = out / f"{folder.name}.log", dict[str, Any](name=name, made=provenance())
     try:
         with served(folder, log, *OPTIONS, *options) as startup_s:
             found |= {"startup_s": round(startup_s, 1), "weights_gib": loaded_gib(log)}

@@ -91,11 +91,14 @@ def main() -> None:
     parser.add_argument("kernels", type=Path)
     parser.add_argument("engines", type=Path, nargs="*")
     arguments = parser.parse_args()
-    timings = KernelTable(json.loads(arguments.kernels.read_text())["rows"])
+    measured = json.loads(arguments.kernels.read_text())
+    timings = KernelTable(measured["rows"])
     for model in timings.models:
         print(f"\n### {model}\n", *timings.layers(model), timings.block(model), "", *timings.mixed(model), sep="\n")
+        print(f"\n{measured['made']}")
     for file in arguments.engines:
-        print(f"\n### {file.stem}\n", *engines(json.loads(file.read_text())), sep="\n")
+        found = json.loads(file.read_text())
+        print(f"\n### {file.stem}\n", *engines(found), "", found[-1]["made"], sep="\n")
 
 
 if __name__ == "__main__":

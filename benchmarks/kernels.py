@@ -29,6 +29,7 @@ from backends.anyprec.kernels import fused, launches
 from backends.anyprec.kernels.fused import Operand
 from backends.anyprec.kernels.launches import GemmLaunch
 from backends.anyprec.kernels.layout import UNIT, Numbers, step_of, to_gpu_layout, widest_codes
+from research.provenance import provenance
 
 BITS = [3, 4, 6, 8]
 BATCHES = [1, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -341,7 +342,7 @@ def main() -> None:
     found = tune(arguments.limit_s, *asked) if arguments.tune else list(figures(bandwidth, *asked))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"bandwidth": bandwidth, "rows": found}, indent=1))
+        arguments.out.write_text(json.dumps({"bandwidth": bandwidth, "rows": found, "made": provenance()}, indent=1))
 
 
 if __name__ == "__main__":

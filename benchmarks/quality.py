@@ -29,6 +29,7 @@ from backends.family.packed import STORES
 from benchmarks.anyprec import FULL_FOLDER, Scores, calibration, held_out, scores
 from benchmarks.gpu import GRAPHS, post, served
 from evaluation.skills import Item, grade
+from research.provenance import provenance
 from research.tokens import encode_answer, encode_chat
 
 ADAPTER = "eora"
@@ -105,6 +106,7 @@ def main() -> None:
         with served(store.folder, options.out / "quality.log", "--compilation-config", GRAPHS, *memory, *lora):
             for variant in variants:
                 show(variant, through_vllm(items, variant), scores(model, tokenizer, items, variant))
+    print(f"\n{provenance()}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GENERATED = {
-    "settings.md",
-    "gpu.md",
-    "performance.md",
-}  # a table of keys and defaults, made from the code: tests/settings/reference.py
+GENERATED = {"settings.md"}  # a table of keys and defaults, made from the code: tests/settings/reference.py
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.name not in GENERATED]
 WORDS = r"(?:(?!\n\n)[^|])"  # of one paragraph
 LINE = re.compile(
