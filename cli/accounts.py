@@ -96,10 +96,11 @@ async def _tenants(arguments: argparse.Namespace, settings: Settings, stores: St
 async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: Stores) -> Table:
     from rich.table import Table  # noqa: PLC0415
 
-    from router.amounts import Period, show_usd  # noqa: PLC0415
+    from router.amounts import Period  # noqa: PLC0415
     from router.gateway.types import Catalogue  # noqa: PLC0415
     from router.stores.forecasts import forecast  # noqa: PLC0415
     from router.telemetry.state import known_budgets  # noqa: PLC0415
+    from router.types import show_usd  # noqa: PLC0415
 
     table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "forecast")
     budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores, of_keys=True)
@@ -114,9 +115,9 @@ async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: St
 async def _spend(arguments: argparse.Namespace, settings: Settings, stores: Stores) -> Table | str:
     from rich.table import Table  # noqa: PLC0415
 
-    from router.amounts import show_usd  # noqa: PLC0415
     from router.http.declared import names_of  # noqa: PLC0415
     from router.stores.reports import GROUPS, as_csv, grouped  # noqa: PLC0415
+    from router.types import show_usd  # noqa: PLC0415
 
     groups = arguments.by.split(",")
     unknown = [name for name in groups if name not in GROUPS]

@@ -9,7 +9,7 @@ import re
 from decimal import ROUND_CEILING, Context, Decimal, Inexact, InvalidOperation
 from typing import NamedTuple
 
-from router.types import NANO_PER_USD, NanoUsd
+from router.types import NANO_PER_USD, NanoUsd, show_usd
 
 MOST_NANO_USD = 2**53  # about 9 million USD; Redis scripts count in doubles, exact up to here
 MOST_SCALED = 10**18  # bytes of a size, weights of a model
@@ -112,12 +112,6 @@ def _scaled(value: object, units: dict[str, int], expected: str) -> Decimal:
     if scaled > MOST_SCALED:
         raise ValueError(expected)
     return scaled
-
-
-def show_usd(nano: int) -> str:
-    """An amount as it would be written: 0.15, 5, 0.000001."""
-    text = f"{Decimal(nano) / NANO_PER_USD:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def show_period(seconds: int) -> str:

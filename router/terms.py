@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from router import amounts
-from router.types import Budget, CacheRules, NanoUsd, Principal, RateLimit
+from router.types import Budget, CacheRules, NanoUsd, Principal, RateLimit, show_usd
 
 NAME = r"^[^\s,|]+$"
 MOST_COUNTED = 2**53  # requests or tokens a minute; Redis scripts count in doubles, exact up to here
@@ -43,7 +43,7 @@ def _perhaps_named(name: str) -> str:
 Usd = Annotated[
     NanoUsd,
     BeforeValidator(amounts.usd),
-    PlainSerializer(amounts.show_usd),
+    PlainSerializer(show_usd),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": ["0.15", "5 USD"]}),
 ]
 Period = Annotated[
@@ -85,7 +85,7 @@ class BudgetTerms(Section):
         return amounts.budget(data) if isinstance(data, str) else data
 
     def __str__(self) -> str:
-        return f"{amounts.show_usd(self.limit)} USD per {self.period}{'' if self.hard else ' soft'}"
+        return f"{show_usd(self.limit)} USD per {self.period}{'' if self.hard else ' soft'}"
 
     def budget(self, scope: str) -> Budget:
         """As the ledger knows it."""

@@ -25,6 +25,13 @@ PROGRAMS = "programs"  # stands where a program has the name of its backend
 LONG_WRITE = 2  # times the prompt: what an hour in a cache costs where only minutes have a price
 
 
+def show_usd(nano: int) -> str:
+    """Nano-USD as a decimal number of USD, exact: 0.15, 5, 0.000001."""
+    whole, rest = divmod(abs(nano), NANO_PER_USD)
+    shown = f"{whole}.{rest:09d}".rstrip("0").rstrip(".") if rest else str(whole)
+    return f"-{shown}" if nano < 0 else shown
+
+
 @dataclass(frozen=True, slots=True)
 class TokenRates:
     """Nano-USD per million tokens of each kind; None: as the plain tokens of that side. Raises: ValueError below 0."""

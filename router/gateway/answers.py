@@ -9,8 +9,8 @@ from backends.sse import USAGE
 from backends.types import Reply, Report, Whole
 from router.gateway.metering import Bill, billed
 from router.gateway.run_eagerly import to_its_end
-from router.gateway.types import Attempt, usd
-from router.types import NanoUsd
+from router.gateway.types import Attempt
+from router.types import NanoUsd, show_usd
 
 _DONE = b"data: [DONE]\n\n"
 _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
@@ -97,4 +97,4 @@ def with_cost(event: bytes, cost: NanoUsd) -> bytes:
         return event
     head, rest = event[: found.end()], event[found.end() :]
     separator = b"" if rest.lstrip().startswith(b"}") else b","
-    return head + b'"cost":' + usd(cost).encode() + separator + rest
+    return head + b'"cost":' + show_usd(cost).encode() + separator + rest

@@ -9,11 +9,10 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
-from router.amounts import show_usd
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import PROMPT_CACHE
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
-from router.types import Model, NanoUsd, Offer, Principal
+from router.types import Model, NanoUsd, Offer, Principal, show_usd
 
 NONE: Mapping[str, str] = MappingProxyType({})
 MOST_NAMED = 6  # models, where a reason is that of many

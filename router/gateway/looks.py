@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from backends.dialects.chat import text_of
 from backends.types import Reply, Whole
 from policies.signature import HAS_LOGPROBS, chat_signature
-from router.gateway.shown import CHAT, text_of
+from router.gateway.shown import CHAT
 from router.gateway.types import Attempt, Call, Options
 
 ASKED: dict[str, object] = {"logprobs": True, "top_logprobs": 5}

@@ -5,11 +5,13 @@ Nothing fails here: what cannot be read is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+
+from backends.dialects.chat import text_of
 
 CHAT = "/v1/chat/completions"
 _decode = msgspec.json.Decoder().decode
@@ -41,14 +43,6 @@ def _of_body(path: str, body: Any) -> ShownAnswer:
     if path != CHAT:
         return ShownAnswer(str(choice["text"]))
     return ShownAnswer(text_of(choice.get("message") or {}), choice)
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """Of a message, whether its content is one text or several."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join([str(part.get("text") or "") for part in content])
-    return content if isinstance(content, str) else ""
 
 
 def _events(data: bytes) -> Iterator[Any]:

@@ -25,7 +25,7 @@ from router.gateway.names import Names
 from router.gateway.wildcards import Wildcards
 from router.learning.graders.rules import AnswerRule
 from router.ports import Ledger
-from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, NanoUsd, Principal, Spend
+from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, Principal, Spend
 
 if TYPE_CHECKING:
     from backends.types import Reply, Request
@@ -380,12 +380,6 @@ class Attempt:
     recording: Recording | None = None  # … and of a stream, as far as it has come
     marks: list[str] = field(default_factory=list)  # of calls and signatures that only its model can go on from
     agrees: bool | None = None  # with what is stored for a similar question
-
-
-def usd(cost: NanoUsd) -> str:
-    """Nano-USD as a decimal number of USD, exact."""
-    whole, nano = divmod(cost, NANO_PER_USD)
-    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".") if nano else str(whole)
 
 
 def new_id() -> str:

@@ -10,9 +10,9 @@ from router.errors import NotFound
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.flips import flips_of
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Decision, Neighbour, usd
+from router.gateway.types import Call, Decision, Neighbour
 from router.programs.explaining import planned
-from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model, Principal, SettlementRecord
+from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model, Principal, SettlementRecord, show_usd
 
 
 async def explain(gateway: Gateway, call: Call, decision: Decision, principal: Principal) -> dict[str, object]:
@@ -113,7 +113,7 @@ def _of_the_request(gateway: Gateway, call: Call, model: Model) -> Mapping[str, 
     return {
         "prompt_tokens": expected_prompt_tokens(model, call.requirements),
         "delay_s": gateway.decider.delays.of(model, call.requirements),
-        "list_price": {"prompt": usd(model.price.prompt), "completion": usd(model.price.completion)},
+        "list_price": {"prompt": show_usd(model.price.prompt), "completion": show_usd(model.price.completion)},
         **_learned_price(gateway, model),
     }
 

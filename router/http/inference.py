@@ -21,7 +21,7 @@ from router.gateway.answers import RelayedAnswer
 from router.gateway.crowd import Crowd
 from router.gateway.observing import SeenStream
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, ServedRequest, Timings, usd
+from router.gateway.types import Call, ServedRequest, Timings
 from router.http.auth import Authentication, secret_of
 from router.http.connections import CONNECTION, Patient
 from router.http.conversations import PATH as RESPONSES
@@ -32,7 +32,7 @@ from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
 from router.http.schemas import PATHS, parse, with_field
 from router.http.stopping import Stopping
-from router.types import Allowance, Principal
+from router.types import Allowance, Principal, show_usd
 
 LOG = logging.getLogger("pointsman.inference")
 _IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
@@ -149,7 +149,7 @@ class Inference:
         headers = _decision_headers(answer, asked.request_id)
         headers += [
             (b"content-type", b"application/json"),
-            (b"x-pointsman-cost-usd", usd(answer.total).encode()),
+            (b"x-pointsman-cost-usd", show_usd(answer.total).encode()),
             asked.overhead(answer.attempt.timings),
         ]
         if asked.turn is not None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from router.gateway.eligibility import Requirements
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Decision, usd
+from router.gateway.types import Call, Decision
 from router.programs.dry_run import prompts_of
 from router.programs.plans import Expected, RunPlan
 from router.programs.program import NamedProgram
-from router.types import Model, NanoUsd, Principal
+from router.types import Model, NanoUsd, Principal, show_usd
 
 
 def plan_of(model: Model, requirements: Requirements) -> RunPlan | None:
@@ -52,8 +52,8 @@ def shown(plan: RunPlan, gateway: Gateway, prompts: Mapping[str, int]) -> dict[s
     steps = plan.expected(gateway.steps, prompts)
     return {
         "steps": [_step(each) for each in steps],
-        "expected_usd": usd(NanoUsd(round(sum(each.chance * each.cost for each in steps)))),
-        "worst_usd": usd(plan.worst),
+        "expected_usd": show_usd(NanoUsd(round(sum(each.chance * each.cost for each in steps)))),
+        "worst_usd": show_usd(plan.worst),
         "seconds": _seconds(plan, steps, gateway),
         "why": plan.why,
     }
@@ -70,6 +70,6 @@ def _step(expected: Expected) -> dict[str, object]:
         "prompt_tokens": expected.prompt_tokens,
         "completion_tokens": expected.completion_tokens,
         "worst_tokens": max((each.tokens for each in step.part.offers(step.requirements)), default=0),
-        "expected_usd": usd(NanoUsd(round(expected.chance * expected.cost))),
-        "worst_usd": usd(step.worst),
+        "expected_usd": show_usd(NanoUsd(round(expected.chance * expected.cost))),
+        "worst_usd": show_usd(step.worst),
     }

@@ -24,10 +24,10 @@ from router.gateway.eligibility import worst_cost
 from router.gateway.metering import Bill, Doubt, billed
 from router.gateway.run_eagerly import to_its_end
 from router.gateway.serving import Gateway
-from router.gateway.types import Attempt, Call, Timings, usd
+from router.gateway.types import Attempt, Call, Timings
 from router.programs.answers import choice_of, events_of, renamed, with_usage
 from router.programs.plans import RunPlan, Step
-from router.types import Hold, NanoUsd, Spend
+from router.types import Hold, NanoUsd, Spend, show_usd
 
 T = TypeVar("T")
 _NOTHING = Spend(NanoUsd(0), 0, 0, "released")
@@ -241,7 +241,7 @@ class Run:
         worst, left = worst_cost(model, call.requirements), self.left
         if worst > left:
             raise OverPlan(
-                f"the next step may cost {usd(worst)} USD and {usd(max(left, NanoUsd(0)))} USD are left of what the "
+                f"the next step may cost {show_usd(worst)} USD and {show_usd(max(left, 0))} USD are left of what the "
                 f"program {self.attempt.model.name} held; it was not started"
             )
         return Hold(self.attempt.hold.decision_id, model.name, worst, self.attempt.hold.expires_at_ms)

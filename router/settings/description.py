@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from router.amounts import show_usd
 from router.settings.document import Settings
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
 from router.settings.sections import TenantSection
-from router.types import Model, NanoUsd
+from router.types import Model, NanoUsd, show_usd
 
 
 def describe(settings: Settings) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from router import amounts
 from router.terms import Section, Usd
-from router.types import AMOUNTS, NanoUsd, Price, TokenRates
+from router.types import AMOUNTS, NanoUsd, Price, TokenRates, show_usd
 
 _Tokens = Annotated[int, Field(ge=0, le=2**40)]
 
@@ -117,9 +117,7 @@ def written(price: Price) -> dict[str, object]:
 
 def _rates(rates: TokenRates) -> dict[str, object]:
     return {
-        name: amounts.show_usd(usd)
-        for name, usd in rates.amounts.items()
-        if usd is not None and (usd or name not in _FEES)
+        name: show_usd(usd) for name, usd in rates.amounts.items() if usd is not None and (usd or name not in _FEES)
     }
 
 

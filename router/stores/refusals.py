@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.amounts import show_usd
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.limits import MINUTE_MS, Limit, Shown
-from router.types import Allowance, Hold, NanoUsd
+from router.types import Allowance, Hold, NanoUsd, show_usd
 
 THING = {"requests": "requests a minute", "tokens": "tokens a minute", "concurrent": "requests at once"}
 

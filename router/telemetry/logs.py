@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from router.gateway.types import ServedRequest, usd
+from router.gateway.types import ServedRequest
+from router.types import show_usd
 
 LOG = logging.getLogger("pointsman.requests")
 WRITE_EVERY_S = 0.2
@@ -116,7 +117,7 @@ def line_of(request: ServedRequest) -> dict[str, Any]:
         line["stages_ms"] = {stage: round(seconds * 1000, 3) for stage, seconds in request.timings.items()}
     if spend is not None:
         line["tokens"] = {"prompt": spend.prompt_tokens, "completion": spend.completion_tokens, **spend.parts.counts}
-        line["cost_usd"] = msgspec.Raw(usd(spend.cost).encode())
+        line["cost_usd"] = msgspec.Raw(show_usd(spend.cost).encode())
         line["estimated"] = spend.estimated
     return line
 

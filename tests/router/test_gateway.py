@@ -12,8 +12,7 @@ import pytest
 from backends.scripted import Line
 from router.errors import BudgetExceeded, InvalidRequest, NoCandidate, NotFound, StoreUnavailable, UpstreamFailed
 from router.gateway.answers import with_cost
-from router.gateway.types import usd
-from router.types import Budget, Feedback, Hold, NanoUsd, Spend
+from router.types import Budget, Feedback, Hold, NanoUsd, Spend, show_usd
 from tests.router.conftest import LARGE, SMALL, model, now_ms, open_house
 
 pytestmark = pytest.mark.anyio
@@ -253,7 +252,7 @@ async def test_a_capacity_budget_of_a_model_sends_the_rest_elsewhere(tmp_path: P
 
 
 def test_a_cost_is_written_exactly_and_put_into_the_usage_event() -> None:
-    assert [usd(NanoUsd(n)) for n in (0, 1, 1_500_000_000, 2_000_000_000)] == ["0", "0.000000001", "1.5", "2"]
+    assert [show_usd(NanoUsd(n)) for n in (0, 1, 1_500_000_000, 2_000_000_000)] == ["0", "0.000000001", "1.5", "2"]
     event = b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
     assert json.loads(with_cost(event, NanoUsd(42))[6:])["usage"] == {"cost": 4.2e-08, "prompt_tokens": 1}
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router import amounts
+from router.types import show_usd
 
 
 @pytest.mark.parametrize("value", [0.15, "0.15", "$0.15", "0.15 USD", Decimal("0.15"), " 0.150 "])
@@ -18,7 +19,7 @@ def test_an_amount_is_exact_however_it_is_written(value: object) -> None:
 
 @given(st.integers(min_value=0, max_value=10**15))
 def test_an_amount_shown_and_read_again_is_the_same(nano: int) -> None:
-    assert amounts.usd(amounts.show_usd(nano)) == nano
+    assert amounts.usd(show_usd(nano)) == nano
 
 
 @given(st.decimals(min_value=0, max_value=1000, places=6))

@@ -14,7 +14,7 @@ from cli.keys import _terms
 from router import amounts
 from router.errors import InvalidRequest
 from router.terms import Level, Terms, narrowed
-from router.types import Principal
+from router.types import Principal, show_usd
 from tests.settings.conftest import Read
 
 FORMS = ["5 USD per month", "100 USD per 30d soft", "$0.15 / day", "2 USD per rolling week", "0.000000001 USD per 1y"]
@@ -35,7 +35,7 @@ def test_the_same_budget_from_file_admin_api_and_command_line_is_equal(read: Rea
 
 
 BUDGETS = st.builds(
-    lambda nano, period, soft: f"{amounts.show_usd(nano)} USD per {period}{' soft' if soft else ''}",
+    lambda nano, period, soft: f"{show_usd(nano)} USD per {period}{' soft' if soft else ''}",
     st.integers(0, amounts.MOST_NANO_USD),
     st.sampled_from(["day", "week", "month", "year", "rolling month", "30s", "90m", "366d", "hour"]),
     st.booleans(),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from router.amounts import show_usd
 from router.stores.open import Stores
-from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend
+from router.types import Budget, Hold, NanoUsd, Offer, Principal, RateLimit, Reservation, Spend, show_usd
 
 _numbers = itertools.count()
 
