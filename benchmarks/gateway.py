@@ -260,7 +260,7 @@ def _made(folder: Path) -> Path:
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("inprocess", "mock", "pass", "full", "peers", "ratios", "streams", "open", "tenants", "vectors")
+    parts = ("inprocess", "traces", "mock", "pass", "full", "peers", "ratios", "streams", "open", "tenants", "vectors")
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))  # the slowest last
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
@@ -271,7 +271,9 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as made:
         if "inprocess" in arguments.only:
             _print_in_process(in_process.measure(Path(made)), as_json=arguments.json)
-        if rest := [part for part in arguments.only if part != "inprocess"]:
+        if "traces" in arguments.only:
+            _print_in_process(in_process.sampled_out(Path(made)), as_json=False)
+        if rest := [part for part in arguments.only if part not in ("inprocess", "traces")]:
             _over_sockets(rest, Path(made), seconds=arguments.seconds, connections=arguments.connections)
     if not arguments.json:
         print(f"\n{provenance()}")

@@ -49,6 +49,17 @@ def measure(folder: Path, *, batches: int = 30, vectors: int = 10_000) -> dict[s
         return {"pass_through_us": passed, "repeated_us": least(run, repeated), "never_seen_us": least(run, fresh)}
 
 
+def sampled_out(folder: Path, *, batches: int = 30) -> dict[str, float]:
+    """The same of a gateway without traces and of one that records none of its requests, in turn; needs `otel`."""
+    plain = pass_settings(ENGINE, folder / "plain", 0)
+    traced = pass_settings(ENGINE, folder / "traced", 0)
+    traced["telemetry"] = {"access_log": False, "traces": {"endpoint": ENGINE, "share": 0.0}}
+    with stubbed(folder / "plain", plain) as without:
+        before = least(without, [messages(400)] * batches)
+    with stubbed(folder / "traced", traced) as run:
+        return {"without_traces_us": before, "sampled_out_us": least(run, [messages(400)] * batches)}
+
+
 def messages(count: int, *, seed: int = 7, model: str = "auto") -> list[bytes]:
     """That many different requests, as they come over the wire."""
     bodies = [json.dumps({**body, "model": model}).encode() for body in prompts(count, seed=seed)]

@@ -20,6 +20,13 @@ def test_the_three_figures_come_from_requests_that_the_gateway_answers_without_a
     assert all(figure > 0 for figure in figures.values())
 
 
+def test_what_traces_cost_that_record_nothing_is_beside_what_a_request_costs_without_them(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="needs the extra `otel`")
+    figures = in_process.sampled_out(tmp_path, batches=2)
+    assert list(figures) == ["without_traces_us", "sampled_out_us"]
+    assert all(figure > 0 for figure in figures.values())
+
+
 def test_a_request_that_fails_ends_the_run_with_the_gateways_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
