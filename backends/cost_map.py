@@ -35,6 +35,8 @@ _FEATURES = {
 }
 _ROUTE = re.compile(r"^(converse|converse_like|invoke|responses|chat|o_series)/")  # which of its APIs is called
 _REGION = re.compile(r"^(us|eu|apac|jp|au|ca|global|us-gov)\.(?=\w+\.)")  # of Bedrock's, where the map prices no region
+_FACTORS = ("fast", "us")  # tiers that multiply a price, among what the map says of Anthropic's models alone
+_MOST_TIMES = 100.0
 _NO_SLASH = "sample_spec"  # the map's own documentation
 
 
@@ -110,7 +112,7 @@ def _read(file: str) -> dict[str, object]:
 def _listing(entry: Mapping[str, object]) -> Listing:
     return Listing(
         mode=_text(entry, "mode") or None,
-        costs={key: usd for key in entry if "cost" in key and (usd := _price(entry, key)) is not None},
+        costs=_costs(entry),
         search_usd=max(_searches(entry), default=0.0),
         context_tokens=_count(entry, "max_input_tokens") or _count(entry, "max_tokens"),
         max_output_tokens=_count(entry, "max_output_tokens"),
@@ -138,10 +140,33 @@ def _price(entry: Mapping[str, object], key: str) -> float | None:
     return float(value) if math.isfinite(value) and 0 <= value < _MOST_USD_PER_TOKEN else None
 
 
+def _costs(entry: Mapping[str, object]) -> dict[str, float]:
+    """By the map's own keys; lengths and factors that it nests have the keys that it has for others."""
+    found = {key: usd for key in entry if "cost" in key and (usd := _price(entry, key)) is not None}
+    ranges = entry.get("tiered_pricing")
+    for each in ranges if isinstance(ranges, list) else []:
+        if isinstance(each, Mapping) and isinstance(bounds := each.get("range"), list) and bounds:
+            least = _count({"least": bounds[0]}, "least") or 0
+            above = f"_above_{least // 1000}k_tokens" if least else ""
+            found |= {f"{key}{above}": usd for key in each if "cost" in key and (usd := _price(each, key)) is not None}
+    special = entry.get("provider_specific_entry")
+    times = (
+        {f"provider_specific_entry.{name}": special.get(name) for name in _FACTORS}
+        if isinstance(special, Mapping)
+        else {}
+    )
+    times |= {key: entry[key] for key in entry if "uplift_multiplier" in key}
+    for key, by in times.items():
+        if isinstance(by, int | float) and not isinstance(by, bool) and 1 <= by <= _MOST_TIMES:
+            found[key] = float(by)
+    return found
+
+
 def _searches(entry: Mapping[str, object]) -> list[float]:
     by_size = entry.get("search_context_cost_per_query")
     sizes = by_size if isinstance(by_size, Mapping) else {}
-    return [usd for size in sizes if (usd := _price(sizes, size)) is not None]
+    maps = _price(entry, "google_maps_grounding_cost_per_query")
+    return [*(usd for size in sizes if (usd := _price(sizes, size)) is not None), maps or 0.0]
 
 
 def _count(entry: Mapping[str, object], key: str) -> int | None:

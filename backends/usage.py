@@ -5,6 +5,7 @@ Nothing an engine can write here is an error: a paid answer is not thrown away o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -21,7 +22,8 @@ _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
 _WRITTEN = ("cache_creation_tokens", "cache_write_tokens")
 _SEARCHED = ("num_search_queries", "num_server_side_tools_used", "num_sources_used")
-_USUAL_TIERS = frozenset({"", "auto", "default", "standard"})
+_USUAL_TIERS = frozenset({"auto", "default", "standard", "global", "not_available"})
+_TIER = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _SEEN = frozenset({"text_tokens", "accepted_prediction_tokens"})  # details that can be read in the text itself
 
 
@@ -43,7 +45,7 @@ def usage_of(said: object, service_tier: object = None) -> Usage | None:
         return None
     plain = said.keys() <= _PLAIN
     prompt, completion = _first(said, *_PROMPT), _first(said, *_COMPLETION)
-    parts = NO_PARTS if plain and not service_tier else _parts(said, said.get("service_tier") or service_tier)
+    parts = NO_PARTS if plain and not service_tier else _parts(said, service_tier)
     if plain:
         beside = _beside(said, prompt, completion, parts)
         return Usage(prompt, _more(completion, beside), parts, unseen_completion_tokens=beside)
@@ -86,7 +88,8 @@ def _more(count: int | None, more: int) -> int | None:
 
 
 def _parts(said: _Tree, service_tier: object) -> TokenParts:
-    """What has a price of its own, by the names that providers and litellm use."""
+    """What has a price of its own, by the names that providers and litellm use. Anthropic's speed and region have one,
+    too: they are said as parts of the service tier."""
     read, made = _details(said, *_READ) or {}, _details(said, *_MADE) or {}
     kept = _details(said, "cache_creation") or _details(read, "cache_creation_token_details") or {}
     for_long = _first(kept, "ephemeral_1h_input_tokens") or 0
@@ -104,8 +107,14 @@ def _parts(said: _Tree, service_tier: object) -> TokenParts:
         _first(made, "image_tokens") or 0,
         _first(_details(said, "server_tool_use") or read, "web_search_requests") or _first(said, *_SEARCHED) or 0,
     )
-    tier = service_tier if isinstance(service_tier, str) and service_tier not in _USUAL_TIERS else ""
+    tier = tier_name(said.get("service_tier") or service_tier, said.get("speed"), said.get("inference_geo"))
     return TokenParts(*found, tier) if any(found) or tier else NO_PARTS
+
+
+def tier_name(*tiers: object) -> str:
+    """Of all of these that are not what everybody gets: "fast+us"; empty where there are none."""
+    told = {tier for tier in tiers if isinstance(tier, str) and _TIER.fullmatch(tier) and tier not in _USUAL_TIERS}
+    return "+".join(sorted(told))
 
 
 def merged(new: Usage, old: Usage | None) -> Usage:
@@ -124,7 +133,9 @@ def merged(new: Usage, old: Usage | None) -> Usage:
 def _larger_parts(new: TokenParts, old: TokenParts) -> TokenParts:
     if old is NO_PARTS or new is NO_PARTS:
         return new if old is NO_PARTS else old
-    return TokenParts(*map(max, msgspec.structs.astuple(new), msgspec.structs.astuple(old)))
+    larger = TokenParts(*map(max, msgspec.structs.astuple(new), msgspec.structs.astuple(old)))
+    tier = tier_name(*new.service_tier.split("+"), *old.service_tier.split("+"))
+    return msgspec.structs.replace(larger, service_tier=tier)
 
 
 def _first(said: Mapping[str, object], *names: str) -> int | None:

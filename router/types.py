@@ -121,7 +121,7 @@ class Price(TokenRates):
     """The list price of a model.
 
     `above`: other rates for a whole request whose prompt has more tokens than this, ascending.
-    `tiers`: other prices by the service tier that the provider says it used ("flex", "priority").
+    `tiers`: other prices by the service tier that the provider says it used ("flex", "priority", "fast+us").
     """
 
     above: tuple[tuple[int, TokenRates], ...] = ()
@@ -137,8 +137,7 @@ class Price(TokenRates):
         """Cost of an answer in nano-USD, rounded up once. `writes`: the request asked a cache to keep its prompt."""
         if self._is_plain and not (writes and (parts.cache_write or parts.cache_write_1h)):
             return NanoUsd(-(-(prompt * self.prompt + completion * self.completion) // PER))
-        price = self.tiers.get(parts.service_tier, self) if self.tiers else self
-        rates = price.rates(prompt)
+        rates = self._tier(parts.service_tier).rates(prompt)
         total = rates.charge(prompt, completion, parts, writes=writes)
         return NanoUsd(-(-total // PER) + rates.request + rates.search * parts.searches)
 
@@ -159,6 +158,13 @@ class Price(TokenRates):
             if prompt > least:
                 found = rates
         return found
+
+    def _tier(self, name: str) -> Price:
+        """Of a tier, or of several at once ("fast+us"): the most expensive where they have no price together."""
+        if not self.tiers or name in self.tiers:
+            return self.tiers.get(name, self)
+        known = [self.tiers[each] for each in name.split("+") if each in self.tiers]
+        return max(known, key=lambda each: (each.completion, each.prompt), default=self)
 
     def _possible(self, prompt: int) -> Iterator[TokenRates]:
         yield self

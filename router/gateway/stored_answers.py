@@ -8,30 +8,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+import re
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from backends.dialects import ABILITIES
-from backends.types import Reply, Report, Request, Stream, Usage, Whole
+from backends.types import Reply, Report, Whole
 from policies.stored_answers import STORED
 from policies.types import Arm
 from router.errors import StoreUnavailable
-from router.gateway.eligibility import Requirements
-from router.gateway.metering import Bill
-from router.gateway.replayed_ids import fresh_id, renamed
-from router.gateway.shown import shown_answer
+from router.gateway.replaying import KeptAnswer, Recording, StoredAnswer, text_of
 from router.gateway.similar import AUDIT, NEAREST, Likeness, before_the_question
 from router.gateway.types import Attempt, Call, Candidates, Float32, arm_of
 from router.learning.likeness import confidence, fingerprint, say_the_same
 from router.learning.views import Views
 from router.ports import Cipher, StoredAnswers
-from router.types import CacheRules, Model, NanoUsd, Offer, Price, Principal, Spend
+from router.types import CacheRules, Model, NanoUsd, Price, Principal, Spend
 
 LOG = logging.getLogger("pointsman.answers")
 NOWHERE = "stored"  # stands where a model has the name of its backend
@@ -49,33 +47,14 @@ _FREE = _TOLD_BACK | {
     "service_tier",
 }  # … these too
 _VARIES = ("anthropic-beta", "openai-beta")  # headers that change what an engine does
+_CALLS = re.compile(rb'"tool_calls"\s*:\s*\[\s*\{|"function_call"\s*:\s*\{|"type"\s*:\s*"(?:server_)?tool_use"')
 _SILENT = b"null"
+PURGES = "\0purges"  # in the store, whose tenants have no such name: when all of each tenant's was forgotten
+_PURGES = CacheRules(ttl_ms=24 * 3_600_000, entries=100_000, bytes=1_600_000)  # kept for longer than any answer takes
+_TIME = struct.Struct("<d")
 _ALL: Mapping[str, bytes] = {}
 Embed = Callable[[Principal, Call], Awaitable[Float32]]
 _NOTHING = Price(NanoUsd(0), NanoUsd(0))
-
-
-class KeptAnswer(msgspec.Struct, array_like=True):
-    """An answer as it is stored."""
-
-    made_by: str  # the decision
-    model: str
-    at_ms: int
-    cost: int  # nano-USD, when it was made
-    response_id: str | None
-    finish_reason: str | None
-    tokens: tuple[int, int]
-    asked: str  # the question, where similar ones may have this answer
-    blocks: list[bytes]  # a body, or a stream as it came
-
-    def report(self) -> Report:
-        """What is said of it when it is given again, under an id of its own."""
-        usage = Usage(*self.tokens)
-        return Report(usage, complete=True, finish_reason=self.finish_reason, response_id=fresh_id(self.response_id))
-
-    def text(self, call: Call) -> str | None:
-        """What it says to a call of its own shape."""
-        return _text(call, self.blocks)
 
 
 _decode = msgspec.msgpack.Decoder(KeptAnswer).decode
@@ -84,86 +63,6 @@ _encode = msgspec.msgpack.Encoder().encode
 
 Pending = dict[str, tuple[CacheRules, dict[str, KeptAnswer]]]
 """Answers that wait to be stored, by tenant and name."""
-
-
-class Recording:
-    """An answer under way that is to be stored: its blocks, until there are too many."""
-
-    def __init__(self, reply: Stream, most: int) -> None:
-        self._reply, self._most = reply, most
-        self.blocks: list[bytes] = []
-        self.size = 0
-
-    @property
-    def report(self) -> Report:
-        """The engine's own."""
-        return self._reply.report
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for block in self._reply:
-            self.size += len(block)
-            if self.size <= self._most:
-                self.blocks.append(block)
-            yield block
-
-    async def aclose(self) -> None:
-        """Stop at once."""
-        await self._reply.aclose()
-
-
-class ReplayedStream:
-    """A stored stream, block by block. See Stream."""
-
-    def __init__(self, kept: KeptAnswer) -> None:
-        self._kept, self.report = kept, kept.report()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for block in self._kept.blocks:
-            yield renamed(block, self._kept.response_id, self.report.response_id)
-
-    async def aclose(self) -> None:
-        """Nothing is under way."""
-
-
-class Replay:
-    """A stored answer on its way. See Running."""
-
-    attempt: Attempt
-
-    def __init__(self, kept: KeptAnswer, how: str, clock: Callable[[], float]) -> None:
-        self._kept, self._how, self._clock = kept, how, clock
-
-    async def send(self, request: Request) -> Reply:
-        """See Backend.send; nothing can fail."""
-        kept = self._kept
-        self.attempt.stored = f"{self._how}; age={max(0, int(self._clock()) - kept.at_ms // 1000)}"
-        if request.stream:
-            return ReplayedStream(kept)
-        report = kept.report()
-        return Whole(renamed(b"".join(kept.blocks), kept.response_id, report.response_id), report)
-
-    def bill(self) -> Bill:
-        """Nothing, and what it cost when it was made."""
-        return Bill(Spend(NanoUsd(0), 0, 0, "settled", saved=NanoUsd(self._kept.cost)))
-
-
-class StoredAnswer:
-    """What stands for a model's answer among the candidates. See router.types.Program."""
-
-    def __init__(self, kept: KeptAnswer, how: str, clock: Callable[[], float]) -> None:
-        self._kept, self._how, self._clock = kept, how, clock
-
-    def offer(self, model: Model, requirements: Requirements) -> Offer:
-        """See Program.offer."""
-        return Offer(model.name, NanoUsd(0), 0)
-
-    def reason(self, requirements: Requirements, principal: Principal, is_up: Callable[[str], bool]) -> str | None:
-        """See Program.reason: whoever made it may serve, or it was not offered."""
-        return None
-
-    def begin(self, gateway: Any, call: Any) -> Replay:
-        """See Program.begin."""
-        return Replay(self._kept, self._how, self._clock)
 
 
 class AnswerCache:
@@ -193,7 +92,7 @@ class AnswerCache:
             if kept is not None and call.likeness is not None:
                 fits, how = 1.0 - principal.cache.alpha, f"similar; sure={call.likeness.sure:.3f}"
         maker = None if kept is None else next((model for model in makers if model.name == kept.model), None)
-        if kept is None or maker is None:
+        if kept is None or maker is None or made_with(maker) != kept.made_with:
             return candidates
         call.made_by = kept.made_by
         return self._among(candidates, maker, _model(maker, StoredAnswer(kept, how, self._clock), call), kept, fits)
@@ -241,7 +140,7 @@ class AnswerCache:
             return None
         if not _is_whole(attempt, spend, report, rules.bytes // SHARE):
             return None
-        text = _text(attempt.call, attempt.blocks)
+        text = text_of(attempt.call, attempt.blocks)
         return None if text is None else say_the_same(text, likeness.said)
 
     def recorded(self, attempt: Attempt, reply: Reply) -> Reply:
@@ -275,6 +174,8 @@ class AnswerCache:
             (spend.prompt_tokens, spend.completion_tokens),
             attempt.call.text if attempt.call.likeness is not None else "",
             blocks,
+            made_with(attempt.model),
+            attempt.decision.record.context.now,
         )
         if not self._pending:
             asyncio.get_running_loop().call_later(WRITE_S, self._begin_to_write)
@@ -284,6 +185,7 @@ class AnswerCache:
     async def forget(self, tenant: str) -> int:
         """All of a tenant's, also what is under way here; how many were stored. Raises: StoreUnavailable."""
         self._forgotten[tenant] = self._clock()
+        await self._store.keep(PURGES, {tenant: _TIME.pack(self._forgotten[tenant])}, _PURGES)
         await self.write()
         if self._writing is not None:
             await asyncio.shield(self._writing)
@@ -297,10 +199,19 @@ class AnswerCache:
             bodies = {name: self._cipher.encrypt(_encode(kept)) for name, kept in answers.items()}
             try:
                 await self._store.keep(tenant, bodies, rules)
+                await self._forget_late(tenant, answers)
             except StoreUnavailable as error:
                 LOG.warning("%d answers are not stored, nobody is given them again: %s", len(bodies), error)
         if self._under_way is pending:
             self._under_way = {}
+
+    async def _forget_late(self, tenant: str, answers: Mapping[str, KeptAnswer]) -> None:
+        """Those that were asked for before another gateway forgot all: looked up after they are stored, so that either
+        this finds the time or the other found them."""
+        said = await self._store.find(PURGES, tenant)
+        forgotten = 0.0 if said is None else _TIME.unpack(said)[0]
+        for name in [name for name, kept in answers.items() if kept.asked_at < forgotten]:
+            await self._store.forget(tenant, name)
 
     def _begin_to_write(self) -> None:
         self._writing = asyncio.ensure_future(self.write())
@@ -333,6 +244,12 @@ def _waiting(pending: Pending, tenant: str, name: str) -> KeptAnswer | None:
     return pending[tenant][1].get(name) if tenant in pending else None
 
 
+def made_with(model: Model) -> str:
+    """A digest of what an answer of this model follows from beside the request: another engine's may be another."""
+    parts = (model.backend, model.upstream, model.extra_body, model.defaults, sorted(model.drop_fields))
+    return blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=8).hexdigest()
+
+
 def name_of(principal: Principal, call: Call, instead: Mapping[str, bytes] = _ALL) -> str:
     """A digest of all of a request that its answer may follow from, and of who shares it beside the tenant. `instead`:
     what is taken in place of fields."""
@@ -351,11 +268,6 @@ def name_of(principal: Principal, call: Call, instead: Mapping[str, bytes] = _AL
     return digest.hexdigest()
 
 
-def _text(call: Call, blocks: list[bytes]) -> str | None:
-    shown = shown_answer(call.path, b"".join(blocks), streamed=call.stream)
-    return None if shown is None else shown.text
-
-
 def _stands(call: Call) -> bool:
     """Whether an answer to it follows from the request alone."""
     requirements = call.requirements
@@ -371,6 +283,10 @@ def _is_whole(attempt: Attempt, spend: Spend, report: Report | None, most: int) 
         return False
     if report.failure is not None or not report.complete or report.finish_reason not in _ENDED:
         return False
+    if spend.parts.searches or (report.usage is not None and report.usage.parts.searches):
+        return False  # an answer of the moment
+    if "tools" in attempt.call.requirements.capabilities and _CALLS.search(b"".join(attempt.blocks or ())) is not None:
+        return False  # some engines end a call that was forced by "stop"
     return not (attempt.call.path == "/v1/responses" and "tools" in attempt.call.requirements.capabilities)
 
 

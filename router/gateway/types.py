@@ -30,8 +30,8 @@ from router.types import NANO_PER_USD, Budget, DecisionRecord, Hold, Model, Prin
 if TYPE_CHECKING:
     from backends.types import Reply, Request
     from router.gateway.metering import Bill
+    from router.gateway.replaying import Recording
     from router.gateway.similar import Likeness
-    from router.gateway.stored_answers import Recording
 
 Float32 = NDArray[np.float32]
 GENERIC_BYTES_PER_TOKEN = 4.0

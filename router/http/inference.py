@@ -81,7 +81,7 @@ class Inference:
             if asked.path == RESPONSES:
                 asked.turn = await self._kept.turn(principal, body)
                 body = asked.turn.body
-            asked.call = call = self._call(asked, body)
+            asked.call = call = self._call(asked, body, scope["headers"])
             await self._answer(principal, call, asked, Presence(receive, longest_s=self._longest_s))
         except PointsmanError as error:
             await self._fail(asked, error)
@@ -123,7 +123,7 @@ class Inference:
                 with contextlib.suppress(StoreUnavailable):  # the client was told above, or has gone
                     await answer.close()
 
-    def _call(self, asked: HttpExchange, body: bytes) -> Call:
+    def _call(self, asked: HttpExchange, body: bytes, every: Headers) -> Call:
         headers = asked.headers
         if asked.deployment is not None:
             body = with_field(body, "model", asked.deployment)
@@ -139,7 +139,8 @@ class Inference:
         )
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]
-        if (said := headers.get(b"cache-control")) is not None:
+        if b"cache-control" in headers:
+            said = b",".join([value for name, value in every if name == b"cache-control"]).lower()
             call.keeps_stored = b"no-store" not in said
             call.takes_stored = call.keeps_stored and b"no-cache" not in said
         return call

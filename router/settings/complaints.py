@@ -18,6 +18,7 @@ from router.terms import NAME
 
 _SECRETIVE = {"api_key", "admin_key", "secret", "redis", "headers", "params"}  # never echoed, nor anything inside
 _PATTERNS = {NAME: "a name without spaces, commas and bars", URL: "an address that begins with http:// or https://"}
+_KEY = "[key]"  # where pydantic means a key itself
 Fault = tuple[str, str]  # path of the key, what is wrong
 
 
@@ -110,13 +111,18 @@ def _without_tags(loc: Steps, tree: object) -> Steps:
     for step in loc:
         if isinstance(node, dict) and step not in node and node.get("kind", "hashing") == step:
             continue
-        if isinstance(step, int) and not isinstance(node, list):
+        if step == _KEY or (isinstance(step, int) and not isinstance(node, list) and not _has(node, step)):
             continue
         if node is not None and not isinstance(node, dict | list):
             break
         kept.append(step)
         node = _child(node, step)
     return tuple(kept)
+
+
+def _has(node: object, step: int) -> bool:
+    """Whether it is a mapping whose keys are numbers, this one among them."""
+    return isinstance(node, dict) and step in node
 
 
 def _child(node: object, step: str | int) -> object:

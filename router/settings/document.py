@@ -170,7 +170,8 @@ class Settings(Section):
         if model.price is not None:
             return model.price.price()
         if listed is not None and listed.price is not None:
-            return listed.price
+            replicas = getattr(self.backends[self.backend_of(model)], "replicas", ())
+            return listed.price_at((each.url, each.params) for each in replicas)
         last = model.unlisted_price or self.default_price
         return last.price() if last else None
 

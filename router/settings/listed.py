@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from urllib.parse import urlsplit
 
 from router.errors import SettingsError
 from router.settings.extras import install_line
-from router.settings.price_sections import SEARCH, price_in
+from router.settings.price_sections import SEARCH, multiplied, price_in
 from router.types import Price
 
 
@@ -24,8 +26,31 @@ class Listed:
     lacks: frozenset[str] = frozenset()  # features that it says nothing of
     retires: str | None = None  # the day it goes, YYYY-MM-DD
 
+    def price_at(self, endpoints: Iterable[tuple[str | None, Mapping[str, object]]]) -> Price | None:
+        """What it costs at these addresses, with these parameters of litellm; the most expensive counts."""
+        if self.price is None:
+            return None
+        return multiplied(self.price, max((_uplift(self.costs, *each) for each in endpoints), default=Fraction(1)))
 
+
+_UPLIFTS = {  # the map's own keys
+    "eu.api.openai.com": "regional_processing_uplift_multiplier_eu",
+    "us.api.openai.com": "regional_processing_uplift_multiplier_us",
+    "gov.api.openai.com": "fedramp_uplift_multiplier",
+}
+_VERTEX_UPLIFT = "regional_endpoint_uplift_multiplier"
 FREE = {"embedding": frozenset({"completion"})}  # plain parts that a kind of model has not, by its mode
+
+
+def _uplift(costs: Mapping[str, float], url: str | None, params: Mapping[str, object]) -> Fraction:
+    """By which an endpoint multiplies a price. Vertex without a location is read as one of its regions."""
+    address = str(url or params.get("api_base") or params.get("base_url") or "")
+    location = params.get("vertex_location") or params.get("vertex_ai_location")
+    key = _UPLIFTS.get((urlsplit(address).hostname or "") if "[" not in address else "")
+    if key is None and location != "global":
+        key = _VERTEX_UPLIFT
+    return Fraction(str(costs.get(key or "", 1.0)))
+
 
 Look = Callable[[str], Listed | None]
 """What a provider's list says of a model by its litellm name; None where the list does not know it."""

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, field_validator
 
+from backends.usage import tier_name
 from router import amounts
 from router.terms import Section, Usd
 from router.types import AMOUNTS, NanoUsd, Price, TokenRates, show_usd
 
+
+def _tier_name(name: str) -> str:
+    """Raises: ValueError for one that no answer is told to have had."""
+    if tier_name(*name.split("+")) != name or not name:
+        expected = tier_name(*name.split("+")) or "one that answers are told to have had, such as flex or fast+us"
+        raise ValueError(f"expected {expected}")
+    return name
+
+
+_TierName = Annotated[str, AfterValidator(_tier_name)]
 _Tokens = Annotated[int, Field(ge=0, le=2**40)]
 
 
@@ -59,6 +72,14 @@ class TierSection(RatesSection):
         default={}, description="Other prices for a whole request whose prompt has more tokens than this."
     )
 
+    @field_validator("above", mode="wrap")
+    @classmethod
+    def _one_a_length(cls, given: object, read: ValidatorFunctionWrapHandler) -> object:
+        found = read(given)
+        if isinstance(given, Mapping) and (len(found) < len(given) or any(isinstance(each, bool) for each in given)):
+            raise ValueError("expected one price above each length, a whole number of tokens")
+        return found
+
     def tier(self) -> Price:
         """In nano-USD per million tokens."""
         return Price(
@@ -69,7 +90,7 @@ class TierSection(RatesSection):
 class _TieredSection(TierSection):
     """USD per million tokens, by service tier too."""
 
-    tiers: dict[str, TierSection] = Field(
+    tiers: dict[_TierName, TierSection] = Field(
         default={}, description='Prices by the service tier that the provider says it used, such as "flex", "priority".'
     )
 
@@ -85,12 +106,13 @@ class PriceSection(_TieredSection):
 
     changes: tuple[PriceChange, ...] = Field(default=(), description="Prices that hold from a later day on.")
 
-    @model_validator(mode="after")
-    def _one_a_day(self) -> PriceSection:
-        days = [each.since for each in self.changes]
+    @field_validator("changes")
+    @classmethod
+    def _one_a_day(cls, changes: tuple[PriceChange, ...]) -> tuple[PriceChange, ...]:
+        days = [each.since for each in changes]
         if len(set(days)) < len(days):
-            raise ValueError(f"changes: two prices from {max(days, key=days.count)} on")
-        return self
+            raise ValueError(f"expected no two prices from {max(days, key=days.count)} on")
+        return changes
 
     def price(self, on: date | None = None) -> Price:
         """As it is on a day, by default today (UTC), in nano-USD per million tokens."""
@@ -122,6 +144,7 @@ def _rates(rates: TokenRates) -> dict[str, object]:
 
 
 PLAIN = ("prompt", "completion")
+FACTOR = "provider_specific_entry."  # before a tier by which the map multiplies a price
 SEARCH = "search_context_cost_per_query"
 _PARTS = {
     "input_cost_per_token": "prompt",
@@ -142,8 +165,9 @@ _PARTS = {
 _FEES = {"request", "search"}
 _KEY = re.compile(
     rf"(?P<part>{'|'.join(sorted(_PARTS, key=len, reverse=True))})"
-    r"(?:_above_(?P<above>\d{1,9})k_tokens)?(?:_(?P<tier>flex|priority|ultrafast))?"
+    r"(?:_above_(?P<above>\d{1,9})k_tokens)?(?:_(?P<tier>flex|priority|ultrafast|balanced|batches))?"
 )
+_TIERS = {"batches": "batch"}  # whose names are others where an answer tells its tier
 
 
 def is_price(key: str) -> bool:
@@ -160,17 +184,39 @@ def price_in(costs: Mapping[str, float], *, free: frozenset[str] = frozenset()) 
     stated: dict[tuple[str, int], dict[str, NanoUsd]] = {}
     for key, usd in costs.items():
         if (match := _KEY.fullmatch(key)) is not None:
-            part, where = _PARTS[match["part"]], (match["tier"] or "", int(match["above"] or 0) * 1000)
+            tier = _TIERS.get(match["tier"], match["tier"] or "")
+            part, where = _PARTS[match["part"]], (tier, int(match["above"] or 0) * 1000)
             stated.setdefault(where, {})[part] = _fee(usd) if part in _FEES else amounts.per_million(usd)
     plain = dict.fromkeys(free, NanoUsd(0)) | stated.pop(("", 0), {})
     if not plain.keys() >= set(PLAIN):
         return None
     tiers = {tier for tier, _ in stated} - {""}
-    return Price(
-        **plain,
-        above=_lengths(plain, stated, ""),
-        tiers={tier: _tier(plain, stated, tier) for tier in sorted(tiers)},
-    )
+    priced = {tier: _tier(plain, stated, tier) for tier in sorted(tiers)}
+    price = Price(**plain, tiers={}, above=_lengths(plain, stated, ""))
+    return replace(price, tiers=priced | _in_tiers(price, priced, costs))
+
+
+def _in_tiers(price: Price, tiers: Mapping[str, Price], costs: Mapping[str, float]) -> dict[str, Price]:
+    """What is asked where a tier multiplies the price of another: of each, and of all that can be at once."""
+    factors = {key.removeprefix(FACTOR): Fraction(str(by)) for key, by in costs.items() if key.startswith(FACTOR)}
+    found: dict[str, Price] = {}
+    for name, by in factors.items():
+        for other, base in [("", price), *tiers.items(), *found.items()]:
+            found["+".join(sorted([name, *filter(None, other.split("+"))]))] = multiplied(base, by)
+    return found
+
+
+def multiplied(price: Price, by: Fraction) -> Price:
+    """Each of its tokens so many times, in every tier; fees stay."""
+    if by == 1:
+        return price
+    above = tuple((least, TokenRates(**_rates_times(rates, by))) for least, rates in price.above)
+    tiers = {name: multiplied(tier, by) for name, tier in price.tiers.items()}
+    return Price(**_rates_times(price, by), above=above, tiers=tiers)
+
+
+def _rates_times(rates: TokenRates, by: Fraction) -> dict[str, Any]:
+    return {n: usd if usd is None or n in _FEES else -(-usd * by // 1) for n, usd in rates.amounts.items()}
 
 
 def _fee(usd: float) -> NanoUsd:
@@ -186,6 +232,9 @@ def _tier(plain: Mapping[str, NanoUsd], stated: _StatedRates, tier: str) -> Pric
 
 
 def _lengths(plain: Mapping[str, NanoUsd], stated: _StatedRates, tier: str) -> tuple[tuple[int, TokenRates], ...]:
-    return _ascending(
-        {above: TokenRates(**{**plain, **rates}) for (which, above), rates in stated.items() if which == tier and above}
-    )
+    """What holds above one length holds above a greater one, too, where nothing else is stated there."""
+    found, so_far = [], dict(plain)
+    for above in sorted(above for which, above in stated if which == tier and above):
+        so_far |= stated[tier, above]
+        found.append((above, TokenRates(**so_far)))
+    return tuple(found)

@@ -62,7 +62,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
         only = await stack.enter_async_context(engine(text="All is well here.", usage=USAGE))
         auth = {"admin_key": "sk-admin-of-these-tests"}
         settings = settings_for(folder, {"m": only}, tenants=tenants, auth=auth, policy={"name": "paced"})
-        settings["models"][0]["capabilities"] = ["chat", "tools", "completions"]
+        settings["models"][0]["capabilities"] = ["chat", "tools", "completions", "logprobs"]
         found = House(await stack.enter_async_context(serving(folder, settings)), only, folder)
         await stack.enter_async_context(found.client)
         yield found

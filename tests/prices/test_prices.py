@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from backends.types import COUNTED, TokenParts
 from backends.usage import merged, usage_of
+from router.errors import SettingsError
 from router.gateway.abilities import PROMPT_CACHE, features_of
+from router.settings.loading import build
 from router.settings.price_sections import PriceSection, price_in, written
 from router.stores.reports import KINDS, SpendLine, kinds_of
 from router.types import AMOUNTS, Price, TokenRates
@@ -131,10 +133,24 @@ def test_a_change_brings_its_own_service_tiers() -> None:
         ({"above": {"many": {"prompt": 1, "completion": 1}}}, "above"),
         ({"above": {1000: {"prompt": 1}}}, "above.1000.completion"),
         ({"tiers": {"flex": {"prompt": 1, "completion": "NaN"}}}, "tiers.flex.completion"),
+        ({"tiers": {"flex": {"prompt": 1, "completion": 1, "above": {10: {"prompt": -1, "completion": 1}}}}},
+         "tiers.flex.above.10.prompt"),
+        ({"above": {9: {"prompt": 1, "completion": 1}, "9": {"prompt": 2, "completion": 1}}}, "expected one price"),
+        ({"above": {True: {"prompt": 1, "completion": 1}}}, "above Value error, expected one price"),
+        ({"above": {-5: {"prompt": 1, "completion": 1}}}, "above.-5"),
+        ({"tiers": {"default": {"prompt": 1, "completion": 1}}}, "tiers.default"),
+        ({"tiers": {"us+fast": {"prompt": 1, "completion": 1}}}, "expected fast+us"),
+        ({"tiers": {"": {"prompt": 1, "completion": 1}}}, "expected one that answers are told"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": True}, "prompt"),
+        ({"prompt": float("inf")}, "prompt"),
+        ({"changes": [{"since": "2027-01-01", "prompt": 1}]}, "changes.0.completion"),
+        ({"changes": [{"prompt": 1, "completion": 1}]}, "changes.0.since"),
+        ({"changes": [{"since": "2027-02-30", "prompt": 1, "completion": 1}]}, "changes.0.since"),
         ({"changes": [{"since": "soon", "prompt": 1, "completion": 1}]}, "changes.0.since"),
         ({"changes": [{"since": "2027-01-01", "prompt": n, "completion": 1} for n in (1, 2)]}, "two prices from"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_price_is_refused_by_its_path(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError) as refused:
         PriceSection.model_validate({"prompt": 1, "completion": 2} | wrong)
@@ -160,6 +176,47 @@ def test_litellms_keys_for_lengths_and_tiers_are_read_together() -> None:
     assert (price.cache_write_1h, price.tiers["flex"].prompt) == (4 * 10**9, 5 * 10**8)
     assert price.tiers["flex"].above[0][1].completion == 9 * 10**9
     assert price_in({"input_cost_per_token": 1e-6}) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            {"above": {9: {"prompt": -1, "completion": 1}}},
+            "models[0].price.above[9].prompt: got -1, expected an amount",
+        ),
+        ({"above": {-9: {"prompt": 1, "completion": 1}}}, "models[0].price.above[-9]: got -9, expected greater than"),
+        ({"tiers": {"us+fast": {"prompt": 1, "completion": 1}}}, "models[0].price.tiers.us+fast: got 'us+fast', expec"),
+        ({"tiers": {"flex": {"prompt": 1}}}, "models[0].price.tiers.flex.completion: missing"),
+        ({"cashed": 1}, "models[0].price.cashed: unknown key, did you mean cached?"),
+        (
+            {"changes": [*SECTION["changes"], *SECTION["changes"]]},
+            "models[0].price.changes: got a list, expected no two",
+        ),
+    ],
+)
+def test_the_path_is_that_of_the_users_own_file(wrong: dict[str, Any], said: str) -> None:
+    engine = {"kind": "vllm", "url": "http://127.0.0.1:1"}
+    tree = {"backends": {"e": engine}, "models": [{"name": "m", "backend": "e", "price": {**SECTION, **wrong}}]}
+    with pytest.raises(SettingsError) as refused:
+        build(tree, {})
+    assert said in str(refused.value)
+
+
+def test_what_is_stated_above_one_length_holds_above_a_greater_one() -> None:
+    price = price_in(
+        {
+            "input_cost_per_token": 1e-6,
+            "output_cost_per_token": 2e-6,
+            "output_cost_per_token_above_128k_tokens": 4e-6,
+            "input_cost_per_token_above_200k_tokens": 3e-6,
+        }
+    )
+    assert price is not None
+    assert [(least, rates.prompt, rates.completion) for least, rates in price.above] == [
+        (128_000, 10**9, 4 * 10**9),
+        (200_000, 3 * 10**9, 4 * 10**9),
+    ]
 
 
 def test_a_stream_that_reports_in_parts_keeps_the_largest_of_each() -> None:

@@ -90,3 +90,66 @@ def test_few_thresholds_let_through_more_than_they_may() -> None:
         threshold = selective_threshold(sure, wrong, risk=risk, miss=0.1)
         missed += threshold < 1.0 - 2.0 * risk
     assert missed <= 0.13 * 300
+
+
+@pytest.mark.parametrize(
+    ("asked", "before"),
+    [
+        ("Who won the cup in 2024?", "Who won the cup in 2025?"),
+        ("Who won the cup in 2024?", "Who won the cup in ２０２５?"),
+        ("What are the roots of x²?", "What are the roots of x³?"),
+        ("What is 2+3?", "What is 2-3?"),
+        ("What is 5 - 3?", "What is 3 - 5?"),
+        ("What is (2+3)*4?", "What is 2+(3*4)?"),
+        ("Is 3 greater than 5?", "Is 5 greater than 3?"),
+        ("Convert $100 to yen.", "Convert €100 to yen."),
+        ("How far is 5 km in feet?", "How far is 5 miles in feet?"),
+        ("How far is 5km in feet?", "How far is 5mi in feet?"),
+        ("How do I sort a list in C#?", "How do I sort a list in C?"),
+        ("What does 👍 mean?", "What does 👎 mean?"),
+        ("Does Alice love Bob?", "Does Bob love Alice?"),
+        ("Is the train from Paris to London?", "Is the train from London to Paris?"),
+    ],
+)
+def test_numbers_signs_units_and_names_in_another_order_turn_an_answer_round(asked: str, before: str) -> None:
+    assert confidence(asked, before, 1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "before"),
+    [
+        ("Does a dog bite a man?", "Does a man bite a dog?"),
+        ("Why is copper not a gas but a metal?", "Why is copper a gas but not a metal?"),
+    ],
+)
+def test_the_same_words_in_another_order_are_no_surer_than_other_words(asked: str, before: str) -> None:
+    assert 0.0 < confidence(asked, before, 1.0) < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wie ist das Wetter in Oslo?",
+        "Was kostet eine Fahrkarte heute?",
+        "Quel est mon solde ?",
+        "¿Qué tiempo hace hoy?",
+        "Qual é a capital da França?",
+        "Che ore sono?",
+        "Какая сегодня погода?",
+        "今天天气怎么样？",
+        "今日の天気は？",
+        "오늘 날씨 어때?",
+        "ما هو الطقس اليوم؟",
+        "आज मौसम कैसा है?",
+        "What is the capital of p\u0430ris?",  # a Cyrillic letter among Latin ones
+        "Who won in 20\u200b24?",  # a space that nobody sees
+        "Is it \u202etrue\u202c that copper conducts?",  # written backwards
+    ],
+)
+def test_what_no_sign_is_known_for_is_never_compared(text: str) -> None:
+    assert not is_comparable(text)
+
+
+@pytest.mark.parametrize("text", ["What is naïve Bayes?", "Where is Bogotá?", "Who wrote Die Verwandlung?"])
+def test_a_foreign_name_makes_no_foreign_question(text: str) -> None:
+    assert is_comparable(text)

@@ -274,7 +274,7 @@ def _price(said: Tree, known: Listed | None, path: str) -> Price | None:
     """What the file says laid over what the map says; None unless both plain prices are known."""
     given = {key: _usd(value, f"{path}.{key}") for key, value in said.items() if is_price(key) and value is not None}
     if known is not None and known.price is not None and not given:
-        return known.price
+        return known.price_at([(None, said)])
     mode = said.get("mode") or (known.mode if known else None)
     return price_in({**(known.costs if known else {}), **given}, free=FREE.get(str(mode), frozenset()))
 
