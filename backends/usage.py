@@ -113,8 +113,8 @@ def _parts(said: _Tree, service_tier: object) -> TokenParts:
 
 def tier_name(*tiers: object) -> str:
     """Of all of these that are not what everybody gets: "fast+us"; empty where there are none."""
-    told = {tier for tier in tiers if isinstance(tier, str) and _TIER.fullmatch(tier) and tier not in _USUAL_TIERS}
-    return "+".join(sorted(told))
+    unusual = {tier for tier in tiers if isinstance(tier, str) and _TIER.fullmatch(tier) and tier not in _USUAL_TIERS}
+    return "+".join(sorted(unusual))
 
 
 def merged(new: Usage, old: Usage | None) -> Usage:

@@ -138,11 +138,11 @@ def signs_of(text: str) -> Signs:
     """Of a question or an answer."""
     found, plain = _split(text)
     named = [word for as_said, word in zip(found[1:], plain[1:], strict=True) if as_said[:1].isupper()]
-    told = [_stem(word) for word in filterfalse(_UNTOLD.__contains__, plain)]
+    content = [_stem(word) for word in filterfalse(_UNTOLD.__contains__, plain)]
     order = (DENIED if word in _NEGATIONS else _stem(word) for word in filterfalse(_EMPTY.__contains__, plain))
     turns = (word for word in plain if not word[0].isalpha() or word in _SWAPS)
     negations = sum(map(_NEGATIONS.__contains__, plain))
-    return Signs(Counter(told), tuple(order), tuple(turns), negations, frozenset(map(_stem, set(named) - _EMPTY)))
+    return Signs(Counter(content), tuple(order), tuple(turns), negations, frozenset(map(_stem, set(named) - _EMPTY)))
 
 
 @lru_cache(maxsize=64)

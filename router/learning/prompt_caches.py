@@ -33,7 +33,7 @@ class PromptCaches:
     def settled(self, record: DecisionRecord, paid: SettlementRecord) -> None:
         """One answer that was paid for."""
         session, now = record.metadata.get(SESSION), paid.at_ms / 1000
-        if session is None:
+        if session is None or not paid.prompt_tokens:
             return
         held = self._held_by(session, paid.model, now)
         found, base = paid.parts.get("cached", 0), min(held, paid.prompt_tokens) or paid.prompt_tokens

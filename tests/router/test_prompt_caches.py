@@ -15,7 +15,10 @@ from policies.records import SettlementRecord
 from policies.types import Arm, Estimates, LoggedContext, MeasuredCost
 from router.gateway.conversations import session_of
 from router.gateway.types import Call
+from router.learning import session_turns, turn_holders
 from router.learning.prompt_caches import KEPT_S, MOST, SESSION, PromptCaches
+from router.learning.session_turns import SessionTurns
+from router.learning.turn_holders import TurnHolders
 
 ARMS = ("a", "b")
 
@@ -76,6 +79,34 @@ def test_memory_is_bounded_and_the_oldest_conversation_goes_first() -> None:
         turn(caches, "a", 10, 9, session=f"s{i}")
     assert len(caches.state()["turns"]) == MOST
     assert str(caches.state()["turns"][0][0]) == "s10"
+
+
+def test_an_answer_that_was_refused_or_read_nothing_leaves_what_is_known() -> None:
+    caches = PromptCaches()
+    for i in range(30):
+        turn(caches, "a", 1000, 990 if i else 0, at_s=float(i))
+    before = caches.shares("s", ARMS, (1000, 1000), 30.0).tolist()
+    turn(caches, "a", 0, 0, at_s=30.0)
+    assert caches.shares("s", ARMS, (1000, 1000), 30.0).tolist() == before
+
+
+def test_a_hundred_thousand_sessions_of_a_stranger_push_nothing_out_but_the_oldest() -> None:
+    """Of conversations, of their turns, and of the marks that tie a turn to its model."""
+    caches, turns, holders = PromptCaches(), SessionTurns(), TurnHolders()
+    for i in range(100_000):
+        paid = SettlementRecord(
+            f"d{i}", i, "a", 0, 10, 9, "settled", response_id=f"r{i}", tenant="t", marks=(f"m{i}", f"n{i}")
+        )
+        record: Any = SimpleNamespace(metadata={SESSION: f"s{i}"}, tenant="t")
+        for each in (caches, turns):
+            each.settled(record, paid)
+        holders.settled(paid)
+    assert len(caches.state()["turns"]) == MOST
+    assert len(turns._turns) == session_turns.MOST
+    assert len(turns._sessions) == 4 * session_turns.MOST
+    assert len(holders.state()["marks"]) == turn_holders.MOST
+    assert holders.holder(["m99999"]) == "a"
+    assert turns.before("t", "r99999") == []
 
 
 def test_a_snapshot_gives_back_the_same_shares() -> None:
