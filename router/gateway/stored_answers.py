@@ -185,10 +185,10 @@ class AnswerCache:
     async def forget(self, tenant: str) -> int:
         """All of a tenant's, also what is under way here; how many were stored. Raises: StoreUnavailable."""
         self._forgotten[tenant] = self._clock()
-        await self._store.keep(PURGES, {tenant: _TIME.pack(self._forgotten[tenant])}, _PURGES)
         await self.write()
         if self._writing is not None:
             await asyncio.shield(self._writing)
+        await self._store.keep(PURGES, {tenant: _TIME.pack(self._forgotten[tenant])}, _PURGES)
         return await self._store.forget(tenant)
 
     async def write(self) -> None:
