@@ -77,3 +77,14 @@ def test_every_kind_of_backend_is_named_by_a_file_that_is_there() -> None:
     files = re.findall(r"^\| `\w+` \| `\w+` \((\w+\.py)\)", page, re.MULTILINE)
     assert files
     assert [name for name in files if not (ROOT / "backends" / name).exists()] == []
+
+
+DECISIONS = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=name_of)
+def test_a_decision_is_context_choice_price_evidence_and_status(page: Path) -> None:
+    title, gap, *lines = page.read_text(encoding="utf-8").strip().split("\n")
+    assert title.startswith(f"# {page.name[:3]} · ")
+    assert gap == ""
+    assert [line.partition(":")[0] for line in lines] == ["- Context", "- Choice", "- Price", "- Evidence", "- Status"]

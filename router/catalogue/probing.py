@@ -10,9 +10,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from router.settings import Settings
+from router.settings.description import shown_address
 from router.settings.engine_sections import LitellmSection, VllmSection
 
 PATIENCE_S = 3.0
@@ -51,7 +51,7 @@ def probe_engines(settings: Settings) -> list[EngineProbe]:
     until = time.monotonic() + PATIENCE_S
     for each in threads:
         each.join(max(0.0, until - time.monotonic()))
-    return [EngineProbe(name, shown(url), reasons[n], path) for n, (name, path, url, *_) in enumerate(engines)]
+    return [EngineProbe(name, shown_address(url), reasons[n], path) for n, (name, path, url, *_) in enumerate(engines)]
 
 
 def unreachable(settings: Settings) -> Iterator[str]:
@@ -97,9 +97,3 @@ def _plain(reason: object) -> str:
     if isinstance(reason, socket.gaierror):
         return "its name is not known here"
     return getattr(reason, "strerror", None) or str(reason)
-
-
-def shown(url: str) -> str:
-    """An address without a password in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
-from router.learning.refit_worker import NICENESS, State, run_elsewhere
+from router.learning.refit_worker import NICENESS, State, load_arrays, run_elsewhere
 
 
 async def fit_elsewhere(dim: int, counts: Sequence[bytes]) -> State:
@@ -29,12 +29,7 @@ async def fit_elsewhere(dim: int, counts: Sequence[bytes]) -> State:
         at = Path(folder)
         await asyncio.to_thread(lambda: (at / "counts").write_bytes(msgspec.msgpack.encode(counts)))
         await run_elsewhere("router.learning.fit_worker", folder, str(dim), what="the fit of the embedder")
-        return await asyncio.to_thread(_load, at / "fitted.npz")
-
-
-def _load(path: Path) -> State:
-    with np.load(path) as stored:
-        return {key: stored[key] for key in stored.files}
+        return await asyncio.to_thread(load_arrays, at / "fitted.npz")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ async def refit_elsewhere(name: str, options: Mapping[str, object], *, state: St
     with tempfile.TemporaryDirectory(prefix="pointsman-refit-") as folder:
         await asyncio.to_thread(_write, Path(folder), name, options, state, history)
         await run_elsewhere("router.learning.refit_worker", folder, what=f"the refit of {name}")
-        return await asyncio.to_thread(_load, Path(folder) / "refitted.npz")
+        return await asyncio.to_thread(load_arrays, Path(folder) / "refitted.npz")
 
 
 async def run_elsewhere(module: str, *arguments: str, what: str) -> None:
@@ -90,7 +90,8 @@ def _write(folder: Path, name: str, options: Mapping[str, object], state: State,
     np.savez(folder / "history.npz", allow_pickle=False, **arrays)
 
 
-def _load(path: Path) -> State:
+def load_arrays(path: Path) -> State:
+    """The arrays of an .npz file by name."""
     with np.load(path) as stored:
         return {key: stored[key] for key in stored.files}
 
@@ -101,8 +102,8 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(arguments[0])
     job = json.loads((folder / "job.json").read_text())
     arms = tuple(Arm(**arm) for arm in job["arms"])
-    history = History(arms=arms, **_load(folder / "history.npz"))
-    state = _refitted(job["name"], job["options"], _load(folder / "state.npz"), history)
+    history = History(arms=arms, **load_arrays(folder / "history.npz"))
+    state = _refitted(job["name"], job["options"], load_arrays(folder / "state.npz"), history)
     np.savez(folder / "refitted.npz", allow_pickle=False, **state)
 
 

@@ -60,7 +60,9 @@ def _backend(backend: Backend) -> str:
     where = "local" if backend.is_local else "remote"
     finds = ", discovers models" if backend.discovers else ""
     if isinstance(backend, VllmSection | LitellmSection):
-        addresses = ", ".join(_address(each.url) for each in backend.replicas if each.url) or "the provider's address"
+        addresses = (
+            ", ".join(shown_address(each.url) for each in backend.replicas if each.url) or "the provider's address"
+        )
         return f"{backend.kind}, {where}, {addresses}{finds}"
     if isinstance(backend, EmbeddedSection):
         stores = ", ".join(f"{name} {path}" for name, path in backend.stores.items()) or "the packaged family"
@@ -68,7 +70,8 @@ def _backend(backend: Backend) -> str:
     return f"{backend.kind}, {where}"
 
 
-def _address(url: str) -> str:
+def shown_address(url: str) -> str:
+    """An address without a password in it."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
