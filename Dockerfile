@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # The gateway with the embedded model family: no GPU, no torch. `--build-arg EXTRAS=[providers]` adds litellm.
 
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.12-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /opt/pointsman
@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/pointsman/bin/pip install --no-build-isolation ".${EXTRAS}" \
     && /opt/pointsman/bin/python sbom.py > /opt/pointsman/sbom.json
 
-FROM python:3.12-slim-bookworm
+FROM python:3.12-slim-bookworm@sha256:54c85f3c47607a77f32adec749d3c81d1348bf25833671f512b26a9b6d778cb3
 LABEL org.opencontainers.image.title="Pointsman" org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/pointsman --shell /usr/sbin/nologin pointsman
 COPY --from=build /opt/pointsman /opt/pointsman

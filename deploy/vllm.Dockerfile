@@ -4,7 +4,7 @@
 #
 #   docker build --file deploy/vllm.Dockerfile --tag pointsman-vllm:0.1.0 .
 
-FROM vllm/vllm-openai:v0.26.0
+FROM vllm/vllm-openai:v0.26.0@sha256:ffb2d59b1c059a5bd8d781320c9f5189de8293693b7d95da54befddaa54abf52
 LABEL org.opencontainers.image.title="Pointsman's vLLM plugin" org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

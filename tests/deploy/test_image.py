@@ -62,6 +62,29 @@ def test_everything_it_copies_gets_past_dockerignore(file: str) -> None:
 
 def test_the_engines_image_is_of_a_vllm_the_plugin_was_tried_with() -> None:
     text = (ROOT / "deploy/vllm.Dockerfile").read_text(encoding="utf-8")
-    found = re.search(r"^FROM vllm/vllm-openai:v(\S+)$", text, re.MULTILINE)
+    found = re.search(r"^FROM vllm/vllm-openai:v([^@\s]+)", text, re.MULTILINE)
     assert found is not None
     require_supported(found[1])
+
+
+OWN = ("pointsman", "pointsman-vllm")  # built here: their digests are known once they are pushed
+IMAGE = re.compile(
+    r"^(?:FROM |REDIS_IMAGE=|VLLM_IMAGE=|\s*image: (?:\$\{\w+:-)?)([\w./-]+)(?::([\w.-]+))?(@\S+?)?(?:\}| AS \w+)?$",
+    re.M,
+)
+
+
+def images() -> list[tuple[str, str, str, str]]:
+    """(file, name, tag, digest) of every image that a file for deploying names."""
+    files = [ROOT / name for name in (*FILES, "compose.yaml", "deploy/env.example")]
+    files += sorted((ROOT / "deploy/kubernetes").rglob("*.yaml"))
+    return [(path.name, *found) for path in files for found in IMAGE.findall(path.read_text(encoding="utf-8"))]
+
+
+def test_images_of_others_are_named_by_tag_and_digest_and_are_the_same_everywhere() -> None:
+    foreign = [each for each in images() if each[1] not in OWN]
+    assert {name for _, name, _, _ in foreign} == {"python", "redis", "vllm/vllm-openai"}
+    assert not [each for each in foreign if not each[2] or not re.fullmatch(r"@sha256:[0-9a-f]{64}", each[3])]
+    assert len({each[1:] for each in foreign}) == 3
+    manifests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "deploy/kubernetes").rglob("*.yaml"))
+    assert len(re.findall(r"^ *image: ", manifests, re.M)) == len(IMAGE.findall(manifests))
