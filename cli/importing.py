@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.errors import InvalidRequest, NotFound, PointsmanError
+from router.stores.reports import by_command_line
 
 if TYPE_CHECKING:
     from router.stores.keys import Team
@@ -270,7 +271,7 @@ async def carry_out(plan: ImportPlan, stores: Stores, *, apply: bool, anyway: bo
         raise PointsmanError("some limits cannot be kept here, see NOT KEPT; --without-limits goes on all the same")
     for thing in plan.things:
         await _bring(plan, stores, thing)
-    await stores.audit.note("litellm.imported", "litellm", dict(counts))
+    await stores.audit.note("litellm.imported", "litellm", {**counts, "by": by_command_line()})
     print(". Done.")
     return 0
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.errors import InvalidRequest
+from router.stores.reports import by_command_line
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -148,11 +147,7 @@ async def _switch(arguments: argparse.Namespace, stores: Stores) -> None:
 
 async def _note(stores: Stores, kind: str, subject: str, **detail: object) -> None:
     """In the audit log, as the admin API notes it."""
-    try:
-        who = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        who = str(os.getuid())
-    await stores.audit.note(kind, subject, {**detail, "by": f"command line of {who}"})
+    await stores.audit.note(kind, subject, {**detail, "by": by_command_line()})
 
 
 def _state(key: Key) -> str:

@@ -29,6 +29,7 @@ from router.errors import PointsmanError
 from router.settings import Settings
 from router.settings.paths import admissions_path, make_state_dir, store_url
 from router.stores.open import open_stores
+from router.stores.reports import by_command_line
 from router.types import Model
 
 ANSWER_TOKENS = 64
@@ -84,7 +85,10 @@ async def _kept(settings: Settings, verdict: Verdict) -> Path:
     """The file of the verdict, which is also where the gateways look. Raises: PointsmanError."""
     make_state_dir(settings)
     async with open_stores(store_url(settings), clock=lambda: time.time_ns() // 1_000_000) as stores:
-        return await Admissions(admissions_path(settings), stores.records).keep(verdict)
+        kept = await Admissions(admissions_path(settings), stores.records).keep(verdict)
+        said = {"parent": verdict.parent, "reasons": list(verdict.reasons), "by": by_command_line()}
+        await stores.audit.note(f"model.{'admitted' if verdict.admitted else 'not_admitted'}", verdict.model, said)
+        return kept
 
 
 def _pair(fleet: Fleet, name: str, parent: str | None) -> tuple[Model, Model]:

@@ -142,6 +142,7 @@ class Gateway:
                 await self._remember_refused(error.record)
                 raise
             hold, model = await self._reserve(principal, call, decision)
+            self.metrics.held(1)
             timings.mark("reserve")
             attempt = self.attempt(decision, hold, principal, call, catalogue, timings)
             try:
@@ -331,6 +332,7 @@ class Gateway:
     async def settle(self, attempt: Attempt, bill: Bill, report: Report | None) -> None:
         """End the hold and log what the answer cost. Raises: StoreUnavailable."""
         spend = bill.spend
+        self.metrics.held(-1)
         if attempt.call.path == "/v1/responses":
             mark_answer(attempt, report)
         attempt.completion_tokens, attempt.spend = spend.completion_tokens, spend

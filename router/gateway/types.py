@@ -309,6 +309,9 @@ class Metrics:
     def decided(self, decision: Decision) -> None:
         """A decision was drawn."""
 
+    def held(self, change: int) -> None:
+        """A hold was taken (1) or has ended (−1)."""
+
     def settled(self, model: str, tenant: str, spend: Spend, timings: Timings) -> None:
         """A request ended and was charged."""
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.dialects.over_chat import CHAT
-from backends.errors import BackendError, Failed, Refused
+from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
 from backends.sse import USAGE
 from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
@@ -123,7 +123,7 @@ class Run:
                 raise
             raise Failed(error.message, backend=name) from error  # another arm may do it
         except BackendError as error:
-            if isinstance(error, Refused):
+            if isinstance(error, (Refused, TimedOut, Overloaded)):
                 raise
             raise Failed(str(error), backend=name) from error
 

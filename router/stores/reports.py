@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
@@ -83,6 +85,15 @@ class Audit(Protocol):
 
     async def read(self, *, after: str = "", limit: int = 100) -> list[AuditEntry]:
         """Entries after a position, oldest first. Raises: StoreUnavailable."""
+
+
+def by_command_line() -> str:
+    """Who acts, where a verb of the command line does: `by` of an audit entry."""
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        who = str(os.getuid())
+    return f"command line of {who}"
 
 
 @dataclass(frozen=True, slots=True)

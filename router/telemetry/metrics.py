@@ -51,10 +51,11 @@ class PrometheusMetrics(Metrics):
 
     def decided(self, decision: Decision) -> None:
         self._decisions[decision.record.model, decision.record.policy] += 1
-        self.tally.holds += 1
+
+    def held(self, change: int) -> None:
+        self.tally.holds += change
 
     def settled(self, model: str, tenant: str, spend: Spend, timings: Timings) -> None:
-        self.tally.holds -= 1
         self._answers[model, "estimated" if spend.estimated else "settled"] += 1
         self._tokens[model, "prompt"] += spend.prompt_tokens
         self._tokens[model, "completion"] += spend.completion_tokens

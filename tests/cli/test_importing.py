@@ -24,6 +24,7 @@ from cli import main
 from cli.importing import SPENT
 from router.stores.keys import Key, Team, Tenant
 from router.stores.open import open_stores
+from router.stores.reports import AuditEntry
 from router.types import NANO_PER_USD, Principal
 
 BIN = Path(found).resolve().parent if (found := shutil.which("initdb")) else None
@@ -184,6 +185,18 @@ def test_keys_go_on_working_with_their_budgets_limits_and_what_was_spent(postgre
     assert spent["member"] == {"team:team-1/u-2": 1.25, "team:team-1": 4.5, "tenant:org-1": 40}
     assert spent["user"] == {"team:user:u-1": 0.5}
     assert things["team-1"].terms.metadata["litellm.alias"] == "Research"
+
+
+def test_the_audit_log_says_who_imported(postgres: str, config: Path) -> None:
+    bring(postgres, config, "--apply")
+
+    async def noted() -> list[AuditEntry]:
+        async with open_stores(f"sqlite:///{config.parent / 'state' / 'pointsman.db'}", clock=now_ms) as stores:
+            return [each for each in await stores.audit.read() if each.kind == "litellm.imported"]
+
+    found = asyncio.run(noted())
+    assert [str(each.detail["by"]).startswith("command line of ") for each in found] == [True]
+    assert found[0].detail["new"] != 0
 
 
 def test_a_window_that_is_over_there_brings_no_spend(postgres: str, config: Path) -> None:

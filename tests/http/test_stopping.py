@@ -97,6 +97,24 @@ async def test_no_request_is_served_longer_than_the_longest(tmp_path: Path) -> N
             await until(settled)
 
 
+async def test_nor_is_a_program_whose_first_steps_have_cost_something(tmp_path: Path) -> None:
+    async with engine(text="a draft") as one, engine(text="late", delay_s=60) as late:
+        settings = settings_for(tmp_path, {"one": one, "late": late}, server={"longest_s": 1})
+        settings["programs"] = {"draft": {"kind": "refine", "draft": "one", "critic": "late"}}
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            plain, stream = await asyncio.gather(
+                client.post(CHAT, json=chat(model="draft")), client.post(CHAT, json=chat(model="draft", stream=True))
+            )
+            assert (plain.status_code, plain.json()["error"]["code"]) == (504, "too_slow"), plain.text
+            assert "longer than 1 s" in events(stream.text)[-1]["error"]["message"]
+
+            async def settled() -> bool:
+                return "pointsman_holds 0.0" in (await client.get("/metrics")).text
+
+            await until(settled)
+        assert "Traceback" not in gateway.log.read_text(), gateway.log.read_text()
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("limit", [{"stalled_s": 1}, {"longest_s": 1}])
 async def test_a_client_that_does_not_read_is_cut_off_and_so_is_the_engine(
@@ -165,7 +183,7 @@ async def test_a_stop_with_open_idle_connections_does_not_wait_for_them(tmp_path
 async def test_a_request_that_came_while_the_gateway_stood_still_is_answered(tmp_path: Path, *, first: bool) -> None:
     """Its connection has been idle too long by then, but the request was in time."""
     async with engine(text="fine") as one:
-        settings = settings_for(tmp_path, {"one": one}, server={"idle_s": 1})
+        settings = settings_for(tmp_path, {"one": one}, server={"idle_s": 4})
         async with serving(tmp_path, settings) as gateway:
             place = urlsplit(gateway.url)
             reader, writer = await asyncio.open_connection(place.hostname, place.port)
@@ -178,7 +196,7 @@ async def test_a_request_that_came_while_the_gateway_stood_still_is_answered(tmp
             try:
                 await asyncio.sleep(0.2)
                 writer.write(b"GET /health HTTP/1.1\r\nHost: g\r\n\r\n")
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(4.5)
             finally:
                 gateway.signal(signal.SIGCONT)
             assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from backends.scripted import Line
-from router.errors import BudgetExceeded, InvalidRequest, UpstreamFailed
+from backends.scripted import Line, Trouble
+from router.errors import BudgetExceeded, InvalidRequest, PointsmanError, UpstreamFailed
 from router.types import Budget, DecisionRecord, NanoUsd, Principal, SettlementRecord
 from tests.programs.conftest import DAY, programs_in
 from tests.router.conftest import House, model
@@ -116,6 +116,15 @@ async def test_where_every_step_fails_the_run_is_free_and_the_error_the_callers(
     async with programs_in(tmp_path, VOTE, lines={"small": Line(trouble="500")}) as house:
         with pytest.raises(UpstreamFailed):
             await house.read("What is 4 + 4?", model="vote5")
+        assert await house.spent(DAY) == (0, 0)
+
+
+@pytest.mark.parametrize(("trouble", "status"), [("hang", 504), ("busy", 429), ("500", 502), ("reset", 502)])
+async def test_a_program_fails_as_its_step_did(tmp_path: Path, trouble: Trouble, status: int) -> None:
+    async with programs_in(tmp_path, VOTE, lines={"small": Line(trouble=trouble)}) as house:
+        with pytest.raises(PointsmanError) as raised:
+            await house.read("What is 4 + 4?", model="vote5")
+        assert raised.value.status == status
         assert await house.spent(DAY) == (0, 0)
 
 

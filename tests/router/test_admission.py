@@ -17,6 +17,7 @@ from evaluation.refusals import is_refusal, labelled_answers, safety_prompts
 from router.catalogue.admission import AdmissionLimits, Admissions, Samples, fewest_harmful, judge
 from router.errors import PointsmanError
 from router.settings import Settings, build
+from router.stores.open import open_stores
 
 LIMITS = AdmissionLimits(max_loss=0.1, max_slowdown=1.5)
 SAFE = np.ones((60, 2))
@@ -208,3 +209,7 @@ async def test_the_verb_asks_both_engines_and_keeps_the_verdict(tmp_path: Path) 
     assert (verdict.parent, verdict.quality, verdict.parent_quality) == ("m", 0.5, 1.0)
     assert not verdict.admitted
     assert not Admissions(tmp_path / "admissions").admits("m@3bit")
+    async with open_stores(f"sqlite:///{tmp_path}/pointsman.db", clock=lambda: 1_000) as stores:
+        noted = [each for each in await stores.audit.read() if each.subject == "m@3bit"]
+    assert [(each.kind, each.detail["parent"]) for each in noted] == [("model.not_admitted", "m")]
+    assert str(noted[0].detail["by"]).startswith("command line of ")
