@@ -122,6 +122,7 @@ async def test_where_every_step_fails_the_run_is_free_and_the_error_the_callers(
 @pytest.mark.parametrize(("trouble", "status"), [("hang", 504), ("busy", 429), ("500", 502), ("reset", 502)])
 async def test_a_program_fails_as_its_step_did(tmp_path: Path, trouble: Trouble, status: int) -> None:
     async with programs_in(tmp_path, VOTE, lines={"small": Line(trouble=trouble)}) as house:
+        house.scripts["small"]._patience_s = 0.05
         with pytest.raises(PointsmanError) as raised:
             await house.read("What is 4 + 4?", model="vote5")
         assert raised.value.status == status
