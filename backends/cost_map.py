@@ -23,7 +23,7 @@ _PROVIDERS = "provider_endpoints_support_backup.json"
 _MOST_USD_PER_TOKEN = 1.0
 _MOST_TOKENS = 2**40
 _ABILITIES = {"supports_function_calling": "tools", "supports_vision": "vision"}
-_FEATURES = {
+FEATURES = {  # of a request, and the keys by which the map says that a model has one
     "tool_choice": ("supports_tool_choice",),
     "json_schema": ("supports_response_schema", "supports_native_structured_output"),
     "reasoning": ("supports_reasoning",),
@@ -117,7 +117,7 @@ def _listing(entry: Mapping[str, object]) -> Listing:
         context_tokens=_count(entry, "max_input_tokens") or _count(entry, "max_tokens"),
         max_output_tokens=_count(entry, "max_output_tokens"),
         abilities=frozenset(ability for key, ability in _ABILITIES.items() if entry.get(key) is True),
-        lacks=frozenset(name for name, keys in _FEATURES.items() if all(entry.get(key) is not True for key in keys)),
+        lacks=frozenset(name for name, keys in FEATURES.items() if all(entry.get(key) is not True for key in keys)),
         retires=_day(_text(entry, "deprecation_date")),
     )
 

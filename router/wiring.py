@@ -41,6 +41,7 @@ from router.learning.views import Views
 from router.programs.explaining import program_s
 from router.settings import Settings, diff, load
 from router.settings.credentials import Credentials
+from router.settings.litellm_file import files_of
 from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
 from router.settings.source import state_of
 from router.stores.keys import CachedKeys, Key
@@ -294,21 +295,23 @@ async def _refresh(runtime: Runtime) -> None:
 
 
 async def _reloads(runtime: Runtime, path: Path | None) -> None:
-    """Reload the settings when the file changes or SIGHUP comes."""
+    """Reload the settings when the file, or one that it includes, changes, or SIGHUP comes."""
     if path is None:
         return
     asked = asyncio.Event()
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    seen = state_of(path)
+    files = await asyncio.to_thread(files_of, path)
+    seen = [state_of(each) for each in files]
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(runtime.settings.reload.every_s):
                 await asked.wait()
-        found = state_of(path)
+        found = [state_of(each) for each in files]
         if asked.is_set() or (runtime.settings.reload.watch and found != seen):
             asked.clear()
-            seen = found
+            files = await asyncio.to_thread(files_of, path)
+            seen = [state_of(each) for each in files]
             await reload(runtime, path)
 
 

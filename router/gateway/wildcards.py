@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from router.errors import NotFound
@@ -24,12 +25,18 @@ MOST_KEPT = 10_000
 
 
 class Wildcards:
-    """Of one document of settings. `told` gives what the engines of a backend list; `under` what a list prices."""
+    """Of one document of settings. `reported` gives what the engines of a backend list, `under` what a list prices,
+    `today` the date, YYYY-MM-DD. A name with an entry of its own that cannot be called stands under no wildcard."""
 
     def __init__(
-        self, settings: Settings, reported: Callable[[str], Iterable[Found]], under: Callable[[str], Iterable[str]]
+        self,
+        settings: Settings,
+        reported: Callable[[str], Iterable[Found]],
+        under: Callable[[str], Iterable[str]],
+        today: Callable[[], str] = lambda: datetime.now(UTC).date().isoformat(),
     ) -> None:
-        self._settings, self._reported, self._under = settings, reported, under
+        self._settings, self._reported, self._under, self._today = settings, reported, under, today
+        self._gone = settings.read.whys()
         self._sections = {each.name: each for each in settings.wildcards}
         self._patterns = [each.name for each in settings.models if "*" in each.name]
         self._found: dict[str, Model] = {}
@@ -45,7 +52,7 @@ class Wildcards:
 
     def meaning(self, name: str) -> str | None:
         """What a name stands for: itself under a wildcard, or a pattern with one upstream; None for other names."""
-        pattern = nearest(self._patterns, name)
+        pattern = None if name in self._gone else nearest(self._patterns, name)
         return name if pattern in self._sections else pattern
 
     def find(self, name: str) -> Model | None:
@@ -53,7 +60,7 @@ class Wildcards:
         if (known := self._found.get(name)) is not None:
             return known
         section = self._sections.get(nearest(self._sections, name) or "")
-        return None if section is None else self._keep(self._made(section, name))
+        return None if section is None or name in self._gone else self._keep(self._made(section, name))
 
     def listed(self) -> list[Model]:
         """Every model under a wildcard that an engine or the list of prices names."""
@@ -61,7 +68,9 @@ class Wildcards:
         for section in self._sections.values():
             for name in self._names(section):
                 model, _ = self._settings.named_under(section, name)
-                if model is not None and model.capabilities and nearest(self._sections, name) == section.name:
+                if model is None or not model.capabilities or name in self._gone or self._retired(section, name):
+                    continue
+                if nearest(self._sections, name) == section.name:
                     found[name] = model
         return list(found.values())
 
@@ -82,6 +91,12 @@ class Wildcards:
         if model is None:
             message = f"nothing prices {section.upstream_of(name)!r}, which {section.name} stands for: give {name!r} an"
             raise NotFound(f"{message} entry of its own with a price", param="model", code="model_not_found")
+        if (day := self._retired(section, name)) is not None:
+            message = (
+                f"{section.upstream_of(name)} was retired on {day} (by litellm's cost map): give {name!r} an entry"
+            )
+            remedy = "of its own with model_info.deprecation_date where it still answers"
+            raise NotFound(f"{message} {remedy}", param="model", code="model_not_found")
         reported = next((each for each in self._reported(model.backend) if each.name == model.upstream), None)
         if reported is not None and reported.context_tokens is not None and section.context_tokens is None:
             longest = min(section.max_output_tokens or reported.context_tokens, reported.context_tokens)
@@ -89,6 +104,11 @@ class Wildcards:
         if not is_listed and reported is None:
             self._trust(name)
         return model
+
+    def _retired(self, section: ModelSection, name: str) -> str | None:
+        """The day on which a provider took the model away, if it has."""
+        day = self._settings.retires_under(section, name)
+        return day if day is not None and day <= self._today() else None
 
     def _trust(self, name: str) -> None:
         if len(self._unlisted) >= MOST_UNLISTED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from router.settings.complaints import own_path
@@ -23,6 +23,11 @@ class Annotations:
         for line in self.unroutable:
             found.setdefault(line.partition(" (")[0], []).append(line)
         return {name: "; ".join(lines) for name, lines in found.items()}
+
+    def said_by(self, say: Callable[[str], str]) -> Annotations:
+        """The same with every place as `say` has it."""
+        origins = {made: say(own) for made, own in self.origins.items()}
+        return Annotations(tuple(map(say, self.notes)), tuple(map(say, self.unroutable)), origins, self.renamed)
 
     def path(self, made: str) -> str:
         """The path in the user's own file of a path in Pointsman's form."""

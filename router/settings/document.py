@@ -192,6 +192,12 @@ class Settings(Section):
         can = found.capabilities if section.capabilities or (listed and listed.mode) else EVERYTHING
         return replace(found, name=name, wildcard=wildcard.name, capabilities=can), listed is not None
 
+    def retires_under(self, wildcard: ModelSection, name: str) -> str | None:
+        """The day a provider takes away what a client names under a wildcard; None of one's own servers."""
+        backend = self.backends[self.backend_of(wildcard)]
+        listed = None if backend.is_local or backend.kind != "litellm" else self._look(wildcard.upstream_of(name))
+        return listed.retires if listed else None
+
     def _candidate(self, section: ModelSection, price: Price, listed: Listed | None) -> Model:
         backend = self.backend_of(section)
         kind = self.backends[backend].kind

@@ -26,7 +26,13 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look
 
     Raises: SettingsError; its message has one line for each key that is wrong.
     """
-    settings = build({} if path is None else litellm_file.with_included(source.read(path), path), env, listed=listed)
+    tree, places = ({}, {}) if path is None else litellm_file.with_included(source.read(path), path)
+    try:
+        settings = build(tree, env, listed=listed)
+    except SettingsError as error:
+        raise SettingsError(litellm_file.in_own_files(error.message, places), param=error.param) from None
+    if places:
+        settings.annotate(settings.read.said_by(lambda text: litellm_file.in_own_files(text, places)))
     return _placed(settings, path, env)
 
 

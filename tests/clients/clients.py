@@ -15,6 +15,7 @@ class Client:
     node: tuple[str, ...] = ()  # packages from npm
     source: str = ""  # a package whose own examples are run, from its source distribution
     quick: bool = False  # a part of every continuous-integration run
+    short: bool = True  # what it sends fits a context of 512 bytes, in part at least
 
 
 CLIENTS = (
@@ -25,7 +26,10 @@ CLIENTS = (
     Client("Anthropic SDK, Node", "anthropic_node.mjs", node=("@anthropic-ai/sdk",)),
     Client("LangChain", "langchain_python.py", python=("langchain-openai", "langchain-anthropic")),
     Client(
-        "langchain-tests", "langchain_suite.py", python=("langchain-tests", "langchain-openai", "langchain-anthropic")
+        "langchain-tests",
+        "langchain_suite.py",
+        python=("langchain-tests", "langchain-openai", "langchain-anthropic"),
+        short=False,
     ),
     Client("litellm", "litellm_python.py", python=("litellm",)),
     Client("Pydantic AI", "pydantic_ai_python.py", python=("pydantic-ai-slim[openai,anthropic]",)),
@@ -33,11 +37,11 @@ CLIENTS = (
     Client("OpenAI Agents SDK", "openai_agents_python.py", python=("openai-agents",)),
     Client("Vercel AI SDK", "vercel_ai.mjs", node=("ai", "@ai-sdk/openai", "@ai-sdk/anthropic", "zod")),
     Client("LlamaIndex", "llama_index_python.py", python=("llama-index-llms-openai-like",)),
-    Client("Codex", "codex_cli.sh", node=("@openai/codex",)),
-    Client("Claude Code", "claude_cli.sh", node=("@anthropic-ai/claude-code",)),
-    Client("opencode", "opencode_cli.sh", node=("opencode-ai",)),
-    Client("aider", "aider_cli.sh", python=("aider-chat",)),
+    Client("Codex", "codex_cli.sh", node=("@openai/codex",), short=False),
+    Client("Claude Code", "claude_cli.sh", node=("@anthropic-ai/claude-code",), short=False),
+    Client("opencode", "opencode_cli.sh", node=("opencode-ai",), short=False),
+    Client("aider", "aider_cli.sh", python=("aider-chat",), short=False),
     Client("llm", "llm_cli.py", python=("llm",)),
-    Client("promptfoo", "promptfoo_cli.sh", node=("promptfoo",)),
+    Client("promptfoo", "promptfoo_cli.sh", node=("promptfoo",), short=False),
     Client("DSPy", "dspy_python.py", python=("dspy",)),
 )

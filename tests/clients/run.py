@@ -137,7 +137,7 @@ def rows(clients: Sequence[Client], url: str, engine_url: str) -> Iterator[Row]:
     """What each client found with each model."""
     for client in clients:
         found: dict[str, Checks] = {}
-        for model in MODELS if client.source else MODELS[:2]:
+        for model in MODELS if client.short else MODELS[:2]:
             try:
                 if client.source:  # its names are OpenAI's, and mean this model
                     with tempfile.TemporaryDirectory() as own, gateway(Path(own), engine_url, unknown=model) as mapped:
@@ -145,7 +145,7 @@ def rows(clients: Sequence[Client], url: str, engine_url: str) -> Iterator[Row]:
                 else:
                     found[model] = heard(client, url, model)
             except (CannotInstall, subprocess.TimeoutExpired) as problem:
-                found[model] = [{"check": "install", "ok": None, "why": str(problem)}]
+                found[model] = [{"check": "install or time", "ok": None, "why": str(problem)}]
         yield client.name, found
 
 
@@ -153,16 +153,23 @@ def table(found: Sequence[Row]) -> str:
     """As docs/clients.md shows it."""
     lines = [f"| client | tried | {' | '.join(MODELS)} | what failed |", f"|---|---|{'---|' * len(MODELS)}---|"]
     for client, checks in found:
-        failed = [
-            f"{model}, {each['check']}: {each['why'][:90]}"
-            for model, of_model in checks.items()
-            for each in of_model
-            if not each["ok"]
-        ]
-        said = "; ".join(failed).replace("|", "/").replace("\n", " ") or "–"
+        said = "; ".join(_failed(checks)).replace("|", "/").replace("\n", " ") or "–"
         passed = [_passed(checks.get(model)) for model in MODELS]
         lines.append(f"| {client} | {tried(checks[MODELS[0]])} | {' | '.join(passed)} | {said} |")
     return "\n".join(lines)
+
+
+def _failed(checks: dict[str, Checks]) -> Iterator[str]:
+    """What failed; of the packaged models also what says nothing of the gateway, by the reason."""
+    for model, of_model in checks.items():
+        for each in of_model:
+            if each["ok"] is False or (each["ok"] is None and model != FAMILY):
+                yield f"{model}, {each['check']}: {each['why'][:90]}"
+        untold: dict[str, list[str]] = {}
+        for each in of_model:
+            if each["ok"] is None and model == FAMILY:
+                untold.setdefault(each["why"], []).append(each["check"])
+        yield from (f"{model}, {why}: {', '.join(names)}" for why, names in untold.items())
 
 
 def _passed(checks: Checks | None) -> str:

@@ -164,3 +164,13 @@ async def test_a_translated_stream_that_breaks_raises_in_both_sdks(tmp_path: Pat
                     with pytest.raises(anthropic.APIStatusError, match="broke off"):
                         await stream.until_done()
                     assert stream.current_message_snapshot.content[0].text == "one two"  # type: ignore[union-attr]
+
+
+async def test_a_kept_answer_is_given_whole_and_never_as_a_stream(tmp_path: Path) -> None:
+    async with recalling() as talker, serving(tmp_path, settings_of(tmp_path, talker)) as gateway:
+        async with sdk(gateway) as client:
+            kept = await client.responses.create(model="auto", input="remember")
+            with pytest.raises(openai.BadRequestError, match="is given whole") as refused:
+                await client.responses.retrieve(kept.id, stream=True)
+            assert refused.value.param == "stream"
+            assert (await client.responses.retrieve(kept.id, extra_query={"stream": "false"})).id == kept.id

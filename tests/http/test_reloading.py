@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -137,3 +138,37 @@ async def test_a_file_that_comes_back_with_its_old_time_is_read(tmp_path: Path) 
             os.utime(fresh, ns=(when, when))
             fresh.replace(gateway.config)
             await until(lambda: _refused(gateway, "sk-of-removed"))
+
+
+async def test_a_file_that_is_included_is_watched_and_so_is_one_that_was_broken_when_it_was_named(
+    tmp_path: Path,
+) -> None:
+    def listed(*names: str) -> dict[str, Any]:
+        url = f"{one.url}/v1"
+        return {
+            "model_list": [
+                {"model_name": name, "litellm_params": {"model": "hosted_vllm/any", "api_base": url}} for name in names
+            ]
+        }
+
+    async with engine() as one:
+        more = tmp_path / "more.yaml"
+        more.write_text(yaml.safe_dump(listed("second")))
+        own = {"state_dir": str(tmp_path / "state"), "reload": {"every_s": 0.1}}
+        settings = {**listed("first"), "include": ["more.yaml"], "pointsman": own, "state_dir": own["state_dir"]}
+        async with serving(tmp_path, settings) as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+
+            async def known() -> list[str]:
+                models = (await client.get("/v1/models")).json()["data"]
+                return [each["id"] for each in models if not each["id"].startswith("auto")]
+
+            async def are(*names: str) -> bool:
+                return set(await known()) == set(names)
+
+            assert await are("first", "second")
+            more.write_text(yaml.safe_dump(listed("second", "third")))
+            await until(lambda: are("first", "second", "third"))
+            gateway.rewrite({**settings, "include": ["more.yaml", "new.yaml"]})
+            await until(lambda: NOT_TAKEN in gateway.log.read_text())
+            (tmp_path / "new.yaml").write_text(yaml.safe_dump(listed("fourth")))
+            await until(lambda: are("first", "second", "third", "fourth"))

@@ -561,7 +561,8 @@ def test_an_alias_that_can_be_no_name_here_means_the_same(read: Read) -> None:
 def test_chains_that_litellm_would_follow_behind_our_back_are_not_passed_on(read: Read) -> None:
     """It would ask a model that nobody here prices, on this entry's account."""
     settings = read(FILE.replace("api_version: v1", "fallbacks: [gpt-4o], num_retries: 1"), env=ENV, listed=LISTED)
-    assert settings.backends["large"].replicas[0].params == {"num_retries": 1}  # type: ignore[union-attr]
+    assert settings.backends["large"].replicas[0].params == {}  # type: ignore[union-attr]
+    assert settings.backends["large"].attempts == 2
     assert "model_list[1].litellm_params.fallbacks: has no effect here" in settings.notes
 
 

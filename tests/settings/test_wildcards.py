@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backends.discovery import Found
@@ -175,3 +177,31 @@ def test_the_map_as_installed_names_the_models_of_a_provider_and_of_all() -> Non
     assert any(name.startswith("vertex_ai/gemini-") for name in names)
     assert any(name.startswith("vertex_ai/claude-") for name in names)
     assert {"gpt-4o", "claude-haiku-4-5"} <= set(priced_under(""))
+
+
+def test_a_name_whose_own_entry_cannot_be_called_stands_under_no_wildcard(read: Read) -> None:
+    text = FILE + "- {model_name: openai/gpt-4, litellm_params: {model: acme/unpriced}}\n"
+    wildcards = wild(read(text, listed=LISTED), under=("openai/gpt-4", "openai/gpt-4o"))
+    assert wildcards.find("openai/gpt-4") is None
+    assert wildcards.meaning("openai/gpt-4") is None
+    assert [each.name for each in wildcards.listed()] == ["openai/gpt-4o"]
+
+
+def test_what_a_provider_has_retired_is_refused_under_a_wildcard_with_the_line_to_add(read: Read) -> None:
+    retiring = {"openai/gpt-4o": replace(LISTED["openai/gpt-4o"], retires="2026-03-01")}
+    settings = read(FILE, listed={**LISTED, **retiring})
+
+    def on(day: str) -> Wildcards:
+        return Wildcards(settings, lambda _: (), lambda _: ("openai/gpt-4o",), lambda: day)
+
+    assert on("2026-02-28").find("openai/gpt-4o")
+    with pytest.raises(
+        NotFound, match=r"retired on 2026-03-01 .* an entry of its own with model_info.deprecation_date"
+    ):
+        on("2026-03-01").find("openai/gpt-4o")
+    assert on("2026-03-01").listed() == []
+
+
+def test_what_a_provider_has_retired_goes_on_at_ones_own_servers(read: Read) -> None:
+    retired = {"gpt-4o": replace(LISTED["openai/gpt-4o"], retires="2026-03-01")}
+    assert wild(read(FILE, listed={**LISTED, **retired})).find("mine/gpt-4o")

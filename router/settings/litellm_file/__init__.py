@@ -7,7 +7,7 @@ kept stops the start.
 """
 
 from router.settings.litellm_file.entries import Unroutable
-from router.settings.litellm_file.includes import with_included
+from router.settings.litellm_file.includes import files_of, in_own_files, with_included
 from router.settings.litellm_file.translation import Translated, is_litellm, translate
 
-__all__ = ["Translated", "Unroutable", "is_litellm", "translate", "with_included"]
+__all__ = ["Translated", "Unroutable", "files_of", "in_own_files", "is_litellm", "translate", "with_included"]

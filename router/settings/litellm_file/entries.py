@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
+from backends.cost_map import FEATURES
 from router.errors import SettingsError
 from router.settings import source
 from router.settings.listed import FREE, Listed, Look
@@ -19,18 +20,31 @@ from router.types import Price
 from router.wildcards import STAR
 
 Tree = dict[str, Any]
+ENTRY_LIMITS = ("rpm", "tpm")  # that may stand beside litellm_params too
 DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
 DIRECT |= {"lm_studio", "llamafile"}
 _NUMBERS = {"rpm", "tpm", "weight", "max_tokens", "timeout", "stream_timeout", "max_parallel_requests", "temperature"}
-_NUMBERS |= {"top_p", "seed", "n", "max_input_tokens", "max_output_tokens", "presence_penalty", "frequency_penalty"}
+_NUMBERS |= {
+    "num_retries",
+    "top_p",
+    "seed",
+    "n",
+    "max_input_tokens",
+    "max_output_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+}
 _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
 _ADDRESSED = frozenset({"hosted_vllm", "lm_studio", "llamafile", "xinference"})  # nowhere, unless it is said where
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
+OWN_MACHINES |= {"lemonade", "docker_model_runner", "custom_openai", "aiohttp_openai"}
+_ALSO_INSIDE = frozenset({"huggingface", "nvidia_nim"})  # providers whose servers people run themselves too
 ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
 _MODES = {"embeddings": "embedding", "completions": "completion"}  # as people write them too
 _CHATS = frozenset({"chat", "responses"})
 _SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
+SAID = frozenset({*_SUPPORTS, *(key for keys in FEATURES.values() for key in keys)})  # of abilities, in a file
 _PROVIDER = ("chat", "logprobs", "responses", "messages")
 _ENGINE = (*_PROVIDER, "completions")
 _EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:/\d]|$)", re.IGNORECASE)
@@ -87,6 +101,12 @@ class Entry:
         return _is_own(self.provider, self.params)
 
     @property
+    def is_local(self) -> bool:
+        """Whether texts sent there stay on machines of one's own, as far as a file can tell: a proxy passes them on."""
+        passes_on = self.provider == "litellm_proxy" or self.model.endswith("cloud")  # as Ollama marks such models
+        return self.is_own and not passes_on and (self.api_base is None or _is_inside(self.params))
+
+    @property
     def is_wildcard(self) -> bool:
         """Whether it stands for every model whose name fits."""
         return STAR in self.name and STAR in self.model
@@ -123,10 +143,13 @@ def read_entry(
     except SettingsError as error:
         key, _, why = error.message.partition(": ")
         return Unroutable(name, path, f"{path}.{key}: {why.partition(', expected')[0]}")
-    params, info = numbers(filled["litellm_params"]), numbers(filled.get("model_info") or {})
+    beside = {key: filled[key] for key in ENTRY_LIMITS if key in filled}
+    params, info = numbers({**beside, **filled["litellm_params"]}), numbers(filled.get("model_info") or {})
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
-    if provider in _ADDRESSED and not _address(params):
-        params["api_base"] = env.get(f"{provider.upper()}_API_BASE")
+    if provider in _ADDRESSED | _HAS_A_PLACE and not _address(params):
+        params["api_base"] = env.get(f"{provider.removesuffix('_chat').upper()}_API_BASE")
+    if info.get("blocked") is True:
+        return Unroutable(name, path, "the file blocks it", f"take {path}.model_info.blocked away")
     if (nowhere := _nowhere(name, path, params, provider)) is not None:
         return nowhere
     is_own = _is_own(provider, params)
@@ -158,7 +181,7 @@ def read_entry(
         capabilities=_capabilities(said, known, names, is_own=is_own or is_any),
         retired=_retires(params, info, known, path, is_own=is_own),
         dated="the file's own date" if info.get("deprecation_date") else "by litellm's cost map",
-        lacks=known.lacks if known and not is_own else frozenset(),
+        lacks=_lacks(said, known.lacks if known and not is_own else frozenset()),
     )
 
 
@@ -193,7 +216,8 @@ def _address(params: Tree) -> str | None:
 
 
 def _is_own(provider: str, params: Tree) -> bool:
-    return provider in OWN_MACHINES and (provider in _HAS_A_PLACE or _address(params) is not None)
+    placed = provider in _HAS_A_PLACE or _address(params) is not None
+    return (provider in OWN_MACHINES and placed) or (provider in _ALSO_INSIDE and _is_inside(params))
 
 
 def _is_inside(params: Tree) -> bool:
@@ -261,13 +285,26 @@ def _capabilities(said: Tree, known: Listed | None, model: str, *, is_own: bool)
     if is_own:
         if not any(key in said for key in _SUPPORTS):
             return None
-        tools = ("tools",) if said.get("supports_function_calling", True) else ()
-        return (*_ENGINE, *tools, *(("vision",) if said.get("supports_vision") else ()))
+        tools = ("tools",) if is_true(said.get("supports_function_calling", True)) else ()
+        return (*_ENGINE, *tools, *(("vision",) if is_true(said.get("supports_vision", False)) else ()))
     able = set(known.abilities or {"tools"}) if known else {"tools"}
     for key, ability in _SUPPORTS.items():
         if key in said:
-            (able.add if said[key] else able.discard)(ability)
+            (able.add if is_true(said[key]) else able.discard)(ability)
     return (*_PROVIDER, *sorted(able))
+
+
+def _lacks(said: Tree, lacks: frozenset[str]) -> frozenset[str]:
+    """Features that the map says nothing of, less those that the file says the model has, and what it denies."""
+    for feature, keys in FEATURES.items():
+        if told := [said[key] for key in keys if key in said]:
+            lacks = lacks - {feature} if any(map(is_true, told)) else lacks | {feature}
+    return lacks
+
+
+def is_true(value: object) -> bool:
+    """A switch that may be quoted."""
+    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else bool(value)
 
 
 def _price(said: Tree, known: Listed | None, path: str) -> Price | None:

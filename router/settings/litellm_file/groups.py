@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import SettingsError
-from router.settings.litellm_file.entries import Entry, Tree
+from router.settings.litellm_file.entries import SAID, Entry, Tree
 from router.settings.litellm_file.money import capacity
 from router.settings.price_sections import is_price, written
 from router.wildcards import STAR
@@ -27,6 +27,7 @@ DEFAULTS |= {
 _ADDRESS = {"model", "api_base", "base_url", "api_key", "custom_llm_provider"}
 _INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
 _TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
+_TAKEN |= {"num_retries"}
 _LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
 _BUDGETS = {"max_budget", "budget_duration"}
 _HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
@@ -37,12 +38,22 @@ _NO_EFFECT = {
     "content_policy_fallbacks",
 }  # litellm would call whom nobody prices
 _NO_EFFECT |= {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
-_INFORMS = _INFO | {"deprecation_date", "id", "db_model", "description", "access_groups", "max_tokens"}
+_NO_EFFECT |= {  # of LiteLLM's router and proxy; its library would send some of them to the provider
+    *("rpd", "tpd", "itpm", "otpm", "default_api_key_rpm_limit", "default_api_key_tpm_limit", "allowed_model_region"),
+    *("retry_policy", "routing_strategy", "guardrails", "tag_regex", "silent_model", "mock_timeout", "tiered_pricing"),
+    *("configurable_clientside_auth_params", "max_file_size_mb", "prompt_id", "prompt_variables", "prompt_version"),
+    *("prompt_label", "litellm_system_prompt", "enable_tag_filtering", "caching_groups", "cache", "caching", "ttl"),
+    *("litellm_disabled_callbacks", "turn_off_message_logging", "vector_store_id", "stream_chunk_size", "blocked"),
+}
+_INFORMS = (
+    _INFO | SAID | {"deprecation_date", "id", "db_model", "description", "access_groups", "max_tokens", "blocked"}
+)
 
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
     """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
-    if STAR in name:
+    entries = list(_of_one_kind(entries, notes))
+    if any(each.is_wildcard for each in entries):
         entries = list(_of_one_model(entries, notes))
     direct = all(each.is_direct for each in entries)
     upstream = entries[0].upstream(direct=direct)
@@ -51,6 +62,8 @@ def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, 
         "urls": [_replica(each, upstream, direct=direct) for each in entries],
         **_waiting(entries),
     }
+    if (local := all(each.is_local for each in entries)) != direct:
+        backend["local"] = local
     if direct and (headers := entries[0].params.get("extra_headers")):
         backend["headers"] = headers
     notes += [note for each in entries for note in _unused(each, direct=direct)]
@@ -65,6 +78,16 @@ def _of_one_model(entries: Sequence[Entry], notes: list[str]) -> Iterator[Entry]
             yield each
         else:
             notes.append(f"{each.path}: left out, since {entries[0].path} gives {each.name!r} another model")
+
+
+def _of_one_kind(entries: Sequence[Entry], notes: list[str]) -> Iterator[Entry]:
+    """The replicas of one name can do something in common: one that embeds is none of a model that chats."""
+    first = entries[0]
+    for each in entries:
+        if first.capabilities is None or each.capabilities is None or {*first.capabilities} & {*each.capabilities}:
+            yield each
+        else:
+            notes.append(f"{each.path}: left out, since it can do nothing that {first.path} can, whose name it has")
 
 
 def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
@@ -91,6 +114,8 @@ def _waiting(entries: Sequence[Entry]) -> Tree:
     if given := [limit for each in entries if (limit := _seconds(each)) is not None]:
         backend["timeouts"] = {"first_byte_s": max(given)}
     params = [each.params for each in entries]
+    if tries := [each["num_retries"] + 1 for each in params if isinstance(each.get("num_retries"), int)]:
+        backend["attempts"] = max(1, *tries)
     if parallel := [each["max_parallel_requests"] for each in params if each.get("max_parallel_requests")]:
         backend["max_concurrency"] = max(parallel)
     return backend
@@ -153,7 +178,7 @@ def _unused(entry: Entry, *, direct: bool) -> Iterator[str]:
     for key in sorted(each for each in set(entry.params) - known if not is_price(each)):
         yield f"{entry.path}.litellm_params.{key}: has no effect here"
     for key in sorted(set(entry.info) - _INFORMS - {"rpm", "tpm", "weight"}):
-        if not key.startswith("supports_") and not is_price(key):
+        if not is_price(key):
             yield f"{entry.path}.model_info.{key}: has no effect here"
 
 

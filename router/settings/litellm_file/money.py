@@ -69,6 +69,7 @@ def shared(tree: Mapping[str, Any], entries: Sequence[Entry], notes: list[str]) 
             notes.append(f"{path}: no model of this file is called at {provider}")
             continue
         limit, period = _keys(config, path)
+        notes += [f"{path}.{key}: has no effect here" for key in sorted(map(str, set(config) - {limit, period}))]
         budgets[str(provider)] = {"budget": budget_of(config, path, limit, period), "models": named}
     return budgets
 

@@ -11,7 +11,7 @@ from router.errors import SettingsError
 from router.settings import source
 from router.settings.complaints import refuse
 from router.settings.listed import Look
-from router.settings.litellm_file.entries import ASSUMED_USD, Entry, Tree, Unroutable, numeral, read_entry
+from router.settings.litellm_file.entries import ASSUMED_USD, ENTRY_LIMITS, Entry, Tree, Unroutable, numeral, read_entry
 from router.settings.litellm_file.groups import group, names_of, usable
 from router.settings.litellm_file.money import ALL, shared, unkept
 from router.wildcards import STAR, nearest
@@ -26,6 +26,7 @@ _SECTIONS = {
     "credential_list",
 }
 _BESIDE = ("router_settings", "litellm_settings")
+_ENTRY = {"model_name", "litellm_params", "model_info", *ENTRY_LIMITS}
 _GENERAL = {"master_key", "default_model"}
 _ROUTER = {
     *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "fallbacks"),
@@ -59,6 +60,7 @@ def translate(
 ) -> Translated:
     """`today` is YYYY-MM-DD. Raises: SettingsError for what is not LiteLLM's either and for unkept limits of money."""
     notes = [f"{key}: has no effect here" for key in sorted(set(tree) - _SECTIONS)]
+    notes += _beside(tree["model_list"])
     if wrong := list(unkept(tree)):
         raise refuse(wrong)
     given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
@@ -101,6 +103,13 @@ def translate(
     )
 
 
+def _beside(listed: object) -> Iterator[str]:
+    """What stands beside an entry's own sections."""
+    for number, each in enumerate(listed if isinstance(listed, list) else ()):
+        for key in sorted(map(str, set(each) - _ENTRY)) if isinstance(each, dict) else ():
+            yield f"model_list[{number}].{key}: has no effect here"
+
+
 def _credited(tree: Tree) -> object:
     """The list of models, those that name a credential with its values filled in. Raises: SettingsError."""
     listed, given = tree["model_list"], tree.get("credential_list") or []
@@ -134,12 +143,23 @@ def _entries(
     entries: list[Entry] = []
     unroutable: list[Unroutable] = []
     for number, each in enumerate(listed):
-        found = read_entry(each, f"model_list[{number}]", env, look, is_provider)
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            unroutable.append(found)
+        for one in _accounts(each):
+            found = read_entry(one, f"model_list[{number}]", env, look, is_provider)
+            if isinstance(found, Entry):
+                entries.append(found)
+            else:
+                unroutable.append(found)
     return entries, unroutable
+
+
+def _accounts(entry: Any) -> Iterator[Any]:
+    """An entry for each of its organizations, where it lists several."""
+    params = entry.get("litellm_params") if isinstance(entry, dict) else None
+    several = params.get("organization") if isinstance(params, dict) else None
+    if not isinstance(several, list):
+        yield entry
+        return
+    yield from ({**entry, "litellm_params": {**params, "organization": each}} for each in several)
 
 
 class _Sections:
@@ -151,6 +171,12 @@ class _Sections:
         self._general = source.mapping_at(tree, "general_settings")
         self._router = source.mapping_at(tree, "router_settings")
         self._library = source.mapping_at(tree, "litellm_settings")
+        self._aliases = {
+            usable(alias): name
+            for section, settings in (("router_settings", self._router), ("litellm_settings", self._library))
+            for alias, target in source.mapping_at(settings, "model_group_alias", section).items()
+            for name in names_of(target)[:1]
+        }
 
     def auth(self, notes: list[str]) -> Tree:
         """The master key opens everything, as it does there; without one callers need no key."""
@@ -193,13 +219,16 @@ class _Sections:
             for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
                 if isinstance(settings.get(key), str):
                     notes.append(f"{section}.{key}: a text, expected a list of {{model: [others]}}; left out")
-                for path, name, chain in _pairs(settings.get(key), f"{section}.{key}"):
+                for path, name, named in _pairs(settings.get(key), f"{section}.{key}"):
+                    chain = [self._aliases.get(each, each) for each in names_of(named)]
                     if missing := [each for each in (name, *chain) if not _is_known(each, known) and each != STAR]:
                         notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
+                    notes += _beside_names(named, path)
                     if usable := [each for each in chain if _is_known(each, known) and each != name]:
                         found[field].setdefault(name, usable)
         section = "router_settings" if self._router.get("default_fallbacks") else "litellm_settings"
-        default = names_of(self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or [])
+        named = self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or []
+        default = [self._aliases.get(each, each) for each in names_of(named)]
         if missing := [each for each in default if not _is_known(each, known)]:
             notes.append(f"{section}.default_fallbacks: {', '.join(missing)} cannot be called here, left out")
         for name in known:
@@ -214,11 +243,14 @@ class _Sections:
         for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
             aliases = source.mapping_at(settings, "model_group_alias", section)
             for alias, target in aliases.items():
-                name = next(iter(names_of(target)), "")
+                name, *others = names_of(target) or [""]
+                path = f"{section}.model_group_alias.{alias}"
+                notes += [*_beside_names(target, path)]
+                notes += [f"{path}: {name} alone counts, not {', '.join(others)}"] if others else []
                 if _is_known(name, known):
                     mapped[str(alias)] = name
                 else:
-                    notes.append(f"{section}.model_group_alias.{alias}: {name} cannot be called here, left out")
+                    notes.append(f"{path}: {name} cannot be called here, left out")
         if mapped:
             found["model_map"] = {alias: name for alias, name in mapped.items() if alias == usable(alias)}
             self.renamed = {alias: name for alias, name in mapped.items() if alias != usable(alias)}
@@ -260,11 +292,18 @@ def _is_known(name: str, known: list[str]) -> bool:
     return name in known or nearest(known, name) is not None
 
 
-def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(path, model, chain) of [{model: [others]}]"""
+def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, object]]:
+    """(path, model, others) of [{model: [others]}]"""
     for number, each in enumerate(chains if isinstance(chains, list) else [chains] if chains else []):
         for name, chain in each.items() if isinstance(each, dict) else ():
-            yield f"{path}[{number}].{name}", usable(name), names_of(chain)
+            yield f"{path}[{number}].{name}", usable(name), chain
+
+
+def _beside_names(names: object, path: str) -> Iterator[str]:
+    """What {model: NAME} holds beside the name."""
+    for each in names if isinstance(names, list) else [names]:
+        for key in sorted(map(str, set(each) - {"model"})) if isinstance(each, dict) else ():
+            yield f"{path}.{key}: has no effect here"
 
 
 def _joined(mine: object, added: object) -> object:

@@ -45,6 +45,7 @@ for name, model in models.items():
         bound = model.bind_tools([weather])
         asked = HumanMessage("hello there")
         said = bound.invoke([asked])
+        assert said.tool_calls
         call = said.tool_calls[0]
         result = ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"])
         assert "rain" in bound.invoke([asked, said, result]).text

@@ -4,7 +4,6 @@ The key and the URL come from the environment; two examples have theirs in the t
 images, speech, video or a socket is no gateway's for text: it must end in an error in OpenAI's words.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -35,11 +34,9 @@ def run(name):
 for name in TEXT:
     ran = run(name)
     last = (ran.stderr.strip().splitlines() or [""])[-1]
-    if "the request is too long" in last:  # for a model of 512 bytes: it says so itself
-        print(json.dumps({"check": name, "ok": None, "why": last[:300]}), flush=True)
-        continue
     with check(name):
-        assert ran.returncode == 0, last
+        if ran.returncode:
+            raise RuntimeError(last)
 for name in OTHER:
     with check(f"refused: {name}"):
         ran = run(name)

@@ -1,0 +1,167 @@
+"""Whatever stands in a LiteLLM file is honoured, passed on or named, by the place where its owner wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from router.settings import Settings, build, load
+from router.settings.listed import Listed
+from router.types import Price
+
+PRICE = Price(7, 8)  # type: ignore[arg-type]
+LISTED = {
+    name: Listed(PRICE, 100_000, 4_000, "chat", frozenset({"tools"}), lacks=frozenset({"reasoning", "audio"}))
+    for name in ("acme/a", "acme/b", "azure/a")
+} | {
+    "acme/embed": Listed(PRICE, 8_000, None, "embedding"),
+    "acme/old": Listed(PRICE, 1, 1, "chat", retires="2020-01-01"),
+}
+HONOURED = {
+    "general_settings": {"master_key", "default_model"},
+    "router_settings": {"num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password"},
+    "litellm_settings": {"num_retries", "request_timeout", "drop_params", "max_budget", "budget_duration"},
+}
+
+
+def settings_of(*entries: dict[str, Any], **sections: Any) -> Settings:
+    return build({"model_list": list(entries), **sections}, {}, listed=LISTED.get)
+
+
+def entry(
+    name: str = "a", model: str = "acme/a", *, info: dict[str, Any] | None = None, **params: Any
+) -> dict[str, Any]:
+    return {"model_name": name, "litellm_params": {"model": model, **params}, "model_info": info or {}}
+
+
+def test_limits_beside_an_entry_are_kept_and_all_else_there_is_named() -> None:
+    settings = settings_of({**entry(), "rpm": 60, "tpm": "900", "rate_limits": {"rpm": 3}})
+    (limit,) = settings.candidates()[0].limits
+    assert (limit.requests_per_minute, limit.tokens_per_minute) == (60, 900)
+    assert "model_list[0].rate_limits: has no effect here" in settings.notes
+
+
+@pytest.mark.parametrize(
+    ("said", "lacks"),
+    [
+        ({"supports_reasoning": True, "supports_audio_input": "false"}, {"audio"}),
+        ({"supports_response_schema": "False", "supports_audio_output": True}, {"reasoning", "json_schema"}),
+    ],
+)
+def test_what_a_file_says_of_abilities_counts_before_the_map(said: dict[str, Any], lacks: set[str]) -> None:
+    (model,) = settings_of(entry(info=said)).candidates()
+    assert model.lacks == lacks
+
+
+@pytest.mark.parametrize("quoted", [False, "false", "no"])
+def test_a_switch_may_be_quoted(quoted: object) -> None:
+    (model,) = settings_of(entry(info={"supports_function_calling": quoted})).candidates()
+    assert "tools" not in model.capabilities
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "local"),
+    [
+        ("ollama_chat/qwen3", "http://127.0.0.1:11434", True),
+        ("ollama/qwen3", None, True),
+        ("ollama_chat/glm-5:cloud", "http://127.0.0.1:11434", False),
+        ("ollama/qwen3", "https://ollama.example.com", False),
+        ("lemonade/qwen3", "http://lemonade:8800/api/v1", True),
+        ("huggingface/org/m", "http://10.0.0.7", True),
+        ("hosted_vllm/m", "http://10.0.0.7/v1", True),
+        ("litellm_proxy/gpt-4o", "http://10.0.0.7:4000", False),
+        ("acme/a", "http://10.0.0.7:4000", False),
+    ],
+)
+def test_what_stays_on_ones_own_machines_is_known_by_the_server_and_its_address(
+    model: str, base: str | None, local: bool
+) -> None:
+    (found,) = settings_of(entry(model=model, **({"api_base": base} if base else {}))).candidates()
+    assert found.local is local
+
+
+def test_where_ollama_is_may_be_said_by_the_environment() -> None:
+    tree = {"model_list": [entry(model="ollama_chat/qwen3")]}
+    (found,) = build(tree, {"OLLAMA_API_BASE": "https://ollama.example.com"}, listed=LISTED.get).candidates()
+    assert not found.local
+
+
+def test_entries_under_a_pattern_without_a_star_of_their_own_are_replicas() -> None:
+    settings = settings_of(entry("claude-*", "acme/a"), entry("claude-*", "acme/b"))
+    assert [each.upstream for each in settings.backends["claude-*"].replicas] == [None, "acme/b"]  # type: ignore[union-attr]
+
+
+def test_an_entry_that_can_do_nothing_its_namesakes_can_is_left_out_and_named() -> None:
+    settings = settings_of(entry(), entry(model="acme/embed"), entry(model="acme/b"))
+    assert len(settings.backends["a"].replicas) == 2  # type: ignore[union-attr]
+    assert any(note.startswith("model_list[1]: left out, since it can do nothing") for note in settings.notes)
+
+
+def test_several_organizations_are_several_replicas() -> None:
+    replicas = settings_of(entry(organization=["org-1", "org-2"])).backends["a"].replicas  # type: ignore[union-attr]
+    assert [each.params["organization"] for each in replicas] == ["org-1", "org-2"]
+
+
+def test_an_entry_that_the_file_blocks_is_not_called() -> None:
+    (line,) = settings_of(entry("b", info={"blocked": True}), entry()).unroutable
+    assert line == "b (model_list[0]): the file blocks it; take model_list[0].model_info.blocked away"
+
+
+def test_chains_may_name_aliases_and_what_stands_beside_a_name_is_named() -> None:
+    router = {
+        "model_group_alias": {"other": {"model": "b", "hidden": True}, "two": ["a", "b"]},
+        "fallbacks": [{"a": [{"model": "other", "temperature": 0}]}],
+        "provider_budget_config": {"acme": {"budget_limit": 1, "time_period": "1d", "rpm_limit": 3}},
+    }
+    settings = settings_of(entry(), entry("b", "acme/b"), router_settings=router)
+    assert settings.fallbacks == {"a": ("b",)}
+    for path in (
+        *("model_group_alias.other.hidden", "fallbacks[0].a.temperature", "provider_budget_config.acme.rpm_limit"),
+    ):
+        assert f"router_settings.{path}: has no effect here" in settings.notes
+    assert "router_settings.model_group_alias.two: a alone counts, not b" in settings.notes
+
+
+def test_retries_of_an_entry_are_the_gateways_own() -> None:
+    settings = settings_of(entry(num_retries="3"))
+    assert settings.backends["a"].attempts == 4
+    assert settings.backends["a"].replicas[0].params == {}  # type: ignore[union-attr]
+
+
+def test_models_of_an_included_file_are_named_by_their_place_in_that_file(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"include": ["more.yaml"], "model_list": [entry()]}))
+    (tmp_path / "more.yaml").write_text(
+        yaml.safe_dump({"include": ["last.yaml"], "model_list": [entry("x", "no/such")]})
+    )
+    (tmp_path / "last.yaml").write_text(yaml.safe_dump({"model_list": [entry("y", order=3), entry("z", "acme/old")]}))
+    settings = load(tmp_path / "own.yaml", {}, listed=LISTED.get)
+    assert [line.partition(":")[0] for line in settings.unroutable] == ["x (more.yaml", "z (last.yaml"]
+    assert "last.yaml: model_list[0].litellm_params.order: has no effect here" in settings.notes
+    assert settings.read.path("models[1].price") == "last.yaml: model_list[0].litellm_params.price"
+
+
+def test_every_key_that_litellm_knows_is_honoured_or_named() -> None:
+    """By the lists in litellm itself, so that a new version of it is met."""
+    router = pytest.importorskip("litellm.types.router")
+    types = pytest.importorskip("litellm.proxy._types")
+    keys = {
+        "general_settings": set(types.ConfigGeneralSettings.model_fields),
+        "router_settings": set(router.UpdateRouterConfig.model_fields),
+        "litellm_settings": {"callbacks", "cache", "cache_params", "guardrails", "request_timeout", "drop_params"},
+    }
+    money = {key for each in keys.values() for key in each if "budget" in key}
+    mapped = {"fallbacks", "context_window_fallbacks", "default_fallbacks", "model_group_alias"}
+    sections = {section: {key: _some(key) for key in sorted(each - money - mapped)} for section, each in keys.items()}
+    settings = settings_of(entry(), **sections)
+    for section, each in sections.items():
+        unsaid = {key for key in each if f"{section}.{key}: has no effect here" not in settings.notes}
+        assert unsaid <= HONOURED[section], section
+
+
+def _some(key: str) -> Any:
+    return {"redis_port": 6379, "redis_url": "redis://127.0.0.1/0"}.get(
+        key, 1 if "time" in key or "num" in key else "x"
+    )
