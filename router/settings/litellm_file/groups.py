@@ -11,7 +11,6 @@ from router.errors import SettingsError
 from router.settings.litellm_file.entries import SAID, Entry, Tree
 from router.settings.litellm_file.money import capacity
 from router.settings.price_sections import is_price, written
-from router.wildcards import STAR
 
 DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
 DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
