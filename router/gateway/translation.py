@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 
 from backends.errors import BackendError, Overloaded, Refused, TimedOut, UnsupportedRequest
+from backends.unsupported import is_too_long
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RateLimited, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
 
 USUAL_WAIT_S = 1.0  # where an engine that is busy does not say how long
-_FOR_ANOTHER = (b"context length", b"context_length_exceeded")
 
 
 def refusal(error: Refused) -> RequestRejected:
@@ -24,7 +24,7 @@ def refusal(error: Refused) -> RequestRejected:
         code = inner.get("code") if isinstance(inner, dict) and isinstance(inner.get("code"), str) else None
     except (ValueError, RecursionError):
         pass
-    if "context length" in message or "maximum context" in message:
+    if is_too_long(message.encode(errors="replace")):
         code = "context_length_exceeded"
     status = error.status if error.status not in (401, 403) else 502  # the gateway's own credentials, not the caller's
     return InvalidRequest(message, code=code, status=status)
@@ -32,10 +32,7 @@ def refusal(error: Refused) -> RequestRejected:
 
 def for_another_model(error: Refused, call: Call) -> bool:
     """Whether another model might take what this one finds too long, or cannot do at all."""
-    if call.requirements.pinned is not None:
-        return False
-    text = error.body.lower()
-    return isinstance(error, UnsupportedRequest) or any(sign in text for sign in _FOR_ANOTHER)
+    return call.requirements.pinned is None and (isinstance(error, UnsupportedRequest) or is_too_long(error.body))
 
 
 def upstream_failed(errors: Sequence[BackendError]) -> PointsmanError:
