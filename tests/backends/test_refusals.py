@@ -18,8 +18,8 @@ CANNOT = (  # vLLM 0.32
     "`prompt_logprobs` are not available when `stream=True`.",
     "You can only either use constraints for structured outputs or tools, not both.",
     "The provided JSON schema contains features not supported by xgrammar.",
-    "No compatible structured output backend was found for this request. XGrammar rejected the constraint, and Guidance "
-    "does not support this tokenizer. Configure a fast tokenizer or select a compatible backend explicitly.",
+    "No compatible structured output backend was found for this request. XGrammar rejected the constraint, and "
+    "Guidance does not support this tokenizer. Configure a fast tokenizer or select a compatible backend explicitly.",
     "The JSON schema is nested too deeply: objects and arrays may nest at most 64 levels",
     "Structured outputs are not yet supported for diffusion language models. Remove the structured output constraint.",
     "The min_p and logit_bias sampling parameters are not yet supported with speculative decoding.",
@@ -50,16 +50,16 @@ CANNOT = (  # vLLM 0.32
     "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
 )
 TOO_LONG = (
-    "This model's maximum context length is 8192 tokens. However, your prompt contains at least 8193 input tokens, which "
-    "exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
-    "This model's maximum context length is 4096 tokens. However, your prompt contains 90000 characters (more than 81920 "
-    "characters, which is the upper bound for 4096 input tokens). Please reduce the length of the input prompt.",
-    "'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's maximum context length is 8192 tokens and "
-    "your request has 20 input tokens (9000 > 8192 - 20).",
-    "The decoder prompt (length 9000) is longer than the maximum model length of 8192. Make sure that `max_model_len` is "
-    "no smaller than the number of text tokens.",
-    "The decoder prompt (length 8192) plus the number of requested output tokens (at least 1) is longer than the maximum "
-    "model length of 8192.",
+    "This model's maximum context length is 8192 tokens. However, your prompt contains at least 8193 input tokens, "
+    "which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.",
+    "This model's maximum context length is 4096 tokens. However, your prompt contains 90000 characters (more than "
+    "81920 characters, which is the upper bound for 4096 input tokens). Please reduce the length of the input prompt.",
+    "'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's maximum context length is 8192 tokens "
+    "and your request has 20 input tokens (9000 > 8192 - 20).",
+    "The decoder prompt (length 9000) is longer than the maximum model length of 8192. Make sure that `max_model_len` "
+    "is no smaller than the number of text tokens.",
+    "The decoder prompt (length 8192) plus the number of requested output tokens (at least 1) is longer than the "
+    "maximum model length of 8192.",
     "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",  # llama.cpp
     "The input (9000 tokens) is longer than the model's context length (8192 tokens).",  # SGLang
     "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",  # TGI
