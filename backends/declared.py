@@ -6,6 +6,7 @@ denies and never the last word, so an engine that lies harms itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,9 @@ import msgspec
 from backends.usage import count_of
 
 EMBEDS = frozenset({"embeddings"})
-PAGES = ("/props", "/get_server_info", "/get_model_info", "/openapi.json")  # llama.cpp's, SGLang's twice, FastAPI's
+PAGES = ("/props", "/get_server_info", "/get_model_info", "/info", "/openapi.json")
+"""llama.cpp's, SGLang's twice, TGI's, FastAPI's."""
+SHOW = "/api/show"  # Ollama's, asked of one model
 _CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 _NAMED = {  # an ability's names in lists and mappings of them: Mistral's, LM Studio's, Ollama's, llama.cpp's
     "tools": "tools",
@@ -30,6 +33,7 @@ _NAMED = {  # an ability's names in lists and mappings of them: Mistral's, LM St
     "has_audio_understanding": "audio",
     "file": "files",
 }
+_OLLAMAS = {"tools": "tools", "vision": "images", "thinking": "reasoning"}
 _PARAMETERS = {  # of a request, and the feature that needs one of them: OpenRouter's
     "tools": ("tools",),
     "tool_choice": ("tool_choice",),
@@ -101,9 +105,45 @@ def of_page(path: str, body: bytes) -> Declared:
         return declared_by(path, context, _switches(page.get("modalities")), _switches(page.get("chat_template_caps")))
     if path == "/openapi.json":
         return declared_by(path, _paths(page.get("paths")))
+    if path == "/info":
+        return declared_by(path, _of_tgi(page))
     denied = {"tools"} if "tool_call_parser" in page and page["tool_call_parser"] is None else set()
     embeds = page.get("is_generation") is False or page.get("is_embedding") is True
-    return declared_by(path, Declared(lacks=frozenset(denied), only=EMBEDS if embeds else None), _switches(page))
+    said = Declared(frozenset(), frozenset(denied), EMBEDS if embeds else None, _context(page))
+    return declared_by(path, said, _switches(page))
+
+
+def is_ollamas(card: Mapping[str, Any]) -> bool:
+    """Whether an entry of /v1/models is of an engine that has /api/show."""
+    return card.get("owned_by") == "library"
+
+
+def of_show(body: bytes) -> Declared:
+    """What Ollama says of one model. Its list of capabilities is whole, so what it leaves out the model has not.
+
+    The context is what the model is set to: `model_info` has what it could have, which Ollama does not give it.
+    """
+    try:
+        page = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return NOTHING
+    listed, set_to = page.get("capabilities"), re.search(r"^num_ctx\s+(\d{1,12})$", str(page.get("parameters")), re.M)
+    context = Declared(context_tokens=_context({"n_ctx": int(set_to[1])} if set_to else {}))
+    names = {each for each in listed if isinstance(each, str)} if isinstance(listed, list) else set()
+    if not names:
+        return context
+    able = frozenset(feature for name, feature in _OLLAMAS.items() if name in names)
+    only = EMBEDS if "embedding" in names and "completion" not in names else None
+    return declared_by(SHOW, context, Declared(able, frozenset(_OLLAMAS.values()) - able, only))
+
+
+def _of_tgi(page: Mapping[str, Any]) -> Declared:
+    """Of Text Generation Inference, and of its sibling that only embeds."""
+    if not isinstance(page.get("model_id"), str):
+        return NOTHING
+    embeds = "embedding" in _under(page, "model_type")
+    longest = page.get("max_input_length") if embeds else page.get("max_total_tokens")
+    return Declared(only=EMBEDS if embeds else None, context_tokens=_context({"n_ctx": longest}))
 
 
 def _switches(said: object) -> Declared:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from backends.anyprec.names import WIDTH_KEY, parsed_width, width_name, width_of
-from backends.declared import NOTHING, PAGES, Declared, of_card, of_page
+from backends.declared import NOTHING, PAGES, SHOW, Declared, is_ollamas, of_card, of_page, of_show
 from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
 
@@ -27,6 +27,8 @@ _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
 NEARLY_FULL = 0.95
 LONGEST_NAME = 512  # characters, of a model
 SILENCES = 2  # in a row after which an engine counts as gone
+MOST_SHOWN = 20  # models that are asked about at once
+NONE: Mapping[str, Declared] = {}
 PATIENCE_S = 10.0  # for each page: whoever is silent must not hold up what is asked of the others
 
 
@@ -84,8 +86,8 @@ class Counters:
 class Askable(Protocol):
     """A backend that can be asked for a page."""
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body. Raises: BackendError."""
+    async def get(self, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body, of a POST where one is given. Raises: BackendError."""
 
 
 class Watch:
@@ -100,6 +102,7 @@ class Watch:
         self._backend = backend
         self.heard = False  # whether an answer came from it since the last refresh
         self._declared: Declared | None = None  # by its pages, since it last began to answer
+        self._shown: dict[str, Declared] = {}  # of each model, by Ollama
         self._last = Counters()
         self._silent = 0  # times in a row that nothing came in time
 
@@ -123,11 +126,12 @@ class Watch:
             self._silent += 1
             self.answers = bool(self.answers) and not certain and self._silent < SILENCES
         if not self.answers:
-            self._declared = None
+            self._declared, self._shown = None, {}
         if listed is not None:
             if self._declared is None:
                 self._declared = await self._pages()
-            self.models = models_of(listed, self._declared)
+            await self._show(listed)
+            self.models = models_of(listed, self._declared, self._shown)
         measured = None
         if self.answers:
             with suppress(Unreachable):
@@ -143,23 +147,31 @@ class Watch:
                 found = found.over(of_page(path, page))
         return found
 
-    async def _page_or_none(self, path: str) -> bytes | None:
+    async def _show(self, listed: bytes) -> None:
+        """What Ollama says of each model that it lists, once; of the rest at the next look."""
+        asked = [card["id"] for card in _cards(listed) if is_ollamas(card) and card["id"] not in self._shown]
+        asked = asked[:MOST_SHOWN]
+        bodies = (msgspec.json.encode({"model": each}) for each in asked)
+        pages = await asyncio.gather(*(self._page_or_none(SHOW, body) for body in bodies))
+        self._shown |= {name: of_show(page or b"") for name, page in zip(asked, pages, strict=True)}
+
+    async def _page_or_none(self, path: str, body: bytes = b"") -> bytes | None:
         with suppress(Unreachable):
-            return await self._page(path)
+            return await self._page(path, body)
         return None
 
-    async def _page(self, path: str) -> bytes | None:
+    async def _page(self, path: str, body: bytes = b"") -> bytes | None:
         """None where there is no such page, or none comes in time. Raises: Unreachable."""
         if not isinstance(self._backend, Askable):
             return None
         try:
             async with asyncio.timeout(PATIENCE_S):
-                status, body = await self._backend.get(path)
+                status, page = await (self._backend.get(path, body) if body else self._backend.get(path))
         except Unreachable:
             raise
         except (BackendError, TimeoutError):
             return None
-        return body if status == 200 else None
+        return page if status == 200 else None
 
     async def _pings(self) -> bool:
         """Whether it says so; whoever had the time for its list to do so has had most of it."""
@@ -177,18 +189,25 @@ class Watch:
         self._last = now
 
 
-def models_of(body: bytes, pages: Declared = NOTHING) -> tuple[Found, ...]:
+def models_of(body: bytes, pages: Declared = NOTHING, shown: Mapping[str, Declared] = NONE) -> tuple[Found, ...]:
     """The models of a /v1/models page, adapters with their parent and any-precision widths; () where it is none.
 
-    `pages`: what other pages of the engine say; of several models only those do that its list says.
+    `pages`: what other pages of the engine say; of several models only those do that its list says. `shown`: what it
+    says of a model by its name.
     """
+    cards = _cards(body)
+    whose = pages if len(cards) == 1 else NOTHING
+    said = ((card, of_card(card).over(shown.get(card["id"], NOTHING)).over(whose)) for card in cards)
+    return tuple(found for card, declared in said for found in _names(card, declared))
+
+
+def _cards(body: bytes) -> list[dict[str, Any]]:
+    """The entries of a /v1/models page; [] where it is none."""
     try:
         listed = msgspec.json.decode(body, type=dict[str, Any]).get("data")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ()
-    cards = [each for each in listed if _is_card(each)] if isinstance(listed, list) else []
-    whose = pages if len(cards) == 1 else NOTHING
-    return tuple(found for card in cards for found in _names(card, of_card(card).over(whose)))
+        return []
+    return [each for each in listed if _is_card(each)] if isinstance(listed, list) else []
 
 
 def _is_card(card: object) -> bool:

@@ -74,9 +74,9 @@ class OpenAIBackend:
         except BackendError:
             return False
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET, for discovery. Raises: BackendError."""
-        response = await self._client.request("GET", path)
+    async def get(self, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status and body of a GET, of a POST where a body is given, for discovery. Raises: BackendError."""
+        response = await self._client.request("POST" if body else "GET", path, body=body)
         return response.status, await response.body(self.limits)
 
     async def aclose(self) -> None:

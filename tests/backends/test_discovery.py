@@ -7,18 +7,19 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from backends import discovery
-from backends.declared import NOTHING, PAGES, Declared, of_page
+from backends.declared import NOTHING, PAGES, Declared, of_page, of_show
 from backends.discovery import (
     Found,
     Load,
     Machine,
     Speed,
+    Watch,
     counters_of,
     delay_s,
     models_of,
@@ -146,7 +147,7 @@ class Silent(Scripted):
 
     silent = False
 
-    async def get(self, path: str) -> tuple[int, bytes]:
+    async def get(self, path: str, body: bytes = b"") -> tuple[int, bytes]:
         if self.silent:
             raise TimedOut("sent nothing for 1 s", backend="silent")
         return 200, b'{"data": []}'
@@ -320,6 +321,18 @@ PAGES_OF: dict[str, tuple[str, dict[str, Any], Said]] = {
         ({"tools"}, {"images", "audio"}, None, 4096),
     ),
     "SGLang": ("/get_server_info", {"tool_call_parser": None, "reasoning_parser": "x"}, (set(), {"tools"}, None, None)),
+    "SGLang with a context": ("/get_server_info", {"context_length": 8192}, (set(), set(), None, 8192)),
+    "TGI": (
+        "/info",
+        {"model_id": "org/m", "max_input_tokens": 4095, "max_total_tokens": 4096},
+        (set(), set(), None, 4096),
+    ),
+    "TEI": (
+        "/info",
+        {"model_id": "org/e", "model_type": {"embedding": {"pooling": "cls"}}, "max_input_length": 512},
+        (set(), set(), {"embeddings"}, 512),
+    ),
+    "somebody's /info": ("/info", {"version": "1", "max_total_tokens": 4096}, (set(), set(), None, None)),
     "SGLang with a parser": ("/get_server_info", {"tool_call_parser": "qwen25"}, (set(), set(), None, None)),
     "SGLang that embeds": ("/get_model_info", {"is_generation": False}, (set(), set(), {"embeddings"}, None)),
     "vLLM that embeds": (
@@ -394,3 +407,55 @@ def test_odd_and_lying_pages_are_read_without_harm(seed: int) -> None:
 async def test_one_odd_entry_does_not_hide_the_others() -> None:
     page = b'{"data": [{"id": 7}, {"id": "good", "max_model_len": "much"}, 5, {"id": "", "parent": 3}, {"id": "b"}]}'
     assert [each.name for each in models_of(page)] == ["good", "b"]
+
+
+OLLAMA: dict[str, tuple[dict[str, Any], Said]] = {
+    "with tools": (
+        {"capabilities": ["completion", "tools"], "parameters": 'stop "x"\nnum_ctx                        8192'},
+        ({"tools"}, {"images", "reasoning"}, None, 8192),
+    ),
+    "that sees and thinks": (
+        {"capabilities": ["completion", "vision", "thinking"], "model_info": {"gemma3.context_length": 131072}},
+        ({"images", "reasoning"}, {"tools"}, None, None),
+    ),
+    "that embeds": (
+        {"capabilities": ["embedding"]},
+        (set(), {"tools", "images", "reasoning"}, {"embeddings"}, None),
+    ),
+    "old": ({"details": {}}, (set(), set(), None, None)),
+    "lying": ({"capabilities": [None, 3], "parameters": ["num_ctx"]}, (set(), set(), None, None)),
+}
+
+
+@pytest.mark.parametrize("model", OLLAMA)
+def test_what_ollama_shows_of_a_model_is_taken_for_what_it_is(model: str) -> None:
+    page, (able, lacks, only, context) = OLLAMA[model]
+    declared = of_show(msgspec.json.encode(page))
+    assert _said(declared, declared.context_tokens) == (able, lacks, only, context)
+
+
+class Ollama(Scripted):
+    """Lists two models, and shows each by its name."""
+
+    shown: ClassVar[list[str]] = []
+
+    async def get(self, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        if path == "/v1/models":
+            cards = [{"id": name, "object": "model", "owned_by": "library"} for name in ("plain:1b", "able:8b")]
+            return 200, msgspec.json.encode({"data": cards})
+        if path != "/api/show":
+            return 404, b"404 page not found"
+        name = msgspec.json.decode(body)["model"]
+        self.shown.append(name)
+        return 200, msgspec.json.encode({"capabilities": ["completion", *(["tools"] if name == "able:8b" else [])]})
+
+
+async def test_ollama_is_asked_once_of_each_model_that_it_lists() -> None:
+    watch = Watch(Ollama(always(Line())))
+    await watch.refresh()
+    await watch.refresh()
+    assert sorted(Ollama.shown) == ["able:8b", "plain:1b"]
+    assert [("tools" in each.declared.lacks, each.declared.sources) for each in watch.models] == [
+        (True, ("/api/show",)),
+        (False, ("/api/show",)),
+    ]
