@@ -79,7 +79,7 @@ def test_a_switch_may_be_quoted(quoted: object) -> None:
 def test_what_stays_on_ones_own_machines_is_known_by_the_server_and_its_address(
     model: str, base: str | None, local: bool
 ) -> None:
-    (found,) = settings_of(entry(model=model, **({"api_base": base} if base else {}))).candidates()
+    (found,) = settings_of(entry(model=model, api_base=base)).candidates()
     assert found.local is local
 
 

@@ -156,7 +156,7 @@ def _accounts(entry: Any) -> Iterator[Any]:
     """An entry for each of its organizations, where it lists several."""
     params = entry.get("litellm_params") if isinstance(entry, dict) else None
     several = params.get("organization") if isinstance(params, dict) else None
-    if not isinstance(several, list):
+    if not isinstance(params, dict) or not isinstance(several, list):
         yield entry
         return
     yield from ({**entry, "litellm_params": {**params, "organization": each}} for each in several)
