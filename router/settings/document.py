@@ -20,6 +20,7 @@ from router.settings.listed import Listed, Look
 from router.settings.page_section import PageSection
 from router.settings.price_sections import PriceSection
 from router.settings.program_sections import ProgramSection
+from router.settings.scalars import is_private
 from router.settings.sections import (
     Admission,
     Auth,
@@ -193,9 +194,11 @@ class Settings(Section):
         return replace(found, name=name, wildcard=wildcard.name, capabilities=can), listed is not None
 
     def retires_under(self, wildcard: ModelSection, name: str) -> str | None:
-        """The day a provider takes away what a client names under a wildcard; None of one's own servers."""
+        """The day a provider takes away what a client names under a wildcard; None at one's own addresses."""
         backend = self.backends[self.backend_of(wildcard)]
-        listed = None if backend.is_local or backend.kind != "litellm" else self._look(wildcard.upstream_of(name))
+        if backend.kind != "litellm" or any(each.url and is_private(each.url) for each in backend.replicas):
+            return None
+        listed = self._look(wildcard.upstream_of(name))
         return listed.retires if listed else None
 
     def _candidate(self, section: ModelSection, price: Price, listed: Listed | None) -> Model:
