@@ -98,8 +98,8 @@ class Runtime:
             await self.stores.ledger.balances([], now_ms())
         except PointsmanError as error:
             missing["store"], why = "unavailable", error.message
-        down = self.fleet.down()
-        if len(down) == len(self.fleet.backends):
+        down = self.gateway.decider.down  # as requests find them: a look that is under way may know more
+        if down >= self.fleet.backends.keys():
             missing["backends"], why = "none answers", f"{why} none answers of {', '.join(sorted(down))}"
         if why != self.unready:
             self.unready = why
@@ -161,6 +161,7 @@ async def open_runtime(
         learning.spaces, learning.loader = spaces, HistoryLoader(stores.archive, spaces)
         tracer, conduct = await conductor(settings, stack, spans, lambda: runtime.settings)
         gateway = _gateway(settings, stores, catalogue, embedder, learning, metrics, machine_pricing, conduct)
+        gateway.decider.down, gateway.decider.spared = fleet.down(), fleet.spared()
         await _catch_up(learning)
         runtime = Runtime(
             settings=settings,
@@ -333,6 +334,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
         return
     old, decider = runtime.fleet, runtime.gateway.decider
     decider.catalogue, decider.options, runtime.settings, runtime.fleet = catalogue, options, fresh, fleet
+    decider.down, decider.spared = fleet.down(), fleet.spared()
     decider.machine_pricing.take(rates)
     LOG.warning("settings reloaded: %s", changes)
     with contextlib.suppress(StoreUnavailable):  # the log has it

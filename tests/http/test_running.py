@@ -192,6 +192,29 @@ async def test_an_engine_that_comes_back_is_used_again(tmp_path: Path) -> None:
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
 
+async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until the other side hangs up."""
+    try:
+        await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_who_is_ready_serves_though_another_engine_says_nothing_for_long(tmp_path: Path) -> None:
+    """A look at all engines takes as long as its slowest; who is ready must not know more than who serves."""
+    mute = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
+    async with engine(text="fine") as one, mute:
+        settings = settings_for(tmp_path, {"one": one})
+        port = mute.sockets[0].getsockname()[1]
+        settings["backends"]["mute"] = {"kind": "vllm", "url": f"http://127.0.0.1:{port}", "discover": True}
+        await one.stop()
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            assert await answers(client, "/ready", 503)
+            await one.start()
+            await until(lambda: answers(client, "/ready", 200), within_s=60)
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
 async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
     return (await client.get(path)).status_code == status
 

@@ -58,7 +58,8 @@ async def test_whoever_asks_whether_it_is_ready_learns_no_address(caplog: pytest
         raise StoreUnavailable("Redis is away: Error 111 connecting to 10.1.2.3:6379")
 
     runtime = cast(Any, object.__new__(Runtime))
-    runtime.fleet = SimpleNamespace(down=lambda: {"engine.internal"}, backends={"engine.internal": None})
+    runtime.fleet = SimpleNamespace(backends={"engine.internal": None})
+    runtime.gateway = SimpleNamespace(decider=SimpleNamespace(down={"engine.internal"}))
     runtime.stores, runtime.unready = SimpleNamespace(ledger=SimpleNamespace(balances=lost)), ""
     for _ in range(3):
         assert await runtime.missing() == {"store": "unavailable", "backends": "none answers"}

@@ -297,8 +297,8 @@ def _capabilities(said: Tree, known: Listed | None, model: str, *, is_own: bool)
 def _lacks(said: Tree, lacks: frozenset[str]) -> frozenset[str]:
     """Features that the map says nothing of, less those that the file says the model has, and what it denies."""
     for feature, keys in FEATURES.items():
-        if told := [said[key] for key in keys if key in said]:
-            lacks = lacks - {feature} if any(map(is_true, told)) else lacks | {feature}
+        if values := [said[key] for key in keys if key in said]:
+            lacks = lacks - {feature} if any(map(is_true, values)) else lacks | {feature}
     return lacks
 
 
