@@ -48,30 +48,36 @@ class HeadLimits:
     head_bytes: int = 64 * 1024
     headers: int = 100
     head_s: float = 10.0
-    idle_s: float = 5.0  # before the first byte
+    idle_s: float = 75.0  # between two requests: longer than clients keep a connection, so that they close it first
     stalled_s: float = 60.0  # without taking anything of an answer
     connections: int = 8_192
     per_address: int | None = None
     ahead_bytes: int = 64 * 1024  # of the next requests, kept while one is answered
     body_bytes: int = 16 * 1024 * 1024  # of a body whose end only the parser sees; as many again for its framing
 
+    @property
+    def silent_s(self) -> float:
+        """Before the first byte of a connection, which nobody has any reason to keep."""
+        return min(self.head_s, self.idle_s)
+
 
 @dataclass(slots=True)
 class Connections:
-    """Those of one worker process."""
+    """Those of one worker process. One between two requests makes room for a new one where there are too many."""
 
     limits: HeadLimits
     turned_away: Callable[[int, str, str], None] = lambda *_: None  # status, code, path
     open: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
+    resting: dict[Connection, str] = field(default_factory=dict)  # between two requests, the longest first; its address
 
     def admit(self, address: str) -> str | None:
         """Count a connection in; or why not."""
         most, per_address = self.limits.connections, self.limits.per_address
-        if self.open >= most:
-            return f"{most} connections are open, which is the limit of this gateway"
-        if per_address is not None and self.by_address[address] >= per_address:
+        if per_address is not None and self.by_address[address] >= per_address and not self._close_one(address):
             return f"{per_address} connections from this address are open, which is the limit"
+        if self.open >= most and not self._close_one():
+            return f"{most} connections are open, which is the limit of this gateway"
         self.open += 1
         self.by_address[address] += 1
         return None
@@ -82,6 +88,13 @@ class Connections:
         self.by_address[address] -= 1
         if not self.by_address[address]:
             del self.by_address[address]
+
+    def _close_one(self, address: str | None = None) -> bool:
+        """The one that has rested longest, of an address or of all; whether there was one."""
+        longest = next((each for each, its in self.resting.items() if address in (None, its)), None)
+        if longest is not None:
+            longest.make_room()
+        return longest is not None
 
 
 class Patient(asyncio.Protocol):
@@ -179,7 +192,7 @@ class Connection(Patient, HttpToolsProtocol):
             return
         self._address = address
         super().connection_made(transport)
-        self._alarm = self._clock.call_later(self._all.limits.idle_s, self._idle)
+        self._alarm = self._clock.call_later(self._all.limits.silent_s, self._idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
@@ -216,9 +229,15 @@ class Connection(Patient, HttpToolsProtocol):
         """The answer is written: what comes now is the next request."""
         if self._kept:
             self._clock.call_soon(self._take_kept)
-        else:
+        elif self._address is not None:
             self._state = "HEAD"
+            self._all.resting[self] = self._address
             self._alarm = self._clock.call_later(self._all.limits.idle_s, self._idle)
+
+    def make_room(self) -> None:
+        """Close at once: this connection rests, and another one wants its place."""
+        self._rest()
+        self._wire.close()
 
     def _idle(self) -> None:
         """Close, but read first what came while the loop stood still: its timers run before what it reads."""
@@ -333,6 +352,8 @@ class Connection(Patient, HttpToolsProtocol):
         self._wire.close()
 
     def _rest(self) -> None:
+        """No longer waiting for anything."""
+        self._all.resting.pop(self, None)
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -37,13 +37,16 @@ class Server(Section):
         default=1024, description="The slowest rate of a body: each so many bytes give it a second more."
     )
     idle_s: Seconds = Field(
-        default=5.0, description="How long a connection may do nothing, before its first request and after each."
+        default=75.0,
+        description="How long a connection may do nothing after a request, and before its first where that is below "
+        "`head_s`. Longer than clients and proxies keep theirs, so that they never ask on one that is being closed; "
+        "those at rest make room where the limit of connections is reached.",
     )
     stalled_s: Seconds = Field(
         default=60.0, description="How long a client may take nothing of what it is sent before it is cut off."
     )
     max_connections: Positive = Field(
-        default=8_192, description="Connections to one worker at once; beyond it the answer is 503."
+        default=8_192, description="Connections to one worker at once; beyond it, with none at rest, the answer is 503."
     )
     max_connections_per_address: Positive | None = Field(
         default=None, description="The same from one address; null is no cap, for behind a proxy all have the proxy's."

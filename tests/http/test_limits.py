@@ -17,7 +17,9 @@ import pytest
 
 from backends.scripted import Line, by_model
 from benchmarks.scripted_server import ScriptedServer
+from router.http.app import head_limits
 from router.http.server import open_files
+from router.settings.server_section import Server
 from tests.http.conftest import Running, chat
 from tests.http.module import candidates, gateway_over
 
@@ -162,6 +164,14 @@ def test_so_is_one_that_says_nothing_after_its_first_request(connection: socket.
     assert trickled(connection, b"\r\n") == b""
 
 
+def test_a_connection_rests_longer_than_clients_keep_theirs_and_says_nothing_for_less() -> None:
+    """httpx and with it the OpenAI SDK ask again after almost 5 s, nginx and AWS's balancers after almost 60."""
+    limits = head_limits(Server())
+    assert limits.idle_s > 60 + 10
+    assert limits.silent_s == limits.head_s <= 10
+    assert head_limits(Server(idle_s=2)).silent_s == 2
+
+
 @pytest.mark.parametrize("path", WITH_BODY)
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
 def test_a_body_that_trickles_is_refused_when_its_time_is_over(
@@ -234,6 +244,31 @@ def test_connections_beyond_the_limit_of_their_address_are_told_and_closed(gatew
     with connected(gateway) as later:
         later.sendall(b"GET /health HTTP/1.1\r\nHost: g\r\n\r\n")
         assert later.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def asked(connection: socket.socket) -> bytes:
+    """The head and all of the body of one answer."""
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: g\r\n\r\n")
+    data = b""
+    while not data.endswith(b"}"):
+        more = connection.recv(65536)
+        assert more, data
+        data += more
+    return data
+
+
+def test_a_connection_between_two_requests_makes_room_for_a_new_one(gateway: Running) -> None:
+    """The one that has rested longest; those that are served, or have not asked yet, stay."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(connected(gateway)) for _ in range(30)]
+        assert asked(opened[7]).startswith(b"HTTP/1.1 200 ")
+        assert asked(opened[3]).startswith(b"HTTP/1.1 200 ")
+        assert asked(opened[7]).startswith(b"HTTP/1.1 200 ")
+        late = stack.enter_context(connected(gateway))
+        assert asked(late).startswith(b"HTTP/1.1 200 ")
+        assert opened[3].recv(1) == b"", "it rested longest"
+        assert asked(opened[7]).startswith(b"HTTP/1.1 200 ")
+        assert asked(opened[0]).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_crowd_of_requests_behind_a_slow_one_waits_outside(gateway: Running, connection: socket.socket) -> None:
