@@ -36,11 +36,12 @@ from router.http import (
 )
 from router.http import models as surface
 from router.http.auth import Authentication
-from router.http.connections import CONNECTIONS, Connections, HeadLimits
+from router.http.connections import CONNECTIONS
 from router.http.conversations import ResponsesKept
 from router.http.declared import DeclaredOwners
 from router.http.doors import REQUEST_ID, Doors
 from router.http.errors import error_body, error_headers
+from router.http.head_limits import Connections, HeadLimits
 from router.http.inference import GONE, Inference, path_of
 from router.http.intake import BodyLimits, Intake
 from router.http.models import Ready

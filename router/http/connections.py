@@ -10,9 +10,6 @@ import asyncio
 import re
 import socket
 import struct
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, cast
 
@@ -23,6 +20,7 @@ from uvicorn.server import ServerState
 
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http.errors import error_body
+from router.http.head_limits import Connections, HeadLimits
 
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
@@ -39,62 +37,6 @@ _PHRASES = {
     501: b"Not Implemented",
     503: b"Service Unavailable",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLimits:
-    """How long a head may be, how long it may take to come, and how many connections there may be."""
-
-    head_bytes: int = 64 * 1024
-    headers: int = 100
-    head_s: float = 10.0
-    idle_s: float = 75.0  # between two requests: longer than clients keep a connection, so that they close it first
-    stalled_s: float = 60.0  # without taking anything of an answer
-    connections: int = 8_192
-    per_address: int | None = None
-    ahead_bytes: int = 64 * 1024  # of the next requests, kept while one is answered
-    body_bytes: int = 16 * 1024 * 1024  # of a body whose end only the parser sees; as many again for its framing
-
-    @property
-    def silent_s(self) -> float:
-        """Before the first byte of a connection, which nobody has any reason to keep."""
-        return min(self.head_s, self.idle_s)
-
-
-@dataclass(slots=True)
-class Connections:
-    """Those of one worker process. One between two requests makes room for a new one where there are too many."""
-
-    limits: HeadLimits
-    turned_away: Callable[[int, str, str], None] = lambda *_: None  # status, code, path
-    open: int = 0
-    by_address: Counter[str] = field(default_factory=Counter)
-    resting: dict[Connection, str] = field(default_factory=dict)  # between two requests, the longest first; its address
-
-    def admit(self, address: str) -> str | None:
-        """Count a connection in; or why not."""
-        most, per_address = self.limits.connections, self.limits.per_address
-        if per_address is not None and self.by_address[address] >= per_address and not self._close_one(address):
-            return f"{per_address} connections from this address are open, which is the limit"
-        if self.open >= most and not self._close_one():
-            return f"{most} connections are open, which is the limit of this gateway"
-        self.open += 1
-        self.by_address[address] += 1
-        return None
-
-    def leave(self, address: str) -> None:
-        """A connection that was counted in is gone."""
-        self.open -= 1
-        self.by_address[address] -= 1
-        if not self.by_address[address]:
-            del self.by_address[address]
-
-    def _close_one(self, address: str | None = None) -> bool:
-        """The one that has rested longest, of an address or of all; whether there was one."""
-        longest = next((each for each, its in self.resting.items() if address in (None, its)), None)
-        if longest is not None:
-            longest.make_room()
-        return longest is not None
 
 
 class Patient(asyncio.Protocol):

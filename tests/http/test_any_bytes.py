@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from router.http.connections import CONNECTIONS, Connection, Connections, HeadLimits
+from router.http.connections import CONNECTIONS, Connection
+from router.http.head_limits import Connections, HeadLimits
 from router.http.intake import BodyLimits, Intake
 from router.http.stopping import Stopping
 from tests.http.test_uvicorn import Wire

@@ -15,15 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from router.http.connections import (
-    CONNECTION,
-    CONNECTIONS,
-    Connection,
-    Connections,
-    HeadLimits,
-    OldConnection,
-    Patient,
-)
+from router.http.connections import CONNECTION, CONNECTIONS, Connection, OldConnection, Patient
+from router.http.head_limits import Connections, HeadLimits
 
 pytestmark = pytest.mark.anyio
 PUBLIC = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"}  # asyncio's own
