@@ -4,10 +4,10 @@ BackendError
 ├── Unreachable      refused, reset or timed out while connecting
 │   └── Cut          connected, and cut before the first byte: one connection's fate, the engine may be well
 ├── TimedOut         connected, but no first byte in time
-├── Refused          the engine answered 4xx: the caller's request is at fault. Carries status and body
-├── Failed           the engine answered 5xx, HTML or something that is no answer, or 401, 403, 404, 405, 408. The
-│                    key, model name and path are the operator's, so the client is not to blame
-└── Overloaded       the engine answered 429 or 503, or this backend's own concurrency cap is reached
+├── Refused          the engine answered 400, 413, 422 or the like: the caller's request is at fault. Carries status and body
+├── Failed           the engine answered 5xx, HTML or something that is no answer, or another 4xx. Key, account, model
+│                    name and path are the operator's, so the client is not to blame
+└── Overloaded       the engine answered 429, 503 or 529, or this backend's own concurrency cap is reached
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterator, Mapping
+from time import time
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +22,7 @@ from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut,
 from backends.openai import OpenAIBackend, decoded, merged_fields, retry_after_s
 from backends.sse import EventStream
 from backends.types import Limits, Reply, Request
-from backends.unsupported import is_missing_path, is_unsupported
+from backends.unsupported import is_busy, is_missing_path, is_of_the_request, is_unsupported
 from backends.whole import whole
 
 _CALLS = {  # litellm's function and the field it cannot do without
@@ -39,7 +40,6 @@ store stream temperature text tool_choice tools top_p truncation user service_ti
 _RESPONSES, _USUAL = frozenset(_OF_RESPONSES.split()), frozenset(_OPTIONAL.split())
 _ASKED_ASIDE = ("logprobs", "top_logprobs")  # of every model, on the gateway's own account
 _ANTHROPIC, _VERSION = "https://api.anthropic.com", "2023-06-01"
-_OPERATOR_STATUSES = frozenset({401, 403, 404, 405})  # the key and the model's name are ours, not the client's
 
 
 class LiteLLMBackend:
@@ -194,11 +194,11 @@ class LiteLLMBackend:
             return TimedOut(said, backend=self.name)
         if isinstance(problem, errors.APIConnectionError) or "Connection error" in said:
             return Unreachable(said, backend=self.name)
-        if status in {429, 503}:
+        if isinstance(status, int) and is_busy(status):
             headers = getattr(getattr(problem, "response", None), "headers", None) or {}
-            wait_s = retry_after_s(headers.get("retry-after"), 0.0)
+            wait_s = retry_after_s(headers.get("retry-after"), time())
             return Overloaded(said, backend=self.name, retry_after_s=wait_s, limited=status == 429)
-        if isinstance(status, int) and 400 <= status < 500 and status not in _OPERATOR_STATUSES:
+        if isinstance(status, int) and is_of_the_request(status):
             body = msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error"}})
             kind = UnsupportedRequest if is_unsupported(status, said.encode()) else Refused
             return kind(said, backend=self.name, status=status, body=body)

@@ -18,12 +18,11 @@ from backends.errors import BackendError, Failed, Overloaded, Refused, Unsupport
 from backends.http1 import Client, Response
 from backends.sse import EventStream
 from backends.types import Limits, Reply, Request
-from backends.unsupported import is_missing_path, is_unsupported
+from backends.unsupported import is_busy, is_missing_path, is_of_the_request, is_unsupported
 from backends.whole import whole
 
 _COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the others always report usage
 CHAT = "/v1/chat/completions"
-_OPERATOR_STATUSES = frozenset({401, 403, 404, 405, 408})  # the key, model name and path are ours, not the client's
 _SHOWN_BYTES = 300
 LONGEST_WAIT_S = 3600.0  # that an engine is believed to ask for
 
@@ -111,7 +110,7 @@ class OpenAIBackend:
     async def _refuse(self, response: Response, path: str) -> None:
         status, body = response.status, await response.body(self.limits)
         shown = body[:_SHOWN_BYTES].decode("utf-8", errors="replace")
-        if status in {429, 503}:
+        if is_busy(status):
             wait_s = retry_after_s(response.header(b"retry-after") or None, time())
             said, limited = f"answered {status}: {shown}", status == 429
             raise Overloaded(said, backend=self.name, retry_after_s=wait_s, limited=limited)
@@ -119,7 +118,7 @@ class OpenAIBackend:
         if no_path or is_unsupported(status, body):
             said = f"answered {status}: {shown}"
             raise UnsupportedRequest(said, backend=self.name, status=_client_status(status), body=body, no_path=no_path)
-        if 400 <= status < 500 and status not in _OPERATOR_STATUSES:
+        if is_of_the_request(status):
             raise Refused(f"answered {status}: {shown}", backend=self.name, status=status, body=body)
         if status in {401, 403}:
             raise Failed(f"answered {status}: it does not accept the gateway's own key", backend=self.name)
@@ -128,7 +127,7 @@ class OpenAIBackend:
 
 def _client_status(status: int) -> int:
     """The status a client is told: what an engine lacks is not the client's missing path."""
-    return 400 if status in _OPERATOR_STATUSES or status >= 500 else status
+    return status if is_of_the_request(status) else 400
 
 
 def body_of(request: Request) -> bytes:

@@ -1,4 +1,4 @@
-"""Tells a refusal of what an engine cannot do at all from a mistake in the request. Pure.
+"""Tells what an engine cannot do at all, and what is its operator's to mend, from a mistake in the request. Pure.
 
 Engines have no common code for it, so their words are read: vLLM's, SGLang's, Ollama's, llama.cpp's, the providers'.
 """
@@ -9,6 +9,8 @@ import re
 
 _MISSING = frozenset({404, 405, 415, 501})  # of a path or a method, where no model is named
 _SAYS_SO = frozenset({400, 403, 404, 405, 415, 422, 500, 501})
+_OF_THE_REQUEST = frozenset({400, 413, 414, 415, 422, 424, 431, 451})  # others are of the account, the model, the path
+_BUSY = frozenset({429, 498, 503, 529})  # 498 of Groq, 529 of Anthropic: no room now
 _WORDS = re.compile(
     rb"unsupported|not (?:currently |yet )?(?:supported|implemented|available|enabled|a multimodal)"
     rb"|(?:does not|doesn't|do not|cannot|can't|can not) (?:support|serve|accept|handle|process|run|use|read)"
@@ -18,7 +20,10 @@ _WORDS = re.compile(
     rb"|greater than max allowed|to increase this limit|greedy sampling|encoder cache size|structured outputs or tools"
     rb"|no compatible|chat template|roles must alternate|nested too deeply"
     rb"|(?:unknown|unrecognized|unexpected|extra|invalid) (?:request )?(?:argument|parameter|field|input|key|keyword)"
-    rb"|extra inputs are not permitted|not permitted|is not allowed for this model|multimodal",
+    rb"|extra inputs are not permitted|not permitted|is not allowed for this model|multimodal"
+    rb"|no longer (?:supported|available)|decommissioned"
+    rb"|credit balance|insufficient[ _](?:balance|credits?|funds|quota)|\bbilling|account is not active"
+    rb"|api[ _]key (?:is |has )?(?:not (?:valid|found)|invalid|expired)|invalid api[ _]key",
     re.IGNORECASE,
 )
 _TOO_LONG = re.compile(  # vLLM's, SGLang's, llama.cpp's, TGI's, Anthropic's, Gemini's
@@ -27,9 +32,20 @@ _TOO_LONG = re.compile(  # vLLM's, SGLang's, llama.cpp's, TGI's, Anthropic's, Ge
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
-    rb"(?:model|lora adapter)[^.]{0,120}(?:does not exist|not found|is not found)|model_not_found|no such model",
+    rb"(?:model|lora adapter)[^.]{0,120}(?:not exist|not found|is not a valid model)|model_not_found|no such model"
+    rb"|(?:invalid|unknown) model\b|is not a valid model",
     re.IGNORECASE,
 )
+
+
+def is_busy(status: int) -> bool:
+    """Whether an engine has no room now."""
+    return status in _BUSY
+
+
+def is_of_the_request(status: int) -> bool:
+    """Whether the caller's request is at fault, rather than a key, an account, a model's name or an address."""
+    return status in _OF_THE_REQUEST
 
 
 def is_missing_path(status: int, body: bytes) -> bool:
@@ -43,7 +59,13 @@ def is_too_long(body: bytes) -> bool:
 
 
 def is_unsupported(status: int, body: bytes) -> bool:
-    """Whether the engine says that it cannot do what is asked, whatever the request looked like."""
-    if status not in _SAYS_SO or _NO_MODEL.search(body[:4096]) is not None or is_too_long(body):
+    """Whether the engine says that it cannot do what is asked, whatever the request looked like.
+
+    An account without credit and a model that is gone are such, too. A client may have provoked the words, so that they
+    are no failure of the engine.
+    """
+    if status not in _SAYS_SO or is_too_long(body):
         return False
+    if _NO_MODEL.search(body[:4096]) is not None:
+        return is_of_the_request(status)
     return _WORDS.search(body[:4096]) is not None
