@@ -4,7 +4,7 @@ BackendError
 ├── Unreachable      refused, reset or timed out while connecting
 │   └── Cut          connected, and cut before the first byte: one connection's fate, the engine may be well
 ├── TimedOut         connected, but no first byte in time
-├── Refused          the engine answered 400, 413, 422 or the like: the caller's request is at fault. Carries status and body
+├── Refused          the engine answered 400, 413 or 422: the caller's request is at fault. Carries status and body
 ├── Failed           the engine answered 5xx, HTML or something that is no answer, or another 4xx. Key, account, model
 │                    name and path are the operator's, so the client is not to blame
 └── Overloaded       the engine answered 429, 503 or 529, or this backend's own concurrency cap is reached

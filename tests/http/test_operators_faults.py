@@ -1,4 +1,4 @@
-"""What is the operator's to mend at a provider is nobody else's fault: another model answers, and a client is not blamed."""
+"""What an operator has to mend at a provider is no client's fault: another model answers, and nobody is blamed."""
 
 from __future__ import annotations
 
