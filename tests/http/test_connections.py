@@ -29,7 +29,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     script = by_model({"small": Line(text=WORDS), "slow": Line(text=WORDS, delay_s=0.3)})
 
     def settings(engine: ScriptedServer) -> dict[str, Any]:
-        return candidates(folder, engine, {"small": {}, "slow": {}})
+        return candidates(folder, engine, {"small": {}, "slow": {}}) | {"server": {"idle_s": 5}}
 
     with gateway_over(folder, script, settings) as (running, _):
         yield running
@@ -213,7 +213,7 @@ def test_a_connection_nobody_uses_is_closed_but_not_before_its_time(
         connection.sendall(message(gateway, asked()))
         assert answers(connection, 1)[0][0] == 200
         connection.settimeout(3.5)
-        with pytest.raises(TimeoutError):  # uvicorn's five seconds begin anew with each answer
+        with pytest.raises(TimeoutError):  # the five seconds begin anew with each answer
             connection.recv(1)
     connection.settimeout(10)
     assert connection.recv(1) == b""
