@@ -278,3 +278,16 @@ async def test_a_width_nobody_admitted_gets_no_traffic_until_there_is_a_verdict(
 
 async def serves(client: httpx.AsyncClient, name: str) -> bool:
     return (await client.post("/v1/chat/completions", json=chat() | {"model": name})).status_code == 200
+
+
+async def test_a_database_that_was_taken_away_refuses_requests_by_name_until_it_is_back(tmp_path: Path) -> None:
+    async with engine(text="well") as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+            database = tmp_path / "state" / "pointsman.db"
+            database.rename(tmp_path / "elsewhere")
+            answer = await client.post("/v1/chat/completions", json=chat())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+            assert "pointsman.db is not the file that was opened" in answer.json()["error"]["message"]
+            (tmp_path / "elsewhere").rename(database)
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200

@@ -360,3 +360,28 @@ async def test_processes_killed_at_random_lose_and_double_no_settlement(path: Pa
     assert 0 < said(0) <= spent <= said(1)
     async with open_stores(url, clock=hammering.now_ms) as stores:
         assert await spent_and_held(stores, b, hammering.now_ms()) == (spent, 0)
+
+
+@pytest.mark.parametrize("part", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("how", ["taken away", "replaced"])
+async def test_a_file_taken_from_under_a_gateway_reserves_nothing_until_it_is_back(
+    path: Path, clock: Clock, part: str, how: str
+) -> None:
+    b, place, elsewhere = budget(1000), path.with_name(path.name + part), path.with_name("elsewhere")
+    async with open_stores(f"sqlite:///{path}", clock=clock) as stores:
+        await buy(stores, principal(b), 10, now_ms=clock())
+        (sent,) = await reserve_all(stores, 1, now_ms=clock())
+        await stores.ledger.mark(sent)
+        place.rename(elsewhere)
+        if how == "replaced":
+            place.write_bytes(elsewhere.read_bytes())
+        with pytest.raises(StoreUnavailable, match=f"{place.name} is not the file that was opened"):
+            await buy(stores, principal(b), 10, now_ms=clock())
+        with pytest.raises(StoreUnavailable, match="is not the file that was opened"):
+            await stores.spend.lines(since="2000-01-01", until="2100-01-01")
+        await stores.ledger.settle(sent, spend(4))
+        assert place.exists() == (how == "replaced")  # nothing was put in its place
+        elsewhere.replace(place)
+        await stores.ledger.tend()
+        assert await spent_and_held(stores, b, clock()) == (14, 0)
+        await buy(stores, principal(b), 10, now_ms=clock())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import sqlite3
 import threading
@@ -113,6 +114,7 @@ class Database:
             writing.execute("PRAGMA busy_timeout = 0")
             self._reading = self._connect(0)
             self._reading.execute(f"PRAGMA cache_size = -{CACHE_KIB // 4}")
+            self._files = [(path, _identity(path)) for path in self._own_files()]
         except BaseException:
             writing.close()
             raise
@@ -121,6 +123,19 @@ class Database:
         return sqlite3.connect(
             self.path, isolation_level=None, timeout=timeout_s, cached_statements=512, check_same_thread=False
         )
+
+    def _own_files(self) -> tuple[str, str, str]:
+        """The file, its write-ahead log, and what processes share of its locks."""
+        return str(self.path), f"{self.path}-wal", f"{self.path}-shm"
+
+    def _check_place(self) -> None:
+        """What is written to a file that was taken away nobody reads again. Raises: StoreUnavailable."""
+        for path, identity in self._files:
+            if _identity(path) != identity:
+                raise StoreUnavailable(
+                    f"{path} is not the file that was opened: it was taken away or replaced while the gateway runs. "
+                    "Put it back, or start the gateway anew."
+                )
 
     async def aclose(self) -> None:
         """Let the writer end what it was asked, and close."""
@@ -172,6 +187,7 @@ class Database:
         """`each` of the rows of a long query, by a connection and in a thread of its own. Raises: StoreUnavailable."""
 
         def work() -> list[T]:
+            self._check_place()  # else this would open another one, or an empty one
             with contextlib.closing(self._connect(BUSY_S)) as connection:
                 return [each(row) for row in connection.execute(sql, values)]
 
@@ -237,6 +253,7 @@ class Database:
                 participant.ended(committed=committed)
 
     def _begin(self) -> None:
+        self._check_place()
         until, (pause, longest) = time.monotonic() + BUSY_S, PAUSE_S
         while True:
             try:
@@ -270,6 +287,15 @@ class Database:
                         connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         finally:
             connection.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file lies at a path; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 ROWS = 50  # in one statement
