@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import sqlite3
 import threading
@@ -124,9 +123,9 @@ class Database:
             self.path, isolation_level=None, timeout=timeout_s, cached_statements=512, check_same_thread=False
         )
 
-    def _own_files(self) -> tuple[str, str, str]:
+    def _own_files(self) -> list[Path]:
         """The file, its write-ahead log, and what processes share of its locks."""
-        return str(self.path), f"{self.path}-wal", f"{self.path}-shm"
+        return [Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")]
 
     def _check_place(self) -> None:
         """What is written to a file that was taken away nobody reads again. Raises: StoreUnavailable."""
@@ -289,10 +288,10 @@ class Database:
             connection.close()
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     """Which file lies at a path; None where there is none."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
