@@ -166,3 +166,128 @@ def _some(key: str) -> Any:
     return {"redis_port": 6379, "redis_url": "redis://127.0.0.1/0"}.get(
         key, 1 if "time" in key or "num" in key else "x"
     )
+
+
+def test_what_only_litellms_router_and_loggers_read_is_named_and_not_sent_on() -> None:
+    mute = {"fastest_response": True, "vector_store_ids": ["v"], "region_name": "eu", "langfuse_secret": "s"}
+    mute |= {"s3_bucket_name": "b", "auto_router_config": "{}", "input_cost_per_second": 0.1, "metadata": {"a": "b"}}
+    settings = settings_of(entry(**mute, aws_region_name="us-east-1"))
+    assert settings.backends["a"].replicas[0].params == {"aws_region_name": "us-east-1"}  # type: ignore[union-attr]
+    for key in mute:
+        assert f"model_list[0].litellm_params.{key}: has no effect here" in settings.notes
+
+
+def test_groups_of_access_and_weights_that_nobody_reads_are_named() -> None:
+    settings = settings_of(entry(info={"access_groups": ["beta"], "weight": 2, "id": "x", "description": "y"}))
+    assert {note for note in settings.notes if "model_info" in note} == {
+        "model_list[0].model_info.access_groups: has no effect here",
+        "model_list[0].model_info.weight: has no effect here",
+    }
+
+
+def test_the_longest_answer_may_be_said_in_the_old_way() -> None:
+    (model,) = settings_of(entry(model="hosted_vllm/m", api_base="http://10.0.0.7/v1", info={"max_tokens": 512})).models
+    assert model.max_output_tokens == 512
+
+
+def test_where_replicas_differ_what_holds_for_all_of_them_is_said() -> None:
+    settings = settings_of(
+        entry(rpm=10, tpm=100, timeout=5, stream_timeout=2, max_tokens=9, num_retries=1),
+        entry(model="acme/b", tpm=200, timeout=9, additional_drop_params=["n"], max_parallel_requests=3),
+    )
+    assert [each for each in settings.notes if each.startswith("model_list")] == [
+        "model_list[0].litellm_params.stream_timeout: has no effect here beside timeout",
+        "model_list[0].litellm_params.rpm: has no effect here, since not every entry of 'a' has one",
+        "model_list[1].litellm_params.additional_drop_params: the first entry's holds for every replica "
+        "(model_list[0].litellm_params.additional_drop_params)",
+        "model_list[1].litellm_params.max_tokens: the first entry's holds for every replica "
+        "(model_list[0].litellm_params.max_tokens)",
+        "model_list[1].litellm_params.max_parallel_requests: the largest of all entries of 'a' holds for each",
+        "model_list[1].litellm_params.num_retries: the largest of all entries of 'a' holds for each",
+        "model_list[1].litellm_params.timeout: the largest of all entries of 'a' holds for each",
+    ]
+
+
+def test_what_a_server_of_ones_own_is_not_asked_to_drop_is_named() -> None:
+    own = {"model": "hosted_vllm/m", "api_base": "http://10.0.0.7/v1"}
+    settings = settings_of(
+        entry(**own, drop_params=True, extra_headers={"a": "b"}),
+        entry(**own, extra_headers={"a": "c"}),
+        litellm_settings={"drop_params": True},
+    )
+    assert "model_list[0].litellm_params.drop_params: has no effect here" in settings.notes
+    assert "litellm_settings.drop_params: has no effect here" in settings.notes
+    assert any(note.startswith("model_list[1].litellm_params.extra_headers: the first") for note in settings.notes)
+
+
+def test_a_credential_that_is_not_there_and_what_stands_beside_one_are_named() -> None:
+    given = [{"credential_name": "here", "credential_values": {"api_key": "k"}, "credential_scope": "all"}]
+    settings = settings_of(entry(litellm_credential_name="gone"), credential_list=given)
+    assert "credential_list[0].credential_scope: has no effect here" in settings.notes
+    assert "model_list[0].litellm_params.litellm_credential_name: credential_list has none of this name" in (
+        settings.notes
+    )
+
+
+def test_of_what_is_said_twice_the_second_is_named() -> None:
+    settings = settings_of(
+        entry(),
+        entry("b", "acme/b"),
+        router_settings={
+            "fallbacks": [{"a": ["b"]}],
+            "default_fallbacks": ["b"],
+            "timeout": 5,
+            "num_retries": 1,
+            "redis_url": "redis://here/0",
+            "redis_host": "there",
+        },
+        litellm_settings={
+            "fallbacks": [{"a": ["b"]}],
+            "default_fallbacks": ["a"],
+            "request_timeout": 9,
+            "num_retries": 2,
+        },
+    )
+    for path, first in (
+        ("litellm_settings.fallbacks[0].a", "router_settings.fallbacks[0].a"),
+        ("litellm_settings.default_fallbacks", "router_settings.default_fallbacks"),
+        ("litellm_settings.request_timeout", "router_settings.timeout"),
+        ("litellm_settings.num_retries", "router_settings.num_retries"),
+        ("router_settings.redis_host", "router_settings.redis_url"),
+    ):
+        assert f"{path}: has no effect here beside {first}" in settings.notes
+
+
+def test_a_chain_of_a_name_that_cannot_be_called_is_said_to_answer_for_it() -> None:
+    settings = settings_of(entry(), router_settings={"fallbacks": [{"gone": ["a", "away"]}]})
+    notes = [note for note in settings.notes if "fallbacks" in note]
+    assert notes == [
+        "router_settings.fallbacks[0].gone: gone cannot be called here, so its chain answers for it",
+        "router_settings.fallbacks[0].gone: away cannot be called here, left out",
+    ]
+    assert settings.fallbacks == {"gone": ("a",)}
+
+
+def test_a_password_of_redis_may_hold_any_character() -> None:
+    router = {"redis_host": "h", "redis_password": "p@s/s:w#?", "redis_port": "7"}
+    redis = settings_of(entry(), router_settings=router).store.redis
+    assert redis is not None
+    assert redis.get_secret_value() == "redis://:p%40s%2Fs%3Aw%23%3F@h:7/0"
+
+
+@pytest.mark.parametrize(
+    "general",
+    [
+        {"alert_to_webhook_url": {"budget_alerts": "https://hooks.example/x"}},
+        {"alert_types": ["budget_alerts"]},
+        {"alerting_args": {"budget_alert_ttl": 60}},
+    ],
+)
+def test_an_alert_about_budgets_is_no_limit_of_money(general: dict[str, Any]) -> None:
+    (key,) = general
+    assert f"general_settings.{key}: has no effect here" in settings_of(entry(), general_settings=general).notes
+
+
+def test_what_sessions_of_a_page_that_is_not_here_may_cost_stops_nothing() -> None:
+    settings = settings_of(entry(), litellm_settings={"max_ui_session_budget": 10})
+    assert "litellm_settings.max_ui_session_budget: has no effect here" in settings.notes

@@ -177,7 +177,7 @@ def read_entry(
         provider=provider,
         price=entry_price,
         context_tokens=_count(said, "max_input_tokens", path) or (known.context_tokens if known else None),
-        max_output_tokens=_count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None),
+        max_output_tokens=_longest(said, info, known, path),
         capabilities=_capabilities(said, known, names, is_own=is_own or is_any),
         retired=_retires(params, info, known, path, is_own=is_own),
         dated="the file's own date" if info.get("deprecation_date") else "by litellm's cost map",
@@ -350,6 +350,12 @@ def _retires(params: Tree, info: Tree, known: Listed | None, path: str, *, is_ow
     except ValueError:
         key = f"{path}.model_info.deprecation_date"
         raise SettingsError(f"{key}: got {str(given)[:80]!r}, expected a day such as 2027-12-31", param=key) from None
+
+
+def _longest(said: Tree, info: Tree, known: Listed | None, path: str) -> int | None:
+    """Tokens of the longest answer; files say it in the old way too."""
+    stated = _count(said, "max_output_tokens", path) or (known.max_output_tokens if known else None)
+    return stated or _count(info, "max_tokens", path)
 
 
 def _count(said: Tree, key: str, path: str) -> int | None:

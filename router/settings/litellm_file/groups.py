@@ -8,46 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import SettingsError
-from router.settings.litellm_file.entries import SAID, Entry, Tree
+from router.settings.litellm_file.entries import Entry, Tree
+from router.settings.litellm_file.keys import DEFAULTS, LIMITS, is_passed_on, unshared, unused
 from router.settings.litellm_file.money import capacity
-from router.settings.price_sections import is_price, written
-
-DEFAULTS = frozenset({"temperature", "top_p", "stop", "seed", "user"})
-DEFAULTS |= {"presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"}
-DEFAULTS |= {"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking", "verbosity", "modalities"}
-DEFAULTS |= {"service_tier", "top_k", "min_p", "min_tokens", "repetition_penalty", "chat_template_kwargs"}
-DEFAULTS |= {
-    "enable_thinking",
-    "think",
-    "stop_token_ids",
-    "num_ctx",
-    "keep_alive",
-}  # fields of a request: what the file gives holds where the client sets none
-_ADDRESS = {"model", "api_base", "base_url", "api_key", "custom_llm_provider"}
-_INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "supports_vision", "supports_function_calling"}
-_TAKEN = {"timeout", "stream_timeout", "max_parallel_requests", "extra_body", "additional_drop_params", "drop_params"}
-_TAKEN |= {"num_retries"}
-_LIMITS = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
-_BUDGETS = {"max_budget", "budget_duration"}
-_HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*_LIMITS, "weight", "max_tokens"}
-
-_NO_EFFECT = {
-    "fallbacks",
-    "context_window_fallbacks",
-    "content_policy_fallbacks",
-}  # litellm would call whom nobody prices
-_NO_EFFECT |= {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
-_NO_EFFECT |= {  # of LiteLLM's router and proxy; its library would send some of them to the provider
-    *("rpd", "tpd", "itpm", "otpm", "default_api_key_rpm_limit", "default_api_key_tpm_limit", "allowed_model_region"),
-    *("retry_policy", "routing_strategy", "guardrails", "tag_regex", "silent_model", "mock_timeout", "tiered_pricing"),
-    *("configurable_clientside_auth_params", "max_file_size_mb", "prompt_id", "prompt_variables", "prompt_version"),
-    *("prompt_label", "litellm_system_prompt", "enable_tag_filtering", "caching_groups", "cache", "caching", "ttl"),
-    *("litellm_disabled_callbacks", "turn_off_message_logging", "vector_store_id", "stream_chunk_size", "blocked"),
-}
-_INFORMS = (
-    _INFO | SAID | {"deprecation_date", "id", "db_model", "description", "access_groups", "max_tokens", "blocked"}
-)
-
+from router.settings.price_sections import written
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
     """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
@@ -65,8 +29,8 @@ def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, 
         backend["local"] = local
     if direct and (headers := entries[0].params.get("extra_headers")):
         backend["headers"] = headers
-    notes += [note for each in entries for note in _unused(each, direct=direct)]
-    notes += [note for each in entries[1:] for note in _differing(entries[0], each)]
+    notes += [note for each in entries for note in unused(each, direct=direct)]
+    notes += unshared(entries, direct=direct)
     return backend, _model(name, upstream, entries)
 
 
@@ -100,7 +64,7 @@ def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
         "weight": entry.params.get("weight"),
     }
     if not direct:
-        replica["params"] = {k: v for k, v in entry.params.items() if k not in _HERE | _NO_EFFECT and not is_price(k)}
+        replica["params"] = {key: value for key, value in entry.params.items() if is_passed_on(key)}
         for key in ("custom_llm_provider", "drop_params", "additional_drop_params"):
             if key in entry.params:
                 replica["params"][key] = entry.params[key]
@@ -165,28 +129,11 @@ def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
 def _limits(entries: Sequence[Entry]) -> Tree:
     """Requests and tokens a minute of all replicas together, where every replica has such a limit."""
     found: Tree = {}
-    for key, name in _LIMITS.items():
+    for key, name in LIMITS.items():
         each = [entry.params.get(key, entry.info.get(key)) for entry in entries]
         if all(isinstance(value, int) and value > 0 for value in each):
             found[name] = sum(value for value in each if value is not None)
     return found
-
-
-def _unused(entry: Entry, *, direct: bool) -> Iterator[str]:
-    known = _HERE | {"extra_headers", "rpm", "tpm"} if direct else set(entry.params) - _NO_EFFECT
-    for key in sorted(each for each in set(entry.params) - known if not is_price(each)):
-        yield f"{entry.path}.litellm_params.{key}: has no effect here"
-    for key in sorted(set(entry.info) - _INFORMS - {"rpm", "tpm", "weight"}):
-        if not is_price(key):
-            yield f"{entry.path}.model_info.{key}: has no effect here"
-
-
-def _differing(first: Entry, other: Entry) -> Iterator[str]:
-    """Defaults belong to the model, not to one of its replicas."""
-    for key in sorted((DEFAULTS | {"extra_body"}) & (set(first.params) | set(other.params))):
-        if first.params.get(key) != other.params.get(key):
-            where, what = f"{other.path}.litellm_params.{key}", f"{first.path}.litellm_params.{key}"
-            yield f"{where}: the first entry's holds for every replica ({what})"
 
 
 def names_of(value: Any) -> list[str]:

@@ -22,6 +22,7 @@ _NO_LIMIT = {
 _NO_LIMIT |= {
     *("disable_reset_budget", "disable_budget_reservation", "budget_alert_ttl", "fail_closed_budget_enforcement"),
     *("maximum_spend_logs_cleanup_run_budget", "apply_user_budget_to_team_keys", "budget_reset_time"),
+    *("budget_alerts", "max_ui_session_budget"),  # an alert, and sessions of a page that is not here
 }
 _LIMIT = re.compile(r"budget|max_spend|spend_limit|cost_limit", re.IGNORECASE)
 _THOUGHT = re.compile(r"budget_tokens|thinking|reasoning", re.IGNORECASE)  # tokens a model may think

@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from router.errors import SettingsError
 from router.settings import source
@@ -27,6 +28,7 @@ _SECTIONS = {
 }
 _BESIDE = ("router_settings", "litellm_settings")
 _ENTRY = {"model_name", "litellm_params", "model_info", *ENTRY_LIMITS}
+_CREDENTIAL = {"credential_name", "credential_values", "credential_info"}
 _GENERAL = {"master_key", "default_model"}
 _ROUTER = {
     *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "fallbacks"),
@@ -37,6 +39,13 @@ _LIBRARY = {
     *("drop_params", "max_budget", "budget_duration", "model_group_alias"),
 }
 _CHAINS = {"fallbacks": "fallbacks", "context_window_fallbacks": "context_fallbacks"}
+_TWICE = (  # what counts, and what says the same elsewhere
+    ("router_settings.num_retries", "litellm_settings.num_retries"),
+    ("router_settings.timeout", "litellm_settings.request_timeout"),
+    ("router_settings.default_fallbacks", "litellm_settings.default_fallbacks"),
+    ("general_settings.default_model", "litellm_settings.default_model"),
+    *(("router_settings.redis_url", f"router_settings.redis_{key}") for key in ("host", "port", "password")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,8 @@ def translate(
 ) -> Translated:
     """`today` is YYYY-MM-DD. Raises: SettingsError for what is not LiteLLM's either and for unkept limits of money."""
     notes = [f"{key}: has no effect here" for key in sorted(set(tree) - _SECTIONS)]
-    notes += _beside(tree["model_list"])
+    notes += [*_beside(tree["model_list"], "model_list", _ENTRY)]
+    notes += [*_beside(tree.get("credential_list"), "credential_list", _CREDENTIAL)]
     if wrong := list(unkept(tree)):
         raise refuse(wrong)
     given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
@@ -88,7 +98,7 @@ def translate(
     translated |= general.names(list(groups), used)
     if budgets := shared(tree, entries, notes):
         translated["model_budgets"] = budgets
-    notes += list(general.unused())
+    notes += list(general.unused(backends))
     own = source.substitute(source.mapping_at(tree, "pointsman"), env)[0]
     if "default_price" not in own:
         _assume(models, groups, notes)
@@ -103,11 +113,11 @@ def translate(
     )
 
 
-def _beside(listed: object) -> Iterator[str]:
-    """What stands beside an entry's own sections."""
+def _beside(listed: object, section: str, known: set[str]) -> Iterator[str]:
+    """What stands beside the keys that are known of each in a list."""
     for number, each in enumerate(listed if isinstance(listed, list) else ()):
-        for key in sorted(map(str, set(each) - _ENTRY)) if isinstance(each, dict) else ():
-            yield f"model_list[{number}].{key}: has no effect here"
+        for key in sorted(map(str, set(each) - known)) if isinstance(each, dict) else ():
+            yield f"{section}[{number}].{key}: has no effect here"
 
 
 def _credited(tree: Tree) -> object:
@@ -193,7 +203,7 @@ class _Sections:
             return {"store": {"redis": url}}
         if not (host := self._value("router_settings", self._router, "redis_host")):
             return {}
-        password = self._value("router_settings", self._router, "redis_password")
+        password = quote(str(self._value("router_settings", self._router, "redis_password") or ""), safe="")
         port = self._value("router_settings", self._router, "redis_port") or 6379
         return {"store": {"redis": f"redis://{f':{password}@' if password else ''}{host}:{port}/0"}}
 
@@ -215,17 +225,18 @@ class _Sections:
         The name itself may be of an entry that cannot be called: its chain answers for it.
         """
         found: Tree = {field: {} for field in _CHAINS.values()}
+        first: dict[tuple[str, str], str] = {}
         for key, field in _CHAINS.items():
             for section, settings in (("router_settings", self._router), ("litellm_settings", self._library)):
                 if isinstance(settings.get(key), str):
                     notes.append(f"{section}.{key}: a text, expected a list of {{model: [others]}}; left out")
                 for path, name, named in _pairs(settings.get(key), f"{section}.{key}"):
                     chain = [self._aliases.get(each, each) for each in names_of(named)]
-                    if missing := [each for each in (name, *chain) if not _is_known(each, known) and each != STAR]:
-                        notes.append(f"{path}: {', '.join(missing)} cannot be called here, left out")
-                    notes += _beside_names(named, path)
-                    if usable := [each for each in chain if _is_known(each, known) and each != name]:
-                        found[field].setdefault(name, usable)
+                    usable = [each for each in chain if _is_known(each, known) and each != name]
+                    notes += [*_of_chain(path, name, chain, usable, known), *_beside_names(named, path)]
+                    if usable and found[field].setdefault(name, usable) is not usable:
+                        notes.append(f"{path}: has no effect here beside {first[field, name]}")
+                    first.setdefault((field, name), path)
         section = "router_settings" if self._router.get("default_fallbacks") else "litellm_settings"
         named = self._router.get("default_fallbacks") or self._library.get("default_fallbacks") or []
         default = [self._aliases.get(each, each) for each in names_of(named)]
@@ -262,14 +273,20 @@ class _Sections:
             notes.append(f"default_model: {default} cannot be called here, so unknown names are an error")
         return found
 
-    def unused(self) -> Iterator[str]:
-        """Every key of these sections that has no counterpart."""
+    def unused(self, backends: Tree) -> Iterator[str]:
+        """Every key of these sections that has no counterpart, or says what another has said."""
+        drops = {"drop_params"} if all(each["kind"] != "litellm" for each in backends.values()) else set()
+        given: set[str] = set()
         for section, settings, used in (
             ("general_settings", self._general, _GENERAL),
             ("router_settings", self._router, _ROUTER),
-            ("litellm_settings", self._library, _LIBRARY),
+            ("litellm_settings", self._library, _LIBRARY - drops),
         ):
             yield from (f"{section}.{key}: has no effect here" for key in sorted(set(settings) - used))
+            given |= {f"{section}.{key}" for key, value in settings.items() if value}
+        for counts, again in _TWICE:
+            if {counts, again} <= given:
+                yield f"{again}: has no effect here beside {counts}"
 
     def _value(self, section: str, settings: Tree, key: str) -> Any:
         """A key's value from the environment where it says so. Raises: SettingsError."""
@@ -297,6 +314,14 @@ def _pairs(chains: object, path: str) -> Iterator[tuple[str, str, object]]:
     for number, each in enumerate(chains if isinstance(chains, list) else [chains] if chains else []):
         for name, chain in each.items() if isinstance(each, dict) else ():
             yield f"{path}[{number}].{name}", usable(name), chain
+
+
+def _of_chain(path: str, name: str, chain: list[str], usable: list[str], known: list[str]) -> Iterator[str]:
+    """What of a chain cannot be called, and what then answers."""
+    if not _is_known(name, known) and name != STAR:
+        yield f"{path}: {name} cannot be called here{', so its chain answers for it' if usable else ''}"
+    if missing := [each for each in chain if not _is_known(each, known)]:
+        yield f"{path}: {', '.join(missing)} cannot be called here, left out"
 
 
 def _beside_names(names: object, path: str) -> Iterator[str]:
