@@ -40,6 +40,7 @@ store stream temperature text tool_choice tools top_p truncation user service_ti
 _RESPONSES, _USUAL = frozenset(_OF_RESPONSES.split()), frozenset(_OPTIONAL.split())
 _ASKED_ASIDE = ("logprobs", "top_logprobs")  # of every model, on the gateway's own account
 _ANTHROPIC, _VERSION = "https://api.anthropic.com", "2023-06-01"
+_BETAS = frozenset({"anthropic-beta", "openai-beta"})  # lists of features
 
 
 class LiteLLMBackend:
@@ -75,7 +76,8 @@ class LiteLLMBackend:
         if (dialect := DIALECTS.get(request.path)) is not None:
             model, provider = self._provider(request.model)
             if not call and provider == "anthropic":
-                return await self._anthropic().send(msgspec.structs.replace(request, model=model))
+                headers = {"anthropic-version": _VERSION, **self._headers(request)}
+                return await self._anthropic().send(msgspec.structs.replace(request, model=model, headers=headers))
             if not call or not self._has_responses(model, provider):
                 return await send_over_chat(self, _with_limit(request), dialect)
         try:
@@ -106,8 +108,8 @@ class LiteLLMBackend:
         return {
             **known,
             **({"extra_body": fields} if fields else {}),
-            **({"extra_headers": dict(request.headers)} if request.headers else {}),
             **self._options,
+            **({"extra_headers": headers} if (headers := self._headers(request)) else {}),
             "model": request.model,
             "timeout": self._limits.first_byte_s,
             "num_retries": 0,  # the gateway decides who is tried next
@@ -140,9 +142,17 @@ class LiteLLMBackend:
             )
             key = self._options.get("api_key") or environ.get("ANTHROPIC_API_KEY", "")
             url = str(base or _ANTHROPIC).rstrip("/").removesuffix("/v1/messages")
-            headers = {"x-api-key": str(key), "anthropic-version": _VERSION}
-            self._own = OpenAIBackend(url, name=self.name, headers=headers, limits=self._limits)
+            self._own = OpenAIBackend(url, name=self.name, headers={"x-api-key": str(key)}, limits=self._limits)
         return self._own
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        """The client's and the operator's, whose own word counts; both name features of a protocol."""
+        own = self._options.get("extra_headers")
+        sent = {name.lower(): str(value) for name, value in own.items()} if isinstance(own, Mapping) else {}
+        for name, value in request.headers.items():
+            both = name in _BETAS and name in sent
+            sent[name] = f"{sent[name]},{value}" if both else sent.get(name, value)
+        return sent
 
     def _answerable(self, request: Request) -> Request:
         """The request without token probabilities that only the gateway asked for, where the provider has none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from router.errors import SettingsError
@@ -94,3 +96,33 @@ def is_provider(name: str) -> bool:
         raise SettingsError(
             f"backends of kind litellm need the extra `providers`: {install_line(['providers'])}"
         ) from error
+
+
+class _Library(NamedTuple):
+    """What litellm imports when it first calls a provider, and is not installed with it."""
+
+    provider: str  # how its name begins
+    keys: frozenset[str]  # only with one of these; none: always
+    module: str
+    install: str
+
+
+_LIBRARIES = (
+    _Library("vertex_ai", frozenset(), "google.auth", "litellm[google]"),
+    _Library("azure", frozenset({"tenant_id", "client_id", "azure_username"}), "azure.identity", "azure-identity"),
+)
+
+
+def missing_library(provider: str, params: Mapping[str, object]) -> str | None:
+    """What to install before litellm can call this provider; None where nothing is missing."""
+    for each in _LIBRARIES:
+        if provider.startswith(each.provider) and (not each.keys or each.keys & params.keys()):
+            return None if _is_installed(each.module) else each.install
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that holds it
+        return False

@@ -246,6 +246,24 @@ async def test_probabilities_that_only_the_gateway_asks_for_are_asked_of_provide
     assert set(backend._answerable(request).extra) == {"vendor", *(("logprobs", "top_logprobs") if sent else ())}
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_headers_of_the_client_go_beside_the_operators_own(path: str) -> None:
+    own = {"extra_headers": {"Anthropic-Beta": "context-1m", "x-team": "a"}}
+    sent = {"anthropic-beta": "tools-1", "anthropic-version": "2023-06-01", "x-team": "b", "traceparent": "t"}
+    async with ScriptedServer(always(Line(trouble="500"))) as server:
+        base = server.url if path == "/v1/messages" else f"{server.url}/v1"
+        backend = LiteLLMBackend(name="any", api_key="k", api_base=base, options=own)
+        model = CLAUDE if path == "/v1/messages" else "openai/gpt-x"
+        request = native(path, model=model) if path == "/v1/messages" else to_provider()
+        with pytest.raises(BackendError):
+            await backend.send(msgspec.structs.replace(request, headers=sent))
+        heard = server.heard[0]
+        await backend.aclose()
+    assert heard.path == path
+    expected = {**sent, "anthropic-beta": "context-1m,tools-1", "x-team": "a"}
+    assert {name: heard.headers.get(name) for name in expected} == expected
+
+
 def test_litellm_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, backends.litellm; sys.exit('litellm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -288,3 +288,17 @@ async def test_retired_unpriced_and_unreachable_entries_leave_the_others_and_are
             *("unpriced", "gone", "away")
         ]
         assert "mend model_list[3].litellm_params.api_base" in declared
+
+
+async def test_a_server_that_only_completes_is_asked_so_for_a_chat_too(tmp_path: Path) -> None:
+    async with gateway(tmp_path, {"base": Line(text="and so on")}) as (_, _client, engine):
+        params = {"model": "text-completion-openai/base", "api_base": f"{engine.url}/v1", "api_key": "none"}
+        own = {"state_dir": str(tmp_path / "own")}
+        listed = [{"model_name": "base", "litellm_params": params, "model_info": COST}]
+        tree = {**own, "model_list": listed, "pointsman": own}
+        folder = tmp_path / "second"
+        folder.mkdir()
+        async with serving(folder, tree) as running, httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+            answer = await ask(client, "base")
+            assert answer.json()["choices"][0]["message"]["content"] == "and so on", answer.text
+            assert [heard.path for heard in engine.heard] == ["/v1/completions"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from router.settings import Settings, build, load
+from router.settings import Settings, build, listed, load
 from router.settings.listed import Listed
 from router.types import Price
 
@@ -291,3 +291,19 @@ def test_an_alert_about_budgets_is_no_limit_of_money(general: dict[str, Any]) ->
 def test_what_sessions_of_a_page_that_is_not_here_may_cost_stops_nothing() -> None:
     settings = settings_of(entry(), litellm_settings={"max_ui_session_budget": 10})
     assert "litellm_settings.max_ui_session_budget: has no effect here" in settings.notes
+
+
+def test_a_provider_whose_library_is_not_installed_is_named_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listed, "find_spec", lambda _: None)
+    price = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    settings = settings_of(
+        entry(model="vertex_ai/gemini-x", info=price),
+        entry("b", "azure/a", api_key="k"),
+        entry("c", "azure/a", tenant_id="t", client_id="c", client_secret="s"),
+    )
+    assert [note for note in settings.notes if "pip install" in note] == [
+        "model_list[0]: cannot be called before pip install 'litellm[google]', by which litellm calls vertex_ai",
+        "model_list[2]: cannot be called before pip install 'azure-identity', by which litellm calls azure",
+    ]

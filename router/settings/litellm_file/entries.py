@@ -21,8 +21,7 @@ from router.wildcards import STAR
 
 Tree = dict[str, Any]
 ENTRY_LIMITS = ("rpm", "tpm")  # that may stand beside litellm_params too
-DIRECT = frozenset({"hosted_vllm", "openai", "text-completion-openai", "vllm", "openai_like", "litellm_proxy"})
-DIRECT |= {"lm_studio", "llamafile"}
+DIRECT = frozenset({"hosted_vllm", "openai", "vllm", "openai_like", "litellm_proxy", "lm_studio", "llamafile"})
 _NUMBERS = {"rpm", "tpm", "weight", "max_tokens", "timeout", "stream_timeout", "max_parallel_requests", "temperature"}
 _NUMBERS |= {
     "num_retries",
@@ -38,7 +37,7 @@ _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
 _ADDRESSED = frozenset({"hosted_vllm", "lm_studio", "llamafile", "xinference"})  # nowhere, unless it is said where
 OWN_MACHINES = DIRECT | {"ollama", "ollama_chat", "xinference", "triton", "oobabooga", "petals", "infinity"}
-OWN_MACHINES |= {"lemonade", "docker_model_runner", "custom_openai", "aiohttp_openai"}
+OWN_MACHINES |= {"text-completion-openai", "lemonade", "docker_model_runner", "custom_openai", "aiohttp_openai"}
 _ALSO_INSIDE = frozenset({"huggingface", "nvidia_nim"})  # providers whose servers people run themselves too
 ASSUMED_USD = "1"  # per million tokens each way, for a server of one's own that nothing prices
 _MODES = {"embeddings": "embedding", "completions": "completion"}  # as people write them too

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import SettingsError
+from router.settings.listed import missing_library
 from router.settings.litellm_file.entries import Entry, Tree
 from router.settings.litellm_file.keys import DEFAULTS, LIMITS, is_passed_on, unshared, unused
 from router.settings.litellm_file.money import capacity
 from router.settings.price_sections import written
+
 
 def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
     """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
@@ -31,7 +33,13 @@ def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, 
         backend["headers"] = headers
     notes += [note for each in entries for note in unused(each, direct=direct)]
     notes += unshared(entries, direct=direct)
+    notes += [note for each in entries for note in _missing(each)]
     return backend, _model(name, upstream, entries)
+
+
+def _missing(entry: Entry) -> Iterator[str]:
+    if (package := missing_library(entry.provider, entry.params)) is not None:
+        yield f"{entry.path}: cannot be called before pip install '{package}', by which litellm calls {entry.provider}"
 
 
 def _of_one_model(entries: Sequence[Entry], notes: list[str]) -> Iterator[Entry]:

@@ -37,7 +37,13 @@ _NO_EFFECT |= {  # of LiteLLM's router and proxy; its library would send some of
     *("enable_json_schema_validation", "daily_reset_time", "vector_store_ids", "region_name", "metadata"),
     *("model_info", "model_list", "no-log", "prompt_environment", "bucket_name", "provider_affinity_header"),
     *("keepalive_seconds", "allow_client_keepalive_override", "humanloop_api_key", "wandb_api_key"),
-    *("litellm_metadata", "litellm_session_id", "litellm_trace_id", "aws_batch_role_arn", "log_client_error_tracebacks"),
+    *(
+        "litellm_metadata",
+        "litellm_session_id",
+        "litellm_trace_id",
+        "aws_batch_role_arn",
+        "log_client_error_tracebacks",
+    ),
 }
 _OF_OTHERS = re.compile(  # routers in the router, loggers, stores of batches and vectors
     r"(auto|adaptive|complexity|quality|switchyard)_router_\w+|(langfuse|langsmith|arize|dd|posthog|newrelic|signoz)_\w+"
@@ -75,7 +81,12 @@ def unshared(entries: Sequence[Entry], *, direct: bool) -> Iterator[str]:
             if (section := _stated(each, key)) and not all(_stated(other, key) for other in entries):
                 yield f"{each.path}.{section}.{key}: has no effect here, since not every entry of {each.name!r} has one"
     for each in entries[1:]:
-        one_s = DEFAULTS | {"extra_body", "additional_drop_params", "max_tokens", *(["extra_headers"] if direct else [])}
+        one_s = DEFAULTS | {
+            "extra_body",
+            "additional_drop_params",
+            "max_tokens",
+            *(["extra_headers"] if direct else []),
+        }
         for key in sorted(one_s & {*first.params, *each.params}):
             if first.params.get(key) != each.params.get(key):
                 where, what = f"{each.path}.litellm_params.{key}", f"{first.path}.litellm_params.{key}"
