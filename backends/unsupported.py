@@ -26,9 +26,23 @@ _WORDS = re.compile(
     rb"|api[ _]key (?:is |has )?(?:not (?:valid|found)|invalid|expired)|invalid api[ _]key",
     re.IGNORECASE,
 )
+_NARROW = re.compile(  # what one engine is narrower in than others: roles, parts, addresses, schemas, lengths
+    rb"unexpected (?:message )?role|unknown variant|untagged enum|input should be (?:\\?'system'|a valid string)"
+    rb"|expected a string, but got an array|content must be a string|unknown (?:content )?part type"
+    rb"|only base64|remote images are|must be from one of the allowed|is only supported by|format type is unavailable"
+    rb"|too many stop|stop sequences should not exceed|supports? (?:up to|at most) \d+|'stop': array too long"
+    rb"|unimplemented keys|(?:parse|compile) grammar|schema conversion failed|invalid schema for response_format"
+    rb"|tool_choice\W+must either be|only 'auto' is|cannot be (?:combined|used) with tool|parallel_tool_calls must be"
+    rb"|(?:\bn|'n'|best_of|candidate_?count) must be 1|\bn: input should be less|only one candidate"
+    rb"|cannot find field|is not a valid parameter|are not allowed for|supported values are"
+    rb"|last message must be from|expected last role|2 or more assistant messages"
+    rb"|maximum allowed number of output tokens|maximum value for `max_tokens`|tokens: must be at most",
+    re.IGNORECASE,
+)
 _TOO_LONG = re.compile(  # vLLM's, SGLang's, llama.cpp's, TGI's, Anthropic's, Gemini's
-    rb"context[ _](?:length|window|size)|context_length_exceeded|maximum context|maximum (?:model|prompt|input) length"
-    rb"|prompt is too long|input is too long|max_new_tokens` must be|exceeds the maximum number of tokens",
+    rb"context[ _](?:length|window|size)(?!` for)|context_length_exceeded|maximum context"
+    rb"|maximum (?:model|prompt|input) length|prompt is too long|input is too long|max_new_tokens` must be"
+    rb"|exceeds the maximum number of tokens",
     re.IGNORECASE,
 )
 _NO_MODEL = re.compile(
@@ -68,4 +82,4 @@ def is_unsupported(status: int, body: bytes) -> bool:
         return False
     if _NO_MODEL.search(body[:4096]) is not None:
         return is_of_the_request(status)
-    return _WORDS.search(body[:4096]) is not None
+    return any(words.search(body[:4096]) is not None for words in (_WORDS, _NARROW))

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from backends.dialects.types import Untranslatable
+from backends.usage import usage_of
 
 
 class Counts(NamedTuple):
-    """Tokens of one answer; cached is a part of prompt, reasoning a part of completion."""
+    """Tokens of one answer; cached and written are parts of prompt, reasoning is one of completion."""
 
     prompt: int
     completion: int
     cached: int
     reasoning: int
+    written: int = 0  # to the provider's cache
 
 
 def counts_of(usage: object) -> Counts:
@@ -27,7 +29,13 @@ def counts_of(usage: object) -> Counts:
         _count(whole, "completion_tokens"),
         _count(whole.get("prompt_tokens_details"), "cached_tokens"),
         _count(whole.get("completion_tokens_details"), "reasoning_tokens"),
+        _written(whole),
     )
+
+
+def _written(usage: Mapping[str, Any]) -> int:
+    found = usage_of(usage)
+    return found.parts.cache_write + found.parts.cache_write_1h if found is not None else 0
 
 
 def _count(tree: object, key: str) -> int:

@@ -191,9 +191,9 @@ def _stop(choice: Mapping[str, Any], blocks: list[Block]) -> tuple[str | None, s
 
 def _usage(counts: Counts) -> Tree:
     return {
-        "input_tokens": max(0, counts.prompt - counts.cached),
+        "input_tokens": max(0, counts.prompt - counts.cached - counts.written),
         "cache_read_input_tokens": counts.cached,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": counts.written,
         "output_tokens": counts.completion,
     }
 

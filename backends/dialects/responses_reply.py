@@ -68,7 +68,7 @@ def _finished(head: Tree, items: list[_Item], finish: str, counts: Counts) -> Tr
         "output": [item.whole() for item in items],
         "usage": {
             "input_tokens": counts.prompt,
-            "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": counts.cached, "cache_write_tokens": counts.written},
             "output_tokens": counts.completion,
             "output_tokens_details": {"reasoning_tokens": counts.reasoning},
             "total_tokens": counts.prompt + counts.completion,

@@ -48,6 +48,43 @@ CANNOT = (  # vLLM 0.32
     "registry.ollama.ai/library/gemma:2b does not support tools",
     "tools param requires --jinja flag",
     "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+    # narrower than others: roles, parts of a message, addresses, stop lists, schemas, numbers
+    "messages[0].role: unknown variant `developer`, expected one of `system`, `user`, `assistant`, `tool`",
+    "[{'type': 'literal_error', 'loc': ('body', 'messages', 0, 'role'), 'msg': \"Input should be 'system', 'user', "
+    "'assistant' or 'tool'\", 'input': 'developer'}]",
+    "Unexpected message role: developer",
+    "Invalid type for 'messages[0].content': expected a string, but got an array instead.",
+    "messages[0]: data did not match any variant of untagged enum MessageContent",
+    "messages.0.content: Input should be a valid string",
+    "unknown content part type: input_audio",
+    "Invalid content type. image_url is only supported by certain models.",
+    "Only base64 data URLs are supported for images",
+    "Failed to load image: remote images are disabled",
+    "The URL must be from one of the allowed domains: []",
+    "Invalid 'stop': array too long. Expected an array with maximum length 4, but got an array with length 6 instead.",
+    "Number of stop sequences should not exceed 4",
+    "`stop` supports up to 5 sequences",
+    'Grammar error: Unimplemented keys: ["patternProperties"]',
+    "failed to parse grammar",
+    "Invalid schema for response_format 'n': In context=(), 'additionalProperties' is required to be supplied and to "
+    "be false.",
+    'value_error: `tool_choice` must either be a named tool, "auto", or "none".',
+    "response_format json_schema cannot be used with tools",
+    "Value error, parallel_tool_calls must be true",
+    "n must be 1",
+    "candidateCount must be 1",
+    "n: Input should be less than or equal to 1",
+    "Unknown name \"seed\" at 'generation_config': Cannot find field.",
+    "logit_bias is not a valid parameter",
+    "`logprobs` and `top_logprobs` are not allowed for reasoning models",
+    "Invalid value for reasoning_effort: 'minimal'. Supported values are: 'low', 'medium', and 'high'.",
+    "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant",
+    "Cannot have 2 or more assistant messages at the end of the list.",
+    "This response_format type is unavailable now",
+    "max_tokens is too large: 99999. This model supports at most 16384 completion tokens",
+    "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens for m",
+    "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the "
+    "`context_window` for this model",
 )
 TOO_LONG = (
     "This model's maximum context length is 8192 tokens. However, your prompt contains at least 8193 input tokens, "

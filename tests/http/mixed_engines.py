@@ -24,6 +24,8 @@ PNG = (
 )
 PDF = "JVBERi0xLjQK"
 LONG = "word " * 3_000
+WEB = "https://pictures.example/cat.png"
+STOPS = ["a\u0001", "b\u0001", "c\u0001", "d\u0001", "e\u0001", "f\u0001"]
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
 
@@ -193,6 +195,89 @@ FEATURES = {
     ),
 }
 
+FEATURES |= {
+    "developer": Feature(
+        {path: {"first": {"role": "developer", "content": "Be kind."}} for path in (CHAT, RESPONSES)},
+        lambda r: any(each["role"] == "developer" for each in r["messages"]),
+        (
+            "Unexpected message role: developer",
+            "messages[0].role: unknown variant `developer`, expected one of `system`, `user`, `assistant`, `tool`",
+            "Chat template does not support the 'developer' message role.",
+        ),
+        (400, 422, 500),
+    ),
+    "image_by_address": Feature(
+        {
+            CHAT: {"content": [{"type": "image_url", "image_url": {"url": WEB}}]},
+            RESPONSES: {"content": [{"type": "input_image", "image_url": WEB, "detail": "low"}]},
+            MESSAGES: {"content": [{"type": "image", "source": {"type": "url", "url": WEB}}]},
+        },
+        lambda r: WEB in json.dumps(r["messages"]),
+        (
+            "image URLs are not currently supported, please use base64 encoded data instead",
+            "The URL must be from one of the allowed domains: []",
+            "Only base64 data URLs are supported for images",
+        ),
+        (400, 422),
+    ),
+    "stops": Feature(
+        {CHAT: {"stop": STOPS}, MESSAGES: {"stop_sequences": STOPS}},
+        lambda r: len(r.get("stop") or ()) > 4,
+        (
+            "Invalid 'stop': array too long. Expected an array with maximum length 4, but got an array with length 6.",
+            "Number of stop sequences should not exceed 4",
+        ),
+        (400, 422),
+    ),
+    "long_answer": Feature(
+        {CHAT: {"max_tokens": 20_000}, RESPONSES: {"max_output_tokens": 20_000}, MESSAGES: {"max_tokens": 20_000}},
+        lambda r: max(r.get("max_tokens") or 0, r.get("max_completion_tokens") or 0) > 8192,
+        (
+            "max_tokens is too large: 20000. This model supports at most 8192 completion tokens",
+            "max_tokens: 20000 > 8192, which is the maximum allowed number of output tokens for narrow",
+        ),
+    ),
+    "max_completion_tokens": Feature(
+        {CHAT: {"max_completion_tokens": 60}},
+        lambda r: "max_completion_tokens" in r,
+        ("Unrecognized request argument supplied: max_completion_tokens", "json: unknown field: max_completion_tokens"),
+        (400, 422),
+    ),
+    "parts": Feature(
+        {path: {"content": [{"type": "text", "text": "and more"}]} for path in TOOLS},
+        lambda r: any(isinstance(each["content"], list) for each in r["messages"]),
+        (
+            "Invalid type for 'messages[0].content': expected a string, but got an array instead.",
+            "messages[0]: data did not match any variant of untagged enum MessageContent",
+        ),
+        (400, 422),
+    ),
+    "one_tool": Feature(
+        {
+            CHAT: {**TOOLS[CHAT], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            RESPONSES: {**TOOLS[RESPONSES], "tool_choice": {"type": "function", "name": "f"}},
+            MESSAGES: {**TOOLS[MESSAGES], "tool_choice": {"type": "tool", "name": "f"}},
+        },
+        lambda r: isinstance(r.get("tool_choice"), dict),
+        ('`tool_choice` must either be a named tool, "auto", or "none".', "tool_choice is not supported"),
+    ),
+    "settings_of_sampling": Feature(
+        {CHAT: {"top_k": 5, "min_p": 0.1}, MESSAGES: {"top_k": 5}},
+        lambda r: "top_k" in r,
+        (
+            "Unrecognized request argument supplied: top_k",
+            'Invalid JSON payload. Unknown name "top_k": Cannot find field.',
+        ),
+    ),
+}
+IMPLIES = {  # what a request for a feature asks of an engine too
+    "tool_choice": ("tools",),
+    "one_tool": ("tools", "tool_choice"),
+    "parallel_tool_calls": ("tools",),
+    "image_by_address": ("images", "parts"),
+    **dict.fromkeys(("images", "audio", "files", "context"), ("parts",)),
+}
+
 
 def request_of(path: str, features: list[str], *, stream: bool, text: str = "hello") -> dict[str, Any]:
     """A body that asks for these, `auto`."""
@@ -206,14 +291,17 @@ def request_of(path: str, features: list[str], *, stream: bool, text: str = "hel
                     {**each, "type": "input_text"} if each["type"] == "text" and path == RESPONSES else each
                     for each in value
                 )
+            elif key == "first":
+                messages.insert(0, value)
             elif key == "prefill":
                 messages.append({"role": "assistant", "content": value})
             else:
                 body[key] = value
     if len(content) == 1:
-        messages[0]["content"] = text
+        next(each for each in messages if each["content"] is content)["content"] = text
     body["input" if path == RESPONSES else "messages"] = messages
-    body["max_output_tokens" if path == RESPONSES else "max_tokens"] = 40
+    if "max_completion_tokens" not in body:
+        body.setdefault("max_output_tokens" if path == RESPONSES else "max_tokens", 40)
     return body
 
 
@@ -280,8 +368,7 @@ def requests(
         open_to = [name for name, feature in FEATURES.items() if path in feature.asks]
         asked = chance.sample(open_to, chance.choice((0, 1, 1, 2, 3)))
         body = request_of(path, asked, stream=chance.random() < 0.4 and "n" not in asked)
-        if {"tool_choice", "parallel_tool_calls"} & set(asked):
-            asked.append("tools")
+        asked += [also for each in asked for also in IMPLIES.get(each, ())]
         if any(not lack & set(asked) for lack in lacks):
             count -= 1
             yield path, body, asked
