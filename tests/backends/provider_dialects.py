@@ -87,7 +87,7 @@ def frame(kind: str, payload: Tree) -> bytes:
 
 def deepseek_whole() -> Tree:
     """Of its chat."""
-    message = {"role": "assistant", "content": "It is sunny.", "reasoning_content": "Let me think."}
+    message: Tree = {"role": "assistant", "content": "It is sunny.", "reasoning_content": "Let me think."}
     message |= {"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": CALL}]}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     head = {"id": "x", "object": "chat.completion", "created": 1, "model": "deepseek-reasoner"}
@@ -97,7 +97,7 @@ def deepseek_whole() -> Tree:
 def deepseek_events() -> Iterator[bytes]:
     """The same in chunks."""
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "deepseek-reasoner"}
-    call = [{"index": 0, "id": "t1", "type": "function", "function": CALL}]
+    call: list[Tree] = [{"index": 0, "id": "t1", "type": "function", "function": CALL}]
     deltas: list[Tree] = [{"role": "assistant", "content": None, "reasoning_content": "Let me think."}]
     deltas += [{"content": "It is sunny.", "reasoning_content": None}, {"tool_calls": call}, {"content": ""}]
     for number, each in enumerate(deltas):

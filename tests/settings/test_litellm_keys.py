@@ -169,7 +169,12 @@ def _some(key: str) -> Any:
 
 
 def test_what_only_litellms_router_and_loggers_read_is_named_and_not_sent_on() -> None:
-    mute = {"fastest_response": True, "vector_store_ids": ["v"], "region_name": "eu", "langfuse_secret": "s"}
+    mute: dict[str, Any] = {
+        "fastest_response": True,
+        "vector_store_ids": ["v"],
+        "region_name": "eu",
+        "langfuse_secret": "s",
+    }
     mute |= {"s3_bucket_name": "b", "auto_router_config": "{}", "input_cost_per_second": 0.1, "metadata": {"a": "b"}}
     settings = settings_of(entry(**mute, aws_region_name="us-east-1"))
     assert settings.backends["a"].replicas[0].params == {"aws_region_name": "us-east-1"}  # type: ignore[union-attr]
@@ -209,7 +214,7 @@ def test_where_replicas_differ_what_holds_for_all_of_them_is_said() -> None:
 
 
 def test_what_a_server_of_ones_own_is_not_asked_to_drop_is_named() -> None:
-    own = {"model": "hosted_vllm/m", "api_base": "http://10.0.0.7/v1"}
+    own: dict[str, Any] = {"model": "hosted_vllm/m", "api_base": "http://10.0.0.7/v1"}
     settings = settings_of(
         entry(**own, drop_params=True, extra_headers={"a": "b"}),
         entry(**own, extra_headers={"a": "c"}),
