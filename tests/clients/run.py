@@ -187,13 +187,13 @@ def tried(checks: Checks) -> str:
     return "; ".join((f"{group}: " if group else "") + ", ".join(names) for group, names in groups.items())
 
 
-def write(found: Sequence[Row]) -> None:
-    """Put these rows, and where they are from, into the page: in place of earlier ones of the same clients."""
+def write(found: Sequence[Row], made: str) -> None:
+    """Put these rows, and by what they were made, into the page: in place of earlier ones of the same clients."""
     head, _, rest = PAGE.read_text().partition(BEGIN)
     old, _, after = rest.partition(END)
     lines = table(found).splitlines()
     kept = {_who(line): line for line in (*old.splitlines()[3:], *lines[2:]) if line.startswith("|")}
-    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), "", provenance(), f"{END}{after}"]))
+    PAGE.write_text("\n".join([f"{head}{BEGIN}", *lines[:2], *kept.values(), "", made, f"{END}{after}"]))
 
 
 def shown() -> set[str]:
@@ -223,6 +223,7 @@ def main() -> int:
         clients = [each for each in clients if each.name not in shown()]
     if not options.inside:
         return in_own_network(clients)
+    made, begun_at = provenance(), time.monotonic()  # before a row changes the page, and so the working tree
     server = serve()
     os.environ["ENGINE_URL"] = f"http://127.0.0.1:{server.server_port}/v1"
     found = []
@@ -232,10 +233,11 @@ def main() -> int:
                 found.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
                 if not options.quick:
-                    write([row])
+                    write([row], made)
     every = [each for _, checks in found for of_model in checks.values() for each in of_model]
     failed = sum(each["ok"] is False for each in every)
-    print(f"{sum(bool(each['ok']) for each in every)} passed, {failed} failed")
+    took_min = (time.monotonic() - begun_at) / 60
+    print(f"{sum(bool(each['ok']) for each in every)} passed, {failed} failed, in {took_min:.1f} minutes")
     return 1 if failed else 0
 
 
