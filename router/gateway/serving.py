@@ -62,6 +62,7 @@ from router.types import (
     Spend,
 )
 
+NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 EXPLAINED = "/v1/route"  # stands for the model in spend lines of decisions that were only explained
 _WITH_DEFAULTS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
@@ -108,9 +109,6 @@ class Gateway:
                 return await self._answer(principal, other)
         raise error
 
-    async def _answer(self, principal: Principal, call: Call) -> RelayedAnswer:
-        return await self._attempt(principal, call, Timings(), frozenset())
-
     async def explain(self, principal: Principal, call: Call) -> Decision:
         """Decide and send nothing. It counts against the limits of requests and tokens as a request does, at no cost.
 
@@ -125,10 +123,9 @@ class Gateway:
         finally:
             await asyncio.shield(self._ledger.settle(hold, Spend(NanoUsd(0), tokens, 0, "settled")))
 
-    async def _attempt(
-        self, principal: Principal, call: Call, timings: Timings, without: frozenset[str]
-    ) -> RelayedAnswer:
+    async def _answer(self, principal: Principal, call: Call) -> RelayedAnswer:
         """The first model that gives a first byte."""
+        timings, without = Timings(), frozenset[str]()
         failures: list[BackendError] = []
         while True:
             catalogue = self.decider.catalogue
@@ -144,7 +141,11 @@ class Gateway:
             hold, model = await self._reserve(principal, call, decision)
             self.metrics.held(1)
             timings.mark("reserve")
-            attempt = self.attempt(decision, hold, principal, call, catalogue, timings)
+            try:
+                attempt = self.attempt(decision, hold, principal, call, catalogue, timings)
+            except BaseException:
+                await to_its_end(self._give_back(hold))
+                raise
             try:
                 reply = await self._open(attempt)
             except BackendError as error:
@@ -320,10 +321,14 @@ class Gateway:
         """Whether anything can be learned of this answer by looking at it once it was sent."""
         return self.decider.options.remember and not attempt.stored and self.observer.looks(attempt)
 
+    async def _give_back(self, hold: Hold) -> None:
+        """A hold under which nothing was begun."""
+        self.metrics.held(-1)
+        await self._ledger.settle(hold, NOTHING)
+
     async def _release(self, attempt: Attempt) -> None:
         """Of a program, what its steps cost is charged."""
-        nothing = Bill(Spend(NanoUsd(0), 0, 0, "released"))
-        await self.settle(attempt, nothing if attempt.run is None else attempt.run.bill(), None)
+        await self.settle(attempt, Bill(NOTHING) if attempt.run is None else attempt.run.bill(), None)
 
     async def forget_answers(self, tenant: str) -> int:
         """All that is stored of a tenant to be given again; how many there were. Raises: StoreUnavailable."""

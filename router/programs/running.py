@@ -23,14 +23,13 @@ from router.errors import NoCandidate, PointsmanError, RequestRejected, Upstream
 from router.gateway.eligibility import worst_cost
 from router.gateway.metering import Bill, Doubt, billed
 from router.gateway.run_eagerly import to_its_end
-from router.gateway.serving import Gateway
+from router.gateway.serving import NOTHING, Gateway
 from router.gateway.types import Attempt, Call, Timings
 from router.programs.answers import choice_of, events_of, renamed, with_usage
 from router.programs.plans import RunPlan, Step
 from router.types import Hold, NanoUsd, Spend, show_usd
 
 T = TypeVar("T")
-_NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 _READ = ("messages", "tools", "functions", "response_format")  # what of a request counts as its prompt
 _KEPT = frozenset({"temperature", "top_p", "seed", "user"})
 _OF_STREAMS = ("stream", "stream_options")
@@ -228,7 +227,7 @@ class Run:
         attempt, report = answer.attempt, answer.reply.report if answer.is_there else None
         if self._begun.pop(attempt.decision.decision_id, None) is None:
             return
-        bill = billed(attempt, report) if report is not None else Bill(_NOTHING)
+        bill = billed(attempt, report) if report is not None else Bill(NOTHING)
         if report is None and attempt.run is not None:
             bill = attempt.run.bill()  # a program within this one, which broke off
         self._ended.append(bill.spend)
