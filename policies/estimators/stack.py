@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.charges import Charges
 from policies.estimators.cold_start import cold_start_arms, fit_cold_start, known_arms
-from policies.estimators.derived import beside_parent, parents, usual_difference
+from policies.estimators.derived import as_one, beside, families, parents
 from policies.estimators.forest import Forest, column_means
 from policies.estimators.kernel import KernelRidge
 from policies.estimators.linear import principal_directions
@@ -163,28 +163,29 @@ class Stack:
         self.mixture, self.offset = np.diag((~new).astype(np.float64)), np.zeros(len(new))
         tilts = np.zeros((kinds.shape[1], len(new)))
         self._derive(known, history, new)
-        alone = np.flatnonzero(self.mixture.sum(axis=0) == 0.0)
-        if not len(alone):
+        alone = self.mixture.sum(axis=0) == 0.0
+        if not alone.any():
             return tilts
-        scores = history.scores
-        others = known_arms(scores[:, ~new], known[:, ~new], kinds)
-        for arm in alone:
-            costs = np.append(log_costs[~new], log_costs[arm])
-            found = fit_cold_start(others, scores[:, arm], costs, history.reliability)
-            self.mixture[~new, arm], tilts[:, arm], self.offset[arm] = found
+        others = known_arms(history.scores[:, ~new], known[:, ~new], kinds)
+        made = {arm: parent for arm, parent in parents(history.arms, alone).items() if alone[arm]}
+        for first, family in families(made, np.flatnonzero(alone).tolist()).items():
+            scores, reliability = as_one(history, family, made)
+            costs = np.append(log_costs[~new], log_costs[first])
+            found = fit_cold_start(others, scores, costs, reliability)
+            self.mixture[~new, first], tilts[:, first], self.offset[first] = found
+        for arm, parent in made.items():
+            expected = known @ self.mixture[:, parent] + self.offset[parent] + kinds @ tilts[:, parent]
+            _, added = beside(history, arm, parent, expected, None)
+            self.mixture[:, arm], tilts[:, arm] = self.mixture[:, parent], tilts[:, parent]
+            self.offset[arm] = self.offset[parent] + added
         return tilts
 
     def _derive(self, known: Float, history: History, new: NDArray[np.bool_]) -> None:
         """Every arm made of another one is that one, plus what its own labels say, instead of the above."""
         mixture = self.mixture
         for arm, parent in parents(history.arms, ~new).items():
-            share, added = beside_parent(
-                history.scores[:, arm],
-                known @ mixture[:, parent] + self.offset[parent],
-                None if new[arm] else known[:, arm],
-                usual=usual_difference(history.arms[arm], history.arms[parent]),
-                reliability=history.reliability,
-            )
+            expected = known @ mixture[:, parent] + self.offset[parent]
+            share, added = beside(history, arm, parent, expected, None if new[arm] else known[:, arm])
             mixture[:, arm] = (1.0 - share) * mixture[:, parent]
             mixture[arm, arm] = share
             self.offset[arm] = (1.0 - share) * self.offset[parent] + added

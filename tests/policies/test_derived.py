@@ -65,6 +65,22 @@ def test_with_many_labels_a_programs_own_fit_counts_most() -> None:
     assert beside_parent(few, parent, own, usual=0.0, reliability=np.ones(2_000))[0] < 0.9
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_few_labels_of_a_model_and_of_what_is_made_of_it_are_told_by_all_of_them(seed: int) -> None:
+    """Neither is known well: whose few labels were lucky is not taken to be better."""
+    rng, truth = np.random.default_rng(seed), WORLD.scores[:, 1]
+    scores = np.full((2, ROWS), np.nan)
+    for row, labels in zip(scores, (12, 60), strict=True):
+        some = rng.permutation(ROWS)[:labels]
+        row[some] = rng.random(labels) < truth[some]
+    program = Arm("vote", 3e-6, 3e-6, parent=ARMS[1].name, varies=True)
+    columns = np.column_stack([WORLD.scores[:, 0], scores[0], WORLD.scores[:, 2], scores[1]])
+    costs = np.column_stack([WORLD.costs, np.where(np.isnan(scores[1]), np.nan, 1e-4)])
+    found = expected(replace(WORLD, arms=(*ARMS, program), scores=columns, costs=costs))
+    assert np.abs(found[:, 3] - found[:, 1]).mean() < 0.04
+    assert found[:, 1].mean() == pytest.approx(truth.mean(), abs=0.1)
+
+
 def test_a_parent_comes_before_what_is_made_of_it_and_arms_that_name_each_other_stand_alone() -> None:
     made = {"a": None, "c": "b", "b": "a", "d": "e", "e": "d", "f": "nobody", "g": "g"}
     arms = [Arm(name, 1e-6, 1e-6, parent=parent) for name, parent in made.items()]
