@@ -81,7 +81,7 @@ def routes(
     for add in (_tenants, _teams, _keys, _secrets):
         add(router, stores.keys, note, declared)
     _answers(router, forget or stores.answers.forget, note)
-    _reports(router, stores, clock, declared.names)
+    _reports(router, stores, clock, declared)
     _clock(router, stores.clock)
     return router
 
@@ -217,11 +217,11 @@ def _secrets(router: APIRouter, keys: Registry, note: Note, declared: DeclaredOw
         return await turn(key_id, disabled=False)
 
 
-def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float], names: Callable[[], KnownNames]) -> None:
+def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float], declared: DeclaredOwners) -> None:
     @router.get("/budgets")
     async def budgets(tenant: str | None = None, team: str | None = None, key: str | None = None) -> dict[str, object]:
         """What is left of the budgets of a tenant, a team or a key."""
-        level = await _level_of(stores.keys, tenant=tenant, team=team, key=key)
+        level = await _level_of(stores.keys, declared, tenant=tenant, team=team, key=key)
         budgets = [each.budget(level.scope) for each in level.terms.budgets]
         balances = await stores.ledger.balances(budgets, int(clock() * 1000))
         return {"object": "list", "data": [balance_view(b) for b in balances]}
@@ -242,7 +242,7 @@ def _reports(router: APIRouter, stores: Stores, clock: Callable[[], float], name
         groups = _groups(by)
         asked = {"tenant": tenant, "team": team, "key": key, "model": model}
         lines = await stores.spend.lines(since=first.isoformat(), until=last.isoformat())
-        found = await asyncio.to_thread(_summed, lines, asked, groups, names())  # there may be a million
+        found = await asyncio.to_thread(_summed, lines, asked, groups, declared.names())  # there may be a million
         if form == "csv":
             return Response(as_csv(found), media_type="text/csv")
         return {"object": "list", "since": first.isoformat(), "until": last.isoformat(), "data": as_rows(found)}
@@ -295,13 +295,18 @@ def _groups(by: str) -> list[str]:
     return groups
 
 
-async def _level_of(keys: Registry, *, tenant: str | None, team: str | None, key: str | None) -> Level:
+async def _level_of(
+    keys: Registry, declared: DeclaredOwners, *, tenant: str | None, team: str | None, key: str | None
+) -> Level:
+    async def terms(kind: type[Thing], name: str) -> Terms:
+        return (declared.find(kind, name) or await keys.get(kind, name)).terms
+
     if key is not None:
-        return Level(f"key:{key}", (await keys.get(Key, key)).terms)
+        return Level(f"key:{key}", await terms(Key, key))
     if team is not None:
-        return Level(f"team:{team}", (await keys.get(Team, team)).terms)
+        return Level(f"team:{team}", await terms(Team, team))
     if tenant is not None:
-        return Level(f"tenant:{tenant}", (await keys.get(Tenant, tenant)).terms)
+        return Level(f"tenant:{tenant}", await terms(Tenant, tenant))
     raise InvalidRequest("Name a tenant, a team or a key.", param="tenant")
 
 

@@ -208,3 +208,22 @@ async def test_a_local_only_tenant_is_routed_without_the_embedder_outside(tmp_pa
             await asked(mallory, "nothing to hide")  # answered although the embedder fails
             assert "nothing to hide" in str([each.body for each in outside.heard])
             assert "the embedder failed" in gateway.log.read_text()
+
+
+async def test_what_is_left_of_budgets_is_told_of_tenants_teams_and_keys_of_the_file_too(
+    tmp_path: Path, store: dict[str, Any]
+) -> None:
+    team = {"research": {"budgets": ["2 USD per day"]}}
+    key = {"secret": ALICE, "name": "alice", "team": "research", "budgets": ["1 USD per day"]}
+    tenants = {"acme": {"budgets": ["3 USD per day"], "teams": team, "keys": [key]}}
+    async with gateway_of(tmp_path, **store, tenants=tenants, auth={"admin_key": ROOT}) as gateway:
+        async with as_key(gateway, ALICE) as alice, as_key(gateway, ROOT) as root:
+            await asked(alice)
+            lines = (await root.get("/admin/v1/spend")).json()["data"]
+            for named, limit in (("tenant=acme", 3), ("team=research", 2), ("key=alice", 1)):
+                answer = await root.get(f"/admin/v1/budgets?{named}")
+                assert answer.status_code == 200, answer.text
+                (left,) = answer.json()["data"]
+                assert (left["limit_usd"], left["spent_usd"]) == (limit, lines[0]["cost_usd"])
+                assert left["spent_usd"] > 0
+            assert (await root.get("/admin/v1/budgets?tenant=nobody")).status_code == 404
