@@ -53,6 +53,7 @@ def usage_of(said: object, service_tier: object = None) -> Usage | None:
     if inner is None and prompt is not None and not _first(said, "prompt_tokens"):
         prompt = _more(prompt, sum(_counts(said, _BESIDE)))
     prompt = _more(prompt, _heard(said, prompt, completion, parts))
+    prompt = _more(prompt, _kept_beside(prompt, parts))
     beside, cited = _beside(said, prompt, completion, parts), _first(said, "citation_tokens") or 0
     return Usage(
         _more(prompt, cited),
@@ -72,6 +73,12 @@ def _heard(said: _Tree, prompt: int | None, completion: int | None, parts: Token
     """Tokens of audio and images beside the prompt, as Mistral counts them: more than the prompt has."""
     seen = parts.audio_prompt + parts.image_prompt
     return min(seen, _beyond(said, prompt, completion)) if seen > (prompt or 0) else 0
+
+
+def _kept_beside(prompt: int | None, parts: TokenParts) -> int:
+    """Tokens of a cache that the prompt does not count: those of engines that report in two dialects at once."""
+    kept = parts.cached + parts.cache_write + parts.cache_write_1h
+    return kept if prompt and kept > prompt else 0
 
 
 def _beside(said: _Tree, prompt: int | None, completion: int | None, parts: TokenParts) -> int:

@@ -62,6 +62,9 @@ def test_usage_itself_refuses_what_is_no_count(counts: tuple[int, int]) -> None:
         ({"input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 7}, 9, 3),  # Anthropic: beside
         ({"input_tokens": 9, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 7}}, 9, 3),  # within
         ({"prompt_tokens": 9, "completion_tokens": 3, "cache_read_input_tokens": 7}, 9, 3),  # LiteLLM: within
+        ({"prompt_tokens": 2, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 7}}, 9, 3),  # beside
+        ({"prompt_tokens": 2, "completion_tokens": 3, "cache_creation_input_tokens": 7}, 9, 3),
+        ({"prompt_tokens": 0, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 7}}, 0, 3),  # no count
         ({"prompt_tokens": 9.0, "completion_tokens": "3"}, 9, None),
         ({"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 9, "output_tokens": 3}, 9, 3),
         ({"total_tokens": 12}, None, None),

@@ -17,15 +17,19 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 1920},
     "completion_tokens_details": {"reasoning_tokens": 280},
 }
+BESIDE = USAGE | {"prompt_tokens": 86, "total_tokens": 386}  # a prompt that does not count what its cache had
 PRICE = {"prompt": 2.5, "cached": 1.25, "completion": 10}
 ADMIN = "sk-admin-of-these-tests"
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
 BILL = "0.005615"  # 86 x 2.5 + 1920 x 1.25 + 300 x 10, in millionths
 
 
+@pytest.mark.parametrize("usage", [USAGE, BESIDE], ids=["within", "beside"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-async def test_what_a_provider_bills_for_cached_tokens_is_what_the_tenant_pays(tmp_path: Path, stream: bool) -> None:
-    async with engine(text="word " * 60, usage=USAGE) as only:
+async def test_what_a_provider_bills_for_cached_tokens_is_what_the_tenant_pays(
+    tmp_path: Path, stream: bool, usage: dict[str, Any]
+) -> None:
+    async with engine(text="word " * 60, usage=usage) as only:
         settings = settings_for(tmp_path, {"m": only}, auth={"admin_key": ADMIN})
         settings["models"][0]["price"] = PRICE
         async with serving(tmp_path, settings) as gateway, gateway.client() as client:
