@@ -20,7 +20,7 @@ from backends.types import Reply, Request, Whole
 from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
 from router.programs.answers import said
-from router.programs.plans import Part, RunPlan, Step, inner, same
+from router.programs.plans import USUAL_TOKENS, Part, RunPlan, Step, inner, same
 from router.programs.running import Run, StepReply, fields_of, kept_of, messages_of, side_by_side
 from router.programs.splitting import SLACK, longest, parts_of, question_of
 from router.types import Model
@@ -103,12 +103,18 @@ class MapReduce:
             usable = min(usable, round(self.chunk_tokens * model.bytes_per_token / (1 - FRAME)))
         frame = int(usable * FRAME)
         room = max(1, usable - frame)
+        asked = requirements.completion_tokens or USUAL_TOKENS
         if total <= usable:
-            return 0.0, Split(1, total, frame, "one part holds it")
+            cost = model.price.prompt * total / model.bytes_per_token + model.price.completion * asked
+            return cost / 1e6, Split(1, total, frame, f"one part holds it, which {model.name} reads")
         count = -int(-total * (1 + SLACK) // room)
         why = f"{count} parts of at most {longest(total, count):,} bytes, which {model.name} holds"
         cost = model.price.completion * self.part_tokens * count * 1.0
         cost += model.price.prompt * (total + frame * count) / model.bytes_per_token
+        if self.exact is None and self.reduce.models:
+            last = self.reduce.usual(requirements)
+            cost += last.price.prompt * count * (self.part_tokens + SOURCE_BYTES / last.bytes_per_token)
+            cost += last.price.completion * asked
         return cost / 1e6, Split(count, longest(total, count), frame, why)
 
     def _usable(self, model: Model) -> int:

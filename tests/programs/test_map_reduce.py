@@ -64,6 +64,21 @@ async def test_a_needle_in_ten_contexts_is_found_and_the_reduce_step_sees_source
         assert await house.spent(DAY) == (answer.total, 0)
 
 
+@pytest.mark.parametrize(("price", "parts"), [(10**9, 6), (11 * 10**7, 1)])
+async def test_one_large_context_is_read_at_once_only_where_that_is_cheaper(
+    tmp_path: Path, price: int, parts: int
+) -> None:
+    small = model("small", 10**8, context_tokens=1024, max_output_tokens=256)
+    large = model("large", price, context_tokens=65_536, max_output_tokens=256)
+    programs = {"digest": {**DIGEST["digest"], "map": "auto", "reduce": "small"}}
+    async with programs_in(tmp_path, programs, small=small, large=large) as house:
+        tell(house, "Ada Lovelace")
+        _, body = await house.read(f"{pages(20)}\n\nBy Ada Lovelace.\n\n{QUESTION}", model="digest", max_tokens=32)
+        assert content(body) == "Ada Lovelace"
+        sent = [len(house.scripts[name].sent) for name in ("small", "large")]
+        assert sent == ([parts + 1, 0] if parts > 1 else [0, 1])
+
+
 async def test_every_step_stays_within_the_plan(tmp_path: Path) -> None:
     small = model("small", 10**8, context_tokens=1024, max_output_tokens=256)
     wide = model("large", 10**9, context_tokens=65_536, max_output_tokens=256)
