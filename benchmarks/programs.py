@@ -1,6 +1,6 @@
 """Programs on the family's skills, through HTTP: what `auto` makes of them, each kind alone, and B4 simulated.
 
-    python -m benchmarks.programs [--requests 2000] [--first 500] [--each 300] [--write]
+    python -m benchmarks.programs [--requests 2000] [--first 500] [--seeds 1] [--each 300] [--write]
 
 Every request is judged by its skill's grader and the grade goes back as feedback. Figures are of the requests after the
 first ones, with the half width of a 95 % interval. `--write` puts the tables into docs/programs.md.
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy import stats
 
 from backends.family.catalogue import CATALOGUE
 from benchmarks import long_input
@@ -129,45 +130,71 @@ def mean(values: Sequence[float]) -> str:
     return f"{float(np.mean(values)):.3f} ± {half:.3f}"
 
 
-def row(name: str, found: Sequence[Judged], reference: Sequence[Judged]) -> str:
-    """Quality, USD per million requests, and both beside the reference's on the same requests."""
-    quality, usd = [each.score for each in found], [each.usd for each in found]
-    kept = np.mean(quality) / np.mean([each.score for each in reference])
-    cost = np.mean(usd) / np.mean([each.usd for each in reference])
-    return f"| {name} | {mean(quality)} | {np.mean(usd) * 1e6:.2f} | {kept:.1%} | {cost:.1%} |"
+def row(name: str, found: Sequence[Sequence[Judged]], reference: Sequence[Sequence[Judged]]) -> str:
+    """Quality, USD per million requests, and both beside the reference's on the same requests, of one run or several.
+
+    The shares are means over the runs, of several with the half width of a 95 % interval over them.
+    """
+    every = [each for run in found for each in run]
+    usd = np.mean([each.usd for each in every]) * 1e6
+    pairs = list(zip(found, reference, strict=True))
+    kept = [np.mean([a.score for a in ours]) / np.mean([b.score for b in theirs]) for ours, theirs in pairs]
+    cost = [np.mean([a.usd for a in ours]) / np.mean([b.usd for b in theirs]) for ours, theirs in pairs]
+    return f"| {name} | {mean([each.score for each in every])} | {usd:.2f} | {share(kept)} | {share(cost)} |"
+
+
+def share(values: Sequence[Any]) -> str:
+    """The mean in per cent, of several values with the half width of a 95 % interval (Student's) over them."""
+    if len(values) == 1:
+        return f"{values[0]:.1%}"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{100 * np.mean(values):.1f} ± {100 * half:.1f}%"
 
 
 HEAD = "| | quality | USD per million requests | of its quality | of its cost |\n|---|---|---|---|---|"
 
 
-def automatic(options: argparse.Namespace, items: Sequence[Item], *, temperature: float = 0.0) -> list[str]:
+def drawn(count: int, seed: int) -> list[Item]:
+    """So many items of the skills in a random order."""
+    rng = np.random.default_rng(seed)
+    items = sample(count, rng=rng, split="test")
+    return [items[i] for i in rng.permutation(len(items))]
+
+
+def automatic(options: argparse.Namespace, requests: int, *, temperature: float = 0.0) -> list[str]:
     """`auto` over models and programs, judged; and the reference on the requests that count. Votes are offered above
     the temperature 0 only."""
-    with gateway(preference=options.preference) as url:
-        ask = partial(through, url, lanes=options.lanes, temperature=temperature)
-        found = ask(items, "auto", judge=True)
-        counted = items[options.first :]
-        reference, small = ask(counted, REFERENCE), ask(counted, MODELS[1])
-        late, early = found[options.first :], found[: options.first]
-        shares = Counter(each.arm for each in late)
-        before = Counter(each.arm for each in early)
-        lines = [
-            HEAD,
-            row(REFERENCE, reference, reference),
-            row(MODELS[1], small, reference),
-            row("auto", late, reference),
-        ]
-        lines += [
-            "",
-            "| arm | share of the first | share after | its quality | large@4bit's there |",
-            "|---|---|---|---|---|",
-        ]
-        for arm in (*MODELS, *PROGRAMS):
-            own = [(each.score, other.score) for each, other in zip(late, reference, strict=True) if each.arm == arm]
-            means = [f"{value:.3f}" for value in np.mean(own, axis=0)] if own else ["", ""]
-            share = f"{before[arm] / len(early):.1%} | {shares[arm] / len(late):.1%}"
-            lines.append(f"| {arm} | {share} | {' | '.join(means)} |")
-        return lines
+    early, late, reference, medium = [], [], [], []
+    for seed in range(options.seed, options.seed + options.seeds):
+        items = drawn(requests, seed)
+        with gateway(preference=options.preference) as url:
+            ask = partial(through, url, lanes=options.lanes, temperature=temperature)
+            found, counted = ask(items, "auto", judge=True), items[options.first :]
+            early.append(found[: options.first])
+            late.append(found[options.first :])
+            reference.append(ask(counted, REFERENCE))
+            medium.append(ask(counted, MODELS[1]))
+        print(f"seed {seed}: {row('auto', late[-1:], reference[-1:])}", flush=True)
+    return [
+        HEAD,
+        row(REFERENCE, reference, reference),
+        row(MODELS[1], medium, reference),
+        row("auto", late, reference),
+        "",
+        "| arm | share of the first | share after | its quality | large@4bit's there |",
+        "|---|---|---|---|---|",
+        *_shares(*[[each for run in runs for each in run] for runs in (early, late, reference)]),
+    ]
+
+
+def _shares(early: Sequence[Judged], late: Sequence[Judged], reference: Sequence[Judged]) -> Iterator[str]:
+    """What `auto` asked of whom, and how good that was."""
+    before, after = (Counter(each.arm for each in found) for found in (early, late))
+    for arm in (*MODELS, *PROGRAMS):
+        own = [(each.score, other.score) for each, other in zip(late, reference, strict=True) if each.arm == arm]
+        means = [f"{value:.3f}" for value in np.mean(own, axis=0)] if own else ["", ""]
+        shares = f"{before[arm] / len(early):.1%} | {after[arm] / len(late):.1%}"
+        yield f"| {arm} | {shares} | {' | '.join(means)} |"
 
 
 def kinds(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
@@ -181,7 +208,7 @@ def kinds(options: argparse.Namespace, items: Sequence[Item]) -> list[str]:
             if name.startswith("sure"):  # it learns from judged answers first
                 through(url, items[options.each : 2 * options.each], name, lanes=options.lanes, judge=True)
             found = through(url, kept, name, lanes=options.lanes, temperature=heat)
-            lines.append(row(f"{name}: {PROGRAMS[name]['kind']}", found, reference))
+            lines.append(row(f"{name}: {PROGRAMS[name]['kind']}", [found], [reference]))
         return lines
 
 
@@ -236,20 +263,18 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--preference", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of auto, each with requests of its own")
     parser.add_argument("--parts", nargs="*", default=["simulation", "step", "plans", "long", "auto", "votes", "kinds"])
     parser.add_argument("--write", action="store_true", help="put the tables into docs/programs.md")
     options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
-    items = sample(max(options.requests, 2 * options.each), rng=rng, split="test")
-    items = [items[i] for i in rng.permutation(len(items))]
     made = {
         "simulation": lambda: simulation(options.draws),
         "step": lambda: long_input.one_step(options.batches),
         "plans": lambda: asyncio.run(long_input.latencies(tasks=5)),
         "long": lambda: asyncio.run(long_input.long_inputs(options.tasks)),
-        "auto": lambda: automatic(options, items[: options.requests]),
-        "votes": lambda: automatic(options, items[: 2 * options.first], temperature=0.7),
-        "kinds": lambda: kinds(options, items),
+        "auto": lambda: automatic(options, options.requests),
+        "votes": lambda: automatic(options, 2 * options.first, temperature=0.7),
+        "kinds": lambda: kinds(options, drawn(2 * options.each, options.seed)),
     }
     for part in options.parts:
         lines = made[part]()
