@@ -11,7 +11,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 import numpy as np
@@ -202,7 +204,8 @@ def joined(
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("traces", nargs="*", default=list(STREAMS))
+    parser.add_argument("traces", nargs="*", default=list(STREAMS), help="names, or files with a trace")
+    parser.add_argument("--processes", type=int, default=1, help="orders at once")
     parser.add_argument("--policy", nargs="*", default=["paced"])
     parser.add_argument("--orders", type=int, default=5)
     parser.add_argument("--requests", type=int, default=4_000)
@@ -215,16 +218,13 @@ def main() -> int:
     if arguments.join:
         return late_joiners(arguments)
     for name in arguments.traces:
-        trace = load_trace(name)
         for policy in arguments.policy:
             for part in arguments.price:
                 for share in arguments.share:
-                    started, judge = time.perf_counter(), JudgedShare(share, arguments.right)
-                    price, gains = part / float(trace.costs.mean()), []
-                    for seed in range(arguments.orders):
-                        rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
-                        single = best_single(trace, rows, price)
-                        gains.append(run(policy, trace, rows, price, judge, seed=seed) - single)
+                    started = time.perf_counter()
+                    with ProcessPoolExecutor(arguments.processes) as pool:
+                        order = partial(_gained, name, policy, part, JudgedShare(share, arguments.right))
+                        gains = list(pool.map(partial(order, arguments.requests), range(arguments.orders)))
                     start = LATE if share > 0.5 else LATE_WHERE_FEW
                     cells = "  ".join(
                         f"{label} {each.mean:+.1f} ± {each.high - each.mean:.1f}"
@@ -236,6 +236,23 @@ def main() -> int:
     return 0
 
 
+def _gained(name: str, policy: str, part: float, judge: JudgedShare, requests: int, seed: int) -> Float:
+    """(n,) utility of each request of one order beyond that of the best single model in hindsight."""
+    threadpool_limits(1)
+    trace = _loaded(name)
+    price, rows = part / float(trace.costs.mean()), _order(trace, requests, seed)
+    return run(policy, trace, rows, price, judge, seed=seed) - best_single(trace, rows, price)
+
+
+def _order(trace: PublicTrace, requests: int, seed: int) -> Rows:
+    return np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[:requests]
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> PublicTrace:
+    return load_trace(name)
+
+
 def late_joiners(arguments: argparse.Namespace) -> int:
     """Print what each model earns that joins in the middle."""
     trace = load_trace(arguments.traces[0])
@@ -243,7 +260,7 @@ def late_joiners(arguments: argparse.Namespace) -> int:
     for late in arguments.join:
         found = []
         for seed in range(arguments.orders):
-            rows = np.random.default_rng(1000 + seed).permutation(len(trace.prompts))[: arguments.requests]
+            rows = _order(trace, arguments.requests, seed)
             found.append(joined(arguments.policy[0], trace, rows, price, judge, seed=seed, late=late))
         got, worth = np.array(found).mean(axis=0)
         each = ", ".join(f"{a:+.1f} of {b:+.1f}" for a, b in found)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from backends.embedders.hashing import HashingEmbedder
+from evaluation.traces import read_trace
 from policies.estimators.stacked_or_neighbours import surface
 from policies.replay import Rows, split
 from policies.types import Arm, Float, Float32, History, Neighbours, RouteContext
@@ -44,21 +44,19 @@ class PublicTrace:
 
 
 def load_trace(name: str, folder: Path = FOLDER) -> PublicTrace:
-    """One of STREAMS. Raises: SystemExit where it is not there."""
-    path = folder / f"{name}.parquet"
+    """One of STREAMS, or the trace in a file. Raises: SystemExit where it is not there."""
+    path = folder / f"{name}.parquet" if name in STREAMS else Path(name)
     if not path.exists():
         raise SystemExit(f"no trace {path}: POINTSMAN_TRACES names the folder, docs/replay.md where to get them")
-    table = pd.read_parquet(path)
-    models = tuple(column.removeprefix("score:") for column in table.columns if column.startswith("score:"))
-    prompts = list(table["prompt"])
+    trace = read_trace(path)
     return PublicTrace(
-        name=name,
-        prompts=prompts,
-        tasks=table["task"].to_numpy(dtype=np.str_),
-        models=models,
-        scores=table[[f"score:{model}" for model in models]].to_numpy(np.float64),
-        costs=table[[f"cost:{model}" for model in models]].to_numpy(np.float64),
-        features=np.stack([HashingEmbedder(1).features(text) for text in prompts]),
+        name=trace.name,
+        prompts=list(trace.prompts),
+        tasks=trace.tasks,
+        models=trace.models,
+        scores=trace.scores,
+        costs=trace.costs,
+        features=np.stack([HashingEmbedder(1).features(text) for text in trace.prompts]),
     )
 
 
