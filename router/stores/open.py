@@ -138,7 +138,8 @@ async def _redis(
     accepts = query.get("eviction") == "accepted"
     ledger = RedisLedger(link, clock=clock, audit=audit, outbox=outbox, accepts_eviction=accepts)
     log = RedisLog(link, kept=kept.log_entries)
-    records = RedisRecordStore(link)
+    records = RedisRecordStore(link, clock=clock, audit=audit)
+    ledger.repeat_records = records.repeat_lost
     keys = ledger.revocations = Registry(records, clock=clock)
     try:
         await ledger.open()

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from router.errors import Conflict, SettingsError, StoreUnavailable
 from router.stores.bounds import check_offers, why_refused, worst_case
@@ -66,6 +66,7 @@ class RedisLedger:
     ) -> None:
         self._link, self._clock, self._audit = link, clock, audit
         self.revocations: RevocationCheck | None = None
+        self.repeat_records: Callable[[], Awaitable[None]] = _nothing
         self._owner = secrets.token_hex(8)
         self._condition = Condition(accepts_eviction=accepts_eviction)
         self._settling = Settling(link, clock=clock, audit=audit, outbox=outbox)
@@ -255,6 +256,7 @@ class RedisLedger:
             if self._run not in (None, run):
                 await self._put_back()
                 await self._settling.repeat_lost(replication)
+                await self.repeat_records()
             else:
                 for decision_id in missing:
                     self._mine.pop(decision_id.decode(), None)
@@ -320,6 +322,10 @@ class RedisLedger:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _nothing() -> None:
+    """No records are kept beside the ledger."""
 
 
 def _refusal(answer: list[int], plans: list[WirePlan], r: Reservation) -> Exception:

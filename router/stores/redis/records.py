@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import logging
 from collections.abc import Callable, Mapping
-from typing import cast
+from itertools import takewhile
+from typing import NamedTuple, cast
 
 from router.stores.keys import Kind
 from router.stores.redis.connection import Link, fields_of
 from router.stores.reports import AuditEntry, SpendLine, kinds_of
 
+LOG = logging.getLogger("pointsman.store")
+LATELY_S = 3600.0  # a replica that is further behind is not promoted by anybody's wish
+MOST_LATELY = 10_000
+
+
+class KeptRecord(NamedTuple):
+    """What was kept under a name."""
+
+    body: bytes
+    at_ms: int  # by the clock of Redis: what was kept later is right
+    asked_s: float  # of the loop's clock
+
 
 class RedisRecordStore:
-    """A RecordStore: a hash for each kind, and its names in order."""
+    """A RecordStore: a hash for each kind, and its names in order.
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    What this process kept in the last hour is told again to a Redis that has restarted or was promoted, and may have
+    lost it: else a key that was disabled just before would work again.
+    """
+
+    def __init__(self, link: Link, *, clock: Callable[[], int], audit: RedisAudit) -> None:
+        self._link, self._clock, self._audit = link, clock, audit
+        self._lately: dict[tuple[Kind, str], KeptRecord] = {}  # the oldest first
 
     async def get(self, kind: Kind, name: str) -> bytes | None:
         """What is kept under this name. Raises: StoreUnavailable."""
@@ -24,7 +44,27 @@ class RedisRecordStore:
 
     async def put(self, kind: Kind, name: str, body: bytes) -> None:
         """Keep it. Raises: StoreUnavailable."""
-        await self._link.call("put", kind, name, body)
+        at_ms = int(await self._link.call("put", self._clock(), kind, name, body, 0))
+        if at_ms:
+            self._lately.pop((kind, name), None)
+            self._lately[kind, name] = KeptRecord(body, at_ms, asyncio.get_running_loop().time())
+        self._forget()
+
+    async def repeat_lost(self) -> None:
+        """Tell what Redis has lost, unless something else was kept since; audited. Raises: StoreUnavailable."""
+        self._forget()
+        for (kind, name), kept in list(self._lately.items()):
+            if await self._link.call("put", self._clock(), kind, name, kept.body, kept.at_ms):
+                LOG.warning("Redis had lost a change of %s %s; it is made again.", kind, _named(kind, name))
+                await self._audit.note("record.repeated", _named(kind, name), {"kind": kind, "at_ms": kept.at_ms})
+
+    def _forget(self) -> None:
+        since_s = asyncio.get_running_loop().time() - LATELY_S
+        old = takewhile(lambda each: each[1].asked_s < since_s, self._lately.items())
+        for key in [key for key, _ in old]:
+            del self._lately[key]
+        while len(self._lately) > MOST_LATELY:
+            del self._lately[next(iter(self._lately))]
 
     async def page(self, kind: Kind, after: str, limit: int) -> list[tuple[str, bytes]]:
         """Up to `limit` of a kind after a name. Raises: StoreUnavailable."""
@@ -35,6 +75,11 @@ class RedisRecordStore:
             return []
         bodies = await self._link.command("HMGET", f"{self._link.prefix}:records:{kind}", *names)
         return [(name.decode(), body) for name, body in zip(names, bodies, strict=True)]
+
+
+def _named(kind: Kind, name: str) -> str:
+    """What may be said of it: the digest of a secret is nobody's business."""
+    return name[:8] if kind == "digest" else name
 
 
 class RedisAudit:
