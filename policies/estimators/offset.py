@@ -24,7 +24,7 @@ LEAST_PULL = 1e-3  # variance of a single arm's luck
 LEAST_DISPERSION = 0.5  # a partial score tells no more than two coins: how it bends near 0 and 1 is only guessed
 MOST_ROWS = 5_000  # that describe a known arm
 STEPS = 12  # of Newton's method
-LONGEST_STEP = 3.0
+HALVINGS = 12  # of one step, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +123,24 @@ def _known_arm(known: Float, expected: Float, arm: int) -> tuple[Float, float]:
 def _posterior(inputs: Float, scores: Float, mean: Float, precision: Float, dispersion: Float) -> tuple[Float, Float]:
     """(most likely coefficients (p,), their covariance) of a logistic regression with this prior, by Newton's method.
 
-    inputs (n, p); scores (n,) in [0, 1], whose variance is `dispersion` (n,) times a coin's.
+    inputs (n, p); scores (n,) in [0, 1], whose variance is `dispersion` (n,) times a coin's. A step is halved until it
+    leads upwards: far from the summit whole ones go to and fro over it.
     """
-    belief = mean.copy()
+
+    def height(at: Float) -> float:
+        logit, off = inputs @ at, at - mean
+        return float(((scores * logit - np.logaddexp(0.0, logit)) / dispersion).sum() - 0.5 * off @ precision @ off)
+
+    belief, reached = mean.copy(), height(mean)
     for _ in range(STEPS):
         chance = chance_of(inputs @ belief)
         slope = inputs.T @ ((scores - chance) / dispersion) - precision @ (belief - mean)
         step = np.linalg.solve(_curvature(inputs, chance, precision, dispersion), slope)
-        length = float(np.sqrt(step @ step))
-        belief = belief + step * min(1.0, LONGEST_STEP / max(length, 1e-12))
+        for _ in range(HALVINGS):
+            if (there := height(belief + step)) >= reached:
+                belief, reached = belief + step, there
+                break
+            step *= 0.5
     curvature = _curvature(inputs, chance_of(inputs @ belief), precision, dispersion)
     return belief, np.asarray(np.linalg.inv(curvature), np.float64)
 

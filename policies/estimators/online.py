@@ -102,6 +102,8 @@ class OnlineStack:
                 known[arm] += trust * (members[0, arm] + tilt.dot(smooth))
         sigma = np.maximum.reduce(members)
         sigma -= np.minimum.reduce(members)  # where members disagree, nobody knows
+        for arm, _ in self._tilts:
+            sigma[arm] = 0.0  # of a new arm the members say other things: see Stack.tilt
         sigma *= sigma
         sigma += self._variance if trust == 1.0 else (2.0 - trust) ** 2 * self._variance
         np.sqrt(sigma, out=sigma)

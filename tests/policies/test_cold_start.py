@@ -127,3 +127,5 @@ def test_a_stack_expects_more_of_a_new_arm_on_the_kind_it_was_good_at_though_no_
     found, mixed = quality[:, -1], (quality @ stack.mixture)[:, -1]
     gap, mixture = (each[group == 0].mean() - each[group == 2].mean() for each in (found, mixed))
     assert gap > mixture + 0.05
+    spread = np.stack([stack.expect_one(each).sigma for each in asked])[:, -1]
+    assert spread.max() < 0.6, "no score lies further from a chance than that"

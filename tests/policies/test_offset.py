@@ -88,3 +88,16 @@ def test_known_arms_that_were_never_asked_the_same_are_enough() -> None:
     known[np.arange(ROWS), asked] = scores[np.arange(ROWS), asked]
     level, _ = new_level(known, expected, labelled(scores[:, ARMS], np.arange(200)))
     assert level == pytest.approx(scores[:, ARMS].mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("right", [0.1, 0.35, 0.6])
+def test_labels_that_are_far_from_what_is_expected_are_believed(right: float) -> None:
+    """One known arm that is nearly always right, of which no answer is known where the new one answered."""
+    draw = np.random.default_rng(3)
+    known = np.full((1000, 1), np.nan)
+    known[60:, 0] = draw.random(940) < 0.96
+    scores = np.full(1000, np.nan)
+    scores[:60] = draw.random(60) < right
+    level, variance = new_level(known, np.full((1000, 1), 0.96), scores)
+    assert level == pytest.approx(np.nanmean(scores), abs=0.1)
+    assert abs(level - right) < 3 * np.sqrt(variance) + 0.1

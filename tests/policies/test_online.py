@@ -80,7 +80,8 @@ def in_batch(queries: list[Query], stack: Stack) -> Estimates:
     known = (1.0 - weights.sum()) * stack.means + sum(w * each for w, each in zip(weights, members, strict=True))
     deviation = np.where(stack.new, members[0], 0.0) + smooth @ stack.tilt
     known = (stack.means + trust * (known - stack.means)) @ stack.mixture + stack.offset + trust * deviation
-    sigma = np.hypot(stack.spread * (2.0 - trust), np.max(members, axis=0) - np.min(members, axis=0))
+    apart = np.where(stack.new, 0.0, np.max(members, axis=0) - np.min(members, axis=0))
+    sigma = np.hypot(stack.spread * (2.0 - trust), apart)
     return Estimates(np.clip(known, 0.0, 1.0), sigma, stack.charges.predict(inputs, tokens))
 
 
