@@ -21,7 +21,7 @@ from backends.whole import FINISH, ID, MODEL, read
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 USAGE = re.compile(rb'"usage"\s*:\s*\{')  # an object: some send `null` in every event before it
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"(?:error"|type": ?"error"|object": ?"error")')
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 _EVENT = re.compile(rb".*?\n\n", re.DOTALL)
 _LAST = re.compile(rb"(?:^|\n)event: (?:message_stop|response\.(?:completed|incomplete|failed))\n")
 
@@ -132,7 +132,7 @@ class EventStream:
 
     def _pass(self, block: bytes) -> None:
         """Make ready what of a block goes to the client, in order."""
-        if self._said_done or _DONE in block:
+        if self._said_done or DONE in block:
             block = self._until_done(block)
         if b"data:" in block:
             self._progressed()
@@ -156,7 +156,7 @@ class EventStream:
 
     def _until_done(self, block: bytes) -> bytes:
         """The block up to [DONE]: of what an engine sends after it only usage is read, and nothing is relayed."""
-        cut = 0 if self._said_done else block.index(_DONE) + len(_DONE)
+        cut = 0 if self._said_done else block.index(DONE) + len(DONE)
         rest, self._over = block[cut:], self._said_done
         self.report.complete = self._said_done = True
         for event in _EVENT.findall(rest):

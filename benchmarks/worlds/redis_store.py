@@ -31,9 +31,18 @@ def _named(key: bytes) -> tuple[str, str]:
 class HostOutbox(Outbox):
     """Its file is unlocked when its process dies."""
 
+    _is_closed = False
+
+    def close(self) -> None:
+        """As Outbox.close: a start that failed does so before its process dies."""
+        self._is_closed = True
+        super().close()
+
     def cut(self) -> None:
         """As the kernel does."""
-        os.close(self._file)
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._file)
 
 
 class SeededSecrets:

@@ -179,11 +179,18 @@ class WorldVerdict:
             return
         plan = self.world.engines[served].plans[request.nonce][-1]
         wanted = {cost for each in self._versions(served, request) for cost in self._costs(each, request, plan)}
+        if self._died_owing(request):
+            wanted |= {self._worst(request, each) for each in self._versions(served, request)}
         others = (
             bool(self._failed_runs(request)) or model in self.world.programs
         )  # a run before it, which has a line too
         if (paid not in wanted or (model != served and not others)) and not self._forgotten(request):
             yield f"paid {paid} for {model!r}, a whole answer of {served} costs {' or '.join(map(str, sorted(wanted)))}"
+
+    def _died_owing(self, request: ClientRequest) -> bool:
+        """Whether its gateway died while Redis was away, and what it owed with it."""
+        keeps = self.world.store.kind == "sqlite" or self.world.store.has_disks
+        return bool(self.world.away) and not keeps and not self.world.gateways[request.gateway].process.alive_until_end
 
     def _forgotten(self, request: ClientRequest) -> bool:
         """Whether the disk may have lost its settlement."""

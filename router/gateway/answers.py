@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from backends.sse import USAGE
+from backends.sse import DONE, USAGE
 from backends.types import Reply, Report, Whole
 from router.gateway.metering import Bill, billed
 from router.gateway.run_eagerly import to_its_end
 from router.gateway.types import Attempt
 from router.types import NanoUsd, show_usd
 
-_DONE = b"data: [DONE]\n\n"
 _ONE_USAGE = ("/v1/chat/completions", "/v1/completions")  # messages and responses report theirs in parts
 Settle = Callable[[Attempt, Bill, Report | None], Awaitable[None]]
 
@@ -37,7 +36,7 @@ class RelayedAnswer:
             if annotates and self._is_last_usage(chunk):
                 yield with_cost(chunk, self.bill().spend.cost)
                 continue
-            if chunk.endswith(_DONE):
+            if chunk.endswith(DONE):
                 await self.settle()
             yield chunk
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from backends.dialects.over_chat import CHAT
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut
-from backends.sse import USAGE
+from backends.sse import DONE, USAGE
 from backends.types import Reply, Report, Request, Stream, Whole
 from router.errors import NoCandidate, PointsmanError, RequestRejected, UpstreamFailed
 from router.gateway.eligibility import worst_cost
@@ -51,6 +51,7 @@ class StepReply:
     role: str
     attempt: Attempt
     reply: Reply = _NO_REPLY
+    is_logged: bool = False
 
     @property
     def is_there(self) -> bool:
@@ -231,9 +232,22 @@ class Run:
         if report is None and attempt.run is not None:
             bill = attempt.run.bill()  # a program within this one, which broke off
         self._ended.append(bill.spend)
+        await self._log(answer, bill, report)
+
+    async def log_whole(self) -> None:
+        """Log the steps that have given all of their answers, before the run itself is settled."""
+        for answer in list(self._begun.values()):
+            report = answer.reply.report
+            if answer.is_there and report.complete:
+                await to_its_end(self._log(answer, billed(answer.attempt, report), report))
+
+    async def _log(self, answer: StepReply, bill: Bill, report: Report | None) -> None:
+        if answer.is_logged:
+            return
+        answer.is_logged = True
         if report is not None and report.complete:
             self.gateway.steps.answered(self.plan.program, answer.role, bill.spend.completion_tokens)
-        await self.gateway.close_step(attempt, bill, report)
+        await self.gateway.close_step(answer.attempt, bill, report)
 
     def _hold_of(self, model: Any, call: Call) -> Hold:
         """A part of the program's own hold. Raises: OverPlan."""
@@ -372,6 +386,8 @@ class ProgramStream:
                 yield event
             return
         async for block in reply:
+            if block.endswith(DONE):
+                await self._run.log_whole()
             yield with_usage(block, self._run.bill().spend) if USAGE.search(block) is not None else block
 
     async def aclose(self) -> None:

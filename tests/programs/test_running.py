@@ -152,6 +152,20 @@ async def test_a_stream_shows_its_progress_as_comments_and_then_the_answer(tmp_p
         assert await house.spent(DAY) == (answer.total, 0)
 
 
+async def test_when_a_run_is_logged_as_over_all_its_steps_are(tmp_path: Path) -> None:
+    """Whoever sums what is in the log while a gateway is killed finds no run that costs more than its steps."""
+    program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
+    async with programs_in(tmp_path, program) as house:
+        for stream in (False, True):
+            answer, _ = await house.read("Write.", model="draft", stream=stream)
+            run = answer.attempt.decision.decision_id
+            log = await entries(house)
+            steps = {e.decision_id for e in log if isinstance(e, DecisionRecord) and e.metadata.get("run") == run}
+            ended = [e.decision_id for e in log if isinstance(e, SettlementRecord) and e.decision_id in {run, *steps}]
+            assert len(ended) == len(steps) + 1
+            assert ended[-1] == run
+
+
 async def test_the_last_step_of_a_stream_streams_as_it_comes(tmp_path: Path) -> None:
     program = {"draft": {"kind": "refine", "draft": "small", "critic": "large"}}
     async with programs_in(tmp_path, program, lines={"large": Line(text="too short")}) as house:
