@@ -54,9 +54,16 @@ def _head(request: Mapping[str, Any], answer: Mapping[str, Any]) -> Tree:
         "model": model_of(request, answer),
         "output": [],
         **echoed,
+        "tools": [_tool(each) for each in echoed["tools"]],
         "text": {**_ECHOED["text"], **(request.get("text") or {})},
         "reasoning": {"effort": (request.get("reasoning") or {}).get("effort"), "summary": None},
     }
+
+
+def _tool(tool: Any) -> Any:
+    """A tool as answers repeat it, which say of a function what a request may leave out."""
+    is_function = isinstance(tool, Mapping) and tool.get("type") == "function"
+    return {"parameters": None, "strict": None, **tool} if is_function else tool
 
 
 def _finished(head: Tree, items: list[_Item], finish: str, counts: Counts) -> Tree:

@@ -237,6 +237,15 @@ def test_openais_sdk_reads_a_stream_and_every_event_is_as_published(chunks: list
     assert read.usage.total_tokens == 27
 
 
+@pytest.mark.parametrize("tool", [{"type": "function", "name": "now"}, {"type": "custom", "name": "now"}, TOOL])
+def test_a_tool_is_repeated_as_published_where_the_request_said_little_of_it(tool: dict[str, Any]) -> None:
+    request = {**ASKED, "tools": [tool]}
+    whole = RESPONSES.from_chat(request, answer({"content": "Hello."}))
+    assert complaint("POST", "/v1/responses", 200, "application/json", msgspec.json.encode(whole)) is None
+    assert complaint("POST", "/v1/responses", 200, "text/event-stream", stream("/v1/responses", request, TEXT)) is None
+    assert tool.items() <= whole["tools"][0].items()
+
+
 def test_a_custom_tool_of_responses_gets_its_text_back() -> None:
     asked = ASKED | {"tools": [{"type": "custom", "name": "patch"}]}
     call = {"index": 0, "id": "c", "function": {"name": "patch", "arguments": '{"input": "+x"}'}}
