@@ -79,6 +79,7 @@ class SqliteWorldStore:
     """The file of a world, and each process's way to it."""
 
     kind = "sqlite"
+    has_disks = True  # what a gateway owes outlives it
 
     def __init__(self, world: SeededWorld) -> None:
         self._world = world
