@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from router.stores.redis.outbox import Outbox
 from router.stores.redis.settlement import Settlement, limits_text
 from router.terms import Terms
 from router.types import Budget, Hold
-from tests.stores.conftest import Clock, RedisProcess, free_port
+from tests.stores.conftest import Clock, RedisProcess, free_port, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held, usd
 
 pytestmark = pytest.mark.anyio
@@ -172,6 +173,32 @@ async def test_whoever_empties_redis_has_no_keys_left_and_what_is_under_way_is_c
         assert await stores.keys.find(secret, clock()) is None
         await stores.ledger.settle(hold, spend(20))
         assert await spent_and_held(stores, b, clock()) == (20, 0)
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted without its file"])
+async def test_a_redis_that_was_emptied_is_told_once_by_each_gateway(
+    redis: RedisProcess, clock: Clock, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    async with replicas(redis.url, clock) as both:
+        await buy(both[0], principal(budget(100)), 60, now_ms=clock())
+        for gateway in both:
+            await gateway.ledger.tend()
+        assert "emptied" not in caplog.text
+        if how == "flushed":
+            with Redis(unix_socket_path=str(redis.socket)) as client:
+                client.flushall()
+        else:
+            redis.kill()
+            for file in redis.socket.parent.glob("appendonlydir/*"):
+                file.unlink()
+            redis.start()
+        for _ in range(4):
+            for gateway in both:
+                with contextlib.suppress(StoreUnavailable):  # the connection to the one that was killed
+                    await gateway.ledger.tend()
+        assert caplog.text.count("Redis was emptied") == len(both)
+        kinds = [entry.kind for entry in await both[0].audit.read(after="", limit=9)]
+        assert kinds == ["store.emptied"] * len(both)
 
 
 async def test_a_key_that_is_remembered_reserves_nothing_in_a_redis_that_was_emptied(

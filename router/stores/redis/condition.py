@@ -21,6 +21,7 @@ class Condition:
     def __init__(self, *, accepts_eviction: bool) -> None:
         self._accepts_eviction = accepts_eviction
         self._policy: str | None = None
+        self._keys_version = 0
         self._skew_ms = 0
 
     def check_start(self, policy: str) -> None:
@@ -49,6 +50,14 @@ class Condition:
             "Redis's maxmemory-policy is %s now; it was %s. It may evict what was spent. %s", policy, before, ADVICE
         )
         return f"maxmemory-policy is {policy}; it was {before}"
+
+    def heard_keys_version(self, version: int) -> str | None:
+        """What to note where Redis had one and has none: whatever it knew is gone, and what was spent with it."""
+        before, self._keys_version = self._keys_version, version
+        if version or not before:
+            return None
+        LOG.error("Redis was emptied: what was spent is forgotten, and budgets begin anew. Restore it from a copy.")
+        return "what was spent is forgotten, and budgets begin anew"
 
     def heard_skew(self, skew_ms: int) -> None:
         """By how much this gateway's clock is ahead of Redis's."""

@@ -248,6 +248,8 @@ class RedisLedger:
                 "tend", self._clock(), *words
             )
             self._condition.heard_skew(skew_ms)
+            if (why := self._condition.heard_keys_version(keys_version)) is not None:
+                await self._audit.note("store.emptied", self._link.prefix, {"reason": why})
             if self.revocations is not None:
                 self.revocations.heard(keys_version)
             self._settling.forgotten(forgotten)
