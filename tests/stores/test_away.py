@@ -189,7 +189,7 @@ async def test_a_redis_that_was_emptied_is_told_once_by_each_gateway(
                 client.flushall()
         else:
             redis.kill()
-            for file in redis.socket.parent.glob("appendonlydir/*"):
+            for file in redis.socket.parent.rglob("*.aof"):
                 file.unlink()
             redis.start()
         for _ in range(4):
