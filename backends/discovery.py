@@ -6,10 +6,12 @@ An engine that does not tell (no /metrics, no such path) is simply unknown: its 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,12 +22,14 @@ from backends.declared import NOTHING, PAGES, SHOW, Declared, is_ollamas, of_car
 from backends.errors import BackendError, Cut, Unreachable
 from backends.types import Backend
 
+LOG = logging.getLogger("pointsman.engines")
 _SAMPLE = re.compile(r"^vllm:([a-z0-9_]+)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 _OVERHEAD_S = 0.018  # Petals adds 18 ms to every hop
 _UNKNOWN_RTT_S = 0.15  # and takes this for a server it has not timed
 _NO_ROOM_S = 10.0  # and this where the KV cache would not fit
 NEARLY_FULL = 0.95
 LONGEST_NAME = 512  # characters, of a model
+MOST_MODELS = 1000  # of one engine, widths and adapters counted in: each is a candidate of every request
 SILENCES = 2  # in a row after which an engine counts as gone
 MOST_SHOWN = 20  # models that are asked about at once
 NONE: Mapping[str, Declared] = {}
@@ -131,12 +135,19 @@ class Watch:
             if self._declared is None:
                 self._declared = await self._pages()
             await self._show(listed)
-            self.models = models_of(listed, self._declared, self._shown)
+            self._list(models_of(listed, self._declared, self._shown))
         measured = None
         if self.answers:
             with suppress(Unreachable):
                 measured = await self._page("/metrics")
         self._read(measured.decode("utf-8", errors="replace") if measured else "")
+
+    def _list(self, models: tuple[Found, ...]) -> None:
+        """Take over what it lists, the first MOST_MODELS of it; that there are more is told when it begins."""
+        if len(models) > MOST_MODELS and len(self.models) != MOST_MODELS:
+            name = getattr(self._backend, "name", "an engine")
+            LOG.warning("%s lists more than %d models; the others are left out.", name, MOST_MODELS)
+        self.models = models[:MOST_MODELS]
 
     async def _pages(self) -> Declared:
         """Once each time it comes up: engines do not change what they can do while they run."""
@@ -198,7 +209,7 @@ def models_of(body: bytes, pages: Declared = NOTHING, shown: Mapping[str, Declar
     cards = _cards(body)
     whose = pages if len(cards) == 1 else NOTHING
     said = ((card, of_card(card).over(shown.get(card["id"], NOTHING)).over(whose)) for card in cards)
-    return tuple(found for card, declared in said for found in _names(card, declared))
+    return tuple(islice((found for card, declared in said for found in _names(card, declared)), MOST_MODELS + 1))
 
 
 def _cards(body: bytes) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backends.scripted import Line, always
+from benchmarks.scripted_server import ScriptedServer
 from tests.http.conftest import Running, chat, engine, serving, settings_for, until
 
 pytestmark = pytest.mark.anyio
@@ -291,3 +293,19 @@ async def test_a_database_that_was_taken_away_refuses_requests_by_name_until_it_
             assert "pointsman.db is not the file that was opened" in answer.json()["error"]["message"]
             (tmp_path / "elsewhere").rename(database)
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
+async def test_an_engine_that_lists_a_hundred_thousand_models_does_not_stop_the_others(tmp_path: Path) -> None:
+    cards = [{"id": f"m{i}", "object": "model", "parent": "m0" if i else None} for i in range(100_000)]
+    line = always(Line(text="well"))
+    async with engine(text="fine") as one, ScriptedServer(line, models=cards) as lister:
+        settings = settings_for(tmp_path, {"one": one}, default_price={"prompt": 5, "completion": 5})
+        settings["backends"]["many"] = {"kind": "vllm", "url": lister.url, "discover": True}
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            for model in ("one", "auto", "m1"):
+                answer = await client.post("/v1/chat/completions", json=chat() | {"model": model})
+                assert answer.status_code == 200, answer.text
+            listed = [each["id"] for each in (await client.get("/v1/models")).json()["data"]]
+            assert {"one", "m0", "m1"} < set(listed)
+            assert len(listed) < 1_100
+        assert gateway.log.read_text().count("many lists more than 1000 models") == 1

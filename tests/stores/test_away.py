@@ -198,7 +198,7 @@ async def test_a_redis_that_was_emptied_is_told_once_by_each_gateway(
                     await gateway.ledger.tend()
         assert caplog.text.count("Redis was emptied") == len(both)
         kinds = [entry.kind for entry in await both[0].audit.read(after="", limit=9)]
-        assert kinds == ["store.emptied"] * len(both)
+        assert kinds.count("store.emptied") == len(both)
 
 
 async def test_a_key_that_is_remembered_reserves_nothing_in_a_redis_that_was_emptied(
