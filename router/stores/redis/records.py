@@ -31,7 +31,7 @@ class RedisRecordStore:
     """A RecordStore: a hash for each kind, and its names in order.
 
     What this process kept in the last hour is told again to a Redis that has restarted or was promoted, and may have
-    lost it: else a key that was disabled just before would work again.
+    lost it. Else a key that was disabled just before would work again.
     """
 
     def __init__(self, link: Link, *, clock: Callable[[], int], audit: RedisAudit) -> None:
