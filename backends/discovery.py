@@ -113,6 +113,8 @@ class Watch:
     async def refresh(self, clock: Callable[[], float] = monotonic) -> None:
         """Ask once. An engine that does not answer keeps its models and loses its load. Raises: nothing.
 
+        One whose page of models is none, such as a proxy's of HTML, keeps them too.
+
         One that is silent once is busy. So is one that is silent while its answers to requests come. One that cannot be
         reached, or is silent twice otherwise, does not answer.
         """
@@ -131,7 +133,7 @@ class Watch:
             self.answers = bool(self.answers) and not certain and self._silent < SILENCES
         if not self.answers:
             self._declared, self._shown = None, {}
-        if listed is not None:
+        if listed is not None and is_list(listed):
             if self._declared is None:
                 self._declared = await self._pages()
             await self._show(listed)
@@ -212,13 +214,22 @@ def models_of(body: bytes, pages: Declared = NOTHING, shown: Mapping[str, Declar
     return tuple(islice((found for card, declared in said for found in _names(card, declared)), MOST_MODELS + 1))
 
 
+def is_list(body: bytes) -> bool:
+    """Whether this is a /v1/models page, perhaps one that lists nothing."""
+    return isinstance(_listed(body), list)
+
+
 def _cards(body: bytes) -> list[dict[str, Any]]:
     """The entries of a /v1/models page; [] where it is none."""
-    try:
-        listed = msgspec.json.decode(body, type=dict[str, Any]).get("data")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
+    listed = _listed(body)
     return [each for each in listed if _is_card(each)] if isinstance(listed, list) else []
+
+
+def _listed(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any]).get("data")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _is_card(card: object) -> bool:

@@ -31,6 +31,7 @@ from backends.errors import TimedOut
 from backends.openai import OpenAIBackend
 from backends.pool import Replicas, replica_of
 from backends.scripted import Line, Scripted, always
+from backends.types import Reply, Request
 from benchmarks.scripted_server import ScriptedServer
 from tests.backends.conftest import asked, streamed
 
@@ -100,6 +101,42 @@ def test_a_profile_among_the_widths_is_found_and_what_is_no_width_is_not() -> No
 @pytest.mark.parametrize("page", [b"<html>", b"{}", b"[]", b'{"data": [{"name": 1}]}', b"\xff"])
 def test_a_page_that_lists_no_models_finds_none(page: bytes) -> None:
     assert models_of(page) == ()
+
+
+class Changing:
+    """A backend whose /v1/models is what was set last."""
+
+    name = "changing"
+
+    def __init__(self, page: bytes) -> None:
+        self.page = page
+
+    async def get(self, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        return (200, self.page) if path == "/v1/models" else (404, body)
+
+    async def send(self, request: Request) -> Reply:
+        raise TimedOut(request.path, backend=self.name)
+
+    async def ping(self) -> bool:
+        return True
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+@pytest.mark.parametrize(
+    "page", [b"<html>back soon</html>", b'{"data":' + b"[" * 50_000, b"", b"{}"], ids=["html", "deep", "empty", "other"]
+)
+async def test_a_page_that_is_no_list_takes_no_model_away_and_an_empty_list_does(page: bytes) -> None:
+    backend = Changing(b'{"data": [{"id": "m"}]}')
+    watch = Watch(backend)
+    await watch.refresh()
+    backend.page = page
+    await watch.refresh()
+    assert ([found.name for found in watch.models], watch.answers) == (["m"], True)
+    backend.page = b'{"data": []}'
+    await watch.refresh()
+    assert watch.models == ()
 
 
 async def test_queue_and_cache_are_summed_over_the_engines_cores() -> None:
