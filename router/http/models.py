@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -67,25 +68,28 @@ def health(ready: Ready) -> APIRouter:
     """The router of whether it works. `ready` names what is not: an empty answer is ready."""
     router = APIRouter()
 
-    @router.get("/health")
+    def look(path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # monitors often ask by HEAD
+        return lambda answer: router.get(path)(router.head(path, include_in_schema=False)(answer))
+
+    @look("/health")
     async def alive() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @router.get("/health/liveliness")
-    @router.get("/health/liveness")
+    @look("/health/liveliness")
+    @look("/health/liveness")
     async def liveliness() -> str:
         """The same in LiteLLM's words."""
         return "I'm alive!"
 
-    @router.get("/ready")
+    @look("/ready")
     async def readiness(response: Response) -> dict[str, object]:
         """The stores answer and at least one backend is up."""
         missing = await ready()
         response.status_code = 503 if missing else 200
         return {"status": "not ready" if missing else "ready", "missing": missing}
 
-    @router.get("/health/readiness")
+    @look("/health/readiness")
     async def healthy(response: Response) -> dict[str, object]:
         """The same in LiteLLM's words."""
         missing = await ready()

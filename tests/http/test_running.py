@@ -309,3 +309,12 @@ async def test_an_engine_that_lists_a_hundred_thousand_models_does_not_stop_the_
             assert {"one", "m0", "m1"} < set(listed)
             assert len(listed) < 1_100
         assert gateway.log.read_text().count("many lists more than 1000 models") == 1
+
+
+async def test_monitors_that_ask_by_head_are_told_how_it_is(tmp_path: Path) -> None:
+    async with engine(text="well") as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            for path in ("/health", "/ready", "/health/liveliness", "/health/readiness"):
+                asked = await client.head(path)
+                assert (asked.status_code, asked.content) == (200, b"")
+                assert (await client.get(path)).status_code == 200
