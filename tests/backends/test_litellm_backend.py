@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import msgspec
@@ -112,6 +116,30 @@ async def test_trouble_before_the_first_byte_is_raised(trouble: str, error: type
         with pytest.raises(error) as raised:
             await backend.send(to_provider())
     assert "secret" not in str(raised.value)
+
+
+async def test_a_provider_that_names_the_moment_to_ask_again_is_not_left_alone_for_an_hour() -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(429)
+            self.send_header("retry-after", formatdate(time.time() + 100, usegmt=True))
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}/v1"
+        backend = LiteLLMBackend(name="gpt", api_key="sk-upstream-secret", api_base=base)
+        with pytest.raises(Overloaded) as raised:
+            await backend.send(to_provider())
+        await backend.aclose()
+        server.shutdown()
+    assert raised.value.retry_after_s is not None
+    assert 0 <= raised.value.retry_after_s <= 100
 
 
 async def test_a_stream_that_breaks_midway_ends_with_a_failure() -> None:
