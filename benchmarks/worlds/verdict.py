@@ -189,8 +189,8 @@ class WorldVerdict:
 
     def _died_owing(self, request: ClientRequest) -> bool:
         """Whether its gateway died while Redis was away, and what it owed with it."""
-        keeps = self.world.store.kind == "sqlite" or self.world.store.has_disks
-        return bool(self.world.away) and not keeps and not self.world.gateways[request.gateway].process.alive_until_end
+        keeps, lived = self.world.store.has_disks, self.world.gateways[request.gateway].process.alive_until_end
+        return bool(self.world.away) and not keeps and not lived
 
     def _forgotten(self, request: ClientRequest) -> bool:
         """Whether the disk may have lost its settlement."""

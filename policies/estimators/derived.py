@@ -52,8 +52,8 @@ def as_one(history: History, family: Sequence[int], made: Mapping[int, int]) -> 
     each[0] = 1.0
     weight = seen @ each
     total = np.where(seen, scores - np.array([above[arm] for arm in family]), 0.0) @ each
-    told = np.where(weight > 0.0, total / np.where(weight > 0.0, weight, 1.0), np.nan)
-    return told, history.reliability * np.where(weight > 0.0, np.minimum(weight, 1.0), 1.0)
+    means = np.where(weight > 0.0, total / np.where(weight > 0.0, weight, 1.0), np.nan)
+    return means, history.reliability * np.where(weight > 0.0, np.minimum(weight, 1.0), 1.0)
 
 
 def usual_difference(arm: Arm, parent: Arm) -> float:
