@@ -95,7 +95,7 @@ class Runtime:
         asks need not have a key, and may not learn where stores and engines are."""
         missing, why = {}, ""
         try:
-            await self.stores.ledger.balances([], now_ms())
+            await self.stores.ledger.check()
         except PointsmanError as error:
             missing["store"], why = "unavailable", error.message
         down = self.gateway.decider.down  # as requests find them: a look that is under way may know more

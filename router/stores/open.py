@@ -32,6 +32,9 @@ class LeasingLedger(Ledger, Leases, Protocol):
     async def tend(self) -> None:
         """Renew and expire leases and settle what was kept; it does so by itself every half second."""
 
+    async def check(self) -> None:
+        """Write something. Raises: StoreUnavailable: nothing can be reserved now."""
+
 
 class RecallingLog(OutcomeLog, Recollection, Protocol):
     """What every outcome log here is."""

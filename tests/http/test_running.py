@@ -217,6 +217,20 @@ async def test_who_is_ready_serves_though_another_engine_says_nothing_for_long(t
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
 
+async def test_who_cannot_write_its_ledger_is_not_ready(tmp_path: Path) -> None:
+    """What is reserved has to be written, and to be read is no proof of that."""
+    async with engine(text="fine") as one:
+        async with serving(tmp_path, settings_for(tmp_path, {"one": one})) as gateway, gateway.client() as client:
+            assert await answers(client, "/ready", 200)
+            (store,) = tmp_path.rglob("*.db")
+            store.rename(store.with_name("elsewhere"))
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 503
+            assert (await client.get("/ready")).json()["missing"] == {"store": "unavailable"}
+            store.with_name("elsewhere").rename(store)
+            assert await answers(client, "/ready", 200)
+            assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+
+
 async def answers(client: httpx.AsyncClient, path: str, status: int) -> bool:
     return (await client.get(path)).status_code == status
 

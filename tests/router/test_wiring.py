@@ -60,7 +60,7 @@ async def test_whoever_asks_whether_it_is_ready_learns_no_address(caplog: pytest
     runtime = cast(Any, object.__new__(Runtime))
     runtime.fleet = SimpleNamespace(backends={"engine.internal": None})
     runtime.gateway = SimpleNamespace(decider=SimpleNamespace(down={"engine.internal"}))
-    runtime.stores, runtime.unready = SimpleNamespace(ledger=SimpleNamespace(balances=lost)), ""
+    runtime.stores, runtime.unready = SimpleNamespace(ledger=SimpleNamespace(check=lost)), ""
     for _ in range(3):
         assert await runtime.missing() == {"store": "unavailable", "backends": "none answers"}
     said = [record.getMessage() for record in caplog.records]

@@ -505,3 +505,14 @@ async def test_the_master_of_a_sentinel_is_found(tmp_path: Path, clock: Clock) -
     finally:
         sentinel.kill()
         master.kill()
+
+
+async def test_a_replica_that_may_only_be_read_is_no_store_to_reserve_in(redis: RedisProcess, clock: Clock) -> None:
+    async with open_stores(redis.url, clock=clock) as stores:
+        await stores.ledger.check()
+        redis.ask("REPLICAOF 127.0.0.1 1")
+        await stores.ledger.balances([], clock())
+        with pytest.raises(StoreUnavailable):
+            await stores.ledger.check()
+        redis.ask("REPLICAOF NO ONE")
+        await stores.ledger.check()

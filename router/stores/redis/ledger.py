@@ -237,6 +237,11 @@ class RedisLedger:
         """Renew and end leases, settle what was kept, restore what Redis has lost. Raises: StoreUnavailable."""
         await self._tend()
 
+    async def check(self) -> None:
+        """As `tend`, which writes, by a clock that agrees. Raises: StoreUnavailable: nothing can be reserved now."""
+        await self.balances([], 0)
+        await self._tend()
+
     async def _tend(self, *, heed_policy: bool = True, age_s: float | None = None) -> str:
         """As `tend`; returns the maxmemory-policy, "" where it cannot be read."""
         async with self._tending:

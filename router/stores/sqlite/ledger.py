@@ -220,6 +220,15 @@ class SqliteLedger:
         if self.revocations is not None:
             self.revocations.heard(self._time.facts.keys)
 
+    async def check(self) -> None:
+        """Write the time. Raises: StoreUnavailable: nothing can be reserved now."""
+        if jump_ms := self._time.jump_ms():
+            raise StoreUnavailable(why_stopped(jump_ms))
+        await self._db.transact(self._write_time)
+
+    def _write_time(self) -> None:
+        self._db.execute("UPDATE facts SET newest_ms = max(newest_ms, ?)", (self._time.now_ms(),))
+
     def jump_ms(self) -> int:
         """By how much the clock has jumped; while this is not 0, nothing is reserved."""
         return self._time.jump_ms()
@@ -274,7 +283,7 @@ class SqliteLedger:
                 record.expires_ms = expires_ms
             else:
                 self._mine.pop(record.decision_id, None)
-        self._db.execute("UPDATE facts SET newest_ms = max(newest_ms, ?)", (self._time.now_ms(),))
+        self._write_time()
 
     async def _settle_kept(self) -> None:
         while self._unsettled:
