@@ -362,13 +362,23 @@ async def _close(runtime: Runtime) -> None:
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work again and again; a failure is logged and the next turn tried."""
+    """Do the work again and again. A failure is logged, once while it stays the same, and the next turn tried."""
+    said = ""
     while True:
         await asyncio.sleep(seconds)
         try:
             await work()
-        except Exception:
-            LOG.exception("a background task failed and is tried again in %s s", seconds)
+        except Exception as error:
+            known, said = said, repr(error)
+            if said != known:
+                LOG.error(
+                    "a background task failed and is tried again every %s s: %s",
+                    seconds,
+                    error,
+                    exc_info=None if isinstance(error, StoreUnavailable) else error,
+                )
+        else:
+            said = ""
 
 
 @asynccontextmanager

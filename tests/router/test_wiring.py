@@ -17,7 +17,7 @@ from router.catalogue.factories import build_embedder
 from router.errors import StoreUnavailable
 from router.settings import load
 from router.stores.open import open_stores
-from router.wiring import Runtime, _running
+from router.wiring import Runtime, _every, _running
 
 pytestmark = pytest.mark.anyio
 
@@ -67,3 +67,22 @@ async def test_whoever_asks_whether_it_is_ready_learns_no_address(caplog: pytest
     assert len(said) == 1
     assert "10.1.2.3:6379" in said[0]
     assert "engine.internal" in said[0]
+
+
+async def test_a_failure_that_stays_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk is not filled by the log about it."""
+    away, other = StoreUnavailable("the disk is full"), ValueError("a defect")
+    ends = asyncio.Event()
+    found = iter([away, away, away, other, other, None, away, ends])
+
+    async def work() -> None:
+        each = next(found, None)
+        if isinstance(each, Exception):
+            raise each
+        if each is ends:
+            ends.set()
+
+    async with asyncio.timeout(10), _running(lambda: _every(0.001, work)):
+        await ends.wait()
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True, False]
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [str(away), str(other), str(away)]
