@@ -75,6 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from router.stores.open import open_stores  # noqa: PLC0415
 
     settings = load(arguments.config)
+    arguments.known = frozenset(settings.tenants)
 
     async def work() -> None:
         make_state_dir(settings)  # keys may be made before the first start
@@ -105,6 +106,7 @@ def _now_ms() -> int:
 
 
 async def _create(arguments: argparse.Namespace, stores: Stores) -> None:
+    is_new = arguments.tenant not in arguments.known and await stores.records.get("tenant", arguments.tenant) is None
     expires = None if arguments.expires is None else _now_ms() + _seconds(arguments.expires, "--expires") * 1000
     key, secret = await stores.keys.create(
         arguments.tenant,
@@ -115,6 +117,8 @@ async def _create(arguments: argparse.Namespace, stores: Stores) -> None:
         admin=arguments.admin,
     )
     print(f"{key.id} of {key.tenant}\n\n  {secret}\n\nIt is shown this once; only its hash is kept.")
+    if is_new:
+        print(f"note: there was no tenant {key.tenant!r}: it is made, without a budget of its own")
     await _note(stores, "key.created", key.id, tenant=key.tenant, name=key.name, admin=key.admin)
 
 

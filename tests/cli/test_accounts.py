@@ -62,3 +62,14 @@ def test_spend_is_summed_by_what_is_asked_for(config: Path, capsys: pytest.Captu
     assert "beta" in said(capsys, "spend", "--by", "tenant,day", "--csv", "--config", str(config))
     assert main(["spend", "--by", "colour", "--config", str(config)]) == 2
     assert main(["spend", "--days", "0", "--config", str(config)]) == 2
+
+
+def test_a_key_for_a_tenant_that_nobody_knew_says_that_it_pays_without_a_budget(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name may be a typing mistake, and what it spends is bounded by nothing."""
+    create = ("keys", "create", "--config", str(config))
+    for known in ("acme", "beta"):
+        assert "note:" not in said(capsys, *create, known)
+    assert "there was no tenant 'betta'" in said(capsys, *create, "betta")
+    assert "note:" not in said(capsys, *create, "betta")
