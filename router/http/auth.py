@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from router.errors import Forbidden, Unauthenticated
+from router.errors import Forbidden, InvalidRequest, Unauthenticated
 from router.settings.credentials import Credentials
 from router.types import Principal
 
@@ -55,12 +56,14 @@ def key_first(authentication: Authentication, *, admin: bool = False) -> type[AP
 
     class KeyFirst(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
+            handle, known = super().get_route_handler(), frozenset(_query_of(self.dependant))
 
             async def look_and_handle(request: Request) -> Response:
                 principal = await authentication.of(request.scope["headers"])
                 if admin:
                     require_admin(principal)
+                if request.url.path.startswith("/admin/"):
+                    _check_query(request.query_params, known)
                 request.state.principal = principal
                 await request.body()  # it is kept for the handler
                 return await handle(request)
@@ -68,6 +71,21 @@ def key_first(authentication: Authentication, *, admin: bool = False) -> type[AP
             return look_and_handle
 
     return KeyFirst
+
+
+def _query_of(dependant: Dependant) -> Iterator[str]:
+    """Names of query parameters."""
+    yield from (each.alias for each in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _query_of(each)
+
+
+def _check_query(asked: Iterable[str], known: frozenset[str]) -> None:
+    """A filter that has no effect shows what nobody asked for. Raises: InvalidRequest."""
+    for name in asked:
+        if name not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there is none"
+            raise InvalidRequest(f"There is no query parameter {name[:40]!r} here; {there}.", param=name[:40])
 
 
 def require_admin(principal: Principal) -> None:

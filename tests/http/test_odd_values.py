@@ -165,3 +165,12 @@ def test_no_cell_of_a_report_is_a_formula(name: str) -> None:
 def test_nothing_of_this_failed(gateway: Running) -> None:
     assert "Traceback" not in gateway.log.read_text()
     assert json.loads(asked(gateway, "GET", "/ready").content)["status"] == "ready"
+
+
+@pytest.mark.parametrize("path", ["keys?tenant=acme", "spend?form=2026-01-01", "audit?kind=x", "prices?name=small"])
+def test_a_filter_that_is_none_is_named_instead_of_showing_everything(gateway: Running, path: str) -> None:
+    refused = asked(gateway, "GET", f"/admin/v1/{path}")
+    name = path.partition("?")[2].partition("=")[0]
+    assert refused.status_code == 400, refused.text
+    assert refused.json()["error"]["param"] == name
+    assert f"no query parameter '{name}'" in refused.json()["error"]["message"]
