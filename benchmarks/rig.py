@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 
@@ -90,7 +92,10 @@ def prompts(count: int, *, seed: int = 7) -> list[dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class RigRun:
-    """One measured load: latencies in milliseconds, CPU of the process tree in microseconds a request."""
+    """One measured load: latencies in milliseconds, CPU of the gateway's processes in microseconds a request.
+
+    Processes that fit or refit come and go. What they took meanwhile is told apart, and their memory is at its end.
+    """
 
     name: str
     connections: int
@@ -101,32 +106,56 @@ class RigRun:
     errors: int
     cpu_us: float
     rss_mb: float
+    aside_cpu_s: float
+    aside_rss_mb: float
 
     def row(self) -> str:
         """One line of the table."""
         return (
             f"{self.name:<34}{self.connections:>6}{self.requests / self.seconds:>10,.0f}{self.p50_ms:>9.2f}"
-            f"{self.p99_ms:>9.2f}{self.cpu_us:>10.0f}{self.rss_mb:>8.0f}{self.errors:>8}"
+            f"{self.p99_ms:>9.2f}{self.cpu_us:>10.0f}{self.rss_mb:>8.0f}{self.aside_cpu_s:>9.1f}{self.aside_rss_mb:>9.0f}"
+            f"{self.errors:>8}"
         )
 
 
-HEAD = f"{'':<34}{'conn':>6}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'CPU µs':>10}{'RSS MB':>8}{'errors':>8}"
+HEAD = (
+    f"{'':<34}{'conn':>6}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'CPU µs':>10}{'RSS MB':>8}{'fits: s':>9}{'MB':>9}"
+    f"{'errors':>8}"
+)
+NO_TIMES = SimpleNamespace(user=0.0, system=0.0)
+PASSING = "router.learning."  # modules of processes that come and go
 
 
 class Tree:
-    """A process and its children."""
+    """A process and its children; those that fit beside them are told apart."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._root = psutil.Process(process.pid)
 
     def cpu_s(self) -> float:
-        """CPU seconds used so far, user and system."""
-        return sum(times.user + times.system for times in (each.cpu_times() for each in self._all()))
+        """CPU seconds used so far by those that serve, user and system."""
+        return sum(times.user + times.system for times in (each.cpu_times() for each in self._parts()[0]))
+
+    def aside_cpu_s(self) -> float:
+        """CPU seconds used so far by those beside them, ended ones too."""
+        serving, aside = self._parts()
+        ended = sum(times.children_user + times.children_system for times in (each.cpu_times() for each in serving))
+        return float(ended + sum(times.user + times.system for times in map(_times, aside)))
 
     def rss_mb(self) -> float:
-        """Resident memory now."""
-        return sum(each.memory_info().rss for each in self._all()) / 2**20
+        """Resident memory now of those that serve."""
+        return sum(each.memory_info().rss for each in self._parts()[0]) / 2**20
+
+    def aside_rss_mb(self) -> float:
+        """Resident memory now of those beside them."""
+        return sum(map(_resident, self._parts()[1])) / 2**20
+
+    def _parts(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        """(those that serve, those that fit)."""
+        processes = self._all()
+        aside = [each for each in processes if any(PASSING in word for word in _words(each))]
+        return [each for each in processes if each not in aside], aside
 
     def stop(self) -> None:
         """End all of it."""
@@ -143,6 +172,28 @@ class Tree:
 
     def _all(self) -> list[psutil.Process]:
         return [self._root, *self._root.children(recursive=True)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Of its command; none of one that has ended meanwhile."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return [PASSING]
+
+
+def _times(process: psutil.Process) -> Any:
+    try:
+        return process.cpu_times()
+    except psutil.Error:  # it has just ended: the next look finds it among its parent's
+        return NO_TIMES
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def require_programs(*programs: str) -> None:
@@ -234,10 +285,12 @@ def load(name: str, url: str, script: Path, tree: Tree, *, connections: int, sec
     `first`: the request of the script to begin with.
     """
     _wrk(url, script, connections, min(2.0, seconds))
-    before = tree.cpu_s()
+    before, aside = tree.cpu_s(), tree.aside_cpu_s()
     requests, took_s, p50_ms, p99_ms, errors = _wrk(url, script, connections, seconds, first)
     cpu_us = (tree.cpu_s() - before) * 1e6 / max(1, requests)
-    return RigRun(name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us, tree.rss_mb())
+    aside_s = tree.aside_cpu_s() - aside
+    measured = (name, connections, requests, took_s, p50_ms, p99_ms, errors, cpu_us)
+    return RigRun(*measured, tree.rss_mb(), aside_s, tree.aside_rss_mb())
 
 
 def stream_load(
