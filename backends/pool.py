@@ -6,7 +6,7 @@ Requests that fail before the first byte go on to the next engine; afterwards no
 
 from __future__ import annotations
 
-from asyncio import gather
+from asyncio import Task, create_task, gather, wait
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -38,9 +38,28 @@ class Replica:
     in_flight: int = 0
     busy_until: float = 0.0  # it said that it is: others are asked first, and it is where there are none
     watch: Watch = field(init=False)
+    _look: Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.backend)
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether a look at it is under way."""
+        return self._look is not None and not self._look.done()
+
+    def look(self, clock: Callable[[], float]) -> Task[None]:
+        """Begin to look at it, unless that is under way."""
+        if self._look is None or self._look.done():
+            self._look = create_task(self.watch.refresh(clock))
+        return self._look
+
+    async def aclose(self) -> None:
+        """Look no longer, and release its connections."""
+        if self._look is not None:
+            self._look.cancel()
+            await wait([self._look])
+        await self.backend.aclose()
 
     @property
     def pressure(self) -> float:
@@ -120,9 +139,18 @@ class Replicas:
         """Whether any engine answers."""
         return any(await gather(*(replica.backend.ping() for replica in self.replicas)))
 
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether looks at all its engines are under way, so that nothing new is known of any."""
+        return all(replica.is_looked_at for replica in self.replicas)
+
+    def look(self) -> list[Task[None]]:
+        """Begin to read every engine's models, load and speed, unless that is under way."""
+        return [replica.look(self._clock) for replica in self.replicas]
+
     async def refresh(self) -> None:
         """Read every engine's models, load and speed. Raises: nothing."""
-        await gather(*(replica.watch.refresh(self._clock) for replica in self.replicas))
+        await wait(self.look())
 
     def delay_s(self, *, prompt_tokens: float, completion_tokens: float, prior: Speed) -> float:
         """Seconds until the whole answer would be there, on the engine that is quickest now."""
@@ -140,7 +168,7 @@ class Replicas:
     async def aclose(self) -> None:
         """Release every engine's connections."""
         for replica in self.replicas:
-            await replica.backend.aclose()
+            await replica.aclose()
 
     async def _send(self, replica: Replica, request: Request) -> Reply:
         breaker = replica.breaker

@@ -57,6 +57,7 @@ from router.telemetry.workers import Workers
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
+REFRESH_WITHIN_S = 1.0  # what engines have told by then counts; of the others the next turn hears
 STOP_AGAIN_S = 1.0
 KEEP_EVERY_S = 0.2
 CATCH_UP_S = 3.0  # a start waits for the log no longer
@@ -280,8 +281,9 @@ def _gateway(
 async def _refresh(runtime: Runtime) -> None:
     """Look at every backend: whether it is up, and how loaded."""
     fleet, decider = runtime.fleet, runtime.gateway.decider
-    await fleet.refresh()
-    decider.down, decider.spared = fleet.down(), fleet.spared()
+    await fleet.refresh(within_s=REFRESH_WITHIN_S)
+    decider.down = fleet.down() | (decider.down & fleet.unknown())  # a request may have found out what no look has yet
+    decider.spared = fleet.spared()
     try:
         decider.catalogue, runtime.unpriced = fleet.catalogue(), ""
     except SettingsError as error:  # an engine lists something new: the candidates stay as they were

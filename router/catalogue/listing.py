@@ -6,7 +6,7 @@ A backend that does not answer at the start only lacks what it would have told; 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,19 @@ class Fleet:
     prices: PriceOverrides
     admissions: Admissions
 
-    async def refresh(self) -> None:
-        """Ask every backend how it is, and the store for prices and admissions. Never raises."""
-        kept = self.prices.refresh(), self.admissions.refresh()
-        await asyncio.gather(*kept, *(backend.refresh() for backend in self.backends.values()))
+    async def refresh(self, but: Collection[str] = (), within_s: float | None = None) -> None:
+        """Ask every backend `but` these how it is, and the store for prices and admissions. Never raises.
+
+        Whoever takes longer than `within_s` is asked on, beside the next refresh: nobody waits for another's silence.
+        """
+        looks = [look for name, backend in self.backends.items() if name not in but for look in backend.look()]
+        await asyncio.gather(self.prices.refresh(), self.admissions.refresh())
+        if looks:
+            await asyncio.wait(looks, timeout=within_s)
+
+    def unknown(self) -> set[str]:
+        """Names of backends of whose engines none has answered, or failed to, since the last look began."""
+        return {name for name, backend in self.backends.items() if backend.is_looked_at}
 
     def down(self) -> set[str]:
         """Names of backends that do not answer."""
@@ -139,7 +148,9 @@ async def fleet_of(settings: Settings, old: Fleet | None = None, records: Record
     """
     prices = PriceOverrides(records) if old is None else old.prices
     admissions = Admissions(admissions_path(settings), records) if old is None else old.admissions
-    prices.must_be_alone(settings)
+    if old is not None:
+        await prices.refresh()  # another gateway may have changed them since this one looked
+        prices.must_be_alone(settings, old.settings)
     kept = {
         name: old.backends[name]
         for name, section in settings.backends.items()
@@ -153,7 +164,7 @@ async def fleet_of(settings: Settings, old: Fleet | None = None, records: Record
         prices,
         admissions,
     )
-    await fleet.refresh()
+    await fleet.refresh(but=kept)
     return fleet
 
 

@@ -57,10 +57,10 @@ class PriceOverrides:
         price = self.of(model.name)
         return model if price is None else replace(model, price=price)
 
-    def must_be_alone(self, settings: Settings) -> None:
-        """Raises: SettingsError where the file has a price of a model that has one here."""
+    def must_be_alone(self, settings: Settings, before: Settings) -> None:
+        """Raises: SettingsError where the file begins to price a model that has a price here."""
         for name in self.sections:
-            if priced_by_file(settings, name):
+            if priced_by_file(settings, name) and not priced_by_file(before, name):
                 raise SettingsError(
                     f"models: the price of {name!r} was given by the admin API: DELETE /admin/v1/prices/{name} first"
                 )

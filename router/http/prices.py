@@ -26,7 +26,6 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
     prices = runtime.fleet.prices  # the same for every fleet of this runtime
 
     async def change(request: Request, name: str, section: PriceSection | None) -> dict[str, object]:
-        _must_be_free(runtime, name)
         await prices.put(name, section)
         runtime.gateway.decider.catalogue = runtime.fleet.catalogue()
         by = request.state.principal.key_id
@@ -44,11 +43,13 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
     @router.put("/prices/{model:path}")
     async def put(model: str, body: PriceSection, request: Request) -> dict[str, object]:
         """Another price for a model, in the form of `models[].price`: at once, and by `changes` from days to come."""
+        _must_be_free(runtime, model)
         return await change(request, model, body)
 
     @router.delete("/prices/{model:path}")
     async def delete(model: str, request: Request) -> dict[str, object]:
-        """Back to what its engine, its provider's list or `default_price` says."""
+        """Back to what its engine, its provider's list or `default_price` says, also where the file prices it now."""
+        await prices.refresh()
         if model not in prices.sections:
             raise NotFound(f"The model {model!r} has no price of this API.", param="model")
         return await change(request, model, None)

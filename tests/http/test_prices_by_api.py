@@ -147,6 +147,43 @@ async def test_a_file_that_begins_to_price_such_a_model_is_not_taken_in_and_at_a
             assert usd == pytest.approx((prompt + completion) * 2e-6)
 
 
+async def test_a_price_that_the_file_overrules_stands_in_no_reloads_way_and_can_be_deleted(tmp_path: Path) -> None:
+    async with engine(text="forty-two") as found:
+        made = settings(tmp_path, found)
+        both = made | {"models": [*made["models"], {"name": "any", "price": {"prompt": 2, "completion": 2}}]}
+        async with serving(tmp_path, made) as gateway, gateway.client() as client:
+            await client.put("/admin/v1/prices/any", json={"prompt": 3, "completion": 3}, headers=ADMIN)
+        async with serving(tmp_path, both) as gateway, gateway.client() as client:
+            gateway.rewrite(both | {"preference": 0.9})
+            await until(lambda: "not taken in" in (said := gateway.log.read_text()) or "reloaded" in said)
+            assert "not taken in" not in gateway.log.read_text()
+            deleted = await client.delete("/admin/v1/prices/any", headers=ADMIN)
+            assert (deleted.status_code, deleted.json().get("source")) == (200, "file")
+        async with serving(tmp_path, made) as gateway, gateway.client() as client:
+            assert (await prices(client))["any"]["source"] == "list"
+
+
+async def test_a_file_is_taken_in_as_soon_as_another_gateway_has_deleted_its_price(tmp_path: Path) -> None:
+    """What a gateway last read of the store is seconds old, and a file that is refused is not read again."""
+    (first := tmp_path / "first").mkdir()
+    (second := tmp_path / "second").mkdir()
+    async with engine(text="forty-two") as found:
+        shared = {"store": {"sqlite": str(tmp_path / "shared.db")}}
+        made = settings(first, found) | shared
+        async with serving(first, made) as here, serving(second, settings(second, found) | shared) as there:
+            async with here.client() as client, there.client() as other:
+                await other.put("/admin/v1/prices/any", json={"prompt": 3, "completion": 3}, headers=ADMIN)
+                await until(lambda: _is_three(here))
+                assert (await other.delete("/admin/v1/prices/any", headers=ADMIN)).is_success
+                here.rewrite(
+                    made | {"models": [*made["models"], {"name": "any", "price": {"prompt": 2, "completion": 2}}]}
+                )
+                await until(lambda: "not taken in" in (said := here.log.read_text()) or "reloaded" in said)
+                assert "not taken in" not in here.log.read_text()
+                usd, prompt, completion = await cost_of(client)
+                assert usd == pytest.approx((prompt + completion) * 2e-6)
+
+
 async def test_all_workers_and_a_later_start_know_it(tmp_path: Path) -> None:
     async with engine(text="forty-two") as found:
         made = settings(tmp_path, found)
