@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -141,7 +142,7 @@ def models_at(url: str) -> list[str]:
     try:
         with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
             return [str(each["id"]) for each in json.load(answer)["data"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
         return []
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,9 @@ from urllib.parse import quote
 from router.errors import SettingsError
 from router.settings.extras import install_line
 
-AT_ONCE = 100  # rows of one request
+AT_ONCE = 100  # rows of one request …
+BYTES_AT_ONCE = 8 * 2**20  # … and of its body, but for a row that is longer by itself
+LONGEST_FIELD = 16 * 2**20  # of a .csv: no gateway takes a longer body by default
 MOST_SAID = 10  # lines that are refused by name
 SUFFIX = "|total_cost"
 Line = tuple[int, Mapping[str, Any]]
@@ -50,7 +52,9 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def _csv(path: Path) -> Iterator[Line]:
     with path.open(newline="") as file:
+        csv.field_size_limit(LONGEST_FIELD)
         reader = csv.DictReader(file)
+        _each_once(path, reader.fieldnames or ())
         for row in reader:
             yield reader.line_num, row
 
@@ -73,13 +77,21 @@ def _parquet(path: Path) -> Iterator[Line]:
     except ImportError as error:
         raise SettingsError(f"reading parquet needs the extra `replay`: {install_line(['replay'])}") from error
     try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1_000):
+        number, file = 0, parquet.ParquetFile(path)
+        _each_once(path, file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1_000):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
     except ArrowException as error:
         raise SettingsError(f"{path} cannot be read: {error}", param=str(path)) from error
+
+
+def _each_once(path: Path, columns: Iterable[str]) -> None:
+    """Raises: SettingsError where a column stands twice."""
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise SettingsError(f"{path} has the column {twice[0]} twice", param=str(path))
 
 
 def labels(path: Path, arms: Mapping[str, str]) -> Iterator[Labels]:
@@ -150,12 +162,26 @@ def teach(path: Path, name: str, arms: Mapping[str, str], *, post: Post, on_prog
 
     Raises: SettingsError before anything is sent where a line does not fit; what `post` raises.
     """
-    count_lines(path, arms)
+    if not count_lines(path, arms):
+        raise SettingsError(f"{path} has no rows", param=str(path))
     stored, at = 0, f"/admin/v1/histories/{quote(name, safe='')}"
-    left = labels(path, arms)
-    while some := list(islice(left, AT_ONCE)):
-        rows = [{"line": r.line, "prompt": r.prompt, "scores": r.scores, "costs": r.costs} for r in some]
+    for rows in _parts(labels(path, arms)):
         stored += int(post(f"{at}/rows", {"rows": rows})["stored"])
         on_progress(len(rows))
     post(at, {})
     return stored
+
+
+def _parts(left: Iterable[Labels]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one request after another."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for each in left:
+        row = {"line": each.line, "prompt": each.prompt, "scores": each.scores, "costs": each.costs}
+        size += (more := len(json.dumps(row)))
+        if part and (len(part) == AT_ONCE or size > BYTES_AT_ONCE):
+            yield part
+            part, size = [], more
+        part.append(row)
+    if part:
+        yield part

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ WRONG = [
     ("export", "redis://:hush/hush@host", "out.parquet"),
     ("export", "redis+sentinel://:hush@host", "out.parquet"),
     ("export", "mysql://user:hush@host", "out.parquet"),
+    ("export", "sqlite:///state/pointsman.db", "nowhere/out.parquet"),
+    ("init", "--engine", "not an address"),
     ("route", "hello", "--url", "http://["),
     ("serve", "--port", "99999"),
 ]
@@ -31,10 +35,47 @@ WRONG = [
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_it_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     os.mkfifo(tmp_path / "fifo")
+    if arguments[-1].startswith("nowhere/"):
+        (tmp_path / "own.yaml").write_text("state_dir: state\n")
+        run(tmp_path, "keys", "create", "acme", "--config", "own.yaml")
     done = run(tmp_path, *arguments)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert done.stderr.startswith("pointsman: ")
     assert "hush" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("doctor",), ("tenants",), ("completion", "bash"), ("--help",)])
+def test_whoever_reads_no_more_has_enough_and_is_told_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "pointsman", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pointsman", "check"],
+            cwd=tmp_path,
+            env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (2, "pointsman: [Errno 28] No space left on device\n")
 
 
 def test_a_key_can_be_made_before_the_first_start(tmp_path: Path) -> None:

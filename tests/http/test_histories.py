@@ -120,6 +120,35 @@ async def test_rows_that_do_not_fit_are_refused_with_their_line(
             assert await histories(gateway) == []
 
 
+async def test_long_prompts_are_sent_in_as_many_requests_as_they_take(tmp_path: Path) -> None:
+    trace = tmp_path / "long.csv"
+    lines = ["prompt,score:small,cost:small", *[f"{i} {'word ' * 200_000},0.5,0.001" for i in range(20)]]
+    trace.write_text("\n".join(lines))
+    async with engine(text="one") as small:
+        async with serving(tmp_path, settings_for(tmp_path, {"small": small}, **MORE)) as gateway:
+            code, said = await learn(gateway, str(trace))
+            assert (code, "20 new rows" in said) == (0, True), said
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("prompt,score:small,score:small,cost:small\nhi,0.1,0.9,0\n", "has the column score:small twice"),
+        ("prompt,score:small,cost:small\n", "has no rows"),
+        ("", "has no rows"),
+    ],
+)
+async def test_a_file_that_says_nothing_or_two_things_is_refused_before_anything_is_sent(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    trace = tmp_path / "odd.csv"
+    trace.write_text(text)
+    async with engine(text="one") as small:
+        async with serving(tmp_path, settings_for(tmp_path, {"small": small}, **MORE)) as gateway:
+            code, said = await learn(gateway, str(trace))
+            assert (code, why in said.replace("\n", " ")) == (2, True), said
+
+
 async def test_only_admin_keys_teach_and_a_clients_lies_are_refused(tmp_path: Path) -> None:
     row = {"line": 1, "prompt": "p", "scores": {"small": 0.5}, "costs": {"small": 0.0}}
     async with engine(text="one") as small:
