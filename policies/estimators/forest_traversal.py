@@ -106,7 +106,7 @@ def _steps(level: Nodes, left: Nodes, leaf: NDArray[np.bool_]) -> tuple[list[Nod
 def _children(nodes: Nodes, left: Nodes) -> Nodes:
     """(n, 2k) both children of nodes (n, k); a leaf's are itself."""
     first = left[nodes]
-    return np.stack([first, np.where(first == nodes, nodes, first + 1)], axis=2).reshape(len(nodes), -1)
+    return np.stack([first, np.where(first == nodes, nodes, first + 1)], axis=2).reshape(len(nodes), 2 * nodes.shape[1])
 
 
 def _below(nodes: Nodes, left: Nodes, levels: int) -> tuple[Nodes, Nodes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,21 @@ async def test_a_model_that_joins_by_reload_is_not_forgotten_at_the_next_refit(t
 
 async def has(client: httpx.AsyncClient, name: str) -> bool:
     return name in await candidates(client)
+
+
+async def test_whoever_finds_every_answer_of_a_model_alike_is_learned_from_too(tmp_path: Path) -> None:
+    async with engine(text="one") as small, engine(text="two") as large:
+        settings = settings_for(tmp_path, {"small": small, "large": large}, policy={"name": "paced"})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            for model in ("small", "large"):
+                await judge(client, model, 60, first=0)
+            await until(lambda: followed(client, tmp_path, answers=120))
+        shutil.rmtree(tmp_path / "state" / "views-0")  # so that the start refits on all of it
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+
+            async def refitted() -> bool:
+                assert "could not be refitted" not in gateway.log.read_text()
+                version = (await client.post("/v1/route", json=chat("zyx wvu"))).json()["policy_version"]
+                return fitted_on(version) == 120
+
+            await until(refitted, within_s=60)

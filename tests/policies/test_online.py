@@ -151,6 +151,19 @@ def test_walking_several_forests_together_is_predicting_with_each() -> None:
     np.testing.assert_allclose(found[:, 1], stump.predict(inputs[:200, 8:]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_walking_trees_that_end_within_the_first_step_is_predicting_with_them(depth: int) -> None:
+    inputs = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    low = Forest(trees=3, depth=depth, leaf=5, inputs=1.0)
+    low.fit(inputs, np.sin(inputs[:, :2]))
+    same = Forest(trees=3, depth=depth, leaf=5, inputs=1.0)
+    same.fit(inputs, np.ones((300, 2)))
+    walk = ForestTraversal([low.trees, same.trees], [0, 0])
+    found = np.stack([walk.predict(row) for row in inputs])
+    np.testing.assert_allclose(found[:, 0], low.predict(inputs), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[:, 1], same.predict(inputs), rtol=1e-5, atol=1e-6)
+
+
 def test_a_forest_says_what_the_trees_it_was_made_of_say() -> None:
     from sklearn.ensemble import ExtraTreesRegressor
 
