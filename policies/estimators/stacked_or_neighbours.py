@@ -90,8 +90,10 @@ class StackedOrNeighbours:
         self._fallback.learn(outcome)
 
     def refit(self, history: History) -> None:
+        """Fit again. What can be fitted to nothing that is left, such as a history that was forgotten, goes."""
         self._fallback.refit(history)
         if not self._ready(history):
+            self._stack = self._rehearsal = None
             return
         stack = Stack()
         rehearsal = stack.fit(history, surface(history.features, history.prompt_characters, history.prompt_tokens))

@@ -93,6 +93,36 @@ async def test_what_an_operator_teaches_is_learned_survives_a_restart_and_is_for
             ]
 
 
+async def test_what_was_forgotten_is_gone_from_the_policy_too_where_too_little_is_left_to_fit(tmp_path: Path) -> None:
+    """The policy's own fit is of the rows that are there: one that knows nothing of them has to go with them."""
+    trace = tmp_path / "public.jsonl"
+    labels = {"score:small": 0.0, "score:large": 1.0, "cost:small": 1e-6, "cost:large": 2e-6}
+    rows = [{"prompt": f"Write about the {word} of {other}"} | labels for word in WORDS for other in WORDS]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    async with engine(text="one") as small, engine(text="two") as large:
+        settings = settings_for(tmp_path, {"small": small, "large": large}, **MORE | {"policy": {"name": "paced"}})
+        async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            for i in range(20):
+                asked = chat(f"question {i}") | {"model": ("small", "large")[i % 2]}
+                answer = await client.post("/v1/chat/completions", json=asked)
+                judged = {"decision_id": answer.headers["x-pointsman-decision-id"], "score": 0.5}
+                assert (await client.post("/v1/feedback", json=judged)).json()["recorded"]
+            code, said = await learn(gateway, str(trace))
+            assert code == 0, said
+
+            async def is_bad(model: str) -> bool:
+                found = (await route(client, "Write about the weather"))["candidates"]
+                return float(next(each["quality"] for each in found if each["model"] == model)) < 0.25
+
+            await until(lambda: is_bad("small"), within_s=60)
+            assert (await learn(gateway, "--forget", "public"))[0] == 0
+
+            async def is_forgotten() -> bool:
+                return not await is_bad("small")
+
+            await until(is_forgotten, within_s=60)
+
+
 def seen(found: dict[str, Any]) -> object:
     return [[each[key] for key in TOLD] for each in found["candidates"]], found["neighbours"]
 
