@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from policies.estimators.means import Means
 from policies.estimators.online import seen_sums
-from policies.types import Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
+from policies.types import Arm, Estimates, Float, Float32, History, Neighbours, Outcome, RouteContext
 
 LEAST_SIGMA = 1e-3  # of a mean of any number of answers
 
@@ -100,6 +100,10 @@ class NeighbourMeans:
         flat = table.reshape(rows * arms, -1)[:, :k] @ self._trust(similarity)
         sums: list[list[float]] = flat.reshape(rows, arms).tolist()
         return sums
+
+    def judged(self, arms: Sequence[Arm]) -> float:
+        """How many judgements of these arms there were, each by its reliability."""
+        return self._means.judged(arms)
 
     def learn(self, outcome: Outcome) -> None:
         self._means.learn(outcome)

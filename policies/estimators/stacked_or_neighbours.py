@@ -66,8 +66,16 @@ class StackedOrNeighbours:
         return self._stack.ood_score_one(Query(asked.embedding, asked.features, *lengths, *NOTHING_NEAR, None))
 
     def knows(self, context: RouteContext) -> bool:
-        """Whether anything is fitted: a new arm beside fitted arms is no reason to look around again."""
-        return self._stack is not None
+        """Whether anything is fitted: a new arm beside fitted arms is no reason to look around again.
+
+        Where one arm is far better than all others, they never have the labels of a fit. Then it is enough that there
+        are as many as would do if they were spread evenly.
+        """
+        if self._stack is not None:
+            return True
+        names = {arm.name for arm in context.arms}
+        alone = sum(arm.parent not in names for arm in context.arms)
+        return self._fallback.judged(context.arms) >= MIN_ROWS * alone
 
     @property
     def charge_spread(self) -> Mapping[str, float]:
