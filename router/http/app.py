@@ -94,9 +94,9 @@ class App:
         async with _telemetry(runtime, stopping):
             with stopping.on_sigterm():
                 self._serve = build(runtime, stopping)
-                scope.setdefault("state", {})[CONNECTIONS] = Connections(
-                    head_limits(runtime.settings.server), runtime.metrics.refused_early
-                )
+                connections = Connections(head_limits(runtime.settings.server), runtime.metrics.refused_early)
+                stopping.at_its_end = connections.end
+                scope.setdefault("state", {})[CONNECTIONS] = connections
                 _settle_garbage()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

@@ -25,6 +25,7 @@ from router.http.head_limits import Connections, HeadLimits
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
 LOOK_S: Final = 0.01  # before an idle connection is closed
+LAST_S: Final = 0.5  # for the first byte of a connection that came while the server stops
 SPARE_S: Final = 1.0  # by which uvicorn's own end of idle connections comes later
 CONNECTION: Final = "pointsman.connection"  # in scope["state"] of a request
 CONNECTIONS: Final = "pointsman.connections"  # in the state of the lifespan
@@ -134,7 +135,8 @@ class Connection(Patient, HttpToolsProtocol):
             return
         self._address = address
         super().connection_made(transport)
-        self._alarm = self._clock.call_later(self._all.limits.silent_s, self._idle)
+        silent_s = LAST_S if self._all.ending else self._all.limits.silent_s
+        self._alarm = self._clock.call_later(silent_s, self._idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
@@ -171,6 +173,8 @@ class Connection(Patient, HttpToolsProtocol):
         """The answer is written: what comes now is the next request."""
         if self._kept:
             self._clock.call_soon(self._take_kept)
+        elif self._all.ending:
+            self._wire.close()
         elif self._address is not None:
             self._state = "HEAD"
             self._all.resting[self] = self._address

@@ -44,6 +44,7 @@ class Connections:
     open: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
     resting: dict[Resting, str] = field(default_factory=dict)  # between two requests, the longest first; its address
+    ending: bool = False  # the server stops: nobody rests any more
 
     def admit(self, address: str) -> str | None:
         """Count a connection in; or why not."""
@@ -55,6 +56,12 @@ class Connections:
         self.open += 1
         self.by_address[address] += 1
         return None
+
+    def end(self) -> None:
+        """The server stops: close those at rest, and from now on each after its request."""
+        self.ending = True
+        while self._close_one():
+            pass
 
     def leave(self, address: str) -> None:
         """A connection that was counted in is gone."""

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,6 +21,7 @@ class Stopping:
     def __init__(self, grace_s: float) -> None:
         self.began = False
         self.in_flight = 0
+        self.at_its_end: Callable[[], None] = lambda: None  # of the grace
         self._grace_s = grace_s
 
     @contextmanager
@@ -32,6 +33,7 @@ class Stopping:
         loop, server = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def finish() -> None:
+            self.at_its_end()
             signal.signal(signal.SIGTERM, server)
             os.kill(os.getpid(), signal.SIGTERM)
 

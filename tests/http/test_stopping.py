@@ -218,3 +218,15 @@ async def test_an_answer_may_take_longer_than_a_connection_may_be_idle(tmp_path:
             got = await reader.read()
             writer.close()
             assert b"fine" in got, got
+
+
+async def test_a_connection_that_is_asked_on_while_the_gateway_stops_does_not_rest_afterwards(tmp_path: Path) -> None:
+    """Else the drain waits for a client that has no reason to close."""
+    async with engine(text="slow", delay_s=1) as slow:
+        async with serving(tmp_path, settings_for(tmp_path, {"slow": slow}, server={"idle_s": 600})) as gateway:
+            async with gateway.client() as client:
+                asking = asyncio.ensure_future(client.post(CHAT, json=chat()))
+                await asyncio.sleep(0.5)
+                gateway.signal(signal.SIGTERM)
+                assert (await asking).status_code == 200
+                await until(lambda: gateway.process.poll() is not None, within_s=10)
