@@ -362,6 +362,9 @@ class Spend(msgspec.Struct, frozen=True, gc=False):
             )
 
 
+RELEASED = Spend(NanoUsd(0), 0, 0, "released")  # nothing was sent
+
+
 @dataclass(frozen=True, slots=True)
 class Balance:
     """What one budget has left now."""

@@ -51,6 +51,7 @@ from router.gateway.types import (
 )
 from router.ports import AuditTrail, HoldingLedger, OutcomeLog
 from router.types import (
+    RELEASED,
     DecisionRecord,
     Hold,
     Model,
@@ -62,7 +63,6 @@ from router.types import (
     Spend,
 )
 
-NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 EXPLAINED = "/v1/route"  # stands for the model in spend lines of decisions that were only explained
 _WITH_DEFAULTS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
@@ -324,11 +324,11 @@ class Gateway:
     async def _give_back(self, hold: Hold) -> None:
         """A hold under which nothing was begun."""
         self.metrics.held(-1)
-        await self._ledger.settle(hold, NOTHING)
+        await self._ledger.settle(hold, RELEASED)
 
     async def _release(self, attempt: Attempt) -> None:
         """Of a program, what its steps cost is charged."""
-        await self.settle(attempt, Bill(NOTHING) if attempt.run is None else attempt.run.bill(), None)
+        await self.settle(attempt, Bill(RELEASED) if attempt.run is None else attempt.run.bill(), None)
 
     async def forget_answers(self, tenant: str) -> int:
         """All that is stored of a tenant to be given again; how many there were. Raises: StoreUnavailable."""

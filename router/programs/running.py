@@ -23,11 +23,11 @@ from router.errors import NoCandidate, PointsmanError, RequestRejected, Upstream
 from router.gateway.eligibility import worst_cost
 from router.gateway.metering import Bill, Doubt, billed
 from router.gateway.run_eagerly import to_its_end
-from router.gateway.serving import NOTHING, Gateway
+from router.gateway.serving import Gateway
 from router.gateway.types import Attempt, Call, Timings
 from router.programs.answers import choice_of, events_of, renamed, with_usage
 from router.programs.plans import RunPlan, Step
-from router.types import Hold, NanoUsd, Spend, show_usd
+from router.types import RELEASED, Hold, NanoUsd, Spend, show_usd
 
 T = TypeVar("T")
 _READ = ("messages", "tools", "functions", "response_format")  # what of a request counts as its prompt
@@ -228,7 +228,7 @@ class Run:
         attempt, report = answer.attempt, answer.reply.report if answer.is_there else None
         if self._begun.pop(attempt.decision.decision_id, None) is None:
             return
-        bill = billed(attempt, report) if report is not None else Bill(NOTHING)
+        bill = billed(attempt, report) if report is not None else Bill(RELEASED)
         if report is None and attempt.run is not None:
             bill = attempt.run.bill()  # a program within this one, which broke off
         self._ended.append(bill.spend)

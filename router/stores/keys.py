@@ -19,7 +19,7 @@ from policies.registry import NAMES
 from router.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from router.ports import Keys, Ledger
 from router.terms import Level, Terms, narrowed, owner_name
-from router.types import Hold, NanoUsd, Principal, Reservation, Spend
+from router.types import RELEASED, Hold, Principal, Reservation
 
 Kind = Literal["tenant", "team", "key", "digest", "price", "admission"]
 PAGE = 1000
@@ -111,9 +111,6 @@ def digest_of(secret: str) -> bytes:
 def mint() -> str:
     """A new secret."""
     return "sk-" + secrets.token_urlsafe(32)
-
-
-RELEASED = Spend(NanoUsd(0), 0, 0, "released")
 
 
 class RevocationCheck(Protocol):

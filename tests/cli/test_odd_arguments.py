@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -44,37 +45,33 @@ def test_it_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert "hush" not in done.stderr
 
 
+def written_to(output: IO[str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`pointsman ARGUMENTS` in a folder, its output going there."""
+    return subprocess.run(
+        [sys.executable, "-m", "pointsman", *arguments],
+        cwd=folder,
+        env=os.environ | {"XDG_STATE_HOME": str(folder)},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("arguments", [("check",), ("doctor",), ("tenants",), ("completion", "bash"), ("--help",)])
 def test_whoever_reads_no_more_has_enough_and_is_told_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "w") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", "pointsman", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = written_to(closed, tmp_path, *arguments)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
 
 
 def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "pointsman", "check"],
-            cwd=tmp_path,
-            env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = written_to(full, tmp_path, "check")
     assert (done.returncode, done.stderr) == (2, "pointsman: [Errno 28] No space left on device\n")
 
 

@@ -48,9 +48,6 @@ def spend(cost: int, *, prompt: int = 3, completion: int = 4) -> Spend:
     return Spend(NanoUsd(cost), prompt, completion, "settled")
 
 
-RELEASED = Spend(NanoUsd(0), 0, 0, "released")
-
-
 async def spent_and_held(stores: Stores, of: Budget, now_ms: int) -> tuple[int, int]:
     balance = (await stores.ledger.balances([of], now_ms))[0]
     return balance.spent, balance.held

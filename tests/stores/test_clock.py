@@ -10,8 +10,9 @@ import pytest
 
 from router.errors import StoreUnavailable
 from router.stores.open import Stores, open_stores
+from router.types import RELEASED
 from tests.stores.conftest import T0, Clock
-from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 
 pytestmark = pytest.mark.anyio
 

@@ -23,9 +23,9 @@ from hypothesis.stateful import (
 
 from router.errors import BudgetExceeded, RateLimited
 from router.stores.open import Stores, open_stores
-from router.types import Hold, RateLimit
+from router.types import RELEASED, Hold, RateLimit
 from tests.stores.conftest import PATIENT, Clock, RedisProcess
-from tests.stores.making import RELEASED, budget, offer, principal, reservation, spend
+from tests.stores.making import budget, offer, principal, reservation, spend
 
 T = TypeVar("T")
 

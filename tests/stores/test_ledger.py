@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from backends.types import TokenParts
 from router.errors import BudgetExceeded, Conflict, RateLimited, StoreUnavailable
 from router.stores.open import Stores, open_stores
-from router.types import Budget, NanoUsd, RateLimit, Spend
+from router.types import RELEASED, Budget, NanoUsd, RateLimit, Spend
 from tests.stores.conftest import Clock, replicas
-from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 
 pytestmark = pytest.mark.anyio
 

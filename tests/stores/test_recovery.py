@@ -14,9 +14,9 @@ import pytest
 from router.errors import StoreUnavailable
 from router.stores.open import Stores, open_stores
 from router.stores.sqlite import ledger as sqlite_ledger
-from router.types import Balance, Hold, Principal, RateLimit
+from router.types import RELEASED, Balance, Hold, Principal, RateLimit
 from tests.stores.conftest import Clock, replicas
-from tests.stores.making import RELEASED, budget, offer, principal, reservation, spend
+from tests.stores.making import budget, offer, principal, reservation, spend
 
 pytestmark = pytest.mark.anyio
 

@@ -16,9 +16,9 @@ from router.stores.bounds import MAX_NANO_USD, MAX_TOKENS
 from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
 from router.stores.redis.connection import Link, ScriptRejected
-from router.types import NanoUsd, RateLimit, Spend
+from router.types import RELEASED, NanoUsd, RateLimit, Spend
 from tests.stores.conftest import T0, Clock, RedisProcess
-from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 from tests.stores.scripts import changed
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,9 @@ from router.stores.open import open_stores
 from router.stores.redis import settling
 from router.stores.redis.replication import Replication, Unreplicated, replication_of
 from router.stores.redis.settlement import Settlement
-from router.types import RateLimit
+from router.types import RELEASED, RateLimit
 from tests.stores.conftest import Clock, RedisProcess
-from tests.stores.making import RELEASED, budget, buy, offer, principal, reservation, spend, spent_and_held
+from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 from tests.stores.pair import Pair, back
 
 pytestmark = pytest.mark.anyio

@@ -42,14 +42,21 @@ from router.stores.redis.settlement import (
 from router.stores.redis.settling import Settling
 from router.stores.redis.wire import Argument, Unanswered
 from router.stores.refusals import Refusal, ScriptAnswer, hold_of, refuse
-from router.types import Balance, Budget, Hold, NanoUsd, Reservation, Spend
+from router.types import (
+    RELEASED,
+    Balance,
+    Budget,
+    Hold,
+    NanoUsd,
+    Reservation,
+    Spend,
+)
 
 LOG = logging.getLogger("pointsman.ledger")
 FORM = b"3"  # of what the scripts write; as in the scripts
 TICK_S = 0.5  # how often leases are renewed and expired and Redis is looked at
 AGAIN_S = 0.05  # between two tries to tell Redis what must be known before anything is sent
 FORGOTTEN_AT_ONCE = 1000
-NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 
 
 class RedisLedger:
@@ -188,7 +195,7 @@ class RedisLedger:
         try:
             await self._surely(lease, lambda: self._settling.end(end))
         except BaseException:  # it may have been done all the same: then it stays so
-            self._settling.later(settlement(lease, self._owner, NOTHING, now_ms=self._now()))
+            self._settling.later(settlement(lease, self._owner, RELEASED, now_ms=self._now()))
             raise
 
     async def balances(self, budgets: Sequence[Budget], now_ms: int) -> list[Balance]:

@@ -28,14 +28,22 @@ from router.stores.sqlite.database import BAD_VALUE, Database
 from router.stores.sqlite.requests import CountPlan, End, Reserve, Sweep, Taken, plan_of
 from router.stores.sqlite.statements import FACTS, by_scope
 from router.stores.sqlite.timekeeping import JUMP_MS, Facts, Timekeeper, why_stopped
-from router.types import Balance, Budget, Hold, NanoUsd, Offer, Reservation, Spend
+from router.types import (
+    RELEASED,
+    Balance,
+    Budget,
+    Hold,
+    NanoUsd,
+    Offer,
+    Reservation,
+    Spend,
+)
 
 LOG = logging.getLogger("pointsman.ledger")
 TICK_S = 0.5  # how often leases are renewed and expired
 PLANS = 4096  # of principals and offers, about a kilobyte each
 SWEEPS = 20  # at most, one after another
 TOO_LATE = "The lease ended before the answer was there. Nothing was sent."
-NOTHING = Spend(NanoUsd(0), 0, 0, "released")
 
 
 class HoldRecord(msgspec.Struct, gc=False):
@@ -120,7 +128,7 @@ class SqliteLedger:
         try:
             found = await self._db.transact(asked)
         except asyncio.CancelledError:  # the client has gone: give back what may have been taken
-            self._unsettled.append((HoldRecord(r.decision_id, NanoUsd(0), 0, 0, 0), NOTHING))
+            self._unsettled.append((HoldRecord(r.decision_id, NanoUsd(0), 0, 0, 0), RELEASED))
             raise
         if isinstance(found, StoreUnavailable):
             raise found
@@ -139,7 +147,7 @@ class SqliteLedger:
         try:
             in_time = await self._end(record, spend)
         except StoreUnavailable:
-            self._unsettled.append((record, spend if record.sent else NOTHING))
+            self._unsettled.append((record, spend if record.sent else RELEASED))
             if not record.sent and spend.outcome != "released":
                 raise
         else:
