@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
@@ -16,8 +17,9 @@ from router.stores.bounds import MAX_NANO_USD, MAX_TOKENS
 from router.stores.open import Stores, open_stores
 from router.stores.redis import connection
 from router.stores.redis.connection import Link, ScriptRejected
+from router.stores.redis.wire import Argument
 from router.types import RELEASED, NanoUsd, RateLimit, Spend
-from tests.stores.conftest import T0, Clock, RedisProcess
+from tests.stores.conftest import T0, Clock, RedisProcess, replicas
 from tests.stores.making import budget, buy, offer, principal, reservation, spend, spent_and_held
 from tests.stores.scripts import changed
 
@@ -296,3 +298,27 @@ async def test_an_emptied_soft_budget_is_told_exactly(stores: Stores, clock: Clo
         await buy(stores, principal(b), 2**51, now_ms=clock())
     kinds = [entry.kind for entry in await stores.audit.read()]
     assert kinds == ["budget.80%", "budget.100%"]
+
+
+async def test_a_settlement_of_what_is_marked_at_the_same_moment_counts(
+    url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ends between the two, and another gateway charges the worst case."""
+    b, marked = budget(100), asyncio.Event()
+    async with replicas(url, clock) as (sends, other):
+        hold = await sends.ledger.reserve(reservation(principal(b), offer(70), now_ms=clock(), ttl_ms=5000))
+        clock.pass_s(6)
+        real = Link.call
+
+        async def in_turn(self: Link, name: str, *words: Argument) -> Any:
+            if name == "settle":
+                await marked.wait()
+                await other.ledger.tend()
+            answer = await real(self, name, *words)
+            if name == "mark":
+                marked.set()
+            return answer
+
+        monkeypatch.setattr(Link, "call", in_turn)
+        await asyncio.gather(sends.ledger.mark(hold), sends.ledger.settle(hold, spend(20)))
+        assert await spent_and_held(other, b, clock()) == (20, 0)

@@ -5,7 +5,7 @@
 --       8 who (tenant, team, key, model, joined by \31)  9 held nano-USD  10 tokens held  11 reserved at ms  12 plan
 --       13 settled at ms; 0: now. What Redis hears of late, or again, counts where it belongs
 --       14 2: charge even a hold that is not known   1: only one that is, or whose lease has run out
---          0: only one that still is held, since nothing has been sent yet
+--          0: only one that still is held, since nothing has been sent yet, or that was marked at the same moment
 --       15 tokens with a price of their own, by kind: "cached 120 reasoning 40"
 -- Returns  1 ended   0 was ended before   2 the lease had run out, the charge is now the real one
 --          3 Redis had lost the hold, the cost is charged nevertheless   -1 it is not held, and nothing was charged
@@ -29,7 +29,9 @@ if known ~= nil then
 end
 local ended = redis.call('HGET', ended_key(owner), id)
 if ended == 's' then return 0 end
-if what == 0 then return -1 end
+local at, charged = string.match(ended or '', '^(%d+) (%d+)$') -- its lease had run out then, and that was charged
+at, charged = tonumber(at), tonumber(charged)
+if what == 0 and not (charged and charged > 0) then return -1 end -- what was charged had been marked meanwhile
 if not ended and (what == 1 or e.outcome == 'released') then return 0 end
 
 if not ended then
@@ -38,9 +40,6 @@ if not ended then
   return 3
 end
 
--- Its lease had run out at `at`, and `charged` was charged.
-local at, charged = string.match(ended, '^(%d+) (%d+)$')
-at, charged = tonumber(at), tonumber(charged)
 if e.outcome == 'released' and charged == 0 then return 0 end
 local found, before = counters(lost.limits, now), {}
 for i, c in ipairs(found) do
