@@ -60,7 +60,7 @@ MUTANTS = {
     ),
     "what was given free is charged later": (
         "settle",
-        "if what == 0 then return -1 end",
+        "if what == 0 and not is_marked then return -1 end",
         "if what == 0 then what = 2 end",
     ),
     "a late correction is a request more": ("settle", "(charged > 0 and 0 or 1)", "1"),

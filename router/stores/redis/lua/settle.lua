@@ -31,7 +31,8 @@ local ended = redis.call('HGET', ended_key(owner), id)
 if ended == 's' then return 0 end
 local at, charged = string.match(ended or '', '^(%d+) (%d+)$') -- its lease had run out then, and that was charged
 at, charged = tonumber(at), tonumber(charged)
-if what == 0 and not (charged and charged > 0) then return -1 end -- what was charged had been marked meanwhile
+local is_marked = charged and charged > 0 -- meanwhile: nothing else charges a lease that has run out
+if what == 0 and not is_marked then return -1 end
 if not ended and (what == 1 or e.outcome == 'released') then return 0 end
 
 if not ended then
