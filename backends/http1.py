@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from backends.encodings import Decoder, decoder_of
 from backends.errors import Cut, Failed, TimedOut, Unreachable
-from backends.types import Limits
+from backends.types import Limits, lines_of
 
 _HIGH_WATER_BYTES = 256 * 1024  # a reader this far behind stops the socket
 
@@ -34,6 +35,7 @@ class Response:
         self.due = 0.0  # when the read under way has waited too long
         self.waiter: asyncio.Future[bool] | None = None  # of that read
         self.headers: dict[bytes, bytes] = {}  # names in lower case
+        self.decoder: Decoder | None = None  # of a compressed body
         self._backend = backend
         self._connection: _Connection | None = connection
         self._waited_s = 0.0  # since the last progress
@@ -153,7 +155,7 @@ class _Connection(asyncio.Protocol):
         self._alarm: asyncio.TimerHandle | None = None
         self._reusable = False
         self._head_left = 0  # bytes that the head under way may still have
-        self._excess: str | None = None  # what of it was too much
+        self._excess: str | None = None  # what came that nobody takes
         self.response: Response | None = None
         self.idle_since = 0.0
 
@@ -178,7 +180,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         if self._excess is not None:
-            response.fail(f"sent more than {self._excess}")
+            response.fail(f"sent {self._excess}")
             self.abort()
             return
         if response.ended:
@@ -211,7 +213,7 @@ class _Connection(asyncio.Protocol):
         if response.status:
             self._parser.feed_data(data[left:])
         else:
-            self._excess = self._excess or f"{self._client.limits.head_bytes} bytes of headers"
+            self._excess = self._excess or f"more than {self._client.limits.head_bytes} bytes of headers"
 
     def on_message_begin(self) -> None:
         if self.response is not None and self.response.ended:
@@ -219,22 +221,27 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         if len(self._headers) > self._client.limits.headers:
-            self._excess = f"{self._client.limits.headers} headers"
+            self._excess = f"more than {self._client.limits.headers} headers"
             return
         status = self._parser.get_status_code()
         if status >= 200 and self.response is not None and not self.response.ended:
             self.response.status = status
-            self.response.headers = {name.lower(): value for name, value in self._headers.items()}
+            self.response.headers = headers = {name.lower(): value for name, value in self._headers.items()}
+            if encoding := headers.get(b"content-encoding"):
+                self.response.decoder = decoder_of(encoding, self._client.limits.body_bytes)
 
     def on_body(self, body: bytes) -> None:
         response = self.response
-        if response is not None and not response.ended:
-            response.blocks.append(body)
-            response.buffered += len(body)
+        if response is None or response.ended:
+            return
+        if (decoder := response.decoder) is not None:
+            body, self._excess = decoder.read(body), decoder.problem
+        response.blocks += [body] if body else []
+        response.buffered += len(body)
 
     def on_message_complete(self) -> None:
         response = self.response
-        if response is None or response.ended:
+        if response is None or response.ended or self._excess is not None:
             return
         if response.status:  # else 100 Continue or 103 Early Hints: the answer is still to come
             self._reusable = self._parser.should_keep_alive()  # llhttp forgets after this call
@@ -312,7 +319,9 @@ class Client:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._prefix = parts.path.rstrip("/")
-        self._head = _lines({"Host": parts.netloc.rpartition("@")[2], "Accept-Encoding": "identity", **(headers or {})})
+        self._head = lines_of(
+            {"Host": parts.netloc.rpartition("@")[2], "Accept-Encoding": "identity", **(headers or {})}
+        )
         self._heads: dict[tuple[str, str], bytes] = {}
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
@@ -322,9 +331,8 @@ class Client:
         self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Response:
         """Send and wait for status and headers. Raises: Unreachable, TimedOut, Failed."""
-        message = b"".join(
-            (self._start(method, path), b"Content-Length: %d\r\n" % len(body), _lines(headers or {}), b"\r\n", body)
-        )
+        length = b"Content-Length: %d\r\n" % len(body)
+        message = b"".join((self._start(method, path), length, lines_of(headers or {}), b"\r\n", body))
         connection = self._reuse()
         if connection is not None:
             response = connection.ask(message, self.name)
@@ -389,11 +397,3 @@ class Client:
             raise Unreachable(f"no connection ({problem})", backend=self.name) from problem
         self._open.add(connection)
         return connection
-
-
-def _lines(headers: Mapping[str, str]) -> bytes:
-    """Header lines. Raises: ValueError for a value that would break out of its line."""
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
-        raise ValueError("a header holds a line break")
-    return text.encode("latin-1", errors="replace")

@@ -91,6 +91,14 @@ class Request(msgspec.Struct, frozen=True):
     tokens: int = 0  # that it is expected to need: engines with a smaller context are passed by
 
 
+def lines_of(headers: Mapping[str, str]) -> bytes:
+    """The lines of a head. Raises: ValueError for a value that would break out of its line."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError("a header holds a line break")
+    return text.encode("latin-1", errors="replace")
+
+
 @dataclass(slots=True)
 class Report:
     """What an engine said of its answer, and what can be seen of it: of a stream as far as it has come."""

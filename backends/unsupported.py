@@ -21,8 +21,11 @@ _WORDS = re.compile(
     rb"|no compatible|chat template|roles must alternate|nested too deeply"
     rb"|(?:unknown|unrecognized|unexpected|extra|invalid) (?:request )?(?:argument|parameter|field|input|key|keyword)"
     rb"|extra inputs are not permitted|not permitted|is not allowed for this model|multimodal"
-    rb"|no longer (?:supported|available)|decommissioned"
-    rb"|credit balance|insufficient[ _](?:balance|credits?|funds|quota)|\bbilling|account is not active"
+    rb"|no longer (?:supported|available)|decommissioned",
+    re.IGNORECASE,
+)
+_ACCOUNT = re.compile(
+    rb"credit balance|insufficient[ _](?:balance|credits?|funds|quota)|\bbilling|account is not active"
     rb"|api[ _]key (?:is |has )?(?:not (?:valid|found)|invalid|expired)|invalid api[ _]key",
     re.IGNORECASE,
 )
@@ -72,6 +75,11 @@ def is_too_long(body: bytes) -> bool:
     return _TOO_LONG.search(body[:4096]) is not None
 
 
+def is_of_the_account(body: bytes) -> bool:
+    """Whether a refusal speaks of the operator's own account or key at a provider."""
+    return _ACCOUNT.search(body[:4096]) is not None
+
+
 def is_unsupported(status: int, body: bytes) -> bool:
     """Whether the engine says that it cannot do what is asked, whatever the request looked like.
 
@@ -82,4 +90,4 @@ def is_unsupported(status: int, body: bytes) -> bool:
         return False
     if _NO_MODEL.search(body[:4096]) is not None:
         return is_of_the_request(status)
-    return any(words.search(body[:4096]) is not None for words in (_WORDS, _NARROW))
+    return any(words.search(body[:4096]) is not None for words in (_WORDS, _ACCOUNT, _NARROW))

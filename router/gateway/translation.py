@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
 
 from backends.errors import BackendError, Overloaded, Refused, TimedOut, UnsupportedRequest
-from backends.unsupported import is_too_long
+from backends.unsupported import is_of_the_account, is_too_long
 from router.errors import InvalidRequest, NoCandidate, PointsmanError, RateLimited, RequestRejected, UpstreamFailed
 from router.gateway.types import Call
 
+LOG = logging.getLogger("pointsman.gateway")
+_ACCOUNT = "the model's provider does not accept this gateway's account or key; whoever runs the gateway must mend it"
 USUAL_WAIT_S = 1.0  # where an engine that is busy does not say how long
 
 
-def refusal(error: Refused) -> RequestRejected:
-    """The engine's own 4xx as the caller's error; the engine's message is kept."""
+def refusal(error: Refused) -> RequestRejected | UpstreamFailed:
+    """The engine's own 4xx as the caller's error; the engine's message is kept, but what it says of the gateway's own
+    account is for the log alone."""
+    if isinstance(error, UnsupportedRequest) and is_of_the_account(error.body):
+        LOG.warning("%s refused the gateway's account: %s", error.backend, error)
+        return UpstreamFailed(_ACCOUNT, code="upstream_account")
     message, code = str(error), None
     try:
         body = msgspec.json.decode(error.body)

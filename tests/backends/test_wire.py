@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from backends.errors import BackendError, Cut, TimedOut
+from backends.errors import BackendError, Cut, Refused, TimedOut
 from backends.openai import OpenAIBackend
 from backends.types import Limits
 from backends.whole import read_all
 from tests.backends.conftest import asked, streamed
 
 pytestmark = pytest.mark.anyio
-LIMITS = Limits(connect_s=1.0, first_byte_s=0.3, idle_s=0.3, longest_s=1.0)
+LIMITS = Limits(connect_s=1.0, first_byte_s=0.3, idle_s=0.3, longest_s=1.0, body_bytes=1_000_000)
 BODY = b'{"id":"a","model":"org/small-7b","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -216,3 +218,47 @@ async def test_what_is_no_answer_is_an_error_of_the_engine(data: bytes) -> None:
     async with engine(once(data)) as (backend, _):
         with pytest.raises(BackendError):
             await backend.send(asked())
+
+
+def squeezed(body: bytes, encoding: str = "gzip", kind: str = "application/json", status: str = "200 OK") -> bytes:
+    """An answer in an encoding that nobody asked for, in chunks of seven bytes."""
+    head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-encoding: {encoding}\r\n"
+    packed = zlib.compress(body) if encoding == "deflate" else gzip.compress(body)
+    pieces = [packed[at : at + 7] for at in range(0, len(packed), 7)]
+    head += "transfer-encoding: chunked\r\n\r\n"
+    return head.encode() + b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
+async def test_an_answer_that_is_compressed_unasked_is_read(encoding: str) -> None:
+    async with engine(once(squeezed(BODY, encoding.lower()).replace(encoding.lower().encode(), encoding.encode()))) as (
+        backend,
+        _,
+    ):
+        for _ in range(2):
+            assert await read_all(await backend.send(asked())) == BODY.replace(b"org/small-7b", b"small")
+
+
+async def test_a_stream_that_is_compressed_unasked_is_read() -> None:
+    whole_stream = EVENT + b"data: [DONE]\n\n"
+    async with engine(once(squeezed(whole_stream, kind="text/event-stream"))) as (backend, _):
+        assert (await read_all(await backend.send(asked(stream=True)))).count(b"word") == 1
+
+
+async def test_a_refusal_that_is_compressed_is_told_in_its_own_words() -> None:
+    said = b'{"error":{"message":"temperature must be in [0, 2]"}}'
+    async with engine(once(squeezed(said, status="400 Bad Request"))) as (backend, _):
+        with pytest.raises(Refused) as refused:
+            await backend.send(asked())
+    assert refused.value.body == said
+
+
+async def test_what_no_encoding_explains_is_said_as_it_is() -> None:
+    for data, said in (
+        (squeezed(BODY).replace(b"content-encoding: gzip", b"content-encoding: br"), "content-encoding 'br'"),
+        (PLAIN.replace(b"content-type", b"content-encoding: gzip\r\ncontent-type"), "else than the gzip"),
+        (squeezed(b" " * 2**22), "more than 1000000 bytes"),
+    ):
+        async with engine(once(data)) as (backend, _):
+            with pytest.raises(BackendError, match=said):
+                await read_all(await backend.send(asked()))

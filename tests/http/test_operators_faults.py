@@ -26,16 +26,17 @@ FAULTS: dict[str, tuple[int, str, int]] = {
     "groq-capacity": (498, "Flex tier capacity exceeded", 503),
     "nginx-closed": (499, "", 502),
     "anthropic-overloaded": (529, "Overloaded", 503),
-    "anthropic-credit": (400, "Your credit balance is too low to access the Anthropic API.", 400),
-    "openai-billing": (400, "Billing hard limit has been reached", 400),
-    "openai-account": (400, "Your account is not active, please check your billing details.", 400),
-    "gemini-key": (400, "API key not valid. Please pass a valid API key.", 400),
-    "gemini-expired": (400, "API key expired. Please renew the API key.", 400),
+    "anthropic-credit": (400, "Your credit balance is too low to access the Anthropic API.", 502),
+    "openai-billing": (400, "Billing hard limit has been reached", 502),
+    "openai-account": (400, "Your account is not active, please check your billing details.", 502),
+    "gemini-key": (400, "API key not valid. Please pass a valid API key.", 502),
+    "gemini-expired": (400, "API key expired. Please renew the API key.", 502),
     "groq-decommissioned": (400, "The model `m` has been decommissioned and is no longer supported.", 400),
     "deepseek-model": (400, "Model Not Exist", 400),
     "mistral-model": (400, "Invalid model: m", 400),
     "openrouter-model": (400, "m is not a valid model ID", 400),
 }
+OF_THE_ACCOUNT = ("anthropic-credit", "openai-billing", "openai-account", "gemini-key", "gemini-expired")
 MISTAKES = {
     "value": (400, "temperature must be in [0, 2], got 3."),
     "size": (413, "Request Entity Too Large"),
@@ -58,7 +59,7 @@ class Faulty(able.Handler):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder, sound = tmp_path_factory.mktemp("faults"), able.serve()
     faulty = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     threading.Thread(target=faulty.serve_forever, daemon=True).start()
@@ -81,14 +82,15 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         ],
     }
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(serving(folder, settings)) as running:
-        yield from _client_of(running)
+        yield running
     for server in engines.values():
         server.shutdown()
         server.server_close()
 
 
-def _client_of(running: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, headers=running.headers, timeout=30) as client:
+@pytest.fixture(scope="module")
+def client(gateway: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=30) as client:
         yield client
 
 
@@ -109,7 +111,18 @@ def test_another_model_answers_where_a_providers_account_key_or_model_is_at_faul
 def test_who_insists_on_that_model_is_told_that_it_failed(client: httpx.Client, fault: str) -> None:
     answer = ask(client, fault, "faulty")
     assert answer.status_code == FAULTS[fault][2], answer.text
-    assert FAULTS[fault][1] in answer.json()["error"]["message"]
+    if fault not in OF_THE_ACCOUNT:
+        assert FAULTS[fault][1] in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fault", OF_THE_ACCOUNT)
+def test_what_a_provider_says_of_the_operators_account_is_for_the_operator_alone(
+    client: httpx.Client, gateway: Running, fault: str
+) -> None:
+    answer = ask(client, fault, "faulty")
+    assert answer.json()["error"]["code"] == "upstream_account"
+    assert FAULTS[fault][1] not in answer.text
+    assert FAULTS[fault][1] in gateway.log.read_text()
 
 
 @pytest.mark.parametrize("mistake", sorted(MISTAKES))
@@ -120,5 +133,5 @@ def test_a_mistake_in_the_request_is_asked_of_nobody_else(client: httpx.Client, 
 
 def test_a_client_cannot_close_an_engine_to_others_by_provoking_such_words(client: httpx.Client) -> None:
     for _ in range(51):  # one more than the breaker bears
-        assert ask(client, "anthropic-credit", "faulty").status_code == 400
+        assert ask(client, "anthropic-credit", "faulty").status_code == 502
     assert ask(client, "hello", "faulty").json()["choices"][0]["message"]["content"] == "from the faulty one"
