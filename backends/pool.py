@@ -17,6 +17,7 @@ from backends.breaker import Breaker, BreakerRule, State
 from backends.discovery import NEARLY_FULL, Found, Speed, Watch, delay_s
 from backends.errors import BackendError, Overloaded, Refused
 from backends.prefixes import prefix_of
+from backends.tags import admitted
 from backends.types import Backend, Reply, Report, Request, Stream, Whole
 
 _SPILL = 8.0  # a session leaves its engine for one with this many fewer requests: the queue costs more than the cache
@@ -34,6 +35,8 @@ class Replica:
     most: int | None = None  # requests at once; None: unlimited
     weight: float = 1.0  # its share of the requests beside its siblings
     context_tokens: int | None = None  # where it differs from its siblings'
+    rank: int = 1  # those of a higher one are asked where none of a lower one can be
+    tags: frozenset[str] | None = None  # whose requests it takes; None: no engine of this backend looks at tags
     credit: float = 0.0  # of turns it was owed by its weight
     in_flight: int = 0
     busy_until: float = 0.0  # it said that it is: others are asked first, and it is where there are none
@@ -96,6 +99,8 @@ class Replicas:
         self.replicas = tuple(replicas)
         self._clock = clock
         self._attempts = attempts
+        self._ranked = len({each.rank for each in replicas}) > 1
+        self._tagged = any(each.tags is not None for each in replicas)
 
     @property
     def is_up(self) -> bool:
@@ -202,9 +207,14 @@ class Replicas:
 
     def _pick(self, request: Request, tried: set[str]) -> Replica | None:
         now, session = self._clock(), request.session
-        open_to = [each for each in self.replicas if each.breaker.admits] or self.replicas  # banned beats nobody
+        may = self._for(request.tags)
+        open_to = [each for each in may if each.breaker.admits] or may  # banned beats nobody
         free = [replica for replica in open_to if replica.has_room and replica.name not in tried]
         free = [replica for replica in free if replica.holds(request.tokens)] or free
+        if self._ranked and free:
+            ready = [replica for replica in free if now >= replica.busy_until] or free
+            first = min(replica.rank for replica in ready)
+            free = [replica for replica in ready if replica.rank == first]
         if len(free) < 2:
             return free[0] if free else None
         for replica in free:  # smooth weighted turns, as nginx takes them
@@ -216,6 +226,12 @@ class Replicas:
             return least
         busy = now < home.busy_until
         return home if not busy and home.pressure <= least.pressure + _SPILL else least
+
+    def _for(self, tags: frozenset[str]) -> Sequence[Replica]:
+        """Whom a request with these tags may go to."""
+        if not self._tagged:
+            return self.replicas
+        return admitted([(each, each.tags or frozenset()) for each in self.replicas], tags)
 
     def _nobody(self) -> BackendError:
         return Overloaded("every engine is at its cap", backend=self.name)

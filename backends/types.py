@@ -89,6 +89,7 @@ class Request(msgspec.Struct, frozen=True):
     extra: Mapping[str, object] = msgspec.field(default_factory=dict)  # merged into the body, e.g. {"vllm_xargs": {…}}
     session: str | None = None  # for affinity
     tokens: int = 0  # that it is expected to need: engines with a smaller context are passed by
+    tags: frozenset[str] = frozenset()  # by which some engines are chosen
 
 
 def lines_of(headers: Mapping[str, str]) -> bytes:

@@ -239,6 +239,7 @@ class Model:
     admitted: bool = True  # False: a compressed variant nobody compared with its parent yet
     bytes_per_token: float = 4.0  # of its tokenizer on ordinary text; 1 for byte-level models
     replica_prices: Mapping[str, Price] = field(default_factory=dict)  # by engine; `price` is the most expensive
+    tags: tuple[frozenset[str], ...] = ()  # of each engine, where some take requests by their tags
     lacks: frozenset[str] = frozenset()  # features of a request that it is known not to have
     wildcard: str | None = None  # the entry that stands for it among many
     program: Program | None = field(default=None, compare=False)  # that answers in place of an engine

@@ -55,7 +55,8 @@ def _replicas(name: str, section: engines.Backend) -> Iterator[Replica]:
     if isinstance(section, engines.VllmSection | engines.LitellmSection):
         for label, each in section.labelled(name):
             engine = _openai(name, section, each) if section.kind == "vllm" else _litellm(name, section, each)
-            own = {"weight": each.weight, "context_tokens": each.context_tokens, **usual}
+            own = {"weight": each.weight, "context_tokens": each.context_tokens, "rank": each.order, **usual}
+            own["tags"] = None if not section.tags else each.tags or frozenset()
             yield replica_of(_named(engine, each), name=label, **own)
     elif isinstance(section, engines.EmbeddedSection):
         yield replica_of(_embedded(name, section), name=name, **usual)

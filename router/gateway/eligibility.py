@@ -9,6 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.dialects import ABILITIES
+from backends.tags import admitted
 from router.errors import InvalidRequest, NoCandidate, NotFound, PointsmanError
 from router.gateway.abilities import PROMPT_CACHE
 from router.gateway.cost_fields import LIMITS, UNLIMITED, Raised, laid_over
@@ -41,6 +42,7 @@ class Requirements(msgspec.Struct, frozen=True):
     messages: int = 1
     features: frozenset[str] = frozenset()  # what is asked beyond plain text: see abilities
     repeats: bool = False  # asked again, a model would say the same: the temperature is 0
+    tags: frozenset[str] = frozenset()  # by which some models choose among their servers
     may_shorten: bool = False  # no context holds the whole answer that is asked for: what is left will do
 
 
@@ -133,7 +135,7 @@ def is_usual(requirements: Requirements, principal: Principal) -> bool:
         and requirements.max_cost is None
         and not requirements.local_only
     )
-    free = free and requirements.max_delay_s is None
+    free = free and requirements.max_delay_s is None and not requirements.tags
     return free and not requirements.unforeseen and principal.allowed_models is None and not principal.local_only
 
 
@@ -169,6 +171,8 @@ def _not_allowed(model: Model, requirements: Requirements, principal: Principal)
         return "not in the request's allowed_models"
     if (principal.local_only or requirements.local_only) and not model.local:
         return "the request must stay local and this model is remote"
+    if model.tags and not admitted(enumerate(model.tags), requirements.tags):
+        return "its servers are for requests with other tags"
     return None
 
 

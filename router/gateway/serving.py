@@ -289,6 +289,7 @@ class Gateway:
             extra=extra,
             session=call.session,
             tokens=prompt + (attempt.room or asked),
+            tags=call.requirements.tags,
         )
         if dialect is not None:
             return await send_over_chat(attempt.backend, request, dialect)

@@ -13,6 +13,7 @@ import random
 import re
 import time
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from backends.types import Whole
@@ -32,6 +33,8 @@ from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
 from router.http.schemas import PATHS, parse, with_field
 from router.http.stopping import Stopping
+from router.http.tags import FIELDS, tags_of
+from router.http.tags import HEADER as TAGS
 from router.types import Allowance, Principal, show_usd
 
 LOG = logging.getLogger("pointsman.inference")
@@ -137,6 +140,10 @@ class Inference:
             aliases=self._gateway.decider.options.aliases,
             meaning=self._gateway.decider.meaning,
         )
+        owner = asked.principal.metadata if asked.principal is not None else {}
+        if TAGS in headers or "tags" in owner or not FIELDS.isdisjoint(call.fields):
+            tags = tags_of(call.fields, headers.get(TAGS), owner)
+            call.requirements = msgspec.structs.replace(call.requirements, tags=tags)
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]
         if b"cache-control" in headers:

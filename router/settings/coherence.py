@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from policies.registry import NAMES, options_of
 from policies.stored_answers import STORED
 from router.errors import SettingsError
+from router.settings.access_groups import groups_of
 from router.settings.complaints import Fault
 from router.settings.document import Settings
 from router.settings.engine_sections import EmbeddedSection, LitellmSection, VllmSection
@@ -204,7 +205,8 @@ def _unknown_models(settings: Settings) -> Iterator[Fault]:
     if any(each.discovers for each in settings.backends.values()):
         return
     for path, terms in _terms(settings):
-        named = [(f"{path}.allowed_models", name) for name in sorted(terms.allowed_models or ())]
+        models = (terms.allowed_models or frozenset()) - groups_of(settings.models)
+        named = [(f"{path}.allowed_models", name) for name in sorted(models)]
         named += [(f"{path}.budgets[{n}].model", each.model) for n, each in enumerate(terms.budgets) if each.model]
         named += [(f"{path}.limits[{n}].model", each.model) for n, each in enumerate(terms.limits) if each.model]
         for where, name in named:

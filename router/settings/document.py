@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from router.errors import SettingsError
 from router.settings.abilities import CAPABILITIES, EVERYTHING, able
+from router.settings.access_groups import grouped, spread
 from router.settings.annotations import Annotations
 from router.settings.embedder_sections import Embedder, HashingSection
 from router.settings.engine_sections import Backend, EmbeddedSection, LitellmSection, VllmSection
@@ -231,16 +232,14 @@ class Settings(Section):
             limits=(section.limits.limit(f"model:{section.name}"),) if section.limits else (),
             draining=section.drain,
             bytes_per_token=section.bytes_per_token,
-            replica_prices=self._replica_prices(backend),
+            **self._of_replicas(backend),
         )
 
-    def _replica_prices(self, backend: str) -> dict[str, Price]:
-        """Of the engines that have prices of their own."""
+    def _of_replicas(self, backend: str) -> dict[str, Any]:
         section = self.backends[backend]
         if not isinstance(section, VllmSection | LitellmSection):
             return {}
-        labelled = section.labelled(backend)
-        return {label: each.price.price() for label, each in labelled if each.price is not None}
+        return {"replica_prices": section.replica_prices(backend), "tags": section.tags}
 
     def _model_budgets(self, name: str, section: ModelSection | None) -> tuple[Budget, ...]:
         """Its own budget and those that it shares with other models."""
@@ -351,7 +350,7 @@ class Settings(Section):
     def _principal(self, tenant: str, key: KeySection) -> Principal | None:
         identity = key.name or key_id(key.secret.get_secret_value())
         bare = Principal(identity, tenant, key.team, admin=key.admin)
-        return narrowed(bare, [Level(f"key:{identity}", key), *self._levels(tenant, key.team)])
+        return narrowed(bare, [grouped(f"key:{identity}", key, self.models), *self._levels(tenant, key.team)])
 
     def _levels(self, tenant: str, team: str | None) -> Iterator[Level]:
         """What this document says of a team and its tenant."""
@@ -359,8 +358,8 @@ class Settings(Section):
         if section is None:
             return
         if team in section.teams:
-            yield Level(f"team:{team}", section.teams[team])
-        yield Level(f"tenant:{tenant}", section)
+            yield grouped(f"team:{team}", section.teams[team], self.models)
+        yield grouped(f"tenant:{tenant}", section, self.models)
 
     def on_request(self) -> frozenset[str]:
         """Policies a request may name: those the operator has chosen somewhere, and those that cost next to nothing."""
@@ -382,7 +381,8 @@ class Settings(Section):
 
     def completed(self, principal: Principal) -> Principal | None:
         """A principal with what this document says of its tenant and team added; None where they are disabled."""
-        return narrowed(principal, self._levels(principal.tenant, principal.team))
+        widened = replace(principal, allowed_models=spread(principal.allowed_models, self.models))
+        return narrowed(widened, self._levels(principal.tenant, principal.team))
 
     def lists(self, backend: str, upstream: str, name: str, bits: float | None) -> bool:
         """Whether `models` has an entry for this model of a backend."""

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 from router.settings.price_sections import PriceSection
 from router.settings.scalars import Dollars, Positive, Seconds, Secret, Url, is_private
 from router.terms import Name, Section
+from router.types import Price
 
 
 class Timeouts(Section):
@@ -42,6 +43,14 @@ class ReplicaSection(Section):
     )
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         default=1.0, description="Its share of the requests beside its siblings."
+    )
+    order: Positive = Field(
+        default=1, description="Servers of a higher order are asked where none of a lower one can answer."
+    )
+    tags: frozenset[str] | None = Field(
+        default=None,
+        description="Requests with one of these tags come here; `default` takes what no server has a tag for. Tags are "
+        "in `metadata.tags` and `tags` of a request, its header x-litellm-tags, and `tags` in the metadata of its key.",
     )
     params: dict[str, Any] = Field(
         default={}, description="Passed to litellm as they are, e.g. api_version, aws_region_name."
@@ -124,6 +133,16 @@ class _Remote(_Backend):
     @property
     def engines(self) -> int:
         return max(1, len(self.replicas))
+
+    def replica_prices(self, name: str) -> dict[str, Price]:
+        """Of the engines that have prices of their own."""
+        return {label: each.price.price() for label, each in self.labelled(name) if each.price is not None}
+
+    @property
+    def tags(self) -> tuple[frozenset[str], ...]:
+        """Of each server, where any of them looks at tags."""
+        each = [replica.tags for replica in self.replicas]
+        return tuple(tags or frozenset() for tags in each) if any(tags is not None for tags in each) else ()
 
 
 class VllmSection(_Remote):

@@ -132,6 +132,9 @@ class ModelSection(Section):
     drop_fields: frozenset[Name] = Field(
         default=frozenset(), description="Fields of a request that this model does not get."
     )
+    groups: frozenset[Name] = Field(
+        default=frozenset(), description="Groups it is in: `allowed_models` may name a group for all its models."
+    )
     limits: LimitTerms | None = Field(default=None, description="The model's own rate limits over all tenants.")
     capacity: BudgetTerms | None = Field(
         default=None, description="The model's own budget over all tenants, rolling, e.g. '20 USD per 1h'."

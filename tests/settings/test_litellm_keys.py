@@ -22,7 +22,9 @@ LISTED = {
 }
 HONOURED = {
     "general_settings": {"master_key", "default_model"},
-    "router_settings": {"num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password"},
+    "router_settings": {
+        *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "enable_tag_filtering"),
+    },
     "litellm_settings": {"num_retries", "request_timeout", "drop_params", "max_budget", "budget_duration"},
 }
 
@@ -136,10 +138,12 @@ def test_models_of_an_included_file_are_named_by_their_place_in_that_file(tmp_pa
     (tmp_path / "more.yaml").write_text(
         yaml.safe_dump({"include": ["last.yaml"], "model_list": [entry("x", "no/such")]})
     )
-    (tmp_path / "last.yaml").write_text(yaml.safe_dump({"model_list": [entry("y", order=3), entry("z", "acme/old")]}))
+    (tmp_path / "last.yaml").write_text(
+        yaml.safe_dump({"model_list": [entry("y", cooldown_time=3), entry("z", "acme/old")]})
+    )
     settings = load(tmp_path / "own.yaml", {}, listed=LISTED.get)
     assert [line.partition(":")[0] for line in settings.unroutable] == ["x (more.yaml", "z (last.yaml"]
-    assert "last.yaml: model_list[0].litellm_params.order: has no effect here" in settings.notes
+    assert "last.yaml: model_list[0].litellm_params.cooldown_time: has no effect here" in settings.notes
     assert settings.read.path("models[1].price") == "last.yaml: model_list[0].litellm_params.price"
 
 
@@ -182,10 +186,10 @@ def test_what_only_litellms_router_and_loggers_read_is_named_and_not_sent_on() -
         assert f"model_list[0].litellm_params.{key}: has no effect here" in settings.notes
 
 
-def test_groups_of_access_and_weights_that_nobody_reads_are_named() -> None:
+def test_groups_of_access_are_kept_and_weights_that_nobody_reads_are_named() -> None:
     settings = settings_of(entry(info={"access_groups": ["beta"], "weight": 2, "id": "x", "description": "y"}))
+    assert settings.models[0].groups == {"beta"}
     assert {note for note in settings.notes if "model_info" in note} == {
-        "model_list[0].model_info.access_groups: has no effect here",
         "model_list[0].model_info.weight: has no effect here",
     }
 

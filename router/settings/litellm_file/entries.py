@@ -24,6 +24,7 @@ ENTRY_LIMITS = ("rpm", "tpm")  # that may stand beside litellm_params too
 DIRECT = frozenset({"hosted_vllm", "openai", "vllm", "openai_like", "litellm_proxy", "lm_studio", "llamafile"})
 _NUMBERS = {"rpm", "tpm", "weight", "max_tokens", "timeout", "stream_timeout", "max_parallel_requests", "temperature"}
 _NUMBERS |= {
+    "order",
     "num_retries",
     "top_p",
     "seed",
@@ -32,6 +33,10 @@ _NUMBERS |= {
     "max_output_tokens",
     "presence_penalty",
     "frequency_penalty",
+}
+_SHUT = {
+    "team_id": "it is for one team alone, which this file cannot know here",
+    "access_windows": "it may be used at certain times alone, which is not kept here",
 }
 _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
@@ -95,6 +100,16 @@ class Entry:
         return _address(self.params)
 
     @property
+    def groups(self) -> frozenset[str]:
+        """Groups of access it is in."""
+        return _texts(self.info.get("access_groups"), f"{self.path}.model_info.access_groups")
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Tags of the requests it is for."""
+        return _texts(self.params.get("tags"), f"{self.path}.litellm_params.tags")
+
+    @property
     def is_own(self) -> bool:
         """Whether it is a server of one's own, which nobody but its owner can price."""
         return _is_own(self.provider, self.params)
@@ -147,8 +162,8 @@ def read_entry(
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
     if provider in _ADDRESSED | _HAS_A_PLACE and not _address(params):
         params["api_base"] = env.get(f"{provider.removesuffix('_chat').upper()}_API_BASE")
-    if info.get("blocked") is True:
-        return Unroutable(name, path, "the file blocks it", f"take {path}.model_info.blocked away")
+    if (shut := _shut(name, info, path)) is not None:
+        return shut
     if (nowhere := _nowhere(name, path, params, provider)) is not None:
         return nowhere
     is_own = _is_own(provider, params)
@@ -194,6 +209,24 @@ def _nowhere(name: str, path: str, params: Tree, provider: str) -> Unroutable | 
         remedy = f"add pointsman.model_map: {{{name}: auto}}"
         return Unroutable(name, path, "LiteLLM's own router is not run here", remedy)
     return None
+
+
+def _shut(name: str, info: Tree, path: str) -> Unroutable | None:
+    """Of an entry that is not for everybody, or not now."""
+    if info.get("blocked") is True:
+        return Unroutable(name, path, "the file blocks it", f"take {path}.model_info.blocked away")
+    for key, why in _SHUT.items():
+        if info.get(key):
+            return Unroutable(name, path, why, f"take {path}.model_info.{key} away, and name it in allowed_models")
+    return None
+
+
+def _texts(value: object, path: str) -> frozenset[str]:
+    """A list of names; one alone may stand for it. Raises: SettingsError."""
+    each = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(each, list) or not all(isinstance(one, str) and one for one in each):
+        raise SettingsError(f"{path}: got {str(value)[:80]!r}, expected a list of names", param=path)
+    return frozenset(each)
 
 
 def numbers(given: Mapping[str, Any]) -> Tree:

@@ -15,23 +15,28 @@ from router.settings.litellm_file.money import capacity
 from router.settings.price_sections import written
 
 
-def group(name: str, entries: Sequence[Entry], notes: list[str]) -> tuple[Tree, Tree]:
-    """(backend, model). Raises: SettingsError for a limit of money that cannot be kept."""
+def group(name: str, entries: Sequence[Entry], notes: list[str], *, filters: bool = False) -> tuple[Tree, Tree]:
+    """(backend, model). `filters`: the router sends requests by their tags.
+
+    Raises: SettingsError for a limit of money that cannot be kept.
+    """
     entries = list(_of_one_kind(entries, notes))
     if any(each.is_wildcard for each in entries):
         entries = list(_of_one_model(entries, notes))
     direct = all(each.is_direct for each in entries)
     upstream = entries[0].upstream(direct=direct)
+    filters = filters or any(each.info.get("enable_tag_filtering") is True for each in entries)
+    by_tags = filters and any(each.tags for each in entries)
     backend: Tree = {
         "kind": "vllm" if direct else "litellm",
-        "urls": [_replica(each, upstream, direct=direct) for each in entries],
+        "urls": [_replica(each, upstream, direct=direct, by_tags=by_tags) for each in entries],
         **_waiting(entries),
     }
     if (local := all(each.is_local for each in entries)) != direct:
         backend["local"] = local
     if direct and (headers := entries[0].params.get("extra_headers")):
         backend["headers"] = headers
-    notes += [note for each in entries for note in unused(each, direct=direct)]
+    notes += [note for each in entries for note in unused(each, direct=direct, by_tags=by_tags)]
     notes += unshared(entries, direct=direct)
     notes += [note for each in entries for note in _missing(each)]
     return backend, _model(name, upstream, entries)
@@ -61,7 +66,7 @@ def _of_one_kind(entries: Sequence[Entry], notes: list[str]) -> Iterator[Entry]:
             notes.append(f"{each.path}: left out, since it can do nothing that {first.path} can, whose name it has")
 
 
-def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
+def _replica(entry: Entry, upstream: str, *, direct: bool, by_tags: bool) -> Tree:
     own = entry.upstream(direct=direct)
     replica: Tree = {
         "url": entry.api_base,
@@ -70,6 +75,8 @@ def _replica(entry: Entry, upstream: str, *, direct: bool) -> Tree:
         "price": written(entry.price) if entry.price is not None else None,
         "context_tokens": entry.context_tokens,
         "weight": entry.params.get("weight"),
+        "order": entry.params.get("order"),
+        "tags": sorted(entry.tags) if by_tags else None,
     }
     if not direct:
         replica["params"] = {key: value for key, value in entry.params.items() if is_passed_on(key)}
@@ -125,6 +132,7 @@ def _model(name: str, upstream: str, entries: Sequence[Entry]) -> Tree:
         ("extra_body", first.get("extra_body")),
         ("defaults", {k: v for k, v in first.items() if k in DEFAULTS and v is not None}),
         ("drop_fields", first.get("additional_drop_params")),
+        ("groups", sorted(set().union(*(each.groups for each in entries)))),
         ("lacks", sorted(set().union(*(each.lacks for each in entries)))),
         ("limits", _limits(entries)),
         ("capacity", capacity(entries)),

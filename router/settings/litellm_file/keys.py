@@ -21,11 +21,11 @@ _INFO = {"base_model", "mode", "max_input_tokens", "max_output_tokens", "support
 _LARGEST = ("max_parallel_requests", "num_retries", "timeout")  # one for all replicas
 _TAKEN = {*_LARGEST, "stream_timeout", "extra_body", "additional_drop_params", "drop_params"}
 _BUDGETS = {"max_budget", "budget_duration"}
-_HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*LIMITS, "weight", "max_tokens"}
+_HERE = _ADDRESS | _INFO | _TAKEN | _BUDGETS | DEFAULTS | {*LIMITS, "weight", "order", "max_tokens"}
 _NO_EFFECT = {  # litellm would call whom nobody prices
     *("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "context_window_fallback_dict"),
 }
-_NO_EFFECT |= {"order", "tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
+_NO_EFFECT |= {"tags", "cooldown_time", "max_retries", "use_in_pass_through", "litellm_credential_name"}
 _NO_EFFECT |= {  # of LiteLLM's router and proxy; its library would send some of them to the provider
     *("rpd", "tpd", "itpm", "otpm", "default_api_key_rpm_limit", "default_api_key_tpm_limit", "allowed_model_region"),
     *("retry_policy", "routing_strategy", "guardrails", "tag_regex", "silent_model", "mock_timeout", "tiered_pricing"),
@@ -49,7 +49,21 @@ _OF_OTHERS = re.compile(  # routers in the router, loggers, stores of batches an
     r"(auto|adaptive|complexity|quality|switchyard)_router_\w+|(langfuse|langsmith|arize|dd|posthog|newrelic|signoz)_\w+"
     r"|(weave|s3|gcs|milvus|valkey)_\w+|\w*cost_per_\w+|\w+_token_cost\w*|\w+_uplift_multiplier\w*"
 )
-_INFORMS = _INFO | SAID | {"deprecation_date", "id", "db_model", "description", "max_tokens", "blocked", *LIMITS}
+_INFORMS = (
+    _INFO
+    | SAID
+    | {
+        "deprecation_date",
+        "id",
+        "access_groups",
+        "enable_tag_filtering",
+        "db_model",
+        "description",
+        "max_tokens",
+        "blocked",
+        *LIMITS,
+    }
+)
 
 
 def is_passed_on(key: str) -> bool:
@@ -57,11 +71,13 @@ def is_passed_on(key: str) -> bool:
     return key not in _HERE and not is_price(key) and not _is_mute(key)
 
 
-def unused(entry: Entry, *, direct: bool) -> Iterator[str]:
+def unused(entry: Entry, *, direct: bool, by_tags: bool) -> Iterator[str]:
     """Every key of an entry that has no effect. `direct`: litellm is not asked."""
     path = f"{entry.path}.litellm_params"
     kept = _HERE - {"drop_params"} | {"extra_headers"}
     for key in sorted(entry.params):
+        if key == "tags" and by_tags:
+            continue
         if key == "litellm_credential_name":
             yield f"{path}.{key}: credential_list has none of this name"
         elif not is_price(key) and (key not in kept if direct else _is_mute(key)):

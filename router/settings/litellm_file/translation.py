@@ -12,7 +12,17 @@ from router.errors import SettingsError
 from router.settings import source
 from router.settings.complaints import refuse
 from router.settings.listed import Look
-from router.settings.litellm_file.entries import ASSUMED_USD, ENTRY_LIMITS, Entry, Tree, Unroutable, numeral, read_entry
+from router.settings.litellm_file.access import own_check, unguarded
+from router.settings.litellm_file.entries import (
+    ASSUMED_USD,
+    ENTRY_LIMITS,
+    Entry,
+    Tree,
+    Unroutable,
+    is_true,
+    numeral,
+    read_entry,
+)
 from router.settings.litellm_file.groups import group, names_of, usable
 from router.settings.litellm_file.money import ALL, shared, unkept
 from router.wildcards import STAR, nearest
@@ -33,6 +43,7 @@ _GENERAL = {"master_key", "default_model"}
 _ROUTER = {
     *("num_retries", "timeout", "redis_url", "redis_host", "redis_port", "redis_password", "fallbacks"),
     *("context_window_fallbacks", "default_fallbacks", "model_group_alias", "provider_budget_config"),
+    "enable_tag_filtering",
 }
 _LIBRARY = {
     *("num_retries", "request_timeout", "fallbacks", "context_window_fallbacks", "default_fallbacks", "default_model"),
@@ -71,7 +82,7 @@ def translate(
     notes = [f"{key}: has no effect here" for key in sorted(set(tree) - _SECTIONS)]
     notes += [*_beside(tree["model_list"], "model_list", _ENTRY)]
     notes += [*_beside(tree.get("credential_list"), "credential_list", _CREDENTIAL)]
-    if wrong := list(unkept(tree)):
+    if wrong := [*unkept(tree), *unguarded(tree)]:
         raise refuse(wrong)
     given = {key: str(value) for key, value in source.mapping_at(tree, "environment_variables").items()}
     env = ChainMap(given, env) if given else env  # type: ignore[arg-type]  # it is only read
@@ -83,13 +94,14 @@ def translate(
     listed, unroutable = _entries(_credited(tree), env, look, is_provider)
     entries = [each for each in listed if each.retired is None or each.retired > today]
     unroutable += [each.gone() for each in listed if each not in entries]
+    filters = is_true((tree.get("router_settings") or {}).get("enable_tag_filtering"))
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.name, []).append(entry)
     backends: Tree = {}
     models: list[Tree] = []
     for name, each in groups.items():
-        backends[name], model = group(name, each, notes)
+        backends[name], model = group(name, each, notes, filters=filters)
         models.append(model)
     general, used = _Sections(tree, env), notes
     translated = {"backends": backends, "models": models, **general.auth(used), **general.store()}
@@ -191,6 +203,9 @@ class _Sections:
     def auth(self, notes: list[str]) -> Tree:
         """The master key opens everything, as it does there; without one callers need no key."""
         master = self._value("general_settings", self._general, "master_key") or self._env.get("LITELLM_MASTER_KEY")
+        if not master and (own := own_check(self._general)):
+            notes.append(f"general_settings.{own}: is not run here, so callers need a key of this gateway")
+            return {}
         if not master:
             notes.append("general_settings.master_key: none, so callers need no key (as with LiteLLM)")
             return {"auth": {"required": False}}

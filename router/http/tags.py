@@ -1,0 +1,36 @@
+"""The tags of a request, by which some models choose among their servers. What is no text is no tag."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+HEADER = b"x-litellm-tags"
+MOST_TAGS = 64
+FIELDS = frozenset({"metadata", "litellm_metadata", "tags"})
+
+
+def tags_of(fields: Mapping[str, msgspec.Raw], header: bytes | None, owner: Mapping[str, str]) -> frozenset[str]:
+    """Of the body's fields, of the header, and of the metadata of the key, its team and its tenant."""
+    found = [*_of_fields(fields), *(header or b"").decode("latin-1").split(","), *_of_owner(owner.get("tags", ""))]
+    return frozenset([tag.strip() for tag in found if tag.strip()][:MOST_TAGS])
+
+
+def _of_fields(fields: Mapping[str, msgspec.Raw]) -> Iterator[str]:
+    for name in FIELDS & fields.keys():
+        value = msgspec.json.decode(fields[name])
+        yield from _texts(value if name == "tags" else value.get("tags") if isinstance(value, dict) else None)
+
+
+def _of_owner(written: str) -> Iterator[str]:
+    """Metadata is text: a list as JSON, or tags between commas."""
+    try:
+        yield from _texts(json.loads(written))
+    except ValueError:
+        yield from written.split(",")
+
+
+def _texts(value: object) -> Iterator[str]:
+    yield from (each for each in value if isinstance(each, str)) if isinstance(value, list) else ()

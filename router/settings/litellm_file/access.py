@@ -1,0 +1,32 @@
+"""Who may call, by LiteLLM's file: what cannot be kept stops the start, or asks for a key in its place. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from router.settings.litellm_file.entries import is_true
+from router.settings.source import mapping_at
+
+_CHECKS = ("custom_auth", "enable_jwt_auth", "enable_oauth2_auth", "enable_oauth2_proxy_auth")
+
+
+def own_check(general: Mapping[str, Any]) -> str | None:
+    """The key by which the operator's own program, or somebody else's tokens, say who may call."""
+    return next((key for key in _CHECKS if general.get(key) and (key == _CHECKS[0] or is_true(general[key]))), None)
+
+
+def unguarded(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Limits of who may call, or goes where, that nothing here keeps, as (path, what to do)."""
+    if mapping_at(tree, "general_settings").get("allowed_ips"):
+        yield (
+            "general_settings.allowed_ips",
+            "callers are not told apart by their address here, expected a firewall or a proxy that does, "
+            "and this key left out",
+        )
+    router = mapping_at(tree, "router_settings")
+    if is_true(router.get("enable_tag_filtering")) and not is_true(router.get("tag_filtering_match_any", True)):
+        yield (
+            "router_settings.tag_filtering_match_any",
+            "servers take requests that share one tag with them here, expected true, or a server for each pair of tags",
+        )
