@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from router.stores.open import open_stores
+from router.types import Feedback
 from tests.http.conftest import Running, serving
+from tests.policies.test_judgement import make_entries
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -22,6 +26,8 @@ ADMIN, ACME = "sk-admin-of-the-page", "sk-acme-on-the-page"
 HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=2</script>{{7*7}}${7*7}'
 CHROMIUM = shutil.which("chromium")
 PAGES = ("try", "proof", "run", "manage")
+WINDOWS = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
+ANSWERS = 240  # in the log of `proven`
 
 
 @contextmanager
@@ -49,6 +55,25 @@ def gateway_in(folder: Path, **more: Any) -> Iterator[Running]:
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with gateway_in(tmp_path_factory.mktemp("page")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
+    """A gateway whose log has answers of two models, of which the live policy prefers the worse one."""
+    folder = tmp_path_factory.mktemp("proof")
+    (folder / "state").mkdir()
+    with gateway_in(folder) as found, ThreadPoolExecutor(1) as aside:
+        aside.submit(asyncio.run, fill(f"sqlite:///{folder}/state/pointsman.db")).result()
+        yield found, folder
+
+
+async def fill(url: str) -> None:
+    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        for entry in make_entries(ANSWERS):
+            if isinstance(entry, Feedback):
+                await stores.log.judge(entry)
+            else:
+                await stores.log.remember(entry)
 
 
 def client(gateway: Running, key: str = ACME) -> httpx.Client:

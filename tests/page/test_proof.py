@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +12,13 @@ import pytest
 from cli import main
 from router.learning.judgement import judged_answers
 from router.learning.proof import over_time, proof_of, quality_by
-from router.stores.open import open_stores
 from router.stores.reports import KnownNames, SpendLine, grouped
-from router.types import Feedback
 from tests.http.conftest import Running
-from tests.page.conftest import ADMIN, client, gateway_in, give_key, opened
+from tests.page.conftest import ADMIN, ANSWERS, client, give_key, opened
 from tests.policies.test_judgement import make_entries
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-ANSWERS = 240
-
-
-@pytest.fixture(scope="module")
-def proven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
-    """A gateway whose log has answers of two models, of which the live policy prefers the worse one."""
-    folder = tmp_path_factory.mktemp("proof")
-    (folder / "state").mkdir()
-    with gateway_in(folder) as found:
-        asyncio.run(fill(f"sqlite:///{folder}/state/pointsman.db"))
-        yield found, folder
-
-
-async def fill(url: str) -> None:
-    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
-        for entry in make_entries(ANSWERS):
-            if isinstance(entry, Feedback):
-                await stores.log.judge(entry)
-            else:
-                await stores.log.remember(entry)
 
 
 def report_of(gateway: Running) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.http.conftest import Running
-from tests.page.conftest import ADMIN, HOSTILE, PAGES, client, give_key, opened
+from tests.page.conftest import ADMIN, HOSTILE, PAGES, WINDOWS, client, give_key, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-WINDOWS = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
 ANSWERED = ".turn:last-child .facts b"
 
 

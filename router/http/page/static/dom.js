@@ -24,10 +24,27 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Another content for an element. */
+/** Another content for an element. What has the focus keeps it, by its id or label, and tables stay where they were scrolled to. */
 export function show(element, ...children) {
+  const { activeElement } = document, held = element !== activeElement && element.contains(activeElement) ? activeElement : null;
+  const scrolled = new Map([...element.querySelectorAll(".table")].map((each) => [each.ariaLabel, each.scrollLeft]));
   element.replaceChildren(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
+  for (const each of element.querySelectorAll(".table")) each.scrollLeft = scrolled.get(each.ariaLabel) ?? 0;
+  if (held) (element.contains(held) ? held : likeOf(element, held))?.focus({ preventScroll: true });
   return element;
+}
+
+const likeOf = (element, held) => [...element.querySelectorAll(held.tagName)]
+  .find((each) => held.id ? each.id === held.id : held.ariaLabel && each.ariaLabel === held.ariaLabel);
+
+/** Give the focus to what has this id. */
+export function focusOn(id) {
+  document.getElementById(id)?.focus();
+}
+
+/** A button that does nothing for now, yet keeps the focus. */
+export function rest(button, rests) {
+  button.setAttribute("aria-disabled", String(rests));
 }
 
 /** A table of cells. Columns: {title, cell, left, wide, wrap}. */

@@ -2,7 +2,7 @@
 
 import { adminPage } from "./admin.js";
 import { ask } from "./api.js";
-import { failure, h, show, table } from "./dom.js";
+import { failure, focusOn, h, show, table } from "./dom.js";
 import { moment } from "./figures.js";
 import { prices } from "./prices.js";
 
@@ -28,9 +28,9 @@ export function page(root) {
       { title: "Models", left: true, wide: true, wrap: true, cell: (row) => row.terms.allowed_models?.join(", ") ?? "all" },
       { title: "State", left: true, cell: state },
       { title: "", cell: (row) => row.source === "file" ? h("span", { class: "soft small" }, "read-only here")
-        : h("button", { type: "button", "aria-label": `Edit ${row.name}`, onclick: () => edit(row) }, "Edit") },
+        : h("button", { type: "button", id: `edit-${row.name}`, "aria-label": `Edit ${row.name}`, onclick: () => edit(row) }, "Edit") },
     ], data, { caption: "Tenants" }), editor,
-    h("div", {}, h("button", { type: "button", onclick: () => edit(null) }, "New tenant")));
+    h("div", {}, h("button", { type: "button", id: "new-tenant", onclick: () => edit(null) }, "New tenant")));
   }
 
   function edit(row) {
@@ -43,6 +43,7 @@ export function page(root) {
     const disabled = h("input", { id: "t-disabled", type: "checkbox" });
     disabled.checked = terms.disabled;
     const said = h("div", {});
+    const cancel = () => { show(editor); focusOn(row ? `edit-${row.name}` : "new-tenant"); };
     const save = async (event) => {
       event.preventDefault();
       const body = { budgets: [...list(budgets.value), ...ofModels], preference: preference.value === "" ? null : Number(preference.value),
@@ -51,6 +52,7 @@ export function page(root) {
         await ask(`admin/v1/tenants/${encodeURIComponent(name.value)}`, { method: row ? "PATCH" : "PUT", body });
         show(editor);
         await inner.reload();
+        focusOn(`edit-${name.value}`);
       } catch (error) {
         show(said, failure(error));
       }
@@ -60,7 +62,7 @@ export function page(root) {
       h("label", { for: "t-preference" }, "Preference, 0 … 1", preference), h("label", { for: "t-models" }, "Allowed models", models),
       h("label", { for: "t-disabled", class: "check" }, disabled, "disabled")),
     h("div", { class: "row" }, h("button", { class: "main", type: "submit" }, row ? "Save" : "Make"),
-      h("button", { type: "button", onclick: () => show(editor) }, "Cancel")), said));
+      h("button", { type: "button", id: "t-cancel", onclick: cancel }, "Cancel")), said));
     (row ? budgets : name).focus();
   }
 
@@ -85,21 +87,24 @@ export function page(root) {
     const act = async (verb, body) => {
       try {
         const made = await ask(`admin/v1/keys/${encodeURIComponent(row.id)}/${verb}`, { method: "POST", body });
-        if (made.secret) tell(made);
+        if (made.secret) tell(made, `${verb}-${row.id}`);
         await inner.reload();
       } catch (error) {
         show(secret, failure(error));
       }
     };
     return h("span", { class: "row nowrap" },
-      h("button", { type: "button", "aria-label": `Rotate ${row.id}`, onclick: () => act("rotate", {}) }, "Rotate"),
-      h("button", { type: "button", "aria-label": `${turn} ${row.id}`, onclick: () => act(turn) }, turn === "enable" ? "Enable" : "Disable"));
+      h("button", { type: "button", id: `rotate-${row.id}`, "aria-label": `Rotate ${row.id}`, onclick: () => act("rotate", {}) }, "Rotate"),
+      h("button", { type: "button", id: `turn-${row.id}`, "aria-label": `${turn} ${row.id}`, onclick: () => act(turn) }, turn === "enable" ? "Enable" : "Disable"));
   }
 
-  function tell(made) {
+  /** The secret has the focus, and what has this id gets it back. */
+  function tell(made, back) {
+    const close = () => { show(secret); focusOn(back); };
     show(secret, h("div", { class: "notice stack" }, h("p", {}, `The secret of ${made.id}, shown this once:`),
       h("code", { class: "secret", tabindex: "0" }, made.secret),
-      h("div", { class: "row" }, h("button", { type: "button", onclick: () => show(secret) }, "I have it"))));
+      h("div", { class: "row" }, h("button", { type: "button", id: "have-it", onclick: close }, "I have it"))));
+    secret.querySelector("code").focus();
   }
 
   function keyForm(names) {
@@ -112,13 +117,13 @@ export function page(root) {
       event.preventDefault();
       try {
         tell(await ask("admin/v1/keys", { method: "POST", body: { tenant: tenant.value, name: name.value,
-          budgets: list(budgets.value), admin: admin.checked } }));
+          budgets: list(budgets.value), admin: admin.checked } }), "new-key");
         await inner.reload();
       } catch (error) {
         show(said, failure(error));
       }
     };
-    return h("details", {}, h("summary", {}, "New key"), h("form", { class: "stack", onsubmit: make },
+    return h("details", {}, h("summary", { id: "new-key" }, "New key"), h("form", { class: "stack", onsubmit: make },
       h("datalist", { id: "k-tenants" }, names.map((each) => h("option", { value: each }))),
       h("div", { class: "form" }, h("label", { for: "k-tenant" }, "Tenant", tenant), h("label", { for: "k-name" }, "Name", name),
         h("label", { for: "k-budgets" }, "Budgets, by commas", budgets),

@@ -1,7 +1,7 @@
 // Prices of models: those of the settings file are read-only; all others can have another one, at once or from a day on.
 
 import { ask } from "./api.js";
-import { failure, h, show, table } from "./dom.js";
+import { failure, focusOn, h, show, table } from "./dom.js";
 
 const PARTS = [["prompt", "Prompt"], ["cached", "Cached prompt"], ["cache_write", "Written to a cache"], ["completion", "Completion"]];
 const SOURCES = { file: "settings file", api: "API", list: "engine or list", steps: "its steps" };
@@ -24,7 +24,7 @@ export function prices() {
       ...PARTS.map(part),
       { title: "Later", left: true, wide: true, wrap: true, cell: later },
       { title: "", cell: (row) => row.read_only ? h("span", { class: "soft small" }, "read-only here")
-        : h("button", { type: "button", "aria-label": `Price of ${row.model}`, onclick: () => edit(row) }, "Change") },
+        : h("button", { type: "button", id: `price-${row.model}`, "aria-label": `Price of ${row.model}`, onclick: () => edit(row) }, "Change") },
     ], data, { caption: "Prices" }), editor);
   }
 
@@ -38,6 +38,7 @@ export function prices() {
         await ask(at(row.model), request);
         show(editor);
         await load();
+        focusOn(`price-${row.model}`);
       } catch (error) {
         show(said, failure(error));
       }
@@ -52,8 +53,8 @@ export function prices() {
       PARTS.map(([key, title], i) => h("label", { for: `p-${key}` }, title, inputs[i])),
       h("label", { for: "p-from" }, "From (UTC day), empty: at once", from)),
     h("div", { class: "row" }, h("button", { class: "main", type: "submit" }, "Save"),
-      row.source === "api" ? h("button", { type: "button", onclick: () => send({ method: "DELETE" }) }, "Take it back") : null,
-      h("button", { type: "button", onclick: () => show(editor) }, "Cancel")), said));
+      row.source === "api" ? h("button", { type: "button", id: "p-take-back", onclick: () => send({ method: "DELETE" }) }, "Take it back") : null,
+      h("button", { type: "button", onclick: () => { show(editor); focusOn(`price-${row.model}`); } }, "Cancel")), said));
     inputs[0].focus();
   }
 

@@ -2,7 +2,7 @@
 
 import { adminPage } from "./admin.js";
 import { ask } from "./api.js";
-import { card, failure, h, s, show, table } from "./dom.js";
+import { card, failure, h, rest, s, show, table } from "./dom.js";
 import { amountIn, digits, hundredths, moment, percent, unitOf, usd } from "./figures.js";
 
 const GROUPS = ["tenant", "team", "key", "model", "width", "program", "day"];
@@ -65,7 +65,7 @@ function spendTable(by, lines, elapsed) {
 
 function proving() {
   const said = h("p", { class: "soft", role: "status" });
-  const make = h("button", { type: "button", onclick: () => start() }, "Make it anew");
+  const make = h("button", { type: "button", id: "make", onclick: () => make.ariaDisabled === "true" || start() }, "Make it anew");
   const savings = h("div", { class: "stack" }), overTime = h("div", { class: "stack" }), drift = h("div", { class: "stack" });
   const byGroup = qualities();
   const element = h("section", { class: "card stack" },
@@ -84,7 +84,7 @@ function proving() {
   }
 
   function draw({ making, failed, report }) {
-    make.disabled = making;
+    rest(make, making);
     if (making) setTimeout(() => element.isConnected && load().catch((error) => show(said, failure(error))), 1000);
     const about = report ? `Made ${moment(report.made_ms)} UTC of the log's latest ${report.entries.toLocaleString("en")} entries, `
       + `${report.answers.toLocaleString("en")} of its answers judged.` : "No report was made yet.";

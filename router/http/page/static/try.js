@@ -2,7 +2,7 @@
 
 import { about, ask, events, hasKey, send } from "./api.js";
 import { decisionView } from "./decision.js";
-import { failure, h, show } from "./dom.js";
+import { failure, h, rest, show } from "./dom.js";
 import { digits, usd } from "./figures.js";
 
 const SETTLED_MS = [0, 150, 600]; // what an answer cost is logged a moment after it
@@ -13,8 +13,8 @@ export function page(root) {
   const why = h("section", { class: "card stack", "aria-label": "Decision" });
   const notice = h("div", {});
   const text = h("textarea", { id: "ask", rows: "3", placeholder: "Ask something", required: true });
-  const go = h("button", { class: "main", type: "submit" }, "Send");
-  const stop = h("button", { type: "button", disabled: true }, "Stop");
+  const go = h("button", { class: "main", type: "submit", id: "send" }, "Send");
+  const stop = h("button", { type: "button", id: "stop", "aria-disabled": "true" }, "Stop");
   const settings = controls();
   const examples = h("section", { class: "card", "aria-label": "Examples" });
   const form = h("form", { class: "composer card" },
@@ -37,7 +37,7 @@ export function page(root) {
   }
 
   function refuse() {
-    const send = h("button", { type: "button", onclick: () => submit(true) }, "Send it anyway");
+    const send = h("button", { type: "button", onclick: () => { text.focus(); submit(true); } }, "Send it anyway");
     show(notice, h("div", { class: "notice stack", role: "alert" },
       h("p", {}, "None of the packaged models can do this. They know thirty-four kinds of short questions, such as those "
         + "below, and would answer anything else with an arbitrary word. Models of your own go into the settings."),
@@ -50,8 +50,8 @@ export function page(root) {
     const body = settings.body(settings.keeps() ? [...said, { role: "user", content: request }]
       : [{ role: "user", content: request }]);
     running = new AbortController();
-    go.disabled = true;
-    stop.disabled = false;
+    rest(go, true);
+    rest(stop, false);
     try {
       const response = await send("v1/chat/completions", { method: "POST", body, signal: running.signal });
       turn.began(response.headers);
@@ -62,8 +62,8 @@ export function page(root) {
       turn.failed(error);
     } finally {
       running = null;
-      go.disabled = false;
-      stop.disabled = true;
+      rest(go, false);
+      rest(stop, true);
     }
     if (turn.decision) await explain(turn.decision, body);
   }
