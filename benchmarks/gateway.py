@@ -41,7 +41,7 @@ from benchmarks.rig import (
 )
 from benchmarks.seeding import seed_keys, seed_snapshot
 from benchmarks.settings import KEY, full_settings, pass_settings
-from research.provenance import provenance
+from research.provenance import provenance, put
 
 PEERS = Path(".venv-peers/bin")
 ROUNDS = 5
@@ -264,15 +264,18 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))  # the slowest last
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--connections", type=int, nargs=3, default=[1, 16, 64])
+    parser.add_argument("--write", type=Path, help="with --only traces: a page with marks for the table")
     parser.add_argument("--json", action="store_true", help="with --only inprocess: one JSON object and nothing else")
     arguments = parser.parse_args(given)
     if arguments.json and arguments.only != ["inprocess"]:
         parser.error("--json goes with --only inprocess")
+    if arguments.write is not None and arguments.only != ["traces"]:
+        parser.error("--write goes with --only traces")
     with tempfile.TemporaryDirectory() as made:
         if "inprocess" in arguments.only:
             _print_in_process(in_process.measure(Path(made)), as_json=arguments.json)
         if "traces" in arguments.only:
-            _print_in_process(in_process.sampled_out(Path(made)), as_json=False)
+            _print_traces(in_process.sampled_out_table(in_process.sampled_out(Path(made))), arguments.write)
         if rest := [part for part in arguments.only if part not in ("inprocess", "traces")]:
             _over_sockets(rest, Path(made), seconds=arguments.seconds, connections=arguments.connections)
     if not arguments.json:
@@ -285,6 +288,12 @@ def _print_in_process(figures: Mapping[str, float], *, as_json: bool) -> None:
         return
     for name, figure in figures.items():
         print(f"in process, {name.removesuffix('_us').replace('_', ' ')}: {figure:,.1f} µs")
+
+
+def _print_traces(table: Sequence[str], page: Path | None) -> None:
+    print(*table, sep="\n")
+    if page is not None:
+        put(page, "traces", table)
 
 
 def _over_sockets(parts: Sequence[str], folder: Path, *, seconds: float, connections: Sequence[int]) -> None:

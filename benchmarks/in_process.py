@@ -29,8 +29,9 @@ ENGINE = "http://127.0.0.1:9"  # nobody is asked: the loop has no sockets
 CONNECTIONS = 16
 _HEAD = (
     "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {key}\r\n"
-    "Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    "Content-Type: application/json\r\nContent-Length: {length}\r\n{more}\r\n"
 )
+_UNRECORDED = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\n"
 _BODY = json.dumps(ANSWER).encode()
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 
@@ -49,21 +50,43 @@ def measure(folder: Path, *, batches: int = 30, vectors: int = 10_000) -> dict[s
         return {"pass_through_us": passed, "repeated_us": least(run, repeated), "never_seen_us": least(run, fresh)}
 
 
-def sampled_out(folder: Path, *, batches: int = 30) -> dict[str, float]:
-    """The same of a gateway without traces and of one that records none of its requests, in turn; needs `otel`."""
-    plain = pass_settings(ENGINE, folder / "plain", 0)
+def sampled_out(folder: Path, *, batches: int = 60) -> dict[str, float]:
+    """The same of a gateway without traces and of one that records none of its requests; needs `otel`.
+
+    Both are up at once and their batches alternate, so that all meet the same moods of the machine.
+    """
     traced = pass_settings(ENGINE, folder / "traced", 0)
     traced["telemetry"] = {"access_log": False, "traces": {"endpoint": ENGINE, "share": 0.0}}
-    with stubbed(folder / "plain", plain) as without:
-        before = least(without, [messages(400)] * batches)
-    with stubbed(folder / "traced", traced) as run:
-        return {"without_traces_us": before, "sampled_out_us": least(run, [messages(400)] * batches)}
+    with (
+        stubbed(folder / "plain", pass_settings(ENGINE, folder / "plain", 0)) as plain,
+        stubbed(folder / "traced", traced) as run,
+    ):
+        ours, theirs = messages(400), messages(400, more=_UNRECORDED)
+        ways = [(plain, ours), (run, ours), (plain, theirs), (run, theirs)]
+        rounds = [[each(batch) for each, batch in ways] for _ in range(batches)][1:]
+    names = ("without_traces_us", "sampled_out_us", "clients_trace_without_traces_us", "clients_trace_sampled_out_us")
+    return {name: round(min(taken), 1) for name, taken in zip(names, zip(*rounds, strict=True), strict=True)}
 
 
-def messages(count: int, *, seed: int = 7, model: str = "auto") -> list[bytes]:
-    """That many different requests, as they come over the wire."""
+def sampled_out_table(figures: Mapping[str, float]) -> list[str]:
+    """Rows for a page: what sampled_out gave."""
+    plain, out, clients_plain, clients_out = figures.values()
+    cells = ((plain, out, "begins none"), (clients_plain, clients_out, "says that it is not recorded"))
+    rows = [
+        f"| {said} | {without:.1f} | {traced:.1f} | {traced - without:+.1f} | {traced / without:.3f} |"
+        for without, traced, said in cells
+    ]
+    return [
+        "| the client's trace | without traces, µs | with traces, µs | µs more | ratio |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def messages(count: int, *, seed: int = 7, model: str = "auto", more: str = "") -> list[bytes]:
+    """That many different requests, as they come over the wire; `more` lines of each head."""
     bodies = [json.dumps({**body, "model": model}).encode() for body in prompts(count, seed=seed)]
-    return [_HEAD.format(key=KEY, length=len(body)).encode() + body for body in bodies]
+    return [_HEAD.format(key=KEY, length=len(body), more=more).encode() + body for body in bodies]
 
 
 def least(run: Callable[[Sequence[bytes]], float], batches: Sequence[Sequence[bytes]]) -> float:

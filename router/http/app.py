@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -186,18 +187,21 @@ def build(runtime: Runtime, stopping: Stopping) -> ASGIApp:
     if server.cors_origins:
         served = CORSMiddleware(route, **_CORS, allow_origins=server.cors_origins)
     if runtime.tracer is not None:
-        served = _traced(served, runtime.tracer)
+        served = _traced(served, runtime)
     return Intake(Doors(served), body_limits(server), stopping)
 
 
-def _traced(app: ASGIApp, tracer: Any) -> ASGIApp:
+def _traced(app: ASGIApp, runtime: Runtime) -> ASGIApp:
     from router.http.tracing import Tracing  # noqa: PLC0415  (only with the extra `otel`)
+
+    traces, chance = runtime.settings.telemetry.traces, random.Random()  # seeded by the system in each process
+    share = traces.share if traces is not None else 0.0
 
     def path(scope: Scope) -> str | None:
         is_model_route = scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) in PATHS
         return path_of(scope) if is_model_route else None
 
-    return Tracing(app, tracer, path)
+    return Tracing(app, runtime.tracer, path, drawn=lambda: chance.random() < share)
 
 
 def head_limits(server: ServerSection) -> HeadLimits:

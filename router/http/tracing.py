@@ -1,11 +1,12 @@
 """ASGI middleware: a span for each request that calls a model, below its client's trace; needs the extra `otel`.
 
-A trace that is not recorded goes by at the price of a look at its header.
+A trace that is not recorded goes by at the price of a look at its header: OpenTelemetry is not asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opentelemetry import trace
@@ -17,30 +18,39 @@ from router.gateway.traced import OPERATIONS, RECORDED, RecordedTrace
 
 _CONTEXT = TraceContextTextMapPropagator()
 _NAMES = (b"traceparent", b"tracestate")
+_PARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(-.*)?")
+_SAMPLED = b"13579bdf"  # last digits of flags that say so
 
 
 class Tracing:
-    """Wraps an application. `path_of` gives the path of a request that calls a model, and None for all others."""
+    """Wraps an application. `path_of` gives the path of a request that calls a model, and None for all others.
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, path_of: Callable[[Scope], str | None]) -> None:
+    `drawn` says whether a request is recorded whose client says nothing of a trace.
+    """
+
+    def __init__(
+        self, app: ASGIApp, tracer: Tracer, path_of: Callable[[Scope], str | None], *, drawn: Callable[[], bool]
+    ) -> None:
         self._app = app
         self._tracer = tracer
         self._path_of = path_of
+        self._drawn = drawn
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         path = self._path_of(scope)
-        if path is None:
-            await self._app(scope, receive, send)
-            return
-        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _NAMES}
-        parent = _CONTEXT.extract(carrier) if carrier else None
-        span = self._tracer.start_span(f"POST {path}", context=parent, kind=SpanKind.SERVER)
-        if not span.is_recording():
-            await self._app(scope, receive, send)
-            return
-        await self._recorded(span, path, scope, receive, send)
+        if path is None or not self._is_recorded(scope):
+            return self._app(scope, receive, send)
+        return self._recorded(path, scope, receive, send)
 
-    async def _recorded(self, span: trace.Span, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def _is_recorded(self, scope: Scope) -> bool:
+        """As its client decided, where that can be read, and else by chance."""
+        said = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
+        parent = _PARENT.fullmatch(said) if said is not None else None
+        return self._drawn() if parent is None else parent[1] in _SAMPLED
+
+    async def _recorded(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        carrier = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _NAMES}
+        span = self._tracer.start_span(f"POST {path}", context=_CONTEXT.extract(carrier), kind=SpanKind.SERVER)
         found: dict[str, Any] = {"http.request.method": "POST", "http.route": path, "url.path": path}
         span.set_attributes(found | {"gen_ai.operation.name": OPERATIONS.get(path, "chat")})
         token = RECORDED.set(RecordedTrace(self._tracer, span, span))

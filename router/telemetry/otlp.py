@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Tracer
 
 from router.settings import Settings
@@ -25,13 +25,14 @@ FLUSH_MS = 3_000  # at the end
 
 @asynccontextmanager
 async def open_tracer(traces: Traces, version: str, exporter: SpanExporter | None = None) -> AsyncIterator[Tracer]:
-    """A tracer, and what it made sent before it closes. `exporter` stands for the collector."""
+    """A tracer, and what it made sent before it closes. `exporter` stands for the collector.
+
+    It records all that begins here: `router.http.tracing` has drawn before whether it is asked at all.
+    """
     resource = Resource.create(
         {"service.name": os.environ.get("OTEL_SERVICE_NAME", "pointsman"), "service.version": version}
     )
-    provider = TracerProvider(
-        resource=resource, sampler=ParentBased(TraceIdRatioBased(traces.share)), shutdown_on_exit=False
-    )
+    provider = TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter or _collector(traces)))
     try:
         yield provider.get_tracer("pointsman", version)

@@ -29,6 +29,7 @@ from tests.http.test_asgi import plain_uvicorn
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra `otel`")
 
+from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes, http_attributes, url_attributes
@@ -206,6 +207,58 @@ def test_a_trace_that_its_client_does_not_record_is_not_recorded_and_goes_on(tra
     last, _ = ask(client, 41, model="small")
     spans.of(last, 3)
     assert not [span for span in spans.get_finished_spans() if f"{span.context.trace_id:032x}" == trace]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        f"00-{TRACE}-{PARENT}-00",
+        f"01-{TRACE}-{PARENT}-02-more",
+        f"00-{'0' * 32}-{PARENT}-01",  # no trace: it begins here, of which a share of 0.0 is recorded
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-{PARENT}-01",
+        "no traceparent at all",
+        None,
+    ],
+)
+def test_where_nothing_is_recorded_opentelemetry_is_not_asked(
+    traced: Any, parent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, spans, _ = traced
+    begun: list[str] = []
+    begin = SdkTracer.start_span
+
+    def noted(tracer: Any, name: str, **more: Any) -> Any:
+        begun.append(name)
+        return begin(tracer, name, **more)
+
+    monkeypatch.setattr(SdkTracer, "start_span", noted)
+    headers = {} if parent is None else {"traceparent": parent}
+    assert client.post(CHAT, json=chat(PROMPT, model="small"), headers=headers).status_code == 200
+    assert begun == []
+    last, _ = ask(client, 42, model="small")
+    spans.of(last, 3)
+    assert begun == [f"POST {CHAT}", "decide", "chat small"]
+
+
+def test_of_requests_that_nobody_traces_a_share_is_recorded(tmp_path: Path) -> None:
+    spans = Spans()
+    settings = {
+        "state_dir": "s",
+        "auth": {"required": False},
+        "backends": {"f": {"kind": "scripted", "text": "hi"}},
+        "models": [{"name": "m", "price": {"prompt": 1, "completion": 1}}],
+        "telemetry": {"traces": {"share": 0.5}},
+    }
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings))
+    app = App(partial(open_runtime, load(tmp_path / "p.yaml"), None, spans=spans))
+    with plain_uvicorn(app, http=Connection) as url:
+        for _ in range(64):
+            assert httpx.post(url + CHAT, json=chat()).status_code == 200
+    recorded = [span for span in spans.get_finished_spans() if span.name == f"POST {CHAT}"]
+    assert 0 < len(recorded) < 64
+    assert len({span.context.trace_id for span in recorded}) == len(recorded)
+    assert len(spans.get_finished_spans()) == 3 * len(recorded)
 
 
 def test_attributes_are_of_the_conventions_or_our_own_and_hold_no_text(traced: Any) -> None:
