@@ -37,6 +37,7 @@ _ROUTE = re.compile(r"^(converse|converse_like|invoke|responses|chat|o_series)/"
 _REGION = re.compile(r"^(us|eu|apac|jp|au|ca|global|us-gov)\.(?=\w+\.)")  # of Bedrock's, where the map prices no region
 _FACTORS = ("fast", "us")  # tiers that multiply a price, among what the map says of Anthropic's models alone
 _MOST_TIMES = 100.0
+_TUNED = re.compile(r"^((?:openai/)?ft:[^:/]+):.*$")  # ft:BASE:whose::which costs what its base does, tuned
 _NO_SLASH = "sample_spec"  # the map's own documentation
 
 
@@ -57,6 +58,7 @@ class Listing:
 def find(model: str) -> Listing | None:
     """The listing of a model by the name litellm calls it; None where the map does not know it. Raises: ImportError."""
     entries = _entries(_PRICES)
+    model = _TUNED.sub(r"\1", model)
     entry = entries.get(model)
     if entry is None:
         provider, _, rest = model.partition("/")

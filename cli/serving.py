@@ -146,11 +146,13 @@ def post(url: str, key: str, body: dict[str, Any] | None, *, method: str = "POST
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from router.catalogue.probing import unreachable  # noqa: PLC0415
+    from router.catalogue.probing import silent_store, unreachable  # noqa: PLC0415
     from router.settings import describe, load  # noqa: PLC0415
 
     settings = load(arguments.file)
     print(describe(settings))
+    if (silent := silent_store(settings)) is not None:
+        print(f"away      {silent}")
     for line in unreachable(settings):
         print(f"not routable  {line}")
     return 0

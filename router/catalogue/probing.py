@@ -10,12 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from router.settings import Settings
 from router.settings.description import shown_address
 from router.settings.engine_sections import LitellmSection, VllmSection
 
 PATIENCE_S = 3.0
+STORE_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,31 @@ def unreachable(settings: Settings) -> Iterator[str]:
             yield f"{each}; {each.remedy}; until then its models are passed over"
 
 
+def silent_store(settings: Settings) -> str | None:
+    """A line where the Redis that the settings name does not answer; None where it does, or none is named so."""
+    url = settings.store.redis.get_secret_value() if settings.store.redis else ""
+    if not url.startswith(("redis://", "rediss://")):
+        return None
+    host, _, port = urlsplit(url).netloc.rpartition("@")[2].partition(":")
+    found: list[Exception | None] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host or "localhost", int(port or 6379)), STORE_PATIENCE_S).close()
+        except (OSError, ValueError, OverflowError) as error:
+            found.append(error)
+        else:
+            found.append(None)
+
+    thread = threading.Thread(target=connect, daemon=True)  # a name may never resolve
+    thread.start()
+    thread.join(STORE_PATIENCE_S)
+    error = found[0] if found else TimeoutError()
+    where = f"{settings.read.path('store.redis')}: Redis at {host}:{port or 6379} does not answer"
+    why = _plain(error, STORE_PATIENCE_S)
+    return None if error is None else f"{where}: {why}; the gateway does not start before it does"
+
+
 def _engines(settings: Settings) -> Iterator[tuple[str, str, str, str | None, bool]]:
     """(backend, path of the address, address, key, whether it speaks OpenAI's API)."""
     for name, section in settings.backends.items():
@@ -91,9 +118,10 @@ def _reason(url: str, key: str | None, speaks: bool) -> str:
         return f"it does not answer: {_plain(error)}"
 
 
-def _plain(reason: object) -> str:
+def _plain(reason: object, patience_s: float | None = None) -> str:
     if isinstance(reason, TimeoutError):
-        return f"nothing came within {PATIENCE_S:g} s"
+        patience_s = PATIENCE_S if patience_s is None else patience_s
+        return f"nothing came within {patience_s:g} s"
     if isinstance(reason, socket.gaierror):
         return "its name is not known here"
     return getattr(reason, "strerror", None) or str(reason)

@@ -86,3 +86,8 @@ def is_private(url: str) -> bool:
         return ipaddress.ip_address(host).is_private
     except ValueError:
         return "." not in host or host.endswith((".local", ".internal", ".svc", ".localhost"))
+
+
+def is_true(value: object) -> bool:
+    """A switch that may be quoted."""
+    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else bool(value)

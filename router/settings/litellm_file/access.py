@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from router.settings.litellm_file.entries import is_true
+from router.settings.scalars import is_true
 from router.settings.source import mapping_at
 
 _CHECKS = ("custom_auth", "enable_jwt_auth", "enable_oauth2_auth", "enable_oauth2_proxy_auth")
+_SHUT = {
+    "team_id": "it is for one team alone, which this file cannot know here",
+    "access_windows": "it may be used at certain times alone, which is not kept here",
+}
+
+
+class Shut(NamedTuple):
+    """The key of `model_info` by which an entry is not for everybody, and what it says."""
+
+    key: str
+    why: str
+
+
+def shut_by(info: Mapping[str, Any]) -> Shut | None:
+    """What keeps an entry from everybody, or from now."""
+    return next((Shut(key, why) for key, why in _SHUT.items() if info.get(key)), None)
 
 
 def own_check(general: Mapping[str, Any]) -> str | None:

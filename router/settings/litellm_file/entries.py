@@ -14,8 +14,9 @@ from backends.cost_map import FEATURES
 from router.errors import SettingsError
 from router.settings import source
 from router.settings.listed import FREE, Listed, Look
+from router.settings.litellm_file.access import shut_by
 from router.settings.price_sections import is_price, price_in
-from router.settings.scalars import is_private
+from router.settings.scalars import is_private, is_true
 from router.types import Price
 from router.wildcards import STAR
 
@@ -34,10 +35,6 @@ _NUMBERS |= {
     "presence_penalty",
     "frequency_penalty",
 }
-_SHUT = {
-    "team_id": "it is for one team alone, which this file cannot know here",
-    "access_windows": "it may be used at certain times alone, which is not kept here",
-}
 _HAS_A_PLACE = frozenset({"ollama", "ollama_chat"})  # on this machine, where no address is given
 _OWN_KEYS = {"openai": "OPENAI_API_KEY", "hosted_vllm": "HOSTED_VLLM_API_KEY"}  # litellm's own, where none is given
 _ADDRESSED = frozenset({"hosted_vllm", "lm_studio", "llamafile", "xinference"})  # nowhere, unless it is said where
@@ -51,9 +48,15 @@ _SUPPORTS = {"supports_vision": "vision", "supports_function_calling": "tools"}
 SAID = frozenset({*_SUPPORTS, *(key for keys in FEATURES.values() for key in keys)})  # of abilities, in a file
 _PROVIDER = ("chat", "logprobs", "responses", "messages")
 _ENGINE = (*_PROVIDER, "completions")
-_EMBEDS = re.compile(r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings)([-_.:/\d]|$)", re.IGNORECASE)
+_EMBEDS = re.compile(
+    r"(^|[/_.:-])(text-embedding|embed\w*|bge|gte|e5|jina-embeddings|sentence-transformers|minilm|mpnet|colbert\w*|clip)"
+    r"([-_.:/\d]|$)",
+    re.IGNORECASE,
+)
 _SPEAKS = re.compile(
-    r"(^|[/_.:-])(rerank\w*|whisper|tts|kokoro|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora)([-_.:/\d]|$)",
+    r"(^|[/_.:-])(rerank\w*|whisper|tts|kokoro|stable-diffusion|sdxl|flux|dall-e|imagen|veo|sora|xtts|orpheus|chatterbox"
+    r"|parakeet|canary|wav2vec|musicgen|qwen-image|gpt-image|wan|hunyuan-?video|ltx-video|cogvideox?|moderation)"
+    r"([-_.:/\d]|$)",
     re.IGNORECASE,
 )
 
@@ -170,6 +173,7 @@ def read_entry(
     known = None
     if STAR not in params["model"]:
         named = str(info.get("base_model") or params.get("base_model") or params["model"])
+        named = named.removeprefix("litellm_proxy/")  # what is behind a proxy is priced by the name it has there
         known = _look_up(look, named, is_own=is_own)
     if provider in _OWN_KEYS and _address(params) and not params.get("api_key"):
         params["api_key"] = env.get(_OWN_KEYS[provider])
@@ -215,9 +219,9 @@ def _shut(name: str, info: Tree, path: str) -> Unroutable | None:
     """Of an entry that is not for everybody, or not now."""
     if info.get("blocked") is True:
         return Unroutable(name, path, "the file blocks it", f"take {path}.model_info.blocked away")
-    for key, why in _SHUT.items():
-        if info.get(key):
-            return Unroutable(name, path, why, f"take {path}.model_info.{key} away, and name it in allowed_models")
+    if (shut := shut_by(info)) is not None:
+        remedy = f"take {path}.model_info.{shut.key} away, and name it in allowed_models"
+        return Unroutable(name, path, shut.why, remedy)
     return None
 
 
@@ -334,11 +338,6 @@ def _lacks(said: Tree, lacks: frozenset[str]) -> frozenset[str]:
     return lacks
 
 
-def is_true(value: object) -> bool:
-    """A switch that may be quoted."""
-    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else bool(value)
-
-
 def _price(said: Tree, known: Listed | None, path: str) -> Price | None:
     """What the file says laid over what the map says; None unless both plain prices are known."""
     given = {key: _usd(value, f"{path}.{key}") for key, value in said.items() if is_price(key) and value is not None}
@@ -350,14 +349,15 @@ def _price(said: Tree, known: Listed | None, path: str) -> Price | None:
 
 def _unpriced(params: Tree, provider: str, path: str, is_provider: Callable[[str], bool]) -> tuple[str, str]:
     """(reason, the line to add)"""
+    costs = "input_cost_per_token: …, output_cost_per_token: …"
     if not is_provider(provider) and "/" in params["model"]:
         return f"litellm has no provider {provider!r}, and custom providers do not run here", ""
     if "/" not in params["model"] and "custom_llm_provider" not in params:
         return (
             f"litellm's cost map does not know {params['model']!r}",
-            f"write {path}.litellm_params.model: provider/model",
+            f"write {path}.litellm_params.model: provider/model, and its price where that is not known: "
+            f"{path}.model_info: {{{costs}}}",
         )
-    costs = "input_cost_per_token: …, output_cost_per_token: …"
     base = " or base_model: azure/…" if provider.startswith("azure") else ""
     return f"litellm's cost map has no price for {params['model']!r}", f"add {path}.model_info: {{{costs}}}{base}"
 

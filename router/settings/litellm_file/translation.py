@@ -19,12 +19,12 @@ from router.settings.litellm_file.entries import (
     Entry,
     Tree,
     Unroutable,
-    is_true,
     numeral,
     read_entry,
 )
 from router.settings.litellm_file.groups import group, names_of, usable
 from router.settings.litellm_file.money import ALL, shared, unkept
+from router.settings.scalars import is_true
 from router.wildcards import STAR, nearest
 
 _SECTIONS = {
@@ -120,7 +120,7 @@ def translate(
         translated,
         tuple(notes),
         tuple(unroutable),
-        _origins(groups),
+        _origins(groups, tree),
         {**general.renamed, **_renamed(tree["model_list"])},
     )
 
@@ -190,6 +190,7 @@ class _Sections:
     def __init__(self, tree: Tree, env: Mapping[str, str]) -> None:
         self._env = env
         self.renamed: dict[str, str] = {}  # aliases that can be no key of a settings file
+        self._said: set[str] = set()  # keys of general_settings of which more was said
         self._general = source.mapping_at(tree, "general_settings")
         self._router = source.mapping_at(tree, "router_settings")
         self._library = source.mapping_at(tree, "litellm_settings")
@@ -204,6 +205,7 @@ class _Sections:
         """The master key opens everything, as it does there; without one callers need no key."""
         master = self._value("general_settings", self._general, "master_key") or self._env.get("LITELLM_MASTER_KEY")
         if not master and (own := own_check(self._general)):
+            self._said = {own}
             notes.append(f"general_settings.{own}: is not run here, so callers need a key of this gateway")
             return {}
         if not master:
@@ -293,7 +295,7 @@ class _Sections:
         drops = {"drop_params"} if all(each["kind"] != "litellm" for each in backends.values()) else set()
         given: set[str] = set()
         for section, settings, used in (
-            ("general_settings", self._general, _GENERAL),
+            ("general_settings", self._general, _GENERAL | self._said),
             ("router_settings", self._router, _ROUTER),
             ("litellm_settings", self._library, _LIBRARY - drops),
         ):
@@ -365,11 +367,17 @@ def _assume(models: list[Tree], groups: Mapping[str, list[Entry]], notes: list[s
             )
 
 
-def _origins(groups: Mapping[str, list[Entry]]) -> dict[str, str]:
+def _origins(groups: Mapping[str, list[Entry]], tree: Tree) -> dict[str, str]:
+    router, library = tree.get("router_settings") or {}, tree.get("litellm_settings") or {}
+    aliases = (
+        "router_settings"
+        if router.get("model_group_alias") or not library.get("model_group_alias")
+        else "litellm_settings"
+    )
     origins = {"auth.admin_key": "general_settings.master_key", "tenants.default": "general_settings.master_key"}
     origins |= {
-        "model_map": "router_settings.model_group_alias",
-        "store.redis": "router_settings.redis_host",
+        "model_map": f"{aliases}.model_group_alias",
+        "store.redis": f"router_settings.redis_{'url' if router.get('redis_url') else 'host'}",
         "model_budgets": "router_settings.provider_budget_config",
     }
     everybody = f"model_budgets.{ALL}.budget"
