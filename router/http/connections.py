@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from router.errors import InvalidRequest, NoCandidate, PointsmanError
 from router.http.errors import error_body
 from router.http.head_limits import Connections, HeadLimits
+from router.http.http2 import PREFACE, Http2Refusal
 
 _USER_TIMEOUT: Final = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's: data that nobody acknowledges
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: a close drops what is unsent, and says so at once
@@ -203,6 +204,8 @@ class Connection(Patient, HttpToolsProtocol):
             self._wait_on(head)
         elif head.count(b"\r\n", 0, end) > limits.headers:
             self._refuse(_too_long(f"the head has more than {limits.headers} headers"), head)
+        elif head.startswith(PREFACE) and len(head) > len(PREFACE):
+            self._hand_over_newer(head[len(PREFACE) :])
         elif (
             head[:1].isalpha() and head[: head.find(b" ")] not in _METHODS
         ):  # the parser would wait for what follows the preface of HTTP/2
@@ -282,6 +285,18 @@ class Connection(Patient, HttpToolsProtocol):
         old.connection_made(self._wire)
         self._wire.set_protocol(old)
         old.data_received(head)
+
+    def _hand_over_newer(self, frames: bytes) -> None:
+        """HTTP/2 is not spoken here, which its clients understand in HTTP/2 alone."""
+        address, self._address = cast(str, self._address), None
+        self._rest()
+        super().connection_lost(ConnectionError("handed over"))
+        self._all.turned_away(501, "method_not_served", "PRI")
+        patience_s = self._all.limits.head_s
+        newer = Http2Refusal(patience_s=patience_s, left=lambda: self._all.leave(address))
+        newer.connection_made(self._wire)
+        self._wire.set_protocol(newer)
+        newer.data_received(frames)
 
     def _too_slow(self) -> None:
         self._alarm = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -86,7 +85,7 @@ def test_a_redis_that_is_away_is_said_without_its_password(router: dict[str, obj
     assert "pw-secret" not in said
 
 
-def test_a_redis_that_is_there_and_a_file_of_sqlite_are_no_word_worth(tmp_path: Path) -> None:
+def test_a_redis_that_is_there_and_a_file_of_sqlite_are_not_spoken_of() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert (
