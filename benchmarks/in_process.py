@@ -86,6 +86,11 @@ def sampled_out_table(figures: Mapping[str, float]) -> list[str]:
 def messages(count: int, *, seed: int = 7, model: str = "auto", more: str = "") -> list[bytes]:
     """That many different requests, as they come over the wire; `more` lines of each head."""
     bodies = [json.dumps({**body, "model": model}).encode() for body in prompts(count, seed=seed)]
+    return bodies_of(bodies, more=more)
+
+
+def bodies_of(bodies: Sequence[bytes], *, more: str = "") -> list[bytes]:
+    """Requests with these bodies, as they come over the wire."""
     return [_HEAD.format(key=KEY, length=len(body), more=more).encode() + body for body in bodies]
 
 

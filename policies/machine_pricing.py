@@ -7,11 +7,45 @@ as prices of a dollar of ĉ they differ between arms, (λ + (μ + γ_m) · charg
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 
-from policies.types import Estimates, Float, LoggedContext, MeasuredCost
+from policies.types import Arm, Estimates, Float, LoggedContext, MeasuredCost
 
 CHEAPEST_USD = 1e-15  # of an answer: prices are divided by it
+LEAST_READ, MOST_READ = 0.25, 4.0  # tokens that an engine reports of a prompt for one that is counted …
+UNSEEN = 2_048.0  # … and beside these, at most
+
+
+class TokenLine(NamedTuple):
+    """Tokens that an engine reports, by others that we know."""
+
+    constant: float
+    slope: float
+    sure: float  # in [0, 1)
+
+
+def counted_ratios(
+    arms: Sequence[Arm], lines: Mapping[str, TokenLine], counted: int, rates: Sequence[float]
+) -> Float | None:
+    """(n,) tokens that each arm will report for one of `counted` · rate, its own tokens for one counted; None where
+    nothing is known of any."""
+    if not lines:
+        return None
+    found = [1.0] * len(arms)
+    for place, arm in enumerate(arms):
+        line = lines.get(arm.name)
+        if line is not None and counted > 0:
+            read = min(max(line.constant + line.slope * counted, LEAST_READ * counted), MOST_READ * counted + UNSEEN)
+            found[place] = line.sure * read / (rates[place] * counted) + 1.0 - line.sure
+    return np.array(found)
+
+
+def prompt_tokens(context: LoggedContext) -> Float | int:
+    """(n,) that each arm is expected to read; one number where nobody knows better than our own count."""
+    return context.prompt_tokens if context.counted is None else context.counted * context.prompt_tokens
 
 
 def discounted(context: LoggedContext, listed: Estimates) -> Estimates:
@@ -19,7 +53,7 @@ def discounted(context: LoggedContext, listed: Estimates) -> Estimates:
     if context.cached is None:
         return listed
     off = np.array([0.0 if a.cached_price is None else a.prompt_price - a.cached_price for a in context.arms])
-    cost = np.maximum(listed.cost - context.cached * off * context.prompt_tokens, CHEAPEST_USD)
+    cost = np.maximum(listed.cost - context.cached * off * prompt_tokens(context), CHEAPEST_USD)
     return Estimates(listed.quality, listed.sigma, cost)
 
 
@@ -37,7 +71,7 @@ def _by_machine_time(context: LoggedContext, estimates: Estimates, charged: Esti
     listed = np.array([(arm.prompt_price, arm.completion_price) for arm in context.arms]).T  # (2, n)
     tokens = _completion_tokens(context, estimates, measured, listed)
     read = 1.0 if context.cached is None else 1.0 - context.cached  # what is found again takes no machine's time
-    cost = measured.prompt_usd * read * context.prompt_tokens + measured.completion_usd * tokens
+    cost = measured.prompt_usd * read * prompt_tokens(context) + measured.completion_usd * tokens
     return np.asarray(np.where(np.isnan(measured.completion_usd), charged.cost, np.maximum(cost, CHEAPEST_USD)))
 
 
@@ -52,6 +86,6 @@ def repriced(context: LoggedContext, prices: Float, charged: Estimates, estimate
 def _completion_tokens(context: LoggedContext, charged: Estimates, measured: MeasuredCost, listed: Float) -> Float:
     """(n,) those which the charge implies; of an arm that charges nothing for them, its usual ones."""
     prompt, completion = listed
-    implied = (charged.cost - prompt * context.prompt_tokens) / np.where(completion > 0.0, completion, 1.0)
+    implied = (charged.cost - prompt * prompt_tokens(context)) / np.where(completion > 0.0, completion, 1.0)
     tokens = np.where(completion > 0.0, np.maximum(implied, 0.0), measured.tokens)
     return np.asarray(np.minimum(tokens, context.max_completion_tokens))

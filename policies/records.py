@@ -210,7 +210,7 @@ def features_of(data: bytes) -> Float | None:
 
 Row = Literal[
     "probabilities", "quality", "sigma", "cost", "gamma", "capacity", "worth", "cached", "waiting", "prompt_usd",
-    "completion_usd", "tokens", "stored"
+    "completion_usd", "tokens", "stored", "counted"
 ]  # fmt: skip
 ROWS: tuple[Row, ...] = get_args(Row)
 ALWAYS = 4  # of these are in every record
@@ -303,6 +303,9 @@ def _numbers(record: DecisionRecord) -> tuple[int, bytes]:
     if context.stored is not None:
         rows |= 1 << ROWS.index("stored")
         found.append(context.stored)
+    if context.counted is not None:
+        rows |= 1 << ROWS.index("counted")
+        found.append(context.counted)
     return rows, b"".join([row.tobytes() for row in found])
 
 
@@ -343,6 +346,7 @@ def unpacked(data: bytes) -> DecisionRecord:
         block("cached"),
         block("waiting"),
         block("stored"),
+        block("counted"),
     )
     expected = Estimates(numbers["quality"], numbers["sigma"], numbers["cost"])
     evidence = Evidence(

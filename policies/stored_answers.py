@@ -107,7 +107,7 @@ def _fields(context: LoggedContext, keep: NDArray[np.bool_]) -> dict[str, Any]:
     measured = context.measured_cost
     if measured is not None:
         measured = MeasuredCost(measured.prompt_usd[keep], measured.completion_usd[keep], measured.tokens[keep])
-    rows = {name: getattr(context, name) for name in ("capacity", "cached", "waiting")}
+    rows = {name: getattr(context, name) for name in ("capacity", "cached", "waiting", "counted")}
     kept = {name: None if row is None else row[keep] for name, row in rows.items()}
     return {**kept, "arms": _kept(context.arms, tuple(keep.tolist())), "measured_cost": measured, "stored": None}
 

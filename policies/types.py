@@ -80,6 +80,7 @@ class LoggedContext(msgspec.Struct, frozen=True):
     cached: Float | None = None  # (n,) of the prompt, expected in each arm's cache, in [0, 1]; None: nothing anywhere
     waiting: Float | None = None  # (n,) USD that it is worth to the tenant not to wait for each arm; None: nothing
     stored: Float | None = None  # (n,) P(a stored answer answers this), NaN for arms that are none; None: there is none
+    counted: Float | None = None  # (n,) tokens each arm reads for one of prompt_tokens at its price; None: one
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from policies.types import Arm, Estimates, Float, History, Outcome, RouteContext
 
 PRIOR_WEIGHT = 4.0  # answers the prior is worth
 PRIOR_COMPLETION_TOKENS = 200.0
-JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS = range(10)
+JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS, COUNTED = range(11)
 EVERY = 64  # outcomes between two looks at what arms have in common; before that many, every one
 LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator
 
@@ -51,7 +51,7 @@ class Means:
     def __init__(self, *, prior_weight: float = PRIOR_WEIGHT) -> None:
         if prior_weight <= 0:
             raise ValueError(f"prior_weight is {prior_weight}, expected > 0")
-        self._tally = Tally(10)
+        self._tally = Tally(COUNTED + 1)
         self._prior_weight = prior_weight
         self._known: dict[str, tuple[Arm, _Known]] = {}
         self._common = _Pooled(PRIOR_COMPLETION_TOKENS, 0.0)
@@ -64,13 +64,14 @@ class Means:
     def floats(self, context: RouteContext) -> list[tuple[float, float, float]]:
         """(quality, sigma, cost in USD) of each arm: estimate() for whoever goes on computing without numpy."""
         rows = []
-        for arm in context.arms:
+        for arm, tokens in zip(context.arms, _read(context), strict=True):
             known = self._of(arm)
-            rows.append((known.quality, known.sigma, self._cost(arm, known, context)))
+            rows.append((known.quality, known.sigma, self._cost(arm, known, context, tokens)))
         return rows
 
     def costs(self, context: RouteContext) -> Float:
-        return np.array([self._cost(arm, self._of(arm), context) for arm in context.arms])
+        pairs = zip(context.arms, _read(context), strict=True)
+        return np.array([self._cost(arm, self._of(arm), context, tokens) for arm, tokens in pairs])
 
     def variances(self, arms: Sequence[Arm]) -> list[float]:
         """(n,) of the scores of each arm over all queries; 0 where it was not judged twice."""
@@ -104,7 +105,7 @@ class Means:
     def _sums(self, name: str) -> list[float]:
         row = self._tally.find(name)
         if row < 0:
-            return [0.0] * 10
+            return [0.0] * (COUNTED + 1)
         sums: list[float] = self._tally.sums[row].tolist()
         return sums
 
@@ -122,13 +123,13 @@ class Means:
         before = (self._prior_weight * prior_sigma) ** 2  # what as many answers as the prior is worth would add
         return mean, math.sqrt(max((around + before) / weight, 0.01) / weight)
 
-    def _cost(self, arm: Arm, known: _Known, context: RouteContext) -> float:
-        """USD: prompt tokens and the mean completion at list prices; what was observed without them; between both
-        where the charge varies."""
+    def _cost(self, arm: Arm, known: _Known, context: RouteContext, read: float) -> float:
+        """USD: the prompt tokens it reads and the mean completion at list prices; what was observed without them;
+        between both where the charge varies."""
         if not (arm.prompt_price or arm.completion_price):
             return known.observed(context.prompt_tokens)
         tokens = min(known.tokens, context.max_completion_tokens)
-        listed = arm.prompt_price * context.prompt_tokens + arm.completion_price * tokens
+        listed = arm.prompt_price * read + arm.completion_price * tokens
         if not arm.varies:
             return listed
         weight = known.answers / (known.answers + self._prior_weight)
@@ -145,6 +146,8 @@ class Means:
         if not math.isnan(outcome.cost):
             length, cost, tokens = outcome.context.prompt_tokens, outcome.cost, outcome.completion_tokens
             sums[COSTED : TOKENS + 1] += (1.0, cost, length, length**2, length * cost, 1.0, tokens)
+            if outcome.context.counted is not None and outcome.arm in outcome.context.names:
+                sums[COUNTED] = outcome.context.counted[outcome.context.names.index(outcome.arm)]
         self._events += 1
         if self._events < EVERY or self._events % EVERY == 0:
             self._pool()
@@ -170,7 +173,7 @@ class Means:
 
     def refit(self, history: History) -> None:
         """Start again from history; requests meanwhile see the old sums."""
-        tally, reliability = Tally(10), history.reliability
+        tally, reliability = Tally(COUNTED + 1), history.reliability
         for column, arm in enumerate(history.arms):
             scores, costs = history.scores[:, column], history.costs[:, column]
             judged = ~np.isnan(scores)
@@ -179,8 +182,9 @@ class Means:
             sums = tally.at(arm.name)
             sums[: SQUARE + 1] = (weights.sum(), weights @ seen, weights @ seen**2)
             sums[COSTED : LENGTH_COST + 1] = _line_sums(lengths, paid)
+            sums[COUNTED] = counted = self._sums(arm.name)[COUNTED]
             if arm.completion_price > 0 and not arm.varies:
-                tokens = (paid - arm.prompt_price * lengths) / arm.completion_price
+                tokens = (paid - arm.prompt_price * (counted or 1.0) * lengths) / arm.completion_price
                 sums[[ANSWERS, TOKENS]] = (len(paid), np.maximum(tokens, 0.0).sum())
         self._tally = tally
         self._pool()
@@ -194,6 +198,14 @@ class Means:
         self._common = _Pooled(*np.array(state["common"], np.float64).tolist())
         self._events = int(state["events"])
         self._known = {}
+
+
+def _read(context: RouteContext) -> list[float]:
+    """(n,) prompt tokens that each arm is expected to read."""
+    if context.counted is None:
+        return [float(context.prompt_tokens)] * len(context.arms)
+    tokens: list[float] = (context.counted * context.prompt_tokens).tolist()
+    return tokens
 
 
 def _variance(sums: list[float]) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from backends.errors import BackendError
 from policies.escalation import Escalation
+from policies.machine_pricing import counted_ratios
 from policies.preference import preference_price
 from policies.records import PINNED, context_of, to_half
 from policies.registry import ESCALATION
@@ -25,7 +26,6 @@ from router.gateway.delays import Delays
 from router.gateway.eligibility import (
     FAILED,
     all_hold,
-    expected_prompt_tokens,
     ineligible_reason,
     is_usual,
     makers,
@@ -143,13 +143,15 @@ class Decider:
         timings.mark("balance")
         embedding = await self._embed(principal, call)  # last: nobody waits between it and the search in its space
         timings.mark("embed")
+        tokens = generic_tokens(call)
+        counted = counted_ratios(candidates.arms, self._learning.views.counts.lines, tokens, candidates.rates)
         return LoggedContext(
             new_id(),
             principal.tenant,
             self._preference(principal, call),
             embedding,
             candidates.arms,
-            generic_tokens(call),
+            tokens,
             len(call.text),
             call.requirements.completion_tokens or candidates.longest,
             self._clock(),
@@ -158,15 +160,17 @@ class Decider:
             None if self.features is None else self.features(call.text),
             self.machine_pricing.of(candidates.models) if self.machine_pricing.rates else None,
             self.options.k,
-            None if session is None else self._cached(session, call, candidates),
+            None if session is None else self._cached(session, candidates, tokens, counted),
             self.delays.worth(second, candidates.models, call.requirements) if second else None,
             candidates.stored,
+            counted,
         )
 
-    def _cached(self, session: str, call: Call, candidates: Candidates) -> Float:
+    def _cached(self, session: str, candidates: Candidates, tokens: int, counted: Float | None) -> Float:
         """(n,) of the prompt, as far as each model has seen this conversation."""
-        tokens = [expected_prompt_tokens(model, call.requirements) for model in candidates.models]
-        return self._learning.views.caches.shares(session, candidates.names, tokens, self._clock())
+        known = [1.0] * len(candidates.rates) if counted is None else counted.tolist()
+        read = [int(tokens * rate * ratio) for rate, ratio in zip(candidates.rates, known, strict=True)]
+        return self._learning.views.caches.shares(session, candidates.names, read, self._clock())
 
     def _refuse_worthless(self, record: DecisionRecord, proposal: Proposal) -> None:
         """Raises: BudgetExceeded where no answer is worth what it takes from a budget that others need."""

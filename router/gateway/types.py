@@ -137,6 +137,11 @@ class Candidates:
     caches: bool = False  # whether one of them has a price for what it finds in its cache
     stored: NDArray[np.float64] | None = None  # as in LoggedContext
 
+    @property
+    def rates(self) -> list[float]:
+        """(n,) tokens of each model's own for a generic one of four bytes."""
+        return [GENERIC_BYTES_PER_TOKEN / model.bytes_per_token for model in self.models]
+
     @classmethod
     def of(cls, models: tuple[Model, ...], refusals: Mapping[str, str]) -> Candidates:
         """From the models that may serve."""

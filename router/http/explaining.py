@@ -10,7 +10,7 @@ from router.errors import NotFound
 from router.gateway.eligibility import expected_prompt_tokens
 from router.gateway.flips import flips_of
 from router.gateway.serving import Gateway
-from router.gateway.types import Call, Decision, Neighbour
+from router.gateway.types import GENERIC_BYTES_PER_TOKEN, Call, Decision, Neighbour
 from router.programs.explaining import planned
 from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model, Principal, SettlementRecord, show_usd
 
@@ -18,7 +18,7 @@ from router.types import NANO_PER_USD, DecisionRecord, Feedback, LogEntry, Model
 async def explain(gateway: Gateway, call: Call, decision: Decision, principal: Principal) -> dict[str, object]:
     """A decision with its evidence, as JSON values: money in USD, λ in 1/USD. Neighbours are the tenant's own."""
     candidates: list[dict[str, object]] = [
-        {**candidate, **_of_the_request(gateway, call, model)}
+        {**candidate, **_of_the_request(gateway, call, model, decision.record)}
         for candidate, model in zip(_candidates(decision.record, decision.proposal), decision.models, strict=True)
     ]
     candidates += [{"model": name, "eligible": False, "reason": why} for name, why in decision.refusals.items()]
@@ -108,10 +108,14 @@ def _candidates(record: DecisionRecord, proposal: Proposal) -> list[dict[str, ob
     ]
 
 
-def _of_the_request(gateway: Gateway, call: Call, model: Model) -> Mapping[str, object]:
+def _of_the_request(gateway: Gateway, call: Call, model: Model, record: DecisionRecord) -> Mapping[str, object]:
     """What a candidate would read, how long it would take, and what its tokens cost."""
+    context, read = record.context, expected_prompt_tokens(model, call.requirements)
+    if context.counted is not None:
+        own = context.prompt_tokens * GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
+        read = round(own * float(context.counted[context.names.index(model.name)]))
     return {
-        "prompt_tokens": expected_prompt_tokens(model, call.requirements),
+        "prompt_tokens": read,
         "delay_s": gateway.decider.delays.of(model, call.requirements),
         "list_price": {"prompt": show_usd(model.price.prompt), "completion": show_usd(model.price.completion)},
         **_learned_price(gateway, model),

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from policies.records import DecisionRecord, SettlementRecord
 from policies.types import Float
+from router.learning.token_lines import LineSums
 
 SESSION = "session"  # key of a conversation's digest in a decision's metadata
 MOST = 20_000  # conversations that are remembered
 KEPT_S = 600.0  # since their last turn
 DECAY = 0.98  # of what is known of a model at each further answer
-PRIOR_TOKENS = 1_000.0  # read without a hit, before anything was seen
+DOUBT = 1.0  # answers of which what they found is believed by half
+NOTHING = LineSums()
 
 
 class PromptCaches:
@@ -27,8 +29,8 @@ class PromptCaches:
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, dict[str, tuple[float, int]]] = OrderedDict()  # session -> arm -> (when, tokens)
-        self._again: dict[str, tuple[float, float]] = {}  # arm -> (found, held) tokens of turns that go on
-        self._anew: dict[str, tuple[float, float]] = {}  # arm -> (found, read) tokens of prompts that begin
+        self._again: dict[str, LineSums] = {}  # by arm: tokens found of those held, of turns that go on …
+        self._anew: dict[str, LineSums] = {}  # … and of those read, of prompts that begin
 
     def settled(self, record: DecisionRecord, paid: SettlementRecord) -> None:
         """One answer that was paid for."""
@@ -38,8 +40,8 @@ class PromptCaches:
         held = self._held_by(session, paid.model, now)
         found, base = paid.parts.get("cached", 0), min(held, paid.prompt_tokens) or paid.prompt_tokens
         known = self._again if held else self._anew
-        before = known.get(paid.model, (0.0, PRIOR_TOKENS))
-        known[paid.model] = (DECAY * before[0] + min(found, base), DECAY * before[1] + base)
+        before = known.get(paid.model, NOTHING)
+        known[paid.model] = before.plus(float(base), float(min(found, base)), decay=DECAY)
         self._held.setdefault(session, {})[paid.model] = (now, paid.prompt_tokens + paid.completion_tokens)
         self._held.move_to_end(session)
         while len(self._held) > MOST:
@@ -51,9 +53,11 @@ class PromptCaches:
 
     def _share(self, session: str, arm: str, tokens: int, now: float) -> float:
         held = self._held_by(session, arm, now)
-        found, base = (self._again if held else self._anew).get(arm, (0.0, PRIOR_TOKENS))
-        part = min(held, tokens) / tokens if held and tokens else 1.0
-        return min(1.0, found / base * part)
+        sums = (self._again if held else self._anew).get(arm)
+        if sums is None or tokens <= 0:
+            return 0.0
+        base, line = min(held or tokens, tokens), sums.line(steepest=1.0, doubt=DOUBT)
+        return line.sure * min(max(line.constant + line.slope * base, 0.0), base) / tokens
 
     def _held_by(self, session: str, arm: str, now: float) -> int:
         at, tokens = self._held.get(session, {}).get(arm, (-KEPT_S, 0))
@@ -67,7 +71,7 @@ class PromptCaches:
             "turns": np.array([turn[:2] for turn in turns], np.str_).reshape(-1, 2),
             "turn_numbers": np.array([turn[2:] for turn in turns], np.float64).reshape(-1, 2),
             "arms": np.array([each[0] for each in known], np.str_),
-            "sums": np.array([each[1:] for each in known], np.float64).reshape(-1, 3),
+            "sums": np.array([each[1:] for each in known], np.float64).reshape(-1, 6),
         }
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
@@ -75,5 +79,7 @@ class PromptCaches:
         self._held, self._again, self._anew = OrderedDict(), {}, {}
         for (session, arm), (at, tokens) in zip(state["turns"], state["turn_numbers"], strict=True):
             self._held.setdefault(str(session), {})[str(arm)] = (float(at), int(tokens))
-        for arm, (found, base, again) in zip(state["arms"], state["sums"], strict=True):
-            (self._again if again else self._anew)[str(arm)] = (float(found), float(base))
+        if state["sums"].shape[-1] != len(NOTHING) + 1:
+            return  # of an earlier form: it is soon known again
+        for arm, (*sums, again) in zip(state["arms"], state["sums"].tolist(), strict=True):
+            (self._again if again else self._anew)[str(arm)] = LineSums(*sums)

@@ -33,6 +33,7 @@ from router.ports import OutcomeLog
 LOG = logging.getLogger("pointsman.learning")
 POSITION, OPEN, MACHINE_TIME = "position.json", "open.msgpack", "machine_time.npz"
 TRUST, SOURCES, HEADS, CACHES, TIMES = "trust.npz", "sources.npz", "heads.npz", "caches.npz", "times.npz"
+COUNTS = "counts.npz"
 ANSWERS, SIMILAR, HOLDERS = "answers.npz", "similar.npz", "holders.npz"
 TRIES = 3  # to read what another process may be writing anew
 
@@ -134,6 +135,7 @@ def _write(views: Views, at: Position, folder: Path) -> None:
     _save_state(views.heads, folder / HEADS)
     _save_state(views.caches, folder / CACHES)
     _save_state(views.times, folder / TIMES)
+    _save_state(views.counts, folder / COUNTS)
     _save_state(views.answers, folder / ANSWERS)
     _save_state(views.similar, folder / SIMILAR)
     _save_state(views.holders, folder / HOLDERS)
@@ -166,6 +168,8 @@ def _read(views: Views, folder: Path) -> Restored:
     restore(views.heads, folder / HEADS)
     restore(views.caches, folder / CACHES)
     restore(views.times, folder / TIMES)
+    if COUNTS in sound:
+        restore(views.counts, folder / COUNTS)
     if ANSWERS in sound:
         restore(views.answers, folder / ANSWERS)
     if SIMILAR in sound:

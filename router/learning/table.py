@@ -158,6 +158,22 @@ class OutcomeTable:
             costs[place] *= self._scale(rows, arms[place], costs[place])
         return Neighbours(similarity, scores.T, costs.T, self._weights.take(rows) if self._is_weighted else None)
 
+    def as_long(self, found: Neighbours, rows: NDArray[np.int64], asked: LoggedContext) -> Neighbours:
+        """What these neighbours would have cost had their prompts been as long as the one asked.
+
+        Turns of a conversation are alike, and each is longer than the one before. Where nobody counted the tokens of a
+        completion, the costs stay, but for the tokens between both lengths.
+        """
+        if asked.cached is None:
+            return found
+        listed = np.array([(arm.prompt_price, arm.completion_price) for arm in asked.arms]).reshape(-1, 2)
+        prices = listed[:, PROMPT] if asked.counted is None else listed[:, PROMPT] * asked.counted
+        tokens, read = self._paid[rows, 2:], asked.prompt_tokens * prices
+        longer = found.costs + np.outer(asked.prompt_tokens - self._lengths[rows, 0], prices)
+        costs = np.where(tokens > 0, read + tokens * listed[:, COMPLETION], np.maximum(longer, read))
+        stays = np.isnan(found.costs) | np.array([arm.varies for arm in asked.arms], np.bool_)
+        return msgspec.structs.replace(found, costs=np.where(stays, found.costs, costs))
+
     def nearest_own(
         self, tenant: str, query: NDArray[np.float32], limit: int, *, most: int = MOST_OWN
     ) -> tuple[NDArray[np.int64], Similarity]:

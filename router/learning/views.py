@@ -44,6 +44,7 @@ from router.learning.shares import Shares
 from router.learning.similar_answers import SimilarAnswers
 from router.learning.stored_answers import AnswerJudgements
 from router.learning.table import OutcomeTable
+from router.learning.token_counts import TokenCounts
 from router.learning.turn_holders import TurnHolders
 from router.types import NANO_PER_USD
 
@@ -91,8 +92,9 @@ class OpenDecision:
 
     @property
     def cost(self) -> float:
-        """USD; NaN before it is settled."""
-        return NAN if self.settlement is None else self.settlement.cost / NANO_PER_USD
+        """USD, had no cache been read or written; NaN before it is settled."""
+        paid = self.settlement
+        return NAN if paid is None else (paid.uncached or paid.cost) / NANO_PER_USD
 
     def stored(self) -> Stored:
         """For a snapshot."""
@@ -131,6 +133,7 @@ class Views:
         self.sources = SourceReliability()
         self.heads = AnswerHeads()
         self.caches = PromptCaches()
+        self.counts = TokenCounts()
         self.times = AnswerTimes()
         self.answers = AnswerJudgements()
         self.similar = SimilarAnswers()
@@ -150,7 +153,7 @@ class Views:
         that others do not agree with its own queries are shown first."""
         belief = self._belief()
         if belief is None:
-            return self.table.neighbours(rows, similarity, asked.arms)
+            return self.table.as_long(self.table.neighbours(rows, similarity, asked.arms), rows, asked)
         own = self.table.place_of(asked.tenant)
         alike = float(belief[own]) if own >= 0 else 1.0
         owners = self.table.owners(rows)
@@ -164,7 +167,8 @@ class Views:
             chosen = np.argsort(-similarity, kind="stable")
         else:
             chosen = np.flatnonzero(heard)
-        found = self.table.neighbours(rows[chosen], similarity[chosen], asked.arms)
+        rows, similarity = rows[chosen], similarity[chosen]
+        found = self.table.as_long(self.table.neighbours(rows, similarity, asked.arms), rows, asked)
         believed = weights[chosen].astype(np.float32)
         return replace(found, weights=believed if found.weights is None else believed * found.weights)
 
@@ -240,6 +244,7 @@ class Views:
             return
         known.settlement = entry
         self.caches.settled(known.record, entry)
+        self.counts.settled(known.record, entry)
         self.times.settled(entry)
         self.similar.settled(known.record, entry)
         self.holders.settled(entry)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backends.types import MOST_TOKENS
-from policies.machine_pricing import discounted, routed
+from policies.machine_pricing import MOST_READ, UNSEEN, counted_ratios, discounted, routed
 from policies.records import SettlementRecord
 from policies.types import Arm, Estimates, LoggedContext, MeasuredCost
 from router.gateway.conversations import session_of
@@ -18,7 +18,9 @@ from router.gateway.types import Call
 from router.learning import session_turns, turn_holders
 from router.learning.prompt_caches import KEPT_S, MOST, SESSION, PromptCaches
 from router.learning.session_turns import SessionTurns
+from router.learning.token_counts import TokenCounts
 from router.learning.turn_holders import TurnHolders
+from router.learning.views import OpenDecision
 
 ARMS = ("a", "b")
 
@@ -139,6 +141,52 @@ def test_what_is_found_again_takes_no_time_of_a_rented_machine() -> None:
     warm = msgspec.structs.replace(cold, cached=np.array([0.5, 0.0]))
     before, after = (routed(each, LISTED, discounted(each, LISTED)).cost for each in (cold, warm))
     assert before - after == pytest.approx([0.5 * 10_000 * 1e-6, 0.0])
+
+
+def test_tokens_that_an_engine_makes_of_a_prompt_are_priced_and_found_as_it_counts_them() -> None:
+    """`a` reads twice of what is counted, `b` half; a tenth of what `a` reads is not in its cache."""
+    counted = msgspec.structs.replace(CONTEXT, cached=np.array([0.9, 0.9]), counted=np.array([2.0, 0.5]))
+    listed = Estimates(np.array([0.8, 0.8]), np.zeros(2), np.array([0.044, 0.007]))
+    assert discounted(counted, listed).cost.tolist() == pytest.approx([0.044 - 18_000 * (2e-6 - 2e-7), 0.007])
+    measured = MeasuredCost(np.array([1e-6, 1e-6]), np.array([5e-6, 5e-6]), np.array([100.0, 100.0]))
+    rented = msgspec.structs.replace(counted, measured_cost=measured)
+    made = [(0.044 - 20_000 * 2e-6) / 8e-6, (0.007 - 5_000 * 1e-6) / 4e-6]  # tokens, by the list prices
+    read = [2_000 * 1e-6, 500 * 1e-6]
+    assert routed(rented, listed, discounted(rented, listed)).cost == pytest.approx(
+        np.array(read) + np.array(made) * 5e-6
+    )
+
+
+def test_how_many_tokens_an_engine_makes_of_a_prompt_is_learned_from_its_reports() -> None:
+    """1.5 for one that is counted and a template of 300, after a few answers; a snapshot says the same."""
+    counts, again = TokenCounts(), TokenCounts()
+    rng = np.random.default_rng(1)
+    assert counted_ratios(CONTEXT.arms, counts.lines, 1_000, (1.0, 1.0)) is None
+    for _ in range(20):
+        prompt = int(rng.integers(100, 5_000))
+        record: Any = SimpleNamespace(context=msgspec.structs.replace(CONTEXT, prompt_tokens=prompt))
+        counts.settled(record, SettlementRecord("d", 0, "a", 0, int(1.5 * prompt) + 300, 100, "settled"))
+    again.restore(counts.state())
+    for prompt in (200, 1_000, 4_000):
+        expected = [(1.5 * prompt + 300) / prompt, 1.0]
+        for each in (counts, again):
+            assert counted_ratios(CONTEXT.arms, each.lines, prompt, (1.0, 1.0)) == pytest.approx(expected, rel=0.01)
+
+
+def test_what_an_answer_would_have_cost_without_a_cache_is_what_fits_learn_from() -> None:
+    """Else the next turn's cache would be taken off twice."""
+    paid = SettlementRecord("d", 0, "a", 1_000, 10, 10, "settled", uncached=5_000)
+    assert OpenDecision(b"", paid).cost == pytest.approx(5e-6)
+
+
+def test_an_engine_that_lies_about_what_it_read_moves_the_count_within_bounds() -> None:
+    counts = TokenCounts()
+    for _ in range(50):
+        record: Any = SimpleNamespace(context=CONTEXT)
+        counts.settled(record, SettlementRecord("d", 0, "a", 0, MOST_TOKENS, 100, "settled"))
+    found = counted_ratios(CONTEXT.arms, counts.lines, 10_000, (1.0, 1.0))
+    assert found is not None
+    assert found[0] <= MOST_READ + UNSEEN / 10_000
 
 
 def call(**fields: Any) -> Call:

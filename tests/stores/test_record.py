@@ -65,6 +65,7 @@ def some_context(name: str, arms: tuple[Arm, ...], rng: np.random.Generator) -> 
         20,
         rng.random(n) if rng.random() < 0.5 else None,
         rng.lognormal(-10, 2, n) if rng.random() < 0.5 else None,
+        counted=rng.lognormal(0, 0.5, n) if rng.random() < 0.5 else None,
     )
 
 
