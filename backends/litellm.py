@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
-from backends.dialects import DIALECTS, send_over_chat
+from backends.dialects import CLAUDE, DIALECTS, send_over_chat
 from backends.dialects.chat import event
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, UnsupportedRequest
 from backends.openai import OpenAIBackend, decoded, merged_fields, retry_after_s
@@ -40,6 +40,7 @@ store stream temperature text tool_choice tools top_p truncation user service_ti
 _RESPONSES, _USUAL = frozenset(_OF_RESPONSES.split()), frozenset(_OPTIONAL.split())
 _ASKED_ASIDE = ("logprobs", "top_logprobs")  # of every model, on the gateway's own account
 _ANTHROPIC, _VERSION = "https://api.anthropic.com", "2023-06-01"
+_CLAUDES = frozenset({"bedrock", "vertex_ai", "azure_ai"})  # where it is, beside Anthropic
 _BETAS = frozenset({"anthropic-beta", "openai-beta"})  # lists of features
 
 
@@ -79,7 +80,8 @@ class LiteLLMBackend:
                 headers = {"anthropic-version": _VERSION, **self._headers(request)}
                 return await self._anthropic().send(msgspec.structs.replace(request, model=model, headers=headers))
             if not call or not self._has_responses(model, provider):
-                return await send_over_chat(self, _with_limit(request), dialect)
+                claude = request.path == "/v1/messages" and _is_claude(model, provider)
+                return await send_over_chat(self, _with_limit(request), CLAUDE if claude else dialect)
         try:
             answer = await getattr(self._litellm, call)(**self._arguments(request, needed))
         except Exception as problem:
@@ -104,6 +106,8 @@ class LiteLLMBackend:
         fields = decoded(merged_fields(self._answerable(request)), backend=self.name)
         del fields["model"]
         named = _RESPONSES if request.path in DIALECTS else _USUAL
+        if "thinking" in fields and _is_claude(*self._provider(request.model)):
+            named |= {"thinking"}
         known = {key: fields.pop(key) for key in tuple(fields) if key in named or key == needed}
         return {
             **known,
@@ -218,6 +222,11 @@ class LiteLLMBackend:
 
     def _safe(self, text: str) -> str:
         return (text.replace(self._secret, "…") if self._secret else text)[:500]
+
+
+def _is_claude(model: str, provider: str) -> bool:
+    """Whether litellm's chat says all to it that Messages can."""
+    return provider in _CLAUDES and "claude" in model.lower()
 
 
 def _with_limit(request: Request) -> Request:

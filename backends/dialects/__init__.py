@@ -10,7 +10,10 @@ from backends.dialects.types import Dialect, Untranslatable
 
 DIALECTS: dict[str, Dialect] = {"/v1/messages": messages.MESSAGES, "/v1/responses": responses.RESPONSES}
 
+CLAUDE = messages.CLAUDE
+"""Messages for a Claude whose chat completions, as litellm speaks them, keep all that is Claude's own."""
+
 ABILITIES = {"/v1/messages": "messages", "/v1/responses": "responses"}
 """What an engine can that speaks the protocol of a path itself."""
 
-__all__ = ["ABILITIES", "DIALECTS", "Dialect", "Untranslatable", "send_over_chat"]
+__all__ = ["ABILITIES", "CLAUDE", "DIALECTS", "Dialect", "Untranslatable", "send_over_chat"]

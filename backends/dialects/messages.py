@@ -1,13 +1,16 @@
 """Anthropic's Messages over chat completions.
 
 Left out, since chat completions cannot say it: thinking budgets, cache_control, citations, signatures, and tools that
-the provider runs, which are refused where they stand alone. Refused: documents by address or file id.
+the provider runs, which are refused where they stand alone. Refused: documents by address or file id. CLAUDE is for
+chat completions that say more, as litellm's do for Claude at other providers: thinking, with its signatures, and
+cache_control go along.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,20 +22,24 @@ from backends.dialects.types import Dialect, Tree, Untranslatable
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "service_tier")
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"}
 _STOPS |= {"content_filter": "refusal"}
+_MARK, _THOUGHTS = "cache_control", ("thinking", "redacted_thinking")
 _OWN = frozenset({None, "custom"})  # tools that the client runs itself
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-def to_chat(request: Mapping[str, Any]) -> Tree:
-    """See Dialect.to_chat."""
+def to_chat(request: Mapping[str, Any], *, to_claude: bool = False) -> Tree:
+    """See Dialect.to_chat. `to_claude`: what is Claude's own goes along."""
     chat: Tree = {key: request[key] for key in _SAME if request.get(key) is not None}
-    chat["messages"] = [*_system(request.get("system")), *_messages(request.get("messages") or [])]
+    messages = [*_messages(request.get("messages") or [], to_claude=to_claude)]
+    if to_claude and request.get("thinking") and _may_think(messages):
+        chat["thinking"] = request["thinking"]
+    chat["messages"] = [*_system(request.get("system"), to_claude=to_claude), *messages]
     if stops := request.get("stop_sequences"):
         chat["stop"] = stops
     if user := (request.get("metadata") or {}).get("user_id"):
         chat["user"] = user
     if tools := own_tools(request, _OWN):
-        chat["tools"] = [_tool(tool) for tool in tools]
+        chat["tools"] = [_marked(_tool(tool), tool, to_claude) for tool in tools]
     if choice := request.get("tool_choice"):
         chat["tool_choice"] = _choice(choice)
         if choice.get("disable_parallel_tool_use"):
@@ -42,33 +49,58 @@ def to_chat(request: Mapping[str, Any]) -> Tree:
     return chat
 
 
-def _system(system: object) -> list[Tree]:
+def _marked(said: Tree, block: Mapping[str, Any], to_claude: bool) -> Tree:
+    """With what the block says of a cache."""
+    return said | {_MARK: block[_MARK]} if to_claude and block.get(_MARK) else said
+
+
+def _system(system: object, *, to_claude: bool) -> list[Tree]:
     if not system:
         return []
     parts = system if isinstance(system, list) else [{"text": system}]
+    if to_claude and any(part.get(_MARK) for part in parts):
+        texts = [{"type": "text", "text": str(part.get("text", ""))} for part in parts]
+        marked = [_marked(text, part, to_claude) for text, part in zip(texts, parts, strict=True)]
+        return [{"role": "system", "content": marked}]
     return [{"role": "system", "content": "\n\n".join(str(part.get("text", "")) for part in parts)}]
 
 
-def _messages(messages: list[Mapping[str, Any]]) -> Iterator[Tree]:
+def _messages(messages: list[Mapping[str, Any]], *, to_claude: bool) -> Iterator[Tree]:
     for number, message in enumerate(messages):
         content, path = message.get("content"), f"messages[{number}].content"
         if isinstance(content, str):
             yield {"role": message["role"], "content": content}
         elif message["role"] == "assistant":
-            yield _assistant(content or [], path)
+            yield _assistant(content or [], path, to_claude=to_claude)
         else:
-            yield from _user(content or [], path)
+            yield from _user(content or [], path, to_claude=to_claude)
 
 
-def _assistant(blocks: list[Mapping[str, Any]], path: str) -> Tree:
-    """What the model said before. Its thinking is its own and is not said again."""
+def _assistant(blocks: list[Mapping[str, Any]], path: str, *, to_claude: bool) -> Tree:
+    """What the model said before. Its thinking is its own and is said again to Claude alone, who signed it."""
     said = [block["text"] for block in blocks if block.get("type") == "text"]
+    thoughts = [dict(block) for block in blocks if to_claude and block.get("type") in _THOUGHTS and _is_signed(block)]
     calls = [_call(block) for block in blocks if block.get("type") == "tool_use"]
     for number, block in enumerate(blocks):
-        if block.get("type") not in {"text", "tool_use", "thinking", "redacted_thinking"}:
+        if block.get("type") not in {"text", "tool_use", *_THOUGHTS}:
             raise _unsaid(block, f"{path}[{number}]")
-    message: Tree = {"role": "assistant", "content": "".join(said) or None}
-    return message | ({"tool_calls": calls} if calls else {})
+    content: object = "".join(said) or None
+    if to_claude and any(block.get(_MARK) for block in blocks if block.get("type") == "text"):
+        texts = [block for block in blocks if block.get("type") == "text"]
+        content = [_marked({"type": "text", "text": block["text"]}, block, to_claude) for block in texts]
+    message: Tree = {"role": "assistant", "content": content}
+    return message | ({"tool_calls": calls} if calls else {}) | ({"thinking_blocks": thoughts} if thoughts else {})
+
+
+def _is_signed(block: Mapping[str, Any]) -> bool:
+    """Whether Claude will know the thought for its own: those of other models are not."""
+    return bool(block.get("signature") or block.get("data"))
+
+
+def _may_think(messages: list[Tree]) -> bool:
+    """Whether Claude takes the wish to think: a turn that called tools must begin with its own thoughts."""
+    last = next((each for each in reversed(messages) if each["role"] == "assistant"), {})
+    return "tool_calls" not in last or "thinking_blocks" in last
 
 
 def _call(block: Mapping[str, Any]) -> Tree:
@@ -76,18 +108,23 @@ def _call(block: Mapping[str, Any]) -> Tree:
     return {"id": block["id"], "type": "function", "function": {"name": block["name"], "arguments": arguments}}
 
 
-def _user(blocks: list[Mapping[str, Any]], path: str) -> Iterator[Tree]:
+def _user(blocks: list[Mapping[str, Any]], path: str, *, to_claude: bool) -> Iterator[Tree]:
     """Results of tools first, as chat completions want them, then what the user said."""
     parts: list[Tree] = []
     for number, block in enumerate(blocks):
         if block.get("type") == "tool_result":
             text, images = _result(block, f"{path}[{number}]")
-            yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
+            marked = _marked({"type": "text", "text": text}, block, to_claude)
+            yield {
+                "role": "tool",
+                "tool_call_id": block["tool_use_id"],
+                "content": [marked] if _MARK in marked else text,
+            }
             parts += images
         else:
-            parts.append(_part(block, f"{path}[{number}]"))
+            parts.append(_marked(_part(block, f"{path}[{number}]"), block, to_claude))
     if parts:
-        alone = all(part["type"] == "text" for part in parts)
+        alone = all(part["type"] == "text" and _MARK not in part for part in parts)
         yield {"role": "user", "content": "\n\n".join(part["text"] for part in parts) if alone else parts}
 
 
@@ -258,3 +295,4 @@ def _delta(block: Block, text: str) -> Tree:
 
 
 MESSAGES = Dialect(to_chat, from_chat, id_of, MessageEvents)
+CLAUDE = Dialect(partial(to_chat, to_claude=True), from_chat, id_of, MessageEvents)

@@ -1,4 +1,4 @@
-"""Providers that speak neither OpenAI's nor Anthropic's protocol, on real sockets: Bedrock, DeepSeek and Gemini.
+"""Providers on real sockets whose protocol is not OpenAI's: Bedrock, DeepSeek, Gemini, and Vertex and Azure for Claude.
 
 Each thinks, says a sentence and calls a tool; each read 180 tokens from its cache and wrote 20 where it says so.
 """
@@ -40,6 +40,41 @@ GEMINI: Tree = {
         "cachedContentTokenCount": 180,
     },
 }
+
+
+CLAUDE_USAGE: Tree = {"input_tokens": 9, "output_tokens": 7}
+CLAUDE_USAGE |= {"cache_read_input_tokens": 180, "cache_creation_input_tokens": 20}
+CLAUDE_SAYS: list[Tree] = [
+    {"type": "thinking", "thinking": "Let me think.", "signature": "SIG"},
+    {"type": "text", "text": "It is sunny."},
+    {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}},
+]
+CLAUDE: Tree = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": CLAUDE_SAYS}
+CLAUDE |= {"stop_reason": "tool_use", "stop_sequence": None, "usage": CLAUDE_USAGE}
+
+
+def claude_events() -> Iterator[bytes]:
+    """The same in Anthropic's events."""
+
+    def event(kind: str, **more: Any) -> bytes:
+        return f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n".encode()
+
+    yield event("message_start", message={**CLAUDE, "content": [], "stop_reason": None})
+    deltas: list[list[Tree]] = [
+        [
+            {"type": "thinking_delta", "thinking": "Let me think."},
+            {"type": "signature_delta", "signature": "SIG"},
+        ],
+        [{"type": "text_delta", "text": "It is "}, {"type": "text_delta", "text": "sunny."}],
+        [{"type": "input_json_delta", "partial_json": '{"city": "Oslo"}'}],
+    ]
+    empty: tuple[Tree, ...] = ({"thinking": "", "signature": ""}, {"text": ""}, {"input": {}})
+    for index, (block, blank, each) in enumerate(zip(CLAUDE_SAYS, empty, deltas, strict=True)):
+        yield event("content_block_start", index=index, content_block={**block, **blank})
+        yield b"".join(event("content_block_delta", index=index, delta=delta) for delta in each)
+        yield event("content_block_stop", index=index)
+    yield event("message_delta", delta={"stop_reason": "tool_use", "stop_sequence": None}, usage=CLAUDE_USAGE)
+    yield event("message_stop")
 
 
 def bedrock_whole() -> Tree:
@@ -113,10 +148,18 @@ class _Provider(BaseHTTPRequestHandler):
     heard: ClassVar[list[Tree]] = []
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        sent = self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/token":
+            token = {"access_token": "tok", "expires_in": 3600, "token_type": "Bearer"}
+            return self._send(json.dumps(token).encode(), "application/json")
+        asked = json.loads(sent)
         self.heard.append(asked)
         if "converse-stream" in self.path:
             return self._send(b"".join(bedrock_events()), "application/vnd.amazon.eventstream")
+        if "rawpredict" in self.path.lower() or "/anthropic/" in self.path:
+            if asked.get("stream"):
+                return self._send(b"".join(claude_events()), "text/event-stream")
+            return self._send(json.dumps(CLAUDE).encode(), "application/json")
         if "converse" in self.path:
             return self._send(json.dumps(bedrock_whole()).encode(), "application/json")
         if "streamGenerateContent" in self.path:
