@@ -118,7 +118,7 @@ class Settling:
         self._acknowledge(too_many, now_s)
         if too_many and not self._fell_behind:
             LOG.error(
-                "A replica of Redis is %d settlements behind; older ones are only kept as sums.",
+                "Redis may still lose %d settlements: its disk or a replica is behind. Older ones are kept as sums.",
                 len(self._unreplicated),
             )
         self._fell_behind = bool(too_many) or (self._fell_behind and len(self._unreplicated) > 0)
