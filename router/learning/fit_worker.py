@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from backends.embedders.hashing import HashingEmbedder
-from router.learning.refit_worker import NICENESS, State, load_arrays, run_elsewhere
+from router.learning.arrays import load_arrays, save_arrays
+from router.learning.refit_worker import NICENESS, State, run_elsewhere
 
 
 async def fit_elsewhere(dim: int, counts: Sequence[bytes]) -> State:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     embedder = HashingEmbedder(dim)
     with threadpool_limits(1):  # sums come out the same wherever this runs
         embedder.fit_counts(msgspec.msgpack.decode((folder / "counts").read_bytes(), type=list[bytes]))
-    np.savez(folder / "fitted.npz", allow_pickle=False, **dict(embedder.state()))
+    save_arrays(folder / "fitted.npz", embedder.state())
 
 
 if __name__ == "__main__":

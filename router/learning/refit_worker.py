@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from policies import registry as named
 from policies.types import Arm, History
+from router.learning.arrays import load_arrays, save_arrays
 
 State = dict[str, NDArray[Any]]
 NICENESS = 10
@@ -76,7 +76,7 @@ def _refitted(name: str, options: Mapping[str, object], state: State, history: H
 def _write(folder: Path, name: str, options: Mapping[str, object], state: State, history: History) -> None:
     arms = [msgspec.structs.asdict(arm) for arm in history.arms]
     (folder / "job.json").write_text(json.dumps({"name": name, "options": dict(options), "arms": arms}))
-    np.savez(folder / "state.npz", allow_pickle=False, **state)
+    save_arrays(folder / "state.npz", state)
     arrays: State = {
         "embeddings": history.embeddings,
         "scores": history.scores,
@@ -87,13 +87,7 @@ def _write(folder: Path, name: str, options: Mapping[str, object], state: State,
     for optional in ("features", "weights"):
         if (values := getattr(history, optional)) is not None:
             arrays[optional] = values
-    np.savez(folder / "history.npz", allow_pickle=False, **arrays)
-
-
-def load_arrays(path: Path) -> State:
-    """The arrays of an .npz file by name."""
-    with np.load(path) as stored:
-        return {key: stored[key] for key in stored.files}
+    save_arrays(folder / "history.npz", arrays)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     arms = tuple(Arm(**arm) for arm in job["arms"])
     history = History(arms=arms, **load_arrays(folder / "history.npz"))
     state = _refitted(job["name"], job["options"], load_arrays(folder / "state.npz"), history)
-    np.savez(folder / "refitted.npz", allow_pickle=False, **state)
+    save_arrays(folder / "refitted.npz", state)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.records import LogEntry
 from policies.types import Snapshot
+from router.learning.arrays import load_arrays, save_arrays
 from router.learning.shares import Shares
 from router.learning.table import OutcomeTable
 from router.learning.views import OPEN_DECISIONS, OpenDecision, Views, pages, take_page
@@ -195,8 +194,7 @@ def policies_in(folder: Path) -> list[str]:
 def restore(holder: Snapshot, stored: Path) -> bool:
     """Whether a stored state was taken in."""
     try:
-        with np.load(stored) as state:
-            holder.restore({key: state[key] for key in state.files})
+        holder.restore(load_arrays(stored))
     except Exception as error:  # of an older version, or of another embedder: whatever does not fit there
         LOG.warning("%s does not fit (%r); what it was of begins anew", stored, error)
         return False
@@ -204,8 +202,7 @@ def restore(holder: Snapshot, stored: Path) -> bool:
 
 
 def _save_state(holder: Snapshot, path: Path) -> None:
-    state: dict[str, NDArray[Any]] = dict(holder.state())
-    np.savez(path, allow_pickle=False, **state)
+    save_arrays(path, holder.state())
 
 
 def _sum(path: Path) -> str:

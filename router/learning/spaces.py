@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from backends.embedders.hashing import HashingEmbedder
 from policies.types import Float32
 from router.learning import histories
+from router.learning.arrays import save_arrays
 from router.learning.fit_worker import fit_elsewhere
 from router.ports import Archive
 from router.types import Notice
@@ -147,7 +148,7 @@ class Spaces:
 
     async def _publish(self, space: str, state: State) -> None:
         whole = io.BytesIO()
-        np.savez(whole, allow_pickle=False, **state)
+        save_arrays(whole, state)
         data = whole.getvalue()
         await self._archive.drop(EMBEDDER, space)  # it may have been damaged there
         for place in range(0, len(data), A_CHUNK):

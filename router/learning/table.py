@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from policies.stored_answers import STORED
 from policies.types import Arm, Float, History, LoggedContext, Neighbours
+from router.learning.arrays import load_arrays, save_arrays
 
 A_PAGE = 500  # texts encoded at once for a snapshot
 MOST_OWN = 4_096  # of a tenant's latest queries, looked through for those nearest
@@ -268,24 +269,24 @@ class OutcomeTable:
         }
         if self._features is not None:
             arrays["features"] = self._features[:n]
-        np.savez(folder / "table.npz", allow_pickle=False, **arrays)
+        save_arrays(folder / "table.npz", arrays)
         with (folder / "texts.jsonl").open("w") as file:
             for start in range(0, n, A_PAGE):  # a JSON list in each line: encoding holds up every other thread
                 file.write(json.dumps(self.texts[start : min(start + A_PAGE, n)]) + "\n")
 
     def load(self, folder: Path) -> None:
         """Inverse of save. Raises: OSError, ValueError, KeyError."""
-        with np.load(folder / "table.npz") as stored:
-            self._columns = {str(name): i for i, name in enumerate(stored["models"])}
-            self._seen = np.stack([stored["scores"], stored["costs"]], axis=1)
-            self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
-            self._weights, self._paid = stored["weights"], stored["paid"]
-            self._owners = stored["owners"]
-            self._tenants = {str(name): i for i, name in enumerate(stored["tenants"])}
-            self._features = stored["features"] if "features" in stored.files else None
-            self._text_ids = stored["text_ids"]
-            pairs = zip(self._columns, stored["fitted"].reshape(-1, 2).tolist(), strict=True)
-            known = [(name, int(fitted), int(since)) for name, (fitted, since) in pairs]
+        stored = load_arrays(folder / "table.npz")
+        self._columns = {str(name): i for i, name in enumerate(stored["models"])}
+        self._seen = np.stack([stored["scores"], stored["costs"]], axis=1)
+        self._embeddings, self._lengths = stored["embeddings"], stored["lengths"]
+        self._weights, self._paid = stored["weights"], stored["paid"]
+        self._owners = stored["owners"]
+        self._tenants = {str(name): i for i, name in enumerate(stored["tenants"])}
+        self._features = stored.get("features")
+        self._text_ids = stored["text_ids"]
+        pairs = zip(self._columns, stored["fitted"].reshape(-1, 2).tolist(), strict=True)
+        known = [(name, int(fitted), int(since)) for name, (fitted, since) in pairs]
         self._fitted = {name: fitted for name, fitted, _ in known}
         self._since = {name: since for name, _, since in known}
         self._size, self._is_weighted = len(self._seen), bool((self._weights != 1.0).any())
