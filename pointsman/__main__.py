@@ -22,8 +22,10 @@ def main() -> int:
     if elsewhere := strangers():
         print(f"pointsman: its packages lie in {HOME}, but Python finds {', '.join(elsewhere)}", file=sys.stderr)
         return 2
-    from cli import main as run  # noqa: PLC0415  (only once the packages are known to be our own)
-
+    try:
+        from cli import main as run  # noqa: PLC0415  (only once the packages are known to be our own)
+    except KeyboardInterrupt:  # before anything has begun
+        return 130
     return run()
 
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import pointsman
+from pointsman import __main__ as door
 from pointsman.__main__ import PACKAGES
 
 
@@ -48,3 +50,16 @@ def test_a_package_of_the_same_name_in_the_folder_stops_it_with_one_sentence(
 def test_a_folder_of_the_same_name_without_code_does_not_shadow_ours(tmp_path: Path) -> None:
     (tmp_path / "router").mkdir()
     assert run(tmp_path, "--version").returncode == 0
+
+
+def test_whoever_interrupts_it_while_it_loads_sees_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "cli", Interrupted("cli"))
+    monkeypatch.setattr(door, "strangers", list)
+    assert door.main() == 130
+    assert capfd.readouterr() == ("", "")
