@@ -9,13 +9,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import APIRouter, Query
 
+from backends.anyprec.names import parsed_width
 from backends.pool import Replica, Replicas
 from policies.preference import knob_of
 from router.http.admin_views import balance_view
 from router.http.auth import Authentication, key_first
 from router.http.explaining import outcome_of
 from router.telemetry.state import known_budgets
-from router.types import DecisionRecord, LogEntry
+from router.types import DecisionRecord, LogEntry, Model
 from router.wiring import Runtime, now_ms
 
 MOST_SHOWN = 500  # decisions
@@ -30,10 +31,14 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
 
     @router.get("/engines")
     async def engines() -> dict[str, object]:
-        """Every backend with its engines: whether they answer, how loaded they are, and their breakers."""
+        """Every backend with its engines (whether they answer, their load, their breakers) and the widths it serves."""
         decider = runtime.gateway.decider
         data = [
-            {**_backend(name, backend), "why_spared": decider.spared.get(name)}
+            {
+                **_backend(name, backend),
+                "serves": [_served(model) for model in decider.catalogue.models if model.backend == name],
+                "why_spared": decider.spared.get(name),
+            }
             for name, backend in runtime.fleet.backends.items()
         ]
         return {"object": "list", "data": data, "unpriced": runtime.unpriced or None}
@@ -81,6 +86,13 @@ def _backend(name: str, backend: Replicas) -> dict[str, object]:
         "models": [found.name for found in backend.models],
         "engines": [_engine(each) for each in backend.replicas],
     }
+
+
+def _served(model: Model) -> dict[str, object]:
+    """A candidate: the model that it is a width of, and whether it may have traffic."""
+    width = parsed_width(model.name)
+    of = model.name if model.bits is None else model.parent or (model.name if width is None else width.model)
+    return {"model": model.name, "of": of, "bits": model.bits, "admitted": model.admitted}
 
 
 def _engine(replica: Replica) -> dict[str, object]:

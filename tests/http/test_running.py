@@ -282,14 +282,24 @@ async def test_a_width_nobody_admitted_gets_no_traffic_until_there_is_a_verdict(
         one.models = [{"id": "m", "object": "model", "anyprec_bits": [3]}]
         settings = settings_for(tmp_path, {}, default_price={"prompt": 1, "completion": 1})
         settings["backends"] = {"engine": {"kind": "vllm", "url": one.url, "discover": True}}
+        settings["auth"] = {"admin_key": "sk-admin-0123456789"}
         async with serving(tmp_path, settings) as gateway, gateway.client() as client:
+            client.headers["authorization"] = "Bearer sk-admin-0123456789"
             refused = await client.post("/v1/chat/completions", json=chat() | {"model": "m@3bit"})
             assert "pointsman admit m@3bit" in refused.json()["error"]["message"]
+            assert ("m@3bit", False) in await widths_of(client)
             verdicts = tmp_path / "state" / "admissions"
             verdicts.mkdir()
             (verdicts / "m@3bit.json").write_text('{"admitted": true}')
             await until(lambda: serves(client, "m@3bit"))
             assert one.heard[-1].json()["vllm_xargs"] == {"anyprec_bits": 3}
+            assert ("m@3bit", True) in await widths_of(client)
+
+
+async def widths_of(client: httpx.AsyncClient) -> list[tuple[str, bool]]:
+    """(model, whether it was admitted), as an operator is told."""
+    found = await client.get("/admin/v1/engines")
+    return [(each["model"], each["admitted"]) for backend in found.json()["data"] for each in backend["serves"]]
 
 
 async def serves(client: httpx.AsyncClient, name: str) -> bool:

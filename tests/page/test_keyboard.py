@@ -104,7 +104,7 @@ def test_run_is_used_by_the_keyboard_alone_while_it_is_drawn_anew(
     with opened(browser, gateway, width=width, scheme=scheme) as page:
         enter(page, "run")
         page.wait_for_selector("pre.settings-text")
-        for name in ("Engines", "Budgets", "Latest decisions", "Refusals"):
+        for name in ("Engines", "Models and widths", "Budgets", "Latest decisions", "Refusals"):
             tab_to(page, f"[aria-label='{name}']")
             page.keyboard.press("ArrowRight")
             drawn_anew(page)

@@ -15,6 +15,7 @@ from router.learning.proof import over_time, proof_of, quality_by
 from router.stores.reports import KnownNames, SpendLine, grouped
 from tests.http.conftest import Running
 from tests.page.conftest import ADMIN, ANSWERS, client, give_key, opened
+from tests.page.test_decisions import asked
 from tests.policies.test_judgement import make_entries
 
 if TYPE_CHECKING:
@@ -76,6 +77,22 @@ def test_the_page_shows_the_report_and_the_spend_report(browser: Browser, proven
         page.select_option("#quality-by", "width")
         assert page.locator("[aria-label='Quality by width'] td", has_text="as they are").count() == 1
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_what_is_spent_and_foretold_is_in_the_window(
+    browser: Browser, proven: tuple[Running, Path], width: int
+) -> None:
+    gateway, _ = proven
+    with client(gateway, ADMIN) as admin:
+        asked(admin, model="small@4bit")
+    with opened(browser, gateway, width=width) as page:
+        give_key(page, ADMIN)
+        page.click("nav a[href='#proof']")
+        page.wait_for_selector("[aria-label='Spend by tenant'] td")
+        foretold = page.locator("[aria-label='Spend by tenant'] th:has-text('In 30 days')")
+        assert foretold.is_visible()
+        assert page.locator("[aria-label='Spend by tenant']").evaluate("e => e.scrollWidth - e.clientWidth") == 0
 
 
 def test_only_admins_see_a_proof_or_have_one_made(gateway: Running) -> None:

@@ -38,6 +38,7 @@ def test_engines_say_whether_they_answer_and_how_their_breakers_stand(gateway: R
         (family,) = admin.get("/admin/v1/engines").json()["data"]
     (engine,) = family["engines"]
     assert (family["backend"], family["up"], engine["breaker"]) == ("family", True, "closed")
+    assert {"model": "large@4bit", "of": "large", "bits": 4, "admitted": True} in family["serves"]
 
 
 def test_the_latest_decisions_come_first_with_their_cost(gateway: Running) -> None:
@@ -120,15 +121,21 @@ def test_the_page_shows_them_and_a_hostile_prompt_stays_text(
 ) -> None:
     with client(gateway) as tenant:
         asked(tenant, f"Plural of {HOSTILE}?")
+        assert tenant.post("/v1/chat/completions", json={"model": "nobody", "messages": []}).is_client_error
     with opened(browser, gateway, width=width, scheme=scheme) as page:
         page.click("nav a[href='#run']")
         page.wait_for_selector("text=Type an admin key")
         give_key(page, ADMIN)
         page.wait_for_selector("pre.settings-text")
         page.wait_for_selector("[aria-label=Budgets] td:has-text('tenant:acme')")
+        large = page.locator("[aria-label='Models and widths'] tr", has_text="large").inner_text()
+        assert large.split("\t")[-2:] == ["family", "3bit, 4bit, 6bit, 8bit"]
         assert HOSTILE in (page.locator("[aria-label='Latest decisions']").text_content() or "")
         assert page.locator("main img, main script").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for name in ("Engines", "Models and widths", "Budgets", "Refusals"):  # nothing of them is beside the window
+            assert page.locator(f"[aria-label='{name}']").evaluate("e => e.scrollWidth - e.clientWidth") == 0, name
+        assert "by its reset in" in page.inner_text("[aria-label=Budgets] td:last-child")
 
 
 def test_a_tenants_key_is_told_that_it_is_no_admins(browser: Browser, gateway: Running) -> None:

@@ -53,12 +53,12 @@ function spendTable(by, lines, elapsed) {
   const count = (value) => value.toLocaleString("en");
   return table([
     { title: by, left: true, cell: (row) => row[by] || NONE[by] || "(none)" },
-    { title: "Requests", cell: (row) => count(row.requests) },
+    { title: "Requests", wide: true, cell: (row) => count(row.requests) },
     { title: "Prompt tokens", wide: true, cell: (row) => count(row.prompt_tokens) },
     { title: "Completion tokens", wide: true, cell: (row) => count(row.completion_tokens) },
     { title: "Cost", cell: (row) => usd(row.cost_usd) },
     ...(sums("saved_usd") ? [{ title: "Saved by stored answers", wide: true, cell: (row) => usd(row.saved_usd) }] : []),
-    ...(by === "day" ? [] : [{ title: "In 30 days", wide: true, cell: (row) => elapsed < .5 ? "–" : usd(row.cost_usd / elapsed * 30) }]),
+    ...(by === "day" ? [] : [{ title: "In 30 days", cell: (row) => elapsed < .5 ? "–" : usd(row.cost_usd / elapsed * 30) }]),
     { title: "Share", wide: true, cell: (row) => total ? percent(row.cost_nanousd / total) : "–" },
   ], rows, { caption: `Spend by ${by}`, rowClass: (row) => row === rows.at(-1) ? "sum" : null });
 }

@@ -6,6 +6,7 @@ import { card, failure, h, show, table } from "./dom.js";
 import { digits, moment, percent, span, usd } from "./figures.js";
 
 const EVERY_MS = 3000;
+const MOST_MODELS = 200; // shown
 
 /** The page, in `root`. */
 export function page(root) {
@@ -71,19 +72,38 @@ const engines = (part) => ({ data, unpriced }) => {
     { title: "Waiting", wide: true, cell: (row) => digits(row.waiting) },
     { title: "KV", wide: true, cell: (row) => percent(row.kv_usage) },
   ], rows, { caption: "Engines" }),
+  widths(data),
   data.filter((each) => each.why_spared).map((each) => h("p", { class: "small warn" }, `${each.backend} is spared: ${each.why_spared}`)));
 };
 
+/** Which models and widths of them there are, and which of these wait for `pointsman admit`. */
+function widths(data) {
+  const of = new Map();
+  for (const { backend, serves } of data) {
+    for (const each of serves) {
+      const key = JSON.stringify([backend, each.of]), found = of.get(key) ?? { backend, model: each.of, known: [] };
+      of.set(key, found);
+      found.known.push(each);
+    }
+  }
+  if (!of.size) return null;
+  const named = ({ bits, admitted }) => `${bits === null ? "as it is" : `${bits}bit`}${admitted ? "" : " (not admitted)"}`;
+  return table([
+    { title: "Model", left: true, wrap: true, cell: (row) => row.model },
+    { title: "Backend", left: true, cell: (row) => row.backend },
+    { title: "Widths", left: true, wrap: true, cell: (row) => row.known.sort((a, b) => (a.bits ?? 99) - (b.bits ?? 99)).map(named).join(", ") },
+  ], [...of.values()].slice(0, MOST_MODELS), { caption: "Models and widths" });
+}
+
 const balances = (part) => ({ data }) => show(part.body, data.length ? table([
   { title: "Whose", left: true, wrap: true, cell: (row) => row.scope },
-  { title: "Limit", cell: (row) => h("span", {}, `${Number(row.limit_usd.toPrecision(9))} USD`, h("span", { class: "soft" }, ` per ${row.period}`)) },
-  { title: "Used", cell: (row) => used(row) },
+  { title: "Used", left: true, wrap: true, cell: (row) => used(row) },
   { title: "Forecast", left: true, wrap: true, cell: (row) => told(row) },
 ], data, { caption: "Budgets" }) : h("p", { class: "soft" }, "Nobody has a budget."));
 
 function used(row) {
   const share = Math.min(1, (row.spent_usd + row.held_usd) / (row.limit_usd || 1));
-  return h("span", {}, percent(share), h("span", { class: `meter${share > .8 ? " bad" : ""}`, "aria-hidden": "true" },
+  return h("span", {}, percent(share), h("span", { class: "soft" }, ` of ${Number(row.limit_usd.toPrecision(9))} USD per ${row.period}`), h("span", { class: `meter${share > .8 ? " bad" : ""}`, "aria-hidden": "true" },
     h("i", { style: { width: `${share * 100}%` } })));
 }
 
@@ -109,7 +129,7 @@ const decisions = (part) => ({ data }) => show(part.body, data.length ? table([
 ], data.slice(0, 20), { caption: "Latest decisions" }) : h("p", { class: "soft" }, "None yet."));
 
 const refusals = (part) => ({ data }) => show(part.body, data.length ? table([
-  { title: "Reason", left: true, cell: (row) => row.code },
+  { title: "Reason", left: true, wrap: true, cell: (row) => row.code },
   { title: "Status", cell: (row) => row.status },
   { title: "Tenant", left: true, cell: (row) => row.tenant ?? h("span", { class: "soft" }, "no key") },
   { title: "Since the start", cell: (row) => row.count },
