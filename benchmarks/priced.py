@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -93,9 +94,11 @@ def measure(folder: Path, *, batches: int) -> dict[str, float]:
             name: stack.enter_context(stubbed(folder / name, settings)) for name, settings in variants(folder).items()
         }
         for start in range(0, len(new), BATCH):
-            for name, run in runs.items():
+            order = deque(runs)
+            order.rotate(start // BATCH)  # or whoever comes first would be the coldest each time
+            for name in order:
                 with unknown(name == "unknown"):
-                    found = run(new[start : start + BATCH])
+                    found = runs[name](new[start : start + BATCH])
                 if start:
                     figures[name] = min(figures.get(name, found), found)
     return figures
