@@ -75,6 +75,7 @@ async def test_a_key_for_a_group_may_use_its_models_alone(tmp_path: Path) -> Non
         {"name": "new", "model": "m-new", "info": {"access_groups": ["beta", "all"]}},
         {"name": "old", "model": "m-old", "info": {"access_groups": ["all"]}},
         {"name": "hidden", "model": "m-hidden"},
+        {"name": "many/*", "model": "*", "info": {"access_groups": ["stars"]}},
     ]
     async with gateway(tmp_path, entries) as (client, _):
         beta, every = await generate(client, models=["beta"]), await generate(client, models=["all"])
@@ -85,6 +86,9 @@ async def test_a_key_for_a_group_may_use_its_models_alone(tmp_path: Path) -> Non
             page = (await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})).json()
             assert {each["id"] for each in page["data"]} & {"new", "old", "hidden"} == may
             assert (await said(client, "auto", key=key)).removeprefix("from m-") in may
+        stars = await generate(client, models=["stars"])
+        assert [(await ask(client, name, key=stars)).is_success for name in ("many/m-new", "new")] == [True, False]
+        assert not (await ask(client, "many/m-new", key=beta)).is_success
         info = (await client.get("/key/info", params={"key": beta})).json()["info"]
         assert info["models"] == ["beta"]  # as it was asked for: a model that joins the group later is its own too
 

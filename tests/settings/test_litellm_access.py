@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from router.errors import SettingsError
-from tests.settings.test_litellm_keys import entry, settings_of
+from router.settings import build
+from tests.settings.test_litellm_keys import LISTED, entry, settings_of
 
 
 @pytest.mark.parametrize("check", [{"custom_auth": "mine.check"}, {"enable_jwt_auth": True}])
@@ -63,3 +64,15 @@ def test_tags_do_nothing_where_the_router_does_not_look_at_them() -> None:
     settings = settings_of(entry(tags=["free"]), router_settings={"enable_tag_filtering": False})
     assert settings.candidates()[0].tags == ()
     assert "model_list[0].litellm_params.tags: has no effect here" in settings.notes
+
+
+@pytest.mark.parametrize(
+    ("here", "says"),
+    [("production", None), ("staging", "LITELLM_ENVIRONMENT is staging"), (None, "LITELLM_ENVIRONMENT is not set")],
+)
+def test_an_entry_of_other_environments_is_not_called_in_this_one(here: str | None, says: str | None) -> None:
+    entries = [entry("b", info={"supported_environments": ["production", "development"]}), entry()]
+    settings = build({"model_list": entries}, {"LITELLM_ENVIRONMENT": here} if here else {}, listed=LISTED.get)
+    assert {each.name for each in settings.candidates()} == ({"a"} if says else {"a", "b"})
+    assert (says in str(settings.unroutable)) if says else not settings.unroutable
+    assert not any("supported_environments" in note for note in settings.notes)

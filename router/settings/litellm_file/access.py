@@ -9,22 +9,35 @@ from router.settings.scalars import is_true
 from router.settings.source import mapping_at
 
 _CHECKS = ("custom_auth", "enable_jwt_auth", "enable_oauth2_auth", "enable_oauth2_proxy_auth")
+_FOR_ALL = "take {path}.model_info.{key} away, and name it in allowed_models"
 _SHUT = {
     "team_id": "it is for one team alone, which this file cannot know here",
     "access_windows": "it may be used at certain times alone, which is not kept here",
 }
+_ENVIRONMENT = "LITELLM_ENVIRONMENT"
 
 
 class Shut(NamedTuple):
-    """The key of `model_info` by which an entry is not for everybody, and what it says."""
+    """Why an entry is not for everybody, or not here, and what to do."""
 
-    key: str
     why: str
+    remedy: str
 
 
-def shut_by(info: Mapping[str, Any]) -> Shut | None:
-    """What keeps an entry from everybody, or from now."""
-    return next((Shut(key, why) for key, why in _SHUT.items() if info.get(key)), None)
+def shut_by(info: Mapping[str, Any], path: str, env: Mapping[str, str]) -> Shut | None:
+    """What keeps an entry from everybody, or from this gateway."""
+    if info.get("blocked") is True:
+        return Shut("the file blocks it", f"take {path}.model_info.blocked away")
+    if (places := info.get("supported_environments")) is not None and env.get(_ENVIRONMENT) not in _listed(places):
+        here = env.get(_ENVIRONMENT)
+        where = f"{_ENVIRONMENT} is {here}" if here else f"{_ENVIRONMENT} is not set"
+        return Shut(f"it is for {', '.join(_listed(places))} alone, and {where}", f"set {_ENVIRONMENT}")
+    kept = ((key, why) for key, why in _SHUT.items() if info.get(key))
+    return next((Shut(why, _FOR_ALL.format(path=path, key=key)) for key, why in kept), None)
+
+
+def _listed(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def own_check(general: Mapping[str, Any]) -> str | None:

@@ -165,8 +165,8 @@ def read_entry(
     provider = str(params.get("custom_llm_provider") or str(params["model"]).partition("/")[0])
     if provider in _ADDRESSED | _HAS_A_PLACE and not _address(params):
         params["api_base"] = env.get(f"{provider.removesuffix('_chat').upper()}_API_BASE")
-    if (shut := _shut(name, info, path)) is not None:
-        return shut
+    if (shut := shut_by(info, path, env)) is not None:
+        return Unroutable(name, path, shut.why, shut.remedy)
     if (nowhere := _nowhere(name, path, params, provider)) is not None:
         return nowhere
     is_own = _is_own(provider, params)
@@ -212,16 +212,6 @@ def _nowhere(name: str, path: str, params: Tree, provider: str) -> Unroutable | 
     if provider == "auto_router":
         remedy = f"add pointsman.model_map: {{{name}: auto}}"
         return Unroutable(name, path, "LiteLLM's own router is not run here", remedy)
-    return None
-
-
-def _shut(name: str, info: Tree, path: str) -> Unroutable | None:
-    """Of an entry that is not for everybody, or not now."""
-    if info.get("blocked") is True:
-        return Unroutable(name, path, "the file blocks it", f"take {path}.model_info.blocked away")
-    if (shut := shut_by(info)) is not None:
-        remedy = f"take {path}.model_info.{shut.key} away, and name it in allowed_models"
-        return Unroutable(name, path, shut.why, remedy)
     return None
 
 

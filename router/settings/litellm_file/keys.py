@@ -57,6 +57,7 @@ _INFORMS = (
         "id",
         "access_groups",
         "enable_tag_filtering",
+        "supported_environments",
         "db_model",
         "description",
         "max_tokens",
