@@ -16,13 +16,14 @@ import msgspec
 
 from backends.errors import BackendError, Cut, Failed, Overloaded, TimedOut, Unreachable
 from backends.sse import EventStream
-from backends.types import Reply, Request
+from backends.types import Reply, Request, TokenParts
 from backends.whole import whole
 
 BYTES_PER_TOKEN = {"small": 4, "large": 1}  # the large one knows bytes only
 CONTEXT = 4096  # of each model
 PROMPT_TOKENS = 20  # what an engine says of every prompt
 FIRST_BYTE_S, IDLE_S = 20.0, 10.0
+KEPT = ((0, 0), (PROMPT_TOKENS, 0), (12, 0), (0, PROMPT_TOKENS), (8, 12), (0, 5))  # tokens of it, cached and written
 # What an engine does to a request, and what it says it used.
 FAULTS = ("none", "none", "none", "none", "500", "busy", "down", "slow", "hang", "reset", "stall", "garbage")
 LIES = (
@@ -53,6 +54,7 @@ class EnginePlan:
     cut_at: float  # share of the bytes after which a reset or a stall comes
     nonce: str
     bytes_per_token: int
+    kept: tuple[int, int] = (0, 0)  # tokens of the prompt that were in a cache, and that are written to one
 
     @property
     def text(self) -> str:
@@ -79,7 +81,16 @@ class EnginePlan:
         }
         if self.lie == "missing":
             return None
-        return {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": said.get(self.lie, self.counted)}
+        found, written = self.kept
+        details = {"cached_tokens": found, "cache_write_tokens": written}
+        used = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": said.get(self.lie, self.counted)}
+        return {**used, "prompt_tokens_details": details} if any(self.kept) else used
+
+    @property
+    def parts(self) -> TokenParts:
+        """Kinds of tokens that a whole answer is charged."""
+        found, written = (0, 0) if self.lie == "missing" else self.kept
+        return TokenParts(cached=found, cache_write=written)
 
     @property
     def charged(self) -> tuple[int, int]:
@@ -91,7 +102,7 @@ class EnginePlan:
         return (-1 if self.lie == "missing" else PROMPT_TOKENS), self.counted
 
 
-def plan_for(seed: str, engine: str, nonce: str, *, most_tokens: int, calm: bool) -> EnginePlan:
+def plan_for(seed: str, engine: str, nonce: str, *, most_tokens: int, calm: bool, caches: bool) -> EnginePlan:
     """The same every time. The text keeps the limit that the client set."""
     chance, bytes_per_token = random.Random(seed), BYTES_PER_TOKEN[engine]
     most = max(1, most_tokens * bytes_per_token // (len(nonce) + 1))
@@ -104,6 +115,7 @@ def plan_for(seed: str, engine: str, nonce: str, *, most_tokens: int, calm: bool
         cut_at=chance.random(),
         nonce=nonce,
         bytes_per_token=bytes_per_token,
+        kept=chance.choice(KEPT) if caches else (0, 0),  # last, so that all else is as without
     )
 
 
@@ -114,6 +126,7 @@ class WorldEngine:
         self.name = name
         self.calm = False  # from now on nothing goes wrong
         self.varies = False  # it may be asked the same again, and is then another
+        self.caches = False  # it says what its cache had of a prompt
         self.plans: dict[str, list[EnginePlan]] = {}  # by nonce, of what it was asked
         self._seed = seed
 
@@ -123,7 +136,8 @@ class WorldEngine:
         most = int(msgspec.json.decode(request.fields["max_tokens"]))
         before = self.plans.get(nonce, []) if self.varies else []
         nth = f"/{len(before)}" if before else ""
-        plan = plan_for(f"{self._seed}/{self.name}/{nonce}{nth}", self.name, nonce, most_tokens=most, calm=self.calm)
+        own = f"{self._seed}/{self.name}/{nonce}{nth}"
+        plan = plan_for(own, self.name, nonce, most_tokens=most, calm=self.calm, caches=self.caches)
         self.plans[nonce] = [*before, plan]
         await self._begin(plan)
         if not request.stream:

@@ -125,6 +125,13 @@ MUTANTS = {
         "cost = price.of(prompt.tokens, completion.tokens, parts, writes=writes)",
         "cost = min(model.price.of(prompt.tokens, completion.tokens), attempt.hold.amount)",
     ),
+    "kinds": Mutant(
+        "what a cache had is charged as any other token",
+        "router.gateway.metering",
+        "cost = price.of(prompt.tokens, completion.tokens, parts, writes=writes)",
+        "cost = price.of(prompt.tokens, completion.tokens)",
+        first=10_001,
+    ),
     "believed": Mutant(
         "any count below the context is believed",
         "router.gateway.metering",

@@ -201,7 +201,7 @@ class WorldVerdict:
         prompt, completion = plan.charged
         if prompt < 0:
             prompt = expected_prompt_tokens(model, _requirements(request))
-        return {model.price.of(prompt, completion)}
+        return {model.price.of(prompt, completion, plan.parts)}
 
     def _worst(self, request: ClientRequest, model: Model) -> int:
         return worst_cost(model, _requirements(request))

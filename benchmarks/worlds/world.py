@@ -72,6 +72,7 @@ class SeededWorld:
         self.is_over = False  # whoever dies now has nothing left to say
         self.drained = False  # the large model was away for a while
         self.store = (SqliteWorldStore if self.chance.random() < 0.6 else RedisWorldStore)(self)
+        self.caches = seed // 10_000 % 2 == 1  # models have prices of what is cached
         self.policies = ("cheapest", self.chance.choice(POLICIES))
         self.policy = self.chance.choice(self.policies)
         self.keeps_views = self.chance.random() < 0.3  # a restart reads what was learned from the disk
@@ -83,16 +84,17 @@ class SeededWorld:
         self.requests = self._requests()
         self.programs = programs_for(seed, self.requests)
         for engine in self.engines.values():
-            engine.varies = bool(self.programs)
+            engine.varies, engine.caches = bool(self.programs), self.caches
 
     def _model(self, name: str, price: int) -> Model:
         budgets: tuple[Budget, ...] = ()
         if name == "large" and self.chance.random() < 0.3:
             budgets = (Budget("model:large", NanoUsd(USUAL * 10 * self.chance.randint(2, 20)), 86_400),)
         each = NanoUsd(price)
+        kinds = {"cached": NanoUsd(price // 10), "cache_write": NanoUsd(price * 5 // 4)} if self.caches else {}
         able = frozenset({"chat", "completions"})
         own = {"budgets": budgets, "bytes_per_token": BYTES_PER_TOKEN[name]}
-        return Model(name, name, name, Price(each, each), CONTEXT, CONTEXT, True, able, **own)  # type: ignore[arg-type]
+        return Model(name, name, name, Price(each, each, **kinds), CONTEXT, CONTEXT, True, able, **own)  # type: ignore[arg-type]
 
     def _terms(self, tenant: str) -> Terms:
         chance, scope = self.chance, f"tenant:{tenant}"
