@@ -33,7 +33,7 @@ from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
 from router.http.schemas import PATHS, parse, with_field
 from router.http.stopping import Stopping
-from router.http.tags import FIELDS, tags_of
+from router.http.tags import FIELDS, tags_of, untagged
 from router.http.tags import HEADER as TAGS
 from router.types import Allowance, Principal, show_usd
 
@@ -144,6 +144,7 @@ class Inference:
         if TAGS in headers or "tags" in owner or not FIELDS.isdisjoint(call.fields):
             tags = tags_of(call.fields, headers.get(TAGS), owner)
             call.requirements = msgspec.structs.replace(call.requirements, tags=tags)
+            call.fields = untagged(call.fields)
         call.session = passed.get("x-session-id") or call.session
         call.request_id = passed["x-request-id"]
         if b"cache-control" in headers:

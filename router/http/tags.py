@@ -18,6 +18,21 @@ def tags_of(fields: Mapping[str, msgspec.Raw], header: bytes | None, owner: Mapp
     return frozenset([tag.strip() for tag in found if tag.strip()][:MOST_TAGS])
 
 
+def untagged(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """The fields without lists of tags, which are for the gateway: providers refuse them."""
+    kept = dict(fields)
+    for name in FIELDS & fields.keys():
+        value = msgspec.json.decode(fields[name])
+        if name == "tags" and isinstance(value, list):
+            del kept[name]
+        elif isinstance(value, dict) and isinstance(value.get("tags"), list):
+            rest = {key: each for key, each in value.items() if key != "tags"}
+            kept |= {name: msgspec.Raw(msgspec.json.encode(rest))}
+            if not rest:
+                del kept[name]
+    return kept
+
+
 def _of_fields(fields: Mapping[str, msgspec.Raw]) -> Iterator[str]:
     for name in FIELDS & fields.keys():
         value = msgspec.json.decode(fields[name])
