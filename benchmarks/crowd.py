@@ -16,16 +16,17 @@ import aiohttp
 import msgspec
 
 from backends.scripted import Line
+from backends.types import TokenParts
 from benchmarks.child import Child
 from benchmarks.scripted_server import ScriptedServer
 from router.types import NanoUsd, Price
 
 PRICES = {
-    "small": Price(NanoUsd(100_000_000), NanoUsd(400_000_000)),
-    "large": Price(NanoUsd(10**9), NanoUsd(4 * 10**9)),
+    "small": Price(NanoUsd(10**8), NanoUsd(4 * 10**8), cached=NanoUsd(10**7), cache_write=NanoUsd(125 * 10**6)),
+    "large": Price(NanoUsd(10**9), NanoUsd(4 * 10**9), cached=NanoUsd(10**8), cache_write=NanoUsd(125 * 10**7)),
 }
 MAX_TOKENS = 64
-WORST = max(price.of(500, MAX_TOKENS) for price in PRICES.values())
+WORST = max(price.worst(500, MAX_TOKENS) for price in PRICES.values())
 NESTED = b"[" * 3000 + b"]" * 3000
 LIES: list[object] = [  # that engines tell of what they used
     {"prompt_tokens": 2**64 - 1, "completion_tokens": 2**64 - 1, "total_tokens": 2**64 - 1},
@@ -38,6 +39,7 @@ LIES: list[object] = [  # that engines tell of what they used
     {},
     NESTED,
 ]
+KEPT = ((7, 0), (4, 0), (0, 7), (2, 5))  # tokens of a prompt that were in a cache, and that are written to one
 PROMPT_WORDS = 7  # as a scripted engine counts every question
 BELIEVED_FROM = 4  # a report is believed down to this part of what the gateway counts itself
 
@@ -85,7 +87,20 @@ def script(_model: str, _body: Any) -> Line:
         return Line(words, delay_s=8)
     if draw < 0.12:
         return Line(words, usage=random.choice(LIES))
+    if draw < 0.4:
+        return Line(words, usage=honest(len(words.split()), random.choice(KEPT)), delay_s=random.random() * 0.1)
     return Line(words, delay_s=random.random() * 0.1, piece_delay_s=random.random() * 0.01)
+
+
+def honest(words: int, kept: tuple[int, int] = (0, 0)) -> dict[str, object]:
+    """What an engine that does not lie says it used."""
+    used: dict[str, object] = {
+        "prompt_tokens": PROMPT_WORDS,
+        "completion_tokens": words,
+        "total_tokens": PROMPT_WORDS + words,
+    }
+    details = {"cached_tokens": kept[0], "cache_write_tokens": kept[1]}
+    return {**used, "prompt_tokens_details": details} if any(kept) else used
 
 
 async def engine(port: int) -> None:
@@ -150,10 +165,12 @@ class Clients:
             return "cut"
         self._tally.served()
         words = len(text.split())
-        if usage == {"prompt_tokens": PROMPT_WORDS, "completion_tokens": words, "total_tokens": PROMPT_WORDS + words}:
-            account.uncertain -= 1
-            account.delivered += PRICES[model].of(PROMPT_WORDS, words)
-            return "ok"
+        for kept in ((0, 0), *KEPT):
+            if usage == honest(words, kept):
+                account.uncertain -= 1
+                parts = TokenParts(cached=kept[0], cache_write=kept[1])
+                account.delivered += PRICES[model].of(PROMPT_WORDS, words, parts)
+                return "ok with a cache" if any(kept) else "ok"
         account.delivered += PRICES[model].of(1, words // BELIEVED_FROM)  # at least; at most its worst case
         return "lied to"
 

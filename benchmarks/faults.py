@@ -80,7 +80,7 @@ class FaultRun:
                 "backend": name,
                 "context_tokens": 4096,
                 "max_output_tokens": MAX_TOKENS,
-                "price": {"prompt": price.prompt / NANO_PER_USD, "completion": price.completion / NANO_PER_USD},
+                "price": {part: usd / NANO_PER_USD for part, usd in price.amounts.items() if usd},
             }
             for name, price in PRICES.items()
         ]
