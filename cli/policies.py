@@ -87,7 +87,7 @@ def _judge_log(arguments: argparse.Namespace) -> int:
     """Off-policy evaluation from the propensities in a gateway's log."""
     from evaluation.replay import contender  # noqa: PLC0415
     from router.learning.judgement import as_json, built, judge_policy, judged_answers, live_value  # noqa: PLC0415
-    from router.learning.proof import quality_by  # noqa: PLC0415
+    from router.learning.proof import over_time, quality_by, savings  # noqa: PLC0415
     from router.learning.quality_drift import drift_of  # noqa: PLC0415
 
     wanted = [contender(each) for each in arguments.policy or ["paced"]]
@@ -106,7 +106,11 @@ def _judge_log(arguments: argparse.Namespace) -> int:
             for estimator, value in values.items():
                 text = value if isinstance(value, str) else f"{value.mean:.6g} [{value.low:.6g}, {value.high:.6g}]"
                 print(f"{label:16} {metric:9} {estimator:8} {text}")
-    by_group, drift = quality_by(answers), drift_of(answers)
+    by_group, drift, periods, saved = quality_by(answers), drift_of(answers), over_time(answers), savings(judged)
+    for label, saving in saved.items():
+        print(_saving_line(label, saving))
+    for period in periods:
+        print(_period_line(period))
     for by, group in by_group.items():
         for each in group:
             print(_group_line(by, each))
@@ -114,9 +118,26 @@ def _judge_log(arguments: argparse.Namespace) -> int:
         print(_drift_line(each))
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "judgement.json"
-    path.write_text(json.dumps({"answers": len(answers), "by": by_group, "drift": drift, **as_json(judged)}, indent=2))
+    more = {"answers": len(answers), "by": by_group, "drift": drift, "over_time": periods, "savings": saved}
+    path.write_text(json.dumps(more | as_json(judged), indent=2))
     print(path)
     return 0
+
+
+def _saving_line(label: str, found: Any) -> str:
+    """What the live policies saved of another's cost."""
+    if isinstance(found, str):
+        return f"{label:16} live saved {found}"
+    return f"{label:16} live saved {found['saved']:.6g} [{found['saved_low']:.6g}, {found['saved_high']:.6g}]"
+
+
+def _period_line(found: Mapping[str, Any]) -> str:
+    """Quality of the answers up to a moment."""
+    return _group_line("until", {**found, "name": _utc(found["until_ms"])})
+
+
+def _utc(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(ms / 1000))
 
 
 def _group_line(by: str, found: Mapping[str, Any]) -> str:
@@ -132,8 +153,8 @@ def _drift_line(found: Mapping[str, Any]) -> str:
     """Whether a model's quality moved."""
     if "refused" in found:
         return f"drift: {found['refused']}"
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found["since_ms"] / 1000))
-    moved = f"moved by {found['shift']:+.3f} [{found['shift_low']:+.3f}, {found['shift_high']:+.3f}] from {since} on"
+    shift = f"{found['shift']:+.3f} [{found['shift_low']:+.3f}, {found['shift_high']:+.3f}]"
+    moved = f"moved by {shift} from {_utc(found['since_ms'])} on"
     return f"drift: {found['model']} {moved if found['moved'] else 'did not move'} (p = {found['p']:.2g})"
 
 

@@ -45,6 +45,9 @@ def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path
     assert report["answers"] == reported.pop("answers") == ANSWERS
     assert report["drift"] == reported.pop("drift")
     assert report["by"] == reported.pop("by")
+    assert report["over_time"] == reported.pop("over_time")
+    of_replay = {f"always {name.removesuffix('.yaml')}": each for name, each in reported.pop("savings").items()}
+    assert {name: report["savings"][name] for name in of_replay} == of_replay
     assert [each["model"] for each in report["drift"]] == ["large", "small"]
     for label, judged in reported.items():
         assert report["judged"]["live" if label == "live" else f"always {label.removesuffix('.yaml')}"] == judged
