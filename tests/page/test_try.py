@@ -131,6 +131,20 @@ def test_the_key_is_kept_nowhere_and_sent_to_nobody_else(browser: Browser, gatew
         assert page.inner_text("#key-state") in ("", "needed")
 
 
+def test_a_key_that_is_typed_before_all_of_the_page_has_come_is_taken(browser: Browser, gateway: Running) -> None:
+    held: list[Any] = []
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/page/about", lambda route: held.append(route))  # noqa: PLW0108  (playwright looks at its signature)
+    page.goto(f"{gateway.url}/")
+    give_key(page)
+    for route in held:  # what the page asked before it had a key is answered last
+        route.continue_()
+    page.wait_for_selector(".examples button")
+    assert page.inner_text("#key-state").endswith("models")
+    context.close()
+
+
 def test_a_wrong_key_is_said(browser: Browser, gateway: Running) -> None:
     said: list[str] = []
     with opened(browser, gateway, said=said) as page:

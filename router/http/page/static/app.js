@@ -37,14 +37,17 @@ async function go() {
   made.get(shown).page?.enter?.();
 }
 
+let looks = 0; // an answer that comes after another look has begun says nothing
+
 async function look() {
+  const mine = ++looks, say = (element) => mine === looks && show(state, element);
   try {
-    if (!hasKey() && (await about()).needs_key) return show(state, h("span", {}, "needed"));
+    if (!hasKey() && (await about()).needs_key) return say(h("span", {}, "needed"));
     const { data } = await ask("v1/models");
-    show(state, h("span", { class: "good" }, `${data.filter((m) => m.owned_by !== "pointsman").length} models`));
+    say(h("span", { class: "good" }, `${data.filter((m) => m.owned_by !== "pointsman").length} models`));
   } catch (error) {
     const needs = error instanceof ApiError && error.status === 401;
-    show(state, h("span", { class: "bad" }, needs ? "unknown key" : error.message));
+    say(h("span", { class: "bad" }, needs ? "unknown key" : error.message));
   }
   for (const each of made.values()) each.page?.keyChanged?.();
 }
