@@ -26,7 +26,7 @@ def bills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sessio
         for engine in engines.values():
             engine.wait()
         urls = {name: engine.url for name, engine in engines.items()}
-        yield measure(folder, Engines(urls), sessions=2, turns=20)
+        yield measure(folder, Engines(urls), sessions=4, turns=20)
     finally:
         for engine in engines.values():
             engine.kill()
