@@ -28,7 +28,8 @@ RUN useradd --uid 10001 --create-home --home-dir /var/lib/pointsman --shell /usr
 COPY --from=build /opt/pointsman /opt/pointsman
 COPY deploy/settings/image.yaml /etc/pointsman/pointsman.yaml
 # Two cores are shared with the event loop: numeric libraries keep to one thread.
-ENV PATH=/opt/pointsman/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+# Every verb in the container is about the settings that it serves.
+ENV PATH=/opt/pointsman/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 POINTSMAN_CONFIG=/etc/pointsman/pointsman.yaml
 USER 10001
 WORKDIR /var/lib/pointsman
 VOLUME /var/lib/pointsman

@@ -20,7 +20,7 @@ class BreakerRule:
     failures: int = 5  # in a row
     ratio: float = 0.5  # of the last `window` requests
     window: int = 20
-    ban_s: float = 15.0
+    ban_s: float = 10.0
     longest_ban_s: float = 600.0
 
 

@@ -7,9 +7,9 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.config import add_config
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, work: Work) -> None:
-    parser.add_argument("--config", type=Path, help="settings file (default: none)")
+    add_config(parser)
     parser.set_defaults(run=_run, work=work)
 
 
@@ -102,13 +102,14 @@ async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: St
     from router.telemetry.state import known_budgets  # noqa: PLC0415
     from router.types import show_usd  # noqa: PLC0415
 
-    table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "forecast")
+    table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "left, USD", "forecast")
     budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores, of_keys=True)
     for each in await stores.ledger.balances(budgets, _now_ms()):
         reported, period = forecast(each), Period(each.budget.period_s, each.budget.calendar)
         in_hours = "" if not reported.exhausted_in_s else f", in {reported.exhausted_in_s / 3600:.1f} h"
         amounts = show_usd(each.budget.limit), str(period), show_usd(each.spent), show_usd(each.held)
-        table.add_row(each.budget.scope, *amounts, f"{reported.says}{in_hours}")
+        left = show_usd(each.remaining)
+        table.add_row(each.budget.scope, *amounts, left, f"{reported.says}{in_hours}")
     return table
 
 

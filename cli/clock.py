@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
+
+from cli.config import add_config
 
 Verbs = Any  # argparse gives its subparsers no public type
 
@@ -16,7 +17,7 @@ def add_verbs(verbs: Verbs) -> None:
     top = verbs.add_parser("clock", help="confirm the machine's clock after it has jumped")
     acts = top.add_subparsers(metavar="ACTION", required=True)
     confirm = acts.add_parser("confirm", help="believe the clock as it is now")
-    confirm.add_argument("--config", type=Path, help="settings file (default: none)")
+    add_config(confirm)
     confirm.set_defaults(run=_run)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cli.config import add_config
 from router.errors import PointsmanError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Finding:
 def add_verbs(verbs: Verbs) -> None:
     """Add doctor."""
     doctor = verbs.add_parser("doctor", help="look at settings, state, store, clock, engines; say what is wrong")
-    doctor.add_argument("file", type=Path, nargs="?", help="settings file (default: none, the embedded family)")
+    add_config(doctor, "file", otherwise="the embedded family")
     doctor.set_defaults(run=_doctor)
 
 

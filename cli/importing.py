@@ -13,9 +13,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.config import add_config
 from router.errors import InvalidRequest, NotFound, PointsmanError
 from router.stores.reports import by_command_line
 
@@ -60,7 +60,7 @@ def add_verbs(verbs: Verbs) -> None:
     acts = top.add_subparsers(metavar="FROM", required=True)
     litellm = acts.add_parser("litellm", help="from the PostgreSQL database of a LiteLLM proxy, which is only read")
     litellm.add_argument("database", metavar="DATABASE_URL", help="postgresql://…")
-    litellm.add_argument("--config", type=Path, help="settings file (default: none)")
+    add_config(litellm)
     litellm.add_argument("--apply", action="store_true", help="do it; without, only the plan is printed")
     litellm.add_argument(
         "--without-limits", action="store_true", help="go on although a limit there cannot be kept here"

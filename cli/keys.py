@@ -6,9 +6,9 @@ import argparse
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.config import add_config
 from router.errors import InvalidRequest
 from router.stores.reports import by_command_line
 
@@ -51,7 +51,7 @@ def add_verbs(verbs: Verbs) -> None:
     _add(create, _create)
     _add(acts.add_parser("list", help="every key, without its secret"), _list)
     first = acts.add_parser("first", help="print a key of the settings file, or the one that the first start made")
-    first.add_argument("--config", type=Path, help="settings file (default: none)")
+    add_config(first)
     first.set_defaults(run=_first)
     rotate = acts.add_parser("rotate", help="give a key a new secret and show it, this once")
     rotate.add_argument("id", help="k_…")
@@ -65,7 +65,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, work: Work) -> None:
-    parser.add_argument("--config", type=Path, help="settings file (default: none)")
+    add_config(parser)
     parser.set_defaults(run=_run, work=work)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cli.config import add_config
 from router.errors import PointsmanError
 
 Verbs = Any  # argparse gives its subparsers no public type
@@ -58,7 +59,7 @@ def _add_admit(verbs: Verbs) -> None:
     admit = verbs.add_parser("admit", help="compare a compressed variant with its parent before it may receive traffic")
     admit.add_argument("model", help="MODEL@WIDTH, as the gateway names it")
     admit.add_argument("--parent", help="what to compare it with (default: its widest relative)")
-    admit.add_argument("--config", type=Path, help="settings file (default: none, the embedded family)")
+    add_config(admit, otherwise="the embedded family")
     admit.add_argument("--prompts", type=int, default=200, help="graded prompts (default 200)")
     admit.add_argument(
         "--set", type=Path, help="your own prompts: JSON lines with prompt and answer, or prompt and regex"

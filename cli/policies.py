@@ -213,8 +213,8 @@ def _tune(arguments: argparse.Namespace) -> int:
         except ValueError as error:
             raise SettingsError(str(error), param="budget") from error
     print(f"# mean score {found.quality:.4f} at {found.price:.4g}/USD; with the defaults: {found.default_quality:.4f}")
-    print("policy: neighbours")
-    print(f"options: {{k: {found.k}, shrinkage: {found.shrinkage}, explore: {found.explore}}}")
+    options = f"{{k: {found.k}, shrinkage: {found.shrinkage}, explore: {found.explore}}}"
+    print(f"policy: {{name: neighbours, options: {{neighbours: {options}}}}}")
     return 0
 
 

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from cli.config import add_config
 from router.errors import PointsmanError
 
 Verbs = Any  # argparse gives its subparsers no public type
@@ -18,7 +19,7 @@ Verbs = Any  # argparse gives its subparsers no public type
 def add_verbs(verbs: Verbs) -> None:
     """Add serve, demo, route, programs and check."""
     serve = verbs.add_parser("serve", help="start the gateway")
-    serve.add_argument("--config", type=Path, help="settings file (default: the embedded family, on SQLite)")
+    add_config(serve, otherwise="the embedded family, on SQLite")
     serve.add_argument("--host", help="address to listen on (default: the settings')")
     serve.add_argument("--port", type=int, help="port to listen on (default: the settings'); 0 picks a free one")
     serve.add_argument("--workers", type=int, help="processes (default: the settings')")
@@ -40,10 +41,10 @@ def add_verbs(verbs: Verbs) -> None:
     _add_target(route)
     route.set_defaults(run=_route)
     programs = verbs.add_parser("programs", help="list the programs of a settings file: what they do and may cost")
-    programs.add_argument("file", type=Path, nargs="?", help="settings file (default: none)")
+    add_config(programs, "file")
     programs.set_defaults(run=_programs)
     check = verbs.add_parser("check", help="read a settings file and print what would run")
-    check.add_argument("file", type=Path, nargs="?", help="settings file (default: none, the embedded family)")
+    add_config(check, "file", otherwise="the embedded family")
     check.set_defaults(run=_check)
 
 

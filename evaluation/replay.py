@@ -106,12 +106,22 @@ def contender(argument: str) -> Contender:
         written = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is no YAML: {error}", param=str(path)) from error
-    if not isinstance(written, dict) or written.get("policy") not in NAMES:
-        raise SettingsError(f"{path}: expected `policy: NAME` and `options:`", param=f"{path}:policy")
-    options = written.get("options") or {}
+    name, options = _of_settings(written)
+    if name not in NAMES:
+        raise SettingsError(f"{path}: expected `policy: {{name: NAME, options: {{NAME: …}}}}`", param=f"{path}:policy")
     if not isinstance(options, dict):
         raise SettingsError(f"{path}: options is {options!r}, expected options by name", param=f"{path}:options")
-    return Contender(path.stem, written["policy"], dict(options))
+    return Contender(path.stem, name, dict(options))
+
+
+def _of_settings(written: object) -> tuple[str, object]:
+    """The policy that a settings file names and its options, also where they stand beside its bare name."""
+    section = written.get("policy") if isinstance(written, dict) else None
+    if isinstance(section, dict):
+        name, by_name = str(section.get("name", "")), section.get("options") or {}
+        return name, (by_name.get(name) or {}) if isinstance(by_name, dict) else by_name
+    options = written.get("options") if isinstance(written, dict) else None
+    return str(section), options or {}
 
 
 def stages(setting: Setting) -> int:

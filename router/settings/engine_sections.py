@@ -24,8 +24,13 @@ class Timeouts(Section):
 class BreakerSection(Section):
     """When a failing backend is left alone."""
 
-    failures: Positive = Field(default=5, description="Failures in a row that open the breaker.")
-    open_s: Seconds = Field(default=10.0, description="How long it stays open before one probe.")
+    failures: Positive = Field(
+        default=5, description="Failures in a row that open the breaker, as ten of the last twenty do."
+    )
+    open_s: Seconds = Field(
+        default=10.0,
+        description="How long it stays open before one probe; doubled by each that fails, up to ten minutes.",
+    )
 
 
 class ReplicaSection(Section):

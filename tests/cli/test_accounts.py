@@ -13,7 +13,9 @@ from cli import main
 from router.stores.keys import Tenant
 from router.stores.open import open_stores
 from router.terms import Terms
-from tests.stores.making import buy, principal
+from tests.stores.making import budget, buy, principal
+
+DAILY = budget(2_000_000_000, scope="tenant:beta", period_s=86_400, calendar="day")
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ async def spend(url: str) -> None:
         await stores.keys.put(Tenant("beta", Terms.of(budgets=["2 USD per day"])))
         await stores.keys.create("beta", name="budgets", terms=Terms.of(budgets=["0.5 USD per week"]))
         await stores.keys.create("beta", name="no budgets of its own")
-        await buy(stores, principal(tenant="beta"), 1_000_000, now_ms=time.time_ns() // 1_000_000)
+        await buy(stores, principal(DAILY, tenant="beta"), 1_000_000, now_ms=time.time_ns() // 1_000_000)
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -53,8 +55,22 @@ def test_budgets_say_what_is_left_and_how_long_it_lasts(config: Path, capsys: py
     shown = said(capsys, "budgets", "--config", str(config))
     assert "tenant:acme" in shown
     assert "nothing is spent" in shown
-    assert "tenant:beta" in shown
+    (beta,) = [line.split("│") for line in shown.splitlines() if "tenant:beta" in line]
+    assert [cell.strip() for cell in beta[2:7]] == ["2", "day", "0.001", "0", "1.999"]
     assert [line.split()[3:7] for line in shown.splitlines() if "key:k_" in line] == [["0.5", "│", "week", "│"]]
+
+
+def test_the_environment_may_name_the_settings_file(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container every verb is then about the settings that are served."""
+    monkeypatch.setenv("POINTSMAN_CONFIG", str(config))
+    assert "acme" in said(capsys, "tenants")
+    assert main(["keys", "create", "gamma"]) == 0
+    assert "gamma" in said(capsys, "keys", "list", "--config", str(config))
+    other = config.with_name("other.yaml")
+    other.write_text("tenants: {delta: {}}\nstate_dir: " + str(config.parent / "elsewhere"))
+    assert "acme" not in said(capsys, "tenants", "--config", str(other))
 
 
 def test_spend_is_summed_by_what_is_asked_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

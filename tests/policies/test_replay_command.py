@@ -13,6 +13,7 @@ from cli import main
 from evaluation.replay import BASELINES, OPTIMA, Setting, contender, replay
 from evaluation.traces import read_trace
 from router.errors import SettingsError
+from router.settings.loading import load
 
 WORDS = ("river", "matrix", "poem", "budget", "proof", "recipe", "python", "law")
 
@@ -232,6 +233,7 @@ def test_tuning_proposes_settings_that_replay_understands(
     found = contender(str(written))
     assert found.policy == "neighbours"
     assert set(found.options) == {"k", "shrinkage", "explore"}
+    assert load(written).policy.options["neighbours"] == found.options  # it is a part of a settings file as it stands
 
 
 def test_tuning_for_less_than_the_cheapest_model_costs_is_refused(
