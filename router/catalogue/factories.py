@@ -166,8 +166,8 @@ def _embedder(section: embedder_sections.Embedder, hashed_with: bytes) -> Embedd
 
 
 def features_of(settings: Settings) -> Callable[[str], NDArray[np.float32]] | None:
-    """What computes a query's surface features, where the default policy makes use of them."""
-    return HashingEmbedder(16).features if settings.policy.name == "paced" else None
+    """What computes a query's surface features, where a policy that may be asked makes use of them."""
+    return HashingEmbedder(16).features if "paced" in settings.on_request() else None
 
 
 SLOW_TO_REFIT = frozenset({"paced"})  # seconds rather than milliseconds

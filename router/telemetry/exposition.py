@@ -14,7 +14,7 @@ from router.gateway.machine_pricing import LearnedPrice
 from router.telemetry.counts import SECONDS, STATES, Labels, MetricCounts
 from router.types import NANO_PER_USD, Balance
 
-_BUDGET = ("scope", "period")
+_BUDGET = ("scope", "period", "hard")
 L = TypeVar("L", bound=Labels)
 
 COUNTERS = {  # name -> what it counts, labels
@@ -84,7 +84,7 @@ def _prices(prices: Mapping[str, LearnedPrice]) -> Iterator[Metric]:
 
 def budget_gauges(balances: Iterable[Balance]) -> Iterator[Metric]:
     """What budgets allow, and what is spent and held of them."""
-    found = {(each.budget.scope, period_of(each)): each for each in balances}
+    found = {(each.budget.scope, period_of(each), str(each.budget.hard).lower()): each for each in balances}
     limits = {labels: each.budget.limit / NANO_PER_USD for labels, each in found.items()}
     spent = {labels: each.spent / NANO_PER_USD for labels, each in found.items()}
     held = {labels: each.held / NANO_PER_USD for labels, each in found.items()}

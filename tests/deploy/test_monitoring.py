@@ -29,10 +29,10 @@ GAUGES = {  # name -> labels
     "learned_price_answers": ("model",),
     "learned_judgements": (),
     "policies": (),
-    "budget_limit_usd": ("scope", "period"),
-    "budget_spent_usd": ("scope", "period"),
-    "budget_held_usd": ("scope", "period"),
-    "budget_reset_seconds": ("scope", "period"),
+    "budget_limit_usd": ("scope", "period", "hard"),
+    "budget_spent_usd": ("scope", "period", "hard"),
+    "budget_held_usd": ("scope", "period", "hard"),
+    "budget_reset_seconds": ("scope", "period", "hard"),
 }
 
 
@@ -138,3 +138,11 @@ def test_promtool_takes_them_and_they_fire_when_they_should(command: str) -> Non
         [str(PROMTOOL), *command.split()], cwd=ALERTS.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_soft_budget_beside_a_hard_one_of_the_same_period_has_gauges_of_its_own() -> None:
+    hard, soft = Budget("tenant:acme", NanoUsd(10**9), 60), Budget("tenant:acme", NanoUsd(2 * 10**9), 60, hard=False)
+    balances = [Balance(each, NanoUsd(0), NanoUsd(0), 0) for each in (hard, soft)]
+    page = text_of(PrometheusMetrics().own(), {}, budget_gauges(balances)).decode()
+    assert 'pointsman_budget_limit_usd{hard="true",period="60s",scope="tenant:acme"} 1.0' in page
+    assert 'pointsman_budget_limit_usd{hard="false",period="60s",scope="tenant:acme"} 2.0' in page

@@ -99,7 +99,7 @@ def test_two_workers_and_thirty_requests_show_thirty(gateway: Running) -> None:
 
 def test_budgets_have_gauges_that_every_worker_shows_alike(gateway: Running) -> None:
     ask(gateway, 1)
-    labels = ("period", "day"), ("scope", "tenant:acme")
+    labels = ("hard", "true"), ("period", "day"), ("scope", "tenant:acme")
     for found in [page(gateway) for _ in range(4)]:
         assert found["pointsman_budget_limit_usd", *labels] == 5.0
         assert 0 < found["pointsman_budget_spent_usd", *labels] < 0.1
