@@ -12,10 +12,11 @@ VARIABLE = "POINTSMAN_CONFIG"
 def add_config(parser: argparse.ArgumentParser, *names: str, otherwise: str = "none") -> None:
     """Add an option for it, or an argument that may be left out: `otherwise` says what then stands in its place."""
     named = os.environ.get(VARIABLE, "")
-    parser.add_argument(
+    added = parser.add_argument(
         *(names or ("--config",)),
         type=Path,
         default=Path(named) if named else None,
         help=f"settings file (default: ${VARIABLE} of the environment, else {otherwise})",
-        **({} if not names else {"nargs": "?"}),
     )
+    if names:
+        added.nargs, added.required = "?", False
