@@ -33,8 +33,7 @@ from router.http.intake import Gone, whole_body
 from router.http.presence import Presence
 from router.http.schemas import PATHS, parse, with_field
 from router.http.stopping import Stopping
-from router.http.tags import FIELDS, tags_of, untagged
-from router.http.tags import HEADER as TAGS
+from router.http.tags import FIELDS, TAGS, tags_of, untagged
 from router.types import Allowance, Principal, show_usd
 
 LOG = logging.getLogger("pointsman.inference")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-HEADER = b"x-litellm-tags"
+TAGS = b"x-litellm-tags"
 MOST_TAGS = 64
 FIELDS = frozenset({"metadata", "litellm_metadata", "tags"})
 
