@@ -172,9 +172,12 @@ def _alone(weights: Float) -> Float:
 
 
 def _write_surface(place: Float32, query: Query) -> None:
-    """Surface features with the logarithms of both lengths, as stack.surface()."""
-    if query.features is not None:
-        place[:-2] = query.features
+    """Surface features with the logarithms of both lengths, as stack.surface().
+
+    Zeros stand for features that are not known, as in a history; those that the fit has never seen are left out.
+    """
+    is_known = query.features is not None and len(query.features) == len(place) - 2
+    place[:-2] = query.features if is_known else 0.0
     place[-2], place[-1] = math.log1p(query.prompt_characters), math.log1p(query.prompt_tokens)
 
 

@@ -228,3 +228,21 @@ def test_answers_are_near_in_the_directions_given_and_no_others() -> None:
     residuals.add(far, 0, 0, 1.0, 1.0)
     assert alike == pytest.approx(1.0 / 9.0)
     assert residuals.shifts(query)[1][0, 0] == pytest.approx(np.exp(-8.0) / (np.exp(-8.0) + 8.0), rel=1e-3)
+
+
+@pytest.mark.parametrize("known", [None, 7])
+@pytest.mark.parametrize("asked", [None, 3, 7, 49])
+def test_features_of_another_form_than_those_of_the_fit_are_as_features_that_nobody_knows(
+    known: int | None, asked: int | None
+) -> None:
+    """A log may have been kept under another policy, which computes none, or by another version."""
+    past = make_past(ARMS, with_new_arm=False)
+    stack = fit(past if known else replace(past, features=None))
+    for query in make_queries(past, 5):
+        features = None if asked is None else np.ones(asked, np.float32)
+        nobody_knows = np.zeros(known or 0, np.float32)
+        expected = stack.expect_one(replace(query, features=nobody_knows))
+        found = stack.expect_one(replace(query, features=features))
+        is_used = known is not None and asked == known
+        assert np.allclose(found.quality, expected.quality) is not is_used
+        assert np.isfinite(found.cost).all()
