@@ -57,7 +57,7 @@ class Restored:
     """What a snapshot gave back."""
 
     at: Position
-    unfit: tuple[str, ...]  # policies whose stored state could not be read
+    unfit: tuple[str, ...]  # policies without a stored state that could be read
 
 
 def save(views: Views, at: Position, folder: Path, *, unless_newer_s: float = 0.0) -> bool:
@@ -177,13 +177,13 @@ def _read(views: Views, folder: Path) -> Restored:
         restore(views.holders, folder / HOLDERS)
     views.table, views.learned, views.open = table, at.learned, opened
     views.space, views.texts, views.fitted_on, views.histories = at.space, at.texts, at.fitted_on, dict(at.histories)
-    return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, at, sound)))
+    return Restored(at, tuple(name for name in views.policies if not _restored(views, name, folder, sound)))
 
 
-def _restored(views: Views, name: str, folder: Path, at: Position, sound: Set[str]) -> bool:
-    """Whether a policy has its stored state, or none was stored. One that does not fit costs a refit, not the index."""
+def _restored(views: Views, name: str, folder: Path, sound: Set[str]) -> bool:
+    """Whether a policy has its stored state. One that does not fit, or is new, costs a refit, not the index."""
     file = f"policy-{name}.npz"
-    return file not in at.sums or (file in sound and restore(views.policies[name], folder / file))
+    return file in sound and restore(views.policies[name], folder / file)
 
 
 def policies_in(folder: Path) -> list[str]:

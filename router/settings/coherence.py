@@ -16,7 +16,7 @@ from router.settings.engine_sections import EmbeddedSection, LitellmSection, Vll
 from router.settings.sections import TenantSection
 from router.terms import Terms
 
-_REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "rediss+sentinel://", "redis+cluster://")
+_REDIS = ("redis://", "rediss://", "unix://", "redis+sentinel://", "redis+cluster://")
 
 
 def faults(settings: Settings) -> Iterator[Fault]:

@@ -208,3 +208,26 @@ async def test_only_admin_keys_teach_and_a_clients_lies_are_refused(tmp_path: Pa
             for other in ({"line": 2}, {"scores": {"small": 0.7}}):
                 answer = await client.post(f"{at}/rows", json={"rows": [row | other]}, headers=admin)
                 assert (answer.status_code, "in h already" in answer.text) == (400, True)
+
+
+async def test_another_default_policy_reads_what_was_taught_under_one_that_looks_at_no_features(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "public.jsonl")
+    async with engine(text="one") as small, engine(text="two") as large:
+        settings = settings_for(tmp_path, {"small": small, "large": large}, **MORE)
+        async with serving(tmp_path, settings) as gateway:
+            assert (await learn(gateway, str(trace), "--map", "a=small"))[0] == 0
+        async with serving(tmp_path, settings | {"policy": {"name": "paced"}}) as gateway, gateway.client() as client:
+
+            async def told() -> list[float]:
+                found = await route(client, "Write about the sonnet of amber")
+                assert "candidates" in found, found
+                return [each["quality"] for each in found["candidates"]]
+
+            first = await told()
+
+            async def is_fitted() -> bool:
+                return await told() != first
+
+            await until(is_fitted, within_s=60)
+            asked = await client.post("/v1/chat/completions", json=chat("Write about the sonnet of birch"))
+            assert asked.status_code == 200, asked.text
