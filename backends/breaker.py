@@ -1,6 +1,7 @@
 """A circuit breaker: an engine that keeps failing is left alone for a while, then tried with one request.
 
-The ban doubles with every opening, 15 s x 2^n, as Petals bans unreliable servers (Borzunov et al., NeurIPS 2023).
+The ban doubles with every opening, 10 s x 2^n by default,
+as Petals bans unreliable servers (Borzunov et al., NeurIPS 2023).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def test_it_opens_where_half_of_the_last_twenty_failed(clock: Clock) -> None:
 def test_after_the_ban_one_request_at_a_time_is_tried(clock: Clock) -> None:
     breaker = Breaker(clock)
     fail(breaker, 5)
-    clock.now += 14.9
+    clock.now += 9.9
     assert not breaker.admits
     clock.now += 0.1
     assert breaker.state == "half-open"
