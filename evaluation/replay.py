@@ -115,13 +115,12 @@ def contender(argument: str) -> Contender:
 
 
 def _of_settings(written: object) -> tuple[str, object]:
-    """The policy that a settings file names and its options, also where they stand beside its bare name."""
+    """The policy that a settings file names, and its options."""
     section = written.get("policy") if isinstance(written, dict) else None
-    if isinstance(section, dict):
-        name, by_name = str(section.get("name", "")), section.get("options") or {}
-        return name, (by_name.get(name) or {}) if isinstance(by_name, dict) else by_name
-    options = written.get("options") if isinstance(written, dict) else None
-    return str(section), options or {}
+    if not isinstance(section, dict):
+        return "", {}
+    name, by_name = str(section.get("name", "")), section.get("options") or {}
+    return name, (by_name.get(name) or {}) if isinstance(by_name, dict) else by_name
 
 
 def stages(setting: Setting) -> int:

@@ -109,10 +109,10 @@ def test_a_file_that_is_not_what_it_says_is_refused(
     ("text", "said"),
     [
         ("policy: [unclosed", "is no YAML"),
-        ("policy: neighbours\noptions: 3", "options is 3"),
-        ("policy: neighbours\noptions: {kk: 3}", "no option 'kk'"),
-        ("policy: neighbours\noptions: {k: 0}", "k is 0"),
-        ("policy: fixed\noptions: {arm: nobody}", "fixed to 'nobody'; there are small, large"),
+        ("policy: {name: neighbours, options: {neighbours: 3}}", "options is 3"),
+        ("policy: {name: neighbours, options: {neighbours: {kk: 3}}}", "no option 'kk'"),
+        ("policy: {name: neighbours, options: {neighbours: {k: 0}}}", "k is 0"),
+        ("policy: {name: fixed, options: {fixed: {arm: nobody}}}", "fixed to 'nobody'; there are small, large"),
     ],
 )
 def test_a_policy_file_that_does_not_fit_is_refused_before_anything_is_embedded(
@@ -193,7 +193,7 @@ def test_one_budget_for_all_models_is_never_overspent(parquet: Path) -> None:
 
 def test_the_command_writes_json_and_figures(parquet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = tmp_path / "mine.yaml"
-    written.write_text("policy: neighbours\noptions: {k: 20}\n")
+    written.write_text("policy: {name: neighbours, options: {neighbours: {k: 20}}}\n")
     arguments = ["replay", str(parquet), "--policy", str(written), "--seeds", "1", "--stream", "50"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert {"report.json", "frontier.png", "frontier.svg", "spend.png", "spend.svg"} == {
