@@ -72,7 +72,7 @@ def replayed(folder: Path, out: Path) -> dict[str, Any]:
     labels = {"random": "random", "neighbours": "neighbours"}
     for name in [*(each.name for each in family()), "twice"]:
         path = out / f"{name}.yaml"
-        path.write_text(json.dumps({"policy": "fixed", "options": {"arm": name}}))
+        path.write_text(json.dumps({"policy": {"name": "fixed", "options": {"fixed": {"arm": name}}}}))
         labels[str(path)] = f"always {name}"
     wanted = [part for name in labels for part in ("--policy", name)]
     assert main(["replay", f"sqlite:///{folder}/state/pointsman.db", *wanted, "--out", str(out / "out")]) == 0

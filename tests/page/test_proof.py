@@ -37,8 +37,8 @@ def report_of(gateway: Running) -> dict[str, Any]:
 def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path: Path) -> None:
     gateway, folder = proven
     report = report_of(gateway)
-    (tmp_path / "large.yaml").write_text("policy: fixed\noptions: {arm: large}\n")
-    (tmp_path / "small.yaml").write_text("policy: fixed\noptions: {arm: small}\n")
+    (tmp_path / "large.yaml").write_text("policy: {name: fixed, options: {fixed: {arm: large}}}\n")
+    (tmp_path / "small.yaml").write_text("policy: {name: fixed, options: {fixed: {arm: small}}}\n")
     wanted = [part for name in ("large", "small") for part in ("--policy", str(tmp_path / f"{name}.yaml"))]
     assert main(["replay", f"sqlite:///{folder}/state/pointsman.db", *wanted, "--out", str(tmp_path / "out")]) == 0
     reported = json.loads((tmp_path / "out" / "judgement.json").read_text())

@@ -109,9 +109,9 @@ def test_a_store_that_is_not_there_is_refused_and_not_made(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("policy: neighbours\noptions: {k: 0}", "k is 0"),
-        ("policy: neighbours\noptions: {kk: 3}", "no option 'kk'"),
-        ("policy: fixed", "needs the option arm"),
+        ("policy: {name: neighbours, options: {neighbours: {k: 0}}}", "k is 0"),
+        ("policy: {name: neighbours, options: {neighbours: {kk: 3}}}", "no option 'kk'"),
+        ("policy: {name: fixed}", "needs the option arm"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_log_is_read(
