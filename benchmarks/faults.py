@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +267,8 @@ async def endings(stores: Stores, tally: CrowdTally) -> Counter[str]:
     return found
 
 
-async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: int) -> bool:
-    """The whole run; true where nothing was lost."""
+async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: int) -> FaultReport:
+    """The whole run."""
     run = FaultRun(folder, store=store, seed=seed)
     if run.redis:
         await run.redis.up()
@@ -293,10 +294,18 @@ async def faults(*, seconds: float, folder: Path, store: str, size: int, seed: i
         run.down()
 
 
+@dataclass(frozen=True, slots=True)
+class FaultReport:
+    """What a run counted, a line each; good where all that must be 0 is."""
+
+    lines: tuple[str, ...]
+    is_good: bool
+
+
 def report(  # one line for each count
     run: FaultRun, accounts: list[Account], paid: dict[str, int], ends: Counter[str], phantoms: int, refusals: int
-) -> bool:
-    """Print the counts; true where all that must be 0 is."""
+) -> FaultReport:
+    """The counts of a run that has ended."""
     lost = sum(paid.get(a.key_id, 0) < a.delivered for a in accounts)
     double = sum(paid.get(a.key_id, 0) > a.delivered + a.uncertain * WORST for a in accounts)
     zeros = {
@@ -306,24 +315,21 @@ def report(  # one line for each count
         "phantom holds": phantoms,
         "false refusals after recovery": refusals,
     }
-    print(
-        f"kills: {_counts(run.tally.kills.items())}; redis lost its last second {run.tally.forgotten} times, "
-        f"a replica that was behind was promoted {run.tally.failovers} times"
-    )
-    print(f"requests: {run.tally.seen.total()} ({_counts(run.tally.seen.most_common())})")
-    print(
-        f"settled: {ends['settled']}\nreleased: {ends['hold.released']} leases\nexpired: {ends['hold.expired']} leases"
-    )
-    print(
-        f"after restarts: {ends['hold.restored']} holds restored, {ends['hold.recovered']} charged without their hold"
-    )
-    print(f"late settlements: {ends['hold.late']}")
-    for name, count in zeros.items():
-        print(f"{name}: {count}")
     slowest = max(run.tally.detection_s.values(), default=0.0)
     each = ", ".join(f"{k} {v:.2f} s" for k, v in run.tally.detection_s.items())
-    print(f"worst detection time: {slowest:.2f} s ({each})")
-    return not any(zeros.values())
+    lines = (
+        f"kills: {_counts(run.tally.kills.items())}; redis lost its last second {run.tally.forgotten} times, "
+        f"a replica that was behind was promoted {run.tally.failovers} times",
+        f"requests: {run.tally.seen.total()} ({_counts(run.tally.seen.most_common())})",
+        f"settled: {ends['settled']}",
+        f"released: {ends['hold.released']} leases",
+        f"expired: {ends['hold.expired']} leases",
+        f"after restarts: {ends['hold.restored']} holds restored, {ends['hold.recovered']} charged without their hold",
+        f"late settlements: {ends['hold.late']}",
+        *(f"{name}: {count}" for name, count in zeros.items()),
+        f"worst detection time: {slowest:.2f} s ({each})",
+    )
+    return FaultReport(lines, not any(zeros.values()))
 
 
 def _counts(items: Iterable[tuple[str, int]]) -> str:

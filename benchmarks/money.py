@@ -247,11 +247,11 @@ def _faults(arguments: argparse.Namespace) -> int:
         work = faults.faults(
             seconds=arguments.seconds, folder=folder, store=arguments.store, size=arguments.crowd, seed=arguments.seed
         )
-        good = uvloop.run(work)
-        print(provenance())
-        if not good:
-            print(*faults.logs(folder), sep="\n", file=sys.stderr)
-        return 0 if good else 1
+        report = uvloop.run(work)
+        if not report.is_good:
+            print(*faults.logs(folder), sep="\n")
+        print(*report.lines, provenance(), sep="\n")  # what is wanted stands last, also in a log that is cut
+        return 0 if report.is_good else 1
 
 
 def main() -> int:
