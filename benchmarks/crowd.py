@@ -60,7 +60,7 @@ class CrowdTally:
     """What the run counts."""
 
     seen: Counter[str] = field(default_factory=Counter)
-    overspend: int = 0
+    overspent: list[str] = field(default_factory=list)  # each time it was seen
     kills: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, float] = field(default_factory=dict)  # a fault nobody has got over yet -> since
     forgotten: int = 0  # times that Redis lost its last second

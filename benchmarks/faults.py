@@ -22,6 +22,7 @@ from typing import Any
 
 import aiohttp
 import yaml
+from redis.exceptions import RedisError
 
 from benchmarks.child import Child, free_port
 from benchmarks.crowd import MAX_TOKENS, PRICES, WORST, Account, Clients, CrowdTally
@@ -33,7 +34,7 @@ from router.terms import Terms
 from router.types import NANO_PER_USD, Budget
 
 GATEWAYS, CROWD, STEADY = 4, 2000, 48
-LEASE_S = 6
+LEASE_S, SHOWN = 6, 10
 AMPLE, TIGHT = Terms.of(budgets=["10000 USD per 1d"]), Terms.of(budgets=["0.008 USD per 1h"])
 ROLLING = Terms.of(budgets=["0.004 USD per 30s"])
 TENANTS = {"ample": AMPLE, "tight-1": TIGHT, "tight-2": TIGHT, "rolling": ROLLING}
@@ -57,7 +58,7 @@ class FaultRun:
         self.gateways = [self._gateway(i) for i in range(GATEWAYS)]
         self.stop = asyncio.Event()
         self._down: set[str] = set()
-        self._gateways_die_from = 0.0
+        self._gateways_die_from = self._redis_broke = 0.0
 
     def _engine(self, i: int) -> Child:
         port = free_port()
@@ -109,13 +110,23 @@ class FaultRun:
             child.kill()
 
     async def watch(self, stores: Stores) -> None:
-        """Count every moment at which spent + held exceeds a limit."""
+        """Count every moment at which spent + held exceeds a limit.
+
+        A moment in which nobody may reserve is not counted. Gateways say again then what a new Redis had lost: it may
+        show a hold, and beside it what others took when that hold had ended.
+        """
         budgets = _budgets()
         while not self.stop.is_set():
-            with contextlib.suppress(StoreUnavailable):
-                for balance in await stores.ledger.balances(budgets, now_ms()):
-                    self.tally.overspend += balance.spent + balance.held > balance.budget.limit
+            with contextlib.suppress(StoreUnavailable, RedisError, OSError):
+                asked_ms, balances = now_ms(), await stores.ledger.balances(budgets, now_ms())
+                over = [each for each in balances if each.spent + each.held > each.budget.limit]
+                if over and (self.redis is None or asked_ms > await self.redis.opens_ms()):
+                    self.tally.overspent += [f"{self._since_redis():.2f} s after Redis broke, {each}" for each in over]
             await asyncio.sleep(0.05)
+
+    def _since_redis(self) -> float:
+        """Seconds since the store was last killed or replaced; since ever where it was not."""
+        return time.monotonic() - self._redis_broke
 
     async def break_things(self, seconds: float) -> None:
         """Kill something every second or so, never the last of its kind but Redis, and start it again."""
@@ -156,11 +167,11 @@ class FaultRun:
             self.tally.kills["redis"] += 1
             self.tally.failovers += 1
             await self.redis.fail_over(behind_s=behind_s)
-            self.tally.waiting["redis"] = time.monotonic()
+            self.tally.waiting["redis"] = self._redis_broke = time.monotonic()
             return []
         self.redis.primary.kill()
         self.tally.kills["redis"] += 1
-        self.tally.waiting["redis"] = time.monotonic()
+        self.tally.waiting["redis"] = self._redis_broke = time.monotonic()
         if well and self.random.random() < 0.5:
             self.tally.forgotten += self.redis.forget_a_second()
             self._gateways_die_from = time.monotonic() + 6
@@ -309,7 +320,7 @@ def report(  # one line for each count
     lost = sum(paid.get(a.key_id, 0) < a.delivered for a in accounts)
     double = sum(paid.get(a.key_id, 0) > a.delivered + a.uncertain * WORST for a in accounts)
     zeros = {
-        "overspend": run.tally.overspend,
+        "overspend": len(run.tally.overspent),
         "lost charges": lost,
         "double charges": double,
         "phantom holds": phantoms,
@@ -327,6 +338,7 @@ def report(  # one line for each count
         f"after restarts: {ends['hold.restored']} holds restored, {ends['hold.recovered']} charged without their hold",
         f"late settlements: {ends['hold.late']}",
         *(f"{name}: {count}" for name, count in zeros.items()),
+        *run.tally.overspent[:SHOWN],
         f"worst detection time: {slowest:.2f} s ({each})",
     )
     return FaultReport(lines, not any(zeros.values()))

@@ -19,6 +19,7 @@ from redis import asyncio as aioredis
 from redis.exceptions import RedisError
 
 from benchmarks.child import Child, free_port
+from router.stores.redis.connection import PREFIX
 from router.stores.redis.replication import replication_of
 
 
@@ -76,6 +77,11 @@ class RedisPair:
         old.start()
         await asyncio.gather(old.listening(), self._link.listening())
         await self._follow()
+
+    async def opens_ms(self) -> int:
+        """From when on gateways may reserve, in ms since 1970: until then they put back what this one had lost."""
+        async with self._client(self.primary) as client:
+            return int(await client.hget(f"{PREFIX}:meta", "opens") or 0)
 
     async def measure(self) -> None:
         """Note how long the primary's file is."""

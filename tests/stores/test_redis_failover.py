@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import BudgetExceeded
+from router.errors import BudgetExceeded, StoreUnavailable
 from router.stores.open import open_stores
 from router.stores.redis import settling
 from router.stores.redis.replication import Replication, Unreplicated, replication_of
@@ -66,6 +66,27 @@ async def test_what_was_settled_and_not_replicated_is_charged_by_the_promoted_on
         with pytest.raises(BudgetExceeded):
             await buy(stores, who, 601, now_ms=clock())
         await buy(stores, who, 600, now_ms=clock())
+
+
+async def test_while_gateways_say_again_what_they_had_more_may_be_held_than_there_is_and_nobody_may_reserve(
+    pair: Pair, clock: Clock
+) -> None:
+    b = budget(1000)
+    who = principal(b)
+    async with open_stores(pair.url, clock=clock) as here, open_stores(pair.url, clock=clock) as there:
+        cheap = await here.ledger.reserve(reservation(who, offer(900), now_ms=clock()))
+        await pair.in_step()
+        pair.link.flows.clear()
+        await here.ledger.settle(cheap, spend(10))
+        streamed = await there.ledger.reserve(reservation(who, offer(900), now_ms=clock()))
+        await there.ledger.mark(streamed)
+        await pair.promote()
+        await back(there)
+        assert await spent_and_held(there, b, clock()) == (0, 1800)  # the settlement of the other is not there yet
+        with pytest.raises(StoreUnavailable, match="being restored"):
+            await buy(there, who, 1, now_ms=clock())
+        await back(here)
+        assert await spent_and_held(there, b, clock()) == (10, 900)
 
 
 async def test_of_two_settlements_the_first_is_said_again(pair: Pair, clock: Clock) -> None:
