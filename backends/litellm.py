@@ -19,7 +19,7 @@ import msgspec
 from backends.dialects import CLAUDE, DIALECTS, send_over_chat
 from backends.dialects.chat import event
 from backends.errors import BackendError, Failed, Overloaded, Refused, TimedOut, Unreachable, UnsupportedRequest
-from backends.openai import OpenAIBackend, decoded, merged_fields, retry_after_s
+from backends.openai import FEATURES, OpenAIBackend, decoded, merged_fields, retry_after_s
 from backends.sse import EventStream
 from backends.types import Limits, Reply, Request
 from backends.unsupported import is_busy, is_missing_path, is_of_the_request, is_unsupported
@@ -41,7 +41,6 @@ _RESPONSES, _USUAL = frozenset(_OF_RESPONSES.split()), frozenset(_OPTIONAL.split
 _ASKED_ASIDE = ("logprobs", "top_logprobs")  # of every model, on the gateway's own account
 _ANTHROPIC, _VERSION = "https://api.anthropic.com", "2023-06-01"
 _CLAUDES = frozenset({"bedrock", "vertex_ai", "azure_ai"})  # where it is, beside Anthropic
-_BETAS = frozenset({"anthropic-beta", "openai-beta"})  # lists of features
 
 
 class LiteLLMBackend:
@@ -153,8 +152,10 @@ class LiteLLMBackend:
         """The client's and the operator's, whose own word counts; both name features of a protocol."""
         own = self._options.get("extra_headers")
         sent = {name.lower(): str(value) for name, value in own.items()} if isinstance(own, Mapping) else {}
+        if "organization" in self._options:
+            sent.setdefault("openai-organization", str(self._options["organization"]))
         for name, value in request.headers.items():
-            both = name in _BETAS and name in sent
+            both = name in FEATURES and name in sent
             sent[name] = f"{sent[name]},{value}" if both else sent.get(name, value)
         return sent
 

@@ -25,12 +25,14 @@ _COUNTED_STREAMS = frozenset({"/v1/chat/completions", "/v1/completions"})  # the
 CHAT = "/v1/chat/completions"
 _SHOWN_BYTES = 300
 LONGEST_WAIT_S = 3600.0  # that an engine is believed to ask for
+FEATURES = frozenset({"anthropic-beta", "openai-beta"})  # headers that are lists: several lines of one are joined
 
 
 class OpenAIBackend:
     """One server, reached at `base_url` (with or without its `/v1`).
 
     `headers` are sent with every request beside `Authorization: Bearer api_key`; neither ever appears in an error.
+    Of a header that the client sends too they are what counts.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class OpenAIBackend:
         self.name = name
         self.limits = limits or Limits()
         secret = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._overruled = frozenset(own.lower() for own in headers or ()) - FEATURES
         self._client = Client(
             base_url.rstrip("/").removesuffix("/v1"),
             name=name,
@@ -54,8 +57,9 @@ class OpenAIBackend:
 
     async def send(self, request: Request) -> Reply:
         """Returns when the first event, or the whole of a plain answer, is there. Raises: BackendError."""
+        sent = {key: value for key, value in request.headers.items() if key not in self._overruled}
         try:
-            response = await self._client.request("POST", request.path, body=body_of(request), headers=request.headers)
+            response = await self._client.request("POST", request.path, body=body_of(request), headers=sent)
         except (ValueError, msgspec.DecodeError) as problem:
             raise Refused(str(problem), backend=self.name, status=400, body=b"") from problem
         try:

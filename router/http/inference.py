@@ -38,9 +38,12 @@ from router.types import Allowance, Principal, show_usd
 
 LOG = logging.getLogger("pointsman.inference")
 _IDS = random.Random()  # seeded by the system in each process; ids must differ, nobody need not guess them
-_PASSED_ON = {  # not openai-organization: it names an account, and the accounts are the operator's
+_PASSED_ON = {
     name.encode(): name
-    for name in ("traceparent", "tracestate", "x-session-id", "anthropic-version", "anthropic-beta", "openai-beta")
+    for name in (
+        *("traceparent", "tracestate", "x-session-id"),
+        *("anthropic-version", "anthropic-beta", "openai-beta", "openai-organization"),
+    )
 }
 GONE = 499  # the status of a request whose client left before it had one
 LAST_WORD_S = 1.0  # for a client to take the event that says why its stream ends

@@ -292,6 +292,16 @@ async def test_headers_of_the_client_go_beside_the_operators_own(path: str) -> N
     assert {name: heard.headers.get(name) for name in expected} == expected
 
 
+async def test_the_operators_organization_stands_whatever_the_client_names() -> None:
+    sent = {"openai-organization": "org-client"}
+    for options, expected in (({}, "org-client"), ({"organization": "org-operator"}, "org-operator")):
+        async with ScriptedServer(always(Line(text="x"))) as server:
+            backend = LiteLLMBackend(name="any", api_key="k", api_base=f"{server.url}/v1", options=options)
+            await backend.send(msgspec.structs.replace(to_provider(), headers=sent))
+            await backend.aclose()
+            assert server.heard[0].headers["openai-organization"] == expected
+
+
 def test_litellm_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, backends.litellm; sys.exit('litellm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -82,6 +82,17 @@ async def test_headers_for_tracing_are_passed_on() -> None:
         assert server.heard[0].headers["traceparent"] == "00-abc-def-01"
 
 
+async def test_of_a_header_that_both_name_the_operators_word_is_the_only_one() -> None:
+    own = {"OpenAI-Organization": "org-operator", "anthropic-version": "2023-06-01", "anthropic-beta": "a"}
+    sent = {"openai-organization": "org-client", "anthropic-version": "2099-01-01", "anthropic-beta": "b"}
+    async with ScriptedServer(always(Line(text="x"))) as server:
+        backend = OpenAIBackend(server.url, headers=own)
+        await read_all(await backend.send(asked(headers=sent)))
+        await backend.aclose()
+        heard = server.heard[0].headers
+    assert (heard["openai-organization"], heard["anthropic-version"]) == ("org-operator", "2023-06-01")
+
+
 async def test_a_header_with_a_line_break_is_never_sent() -> None:
     async with engine(Line()) as (server, backend):
         with pytest.raises(Refused, match="line break"):

@@ -232,11 +232,14 @@ async def listed(client: httpx.AsyncClient, ask_for_all: str = "false") -> set[s
     return {each["id"] for each in page.json()["data"]}
 
 
-async def test_headers_that_choose_a_protocols_form_are_passed_on_and_those_that_name_accounts_are_not(
-    tmp_path: Path,
-) -> None:
-    passed = {"anthropic-version": "2023-06-01", "anthropic-beta": "tools-1", "openai-beta": "assistants=v2"}
-    kept = {"openai-organization": "org-client", "openai-project": "p", "cookie": "a=b"}
+async def test_headers_of_the_protocols_are_passed_on_and_a_clients_cookies_are_not(tmp_path: Path) -> None:
+    passed = {
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "tools-1",
+        "openai-beta": "assistants=v2",
+        "openai-organization": "org-client",
+    }
+    kept = {"openai-project": "p", "cookie": "a=b"}
     async with gateway(tmp_path, {"a": Line(text="x")}) as (_, client, engine):
         body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
         answer = await client.post(CHAT, json=body, headers=passed | kept)
