@@ -15,6 +15,8 @@ from policies.preference import knob_of
 from router.http.admin_views import balance_view
 from router.http.auth import Authentication, key_first
 from router.http.explaining import outcome_of
+from router.telemetry.counts import Labels
+from router.telemetry.recent import MINUTES, Recent, recent
 from router.telemetry.state import known_budgets
 from router.types import DecisionRecord, LogEntry, Model
 from router.wiring import Runtime, now_ms
@@ -53,14 +55,12 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
         return {"object": "list", "data": [balance_view(each) for each in found]}
 
     @router.get("/refusals")
-    async def refusals() -> dict[str, object]:
-        """How often requests were answered with an error since the workers began, by status, reason and tenant."""
-        counted = (await runtime.workers.total()).counters.get("refusals", {})
-        data = [
-            {"status": int(status), "code": code, "tenant": tenant or None, "count": count}
-            for (status, code, tenant), count in sorted(counted.items(), key=lambda each: -each[1])
-        ]
-        return {"object": "list", "data": data}
+    async def refusals(minutes: Annotated[int, Query(ge=1, le=MINUTES)] = MINUTES) -> dict[str, object]:
+        """How often requests were answered with an error, by status, reason and tenant; the most recent lead.
+
+        `recent` is of the last minutes, `count` since the workers began.
+        """
+        return {"object": "list", "minutes": minutes, "data": await _refusals(runtime, minutes)}
 
     @router.get("/decisions")
     async def decisions(limit: Annotated[int, Query(ge=1, le=MOST_SHOWN)] = 50) -> dict[str, object]:
@@ -76,6 +76,29 @@ def routes(runtime: Runtime, authentication: Authentication) -> APIRouter:
         return {"object": "settings", "settings": masked(dumped), "notes": list(runtime.settings.notes)}
 
     return router
+
+
+async def _refusals(runtime: Runtime, minutes: int) -> list[dict[str, object]]:
+    counted = (await runtime.workers.total()).counters
+    lately = recent(counted.get("refusals_by_minute", {}), now_s=now_ms() / 1000, minutes=minutes)
+    whole = dict.fromkeys(lately, 0) | counted.get("refusals", {})
+    rows = sorted(((lately.get(labels, Recent()), count, labels) for labels, count in whole.items()), key=_frequency)
+    return [
+        {
+            "status": int(status),
+            "code": code,
+            "tenant": tenant or None,
+            "count": count,
+            "recent": of_late.count,
+            "latest_ms": of_late.latest_ms or None,
+        }
+        for of_late, count, (status, code, tenant) in rows
+    ]
+
+
+def _frequency(row: tuple[Recent, int | float, Labels]) -> tuple[float, float]:
+    of_late, count, _ = row
+    return -of_late.count, -count
 
 
 def _backend(name: str, backend: Replicas) -> dict[str, object]:

@@ -9,13 +9,14 @@ import re
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from backends.errors import BackendError
 from router.gateway.machine_pricing import LearnedPrice
 from router.gateway.types import Decision, Metrics, ServedRequest, Timings
 from router.telemetry.counts import SECONDS, MetricCounts, empty, see
 from router.telemetry.exposition import text_of
+from router.telemetry.recent import RecentCounts
 from router.types import Principal, Spend
 
 _CODE = re.compile(r"[a-z0-9_]{1,40}")  # an engine's own code may be anything
@@ -29,7 +30,7 @@ QUIET = frozenset(  # routes that others ask every second: only their failures h
 class PrometheusMetrics(Metrics):
     """Counts into dictionaries by labels."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.tally = tally = MetricCounts()
         self._answers = tally.counter("answers")
         self._requests = tally.counter("requests")
@@ -40,6 +41,7 @@ class PrometheusMetrics(Metrics):
         self._verdicts = tally.counter("verdicts")
         self._failures = tally.counter("backend_failures")
         self._turned_away = tally.counter("refusals")
+        self._lately = RecentCounts(tally.counter("refusals_by_minute"), clock=clock)
         self._http = tally.counter("http_requests")
         self._timings = tally.histograms.setdefault("stage_seconds", {})
         self._overhead = tally.histograms.setdefault("overhead_seconds", {})
@@ -108,6 +110,7 @@ class PrometheusMetrics(Metrics):
         if labels not in self._turned_away and len(self._turned_away) >= MOST_REFUSALS:
             labels = str(status), "other", ""
         self._turned_away[labels] += 1
+        self._lately.see(labels, other=(labels[0], "other", ""))
 
     def lagged(self, seconds: float) -> None:
         """How much later than it was due the loop came to something."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from router.http.overview import MASKED, masked
 from router.stores.forecasts import forecast
+from router.telemetry.metrics import MOST_REFUSALS, PrometheusMetrics
+from router.telemetry.recent import recent
 from router.types import Balance, Budget, NanoUsd
 from tests.http.conftest import Running
 from tests.page.conftest import ACME, ADMIN, HOSTILE, client, give_key, opened
@@ -66,6 +70,49 @@ def test_refusals_are_counted_by_reason(gateway: Running) -> None:
         assert tenant.post("/v1/chat/completions", json=body).status_code == 404
         found = admin.get("/admin/v1/refusals").json()["data"]
     assert ("model_not_found", 404, "acme") in [(each["code"], each["status"], each["tenant"]) for each in found]
+
+
+def test_refusals_of_late_are_told_from_those_since_the_start(gateway: Running) -> None:
+    with client(gateway) as tenant, client(gateway, ADMIN) as admin:
+
+        def found() -> dict[str, Any]:
+            answer = admin.get("/admin/v1/refusals?minutes=5").json()
+            assert answer["minutes"] == 5
+            return {each["code"]: each for each in answer["data"] if each["tenant"] == "acme"}
+
+        before = found().get("model_not_found", {"recent": 0, "count": 0})
+        body = {"model": "no-such-model", "messages": [{"role": "user", "content": "hi"}]}
+        tenant.post("/v1/chat/completions", json=body)
+        now = found()["model_not_found"]
+        assert (now["recent"], now["count"]) == (before["recent"] + 1, before["count"] + 1)
+        assert abs(now["latest_ms"] / 1000 - time.time()) < 120
+        for minutes in (0, 61, "x"):
+            assert admin.get(f"/admin/v1/refusals?minutes={minutes}").status_code == 400
+
+
+def test_what_was_refused_before_the_window_is_not_of_late() -> None:
+    now = [7_200_000.0]
+    metrics = PrometheusMetrics(clock=lambda: now[0])
+    for minute in (0, 10, 10, 58):
+        now[0] = 7_200_000.0 + 60 * minute
+        metrics.turned_away(429, "rate_limit_exceeded", "acme")
+    labels, rows = ("429", "rate_limit_exceeded", "acme"), metrics.own().counters["refusals_by_minute"]
+    told = [recent(rows, now_s=now[0], minutes=minutes)[labels].count for minutes in (1, 48, 49, 60)]
+    assert told == [1, 1, 3, 4]
+    now[0] += 3600
+    assert recent(rows, now_s=now[0], minutes=60) == {}
+    metrics.turned_away(401, "invalid_api_key", "")
+    assert len(metrics.own().counters["refusals_by_minute"]) == 1
+    assert b"by_minute" not in metrics.text()
+
+
+def test_refusals_of_many_kinds_within_an_hour_are_bounded() -> None:
+    metrics = PrometheusMetrics(clock=lambda: 7_200_000.0)
+    for number in range(MOST_REFUSALS + 10):
+        metrics.turned_away(400, f"code_{number}", "acme")
+    rows = metrics.own().counters["refusals_by_minute"]
+    assert len(rows) <= MOST_REFUSALS + 1
+    assert sum(rows.values()) == MOST_REFUSALS + 10
 
 
 def test_settings_are_shown_without_secrets(gateway: Running) -> None:
@@ -136,6 +183,10 @@ def test_the_page_shows_them_and_a_hostile_prompt_stays_text(
         for name in ("Engines", "Models and widths", "Budgets", "Refusals"):  # nothing of them is beside the window
             assert page.locator(f"[aria-label='{name}']").evaluate("e => e.scrollWidth - e.clientWidth") == 0, name
         assert "by its reset in" in page.inner_text("[aria-label=Budgets] td:last-child")
+        refused = page.locator("[aria-label=Refusals] tr", has_text="model_not_found").first
+        assert re.search(r"\d\d:\d\d$", refused.text_content() or "")
+        page.select_option("#refused-in", "")
+        assert refused.is_visible()
 
 
 def test_a_tenants_key_is_told_that_it_is_no_admins(browser: Browser, gateway: Running) -> None:

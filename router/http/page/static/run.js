@@ -7,11 +7,13 @@ import { digits, moment, percent, span, usd } from "./figures.js";
 
 const EVERY_MS = 3000;
 const MOST_MODELS = 200; // shown
+const MOST_ROWS = 100; // of refusals
+const WINDOWS = [[5, "5 minutes"], [15, "15 minutes"], [60, "hour"]]; // of refusals
 
 /** The page, in `root`. */
 export function page(root) {
   const parts = { engines: fresh("Engines"), balances: fresh("Budgets"), decisions: fresh("Latest decisions"),
-    refusals: fresh("Refusals"), settings: fresh("Settings in force") };
+    refusals: lately(() => part("refusals", refusals)), settings: fresh("Settings in force") };
   let timer = null, laid = false, everything = false;
 
   async function load(body) {
@@ -26,7 +28,7 @@ export function page(root) {
 
   async function part(name, draw) {
     try {
-      draw(parts[name])(await ask(`admin/v1/${name}`));
+      draw(parts[name])(await ask(`admin/v1/${name}${parts[name].asks?.() ?? ""}`));
     } catch (error) {
       show(parts[name].body, failure(error));
     }
@@ -128,12 +130,27 @@ const decisions = (part) => ({ data }) => show(part.body, data.length ? table([
   { title: "Query", left: true, wrap: true, wide: true, cell: (row) => row.text.slice(0, 120) || h("span", { class: "soft" }, "not kept") },
 ], data.slice(0, 20), { caption: "Latest decisions" }) : h("p", { class: "soft" }, "None yet."));
 
-const refusals = (part) => ({ data }) => show(part.body, data.length ? table([
-  { title: "Reason", left: true, wrap: true, cell: (row) => row.code },
-  { title: "Status", cell: (row) => row.status },
-  { title: "Tenant", left: true, cell: (row) => row.tenant ?? h("span", { class: "soft" }, "no key") },
-  { title: "Since the start", cell: (row) => row.count },
-], data, { caption: "Refusals" }) : h("p", { class: "soft" }, "None since the workers began."));
+/** The card of refusals, with the choice of their window. */
+function lately(changed) {
+  const select = h("select", { id: "refused-in", onchange: changed }, WINDOWS.map(([minutes, title]) => h("option", { value: minutes }, title)),
+    h("option", { value: "" }, "all since the start"));
+  select.value = 60;
+  const body = h("div", { class: "stack" });
+  const element = h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, "Refusals"),
+    h("div", { class: "row small soft" }, h("label", { for: "refused-in" }, "of the last"), select)), body);
+  return { element, body, whole: () => select.value === "", asks: () => select.value && `?minutes=${select.value}` };
+}
+
+const refusals = (part) => ({ data }) => {
+  const whole = part.whole(), rows = whole ? data : data.filter((row) => row.recent);
+  show(part.body, rows.length ? table([
+    { title: "Reason", left: true, wrap: true, cell: (row) => row.code },
+    { title: "Status", cell: (row) => row.status },
+    { title: "Tenant", left: true, wrap: true, cell: (row) => row.tenant ?? h("span", { class: "soft" }, "no key") },
+    { title: "Times", cell: (row) => (whole ? row.count : row.recent).toLocaleString("en") },
+    { title: "Last (UTC)", wide: true, cell: (row) => row.latest_ms ? moment(row.latest_ms).slice(11, 16) : h("span", { class: "soft" }, "earlier") },
+  ], rows.slice(0, MOST_ROWS), { caption: "Refusals" }) : h("p", { class: "soft" }, whole ? "None since the workers began." : "None of late."));
+};
 
 /** Nested values as lines of YAML. */
 function lines(value, indent = "") {
