@@ -5,6 +5,7 @@ A file that is not there is a 404. What a browser may do with the page is said i
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ from router.http.operations import is_loopback
 from router.settings.page_section import PageSection
 
 INDEX = "index.html"
+SHEET, LINK = "style.css", b'<link rel="stylesheet" href="page/style.css">'
 TYPES: Mapping[str, str] = {
     "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "json": "application/json",
     "svg": "image/svg+xml",
 }
-POLICY = "; ".join(
+_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self'",
+        "style-src {sheet}",
         "img-src 'self'",
         "connect-src 'self'",
         "base-uri 'none'",
@@ -38,8 +39,11 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
+_STATIC = files(__package__).joinpath("static")
+_STYLE = _STATIC.joinpath(SHEET).read_bytes()
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE).digest()).decode()
 HEADERS: Mapping[str, str] = {
-    "content-security-policy": POLICY,
+    "content-security-policy": _POLICY.format(sheet=f"'sha256-{_STYLE_HASH}'"),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
@@ -60,11 +64,11 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Every file of the page by its name."""
+    """Every file of the page by its name. The style sheet lies in the page: first paint waits for one answer."""
     found = {}
-    for each in files(__package__).joinpath("static").iterdir():
-        if (media_type := TYPES.get(each.name.rpartition(".")[2])) is not None:
-            body = each.read_bytes()
+    for each in _STATIC.iterdir():
+        if each.name != SHEET and (media_type := TYPES.get(each.name.rpartition(".")[2])) is not None:
+            body = each.read_bytes().replace(LINK, b"<style>%b</style>" % _STYLE)
             found[each.name] = PageFile(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
     return found
 
