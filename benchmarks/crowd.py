@@ -19,7 +19,7 @@ from backends.scripted import Line
 from backends.types import TokenParts
 from benchmarks.child import Child
 from benchmarks.scripted_server import ScriptedServer
-from router.types import NanoUsd, Price
+from router.types import Balance, NanoUsd, Price
 
 PRICES = {
     "small": Price(NanoUsd(10**8), NanoUsd(4 * 10**8), cached=NanoUsd(10**7), cache_write=NanoUsd(125 * 10**6)),
@@ -55,17 +55,35 @@ class Account:
     uncertain: int = 0  # requests that may have been served in part
 
 
+@dataclass(frozen=True, slots=True)
+class Overspent:
+    """A budget that was seen beyond its limit."""
+
+    at_ms: int
+    since_redis_s: float  # since the store was last killed or replaced
+    balance: Balance
+
+
 @dataclass
 class CrowdTally:
     """What the run counts."""
 
     seen: Counter[str] = field(default_factory=Counter)
-    overspent: list[str] = field(default_factory=list)  # each time it was seen
+    overspent: list[Overspent] = field(default_factory=list)  # each time it was seen
+    unknown: list[tuple[int, str, int]] = field(default_factory=list)  # when, budget's scope and what was charged
     kills: Counter[str] = field(default_factory=Counter)
     waiting: dict[str, float] = field(default_factory=dict)  # a fault nobody has got over yet -> since
     forgotten: int = 0  # times that Redis lost its last second
     failovers: int = 0  # times that a replica that was behind was promoted
     detection_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def explains(self, seen: Overspent) -> bool:
+        """Whether what nobody knows of a dead gateway's holds, and is charged at its worst case, makes it up."""
+        balance = seen.balance
+        worst = sum(
+            charged for at_ms, scope, charged in self.unknown if scope == balance.budget.scope and at_ms <= seen.at_ms
+        )
+        return balance.spent + balance.held <= balance.budget.limit + worst
 
     def served(self) -> None:
         for what in list(self.waiting):
