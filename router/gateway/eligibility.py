@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 
 import msgspec
@@ -17,6 +18,7 @@ from router.types import Model, NanoUsd, Offer, Principal, show_usd
 
 NONE: Mapping[str, str] = MappingProxyType({})
 MOST_NAMED = 6  # models, where a reason is that of many
+MOST_REASONS = 6  # that are told
 
 
 class Requirements(msgspec.Struct, frozen=True):
@@ -234,18 +236,24 @@ def nobody(pinned: str | None, refusals: Mapping[str, str], unroutable: Mapping[
 
 
 def _grouped(reasons: Mapping[str, str]) -> Iterator[str]:
-    """Each reason once, behind the models that have it."""
+    """Each reason once, behind the models that have it; of many reasons the first, and how many models have others."""
     names: dict[str, list[str]] = {}
     for name, why in reasons.items():
         names.setdefault(why, []).append(name)
-    for why, those in names.items():
-        more = f" and {len(those) - MOST_NAMED} more" if len(those) > MOST_NAMED else ""
-        yield f"{', '.join(those[:MOST_NAMED])}{more}: {why}"
+    for why, those in islice(names.items(), MOST_REASONS):
+        yield f"{_some(those)}: {why}"
+    if others := sum(len(those) for those in islice(names.values(), MOST_REASONS, None)):
+        yield f"and {others} more"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def one_space(models: tuple[Model, ...]) -> InvalidRequest:
     """Vectors of different models do not compare, so embeddings are never routed."""
-    names = ", ".join(model.name for model in models)
+    names = _some([model.name for model in models])
     return InvalidRequest(f"embeddings need a model's own name; there are {names}", param="model")
 
 
