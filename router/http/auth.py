@@ -60,11 +60,11 @@ def key_first(authentication: Authentication, *, admin: bool = False) -> type[AP
 
             async def look_and_handle(request: Request) -> Response:
                 principal = await authentication.of(request.scope["headers"])
+                request.state.principal = principal
                 if admin:
                     require_admin(principal)
                 if request.url.path.startswith("/admin/"):
                     _check_query(request.query_params, known)
-                request.state.principal = principal
                 await request.body()  # it is kept for the handler
                 return await handle(request)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,13 @@ def test_refusals_of_late_are_told_from_those_since_the_start(gateway: Running) 
         assert abs(now["latest_ms"] / 1000 - time.time()) < 120
         for minutes in (0, 61, "x"):
             assert admin.get(f"/admin/v1/refusals?minutes={minutes}").status_code == 400
+
+
+def test_whose_key_is_no_admins_is_told_by_its_tenant(gateway: Running) -> None:
+    with client(gateway) as tenant, client(gateway, ADMIN) as admin:
+        assert tenant.get("/admin/v1/refusals").status_code == 403
+        found = admin.get("/admin/v1/refusals").json()["data"]
+    assert {each["tenant"] for each in found if each["code"] == "forbidden"} == {"acme"}
 
 
 def test_what_was_refused_before_the_window_is_not_of_late() -> None:
@@ -195,4 +204,13 @@ def test_a_tenants_key_is_told_that_it_is_no_admins(browser: Browser, gateway: R
         page.click("nav a[href='#run']")
         give_key(page)
         page.wait_for_selector("text=This needs an admin key")
+        line = page.inner_text("main code")
+        made = subprocess.run(
+            [sys.executable, "-m", *line.split(), "--config", str(gateway.config)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        give_key(page, re.findall(r"sk-\S+", made.stdout)[0])
+        page.wait_for_selector("pre.settings-text")
         said.clear()  # the browser's own words about the status

@@ -37,6 +37,9 @@ def test_an_example_is_answered_and_the_decision_is_shown(
         rows = explained(page)
         assert len([row for row in rows if "bit" in row]) >= 10  # every model of the family
         assert page.locator("tr.chosen td").first.inner_text() == page.locator(ANSWERED).inner_text()
+        for heading in ("Model", "q̂ ± σ", "ĉ, ", "Score", "Chance"):
+            assert page.locator("[aria-label=Candidates] th", has_text=heading).is_visible(), heading
+        assert page.locator("[aria-label=Candidates]").evaluate("e => e.scrollWidth - e.clientWidth") == 0
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -11,8 +11,7 @@ export function adminPage(root, title, load) {
   const reload = async () => {
     if (!here) return;
     if (!hasKey()) {
-      show(body, h("p", { class: "notice" }, "Type an admin key into the field at the top: the settings' auth.admin_key, "
-        + "or a key that was made with “admin”."));
+      show(body, h("p", { class: "notice" }, "Type an admin key into the field at the top: ", ...whence()));
       return;
     }
     try {
@@ -25,7 +24,9 @@ export function adminPage(root, title, load) {
   return { enter() { here = true; return reload(); }, leave() { here = false; }, reload };
 }
 
+const whence = () => ["the settings' auth.admin_key, and keys that ", h("code", {}, "pointsman keys create ops --admin"), " makes."];
+
 function refused(error) {
   if (error.status !== 403) return failure(error);
-  return h("p", { class: "notice", role: "alert" }, "This needs an admin key; the key above is none.");
+  return h("p", { class: "notice", role: "alert" }, "This needs an admin key; the key above is none. There are ", ...whence());
 }

@@ -48,9 +48,9 @@ export function rest(button, rests) {
 }
 
 /** A table of cells. Columns: {title, cell, left, wide, wrap}. */
-export function table(columns, rows, { caption, rowClass } = {}) {
+export function table(columns, rows, { caption, rowClass, tight } = {}) {
   const classes = (c) => [c.left && "left", c.wide && "wide", c.wrap && "wrap"].filter(Boolean).join(" ") || null;
-  return h("div", { class: "table", tabindex: "0", role: "group", "aria-label": caption ?? columns[0].title },
+  return h("div", { class: tight ? "table tight" : "table", tabindex: "0", role: "group", "aria-label": caption ?? columns[0].title },
     h("table", {},
       h("thead", {}, h("tr", {}, columns.map((c) => c.title ? h("th", { scope: "col", class: classes(c) }, c.title) : h("td", { class: classes(c) })))),
       h("tbody", {}, rows.map((row) => h("tr", { class: rowClass?.(row) ?? null },

@@ -8,7 +8,7 @@ import { digits, moment, percent, span, usd } from "./figures.js";
 const EVERY_MS = 3000;
 const MOST_MODELS = 200; // shown
 const MOST_ROWS = 100; // of refusals
-const WINDOWS = [[5, "5 minutes"], [15, "15 minutes"], [60, "hour"]]; // of refusals
+const WINDOWS = [[5, "the last 5 minutes"], [15, "the last 15 minutes"], [60, "the last hour"]]; // of refusals
 
 /** The page, in `root`. */
 export function page(root) {
@@ -137,7 +137,7 @@ function lately(changed) {
   select.value = 60;
   const body = h("div", { class: "stack" });
   const element = h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, "Refusals"),
-    h("div", { class: "row small soft" }, h("label", { for: "refused-in" }, "of the last"), select)), body);
+    h("div", { class: "row small soft" }, h("label", { for: "refused-in" }, "of"), select)), body);
   return { element, body, whole: () => select.value === "", asks: () => select.value && `?minutes=${select.value}` };
 }
 
