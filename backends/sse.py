@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from backends.encodings import mended
 from backends.errors import BackendError, Failed
 from backends.types import Report, Request
 from backends.usage import merged, usage_of
@@ -19,6 +20,8 @@ from backends.visible import ShownText
 from backends.whole import FINISH, ID, MODEL, read
 
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
+_SEAM = 3  # bytes of an event's end, \r\n\r\n, that may have come before its last
+_BOM = b"\xef\xbb\xbf"
 USAGE = re.compile(rb'"usage"\s*:\s*\{')  # an object: some send `null` in every event before it
 _ERROR = re.compile(rb'(?:^|\n)data: ?\{"(?:error"|type": ?"error"|object": ?"error")')
 DONE = b"data: [DONE]\n\n"
@@ -51,7 +54,9 @@ class EventStream:
         self._backend = backend
         self._request = request
         self._rename: tuple[bytes, bytes] | None = None
-        self._tail = b""
+        self._held: list[bytes] = []  # of an event whose end has not come …
+        self._held_bytes = 0
+        self._seam = b""  # … and its last bytes: the end may lie across two reads
         self._ready: deque[bytes] = deque()
         self._said_done = False  # by [DONE], which nothing may follow
         self._over = False  # nothing more will be read
@@ -61,13 +66,8 @@ class EventStream:
 
         Raises: Failed where it is an error or none comes, and what reading raises.
         """
-        first = b""
         try:
-            while b"data:" not in first:  # comments keep a connection warm, they are no answer
-                data = await read()
-                if not data:
-                    raise Failed("ended a stream before its first event", backend=self._backend)
-                first += self._whole(data)
+            first = await self._first(read)
             error = _ERROR.search(first)
             if error is not None and b"data:" not in first[: error.start()]:
                 raise Failed(f"began with an error: {_shown(first[error.start() :])}", backend=self._backend)
@@ -75,6 +75,18 @@ class EventStream:
             self._close()
             raise
         self._pass(first)
+
+    async def _first(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """All up to the first block that holds more than comments: they keep a connection warm, and are no answer."""
+        parts, size = [b""], 0
+        while b"data:" not in parts[-1]:
+            data = await read()
+            if not data:
+                raise Failed("ended a stream before its first event", backend=self._backend)
+            parts.append(self._whole(data))
+            size += len(parts[-1])
+            self._bounded(size)
+        return b"".join(parts).removeprefix(_BOM)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -110,21 +122,38 @@ class EventStream:
 
     def _whole(self, data: bytes) -> bytes:
         """The whole events so far; the rest waits for the next read."""
-        if self._tail:
-            data = self._tail + data
+        seam = self._seam + data
+        if b"\n\n" not in seam and b"\n\r\n" not in seam:
+            self._hold(data, seam)
+            return b""
+        if self._held:
+            data = b"".join((*self._held, data))
+            self._held.clear()
+            self._held_bytes = 0
         if b"\r" in data:  # sse-starlette ends its lines with CRLF; JSON never holds a bare CR
             data = data.replace(b"\r\n", b"\n")
-        end = data.rfind(b"\n\n")
-        cut = 0 if end < 0 else end + 2
-        self._tail = data[cut:]
-        if len(self._tail) > _LONGEST_EVENT_BYTES:
+        cut = data.rfind(b"\n\n") + 2
+        rest = data[cut:]
+        self._seam = rest[-_SEAM:]
+        if rest:
+            self._hold(rest, rest)
+        return mended(data[:cut])
+
+    def _hold(self, data: bytes, seam: bytes) -> None:
+        """Keep what ends no event: it is joined once, however many reads it takes. Raises: Failed."""
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self._seam = seam[-_SEAM:]
+        self._bounded(self._held_bytes)
+
+    def _bounded(self, size: int) -> None:
+        if size > _LONGEST_EVENT_BYTES:
             raise Failed(f"sent an event of more than {_LONGEST_EVENT_BYTES} bytes", backend=self._backend)
-        return data[:cut]
 
     def _meet(self, block: bytes) -> None:
         """Read from the first events what every event repeats."""
         found = ID.search(block)
-        self.report.response_id = found[1].decode() if found else None
+        self.report.response_id = found[1].decode(errors="replace") if found else None
         model = MODEL.search(block)
         wanted = msgspec.json.encode(self._request.answers_as)
         if model is not None and b'"%b"' % model[1] != wanted:
@@ -140,7 +169,7 @@ class EventStream:
             self._meet(block)
         self.report.shown.add(block)
         if (b'_reason":"' in block or b'_reason": "' in block) and (finish := FINISH.search(block)) is not None:
-            self.report.finish_reason = finish[1].decode()
+            self.report.finish_reason = finish[1].decode(errors="replace")
         if b'rror"' in block and (error := _ERROR.search(block)) is not None:
             self.report.failure, self._over = f"broke off with an error: {_shown(block[error.start() :])}", True
             before, gap, _ = block[: error.start() + 1].rpartition(b"\n\n")
@@ -195,7 +224,7 @@ class EventStream:
         return said.choices == []
 
     def _judge_end(self) -> None:
-        if self._tail.strip():
+        if b"".join(self._held).strip():
             self.report.failure = "ended in the middle of an event"
         elif not self.report.complete and self.report.finish_reason is None:
             self.report.failure = "ended before the answer was complete"

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from backends.encodings import mended
 from backends.errors import Failed
 from backends.types import Reply, Report, Request, Whole
 from backends.usage import usage_of
@@ -52,6 +53,7 @@ _decode = msgspec.json.Decoder(Said).decode
 
 def whole(body: bytes, *, request: Request, backend: str) -> Whole:
     """The reply to a plain request. Raises: Failed."""
+    body = mended(body)
     try:
         said = read(body)
     except ValueError as problem:
