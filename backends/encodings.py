@@ -1,5 +1,4 @@
 """Bodies that an engine compresses though it is asked not to: gzip and deflate are read, anything else is refused.
-Text that is not UTF-8, as byte-level models write it, becomes UTF-8.
 
 Nothing is raised: a decoder's `problem` says what was wrong, and from then on nothing more is read.
 """
@@ -43,14 +42,3 @@ def decoder_of(header: bytes, most_bytes: int) -> Decoder | None:
     """What reads a body with this content-encoding; None where it is plain."""
     encoding = header.decode("latin-1").strip().lower()
     return None if encoding in _PLAIN else Decoder(encoding, most_bytes)
-
-
-def mended(text: bytes) -> bytes:
-    """The same, with U+FFFD for what is not UTF-8: a strict client would read none of it."""
-    if text.isascii():
-        return text
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return text.decode(errors="replace").encode()
-    return text

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
-from backends.encodings import mended
 from backends.errors import BackendError, Failed
 from backends.types import Report, Request
 from backends.usage import merged, usage_of
 from backends.visible import ShownText
-from backends.whole import FINISH, ID, MODEL, read
+from backends.whole import FINISH, ID, MODEL, mended, read
 
 _LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 _SEAM = 3  # bytes of an event's end, \r\n\r\n, that may have come before its last

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from backends.encodings import mended
 from backends.errors import Failed
 from backends.types import Reply, Report, Request, Whole
 from backends.usage import usage_of
@@ -68,6 +67,17 @@ def whole(body: bytes, *, request: Request, backend: str) -> Whole:
         shown=ShownText(request.path, body),
     )
     return Whole(_renamed(body, said.model, request.answers_as), report)
+
+
+def mended(text: bytes) -> bytes:
+    """The same, with U+FFFD for what is not UTF-8: byte-level models cut letters in two, and a strict client would read none of it."""
+    if text.isascii():
+        return text
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode(errors="replace").encode()
+    return text
 
 
 async def read_all(reply: Reply) -> bytes:

@@ -34,6 +34,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n")
 _CHUNKED = b"\r\ntransfer-encoding:"
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _PHRASES = {
+    400: b"Bad Request",
     408: b"Request Timeout",
     431: b"Request Header Fields Too Large",
     501: b"Not Implemented",
@@ -302,6 +303,10 @@ class Connection(Patient, HttpToolsProtocol):
         self._alarm = None
         message = f"the head did not come within {self._all.limits.head_s:g} s"
         self._refuse(InvalidRequest(message, status=408, code="request_timeout"), self._head)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's, where its parser cannot go on: told and counted as every refusal is."""
+        self._refuse(InvalidRequest("this is no request of HTTP/1.1", code="invalid_http"), self._head)
 
     def _refuse(self, error: PointsmanError, head: bytes) -> None:
         """Answer without a request, and close."""

@@ -22,7 +22,7 @@ def untagged(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """The fields without lists of tags, which are for the gateway: providers refuse them."""
     kept = dict(fields)
     for name in FIELDS & fields.keys():
-        value = msgspec.json.decode(fields[name])
+        value = _read(fields[name])
         if name == "tags" and isinstance(value, list):
             del kept[name]
         elif isinstance(value, dict) and isinstance(value.get("tags"), list):
@@ -33,9 +33,18 @@ def untagged(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     return kept
 
 
+def _read(field: msgspec.Raw) -> object:
+    """What a field holds; None where it is a number beyond all, or nested beyond reading."""
+    try:
+        found: object = msgspec.json.decode(field)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return found
+
+
 def _of_fields(fields: Mapping[str, msgspec.Raw]) -> Iterator[str]:
     for name in FIELDS & fields.keys():
-        value = msgspec.json.decode(fields[name])
+        value = _read(fields[name])
         yield from _texts(value if name == "tags" else value.get("tags") if isinstance(value, dict) else None)
 
 

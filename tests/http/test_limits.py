@@ -329,6 +329,14 @@ def test_no_request_hides_in_the_body_of_another(gateway: Running, connection: s
     assert b"HTTP/1.1 200" not in data
 
 
+@pytest.mark.parametrize("what", SMUGGLED)
+def test_what_is_no_http_is_told_so_and_counted(gateway: Running, connection: socket.socket, what: str) -> None:
+    connection.sendall(head_of(gateway, CHAT, *SMUGGLED[what].split("\r\n")) + b"0\r\n\r\n")
+    status, body = refused(everything(connection))
+    assert (status, body["error"]["code"]) == (400, "invalid_http")
+    assert 'code="invalid_http"' in httpx.get(f"{gateway.url}/metrics").text
+
+
 CHUNKS = {
     "huge": b"ffffffffffffffff\r\n",
     "beyond": b"1" + b"0" * 40 + b"\r\n",
