@@ -70,7 +70,7 @@ def whole(body: bytes, *, request: Request, backend: str) -> Whole:
 
 
 def mended(text: bytes) -> bytes:
-    """The same, with U+FFFD for what is not UTF-8: byte-level models cut letters in two, and a strict client would read none of it."""
+    """The same, with U+FFFD for what is not UTF-8: byte-level models cut letters in two, and strict clients fail."""
     if text.isascii():
         return text
     try:
