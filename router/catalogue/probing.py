@@ -17,7 +17,7 @@ from router.settings.description import shown_address
 from router.settings.engine_sections import LitellmSection, VllmSection
 
 PATIENCE_S = 3.0
-STORE_PATIENCE_S = 0.5
+STORE_PATIENCE_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,14 @@ def silent_store(settings: Settings) -> str | None:
     url = settings.store.redis.get_secret_value() if settings.store.redis else ""
     if not url.startswith(("redis://", "rediss://")):
         return None
-    host, _, port = urlsplit(url).netloc.rpartition("@")[2].partition(":")
+    parts = urlsplit(url)
+    host, port = parts.hostname or "localhost", parts.port or 6379
     found: list[Exception | None] = []
 
     def connect() -> None:
         try:
-            socket.create_connection((host or "localhost", int(port or 6379)), STORE_PATIENCE_S).close()
-        except (OSError, ValueError, OverflowError) as error:
+            socket.create_connection((host, port), STORE_PATIENCE_S).close()
+        except (OSError, OverflowError) as error:
             found.append(error)
         else:
             found.append(None)
@@ -83,7 +84,7 @@ def silent_store(settings: Settings) -> str | None:
     thread.start()
     thread.join(STORE_PATIENCE_S)
     error = found[0] if found else TimeoutError()
-    where = f"{settings.read.path('store.redis')}: Redis at {host}:{port or 6379} does not answer"
+    where = f"{settings.read.path('store.redis')}: Redis at {host}:{port} does not answer"
     why = _plain(error, STORE_PATIENCE_S)
     return None if error is None else f"{where}: {why}; the gateway does not start before it does"
 

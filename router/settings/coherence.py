@@ -38,15 +38,16 @@ def _store(settings: Settings) -> Iterator[Fault]:
     if store.sqlite and store.redis:
         yield "store", "got sqlite and redis, expected one of them"
     if store.redis and not _is_redis(store.redis.get_secret_value()):
-        yield "store.redis", f"got a value not shown here, expected an address that begins with {', '.join(_REDIS)}"
+        expected = f"an address that begins with {', '.join(_REDIS)}, and a port of 1 to 65535 or none"
+        yield "store.redis", f"got a value not shown here, expected {expected}"
 
 
 def _is_redis(url: str) -> bool:
     try:
-        urlsplit(url)
-    except ValueError:  # brackets that hold no address
+        parts = urlsplit(url)
+        return url.startswith(_REDIS) and (parts.scheme not in ("redis", "rediss") or parts.port != 0)
+    except ValueError:  # brackets that hold no address, or a port that is none
         return False
-    return url.startswith(_REDIS)
 
 
 def _backends(settings: Settings) -> Iterator[Fault]:

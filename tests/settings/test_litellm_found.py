@@ -85,6 +85,12 @@ def test_a_redis_that_is_away_is_said_without_its_password(router: dict[str, obj
     assert "pw-secret" not in said
 
 
+def test_a_redis_at_an_ipv6_address_is_named_as_it_is() -> None:
+    said = silent_store(settings_of(entry(), router_settings={"redis_url": "redis://[::1]:9/0"}))
+    assert said is not None
+    assert said.startswith("router_settings.redis_url: Redis at ::1:9 does not answer")
+
+
 def test_a_redis_that_is_there_and_a_file_of_sqlite_are_not_spoken_of() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

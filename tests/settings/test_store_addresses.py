@@ -23,3 +23,9 @@ def test_every_kind_of_address_that_settings_name_is_one_that_the_store_knows(re
 def test_an_address_that_no_store_knows_stops_the_start(read: Read) -> None:
     with pytest.raises(SettingsError, match=r"store\.redis"):
         read("store: {redis: 'rediss+sentinel://host:26379/name'}")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "x"])
+def test_a_port_that_there_is_not_stops_the_start(read: Read, port: str) -> None:
+    with pytest.raises(SettingsError, match=r"store\.redis.*a port of 1 to 65535"):
+        read(f"store: {{redis: 'redis://host:{port}/0'}}")
