@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from cli.config import add_config
 from router.errors import InvalidRequest
+from router.types import now_ms
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def work() -> Table | str:
         make_state_dir(settings)
-        async with open_stores(store_url(settings), clock=_now_ms) as stores:
+        async with open_stores(store_url(settings), clock=now_ms) as stores:
             shown: Table | str = await arguments.work(arguments, settings, stores)
             return shown
 
@@ -65,10 +65,6 @@ def _run(arguments: argparse.Namespace) -> int:
         console = Console()
         Console(width=max(WIDTH, console.width) if not console.is_terminal else None).print(shown)
     return 0
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _tenants(arguments: argparse.Namespace, settings: Settings, stores: Stores) -> Table:
@@ -104,7 +100,7 @@ async def _budgets(arguments: argparse.Namespace, settings: Settings, stores: St
 
     table = Table("whose", "limit, USD", "per", "spent, USD", "held, USD", "left, USD", "forecast")
     budgets = await known_budgets(settings, Catalogue(settings.candidates(), {}), stores, of_keys=True)
-    for each in await stores.ledger.balances(budgets, _now_ms()):
+    for each in await stores.ledger.balances(budgets, now_ms()):
         reported, period = forecast(each), Period(each.budget.period_s, each.budget.calendar)
         in_hours = "" if not reported.exhausted_in_s else f", in {reported.exhausted_in_s / 3600:.1f} h"
         amounts = show_usd(each.budget.limit), str(period), show_usd(each.spent), show_usd(each.held)
@@ -129,7 +125,7 @@ async def _spend(arguments: argparse.Namespace, settings: Settings, stores: Stor
             else f"--days {arguments.days}: expected ≥ 1"
         )
         raise InvalidRequest(wrong)
-    today = dt.datetime.fromtimestamp(_now_ms() / 1000, dt.UTC).date()
+    today = dt.datetime.fromtimestamp(now_ms() / 1000, dt.UTC).date()
     since = dt.date.fromordinal(max(1, today.toordinal() - arguments.days + 1))
     found = await stores.spend.lines(since=since.isoformat(), until=today.isoformat())
     lines = grouped(found, groups, known=names_of(settings))

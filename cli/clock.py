@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from cli.config import add_config
+from router.types import now_ms
 
 Verbs = Any  # argparse gives its subparsers no public type
 
@@ -28,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from router.stores.sqlite.timekeeping import boot_ms  # noqa: PLC0415
 
     async def work() -> None:
-        async with open_stores(store_url(load(arguments.config)), clock=_now_ms, boot=boot_ms) as stores:
+        async with open_stores(store_url(load(arguments.config)), clock=now_ms, boot=boot_ms) as stores:
             if stores.clock is None:
                 print("the clock of Redis orders the money; there is nothing to confirm")
                 return
@@ -37,7 +38,3 @@ def _run(arguments: argparse.Namespace) -> int:
 
     asyncio.run(work())
     return 0
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

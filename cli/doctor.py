@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cli.config import add_config
 from router.errors import PointsmanError
+from router.types import now_ms
 
 if TYPE_CHECKING:
     from router.settings import Settings
@@ -101,8 +102,8 @@ async def _stores(settings: Settings, confirm: str) -> list[Finding]:
     started = time.perf_counter()
     try:
         make_state_dir(settings)
-        async with open_stores(store_url(settings), clock=_now_ms, boot=boot_ms) as stores:
-            await stores.ledger.balances([], _now_ms())
+        async with open_stores(store_url(settings), clock=now_ms, boot=boot_ms) as stores:
+            await stores.ledger.balances([], now_ms())
             ms = (time.perf_counter() - started) * 1000
             found = [Finding("store", "good", f"{kind} opens and answers in {ms:.0f} ms")]
             jump_ms = 0 if stores.clock is None else stores.clock.jump_ms()
@@ -172,7 +173,3 @@ def _extras() -> Iterator[Finding]:
 
     for name in missing():
         yield Finding("extras", "odd", f"{name} is not installed: {EXTRAS[name][1]}", install_line([name]))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cli.config import add_config
 from router.errors import InvalidRequest, NotFound, PointsmanError
 from router.stores.reports import by_command_line
+from router.types import now_ms
 
 if TYPE_CHECKING:
     from router.stores.keys import Team
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def work() -> int:
         make_state_dir(settings)
-        async with open_stores(store_url(settings), clock=_now_ms) as stores:
+        async with open_stores(store_url(settings), clock=now_ms) as stores:
             return await carry_out(plan, stores, apply=arguments.apply, anyway=arguments.without_limits)
 
     return asyncio.run(work())
@@ -326,7 +326,7 @@ async def _spend_once(
     soft = tuple(replace(each, hard=False) for each in budgets)  # it has been spent, whatever is left
     principal = Principal(name, tenant, team, budgets=soft)
     offer = Offer(model, cost, 0)
-    hold = await stores.ledger.reserve(Reservation(new_id(), principal, (offer,), 30_000, _now_ms()))
+    hold = await stores.ledger.reserve(Reservation(new_id(), principal, (offer,), 30_000, now_ms()))
     await stores.ledger.settle(hold, Spend(cost, 0, 0, "settled"))
 
 
@@ -390,7 +390,3 @@ def _aware(moment: datetime) -> datetime:
 def _ms(moment: datetime | None) -> int | None:
     """LiteLLM's times are UTC without saying so."""
     return None if moment is None else int(_aware(moment).timestamp() * 1000)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from cli.config import add_config
 from router.errors import InvalidRequest
 from router.stores.reports import by_command_line
+from router.types import now_ms
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     async def work() -> None:
         make_state_dir(settings)  # keys may be made before the first start
-        async with open_stores(store_url(settings), clock=_now_ms) as stores:
+        async with open_stores(store_url(settings), clock=now_ms) as stores:
             await arguments.work(arguments, stores)
 
     asyncio.run(work())
@@ -101,13 +101,9 @@ def _first(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _now_ms() -> int:
-    return int(time.time() * 1000)
-
-
 async def _create(arguments: argparse.Namespace, stores: Stores) -> None:
     is_new = arguments.tenant not in arguments.known and await stores.records.get("tenant", arguments.tenant) is None
-    expires = None if arguments.expires is None else _now_ms() + _seconds(arguments.expires, "--expires") * 1000
+    expires = None if arguments.expires is None else now_ms() + _seconds(arguments.expires, "--expires") * 1000
     key, secret = await stores.keys.create(
         arguments.tenant,
         team=arguments.team,
@@ -157,7 +153,7 @@ async def _note(stores: Stores, kind: str, subject: str, **detail: object) -> No
 def _state(key: Key) -> str:
     if key.terms.disabled:
         return "disabled"
-    if key.expires_ms is not None and key.expires_ms <= _now_ms():
+    if key.expires_ms is not None and key.expires_ms <= now_ms():
         return "expired"
     return "admin" if key.admin else "active"
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from router.types import now_ms
+
 WIDTH = 140  # columns of a table whose cells are not cut, where the terminal is narrower or there is none
 Verbs = Any  # argparse gives its subparsers no public type
 
@@ -81,7 +83,7 @@ def _export(arguments: argparse.Namespace) -> int:
     _must_exist(arguments.store)
 
     async def work() -> int:
-        async with open_stores(arguments.store, clock=lambda: time.time_ns() // 1_000_000) as stores:
+        async with open_stores(arguments.store, clock=now_ms) as stores:
             return await export(stores.log.tail("", follow=False), arguments.out)
 
     print(f"{asyncio.run(work())} decisions in {arguments.out}")
@@ -181,7 +183,7 @@ async def _log_of(url: str) -> list[Any]:
 
         return list(imported(Path(url)))
     _must_exist(url)
-    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+    async with open_stores(url, clock=now_ms) as stores:
         return [entry async for _, entry in stores.log.tail("", follow=False)]
 
 

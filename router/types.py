@@ -5,6 +5,7 @@ What is made for every request is a msgspec struct: it costs a tenth of a frozen
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NewType, Protocol
@@ -23,6 +24,11 @@ NanoUsd = NewType("NanoUsd", int)
 PER = 1_000_000  # tokens a price is for
 PROGRAMS = "programs"  # stands where a program has the name of its backend
 LONG_WRITE = 2  # times the prompt: what an hour in a cache costs where only minutes have a price
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, by this machine."""
+    return int(time.time() * 1000)
 
 
 def show_usd(nano: int) -> str:

@@ -54,6 +54,7 @@ from router.telemetry.metrics import PrometheusMetrics
 from router.telemetry.state import state_gauges
 from router.telemetry.tracing import conductor
 from router.telemetry.workers import Workers
+from router.types import now_ms
 
 LOG = logging.getLogger("pointsman")
 REFRESH_EVERY_S = 2.0
@@ -106,11 +107,6 @@ class Runtime:
             self.unready = why
             LOG.warning("the gateway is %s", f"not ready: {why}" if why else "ready again")
         return missing
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
 
 
 async def prepare(settings: Settings) -> str | None:

@@ -21,6 +21,7 @@ CALLED = {
         "maybe_update_config",
         "process_weights_after_loading",
     },
+    "uvicorn": {"send_400_response"},
     "httptools": {"on_body", "on_headers_complete", "on_message_begin", "on_message_complete"},
 }  # names that a library calls
 KEPT = {

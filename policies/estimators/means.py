@@ -14,7 +14,7 @@ from policies.priors import QUALITY_SIGMA, quality_prior
 from policies.types import Arm, Estimates, Float, History, Outcome, RouteContext
 
 PRIOR_WEIGHT = 4.0  # answers the prior is worth
-PRIOR_COMPLETION_TOKENS = 200.0
+PRIOR_COMPLETION_TOKENS = 200  # of an answer, before one was seen
 JUDGED, SCORE, SQUARE, COSTED, COST, LENGTH, LENGTH_SQUARE, LENGTH_COST, ANSWERS, TOKENS, COUNTED = range(11)
 EVERY = 64  # outcomes between two looks at what arms have in common; before that many, every one
 LINE_PRIOR = 1e-3  # share of the squared lengths added to the slope's denominator

@@ -8,12 +8,11 @@ import numpy as np
 
 from backends.discovery import Speed
 from backends.pool import Replicas
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from policies.types import Float
 from router.gateway.eligibility import Requirements, expected_prompt_tokens
 from router.gateway.machine_pricing import prior_speed
 from router.types import Model
-
-USUAL_COMPLETION_TOKENS = 256  # of an answer whose length the caller leaves open
 
 
 class Delays:
@@ -35,7 +34,7 @@ class Delays:
         """Of the answer to a request."""
         if model.program is not None:
             return self.program_s(model, requirements)
-        tokens = min(requirements.completion_tokens or USUAL_COMPLETION_TOKENS, model.max_output_tokens)
+        tokens = min(requirements.completion_tokens or PRIOR_COMPLETION_TOKENS, model.max_output_tokens)
         return self.of_tokens(
             model, prompt_tokens=expected_prompt_tokens(model, requirements), completion_tokens=tokens
         )

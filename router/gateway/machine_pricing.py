@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.discovery import Machine, Speed, roofline
 from policies.estimators.machine_time import KEPT, TokenSeconds, blended
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from policies.types import MeasuredCost
 from router.gateway.types import GENERIC_BYTES_PER_TOKEN
 from router.learning.machine_time import MachineTimeAccounting
@@ -20,7 +21,6 @@ from router.types import Model
 USUAL_MACHINE = Machine(flops=4e14, bandwidth=2e12)  # half of what an H100 may do
 LOCAL_MACHINE = Machine(flops=2e10, bandwidth=1e10)  # one core running the embedded family
 USUAL_PARAMETERS = 7e9
-USUAL_TOKENS = 200.0  # of an answer, before one was seen
 _LISTED = (float("nan"),) * 3
 
 
@@ -86,7 +86,7 @@ class MachinePricing:
             return _LISTED
         tokens = self.machine_time.time.completion_tokens(model.name) if model.price.completion == 0 else None
         prompt_usd = price.prompt_usd * GENERIC_BYTES_PER_TOKEN / model.bytes_per_token
-        return prompt_usd, price.completion_usd, USUAL_TOKENS if tokens is None else tokens
+        return prompt_usd, price.completion_usd, PRIOR_COMPLETION_TOKENS if tokens is None else tokens
 
     def _prior(self, model: Model, rate: MachineRate) -> TokenSeconds:
         running = max(1.0, self.machine_time.running(model.backend) / rate.engines)

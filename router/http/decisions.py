@@ -22,7 +22,7 @@ from router.learning.session_turns import SOURCE, credits
 from router.ports import OutcomeLog
 from router.settings.sections import FeedbackSection
 from router.stores.open import Stores
-from router.types import Feedback, Principal
+from router.types import Feedback, Principal, now_ms
 
 LONGEST_ID = 512  # characters: providers encode much into the ids of their responses
 
@@ -91,7 +91,7 @@ async def _record(
         raise InvalidRequest("give decision_id or response_id", param="decision_id")
     given = Feedback(
         judged,
-        int(time.time() * 1000),
+        now_ms(),
         body.value,
         comment=body.comment,
         replace=body.replace,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -29,7 +28,7 @@ from router.learning.follower import Learning
 from router.learning.histories import LabelledRow
 from router.stores.open import Stores
 from router.terms import OwnerName, Section, Share
-from router.types import Notice
+from router.types import Notice, now_ms
 
 ABOUT = "about"  # room of what is said of each history
 MOST_ROWS = 500
@@ -163,10 +162,10 @@ class Given:
             count += 1
         if not count:
             raise NotFound(f"there are no rows of a history {name!r}", param="name")
-        about = {"rows": count, "models": sorted(models), "at_ms": int(time.time() * 1000), "by": by}
+        about = {"rows": count, "models": sorted(models), "at_ms": now_ms(), "by": by}
         await archive.drop(ABOUT, name)
         await archive.put(ABOUT, name, {"": json.dumps(about).encode()})
-        await self.stores.log.remember(Notice("history", name, count, int(time.time() * 1000)))
+        await self.stores.log.remember(Notice("history", name, count, now_ms()))
         await self.stores.audit.note("history.learned", name, about)
         return {"object": "history", "name": name, **about, "learned": False}
 
@@ -176,7 +175,7 @@ class Given:
         said = await self.stores.archive.drop(ABOUT, name)
         if not gone + said:
             raise NotFound(f"there is no history {name!r}", param="name")
-        await self.stores.log.remember(Notice("forgotten", name, gone, int(time.time() * 1000)))
+        await self.stores.log.remember(Notice("forgotten", name, gone, now_ms()))
         await self.stores.audit.note("history.forgotten", name, {"rows": gone, "by": by})
         return {"object": "history", "name": name, "forgotten": gone}
 

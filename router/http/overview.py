@@ -18,8 +18,8 @@ from router.http.explaining import outcome_of
 from router.telemetry.counts import Labels
 from router.telemetry.recent import MINUTES, Recent, recent
 from router.telemetry.state import known_budgets
-from router.types import DecisionRecord, LogEntry, Model
-from router.wiring import Runtime, now_ms
+from router.types import DecisionRecord, LogEntry, Model, now_ms
+from router.wiring import Runtime
 
 MOST_SHOWN = 500  # decisions
 ENTRIES = 4  # of the log for each, at least: itself, what it cost, and judgements

@@ -21,7 +21,8 @@ from router.http.auth import Authentication, key_first
 from router.learning.proof_worker import prove_elsewhere
 from router.ports import Archive
 from router.settings.paths import store_url
-from router.wiring import Runtime, now_ms
+from router.types import now_ms
+from router.wiring import Runtime
 
 LOG = logging.getLogger("pointsman.proof")
 ROOM, PROGRESS, OWNER = "proof", "proof_progress", "log"  # of the archive

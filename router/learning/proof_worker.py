@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from router.learning.proof import proof_of
 from router.learning.refit_worker import NICENESS, run_elsewhere
 from router.stores.open import open_stores
-from router.types import LogEntry
+from router.types import LogEntry, now_ms
 
 MOST_ENTRIES = 200_000  # of the log, the latest: what they take of memory is a gigabyte at most
 
@@ -34,7 +33,7 @@ async def prove_elsewhere(url: str) -> bytes:
 
 
 async def _log_of(url: str) -> list[LogEntry]:
-    async with open_stores(url, clock=lambda: time.time_ns() // 1_000_000) as stores:
+    async with open_stores(url, clock=now_ms) as stores:
         return await stores.log.latest(MOST_ENTRIES)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.conformal import NEVER, selective_threshold
+from policies.escalation import RIGHT_FROM
 from policies.records import DecisionRecord, Feedback, SettlementRecord
 from policies.stored_answers import is_stored
 from policies.types import Float32
@@ -29,7 +30,6 @@ NEAR = 0.7  # cosine, from which a question in other words is looked at
 MOST_PAIRS = 2_000  # of a tenant, the latest
 MOST_TENANTS = 1_000
 MISS = 0.05  # chance that a tenant's threshold is too low
-RIGHT_FROM = 0.5  # a score
 STALE = 20  # of so many pairs one that is fresh, and right, makes for a threshold told anew
 
 

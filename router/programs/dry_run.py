@@ -12,10 +12,11 @@ import msgspec
 
 from backends.dialects.chat import text_of
 from backends.types import Report, Request, Whole
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from router.errors import InvalidRequest, PointsmanError
 from router.gateway.serving import Gateway
 from router.gateway.types import Attempt, Call, Decision, Timings
-from router.programs.plans import USUAL_TOKENS, RunPlan, Step
+from router.programs.plans import RunPlan, Step
 from router.programs.running import Run, StepReply
 from router.types import Hold, Model, Principal
 
@@ -36,7 +37,7 @@ class DryRun(Run):
         model, _ = step.usual()
         self.prompts[step.role] = tokens_of(fields, model)
         most = step.requirements.completion_tokens or model.max_output_tokens
-        tokens = min(self.gateway.steps.tokens(self.plan.program, step.role, USUAL_TOKENS), most)
+        tokens = min(self.gateway.steps.tokens(self.plan.program, step.role, PRIOR_COMPLETION_TOKENS), most)
         words = "x" * max(1, round(tokens * model.bytes_per_token))
         message = {"role": "assistant", "content": words}
         body = msgspec.json.encode({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})

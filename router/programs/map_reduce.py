@@ -17,10 +17,11 @@ import msgspec
 from backends.dialects.chat import text_of
 from backends.errors import Failed
 from backends.types import Reply, Request, Whole
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
 from router.programs.answers import said
-from router.programs.plans import USUAL_TOKENS, Part, RunPlan, Step, inner, same
+from router.programs.plans import Part, RunPlan, Step, inner, same
 from router.programs.running import Run, StepReply, fields_of, kept_of, messages_of, side_by_side
 from router.programs.splitting import SLACK, longest, parts_of, question_of
 from router.types import Model
@@ -103,7 +104,7 @@ class MapReduce:
             usable = min(usable, round(self.chunk_tokens * model.bytes_per_token / (1 - FRAME)))
         frame = int(usable * FRAME)
         room = max(1, usable - frame)
-        asked = requirements.completion_tokens or USUAL_TOKENS
+        asked = requirements.completion_tokens or PRIOR_COMPLETION_TOKENS
         if total <= usable:
             cost = model.price.prompt * total / model.bytes_per_token + model.price.completion * asked
             return cost / 1e6, Split(1, total, frame, f"one part holds it, which {model.name} reads")

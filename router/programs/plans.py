@@ -8,11 +8,11 @@ from itertools import groupby
 
 from msgspec.structs import replace
 
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from router.gateway.eligibility import Requirements, expected_prompt_tokens, offer_of
 from router.gateway.step_history import StepHistory
 from router.types import Model, NanoUsd, Offer
 
-USUAL_TOKENS = 256  # of an answer whose length the caller leaves open, before any was seen
 _SHORT = frozenset({"tools", "tool_choice", "json_schema", "json_object"})  # what only the last step is asked
 
 
@@ -122,7 +122,7 @@ class RunPlan:
         for step in self.steps:
             model, usual = step.usual()
             asked = step.requirements.completion_tokens or model.max_output_tokens
-            tokens = round(history.tokens(self.program, step.role, USUAL_TOKENS))
+            tokens = round(history.tokens(self.program, step.role, PRIOR_COMPLETION_TOKENS))
             chance = history.chance(self.program, step.role, step.chance)
             completion = min(tokens, asked, model.max_output_tokens)
             found.append(Expected(step, model, prompts.get(step.role, usual), completion, chance))

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backends.types import Reply, Request
+from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from router.gateway.eligibility import Requirements, ineligible_reason
 from router.gateway.serving import Gateway
 from router.gateway.types import Call, OneStep
-from router.programs.plans import USUAL_TOKENS, Part, RunPlan
+from router.programs.plans import Part, RunPlan
 from router.programs.running import Run
 from router.types import PROGRAMS, Model, NanoUsd, Offer, Price, Principal
 
@@ -88,7 +89,7 @@ def _nobody(part: Part, requirements: Requirements, principal: Principal, is_up:
 
 def model_of(name: str, kind: Kind, *, any_length: bool) -> Model:
     """The program as a candidate. Its list price is what its steps make of a usual request, for each token of it."""
-    requirements = Requirements(frozenset({"chat"}), NOMINAL_BYTES, USUAL_TOKENS)
+    requirements = Requirements(frozenset({"chat"}), NOMINAL_BYTES, PRIOR_COMPLETION_TOKENS)
     there = all(part.models for part in kind.parts)
     last = kind.parts[-1].usual(requirements) if there else None
     quality = [
@@ -127,7 +128,7 @@ def _price(plan: RunPlan, last: Model) -> Price:
     for step in plan.steps:
         model = step.part.usual(step.requirements)
         bytes_share = step.requirements.prompt_bytes / NOMINAL_BYTES * last.bytes_per_token / model.bytes_per_token
-        asked = step.requirements.completion_tokens or USUAL_TOKENS
+        asked = step.requirements.completion_tokens or PRIOR_COMPLETION_TOKENS
         prompt += step.chance * model.price.prompt * bytes_share
-        completion += step.chance * model.price.completion * asked / USUAL_TOKENS
+        completion += step.chance * model.price.completion * asked / PRIOR_COMPLETION_TOKENS
     return Price(NanoUsd(round(prompt)), NanoUsd(round(completion)))
