@@ -36,6 +36,7 @@ class WorldVerdict:
             served = (line.model or "") if line.requests else model  # one that was taken back says none
             self._paid[line.key] = paid + line.cost_nanousd, times + line.requests, served
         self._of_steps = costs_of_steps(world.log)
+        self._settled = {e.decision_id for e in world.log if isinstance(e, SettlementRecord)}
         self._doubted = {_key_of(each.detail) for each in world.audit if DOUBT in str(each.detail.get("reason"))}
 
     def complaints(self) -> list[str]:
@@ -169,7 +170,8 @@ class WorldVerdict:
     def _whole(self, request: ClientRequest, paid: int, model: str) -> Iterator[str]:
         served = request.headers.get(b"x-pointsman-model", b"").decode()
         if served in self.world.programs:
-            cost = self._of_steps.get(request.decision_id)
+            is_logged = request.decision_id in self._settled  # a run is, after its steps
+            cost = self._of_steps.get(request.decision_id) if is_logged else None
             died = cost is None and not all(process.alive_until_end for process in self.world.processes)  # with its log
             if paid != cost and not died and not self._forgotten(request) and not self.world.away:
                 yield f"paid {paid} for {served!r}, whose steps cost {cost}"
@@ -326,7 +328,13 @@ def learning_complaints(world: SeededWorld) -> list[str]:
 
 
 def _logged_otherwise(world: SeededWorld) -> list[str]:
-    """Settlements that say another cost than the spend lines."""
+    """Settlements that say another cost than the spend lines.
+
+    Redis may have heard what its log was told and not what its ledger was. A gateway without a disk that dies then
+    leaves the worst case to be charged.
+    """
+    is_owed = bool(world.away) and not world.store.has_disks
+    at_worst = {_key_of(each.detail) for each in world.audit if is_owed and each.kind == "hold.expired"}
     paid = dict[str | None, int]()
     for line in world.spend:
         paid[line.key] = paid.get(line.key, 0) + line.cost_nanousd
@@ -336,7 +344,9 @@ def _logged_otherwise(world: SeededWorld) -> list[str]:
     for each in bills.values():
         if each.decision_id in cost:
             said[each.key_id] = said.get(each.key_id, 0) + cost[each.decision_id]
-    wrong = [(key, found, paid.get(key)) for key, found in said.items() if found != paid.get(key)]
+    wrong = [
+        (key, found, paid.get(key)) for key, found in said.items() if found != paid.get(key) and key not in at_worst
+    ]
     return [f"{key}: the log says it paid {said}, the lines say {found}" for key, said, found in wrong]
 
 
