@@ -27,6 +27,13 @@ export function onKey(listener) {
   listeners.add(listener);
 }
 
+const refused = new Set();
+
+/** Be told when the gateway does not take the key, or takes it no more. */
+export function onRefused(listener) {
+  refused.add(listener);
+}
+
 /** An error as the API says it. */
 export class ApiError extends Error {
   constructor(status, code, message) {
@@ -50,6 +57,7 @@ export async function send(path, { method = "GET", body, signal } = {}) {
     if (problem.name === "AbortError") throw problem;
     throw new ApiError(0, "unreachable", "The gateway does not answer.");
   }
+  if (response.status === 401) for (const each of refused) each();
   if (!response.ok) throw await errorOf(response);
   return response;
 }
@@ -68,12 +76,16 @@ async function errorOf(response) {
   }
 }
 
+function broken(problem) {
+  throw problem.name === "AbortError" ? problem : new ApiError(0, "broken", "The answer broke off: the gateway has gone.");
+}
+
 /** The events of a streamed answer, each as its object. Throws ApiError where the stream says that it broke. */
 export async function* events(response) {
   let rest = "";
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(broken);
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();

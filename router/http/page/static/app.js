@@ -1,6 +1,6 @@
 // The shell: which page is shown, and which key is used.
 
-import { ApiError, about, ask, hasKey, onKey, setKey } from "./api.js";
+import { about, ask, hasKey, onKey, onRefused, setKey } from "./api.js";
 import { failure, h, show } from "./dom.js";
 
 const PAGES = { try: () => import("./try.js"), proof: () => import("./proof.js"), run: () => import("./run.js"),
@@ -46,8 +46,7 @@ async function look() {
     const { data } = await ask("v1/models");
     say(h("span", { class: "good" }, `${data.filter((m) => m.owned_by !== "pointsman").length} models`));
   } catch (error) {
-    const needs = error instanceof ApiError && error.status === 401;
-    say(h("span", { class: "bad" }, needs ? "unknown key" : error.message));
+    if (error.status !== 401) say(h("span", { class: "bad" }, error.message));
   }
   for (const each of made.values()) each.page?.keyChanged?.();
 }
@@ -56,6 +55,7 @@ document.getElementById("key-form").addEventListener("submit", (event) => event.
 field.addEventListener("change", () => setKey(field.value));
 field.addEventListener("keydown", (event) => event.key === "Enter" && setKey(field.value));
 onKey(look);
+onRefused(() => show(state, h("span", { class: "bad" }, hasKey() ? "unknown key" : "needed")));
 window.addEventListener("hashchange", go);
 go();
 look();

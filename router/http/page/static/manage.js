@@ -1,20 +1,26 @@
 // Manage: tenants, keys and prices, those of the settings file and those of the API as one list. A secret is shown once.
 
-import { adminPage } from "./admin.js";
+import { adminPage, everything, sieve } from "./admin.js";
 import { ask } from "./api.js";
 import { failure, focusOn, h, show, table } from "./dom.js";
 import { moment } from "./figures.js";
 import { prices } from "./prices.js";
 
-const MOST = 1000;
+const MOST_OFFERED = 1000; // names of tenants for a new key
 
 /** The page, in `root`. */
 export function page(root) {
-  const tenants = part("Tenants"), keys = part("Keys"), editor = h("div", {}), models = prices();
+  const byName = sieve("find-tenant", "Part of a tenant's name", (row) => row.name, drawTenants);
+  const byKey = sieve("find-key", "Part of a key, name or tenant", (row) => `${row.id} ${row.name} ${row.tenant} ${row.team ?? ""}`, drawKeys);
+  const tenants = part("Tenants", byName), keys = part("Keys", byKey), editor = h("div", {}), models = prices();
+  const secret = h("div", { "aria-live": "polite" });
+  let names = [];
   const load = async (body) => {
-    const [those, these] = await Promise.all([ask(`admin/v1/tenants?limit=${MOST}`), ask(`admin/v1/keys?limit=${MOST}`), models.load()]);
-    drawTenants(those.data);
-    drawKeys(these.data, those.data.map((each) => each.name));
+    const [those, these] = await Promise.all([everything("admin/v1/tenants", (row) => row.name),
+      everything("admin/v1/keys", (row) => row.id), models.load()]);
+    names = those.slice(0, MOST_OFFERED).map((each) => each.name);
+    byName.take(those);
+    byKey.take(these);
     if (!tenants.element.isConnected) show(body, tenants.element, keys.element, models.element);
   };
   const inner = adminPage(root, "Manage", load);
@@ -29,7 +35,7 @@ export function page(root) {
       { title: "State", left: true, cell: state },
       { title: "", cell: (row) => row.source === "file" ? h("span", { class: "soft small" }, "read-only here")
         : h("button", { type: "button", id: `edit-${row.name}`, "aria-label": `Edit ${row.name}`, onclick: () => edit(row) }, "Edit") },
-    ], data, { caption: "Tenants" }), editor,
+    ], data, { caption: "Tenants" }), byName.said, editor,
     h("div", {}, h("button", { type: "button", id: "new-tenant", onclick: () => edit(null) }, "New tenant")));
   }
 
@@ -49,7 +55,7 @@ export function page(root) {
       const body = { budgets: [...list(budgets.value), ...ofModels], preference: preference.value === "" ? null : Number(preference.value),
         allowed_models: models.value.trim() ? list(models.value) : null, disabled: disabled.checked };
       try {
-        await ask(`admin/v1/tenants/${encodeURIComponent(name.value)}`, { method: row ? "PATCH" : "PUT", body });
+        await ask(`admin/v1/tenants/${encodeURIComponent(name.value)}`, { method: row ? "PATCH" : "POST", body });
         show(editor);
         await inner.reload();
         focusOn(`edit-${name.value}`);
@@ -66,9 +72,7 @@ export function page(root) {
     (row ? budgets : name).focus();
   }
 
-  const secret = h("div", { "aria-live": "polite" });
-
-  function drawKeys(data, names) {
+  function drawKeys(data) {
     show(keys.body, secret, table([
       { title: "Key", left: true, cell: (row) => h("span", { class: "mono" }, row.id) },
       { title: "Name", left: true, wrap: true, cell: (row) => row.name || "–" },
@@ -79,7 +83,7 @@ export function page(root) {
       { title: "Rights", left: true, wide: true, cell: (row) => row.admin ? "admin" : "–" },
       { title: "State", left: true, cell: state },
       { title: "", cell: (row) => row.source === "file" ? h("span", { class: "soft small" }, "read-only here") : verbs(row) },
-    ], data, { caption: "Keys" }), keyForm(names));
+    ], data, { caption: "Keys" }), byKey.said, keyForm(names));
   }
 
   function verbs(row) {
@@ -134,9 +138,9 @@ export function page(root) {
   return inner;
 }
 
-function part(title) {
+function part(title, { field }) {
   const body = h("div", { class: "stack" });
-  return { element: h("section", { class: "card" }, h("h2", {}, title), body), body };
+  return { element: h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, title), field), body), body };
 }
 
 const list = (text) => text.split(",").map((each) => each.trim()).filter(Boolean);

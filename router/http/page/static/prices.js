@@ -1,5 +1,6 @@
 // Prices of models: those of the settings file are read-only; all others can have another one, at once or from a day on.
 
+import { sieve } from "./admin.js";
 import { ask } from "./api.js";
 import { failure, focusOn, h, show, table } from "./dom.js";
 
@@ -10,22 +11,23 @@ const at = (name) => `admin/v1/prices/${name.split("/").map(encodeURIComponent).
 /** The card, and what fills it. */
 export function prices() {
   const body = h("div", { class: "stack" }), editor = h("div", {});
-  const element = h("section", { class: "card" }, h("h2", {}, "Prices"), body);
+  const byModel = sieve("find-price", "Part of a model's name", (row) => row.model, draw);
+  const element = h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, "Prices"), byModel.field), body);
 
   async function load() {
-    draw((await ask("admin/v1/prices")).data);
+    byModel.take((await ask("admin/v1/prices")).data);
   }
 
   function draw(data) {
     const part = ([key, title]) => ({ title, wide: key.startsWith("cache"), cell: (row) => row.price[key] ?? "–" });
     show(body, h("p", { class: "small soft" }, "USD per million tokens, today."), table([
-      { title: "Model", left: true, cell: (row) => row.model },
+      { title: "Model", left: true, wrap: true, cell: (row) => row.model },
       { title: "Source", left: true, wide: true, cell: (row) => h("span", { class: "soft" }, SOURCES[row.source]) },
       ...PARTS.map(part),
       { title: "Later", left: true, wide: true, wrap: true, cell: later },
       { title: "", cell: (row) => row.read_only ? h("span", { class: "soft small" }, "read-only here")
         : h("button", { type: "button", id: `price-${row.model}`, "aria-label": `Price of ${row.model}`, onclick: () => edit(row) }, "Change") },
-    ], data, { caption: "Prices" }), editor);
+    ], data, { caption: "Prices" }), byModel.said, editor);
   }
 
   function edit(row) {

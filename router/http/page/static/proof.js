@@ -7,6 +7,7 @@ import { amountIn, digits, hundredths, moment, percent, unitOf, usd } from "./fi
 
 const GROUPS = ["tenant", "team", "key", "model", "width", "program", "day"];
 const NONE = { width: "as they are", program: "no program" };
+const MOST_LINES = 200; // of spend, in the table
 const PER = 1000; // requests, for costs of single ones
 
 /** The page, in `root`. */
@@ -48,7 +49,7 @@ function spendTable(by, lines, elapsed) {
   if (!lines.length) return h("p", { class: "soft" }, "Nothing was spent.");
   const total = lines.reduce((sum, line) => sum + line.cost_nanousd, 0);
   const sums = (name) => lines.reduce((sum, line) => sum + line[name], 0);
-  const rows = [...lines, { [by]: "all", requests: sums("requests"), prompt_tokens: sums("prompt_tokens"),
+  const rows = [...lines.slice(0, MOST_LINES), { [by]: lines.length > MOST_LINES ? `all ${lines.length.toLocaleString("en")}` : "all", requests: sums("requests"), prompt_tokens: sums("prompt_tokens"),
     completion_tokens: sums("completion_tokens"), cost_nanousd: total, cost_usd: total / 1e9, saved_usd: sums("saved_usd") }];
   const count = (value) => value.toLocaleString("en");
   return table([

@@ -7,7 +7,7 @@ import { digits, moment, percent, span, usd } from "./figures.js";
 
 const EVERY_MS = 3000;
 const MOST_MODELS = 200; // shown
-const MOST_ROWS = 100; // of refusals
+const MOST_ROWS = 100; // of refusals, engines and budgets
 const WINDOWS = [[5, "the last 5 minutes"], [15, "the last 15 minutes"], [60, "the last hour"]]; // of refusals
 
 /** The page, in `root`. */
@@ -60,6 +60,7 @@ function fresh(title) {
   return { element: card(title, body), body };
 }
 
+const more = (rows, what) => rows.length > MOST_ROWS ? h("p", { class: "small soft" }, `${rows.length - MOST_ROWS} more ${what} are not shown.`) : null;
 const state = (good, text, kind = "bad") => h("span", { class: "nowrap" }, h("i", { class: `dot ${good ? "" : kind}` }), text);
 
 const engines = (part) => ({ data, unpriced }) => {
@@ -73,7 +74,7 @@ const engines = (part) => ({ data, unpriced }) => {
     { title: "Running", wide: true, cell: (row) => digits(row.running) },
     { title: "Waiting", wide: true, cell: (row) => digits(row.waiting) },
     { title: "KV", wide: true, cell: (row) => percent(row.kv_usage) },
-  ], rows, { caption: "Engines" }),
+  ], rows.slice(0, MOST_ROWS), { caption: "Engines" }), more(rows, "engines"),
   widths(data),
   data.filter((each) => each.why_spared).map((each) => h("p", { class: "small warn" }, `${each.backend} is spared: ${each.why_spared}`)));
 };
@@ -101,7 +102,7 @@ const balances = (part) => ({ data }) => show(part.body, data.length ? table([
   { title: "Whose", left: true, wrap: true, cell: (row) => row.scope },
   { title: "Used", left: true, wrap: true, cell: (row) => used(row) },
   { title: "Forecast", left: true, wrap: true, cell: (row) => told(row) },
-], data, { caption: "Budgets" }) : h("p", { class: "soft" }, "Nobody has a budget."));
+], data.slice(0, MOST_ROWS), { caption: "Budgets" }) : h("p", { class: "soft" }, "Nobody has a budget."), more(data, "budgets, less used"));
 
 function used(row) {
   const share = Math.min(1, (row.spent_usd + row.held_usd) / (row.limit_usd || 1));

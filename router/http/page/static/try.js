@@ -60,6 +60,7 @@ export function page(root) {
       turn.ended();
     } catch (error) {
       turn.failed(error);
+      if (error.code === "model_not_found") refresh(); // the settings were changed since
     } finally {
       running = null;
       rest(go, false);
