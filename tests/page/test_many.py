@@ -91,6 +91,8 @@ def test_what_runs_is_shown_in_part_and_says_so(browser: Browser, gateway: Runni
         page.click("nav a[href='#run']")
         page.wait_for_selector("[aria-label=Budgets] tbody tr")
         assert page.locator("[aria-label=Budgets] tbody tr").count() == 100
+        for name in ("Budgets", "Models and widths"):  # what comes below is not far below
+            assert page.locator(f"[aria-label='{name}']").evaluate("e => e.clientHeight") < 500
         page.wait_for_selector("text=/[0-9]+ more budgets, less used are not shown/")
         assert page.evaluate(BESIDE) == []
 

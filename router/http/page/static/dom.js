@@ -27,9 +27,9 @@ function fill(element, attributes, children) {
 /** Another content for an element. What has the focus keeps it, by its id or label, and tables stay where they were scrolled to. */
 export function show(element, ...children) {
   const { activeElement } = document, held = element !== activeElement && element.contains(activeElement) ? activeElement : null;
-  const scrolled = new Map([...element.querySelectorAll(".table")].map((each) => [each.ariaLabel, each.scrollLeft]));
+  const scrolled = new Map([...element.querySelectorAll(".table")].map((each) => [each.ariaLabel, [each.scrollLeft, each.scrollTop]]));
   element.replaceChildren(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
-  for (const each of element.querySelectorAll(".table")) each.scrollLeft = scrolled.get(each.ariaLabel) ?? 0;
+  for (const each of element.querySelectorAll(".table")) [each.scrollLeft, each.scrollTop] = scrolled.get(each.ariaLabel) ?? [0, 0];
   if (held) (element.contains(held) ? held : likeOf(element, held))?.focus({ preventScroll: true });
   return element;
 }

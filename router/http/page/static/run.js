@@ -12,7 +12,7 @@ const WINDOWS = [[5, "the last 5 minutes"], [15, "the last 15 minutes"], [60, "t
 
 /** The page, in `root`. */
 export function page(root) {
-  const parts = { engines: fresh("Engines"), balances: fresh("Budgets"), decisions: fresh("Latest decisions"),
+  const parts = { engines: fresh("Engines"), balances: fresh("Budgets"), decisions: fresh("Latest decisions", "stack"),
     refusals: lately(() => part("refusals", refusals)), settings: fresh("Settings in force") };
   let timer = null, laid = false, everything = false;
 
@@ -55,8 +55,8 @@ export function page(root) {
   };
 }
 
-function fresh(title) {
-  const body = h("div", { class: "stack" });
+function fresh(title, looks = "stack tall") {
+  const body = h("div", { class: looks });
   return { element: card(title, body), body };
 }
 
@@ -136,7 +136,7 @@ function lately(changed) {
   const select = h("select", { id: "refused-in", onchange: changed }, WINDOWS.map(([minutes, title]) => h("option", { value: minutes }, title)),
     h("option", { value: "" }, "all since the start"));
   select.value = 60;
-  const body = h("div", { class: "stack" });
+  const body = h("div", { class: "stack tall" });
   const element = h("section", { class: "card" }, h("div", { class: "head" }, h("h2", {}, "Refusals"),
     h("div", { class: "row small soft" }, h("label", { for: "refused-in" }, "of"), select)), body);
   return { element, body, whole: () => select.value === "", asks: () => select.value && `?minutes=${select.value}` };
