@@ -130,11 +130,24 @@ def _read_leniently(data: bytes) -> Said:
 
 
 def decoded(data: bytes) -> Any:
-    """JSON as a decoder reads it, and None for the NaN and Infinity that Python engines write. Raises: ValueError."""
+    """JSON as a decoder reads it, and what engines write beside: None for NaN and Infinity, U+FFFD for half a letter,
+    escaped or not. What is returned can be written again. Raises: ValueError, RecursionError."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return json.loads(data, parse_int=_integer, parse_constant=_no_number)
+        text = data.decode(errors="replace")
+        return _written(json.loads(text, parse_int=_integer, parse_constant=_no_number))
+
+
+def _written(said: Any) -> Any:
+    """The same, where each text is one."""
+    if isinstance(said, str):
+        return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(said, list):
+        return [_written(each) for each in said]
+    if isinstance(said, dict):
+        return {_written(key): _written(each) for key, each in said.items()}
+    return said
 
 
 def _no_number(_: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from backends.dialects.chat import text_of
 from backends.types import Reply, Whole
+from backends.whole import decoded
 from policies.signature import HAS_LOGPROBS, chat_signature
 from router.gateway.shown import CHAT
 from router.gateway.types import Attempt, Call, Options
@@ -42,7 +43,7 @@ def noted(reply: Reply, attempt: Attempt) -> Reply:
     if not isinstance(reply, Whole):
         return reply
     try:
-        answer: dict[str, Any] = msgspec.json.decode(reply.body)
+        answer: dict[str, Any] = decoded(reply.body)
         choice = answer["choices"][0]
         found = chat_signature(choice, expected=expected_tokens(attempt), text=text_of(choice.get("message") or {}))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Request
 
+from backends.whole import decoded
 from router.catalogue.ciphers import cipher_of
 from router.errors import InvalidRequest, NotFound, StoreUnavailable
 from router.http.auth import Authentication
@@ -82,7 +83,7 @@ class ResponsesKept:
         if turn.items is None:
             return
         try:
-            response = msgspec.json.decode(turn.went_on(answer))
+            response = decoded(turn.went_on(answer))
             kept = _Kept([*turn.items, *response["output"]], response)
             body = self._cipher.encrypt(msgspec.json.encode(kept))
             if len(body) <= LARGEST_BYTES:
@@ -97,10 +98,11 @@ class ResponsesKept:
         for line in chunk.split(b"\n"):
             if line.startswith(b"data:") and any(sign in line for sign in _LAST):
                 try:
-                    event = msgspec.json.decode(line[5:], type=dict[str, msgspec.Raw])
+                    event = decoded(line[5:])
                 except (ValueError, RecursionError):
                     continue
-                await self.keep(principal, turn, bytes(event.get("response", b"null")))
+                if isinstance(event, dict):
+                    await self.keep(principal, turn, msgspec.json.encode(event.get("response")))
 
     async def response(self, principal: Principal, name: str) -> Any:
         """A kept answer. Raises: NotFound, StoreUnavailable."""

@@ -10,6 +10,7 @@ import msgspec
 from backends.dialects.chat import calls_of, first_choice, function_of, text_of
 from backends.errors import Failed
 from backends.types import Whole
+from backends.whole import decoded
 from router.types import Spend
 
 Tree = dict[str, Any]
@@ -18,7 +19,7 @@ Tree = dict[str, Any]
 def choice_of(reply: Whole) -> Tree:
     """The first choice of a plain answer. Raises: Failed where there is none."""
     try:
-        choice = dict(first_choice(msgspec.json.decode(reply.body)))
+        choice = dict(first_choice(decoded(reply.body)))
     except (ValueError, TypeError, RecursionError) as problem:
         raise Failed(f"answered something that is no answer ({problem})", backend="program") from problem
     if not isinstance(choice.get("message"), Mapping):
@@ -40,7 +41,7 @@ def vote_of(text: str) -> str:
 
 def renamed(reply: Whole, name: str, spend: Spend) -> Whole:
     """The answer under the program's name, with what all its steps used."""
-    body = msgspec.json.decode(reply.body)
+    body = decoded(reply.body)
     body["model"], body["usage"] = name, {**_object(body.get("usage")), **usage_of(spend)}
     return Whole(msgspec.json.encode(body), reply.report)
 
@@ -55,17 +56,16 @@ def with_usage(event: bytes, spend: Spend) -> bytes:
     """The usage event of a stream with what all steps used."""
     head, colon, data = event.partition(b"data:")
     try:
-        chunk = msgspec.json.decode(data)
-    except (ValueError, RecursionError):
+        chunk = decoded(data)
+        used = {**_object(chunk["usage"]), **usage_of(spend)}
+    except (ValueError, KeyError, TypeError, RecursionError):
         return event
-    return (
-        head + colon + b" " + msgspec.json.encode({**chunk, "usage": {**chunk["usage"], **usage_of(spend)}}) + b"\n\n"
-    )
+    return head + colon + b" " + msgspec.json.encode({**chunk, "usage": used}) + b"\n\n"
 
 
 def events_of(reply: Whole, *, wants_usage: bool) -> Iterator[bytes]:
     """A plain chat answer as the events of a stream."""
-    body: Tree = msgspec.json.decode(reply.body)
+    body: Tree = decoded(reply.body)
     choice = first_choice(body)
     head: Tree = {key: body[key] for key in ("id", "created", "model") if key in body}
     head["object"] = "chat.completion.chunk"
@@ -94,7 +94,7 @@ def choice_in(blocks: Sequence[bytes]) -> Tree:
             if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
                 continue
             try:
-                part = first_choice(msgspec.json.decode(line[5:]))
+                part = first_choice(decoded(line[5:]))
             except (ValueError, TypeError, RecursionError):
                 continue
             delta = _object(part.get("delta"))

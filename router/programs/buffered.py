@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from backends.types import Report, Stream, Whole
+from backends.whole import decoded
 
 _DATA = b"data:"
 
@@ -55,17 +56,21 @@ def _quiet(event: bytes) -> bytes:
     """One event without logprobs."""
     head, colon, data = event.partition(_DATA)
     try:
-        chunk: Any = msgspec.json.decode(data)
-        for choice in chunk["choices"]:
-            choice["logprobs"] = None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        chunk = _without_logprobs(decoded(data))
+    except (ValueError, RecursionError):
         return event
     return head + colon + b" " + msgspec.json.encode(chunk)
 
 
 def silenced(reply: Whole) -> Whole:
     """A plain answer without logprobs."""
-    answer: dict[str, Any] = msgspec.json.decode(reply.body)
-    for choice in answer["choices"]:
-        choice["logprobs"] = None
-    return Whole(msgspec.json.encode(answer), reply.report)
+    return Whole(msgspec.json.encode(_without_logprobs(decoded(reply.body))), reply.report)
+
+
+def _without_logprobs(said: Any) -> Any:
+    """An answer or a chunk of a stream."""
+    choices = said.get("choices") if isinstance(said, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            choice["logprobs"] = None
+    return said

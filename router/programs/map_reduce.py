@@ -17,6 +17,7 @@ import msgspec
 from backends.dialects.chat import text_of
 from backends.errors import Failed
 from backends.types import Reply, Request, Whole
+from backends.whole import decoded
 from policies.estimators.means import PRIOR_COMPLETION_TOKENS
 from router.errors import InvalidRequest
 from router.gateway.eligibility import Requirements, text_bytes
@@ -208,6 +209,6 @@ def _exactly(first: StepReply, text: str) -> Reply:
     """A step's answer with another text. Raises: Failed where it is no answer."""
     if not isinstance(first.reply, Whole):
         raise Failed("answered a stream to a plain request", backend="program")
-    answer = msgspec.json.decode(first.reply.body)
+    answer = decoded(first.reply.body)
     answer["choices"] = [{**answer["choices"][0], "message": {"role": "assistant", "content": text}}]
     return Whole(msgspec.json.encode(answer), first.reply.report)
