@@ -69,6 +69,8 @@ def _expected(each: ErrorDetails) -> str:
     text = each["msg"].removeprefix("Value error, ")
     if text.startswith("expected"):
         return text
+    if each["type"] == "model_type":
+        return "expected a mapping"
     if "should match pattern" in text:
         return f"expected {_PATTERNS.get(each['ctx']['pattern'], 'text like ' + each['ctx']['pattern'])}"
     return "expected " + text.removeprefix("Input should be ").removeprefix("Input should ").partition(", unable")[0]
@@ -82,7 +84,8 @@ def _tags(each: ErrorDetails) -> str:
 def _seen(value: object, steps: Steps, places: Mapping[Steps, str]) -> str:
     if steps in places:
         return f"the value of ${{{places[steps]}}}"
-    if isinstance(value, SecretStr) or _SECRETIVE & set(map(str, steps)):
+    is_key = steps[-1:] == ("keys",) or steps[-2:-1] == ("keys",)  # its secret, written without its name
+    if isinstance(value, SecretStr) or _SECRETIVE & set(map(str, steps)) or (is_key and isinstance(value, str)):
         return "a value not shown here"
     if isinstance(value, dict):
         return "a mapping"

@@ -212,12 +212,19 @@ class KeySection(KeyTerms):
 
     secret: SecretStr = Field(min_length=1, description="The key itself; take it from the environment: ${ACME_KEY}.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _secret_alone(cls, data: object) -> object:
+        return {"secret": data} if isinstance(data, str) else data
+
 
 class TenantSection(Terms):
     """A tenant that exists from the start."""
 
     teams: dict[OwnerName, Terms] = Field(default={}, description="Teams by name.")
-    keys: tuple[KeySection, ...] = Field(default=(), description="Keys from this file.")
+    keys: tuple[KeySection, ...] = Field(
+        default=(), description="Keys from this file; a secret alone is short for {secret: …}."
+    )
 
 
 class FeedbackSection(Section):

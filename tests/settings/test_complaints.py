@@ -8,6 +8,8 @@ import pytest
 
 from router.errors import SettingsError
 from router.settings import load
+from router.settings.loading import build
+from router.settings.source import parse
 from tests.settings.conftest import Complain
 
 MODEL = "backends: {gpu: {kind: vllm, url: http://gpu}}\nmodels: [{name: a, price: {prompt: 1, completion: 1}}]\n"
@@ -90,6 +92,19 @@ def test_the_same_key_for_two_tenants_is_refused_without_showing_it(complain: Co
     message = complain("tenants: {a: {keys: [{secret: sk-12345678}]}, b: {keys: [{secret: sk-12345678}]}}")
     assert "tenants.a.keys[0].secret: the same key is given twice" in message
     assert "12345678" not in message
+
+
+@pytest.mark.parametrize("keys", ["sk-hunter2", "[[sk-hunter2]]", "[{secret: [sk-hunter2]}]", "['']", "[7]"])
+def test_a_key_that_is_written_wrongly_is_not_shown(complain: Complain, keys: str) -> None:
+    message = complain(f"tenants: {{a: {{keys: {keys}}}}}")
+    assert message.startswith("tenants.a.keys")
+    assert "hunter2" not in message
+    assert "instance of" not in message
+
+
+def test_a_secret_alone_is_a_key() -> None:
+    settings = build(parse("tenants: {a: {keys: [sk-hunter2-12345678]}}"), {})
+    assert [key.secret.get_secret_value() for key in settings.tenants["a"].keys] == ["sk-hunter2-12345678"]
 
 
 def test_a_variable_is_put_in_after_the_yaml_is_read(complain: Complain) -> None:
