@@ -220,5 +220,6 @@ def _money(wishes: Wishes) -> Iterator[str]:
     else:
         yield '  default: {}   # e.g. {budgets: ["5 USD per day", "100 USD per month"]}'
     yield ""
-    yield "# The admin API and the page's last part are closed without a key of their own."
+    yield "# The admin API, and all of the page but Try, want this key, or one that this makes:"
+    yield "#   pointsman keys create ops --admin --config THIS_FILE"
     yield '# auth: {admin_key: "${POINTSMAN_ADMIN_KEY}"}'

@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from router.errors import BudgetExceeded, PointsmanError
+from router.errors import BudgetExceeded, PointsmanError, StoreUnavailable
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -21,16 +21,18 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_PLACE = re.compile(r"connecting to \S+:\d+")  # of a store, which is nobody's but the operator's
 _NUMBERS = re.compile(rb'"sequence_number": ?(\d{1,18})[,}]')
 
 
 def error_body(error: PointsmanError, path: str) -> bytes:
     """The JSON body that tells this error in the shape of the API at `path`."""
+    message = _PLACE.sub("connecting to it", error.message) if isinstance(error, StoreUnavailable) else error.message
     if path.startswith("/v1/messages"):
         kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
-        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": error.message}})
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     return msgspec.json.encode(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+        {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
     )
 
 

@@ -54,7 +54,7 @@ export function sieve(id, label, wordsOf, draw) {
   return { field, said, take(found) { rows = found; again(); } };
 }
 
-const whence = () => ["the settings' auth.admin_key, and keys that ", h("code", {}, "pointsman keys create ops --admin"), " makes."];
+const whence = () => ["the settings' auth.admin_key, and keys that ", h("code", {}, "pointsman keys create ops --admin"), " makes (with the --config that the gateway was started with, if any)."];
 
 function refused(error) {
   if (error.status !== 403) return failure(error);
