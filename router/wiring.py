@@ -39,7 +39,7 @@ from router.learning.index import FaissIndex
 from router.learning.spaces import Spaces
 from router.learning.views import Views
 from router.programs.explaining import program_s
-from router.settings import Settings, diff, load
+from router.settings import Settings, diff, load_again
 from router.settings.credentials import Credentials
 from router.settings.litellm_file import files_of
 from router.settings.paths import first_key_path, make_state_dir, snapshot_path, store_url
@@ -301,16 +301,17 @@ async def _reloads(runtime: Runtime, path: Path | None) -> None:
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # only a main thread may take signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
     files = await asyncio.to_thread(files_of, path)
-    seen = [state_of(each) for each in files]
+    seen = found = [state_of(each) for each in files]
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(runtime.settings.reload.every_s):
                 await asked.wait()
-        found = [state_of(each) for each in files]
-        if asked.is_set() or (runtime.settings.reload.watch and found != seen):
+        last, found = found, [state_of(each) for each in files]
+        is_written = seen != found == last  # and nobody is writing to it still
+        if asked.is_set() or (runtime.settings.reload.watch and is_written):
             asked.clear()
             files = await asyncio.to_thread(files_of, path)
-            seen = [state_of(each) for each in files]
+            seen = found = [state_of(each) for each in files]
             await reload(runtime, path)
 
 
@@ -320,7 +321,7 @@ async def reload(runtime: Runtime, path: Path) -> None:
     A file that cannot run changes nothing, whatever is wrong; what needs a restart is named in the log.
     """
     try:
-        fresh = await asyncio.to_thread(load, path)
+        fresh = await asyncio.to_thread(load_again, path)
         await must_be_alone(fresh, runtime.stores.keys)
         changes = diff(runtime.settings, fresh)
         fleet = await fleet_of(fresh, runtime.fleet)

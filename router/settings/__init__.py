@@ -3,6 +3,6 @@
 from router.settings.changes import Changes, diff
 from router.settings.description import describe
 from router.settings.document import Settings, StaticKey
-from router.settings.loading import build, load
+from router.settings.loading import build, load, load_again
 
-__all__ = ["Changes", "Settings", "StaticKey", "build", "describe", "diff", "load"]
+__all__ = ["Changes", "Settings", "StaticKey", "build", "describe", "diff", "load", "load_again"]

@@ -36,6 +36,14 @@ def load(path: Path | None, env: Mapping[str, str] = os.environ, *, listed: Look
     return _placed(settings, path, env)
 
 
+def load_again(path: Path) -> Settings:
+    """The same of a file that changed while a gateway runs. One that is empty is no file of defaults then: somebody
+    emptied it, or begins to write it. Raises: SettingsError."""
+    if not source.read(path):
+        raise SettingsError(f"{path}: got an empty file, expected settings; only a start takes it for the defaults")
+    return load(path)
+
+
 def _placed(settings: Settings, path: Path | None, env: Mapping[str, str]) -> Settings:
     """The same settings, whose state lies where it does whatever folder one is in."""
     base = env.get("XDG_STATE_HOME", "")

@@ -68,6 +68,8 @@ WAYS: dict[str, Callable[[Path], None]] = {
     "a tag that makes objects": wrote(b"server: !!python/object/apply:os.system [exit 1]"),
     "a key that is a list": wrote(b"{[1, 2]: 3}"),
     "half a file": wrote(b"server: {port: "),
+    "empty": wrote(b""),
+    "nothing but comments": wrote(b"# nothing\n---\n"),
     "gone": lambda path: path.unlink(),
 }
 
@@ -107,6 +109,20 @@ async def test_whatever_becomes_of_the_file_a_removed_tenants_key_ends_at_the_ne
                 mend(gateway, settings)
                 await until(lambda: _accepted(gateway, "sk-of-removed"))
             assert "Traceback" not in gateway.log.read_text()
+
+
+async def test_a_file_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
+    async with engine() as one:
+        settings = settings_with(tmp_path, one, "kept", "removed") | {"reload": {"every_s": 1.0}}
+        async with serving(tmp_path, settings) as gateway:
+            half = settings_with(tmp_path, one, "kept")
+            gateway.config.write_text(yaml.safe_dump(half))
+            for _ in range(30):
+                await asyncio.sleep(0.1)
+                with gateway.config.open("a") as file:
+                    file.write("# and so on\n")
+                assert await status(gateway, "sk-of-removed") == 200
+            await until(lambda: _refused(gateway, "sk-of-removed"))
 
 
 async def _refused(gateway: Running, key: str) -> bool:
