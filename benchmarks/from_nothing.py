@@ -27,7 +27,7 @@ from policies.records import NANO_PER_USD, DecisionRecord, Feedback, SettlementR
 from policies.registry import build
 from policies.reliability import PRIOR
 from policies.replay import Rows
-from policies.types import Arm, Float, LoggedContext, StoredPolicy, draw
+from policies.types import Arm, Float, LoggedContext, Proposal, StoredPolicy, draw
 from research.provenance import provenance
 from router.learning.index import FaissIndex
 from router.learning.refit_schedule import REFIT_FIRST, next_refit, refit_soon
@@ -81,11 +81,11 @@ class ColdGateway:
         """The models that are there then."""
         return tuple(arm for arm in self.all if request >= self.joins.get(arm.name, 0))
 
-    def ask(self, row: int, price: float, rng: np.random.Generator) -> tuple[int, DecisionRecord]:
-        """The model that answers and the record of it."""
+    def logged(self, row: int, price: float) -> LoggedContext:
+        """A request for this row, as it is logged."""
         trace, at = self.trace, len(self.texts)
         text = trace.prompts[row]
-        logged = LoggedContext(
+        return LoggedContext(
             decision_id=str(at),
             tenant="one",
             preference=price,
@@ -98,13 +98,21 @@ class ColdGateway:
             features=trace.features[row],
             neighbours_asked=NEIGHBOURS,
         )
-        proposal = self.policy.propose(self.views.context(logged))
+
+    def proposal(self, logged: LoggedContext) -> Proposal:
+        """What the policy proposes for it now."""
+        return self.policy.propose(self.views.context(logged))
+
+    def ask(self, row: int, price: float, rng: np.random.Generator) -> tuple[int, DecisionRecord]:
+        """The model that answers and the record of it."""
+        logged = self.logged(row, price)
+        proposal = self.proposal(logged)
         arm = draw(proposal.probabilities, rng.random())
         name = logged.arms[arm].name
         record = DecisionRecord(logged, proposal.evidence, proposal.probabilities, name, policy="")
         self.views.take(record)
         self.texts.append(row)
-        return trace.models.index(name), record
+        return self.trace.models.index(name), record
 
     def settle(self, record: DecisionRecord, arm: int, cost: float, said: Feedback | None) -> None:
         """The answer's cost, what was said of it, and what is due then."""
