@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from router import terms
+from router import amounts, terms
 from router.settings import engine_sections, price_sections, scalars
 from router.settings.document import Settings
 
@@ -37,6 +38,7 @@ _NAMES: dict[object, str] = {
     float: "number",
     bool: "true or false",
     Any: "anything",
+    date: "day, as 2026-12-31",
 }
 _SHORT: dict[object, str] = {
     price_sections.PriceSection: "price",
@@ -127,7 +129,7 @@ def _annotated(arguments: tuple[Any, ...]) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.default
+    value = field.default if field.default_factory is None else field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "required"
     if isinstance(value, BaseModel):
@@ -145,7 +147,9 @@ def _written(value: object) -> str:
         return '""'
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_written(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, tuple):
+    if isinstance(value, amounts.Period):
+        return str(value)
+    if isinstance(value, tuple | frozenset):
         return "[" + ", ".join(map(_written, value)) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
