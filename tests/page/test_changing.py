@@ -27,17 +27,24 @@ if TYPE_CHECKING:
 
 ERROR = ".turn:last-child [role=alert]"
 LONG = Line(text="word " * 400, piece_delay_s=0.05)
+PIECES = 30_000
+POOR = "sk-poor-on-the-page"
 BROKEN = Line(text="word " * 40, trouble="reset", trouble_after=3)
 
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Running]:
     def settings(engine: ScriptedServer) -> dict[str, Any]:
-        made = candidates(tmp_path, engine, {"long": {}, "broken": {}, "later-gone": {}})
-        tenants = {"acme": {"keys": [{"secret": ACME}], "budgets": ["1 USD per day"]}}
+        names = {"long": {}, "broken": {}, "later-gone": {}, "pieces": {}}
+        made = candidates(tmp_path, engine, names)
+        tenants = {
+            "acme": {"keys": [{"secret": ACME}], "budgets": ["1 USD per day"]},
+            "poor": {"keys": [{"secret": POOR}], "budgets": ["0.15 USD per day"]},
+        }
         return {**made, "auth": {"admin_key": ADMIN}, "tenants": tenants, "reload": {"every_s": 0.1}}
 
-    script = by_model({"long": LONG, "broken": BROKEN, "later-gone": Line(text="fine")})
+    pieces = Line(text="word " * PIECES)
+    script = by_model({"pieces": pieces, "long": LONG, "broken": BROKEN, "later-gone": Line(text="fine")})
     with gateway_over(tmp_path, script, settings) as (running, _):
         yield running
 
@@ -94,6 +101,34 @@ def test_an_answer_that_breaks_off_keeps_its_words_and_says_so(browser: Browser,
         page.wait_for_selector(ERROR)
         assert page.inner_text(".turn:last-child .answer").startswith("word")
         assert page.get_attribute("#send", "aria-disabled") == "false"
+
+
+def test_an_answer_of_many_pieces_does_not_stop_the_page(browser: Browser, gateway: Running) -> None:
+    with opened(browser, gateway) as page:
+        give_key(page)
+        page.evaluate("""() => { window.drawn = 0; new MutationObserver((found) => { drawn += found.length; })
+            .observe(document.querySelector('.talk'), { childList: true, subtree: true }); }""")
+        ask(page, "pieces")
+        page.wait_for_selector(".turn:last-child .facts button", timeout=120_000)
+        assert len(page.inner_text(".turn:last-child .answer").split()) == PIECES
+        assert page.evaluate("drawn") < PIECES / 10  # not once a piece: that is quadratic
+
+
+def test_whose_money_ends_during_an_answer_has_all_of_it_and_is_told_at_the_next(
+    browser: Browser, gateway: Running
+) -> None:
+    said: list[str] = []
+    with opened(browser, gateway, said=said) as page:
+        give_key(page, POOR)
+        for _ in range(4):
+            ask(page, "pieces")
+            page.wait_for_selector(".turn:last-child .facts > *", timeout=120_000)
+            if page.locator(ERROR).count():
+                break
+            assert len(page.inner_text(".turn:last-child .answer").split()) == PIECES
+        assert "The budget of tenant:poor is 0.15 USD" in page.inner_text(ERROR)
+        assert page.locator(".turn").count() > 1
+        said.clear()
 
 
 def test_a_gateway_that_dies_is_said_and_the_next_one_is_used(browser: Browser, gateway: Running) -> None:

@@ -67,6 +67,7 @@ def test_an_answer_of_one_of_many_models_is_shown_with_its_decision(
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_whoever_is_beyond_the_first_hundred_is_found(browser: Browser, gateway: Running, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with client(gateway, ADMIN) as admin:
         assert admin.put(f"/admin/v1/tenants/{RIGHT_TO_LEFT}", json={}).is_success
         assert admin.post("/admin/v1/keys", json={"tenant": RIGHT_TO_LEFT, "name": RIGHT_TO_LEFT}).is_success
@@ -74,6 +75,8 @@ def test_whoever_is_beyond_the_first_hundred_is_found(browser: Browser, gateway:
         give_key(page, ADMIN)
         page.click("nav a[href='#manage']")
         page.wait_for_selector("text=/100 of 5,00. are shown/")
+        found = axe.run(page).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found] == []
         for found in ("t4987", "zz-last", RIGHT_TO_LEFT):
             page.fill("#find-tenant", found)
             page.wait_for_selector(f"[aria-label=Tenants] td:text-is('{found}')")

@@ -180,7 +180,12 @@ function newTurn(talk, request) {
   talk.lastChild.scrollIntoView({ block: "nearest" });
   let text = "", model = "", decision = null, cost = null, overhead = null;
   const began = performance.now();
-  let first = null;
+  let first = null, due = 0;
+  const drawn = () => { // once a frame: an answer may have a hundred thousand pieces
+    cancelAnimationFrame(due);
+    due = 0;
+    if (text) answer.textContent = text;
+  };
   return {
     get decision() { return decision; },
     text: () => text,
@@ -194,11 +199,12 @@ function newTurn(talk, request) {
       if (delta) {
         first ??= performance.now() - began;
         text += delta;
-        answer.textContent = text;
+        due ||= requestAnimationFrame(drawn);
       }
       if (event.usage?.cost !== undefined) cost = event.usage.cost;
     },
     ended() {
+      drawn();
       answer.classList.remove("waiting");
       if (!text) show(answer, h("span", { class: "soft" }, "(no text)"));
       const took = performance.now() - began;
@@ -207,6 +213,7 @@ function newTurn(talk, request) {
         overhead ? h("span", {}, `${digits(Number(overhead))} ms of it the gateway`) : null, thumbs(decision));
     },
     failed(error) {
+      drawn();
       answer.classList.remove("waiting");
       show(facts, error.name === "AbortError" ? "stopped" : failure(error));
     },
