@@ -45,7 +45,7 @@ export class ApiError extends Error {
 
 /** The answer to a request, as it comes. Throws ApiError. */
 export async function send(path, { method = "GET", body, signal } = {}) {
-  const headers = key ? { authorization: `Bearer ${key}` } : {};
+  const used = key, headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;
   try {
@@ -57,7 +57,7 @@ export async function send(path, { method = "GET", body, signal } = {}) {
     if (problem.name === "AbortError") throw problem;
     throw new ApiError(0, "unreachable", "The gateway does not answer.");
   }
-  if (response.status === 401) for (const each of refused) each();
+  if (response.status === 401 && used === key) for (const each of refused) each();
   if (!response.ok) throw await errorOf(response);
   return response;
 }
