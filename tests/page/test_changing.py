@@ -35,7 +35,7 @@ BROKEN = Line(text="word " * 40, trouble="reset", trouble_after=3)
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Running]:
     def settings(engine: ScriptedServer) -> dict[str, Any]:
-        names = {"long": {}, "broken": {}, "later-gone": {}, "pieces": {}}
+        names: dict[str, dict[str, Any]] = {"long": {}, "broken": {}, "later-gone": {}, "pieces": {}}
         made = candidates(tmp_path, engine, names)
         tenants = {
             "acme": {"keys": [{"secret": ACME}], "budgets": ["1 USD per day"]},
