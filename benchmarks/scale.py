@@ -25,7 +25,6 @@ from policies.intervals import Interval, interval_of
 from policies.replay import Rows
 from research.provenance import put
 
-POLICY = "paced"
 PROBES = 300  # queries that every gateway is asked at the end, of which nobody learns
 PRICE = 0.1  # λ times the mean cost of an answer
 EVERYTHING = JudgedShare()
@@ -51,13 +50,13 @@ class ScaledRun:
     learned: float  # outcomes that one gateway has at the end
 
 
-def run(trace: PublicTrace, requests: int, gateways: int, follow: float, seed: int) -> ScaledRun:
+def run(policy: str, trace: PublicTrace, requests: int, gateways: int, *, follow: float, seed: int) -> ScaledRun:
     """One order of the requests over so many gateways."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(trace.prompts))
     stream, probes = rows[:requests], rows[requests : requests + PROBES]
     price, texts = PRICE / float(trace.costs.mean()), list[int]()
-    all_gateways = [SampledGateway(POLICY, trace) for _ in range(gateways)]
+    all_gateways = [SampledGateway(policy, trace) for _ in range(gateways)]
     for each in all_gateways:
         each.texts = texts
     worth = np.array([_answered(all_gateways, trace, int(row), price, follow, rng) for row in stream])
@@ -121,8 +120,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", nargs="?", default="routerdc7", choices=list(STREAMS))
+    parser.add_argument("--policy", default="neighbours")
     parser.add_argument("--gateways", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=6_000)
+    parser.add_argument("--requests", type=int, default=4_000)
     parser.add_argument("--follow", type=float, nargs="*", default=[0.3, 0.1, 0.03, 0.0])
     parser.add_argument("--orders", type=int, default=3)
     parser.add_argument("--write", type=Path, help="a page with marks for the table")
@@ -133,7 +133,10 @@ def main() -> None:
     found = []
     for gateways, part in ways:
         label = "one, all" if gateways == 1 else f"{gateways}, {100 * part:g} %"
-        runs = [run(trace, arguments.requests, gateways, part, seed) for seed in range(arguments.orders)]
+        runs = [
+            run(arguments.policy, trace, arguments.requests, gateways, follow=part, seed=seed)
+            for seed in range(arguments.orders)
+        ]
         found.append((label, runs))
         print(table(found)[-1], flush=True)
     lines = table(found)

@@ -147,8 +147,8 @@ MUTANTS = {
     "torn": Mutant(
         "half an event is relayed",
         "backends.sse",
-        "cut = 0 if end < 0 else end + 2",
-        "cut = len(data) if end < 0 else end + 2",
+        'cut = data.rfind(b"\\n\\n") + 2',
+        "cut = len(data)",
     ),
     "lua-held": Mutant(
         "in Redis what is held makes no difference",
