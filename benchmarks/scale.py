@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.from_nothing import ColdGateway, JudgedShare, best_single
 from benchmarks.traces import STREAMS, PublicTrace, load_trace
-from policies.intervals import Interval, interval_of
+from policies.intervals import interval_of
 from policies.replay import Rows
+from policies.types import Float
 from research.provenance import put
 
 PROBES = 300  # queries that every gateway is asked at the end, of which nobody learns
@@ -101,19 +101,24 @@ def _apart(gateways: Sequence[SampledGateway], probes: Rows, price: float) -> fl
 
 
 def table(rows: Sequence[tuple[str, Sequence[ScaledRun]]]) -> list[str]:
-    """A row for each share that is followed."""
+    """A row for each share that is followed; the first is what the others are held to, order by order."""
     lines = [
-        "| gateways, part followed | outcomes a gateway has | points above the best single model | choices apart |",
-        "|---|---|---|---|",
+        "| gateways, part followed | outcomes a gateway has | points above the best single model | against the first row "
+        "| choices apart |",
+        "|---|---|---|---|---|",
     ]
+    first = np.array([each.gained for each in rows[0][1]])
     for label, runs in rows:
-        gained: Interval = interval_of(np.array([each.gained for each in runs]))
-        mean = partial(np.mean, axis=None)
-        learned, apart = float(mean([r.learned for r in runs])), float(mean([r.apart for r in runs]))
-        lines.append(
-            f"| {label} | {learned:,.0f} | {gained.mean:+.2f} ± {gained.high - gained.mean:.2f} | {100 * apart:.1f} % |"
-        )
+        gained = np.array([each.gained for each in runs])
+        learned, apart = (float(np.mean([getattr(each, name) for each in runs])) for name in ("learned", "apart"))
+        cells = (f"{learned:,.0f}", _shown(gained), _shown(gained - first) if label != rows[0][0] else "")
+        lines.append(f"| {label} | {' | '.join(cells)} | {100 * apart:.1f} % |")
     return lines
+
+
+def _shown(points: Float) -> str:
+    found = interval_of(points)
+    return f"{found.mean:+.2f} ± {found.high - found.mean:.2f}"
 
 
 def main() -> None:
@@ -122,9 +127,9 @@ def main() -> None:
     parser.add_argument("trace", nargs="?", default="routerdc7", choices=list(STREAMS))
     parser.add_argument("--policy", default="neighbours")
     parser.add_argument("--gateways", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=4_000)
+    parser.add_argument("--requests", type=int, default=3_000)
     parser.add_argument("--follow", type=float, nargs="*", default=[0.3, 0.1, 0.03, 0.0])
-    parser.add_argument("--orders", type=int, default=3)
+    parser.add_argument("--orders", type=int, default=6)
     parser.add_argument("--write", type=Path, help="a page with marks for the table")
     arguments = parser.parse_args()
     threadpool_limits(1)
