@@ -103,8 +103,8 @@ def _apart(gateways: Sequence[SampledGateway], probes: Rows, price: float) -> fl
 def table(rows: Sequence[tuple[str, Sequence[ScaledRun]]]) -> list[str]:
     """A row for each share that is followed; the first is what the others are held to, order by order."""
     lines = [
-        "| gateways, part followed | outcomes a gateway has | points above the best single model | against the first row "
-        "| choices apart |",
+        "| gateways, part followed | outcomes a gateway has | points above the best single model | against the first "
+        "row | choices apart |",
         "|---|---|---|---|---|",
     ]
     first = np.array([each.gained for each in rows[0][1]])
