@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 WIDTH_KEY = "anyprec_bits"  # in a request's vllm_xargs, an adapter's metadata and an engine's list of models
+FLOOR_KEY = "anyprec_floor"  # beside it: whether the width is the least, and a wider one of the batch may serve
 _BITS = r"[1-9][0-9]?(?:\.[0-9]?[1-9])?"
 _WIDTH = re.compile(_BITS)
 _NAME = re.compile(rf"(?P<model>.+)@(?P<bits>{_BITS})bit(?:\+(?P<adapter>.+))?")

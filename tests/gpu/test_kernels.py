@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-BATCHES = (1, 2, 4, 5, 8, 13, 48, 64, 130, 300)
+BATCHES = (1, 2, 4, 5, 8, 13, 16, 29, 48, 64, 130, 300)
 SHAPES = ((256, 512), (1536, 1536), (6144, 4096), (2048, 14336), (1000, 272))
 
 
@@ -72,7 +72,7 @@ def test_a_graph_replays_with_other_widths_and_other_rows(bench: Any) -> None:
 
     from benchmarks.kernels import chosen
 
-    for batch in (1, 4, 8, 48):
+    for batch in (1, 4, 8, 16, 30, 48):
         x = torch.randn(batch, bench.columns, device="cuda", dtype=torch.bfloat16)
         widths = torch.full((batch,), 8, dtype=torch.int32, device="cuda")
         chosen(x, bench.layers[0], widths)
@@ -93,7 +93,7 @@ def test_a_chain_in_which_each_kernel_lets_the_next_begin_gives_what_it_gives_st
     from benchmarks.kernels import KernelBench
 
     benches = [KernelBench(3072, 1536), KernelBench(1536, 3072)]
-    for m in (1, 8, 16, 48, 100, 130):
+    for m in (1, 8, 16, 32, 48, 100, 130):
         widths = [(3, 4, 6, 8)[i % 4] for i in range(m)]
         x = torch.randn(m, 1536, device="cuda", dtype=torch.bfloat16)
 

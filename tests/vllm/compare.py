@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from backends.anyprec import store
 from backends.anyprec.kernels import compiled, launches, portable
-from backends.anyprec.kernels.launches import ExpandArgs, GemmArgs, GemmLaunch, QuantizeArgs, SkinnyArgs
+from backends.anyprec.kernels.launches import ExpandArgs, GemmArgs, GemmLaunch, QuantizeArgs, ScatterArgs, SkinnyArgs
 from backends.anyprec.kernels.layout import DeviceLayout, steps_of, to_device_layout, to_gpu_layout
 
 LARGEST_ERROR = 1e-2  # relative, of a bfloat16 result
@@ -166,7 +166,7 @@ def run_skinny(rng: Any, layer: Layer, widths: Sequence[int], *, processors: int
     units = layout.codes.shape[1]
     how = launches.skinny_launch(len(widths), rows=layout.rows, units=units, processors=processors)
     assert how is not None
-    kernel = on_cpu("skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring))
+    kernel = on_cpu("skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring, granules=how.granules))
     argument = SkinnyArgs(
         launches.layer(layout.codes, layout.tables, layout.rows), x.data_ptr(), asked.data_ptr(), out.data_ptr(),
         *x.shape, how.parts,
@@ -182,6 +182,9 @@ def skinny(rng: Any) -> None:
         run_skinny(rng, layer, [width])
     run_skinny(rng, layer, [3, 0, 8, 6], processors=1)
     run_skinny(rng, layer, [4, 5, 6, 3, 3, 5, 0, 4])
+    run_skinny(rng, layer, rng.choice([0, 3, 4, 6, 8], 13).tolist(), processors=1)
+    run_skinny(rng, layer, [8] * 16)
+    run_skinny(rng, layer, rng.choice([0, 3, 4, 6, 8], 29).tolist(), processors=4)
     run_skinny(rng, random_layer(rng, 600, 256, bits=(2, 3)), [2, 3, 2], processors=2)
     run_skinny(rng, random_layer(rng, 24, 288, bits=(2, 5), group=4), [5, 2], processors=1)
     run_skinny(rng, random_layer(rng, 16, 256, bits=(8,)), [0, 0, 0])
@@ -255,6 +258,19 @@ def expand(rng: Any) -> None:
         step = {5: 6}.get(width, width)
         kernel.run(ctypes.byref(ExpandArgs(start, rows.data_ptr(), step, first // 16)), 1, 3, 256)
         same(rows[:, :288].long(), torch.from_numpy(layer.numbers(width)[first : first + 48]), ("rows 16 to 63", width))
+
+
+def scatter(rng: Any) -> None:
+    """Rows to their places among others' columns, and nothing beside them."""
+    found, row_of = torch.randn(6, 48).to(torch.bfloat16), torch.from_numpy(rng.permutation(6).astype(np.int32))
+    out = torch.zeros(6, 80, dtype=torch.bfloat16)
+    kernel = on_cpu("quantize", "scatter", "Scatter", launches.macros([8]))
+    to = out[:, 16:64]
+    argument = ScatterArgs(found.data_ptr(), to.data_ptr(), row_of.data_ptr(), 6, 10)
+    kernel.run(ctypes.byref(argument), 1, 6, 256)
+    same(out[row_of.long(), 16:64], found, "rows")
+    assert not out[:, :16].any()
+    assert not out[:, 64:].any()
 
 
 def close(rng: Any) -> None:
@@ -363,12 +379,12 @@ def read_back(_: Any) -> None:
 
 def profiles(_: Any) -> None:
     """A fractional width is the profile's stored width in each layer; layers that read alike share a buffer."""
-    from backends.anyprec.plugin.widths import RowWidths, asked_width
+    from backends.anyprec.plugin.widths import RowWidths
 
     rows = RowWidths((3, 4), rows=8, device=torch.device("cpu"), fractions=(3.25, 3.5))
     first, second = rows.buffer({3.25: 3, 3.5: 4}), rows.buffer({3.25: 4, 3.5: 4})
     assert rows.buffer({3: 3, 4: 4, 3.25: 3, 3.5: 4}) is first
-    asked = [asked_width({"anyprec_bits": each}, rows.bits) for each in (3, 3.25, 3.5, 4)]
+    asked = [rows.asked({"anyprec_bits": each}) for each in (3, 3.25, 3.5, 4)]
     rows.set_row_widths(asked, np.array([1, 2, 1, 1]), padded=7)
     assert first[:7].tolist() == [3, 3, 3, 4, 4, 0, 0]
     assert second[:7].tolist() == [3, 4, 4, 4, 4, 0, 0]
@@ -376,10 +392,35 @@ def profiles(_: Any) -> None:
     assert first.tolist() == second.tolist() == [4] * 8
 
 
+def floor(_: Any) -> None:
+    """A request whose width is the least is computed at the widest of its batch, others exactly at their own."""
+    from backends.anyprec.plugin.served import ServedRows
+    from backends.anyprec.plugin.widths import InvalidWidth, RowWidths, asked_floor
+
+    shown = ServedRows.made((3, 4, 8, 3.25))
+    rows = RowWidths((3, 4, 8), rows=8, device=torch.device("cpu"), fractions=(3.25,))
+    first, second = rows.buffer({3.25: 3}), rows.buffer({3.25: 4})
+    asked = [rows.asked({"anyprec_bits": k, "anyprec_floor": k != 4}) for k in (3, 4, 3.25)]
+    rows.set_row_widths(asked, np.array([2, 1, 1]), padded=6)
+    assert first[:6].tolist() == second[:6].tolist() == [4, 4, 4, 4, 0, 0]
+    rows.set_row_widths([rows.asked({"anyprec_bits": k, "anyprec_floor": 1}) for k in (3, 3.25)], np.array([1, 1]), padded=2)
+    assert (first[:2].tolist(), second[:2].tolist()) == ([3, 3], [4, 4])
+    rows.set_row_widths([rows.asked({"anyprec_bits": k}) for k in (3, 8)], np.array([3, 1]), padded=4)
+    assert first[:4].tolist() == [3, 3, 3, 8]
+    rows.set_row_widths([], np.array([], int), padded=2)
+    (counter,) = shown.collect()
+    found = {tuple(each.labels.values()): each.value for each in counter.samples}
+    assert found == {("3", "4"): 2, ("4", "4"): 1, ("3.25", "4"): 1, ("3", "3.25"): 1, ("3.25", "3.25"): 1, ("3", "3"): 3, ("8", "8"): 1}
+    assert not asked_floor({}, default=False)
+    assert not asked_floor({"anyprec_floor": 0}, default=True)
+    with pytest.raises(InvalidWidth, match="anyprec_floor is 'yes'"):
+        asked_floor({"anyprec_floor": "yes"}, default=False)
+
+
 def traced(rng: np.random.Generator) -> None:
     """A compiled layer takes its widths as inputs: another batch is multiplied at its own without compiling anew."""
     from backends.anyprec.plugin.linear import AnyprecLinearMethod
-    from backends.anyprec.plugin.widths import RowWidths
+    from backends.anyprec.plugin.widths import Asked, RowWidths
 
     sizes, columns = [16, 16, 32], 64
     plain, fused = [{3: 3, 4: 4}] * 3, [{3: 3, 4: 4, 3.25: k} for k in (3, 4, 4)]
@@ -403,7 +444,7 @@ def traced(rng: np.random.Generator) -> None:
         compiled_layer = torch.compile(lambda x, layer=layer, method=method: method.apply(layer, x), backend=keep)
         x = torch.randn(4, columns)
         for widths in ([3, 3, 4, 4], [4, 4, 4, 3], [*(fractions or [3]), 3, 4, 4]):
-            rows.set_row_widths(widths, np.ones(4, int), padded=4)
+            rows.set_row_widths([Asked(width) for width in widths], np.ones(4, int), padded=4)
             assert torch.equal(compiled_layer(x), method.apply(layer, x))
         assert len(graphs) == 1
 
@@ -418,11 +459,12 @@ def compile_all(_: Any) -> None:
     except Exception as error:  # the package or its library is missing: each says so in a type of its own
         print(f"no NVRTC: {error}")
         sys.exit(77)
-    bits, skinny_options = [3, 4, 6, 8], launches.macros([3, 4, 6, 8], ring=launches.RINGS[0])
+    bits, few = [3, 4, 6, 8], {"ring": launches.RINGS[0]}
     with tempfile.TemporaryDirectory() as name:
         for capability in ARCHITECTURES:
             arch, hopper = compiled.architecture(capability), capability == (9, 0)
-            kernels = [("quantize", launches.macros(bits)), ("skinny_gemm", skinny_options)]
+            kernels = [("quantize", launches.macros(bits))]
+            kernels += [("skinny_gemm", launches.macros(bits, **few, granules=granules)) for granules in (1, 2, 4)]
             for granules in (4, 16):
                 how = GemmLaunch(granules, 8, 1, wgmma=hopper)
                 kernels.append(("gemm", launches.gemm_macros(bits, how)))
@@ -438,7 +480,7 @@ def compile_all(_: Any) -> None:
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
     "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
-    "runners": runners, "read_back": read_back, "profiles": profiles, "traced": traced,
+    "runners": runners, "read_back": read_back, "profiles": profiles, "traced": traced, "floor": floor, "scatter": scatter,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -116,7 +116,20 @@ inline float __uint_as_float(unsigned bits) {
     std::memcpy(&value, &bits, 4);
     return value;
 }
-inline int __float2int_rn(float value) { return (int)std::nearbyint(value); }
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+inline unsigned larger_pair(unsigned a, unsigned b) {  // of values without signs, whose bits are ordered as they are
+    return max(a & 0xFFFF, b & 0xFFFF) | max(a & 0xFFFF0000, b & 0xFFFF0000);
+}
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline int __dp4a(int a, int b, int sum) {
+    for (int i = 0; i < 32; i += 8) sum += (signed char)(a >> i) * (signed char)(b >> i);
+    return sum;
+}
 inline int __clz(int word) { return word ? __builtin_clz(word) : 32; }
 inline int atomicAdd(int *to, int value) { return __atomic_fetch_add(to, value, __ATOMIC_RELAXED); }
 inline unsigned atomicOr(unsigned *to, unsigned value) { return __atomic_fetch_or(to, value, __ATOMIC_RELAXED); }

@@ -27,7 +27,7 @@ def run(what: str) -> None:
     assert done.returncode == 0, f"seed {seed}: {done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("what", ["skinny", "gemm", "quantize", "expand"])
+@pytest.mark.parametrize("what", ["skinny", "gemm", "quantize", "expand", "scatter"])
 def test_a_kernel_gives_the_exact_integer_result_rounded_once(what: str) -> None:
     run(what)
 
@@ -59,6 +59,10 @@ def test_a_width_is_read_back_after_a_store_was_loaded() -> None:
 
 def test_a_fractional_width_is_another_stored_width_in_each_layer() -> None:
     run("profiles")
+
+
+def test_a_request_whose_width_is_the_least_is_computed_at_the_widest_of_its_batch_and_counted() -> None:
+    run("floor")
 
 
 def test_a_compiled_layer_takes_its_widths_as_inputs() -> None:

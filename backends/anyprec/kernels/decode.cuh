@@ -50,6 +50,13 @@ template <u32 TABLE> DEVICE u32 lop3(u32 a, u32 b, u32 c) {
     return made;
 }
 
+// The larger of two bfloat16 values, in either half.
+DEVICE u32 larger_pair(u32 a, u32 b) {
+    u32 made;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(made) : "r"(a), "r"(b));
+    return made;
+}
+
 DEVICE u16 to_bfloat16(float value) {
     u16 made;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(made) : "f"(value));
@@ -289,14 +296,15 @@ DEVICE float of_bfloat16(u32 pair, int which) {
     return __uint_as_float(bits);
 }
 
-DEVICE float largest_of(const uint4 &eight, float most) {
-    const u32 words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) most = fmaxf(most, fmaxf(fabsf(of_bfloat16(words[i], 0)), fabsf(of_bfloat16(words[i], 1))));
-    return most;
+// The larger of two pairs of values without their signs, each for itself.
+DEVICE u32 largest_of(const uint4 &eight, u32 most) {
+    constexpr u32 UNSIGNED = 0x7FFF7FFF;
+    most = larger_pair(most, larger_pair(eight.x & UNSIGNED, eight.y & UNSIGNED));
+    return larger_pair(most, larger_pair(eight.z & UNSIGNED, eight.w & UNSIGNED));
 }
 
-DEVICE float warp_largest(float most) {
+DEVICE float warp_largest(u32 pair) {
+    float most = fmaxf(of_bfloat16(pair, 0), of_bfloat16(pair, 1));
 #pragma unroll
     for (int i = 16; i; i /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
     return most;
@@ -308,14 +316,12 @@ DEVICE int warp_sum(int sum) {
     return sum;
 }
 
-// Four values to signed bytes; `sum` grows by them.
+// Four values to signed bytes; `sum` grows by them. Added to so large a number, a value is rounded to a whole one in its low bits.
 DEVICE u32 quantized(u32 first, u32 second, float times, int &sum) {
-    u32 word = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int value = __float2int_rn(of_bfloat16(i < 2 ? first : second, i % 2) * times);
-        word |= (u32)(value & 255) << (8 * i);
-        sum += value;
-    }
+    constexpr float LARGE = 3 << 22;
+    const auto whole = [&](u32 pair, int which) { return __float_as_uint(__fadd_rn(__fmul_rn(of_bfloat16(pair, which), times), LARGE)); };
+    const u32 low = bytes_of(whole(first, 0), whole(first, 1), 0x0040), high = bytes_of(whole(second, 0), whole(second, 1), 0x0040);
+    const u32 word = bytes_of(low, high, 0x5410);
+    sum = __dp4a((int)word, 0x01010101, sum);
     return word;
 }

@@ -1,6 +1,6 @@
 """Multiplies by a layer straight from its bit planes, each row of the input at its own width, with whole-number sums.
 
-Up to 8 rows: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu or hopper_gemm.cu. Outside CUDA
+Up to 8 rows, or 16 of a small layer: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu or hopper_gemm.cu. Outside CUDA
 graphs, for a large batch, some rows of the layer at a time become bytes and vLLM's int8 product multiplies. Sums are
 whole numbers and every path rounds once, so a row comes out the same to the last bit alone and among others. Widths
 are read on the device, so graphs replay with new ones.
@@ -21,13 +21,13 @@ from backends.anyprec.kernels.launches import (
     GemmLaunch,
     HopperLaunch,
     QuantizeArgs,
+    ScatterArgs,
     SkinnyArgs,
     SkinnyLaunch,
 )
 from backends.anyprec.kernels.layout import TILE_ROWS, UNIT, step_of, steps_of
 
 _counts: dict[int, Mapping[int, int]] = {}  # by the address of a widths buffer: how many rows of each width are there
-SKINNY_ROWS = launches.MOST_SKINNY
 LARGE_ROWS = 257  # rows from which bytes and vLLM's product are faster than gemm.cu …
 HOPPER_LARGE_ROWS = 513  # … and than hopper_gemm.cu, for each step present
 CHUNK_BYTES = 60 << 20  # of a layer's bytes at a time, which stay in the cache
@@ -45,10 +45,9 @@ def linear(
     launches.require_bfloat16(x)
     x, m = x.contiguous(), x.shape[0]
     layer = Operand(codes, tables, tuple(bits), rows)
-    if m <= SKINNY_ROWS:
-        how = launches.skinny_launch(m, rows=rows, units=codes.shape[1], processors=processors(x.device.index))
-        if how is not None:
-            return skinny(x, layer, widths, how)
+    how = launches.skinny_launch(m, rows=rows, units=codes.shape[1], processors=processors(x.device.index))
+    if how is not None:
+        return skinny(x, layer, widths, how)
     counts = _counts.get(widths.data_ptr(), {})
     hopper = _capability(x.device.index) == (9, 0)
     large = HOPPER_LARGE_ROWS * len(by_step(counts)) if hopper else LARGE_ROWS
@@ -94,13 +93,13 @@ def _kernel(
 
 
 def skinny(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: SkinnyLaunch) -> torch.Tensor:
-    """Up to 8 rows in one kernel, which quantizes them itself."""
+    """Few rows in one kernel, which quantizes them itself."""
     m, columns = x.shape
     out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
     argument = SkinnyArgs(
         layer.argument(), x.data_ptr(), widths.data_ptr(), out.data_ptr(), m, columns, how.parts
     )  # fmt: skip
-    options = launches.macros(layer.bits, ring=how.ring)
+    options = launches.macros(layer.bits, ring=how.ring, granules=how.granules)
     function = _kernel("skinny_gemm", "skinny_gemm", options, x.device.index)
     early = _hopper_or_newer(x.device.index)
     compiled.launch(function, (how.blocks, 1, 1), 32 * how.warps, how.shared_bytes, argument, early=early)
@@ -199,24 +198,33 @@ def by_bytes(x: torch.Tensor, layer: Operand, widths: torch.Tensor, counts: Mapp
     """A large batch: some rows of the layer at a time become bytes, for each width the rows that ask for it."""
     from vllm import _custom_ops  # noqa: PLC0415  there only where vLLM serves
 
-    rows = len(layer.tables)
+    rows, steps = len(layer.tables), by_step(counts)
     out = torch.empty(x.shape[0], rows, dtype=x.dtype, device=x.device)
     quantized = Quantized(x, layer, widths, out, granules=0)
     scales = layer.tables[:, 24:28].contiguous().view(torch.float32).view(-1)
     chunk = max(TILE_ROWS, CHUNK_BYTES // (layer.units * UNIT) // TILE_ROWS * TILE_ROWS)
+    if not all(step for step, _ in steps):
+        out.zero_()
     for first in range(0, rows, chunk):
         last, begin = min(first + chunk, rows), 0
-        for width, count in by_step(counts):
+        for step, count in steps:
             places, begin = slice(begin, begin + count), begin + count
-            if not count:
+            if not count or not step:
                 continue
-            if not width:
-                out[places] = 0
-                continue
-            weights = expanded(layer, width=width, first=first, count=last - first)
-            out[places, first:last] = _custom_ops.cutlass_scaled_mm(
+            weights = expanded(layer, width=step, first=first, count=last - first)
+            found = _custom_ops.cutlass_scaled_mm(
                 quantized.bytes[places], weights.t(), quantized.scales[places, None], scales[first:last, None], x.dtype
             )
-    if len(by_step(counts)) > 1:
-        out = torch.empty_like(out).index_copy_(0, quantized.row_of.long(), out)
+            if found.shape == out.shape:  # all of it, and one step leaves rows where they are
+                return found[:, : layer.rows]
+            scatter(found, out[:, first:last], quantized.row_of[places])
     return out[:, : layer.rows]
+
+
+def scatter(found: torch.Tensor, to: torch.Tensor, row_of: torch.Tensor) -> None:
+    """Rows, of a multiple of 8 columns, to their places."""
+    argument = ScatterArgs(
+        found.data_ptr(), to.data_ptr(), row_of.data_ptr(), found.shape[1] // 8, to.stride(0) // 8
+    )  # fmt: skip
+    function = _kernel("quantize", "scatter", launches.macros((8,)), found.device.index, 0)
+    compiled.launch(function, (-(-found.shape[1] // launches.SCATTERED), len(found), 1), 256, 0, argument)

@@ -13,13 +13,16 @@ from backends.anyprec.kernels.layout import PLANE_BYTES, TILE_ROWS, UNIT, steps_
 
 MOST_WARPS = 16
 SHARED_BYTES = 224 << 10  # what a block may have, its static part left out
-MOST_SKINNY = 8  # rows of x that skinny_gemm.cu takes
+MOST_SKINNY = 32  # rows of x that skinny_gemm.cu takes …
+FEW_ROWS, FEW_UNITS = 8, 8  # … and takes where a layer has more columns than these units
 RINGS = (12288, 8192)  # bytes of a warp's words on their way, tried in turn
 FEW_WARPS = 8  # of a block that leaves room for another
+LEAST_WARPS = 16  # of a block that has several rows of x to make bytes of
 X_BYTES = 2048  # of 8 rows of x and a unit
 DEEP_BYTES = SHARED_BYTES // 3  # of a unit, so that three fit
 WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
 GRANULE = 8  # rows of x of one step, which tensor cores take together
+SCATTERED = 8 * 4 * 256  # columns that a block of `scatter` moves
 CLUSTERED = 0.88  # of the multiprocessors, that clusters of more than two can take: they do not cross a group of them
 
 
@@ -65,6 +68,15 @@ class ExpandArgs(ctypes.Structure):
     _fields_ = [("layer", Layer), ("to", ctypes.c_void_p), ("step", ctypes.c_int), ("first_tile", ctypes.c_int)]
 
 
+class ScatterArgs(ctypes.Structure):
+    """The argument of quantize.cu's `scatter`."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("from", "to", "row_of")),
+        ("eights", ctypes.c_int), ("pitch", ctypes.c_int),
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class SkinnyLaunch:
     """Sizes of a launch of skinny_gemm.cu."""
@@ -74,6 +86,7 @@ class SkinnyLaunch:
     parts: int  # of the columns
     ring: int
     shared_bytes: int
+    granules: int  # of eight rows of x, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +144,23 @@ def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLa
 
 
 def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
-    """Warps shared out over rows and columns; None where x does not fit.
+    """Warps shared out over rows and columns; None where x does not fit, or another kernel is faster.
 
     For a single row a block leaves room for another, so that the next layer's weights are on their way before this
     layer ends. More rows, or few columns, take all of a multiprocessor.
     """
     tiles = -(-rows // TILE_ROWS)
-    whole = [(MOST_WARPS, ring, 1) for ring in RINGS]
+    whole = [*((MOST_WARPS, ring, 1) for ring in RINGS), (FEW_WARPS, RINGS[-1], 1)]
+    if m > (MOST_SKINNY if units <= FEW_UNITS else FEW_ROWS):
+        return None
     for most_warps, ring, room in [(FEW_WARPS, RINGS[-1], 2), *whole] if m == 1 and units >= FEW_WARPS else whole:
         blocks = min(tiles, processors * (room if tiles > room * processors else 1))
         together = min(-(-tiles // blocks), most_warps)
         parts = max(1, min(most_warps // together, units))
-        warps = max(together * parts, m, MOST_SKINNY // room)
+        warps = max(together * parts, FEW_WARPS // room if m == 1 else min(LEAST_WARPS, most_warps))
         shared = warps * ring + m * units * UNIT + warps * m * TILE_ROWS * 4
-        if m <= MOST_SKINNY and shared <= SHARED_BYTES // room:
-            return SkinnyLaunch(blocks, warps, parts, ring, shared)
+        if shared <= SHARED_BYTES // room:
+            return SkinnyLaunch(blocks, warps, parts, ring, shared, next(g for g in (1, 2, 4) if GRANULE * g >= m))
     return None
 
 

@@ -1,4 +1,5 @@
-// Rows of x to bytes, sorted by step, and rows of a layer to bytes: what products other than skinny_gemm.cu's are made of.
+// Rows of x to bytes, sorted by step, rows of a layer to bytes, and results back in the order of x: what products other than
+// skinny_gemm.cu's are made of.
 
 #include "decode.cuh"
 
@@ -42,13 +43,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
     wait_for_kernel_ahead();
     const auto eight = [&](int i) { return i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0); };
     uint4 kept[KEPT];
-    float most = 0;
+    u32 pair = 0;
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) kept[k] = eight(threadIdx.x + k * THREADS);
 #pragma unroll
-    for (int k = 0; k < KEPT; ++k) most = largest_of(kept[k], most);
-    for (int i = threadIdx.x + KEPT * THREADS; i < eights; i += THREADS) most = largest_of(eight(i), most);
-    most = warp_largest(most);
+    for (int k = 0; k < KEPT; ++k) pair = largest_of(kept[k], pair);
+    for (int i = threadIdx.x + KEPT * THREADS; i < eights; i += THREADS) pair = largest_of(eight(i), pair);
+    float most = warp_largest(pair);
     if (lane == 0) most_of[threadIdx.x / 32] = most;
     __syncthreads();
     const int whole = a.granules ? 8 : 1;
@@ -128,4 +129,27 @@ extern "C" __global__ void __launch_bounds__(32 * EXPAND_WARPS) expand(const Exp
 #define EXPAND(W) if (a.step == W) expand_tile<W>(a, rows);
     EACH_STEP(EXPAND)
 #undef EXPAND
+}
+
+// What `scatter` reads and writes; launches.py has the same.
+struct Scatter {
+    const uint4 *from;  // (places, eights) eight bfloat16 each
+    uint4 *to;          // rows of x, `pitch` eights apart
+    const int *row_of;  // of each place
+    int eights, pitch;
+};
+
+constexpr int SCATTERED = 4;  // times eight columns that a thread has
+
+extern "C" __global__ void __launch_bounds__(THREADS) scatter(const Scatter a) {
+    const uint4 *from = a.from + (size_t)blockIdx.y * a.eights;
+    uint4 *to = a.to + (size_t)a.row_of[blockIdx.y] * a.pitch;
+    const int first = blockIdx.x * SCATTERED * THREADS + threadIdx.x;
+    uint4 taken[SCATTERED];
+#pragma unroll
+    for (int k = 0; k < SCATTERED; ++k)
+        if (first + k * THREADS < a.eights) taken[k] = from[first + k * THREADS];
+#pragma unroll
+    for (int k = 0; k < SCATTERED; ++k)
+        if (first + k * THREADS < a.eights) to[first + k * THREADS] = taken[k];
 }

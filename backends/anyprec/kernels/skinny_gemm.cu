@@ -1,13 +1,14 @@
-// A layer times up to 8 rows of x, each at its own width; the kernel quantizes x itself, while the weights are on their way.
+// A layer times up to 32 rows of x, each at its own width; the kernel quantizes x itself, while the weights are on their way.
 //
 // A warp multiplies 16 rows of the layer by some of the columns; each lane copies its own words of the planes ahead into
 // shared memory and reads them back itself, so that no thread waits for another. Warps that share rows add up at the end.
 //
-// Compiled with EACH_STEP(X), a list of X(step) in ascending order, WIDEST, the last of them, and RING, the bytes of a warp's words on their way.
+// Compiled with EACH_STEP(X), a list of X(step) in ascending order, WIDEST, the last of them, RING, the bytes of a warp's words on their
+// way, and GRANULES, how many times eight rows of x there are at most.
 
 #include "decode.cuh"
 
-constexpr int MOST = 8;  // rows of x
+constexpr int MOST = 8 * GRANULES;  // rows of x
 template <int STEP> constexpr int PART = STEP <= 4 ? STEP - 2 : STEP / 2;
 
 // What the kernel reads and writes; launches.py has the same.
@@ -24,46 +25,70 @@ struct Tokens {
     int sum[MOST], step[MOST];
 };
 
-constexpr int KEPT = 4;  // times eight columns that a thread reads once
+constexpr int KEPT = 6;  // times eight columns that a thread reads at once
 
-// Rows of x to bytes in the order of fragment_at, with their scales and sums; warps share the rows.
+// Rows of x to bytes in the order of fragment_at, with their scales and sums; warps share a row, or have several.
 DEVICE void quantize(const Skinny &a, char *image, Tokens &tokens) {
-    const int warp = threadIdx.x / 32, each_row = blockDim.x / 32 / a.m, row = warp / each_row, active = row < a.m;
-    const int first = warp % each_row * 32 + threadIdx.x % 32, stride = 32 * each_row, eights = a.columns / 8;
-    const u16 *from = a.x + (size_t)row * a.columns;
-    const auto eight = [&](int i) { return active && i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0); };
-    uint4 kept[KEPT];
-    float most = 0;
+    const int warps = blockDim.x / 32, warp = threadIdx.x / 32, sharing = max(warps / a.m, 1), at_once = warps / sharing;
+    const int first = warp % sharing * 32 + threadIdx.x % 32, stride = 32 * sharing, eights = a.columns / 8;
+    const int padded = a.layer.units * UNIT / 8;
+#pragma unroll 1
+    for (int row = warp / sharing; row < (a.m + at_once - 1) / at_once * at_once; row += at_once) {
+        const bool active = row < a.m;
+        const u16 *from = a.x + (size_t)row * a.columns;
+        uint4 kept[KEPT], more[KEPT];  // what is read first is read once
+        u32 pair = 0;
+        const auto read = [&](uint4 (&to)[KEPT], int i) {
 #pragma unroll
-    for (int k = 0; k < KEPT; ++k) kept[k] = eight(first + k * stride);
+            for (int k = 0; k < KEPT; ++k, i += stride) to[k] = active && i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0);
+        };
+        const auto look = [&](const uint4 (&at)[KEPT]) {
 #pragma unroll
-    for (int k = 0; k < KEPT; ++k) most = largest_of(kept[k], most);
-    for (int i = first + KEPT * stride; i < eights; i += stride) most = largest_of(eight(i), most);
-    most = warp_largest(most);
-    if (threadIdx.x % 32 == 0) tokens.most[warp] = most;
-    __syncthreads();
-    if (!active) return;
-    for (int i = 0; i < each_row; ++i) most = fmaxf(most, tokens.most[row * each_row + i]);
-    const float times = most > 0 ? 127.f / most : 0;
-    int sum = 0;
-    const auto store = [&](int i, const uint4 &v) {
-        if (i >= a.layer.units * UNIT / 8) return;
-        *(u32 *)(image + fragment_at(8 * i, row, a.m)) = quantized(v.x, v.y, times, sum);
-        *(u32 *)(image + fragment_at(8 * i + 4, row, a.m)) = quantized(v.z, v.w, times, sum);
-    };
+            for (int k = 0; k < KEPT; ++k) pair = largest_of(at[k], pair);
+        };
+        read(kept, first);
+        look(kept);
+#pragma unroll 1
+        for (int i = first + KEPT * stride; i < eights; i += KEPT * stride) {
+            read(more, i);
+            look(more);
+        }
+        float most = warp_largest(pair);
+        if (sharing > 1) {
+            if (threadIdx.x % 32 == 0) tokens.most[warp] = most;
+            __syncthreads();
+        }
+        if (!active) return;
+        for (int i = 0; i < sharing && sharing > 1; ++i) most = fmaxf(most, tokens.most[row * sharing + i]);
+        const float times = most > 0 ? 127.f / most : 0;
+        int sum = 0;
+        const auto store = [&](const uint4 (&at)[KEPT], int i) {
 #pragma unroll
-    for (int k = 0; k < KEPT; ++k) store(first + k * stride, kept[k]);
-    for (int i = first + KEPT * stride; i < a.layer.units * UNIT / 8; i += stride) store(i, eight(i));
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32) return;
-    atomicAdd(&tokens.sum[row], sum);
-    if (warp % each_row == 0) tokens.scale[row] = most / 127.f;
+            for (int k = 0; k < KEPT; ++k, i += stride) {
+                if (i >= padded) return;
+                *(u32 *)(image + fragment_at(8 * i, row, a.m)) = quantized(at[k].x, at[k].y, times, sum);
+                *(u32 *)(image + fragment_at(8 * i + 4, row, a.m)) = quantized(at[k].z, at[k].w, times, sum);
+            }
+        };
+        store(kept, first);
+#pragma unroll 1
+        for (int i = first + KEPT * stride; i < padded; i += KEPT * stride) {
+            read(more, i);
+            store(more, i);
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0) {
+            atomicAdd(&tokens.sum[row], sum);
+            if (warp % sharing == 0) tokens.scale[row] = most / 127.f;
+        }
+    }
 }
 
 // All of this block's rows of the layer, its tiles blockIdx.x, blockIdx.x + gridDim.x, ...; `has` names the steps of the
 // rows of x, W the widest there may be; `planes` bits of each weight are read.
 template <int W, bool MIXED> DEVICE void pass(const Skinny &a, Tokens &tokens, int has, int planes) {
     constexpr int STAGE = PLANE * W, STAGES = RING / STAGE;
+    constexpr bool APART = MIXED && GRANULES == 1;  // each part of the weights has sums of its own, for which more rows leave no room
     static_assert(STAGES > 1);
     const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int together = warps / a.parts, part = warp % a.parts, tiles = (a.layer.n + 15) / 16;
@@ -90,49 +115,61 @@ template <int W, bool MIXED> DEVICE void pass(const Skinny &a, Tokens &tokens, i
     let_next_kernel_begin();
     quantize(a, image, tokens);
     __syncthreads();
-    const int token = min(g, a.m - 1);
-    int stage = 0;
+    int stage = 0, asked[GRANULES];  // the steps of this lane's tokens
+#pragma unroll
+    for (int n = 0; n < GRANULES; ++n) asked[n] = tokens.step[min(8 * n + g, a.m - 1)];
     for (int first = blockIdx.x; first < tiles; first += jump) {  // the same for all warps of a block
         const int tile = first + gridDim.x * (warp / a.parts);
-        int sum[2][4] = {}, part[5][4] = {};  // where widths are mixed, of each part of the weights apart
+        int sum[GRANULES][2][4] = {}, part[APART ? 5 : 1][4] = {};
         if (tile < tiles && warp < together * a.parts) {
             if (tile != start) { tables[0].load(a.layer, 16 * tile + g); tables[1].load(a.layer, 16 * tile + g + 8); }
             for (int unit = begin; unit < end; ++unit) {
                 wait_for_copies<STAGES - 2>();
                 copy_next();
-                const char *at = ring + stage * STAGE, *x_at = image + ((size_t)unit * 4 * a.m + token) * 64 + t * 16;
+                const char *at = ring + stage * STAGE, *x_at = image + (size_t)unit * 4 * a.m * 64 + t * 16;
                 stage = stage + 1 == STAGES ? 0 : stage + 1;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     Words<W> words;
                     words.load(at, half);
-                    u32 x[8];
-                    *(uint4 *)x = *(const uint4 *)(x_at + 2 * half * a.m * 64);
-                    *(uint4 *)(x + 4) = *(const uint4 *)(x_at + (2 * half + 1) * a.m * 64);
+                    u32 x[GRANULES][8];
+#pragma unroll
+                    for (int n = 0; n < GRANULES; ++n) {
+                        const char *token = x_at + min(8 * n + g, a.m - 1) * 64;
+                        *(uint4 *)x[n] = *(const uint4 *)(token + 2 * half * a.m * 64);
+                        *(uint4 *)(x[n] + 4) = *(const uint4 *)(token + (2 * half + 1) * a.m * 64);
+                    }
                     if constexpr (!MIXED) {
                         u32 made[16];
                         decode<W, W>(made, words, tables);
 #pragma unroll
-                        for (int j = 0; j < 4; ++j) mma(sum[j % 2], made + 4 * j, x[2 * j], x[2 * j + 1]);
+                        for (int j = 0; j < 4; ++j)
+#pragma unroll
+                            for (int n = 0; n < GRANULES; ++n) mma(sum[n][j % 2], made + 4 * j, x[n][2 * j], x[n][2 * j + 1]);
                     } else {
                         each_part<W>(has, words, tables, [&](auto step, const u32 (&made)[16]) {
 #pragma unroll
-                            for (int j = 0; j < 4; ++j) mma(part[PART<step>], made + 4 * j, x[2 * j], x[2 * j + 1]);
+                            for (int n = 0; n < GRANULES; ++n) {
+                                const bool any = APART || takes_part(asked[n], step);
+#pragma unroll
+                                for (int j = 0; j < 4; ++j) mma(APART ? part[PART<step>] : sum[n][j % 2], made + 4 * j, any ? x[n][2 * j] : 0, any ? x[n][2 * j + 1] : 0);
+                            }
                         });
                     }
                 }
             }
         }
-        if (MIXED) {
+#pragma unroll
+        for (int n = 0; n < GRANULES; ++n)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const int step = tokens.step[min(2 * t + i % 2, a.m - 1)];
-                each<5>([&](auto p) { sum[0][i] += takes_part(step, p < 3 ? p + 2 : 2 * p) ? part[p][i] : 0; });
+                const int token = 8 * n + 2 * t + i % 2;
+                if constexpr (APART) {
+                    const int step = tokens.step[min(token, a.m - 1)];
+                    each<5>([&](auto p) { sum[n][0][i] += takes_part(step, p < 3 ? p + 2 : 2 * p) ? part[p][i] : 0; });
+                }
+                if (token < a.m) sums[(warp * a.m + token) * 16 + g + i / 2 * 8] = sum[n][0][i] + sum[n][1][i];
             }
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (2 * t + i % 2 < a.m) sums[(warp * a.m + 2 * t + i % 2) * 16 + g + i / 2 * 8] = sum[0][i] + sum[1][i];
         __syncthreads();
         for (int i = threadIdx.x; i < together * a.m * 16; i += blockDim.x) {
             const int which = i / (16 * a.m), row = 16 * (first + gridDim.x * which) + i % 16, to = i / 16 % a.m;

@@ -3,7 +3,7 @@
 A width the store does not have raises vLLM's validation error, which its server answers with a 400. It does so when
 the request's sampling parameters are made, so that a stream is refused before its first byte, and again where the
 engine is known. The keys and values of a prompt depend on the width, but vLLM's block hashes do not know it. So the
-width is added to the request's cache salt, which they do know.
+width, and whether it is the least, is added to the request's cache salt, which they do know.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from backends.anyprec.names import WIDTH_KEY
-from backends.anyprec.plugin.widths import InvalidWidth, asked_width
+from backends.anyprec.names import FLOOR_KEY, WIDTH_KEY
+from backends.anyprec.plugin.widths import Asked, InvalidWidth, asked_floor, asked_width
 
 _known_bits: set[float] = set()  # of every store this process fronts: one, unless a program opens several engines
 
@@ -35,7 +35,7 @@ def _with_width_checked(verify: Any) -> Any:
     @functools.wraps(verify)
     def verify_args(self: Any) -> None:
         verify(self)
-        if WIDTH_KEY in (self.extra_args or {}):
+        if {WIDTH_KEY, FLOOR_KEY} & (self.extra_args or {}).keys():
             _admit(self.extra_args, _known_bits)
 
     return verify_args
@@ -47,16 +47,25 @@ def _with_width_in_salt(process: Any, config_class: Any) -> Any:
         config: Any = self.vllm_config.quant_config
         if not isinstance(config, config_class):
             return process(self, request_id, prompt, params, *args, **kwargs)
-        width = _admit(getattr(params, "extra_args", None), config.every_width)
+        floor = floor_of(self.vllm_config)
+        asked = _admit(getattr(params, "extra_args", None), config.every_width, floor=floor)
         request = process(self, request_id, prompt, params, *args, **kwargs)
-        request.cache_salt = f"{WIDTH_KEY}={width};{request.cache_salt or ''}"
+        request.cache_salt = f"{WIDTH_KEY}={asked.width}{'+' * asked.floor};{request.cache_salt or ''}"
         return request
 
     return process_inputs
 
 
-def _admit(extra: Mapping[str, Any] | None, bits: Collection[float]) -> float:
-    try:
-        return asked_width(extra, bits)
-    except InvalidWidth as error:
-        raise VLLMValidationError(str(error), parameter=WIDTH_KEY) from error
+def floor_of(engine: Any) -> bool:
+    """Whether --additional-config says that widths are the least, unless a request says otherwise."""
+    said = engine.additional_config
+    return asked_floor(said if isinstance(said, Mapping) else None, default=False)
+
+
+def _admit(extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool = False) -> Asked:
+    for key, asked in ((WIDTH_KEY, lambda: asked_width(extra, bits)), (FLOOR_KEY, lambda: asked_floor(extra, default=floor))):
+        try:
+            asked()
+        except InvalidWidth as error:
+            raise VLLMValidationError(str(error), parameter=key) from error
+    return Asked(asked_width(extra, bits), asked_floor(extra, default=floor))

@@ -1,4 +1,4 @@
-"""Lists a store's widths on its card in /v1/models, where a gateway finds them."""
+"""Lists a store's widths on its card in /v1/models, where a gateway finds them, and counts what they served in /metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from backends.anyprec.names import WIDTH_KEY
+from backends.anyprec.plugin import served as served_rows
 
 SERVER = "vllm.entrypoints.openai.models.serving"
 
@@ -16,6 +17,7 @@ def show_widths(bits: Collection[float]) -> None:
     """Add `anyprec_bits` to the cards of base models; nothing where no OpenAI server runs in this process."""
     if SERVER not in sys.modules:
         return
+    served_rows.publish(bits)
     served: Any = sys.modules[SERVER].OpenAIServingModels
     show = getattr(served.show_available_models, "__wrapped__", served.show_available_models)
 

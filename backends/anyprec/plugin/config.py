@@ -14,7 +14,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.platforms import current_platform
 
-from backends.anyprec.plugin.admission import guard_admission
+from backends.anyprec.plugin.admission import floor_of, guard_admission
 from backends.anyprec.plugin.cards import show_widths
 from backends.anyprec.plugin.head import WholeBlocksHead
 from backends.anyprec.plugin.linear import AnyprecLinearMethod
@@ -111,7 +111,8 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         if self.rows is None:
             engine = get_current_vllm_config()
             fractions = [profile.bits for profile in self.profiles]
-            self.rows = RowWidths(self.bits, rows=_most_rows(engine), device=device, fractions=fractions)
+            rows, floor = _most_rows(engine), floor_of(engine)
+            self.rows = RowWidths(self.bits, rows=rows, device=device, fractions=fractions, floor=floor)
             follow_batches(self.rows)
         return self.rows
 

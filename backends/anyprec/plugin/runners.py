@@ -10,7 +10,7 @@ import functools
 import sys
 from typing import Any
 
-from backends.anyprec.plugin.widths import RowWidths, served_width
+from backends.anyprec.plugin.widths import Asked, RowWidths
 
 OLDER = "vllm.v1.worker.gpu_model_runner"
 NEWER = "vllm.v1.worker.gpu.model_runner"
@@ -62,15 +62,11 @@ def _follow_older(runner_class: Any, rows: RowWidths) -> None:
         embeds = more.pop("inputs_embeds", embeds)
         intermediate = more.pop("intermediate_tensors", intermediate)
         count = self.input_batch.num_reqs
-        widths = [
-            served_width(
-                self.requests[request].sampling_params and self.requests[request].sampling_params.extra_args, rows.bits
-            )
-            for request in self.input_batch.req_ids[:count]
-        ]
+        params = [self.requests[request].sampling_params for request in self.input_batch.req_ids[:count]]
+        asked = [rows.asked(each and each.extra_args) for each in params]
         starts = self.query_start_loc.np[: count + 1]
         padded = (embeds if input_ids is None else input_ids).shape[0]
-        rows.set_row_widths(widths, starts[1:] - starts[:-1], padded=padded)
+        rows.set_row_widths(asked, starts[1:] - starts[:-1], padded=padded)
         return forward(
             self,
             input_ids=input_ids,
@@ -97,23 +93,24 @@ def _follow_newer(runner_module: Any, rows: RowWidths) -> None:
 
 def _with_widths(state_class: Any, rows: RowWidths) -> Any:
     """A model state that also tells the layers their rows' widths."""
-    widths: dict[str, float] = {}
+    asked: dict[str, Asked] = {}
 
     class WidthsState(state_class):  # type: ignore[misc]
         """Adds the width of each request to what the state remembers."""
 
         def add_request(self, req_index: int, new_req_data: Any) -> None:
             params = new_req_data.sampling_params
-            widths[new_req_data.req_id] = served_width(params and params.extra_args, rows.bits)
+            asked[new_req_data.req_id] = rows.asked(params and params.extra_args)
             super().add_request(req_index, new_req_data)
 
         def remove_request(self, req_id: str) -> None:
-            widths.pop(req_id, None)
+            asked.pop(req_id, None)
             super().remove_request(req_id)
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
             starts = input_batch.query_start_loc_np[: input_batch.num_reqs + 1]
-            batch = [widths.get(request, max(rows.bits)) for request in input_batch.req_ids[: input_batch.num_reqs]]
+            ids, widest = input_batch.req_ids[: input_batch.num_reqs], Asked(max(rows.bits))
+            batch = [asked.get(request, widest) for request in ids]
             rows.set_row_widths(batch, starts[1:] - starts[:-1], padded=input_batch.num_tokens_after_padding)
             return super().prepare_inputs(input_batch, req_states)
 

@@ -9,6 +9,7 @@ buffer, so without profiles there is one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from backends.anyprec import kernels
-from backends.anyprec.names import WIDTH_KEY, width_of
+from backends.anyprec.names import FLOOR_KEY, WIDTH_KEY, width_of
+from backends.anyprec.plugin.served import ServedRows
 
 PADDING = 0
 
@@ -38,22 +40,49 @@ def asked_width(extra: Mapping[str, Any] | None, bits: Collection[float]) -> flo
     return width
 
 
-def served_width(extra: Mapping[str, Any] | None, bits: Collection[float]) -> float:
-    """As `asked_width`, but a width that slipped past admission becomes the widest instead of an error."""
-    try:
-        return asked_width(extra, bits)
-    except InvalidWidth:
-        return max(bits)
+def asked_floor(extra: Mapping[str, Any] | None, *, default: bool) -> bool:
+    """Whether a wider width of the same batch may serve this request. Raises: InvalidWidth for what is no boolean."""
+    asked = (extra or {}).get(FLOOR_KEY, default)
+    if asked not in (False, True):  # vLLM hands true on as 1
+        raise InvalidWidth(f"{FLOOR_KEY} is {asked!r}; it is true or false")
+    return bool(asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request's width, and whether a wider one may serve it."""
+
+    width: float
+    floor: bool = False
+
+    @classmethod
+    def of(cls, extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool) -> Asked:
+        """What slipped past admission becomes the widest, never an error."""
+        try:
+            return cls(asked_width(extra, bits), asked_floor(extra, default=floor))
+        except InvalidWidth:
+            return cls(max(bits))
 
 
 class RowWidths:
-    """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is told."""
+    """One int32 a row of the largest batch the engine may run; all rows are the widest until a batch is told.
+
+    `floor` is what a request without a word of its own gets.
+    """
 
     def __init__(
-        self, bits: Sequence[int], *, rows: int, device: torch.device, fractions: Sequence[float] = ()
+        self,
+        bits: Sequence[int],
+        *,
+        rows: int,
+        device: torch.device,
+        fractions: Sequence[float] = (),
+        floor: bool = False,
     ) -> None:
         self.bits: tuple[float, ...] = (*bits, *fractions)  # what can be asked for
         self._stored, self._rows, self._device = tuple(bits), rows, device
+        self._floor = floor
+        self._served = ServedRows.of_environment(self.bits)
         self._buffers: dict[tuple[int, ...], torch.Tensor] = {}  # by the stored width of each of `bits`
 
     def buffer(self, widths: Mapping[float, int] | None = None) -> torch.Tensor:
@@ -63,13 +92,25 @@ class RowWidths:
             self._buffers[key] = torch.full((self._rows,), max(self._stored), dtype=torch.int32, device=self._device)
         return self._buffers[key]
 
-    def set_row_widths(self, widths: Iterable[float], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
-        """The coming batch: request i has counts[i] rows of width widths[i]; rows up to `padded` are padding."""
-        places = np.repeat(np.fromiter(map(self.bits.index, widths), np.int64), counts)
+    def asked(self, extra: Mapping[str, Any] | None) -> Asked:
+        """What a request's extra arguments ask for."""
+        return Asked.of(extra, self.bits, floor=self._floor)
+
+    def set_row_widths(self, asked: Sequence[Asked], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
+        """The coming batch: request i has counts[i] rows; rows up to `padded` are padding.
+
+        A request whose width is the least takes, in each layer, the widest that any request of the batch reads there.
+        """
+        places = np.fromiter((self.bits.index(each.width) for each in asked), np.int64, len(asked))
+        floor = np.fromiter((each.floor for each in asked), bool, len(asked))
+        rows = int(np.sum(counts))
         for key, buffer in self._buffers.items():
-            full = np.full(max(padded, len(places)), PADDING, np.int32)
-            full[: len(places)] = np.array(key, np.int32)[places]
+            stored = np.array(key, np.int32)[places]
+            full = np.full(max(padded, rows), PADDING, np.int32)
+            full[:rows] = np.repeat(np.where(floor, stored.max(initial=PADDING), stored), counts)
             _tell(buffer, full)
+        if self._served is not None:
+            self._served.add(places, np.where(floor, _widest(self.bits, places), places), counts)
 
     def read_back(self) -> None:
         """Write the narrowest width as a batch does and read it from the device; then all rows are the widest again.
@@ -84,6 +125,11 @@ class RowWidths:
             if read != wanted:
                 said = f"width {wanted} was told and {read} is read"
                 raise LostWidth(f"{said}: a request's width would not reach the layers")
+
+
+def _widest(bits: Sequence[float], places: NDArray[np.int64]) -> int:
+    """Of these places in `bits`, that of the widest."""
+    return max(places.tolist(), key=lambda place: bits[place], default=0)
 
 
 def _tell(buffer: torch.Tensor, full: NDArray[np.int32]) -> None:
