@@ -3,7 +3,8 @@
     python -m benchmarks.gpu --out DIR [--model llama-3.1-8b] [--only bf16 store]       about 100 s an engine
 
 Every engine gets single requests, 48 and 256 at once, and 48 prompts of 512 tokens; the store also mixed widths, whose
-texts are compared with the same requests alone. Prints a line for each and writes DIR/gpu-MODEL.json and the logs.
+texts are compared with the same requests alone, and the same as least widths ("floor"), with what served them. With
+`--starts` engines only start. Prints a line for each and writes DIR/gpu-MODEL.json and the logs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from backends.anyprec.names import WIDTH_KEY
+from backends.anyprec.names import FLOOR_KEY, WIDTH_KEY
 from benchmarks.random_store import SHAPES, write_tokenizer
 from research.provenance import provenance
 
@@ -36,7 +37,12 @@ BITS = [3, 4, 6, 8]
 GRAPHS = '{"mode":0,"cudagraph_mode":"FULL_DECODE_ONLY","cudagraph_capture_sizes":[1,8,16,32,64,128,256]}'
 OPTIONS = ["--load-format", "dummy", "--max-num-seqs", "256", "--max-model-len", "1024", "--no-enable-prefix-caching"]
 OPTIONS += ["--max-num-batched-tokens", "4096", "--gpu-memory-utilization", "0.5", "--compilation-config", GRAPHS]
-Widths = Sequence[int | None]
+Extra = dict[str, Any]  # a request's vllm_xargs
+MIXED = [{WIDTH_KEY: k} for k in BITS]
+LINES = {
+    "3": [{WIDTH_KEY: 3}], "4": [{WIDTH_KEY: 4}], "8": [{WIDTH_KEY: 8}], "mixed": MIXED,
+    "floor": [{**each, FLOOR_KEY: True} for each in MIXED],
+}  # fmt: skip
 
 
 def _compressed(name: str, weights: dict[str, Any], activations: dict[str, Any] | None) -> dict[str, Any]:
@@ -101,42 +107,42 @@ def _healthy() -> bool:
         return False
 
 
-def body(i: int, tokens: int, width: int | None, *, prompt: int, **more: Any) -> dict[str, Any]:
+def body(i: int, tokens: int, extra: Extra, *, prompt: int, **more: Any) -> dict[str, Any]:
     """A greedy completion of a random prompt of so many tokens that depends on i."""
     words = np.random.default_rng(1_000_003 * prompt + i).integers(0, 250, prompt).tolist()
     asked = {"model": "m", "prompt": words, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **more}
-    return asked | ({"vllm_xargs": {WIDTH_KEY: width}} if width is not None else {})
+    return asked | ({"vllm_xargs": extra} if extra else {})
 
 
-def complete(i: int, tokens: int, width: int | None, *, prompt: int = 32, **more: Any) -> dict[str, Any]:
+def complete(i: int, tokens: int, extra: Extra, *, prompt: int = 32, **more: Any) -> dict[str, Any]:
     """One answer."""
-    return post("/v1/completions", body(i, tokens, width, prompt=prompt, **more))
+    return post("/v1/completions", body(i, tokens, extra, prompt=prompt, **more))
 
 
-def single_tokens_per_s(width: int | None) -> float:
+def single_tokens_per_s(extra: Extra) -> float:
     """Decode speed of one request alone."""
-    complete(0, 8, width)
+    complete(0, 8, extra)
     start = time.time()
-    complete(0, 192, width)
+    complete(0, 192, extra)
     return 192 / (time.time() - start)
 
 
-def crowd_tokens_per_s(count: int, widths: Widths, tokens: int = 192) -> float:
+def crowd_tokens_per_s(count: int, asked: Sequence[Extra], tokens: int = 192) -> float:
     """Tokens a second of many requests at once."""
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda i: complete(i, 4, widths[i % len(widths)]), range(count)))
+        list(pool.map(lambda i: complete(i, 4, asked[i % len(asked)]), range(count)))
         start = time.time()
-        list(pool.map(lambda i: complete(i, tokens, widths[i % len(widths)]), range(count)))
+        list(pool.map(lambda i: complete(i, tokens, asked[i % len(asked)]), range(count)))
     return count * tokens / (time.time() - start)
 
 
-def first_token_ms(count: int, widths: Widths, salt: int) -> list[int]:
+def first_token_ms(count: int, asked: Sequence[Extra], salt: int) -> list[int]:
     """Median and 95th percentile of the time to the first token of so many prompts of 512 tokens at once."""
 
     def ask(i: int) -> float:
-        asked = body(i + salt, 32, widths[i % len(widths)], prompt=512, stream=True)
+        said = body(i + salt, 32, asked[i % len(asked)], prompt=512, stream=True)
         request = urllib.request.Request(
-            BASE + "/v1/completions", json.dumps(asked).encode(), {"content-type": "application/json"}
+            BASE + "/v1/completions", json.dumps(said).encode(), {"content-type": "application/json"}
         )
         start, first = time.time(), 0.0
         for line in urllib.request.urlopen(request, timeout=120):
@@ -153,7 +159,7 @@ def mixed_against_solo() -> dict[str, Any]:
     """48 requests at mixed widths against the same alone: equal texts, and the largest gap of the first token."""
 
     def steps(i: int) -> tuple[list[str], list[float]]:
-        found = complete(i, 16, BITS[i % len(BITS)], logprobs=0)["choices"][0]["logprobs"]
+        found = complete(i, 16, MIXED[i % len(MIXED)], logprobs=0)["choices"][0]["logprobs"]
         return found["tokens"], found["token_logprobs"]
 
     with ThreadPoolExecutor(48) as pool:
@@ -169,26 +175,34 @@ def loaded_gib(log: Path) -> float | None:
     return float(found[1]) if found else None
 
 
-def speeds(widths: Widths, salt: int, crowds: Sequence[int]) -> dict[str, Any]:
+def speeds(asked: Sequence[Extra], salt: int, crowds: Sequence[int]) -> dict[str, Any]:
     """One line of the table."""
-    found: dict[str, Any] = {"1": round(single_tokens_per_s(widths[0]))} if len(widths) == 1 else {}
-    found |= {str(count): round(crowd_tokens_per_s(count, widths)) for count in crowds}
-    return found | {"first_token_ms": first_token_ms(48, widths, salt)}
+    found: dict[str, Any] = {"1": round(single_tokens_per_s(asked[0]))} if len(asked) == 1 else {}
+    found |= {str(count): round(crowd_tokens_per_s(count, asked)) for count in crowds}
+    return found | {"first_token_ms": first_token_ms(48, asked, salt)}
 
 
-def measure(name: str, folder: Path, out: Path, options: Sequence[str], crowds: Sequence[int]) -> dict[str, Any]:
-    """Start a server and measure it; a failure is part of the result."""
+def rows_served() -> dict[str, float]:
+    """Rows so far by the width asked for and that served, as /metrics says them."""
+    text = urllib.request.urlopen(BASE + "/metrics", timeout=30).read().decode()
+    found = re.findall(r'^anyprec_rows_total\{asked="([^"]+)",served="([^"]+)"\} (\S+)$', text, re.MULTILINE)
+    return {f"{asked} at {served}": float(rows) for asked, served, rows in found}
+
+
+def measure(name: str, folder: Path, out: Path, options: Sequence[str], crowds: Sequence[int] | None) -> dict[str, Any]:
+    """Start a server and measure it, or only start it without crowds; a failure is part of the result."""
     log, found = out / f"{folder.name}.log", dict[str, Any](name=name, made=provenance())
     try:
         with served(folder, log, *OPTIONS, *options) as startup_s:
             found |= {"startup_s": round(startup_s, 1), "weights_gib": loaded_gib(log)}
-            lines: dict[str, Widths] = {"-": [None]}
-            if name == "store":
-                lines = {"3": [3], "4": [4], "8": [8], "mixed": BITS}
-            for i, (label, widths) in enumerate(lines.items()):
-                found[label] = speeds(widths, 1000 * i, crowds)
+            lines = {} if crowds is None else LINES if name == "store" else {"-": [{}]}
+            for i, (label, asked) in enumerate(lines.items()):
+                before = rows_served() if label == "floor" else {}
+                found[label] = speeds(asked, 1000 * i, crowds or [])
+                if label == "floor":
+                    found["rows_served"] = {key: rows - before.get(key, 0) for key, rows in rows_served().items()}
                 print(name, label, json.dumps(found[label]), flush=True)
-            if name == "store":
+            if name == "store" and lines:
                 found["mixed_against_solo"] = mixed_against_solo()
     except Exception as error:
         lines_of = log.read_text().splitlines() if log.exists() else []
@@ -206,6 +220,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/pointsman-gpu"))
     parser.add_argument("--only", nargs="*", choices=list(ENGINES), default=list(ENGINES))
     parser.add_argument("--crowds", nargs="*", type=int, default=[48, 256], help="how many requests at once")
+    parser.add_argument("--starts", action="store_true", help="only how long each takes to start")
     parser.add_argument("--options", nargs="*", default=[], help="passed to vllm serve, without their dashes")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +232,8 @@ def main() -> None:
         quantization = {"quantization_config": ENGINES[name]} if ENGINES[name] else {}
         (folder / "config.json").write_text(json.dumps(SHAPES[arguments.model].config() | quantization))
         options = [f"--{option}" for option in arguments.options]
-        found.append(measure(name, folder, arguments.out, options, arguments.crowds))
+        crowds = None if arguments.starts else arguments.crowds
+        found.append(measure(name, folder, arguments.out, options, crowds))
         (arguments.out / f"gpu-{arguments.model}.json").write_text(json.dumps(found, indent=1))
 
 

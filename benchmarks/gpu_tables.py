@@ -77,11 +77,12 @@ def engines(found: list[Row]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     plain = next(row["-"] for row in found if row["name"] == "bf16")
     for row in found:
-        for label in (key for key in ("-", "3", "4", "8", "mixed") if key in row):
+        for label in (key for key in ("-", "3", "4", "8", "mixed", "floor") if key in row):
             line = row[label]
             cells = [f"{line[k]:,} ({line[k] / plain[k]:.2f})" if k in line else "" for k in ("1", "48", "256")]
             cells.append(", ".join(map(str, line["first_token_ms"])))
-            name = row["name"] if label == "-" else f"store, {label}" + (" bits" if label != "mixed" else "")
+            name = {"-": row["name"], "mixed": "store, mixed", "floor": "store, mixed, widths the least"}.get(label)
+            name = name or f"store, {label} bits"
             yield f"| {name} | {' | '.join(cells)} | {row['startup_s']} | {row['weights_gib']} |"
 
 

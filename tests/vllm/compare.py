@@ -169,7 +169,7 @@ def run_skinny(rng: Any, layer: Layer, widths: Sequence[int], *, processors: int
     kernel = on_cpu("skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring, granules=how.granules))
     argument = SkinnyArgs(
         launches.layer(layout.codes, layout.tables, layout.rows), x.data_ptr(), asked.data_ptr(), out.data_ptr(),
-        *x.shape, how.parts,
+        *x.shape, how.parts, how.sharing(len(x)), 65536 // len(x) + 1,
     )  # fmt: skip
     kernel.run(ctypes.byref(argument), how.blocks, 1, 32 * how.warps)
     same(out, layer.exact(x, widths), (layer.codes.shape, layer.bits, widths, how))
@@ -184,7 +184,7 @@ def skinny(rng: Any) -> None:
     run_skinny(rng, layer, [4, 5, 6, 3, 3, 5, 0, 4])
     run_skinny(rng, layer, rng.choice([0, 3, 4, 6, 8], 13).tolist(), processors=1)
     run_skinny(rng, layer, [8] * 16)
-    run_skinny(rng, layer, rng.choice([0, 3, 4, 6, 8], 29).tolist(), processors=4)
+    run_skinny(rng, random_layer(rng, 48, 1536, bits=(3, 8)), [3, 8, 3, 0, 8], processors=3)
     run_skinny(rng, random_layer(rng, 600, 256, bits=(2, 3)), [2, 3, 2], processors=2)
     run_skinny(rng, random_layer(rng, 24, 288, bits=(2, 5), group=4), [5, 2], processors=1)
     run_skinny(rng, random_layer(rng, 16, 256, bits=(8,)), [0, 0, 0])
@@ -464,7 +464,7 @@ def compile_all(_: Any) -> None:
         for capability in ARCHITECTURES:
             arch, hopper = compiled.architecture(capability), capability == (9, 0)
             kernels = [("quantize", launches.macros(bits))]
-            kernels += [("skinny_gemm", launches.macros(bits, **few, granules=granules)) for granules in (1, 2, 4)]
+            kernels += [("skinny_gemm", launches.macros(bits, **few, granules=granules)) for granules in (1, 2)]
             for granules in (4, 16):
                 how = GemmLaunch(granules, 8, 1, wgmma=hopper)
                 kernels.append(("gemm", launches.gemm_macros(bits, how)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,10 +30,13 @@ TEXT = list(b"The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and the
 Steps = tuple[list[str], list[float]]
 
 
-def steps(engine: Engine, prompt: str | Sequence[int], bits: float, **more: Any) -> Steps:
+def steps(
+    engine: Engine, prompt: str | Sequence[int], bits: float, *, floor: bool | None = None, **more: Any
+) -> Steps:
     """Greedy tokens and their log-probabilities."""
     body = {"prompt": prompt, "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0, **more}
-    answer = engine.post("/v1/completions", {**body, "vllm_xargs": {"anyprec_bits": bits}})
+    said = {"anyprec_bits": bits} | ({} if floor is None else {"anyprec_floor": floor})
+    answer = engine.post("/v1/completions", {**body, "vllm_xargs": said})
     assert answer.status_code == 200, answer.text
     found = answer.json()["choices"][0]["logprobs"]
     return found["tokens"], found["token_logprobs"]
@@ -56,6 +60,50 @@ def test_48_requests_at_three_widths_in_one_batch_give_exactly_the_solo_runs_log
     solo = [steps(large, *job, cache_salt="solo", max_tokens=32) for job in jobs]
     assert crowd == solo
     assert len(jobs) * 32 / batches > 6  # rows of a batch: they did run together
+
+
+def rows_served(engine: Engine) -> dict[tuple[str, str], float]:
+    """Rows by the width asked for and that served, as /metrics says them."""
+    text = httpx.get(f"{engine.url}/metrics", timeout=60).text
+    found = re.findall(r'^anyprec_rows_total\{asked="([^"]+)",served="([^"]+)"\} (\S+)$', text, re.MULTILINE)
+    return {(asked, served): float(rows) for asked, served, rows in found}
+
+
+def test_a_width_that_is_the_least_is_served_wider_in_a_crowd_and_metrics_say_by_which(large: Engine) -> None:
+    generator, letters = random.Random(), "abcdefgh ijklmnop"
+    jobs = [("".join(generator.choices(letters, k=10 + i)), 3, i % 4 == 0) for i in range(24)]
+    jobs += [(prompt, 8, False) for prompt, _, _ in jobs]
+
+    def ask(salt: str, prompt: str, bits: int, floor: bool) -> Steps:
+        return steps(large, prompt, bits, floor=floor, cache_salt=salt, max_tokens=32)
+
+    before = rows_served(large)
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        crowd = list(pool.map(lambda job: ask("crowd", *job), jobs))
+    after = rows_served(large)
+    rows = {pair: after[pair] - before.get(pair, 0) for pair in after if after[pair] > before.get(pair, 0)}
+    assert set(rows) <= {("3", "3"), ("3", "8"), ("8", "8")}
+    assert rows["3", "8"] > 100
+    solo = [ask("solo", *job) for job in jobs]
+    exact = [i for i, (_, _, floor) in enumerate(jobs) if not floor]
+    assert [crowd[i] for i in exact] == [solo[i] for i in exact]
+    assert crowd != solo
+    assert solo[0] == steps(large, jobs[0][0], 3, cache_salt="exact", max_tokens=32)  # alone, nothing is wider
+
+
+@pytest.mark.parametrize("floor", ["yes", 2, 0.5])
+def test_a_floor_that_is_no_boolean_is_a_400(large: Engine, floor: object) -> None:
+    answer = large.post("/v1/completions", {"prompt": "a", "vllm_xargs": {"anyprec_bits": 3, "anyprec_floor": floor}})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "anyprec_floor"
+
+
+def test_what_a_crowd_left_in_the_cache_at_wider_widths_is_not_read_by_an_exact_width(large: Engine) -> None:
+    prompt = "".join(random.Random().choices("abcdefgh ", k=400))
+    steps(large, prompt, 3, floor=True)
+    hits = large.metric("vllm:prefix_cache_hits_total")
+    steps(large, prompt, 3)
+    assert large.metric("vllm:prefix_cache_hits_total") == hits
 
 
 @pytest.mark.parametrize("bits", [3, 4, 5, 6])

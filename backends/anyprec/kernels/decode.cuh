@@ -296,11 +296,10 @@ DEVICE float of_bfloat16(u32 pair, int which) {
     return __uint_as_float(bits);
 }
 
-// The larger of two pairs of values without their signs, each for itself.
-DEVICE u32 largest_of(const uint4 &eight, u32 most) {
+// The largest of eight values without their signs, of each half.
+DEVICE u32 largest_of(const uint4 &eight) {
     constexpr u32 UNSIGNED = 0x7FFF7FFF;
-    most = larger_pair(most, larger_pair(eight.x & UNSIGNED, eight.y & UNSIGNED));
-    return larger_pair(most, larger_pair(eight.z & UNSIGNED, eight.w & UNSIGNED));
+    return larger_pair(larger_pair(eight.x & UNSIGNED, eight.y & UNSIGNED), larger_pair(eight.z & UNSIGNED, eight.w & UNSIGNED));
 }
 
 DEVICE float warp_largest(u32 pair) {

@@ -97,7 +97,8 @@ def skinny(x: torch.Tensor, layer: Operand, widths: torch.Tensor, how: SkinnyLau
     m, columns = x.shape
     out = torch.empty(m, layer.rows, dtype=x.dtype, device=x.device)
     argument = SkinnyArgs(
-        layer.argument(), x.data_ptr(), widths.data_ptr(), out.data_ptr(), m, columns, how.parts
+        layer.argument(), x.data_ptr(), widths.data_ptr(), out.data_ptr(), m, columns, how.parts, how.sharing(m),
+        65536 // m + 1,
     )  # fmt: skip
     options = launches.macros(layer.bits, ring=how.ring, granules=how.granules)
     function = _kernel("skinny_gemm", "skinny_gemm", options, x.device.index)

@@ -13,17 +13,17 @@ from backends.anyprec.kernels.layout import PLANE_BYTES, TILE_ROWS, UNIT, steps_
 
 MOST_WARPS = 16
 SHARED_BYTES = 224 << 10  # what a block may have, its static part left out
-MOST_SKINNY = 32  # rows of x that skinny_gemm.cu takes …
-FEW_ROWS, FEW_UNITS = 8, 8  # … and takes where a layer has more columns than these units
+FEW_ROWS = 8  # rows of x that skinny_gemm.cu takes …
+MOST_SKINNY, FEW_UNITS = 16, 6  # … and where a layer has no more units of columns
 RINGS = (12288, 8192)  # bytes of a warp's words on their way, tried in turn
 FEW_WARPS = 8  # of a block that leaves room for another
-LEAST_WARPS = 16  # of a block that has several rows of x to make bytes of
 X_BYTES = 2048  # of 8 rows of x and a unit
 DEEP_BYTES = SHARED_BYTES // 3  # of a unit, so that three fit
 WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
 GRANULE = 8  # rows of x of one step, which tensor cores take together
 SCATTERED = 8 * 4 * 256  # columns that a block of `scatter` moves
-CLUSTERED = 0.88  # of the multiprocessors, that clusters of more than two can take: they do not cross a group of them
+CLUSTERS = {1: 1.0, 2: 1.0, 3: 0.88, 4: 0.88, 6: 0.7, 8: 0.8}  # blocks that share a layer's columns, and the part of the
+# multiprocessors that such clusters can take: they do not cross a group of them
 
 
 class Layer(ctypes.Structure):
@@ -40,7 +40,7 @@ class SkinnyArgs(ctypes.Structure):
 
     _fields_ = [
         ("layer", Layer), *((name, ctypes.c_void_p) for name in ("x", "widths", "out")),
-        *((name, ctypes.c_int) for name in ("m", "columns", "parts")),
+        *((name, ctypes.c_int) for name in ("m", "columns", "parts", "sharing", "fraction")),
     ]  # fmt: skip
 
 
@@ -87,6 +87,10 @@ class SkinnyLaunch:
     ring: int
     shared_bytes: int
     granules: int  # of eight rows of x, at most
+
+    def sharing(self, m: int) -> int:
+        """Warps that make bytes of one row of x."""
+        return max(1, self.warps // m)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +150,24 @@ def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLa
 def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
     """Warps shared out over rows and columns; None where x does not fit, or another kernel is faster.
 
-    For a single row a block leaves room for another, so that the next layer's weights are on their way before this
-    layer ends. More rows, or few columns, take all of a multiprocessor.
+    For one or two rows, and four of a narrow layer, a block leaves room for another, so that the next layer's weights
+    are on their way before this layer ends. More rows, or few columns, take all of a multiprocessor. What warps do not
+    multiply, they help to quantize.
     """
     tiles = -(-rows // TILE_ROWS)
-    whole = [*((MOST_WARPS, ring, 1) for ring in RINGS), (FEW_WARPS, RINGS[-1], 1)]
     if m > (MOST_SKINNY if units <= FEW_UNITS else FEW_ROWS):
         return None
-    for most_warps, ring, room in [(FEW_WARPS, RINGS[-1], 2), *whole] if m == 1 and units >= FEW_WARPS else whole:
+    whole, beside = [(MOST_WARPS, ring, 1) for ring in RINGS], (FEW_WARPS, RINGS[-1], 2)
+    wide, few = units >= FEW_WARPS, m <= (4 if tiles <= 2 * processors else 2)
+    for most_warps, ring, room in [beside, *whole] if wide and few else whole:
         blocks = min(tiles, processors * (room if tiles > room * processors else 1))
         together = min(-(-tiles // blocks), most_warps)
         parts = max(1, min(most_warps // together, units))
-        warps = max(together * parts, FEW_WARPS // room if m == 1 else min(LEAST_WARPS, most_warps))
-        shared = warps * ring + m * units * UNIT + warps * m * TILE_ROWS * 4
+        warps = max(together * parts, most_warps if wide and m > 1 else FEW_WARPS // room)
+        working = warps // parts * parts
+        shared = working * ring + m * units * UNIT + working * m * TILE_ROWS * 4
         if shared <= SHARED_BYTES // room:
-            return SkinnyLaunch(blocks, warps, parts, ring, shared, next(g for g in (1, 2, 4) if GRANULE * g >= m))
+            return SkinnyLaunch(blocks, warps, parts, ring, shared, -(-m // GRANULE))
     return None
 
 
@@ -176,14 +183,14 @@ def gemm_launch(m: int, *, rows: int, units: int, processors: int, hopper: bool,
 
     def cost(how: GemmLaunch) -> float:
         blocks = -(-tiles // how.warps) * across * how.cluster
-        unit = max(how.warps * (1 + granules / (64 if wgmma else 4)), 10) + granules / 2
-        places = processors if how.cluster < 4 else int(processors * CLUSTERED) // how.cluster * how.cluster
-        return -(-blocks // places) * (-(-units // how.cluster) * unit + 40 + 8 * (how.cluster > 1))
+        unit = max(how.warps * (1 + granules / (64 if wgmma else 4)), 12)
+        places = int(processors * CLUSTERS[how.cluster]) // how.cluster * how.cluster
+        return -(-blocks // places) * (-(-units // how.cluster) * unit + 10 + 3 * how.cluster)
 
     sizes = [
         GemmLaunch(granules, warps, cluster, wgmma, depth=3 if unit_bytes(granules, warps) <= DEEP_BYTES else 2)
         for warps in (range(4, MOST_WARPS + 1, 4) if wgmma else range(4, MOST_WARPS + 1))
-        for cluster in ((1, 2, 4) if clusters else (1,))
+        for cluster in (CLUSTERS if clusters else (1,))
         if cluster <= units
     ]
     return min(sizes, key=cost)

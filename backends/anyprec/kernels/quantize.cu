@@ -35,11 +35,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
     if (threadIdx.x < STEPS) count[threadIdx.x] = 0;
     if (threadIdx.x == 0) total = before = 0;
     __syncthreads();
+    unsigned long long seen = 0;  // by this thread, of each step, eight bits each
+    int earlier = 0;
     for (int i = threadIdx.x; i < a.m; i += THREADS) {
         const int other = order_of(a.widths[i]);
-        atomicAdd(&count[other], 1);
-        if (other == mine && i < row) atomicAdd(&before, 1);
+        seen += 1ull << 8 * (other - 1);
+        earlier += other == mine && i < row;
+        if ((i / THREADS & 127) == 127 || i + THREADS >= a.m) {  // before eight bits are too few
+#pragma unroll
+            for (int step = 1; step < STEPS; ++step)
+                if (seen >> 8 * (step - 1) & 255) atomicAdd(&count[step], (int)(seen >> 8 * (step - 1) & 255));
+            seen = 0;
+        }
     }
+    if (earlier) atomicAdd(&before, earlier);
     wait_for_kernel_ahead();
     const auto eight = [&](int i) { return i < eights ? *(const uint4 *)(from + 8 * i) : make_uint4(0, 0, 0, 0); };
     uint4 kept[KEPT];
@@ -47,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(const Quantize a)
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) kept[k] = eight(threadIdx.x + k * THREADS);
 #pragma unroll
-    for (int k = 0; k < KEPT; ++k) pair = largest_of(kept[k], pair);
-    for (int i = threadIdx.x + KEPT * THREADS; i < eights; i += THREADS) pair = largest_of(eight(i), pair);
+    for (int k = 0; k < KEPT; ++k) pair = larger_pair(pair, largest_of(kept[k]));
+    for (int i = threadIdx.x + KEPT * THREADS; i < eights; i += THREADS) pair = larger_pair(pair, largest_of(eight(i)));
     float most = warp_largest(pair);
     if (lane == 0) most_of[threadIdx.x / 32] = most;
     __syncthreads();

@@ -66,7 +66,7 @@ class AnyprecConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM is untype
         require_supported(vllm.__version__)
         if config.get("version") != STORE_VERSION:
             raise ValueError(f"an anyprec store of version {STORE_VERSION} was expected, not {config.get('version')}")
-        cls._set_row_widths(config["bits"])
+        cls._set_row_widths(sorted(config["bits"]))
         return cls(
             bits=config["bits"],
             rows_per_table=config.get("rows_per_table", 1),
