@@ -9,7 +9,7 @@ are read on the device, so graphs replay with new ones.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -206,20 +206,27 @@ def by_bytes(x: torch.Tensor, layer: Operand, widths: torch.Tensor, counts: Mapp
     chunk = max(TILE_ROWS, CHUNK_BYTES // (layer.units * UNIT) // TILE_ROWS * TILE_ROWS)
     if not all(step for step, _ in steps):
         out.zero_()
+    parts = list(_parts(quantized, steps))
     for first in range(0, rows, chunk):
-        last, begin = min(first + chunk, rows), 0
-        for step, count in steps:
-            places, begin = slice(begin, begin + count), begin + count
-            if not count or not step:
-                continue
+        last = min(first + chunk, rows)
+        for step, x_bytes, x_scales, row_of in parts:
             weights = expanded(layer, width=step, first=first, count=last - first)
-            found = _custom_ops.cutlass_scaled_mm(
-                quantized.bytes[places], weights.t(), quantized.scales[places, None], scales[first:last, None], x.dtype
-            )
+            found = _custom_ops.cutlass_scaled_mm(x_bytes, weights.t(), x_scales, scales[first:last, None], x.dtype)
             if found.shape == out.shape:  # all of it, and one step leaves rows where they are
                 return found[:, : layer.rows]
-            scatter(found, out[:, first:last], quantized.row_of[places])
+            scatter(found, out[:, first:last], row_of)
     return out[:, : layer.rows]
+
+
+def _parts(
+    quantized: Quantized, steps: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Each step present with the bytes and scales of its rows, and the rows of x they are."""
+    begin = 0
+    for step, count in steps:
+        places, begin = slice(begin, begin + count), begin + count
+        if count and step:
+            yield step, quantized.bytes[places], quantized.scales[places, None], quantized.row_of[places]
 
 
 def scatter(found: torch.Tensor, to: torch.Tensor, row_of: torch.Tensor) -> None:

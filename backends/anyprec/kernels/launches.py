@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ FEW_WARPS = 8  # of a block that leaves room for another
 X_BYTES = 2048  # of 8 rows of x and a unit
 DEEP_BYTES = SHARED_BYTES // 3  # of a unit, so that three fit
 WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
+KEPT_SIZES = 4096  # of launches, which take longer to find than to use
 GRANULE = 8  # rows of x of one step, which tensor cores take together
 SCATTERED = 8 * 4 * 256  # columns that a block of `scatter` moves
 CLUSTERS = {1: 1.0, 2: 1.0, 3: 0.88, 4: 0.88, 6: 0.7, 8: 0.8}  # blocks that share a layer's columns, and the part of the
@@ -141,12 +143,14 @@ def hopper_launches(m: int, *, rows: int, units: int, processors: int) -> Iterat
         yield waves * (share * unit + end), HopperLaunch(granules, row_groups, k_groups, each, cluster)
 
 
+@functools.lru_cache(maxsize=KEPT_SIZES)
 def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLaunch:
     """The sizes that are expected to take least."""
     sizes = hopper_launches(m, rows=rows, units=units, processors=processors)
     return min(sizes, key=lambda one: one[0])[1]
 
 
+@functools.lru_cache(maxsize=KEPT_SIZES)
 def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
     """Warps shared out over rows and columns; None where x does not fit, or another kernel is faster.
 
@@ -176,6 +180,7 @@ def granules_of(m: int, steps: int) -> int:
     return (m + (GRANULE - 1) * min(steps, m)) // GRANULE
 
 
+@functools.lru_cache(maxsize=KEPT_SIZES)
 def gemm_launch(m: int, *, rows: int, units: int, processors: int, hopper: bool, clusters: bool) -> GemmLaunch:
     """The sizes that keep most multiprocessors busy; docs/gpu.md has what they reach."""
     granules = next((g for g in (4, 8) if GRANULE * g >= m), 16)

@@ -27,7 +27,7 @@ class ServedRows:
 
     def __init__(self, path: Path, bits: Sequence[float]) -> None:
         self._bits = tuple(bits)
-        self._rows = np.memmap(path, np.int64, "r+", shape=(len(bits), len(bits)))
+        self._rows = np.asarray(np.memmap(path, np.int64, "r+", shape=(len(bits), len(bits))))
 
     @classmethod
     def of_environment(cls, bits: Sequence[float]) -> ServedRows | None:
@@ -47,7 +47,9 @@ class ServedRows:
 
     def add(self, asked: NDArray[np.int64], served: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> None:
         """Rows of requests: places of their widths in `bits`, and how many rows each has."""
-        np.add.at(self._rows, (asked, served), counts)
+        size = len(self._bits)
+        rows = np.bincount(asked * size + served, weights=counts, minlength=size * size)
+        self._rows += rows.astype(np.int64).reshape(size, size)
 
     def collect(self) -> Iterator[Any]:
         """For prometheus_client: a counter with a label for each of both widths."""

@@ -83,6 +83,8 @@ class RowWidths:
         self._stored, self._rows, self._device = tuple(bits), rows, device
         self._floor = floor
         self._served = ServedRows.of_environment(self.bits)
+        self._place = {width: i for i, width in enumerate(self.bits)}
+        self._told: dict[tuple[int, ...], NDArray[np.int32]] = {}  # what a buffer's first rows hold since the last batch
         self._buffers: dict[tuple[int, ...], torch.Tensor] = {}  # by the stored width of each of `bits`
 
     def buffer(self, widths: Mapping[float, int] | None = None) -> torch.Tensor:
@@ -101,22 +103,26 @@ class RowWidths:
 
         A request whose width is the least takes, in each layer, the widest that any request of the batch reads there.
         """
-        places = np.fromiter((self.bits.index(each.width) for each in asked), np.int64, len(asked))
-        floor = np.fromiter((each.floor for each in asked), bool, len(asked))
-        rows = int(np.sum(counts))
+        places = np.array([self._place[each.width] for each in asked], np.int64)
+        floor, rows = np.array([each.floor for each in asked], bool), int(counts.sum())
+        some = bool(floor.any())
         for key, buffer in self._buffers.items():
             stored = np.array(key, np.int32)[places]
             full = np.full(max(padded, rows), PADDING, np.int32)
-            full[:rows] = np.repeat(np.where(floor, stored.max(initial=PADDING), stored), counts)
-            _tell(buffer, full)
+            full[:rows] = np.repeat(np.where(floor, stored.max(), stored) if some else stored, counts)
+            if not np.array_equal(full, self._told.get(key, ())):
+                _tell(buffer, full)
+                self._told[key] = full
         if self._served is not None:
-            self._served.add(places, np.where(floor, _widest(self.bits, places), places), counts)
+            served = np.where(floor, self._place[max(each.width for each in asked)], places) if some else places
+            self._served.add(places, served, counts)
 
     def read_back(self) -> None:
         """Write the narrowest width as a batch does and read it from the device; then all rows are the widest again.
 
         Raises: LostWidth where another one is there.
         """
+        self._told.clear()
         for buffer in self._buffers.values():
             wanted = min(self._stored)
             buffer[:1].copy_(torch.tensor([wanted], dtype=torch.int32), non_blocking=True)
@@ -125,11 +131,6 @@ class RowWidths:
             if read != wanted:
                 said = f"width {wanted} was told and {read} is read"
                 raise LostWidth(f"{said}: a request's width would not reach the layers")
-
-
-def _widest(bits: Sequence[float], places: NDArray[np.int64]) -> int:
-    """Of these places in `bits`, that of the widest."""
-    return max(places.tolist(), key=lambda place: bits[place], default=0)
 
 
 def _tell(buffer: torch.Tensor, full: NDArray[np.int32]) -> None:
