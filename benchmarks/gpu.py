@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --out DIR [--model llama-3.1-8b] [--only bf16 store]       about 100 s an engine
 
-Every engine gets single requests, 48 and 256 at once, and 48 prompts of 512 tokens; the store also mixed widths, whose
-texts are compared with the same requests alone, and the same as least widths ("floor"), with what served them. With
-`--starts` engines only start. Prints a line for each and writes DIR/gpu-MODEL.json and the logs.
+Every engine gets single requests, 48 and 256 at once, and 48 prompts of 512 tokens. The store also gets mixed widths,
+whose texts are compared with the same requests alone. It gets the same as least widths ("floor"), too. With `--starts`
+engines only start. Prints a line for each and writes DIR/gpu-MODEL.json and the logs.
 """
 
 from __future__ import annotations

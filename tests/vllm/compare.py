@@ -166,7 +166,9 @@ def run_skinny(rng: Any, layer: Layer, widths: Sequence[int], *, processors: int
     units = layout.codes.shape[1]
     how = launches.skinny_launch(len(widths), rows=layout.rows, units=units, processors=processors)
     assert how is not None
-    kernel = on_cpu("skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring, granules=how.granules))
+    kernel = on_cpu(
+        "skinny_gemm", "skinny_gemm", "Skinny", launches.macros(layer.bits, ring=how.ring, granules=how.granules)
+    )
     argument = SkinnyArgs(
         launches.layer(layout.codes, layout.tables, layout.rows), x.data_ptr(), asked.data_ptr(), out.data_ptr(),
         *x.shape, how.parts, how.sharing(len(x)), 65536 // len(x) + 1,
@@ -403,14 +405,17 @@ def floor(_: Any) -> None:
     asked = [rows.asked({"anyprec_bits": k, "anyprec_floor": k != 4}) for k in (3, 4, 3.25)]
     rows.set_row_widths(asked, np.array([2, 1, 1]), padded=6)
     assert first[:6].tolist() == second[:6].tolist() == [4, 4, 4, 4, 0, 0]
-    rows.set_row_widths([rows.asked({"anyprec_bits": k, "anyprec_floor": 1}) for k in (3, 3.25)], np.array([1, 1]), padded=2)
+    asked = [rows.asked({"anyprec_bits": k, "anyprec_floor": 1}) for k in (3, 3.25)]
+    rows.set_row_widths(asked, np.array([1, 1]), padded=2)
     assert (first[:2].tolist(), second[:2].tolist()) == ([3, 3], [4, 4])
     rows.set_row_widths([rows.asked({"anyprec_bits": k}) for k in (3, 8)], np.array([3, 1]), padded=4)
     assert first[:4].tolist() == [3, 3, 3, 8]
     rows.set_row_widths([], np.array([], int), padded=2)
     (counter,) = shown.collect()
-    found = {tuple(each.labels.values()): each.value for each in counter.samples}
-    assert found == {("3", "4"): 2, ("4", "4"): 1, ("3.25", "4"): 1, ("3", "3.25"): 1, ("3.25", "3.25"): 1, ("3", "3"): 3, ("8", "8"): 1}
+    found = {" at ".join(each.labels.values()): each.value for each in counter.samples}
+    assert found == {
+        "3 at 4": 2, "4 at 4": 1, "3.25 at 4": 1, "3 at 3.25": 1, "3.25 at 3.25": 1, "3 at 3": 3, "8 at 8": 1,
+    }  # fmt: skip
     assert not asked_floor({}, default=False)
     assert not asked_floor({"anyprec_floor": 0}, default=True)
     with pytest.raises(InvalidWidth, match="anyprec_floor is 'yes'"):
@@ -420,7 +425,7 @@ def floor(_: Any) -> None:
 def traced(rng: np.random.Generator) -> None:
     """A compiled layer takes its widths as inputs: another batch is multiplied at its own without compiling anew."""
     from backends.anyprec.plugin.linear import AnyprecLinearMethod
-    from backends.anyprec.plugin.widths import Asked, RowWidths
+    from backends.anyprec.plugin.widths import AskedWidth, RowWidths
 
     sizes, columns = [16, 16, 32], 64
     plain, fused = [{3: 3, 4: 4}] * 3, [{3: 3, 4: 4, 3.25: k} for k in (3, 4, 4)]
@@ -444,7 +449,7 @@ def traced(rng: np.random.Generator) -> None:
         compiled_layer = torch.compile(lambda x, layer=layer, method=method: method.apply(layer, x), backend=keep)
         x = torch.randn(4, columns)
         for widths in ([3, 3, 4, 4], [4, 4, 4, 3], [*(fractions or [3]), 3, 4, 4]):
-            rows.set_row_widths([Asked(width) for width in widths], np.ones(4, int), padded=4)
+            rows.set_row_widths([AskedWidth(width) for width in widths], np.ones(4, int), padded=4)
             assert torch.equal(compiled_layer(x), method.apply(layer, x))
         assert len(graphs) == 1
 
@@ -480,7 +485,8 @@ def compile_all(_: Any) -> None:
 CHECKS = {
     "skinny": skinny, "gemm": gemm, "quantize": quantize, "expand": expand, "close": close,
     "portable": portable_operator, "alone": alone, "types": types, "compile": compile_all,
-    "runners": runners, "read_back": read_back, "profiles": profiles, "traced": traced, "floor": floor, "scatter": scatter,
+    "runners": runners, "read_back": read_back, "profiles": profiles, "traced": traced, "floor": floor,
+    "scatter": scatter,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ TEXT = list(b"The quick brown fox jumps over the lazy dog. 12 + 30 = 42, and the
 Steps = tuple[list[str], list[float]]
 
 
-def steps(
-    engine: Engine, prompt: str | Sequence[int], bits: float, *, floor: bool | None = None, **more: Any
-) -> Steps:
+def steps(engine: Engine, prompt: str | Sequence[int], bits: float, *, floor: bool | None = None, **more: Any) -> Steps:
     """Greedy tokens and their log-probabilities."""
     body = {"prompt": prompt, "max_tokens": 16, "temperature": 0, "ignore_eos": True, "logprobs": 0, **more}
     said = {"anyprec_bits": bits} | ({} if floor is None else {"anyprec_floor": floor})

@@ -1,9 +1,9 @@
 """Multiplies by a layer straight from its bit planes, each row of the input at its own width, with whole-number sums.
 
-Up to 8 rows, or 16 of a small layer: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu or hopper_gemm.cu. Outside CUDA
-graphs, for a large batch, some rows of the layer at a time become bytes and vLLM's int8 product multiplies. Sums are
-whole numbers and every path rounds once, so a row comes out the same to the last bit alone and among others. Widths
-are read on the device, so graphs replay with new ones.
+Up to 8 rows, or 16 of a small layer: skinny_gemm.cu. More: rows become bytes (quantize.cu), then gemm.cu or
+hopper_gemm.cu. Outside CUDA graphs, for a large batch, some rows of the layer at a time become bytes and vLLM's int8
+product multiplies. Sums are whole numbers and every path rounds once, so a row comes out the same to the last bit alone
+and among others. Widths are read on the device, so graphs replay with new ones.
 """
 
 from __future__ import annotations

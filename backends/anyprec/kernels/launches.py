@@ -24,8 +24,9 @@ WGMMA_ROWS = 9  # rows of x from which Hopper's own instruction is worth it
 KEPT_SIZES = 4096  # of launches, which take longer to find than to use
 GRANULE = 8  # rows of x of one step, which tensor cores take together
 SCATTERED = 8 * 4 * 256  # columns that a block of `scatter` moves
-CLUSTERS = {1: 1.0, 2: 1.0, 3: 0.88, 4: 0.88, 6: 0.7, 8: 0.8}  # blocks that share a layer's columns, and the part of the
-# multiprocessors that such clusters can take: they do not cross a group of them
+# Blocks that share a layer's columns, and the part of the multiprocessors that such clusters can take, for they do not
+# cross a group of them.
+CLUSTERS = {1: 1.0, 2: 1.0, 3: 0.88, 4: 0.88, 6: 0.7, 8: 0.8}
 
 
 class Layer(ctypes.Structure):
@@ -154,9 +155,9 @@ def hopper_launch(m: int, *, rows: int, units: int, processors: int) -> HopperLa
 def skinny_launch(m: int, *, rows: int, units: int, processors: int) -> SkinnyLaunch | None:
     """Warps shared out over rows and columns; None where x does not fit, or another kernel is faster.
 
-    For one or two rows, and four of a narrow layer, a block leaves room for another, so that the next layer's weights
-    are on their way before this layer ends. More rows, or few columns, take all of a multiprocessor. What warps do not
-    multiply, they help to quantize.
+    For one or two rows, and four of a narrow layer, a block leaves room for another. So the next layer's weights are
+    on their way before this layer ends. More rows, or few columns, take all of a multiprocessor. Warps that have
+    nothing to multiply help to quantize.
     """
     tiles = -(-rows // TILE_ROWS)
     if m > (MOST_SKINNY if units <= FEW_UNITS else FEW_ROWS):

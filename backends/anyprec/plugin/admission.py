@@ -16,7 +16,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
 from backends.anyprec.names import FLOOR_KEY, WIDTH_KEY
-from backends.anyprec.plugin.widths import Asked, InvalidWidth, asked_floor, asked_width
+from backends.anyprec.plugin.widths import AskedWidth, InvalidWidth, asked_floor, asked_width
 
 _known_bits: set[float] = set()  # of every store this process fronts: one, unless a program opens several engines
 
@@ -62,10 +62,12 @@ def floor_of(engine: Any) -> bool:
     return asked_floor(said if isinstance(said, Mapping) else None, default=False)
 
 
-def _admit(extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool = False) -> Asked:
-    for key, asked in ((WIDTH_KEY, lambda: asked_width(extra, bits)), (FLOOR_KEY, lambda: asked_floor(extra, default=floor))):
-        try:
-            asked()
-        except InvalidWidth as error:
-            raise VLLMValidationError(str(error), parameter=key) from error
-    return Asked(asked_width(extra, bits), asked_floor(extra, default=floor))
+def _admit(extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool = False) -> AskedWidth:
+    try:
+        width = asked_width(extra, bits)
+    except InvalidWidth as error:
+        raise VLLMValidationError(str(error), parameter=WIDTH_KEY) from error
+    try:
+        return AskedWidth(width, asked_floor(extra, default=floor))
+    except InvalidWidth as error:
+        raise VLLMValidationError(str(error), parameter=FLOOR_KEY) from error

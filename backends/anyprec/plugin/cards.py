@@ -1,4 +1,4 @@
-"""Lists a store's widths on its card in /v1/models, where a gateway finds them, and counts what they served in /metrics."""
+"""Lists a store's widths on its card in /v1/models, where a gateway finds them, and in /metrics what they served."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import functools
 import sys
 from typing import Any
 
-from backends.anyprec.plugin.widths import Asked, RowWidths
+from backends.anyprec.plugin.widths import AskedWidth, RowWidths
 
 OLDER = "vllm.v1.worker.gpu_model_runner"
 NEWER = "vllm.v1.worker.gpu.model_runner"
@@ -93,7 +93,7 @@ def _follow_newer(runner_module: Any, rows: RowWidths) -> None:
 
 def _with_widths(state_class: Any, rows: RowWidths) -> Any:
     """A model state that also tells the layers their rows' widths."""
-    asked: dict[str, Asked] = {}
+    asked: dict[str, AskedWidth] = {}
 
     class WidthsState(state_class):  # type: ignore[misc]
         """Adds the width of each request to what the state remembers."""
@@ -109,7 +109,7 @@ def _with_widths(state_class: Any, rows: RowWidths) -> Any:
 
         def prepare_inputs(self, input_batch: Any, req_states: Any) -> Any:
             starts = input_batch.query_start_loc_np[: input_batch.num_reqs + 1]
-            ids, widest = input_batch.req_ids[: input_batch.num_reqs], Asked(max(rows.bits))
+            ids, widest = input_batch.req_ids[: input_batch.num_reqs], AskedWidth(max(rows.bits))
             batch = [asked.get(request, widest) for request in ids]
             rows.set_row_widths(batch, starts[1:] - starts[:-1], padded=input_batch.num_tokens_after_padding)
             return super().prepare_inputs(input_batch, req_states)

@@ -55,7 +55,9 @@ class ServedRows:
         """For prometheus_client: a counter with a label for each of both widths."""
         from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415  vLLM brings it
 
-        found = CounterMetricFamily(METRIC, "Rows by the width asked for and that computed.", labels=["asked", "served"])
+        found = CounterMetricFamily(
+            METRIC, "Rows by the width asked for and that computed.", labels=["asked", "served"]
+        )
         for asked, served in np.argwhere(self._rows).tolist():
             found.add_metric([f"{self._bits[i]:g}" for i in (asked, served)], float(self._rows[asked, served]))
         yield found

@@ -8,7 +8,7 @@ buffer, so without profiles there is one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,14 @@ def asked_floor(extra: Mapping[str, Any] | None, *, default: bool) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedWidth:
     """A request's width, and whether a wider one may serve it."""
 
     width: float
     floor: bool = False
 
     @classmethod
-    def of(cls, extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool) -> Asked:
+    def of(cls, extra: Mapping[str, Any] | None, bits: Collection[float], *, floor: bool) -> AskedWidth:
         """What slipped past admission becomes the widest, never an error."""
         try:
             return cls(asked_width(extra, bits), asked_floor(extra, default=floor))
@@ -84,7 +84,9 @@ class RowWidths:
         self._floor = floor
         self._served = ServedRows.of_environment(self.bits)
         self._place = {width: i for i, width in enumerate(self.bits)}
-        self._told: dict[tuple[int, ...], NDArray[np.int32]] = {}  # what a buffer's first rows hold since the last batch
+        self._held: dict[
+            tuple[int, ...], NDArray[np.int32]
+        ] = {}  # what a buffer's first rows hold since the last batch
         self._buffers: dict[tuple[int, ...], torch.Tensor] = {}  # by the stored width of each of `bits`
 
     def buffer(self, widths: Mapping[float, int] | None = None) -> torch.Tensor:
@@ -94,11 +96,11 @@ class RowWidths:
             self._buffers[key] = torch.full((self._rows,), max(self._stored), dtype=torch.int32, device=self._device)
         return self._buffers[key]
 
-    def asked(self, extra: Mapping[str, Any] | None) -> Asked:
+    def asked(self, extra: Mapping[str, Any] | None) -> AskedWidth:
         """What a request's extra arguments ask for."""
-        return Asked.of(extra, self.bits, floor=self._floor)
+        return AskedWidth.of(extra, self.bits, floor=self._floor)
 
-    def set_row_widths(self, asked: Sequence[Asked], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
+    def set_row_widths(self, asked: Sequence[AskedWidth], counts: NDArray[np.integer[Any]], *, padded: int) -> None:
         """The coming batch: request i has counts[i] rows; rows up to `padded` are padding.
 
         A request whose width is the least takes, in each layer, the widest that any request of the batch reads there.
@@ -110,9 +112,9 @@ class RowWidths:
             stored = np.array(key, np.int32)[places]
             full = np.full(max(padded, rows), PADDING, np.int32)
             full[:rows] = np.repeat(np.where(floor, stored.max(), stored) if some else stored, counts)
-            if not np.array_equal(full, self._told.get(key, ())):
+            if not np.array_equal(full, self._held.get(key, ())):
                 _tell(buffer, full)
-                self._told[key] = full
+                self._held[key] = full
         if self._served is not None:
             served = np.where(floor, self._place[max(each.width for each in asked)], places) if some else places
             self._served.add(places, served, counts)
@@ -122,7 +124,7 @@ class RowWidths:
 
         Raises: LostWidth where another one is there.
         """
-        self._told.clear()
+        self._held.clear()
         for buffer in self._buffers.values():
             wanted = min(self._stored)
             buffer[:1].copy_(torch.tensor([wanted], dtype=torch.int32), non_blocking=True)
