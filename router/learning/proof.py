@@ -25,7 +25,10 @@ from router.learning.quality_drift import drift_of
 from router.types import PROGRAMS, LogEntry
 
 LIVE = "live"
-OTHERS = ("random", "neighbours")  # policies beside one model for everything
+OTHERS = (  # policies beside one model for everything, each with its own defaults
+    *("random", "cheapest", "best", "neighbours"),
+    *("preference", "epsilon", "linucb", "thompson"),
+)
 PERIODS = 12  # of the quality over time, at most …
 LEAST = 50  # … with so many judged answers each
 ESTIMATOR = "dr"  # that savings rest on

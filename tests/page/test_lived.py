@@ -18,6 +18,7 @@ import pytest
 from cli import main
 from evaluation.skills import grade, sample
 from router.catalogue.factories import family
+from router.learning.proof import OTHERS
 from tests.http.conftest import Running
 from tests.page.conftest import ACME, ADMIN, client, gateway_in, give_key, opened
 from tests.page.test_proof import report_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BETA, CREW, REQUESTS = "sk-beta-on-the-page", "sk-crew-on-the-page", 150
+pytestmark = pytest.mark.timeout(600)
 GROUPS = ("tenant", "team", "key", "model", "width", "program", "day")
 UNITS = {"USD": 1.0, "mUSD": 1e-3, "µUSD": 1e-6, "nUSD": 1e-9}
 AMOUNT = re.compile(r"([−\d.,]+) (USD|mUSD|µUSD|nUSD)")
@@ -69,7 +71,7 @@ def live(tenant: httpx.Client, item: Any, number: int) -> None:
 
 def replayed(folder: Path, out: Path) -> dict[str, Any]:
     """What `pointsman replay` writes for the policies of the page, by the page's labels."""
-    labels = {"random": "random", "neighbours": "neighbours"}
+    labels = {name: name for name in OTHERS}
     for name in [*(each.name for each in family()), "twice"]:
         path = out / f"{name}.yaml"
         path.write_text(json.dumps({"policy": {"name": "fixed", "options": {"fixed": {"arm": name}}}}))

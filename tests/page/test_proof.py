@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def report_of(gateway: Running) -> dict[str, Any]:
     with client(gateway, ADMIN) as admin:
         assert admin.post("/admin/v1/proof").status_code == 202
-        for _ in range(3000):  # its process stands behind all others of the machine
+        for _ in range(3000):
             found: dict[str, Any] = admin.get("/admin/v1/proof").json()
             if not found["making"]:
                 assert found["failed"] is None
@@ -38,6 +38,7 @@ def report_of(gateway: Running) -> dict[str, Any]:
     raise AssertionError("no report came")
 
 
+@pytest.mark.timeout(600)  # the report's process stands behind all others of the machine
 def test_every_figure_is_what_replay_says(proven: tuple[Running, Path], tmp_path: Path) -> None:
     gateway, folder = proven
     report = report_of(gateway)
@@ -102,6 +103,7 @@ def test_what_is_spent_and_foretold_is_in_the_window(
         assert page.locator("[aria-label='Spend by tenant']").evaluate("e => e.scrollWidth - e.clientWidth") == 0
 
 
+@pytest.mark.timeout(600)
 def test_every_worker_says_that_a_report_is_being_made_and_no_reader_finds_none(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with gateway_in(tmp_path, server={"workers": 2}) as found, ThreadPoolExecutor(1) as aside:
