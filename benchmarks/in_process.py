@@ -106,7 +106,7 @@ def stubbed(folder: Path, settings: Mapping[str, Any]) -> Iterator[Callable[[Seq
     path = folder / "pointsman.yaml"
     path.write_text(yaml.safe_dump(dict(settings)))
     with asyncio.Runner(loop_factory=Loop) as runner:
-        opened = _opened(path)
+        opened = opened_at(path)
         clients = runner.run(opened.__aenter__())
         try:
             yield lambda batch: _run(runner, clients, batch)
@@ -116,13 +116,13 @@ def stubbed(folder: Path, settings: Mapping[str, Any]) -> Iterator[Callable[[Seq
 
 def _run(runner: asyncio.Runner, clients: Sequence[Caller], batch: Sequence[bytes]) -> float:
     try:
-        return runner.run(_cpu_us(clients, batch))
+        return runner.run(cpu_us(clients, batch))
     except RuntimeError as error:
         raise SystemExit(str(error)) from None
 
 
 @asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[list[Caller]]:
+async def opened_at(path: Path) -> AsyncIterator[list[Caller]]:
     """Clients of a gateway that uvicorn has started."""
     loop = cast(Loop, asyncio.get_running_loop())
     config = configuration(load(path), path, port=0)
@@ -138,7 +138,7 @@ async def _opened(path: Path) -> AsyncIterator[list[Caller]]:
         await server.shutdown(sockets=[unused])
 
 
-async def _cpu_us(clients: Sequence[Caller], batch: Sequence[bytes]) -> float:
+async def cpu_us(clients: Sequence[Caller], batch: Sequence[bytes]) -> float:
     """All threads of the process are counted."""
     rest = iter(batch)
     began = time.process_time()
