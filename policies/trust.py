@@ -9,6 +9,7 @@ Arithmetic only; fails nowhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,6 +41,14 @@ class Trust:
         """In (0, 1]: the same of one key, beside its tenant's."""
         return self._weight(_scope(tenant, key_id))
 
+    def rows_for(self, tenant: str) -> float:
+        """How many of a tenant's own judgements all that others say is worth to it: σ² / τ², where a usual judgement
+        varies by σ² and the tenant's differ from theirs by τ² more."""
+        found = self._errors.get(tenant)
+        if found is None or self._usual <= 0.0:
+            return math.inf
+        return self._usual / max(self._error(*found) - self._usual, 1e-9)
+
     def judged(self, tenant: str, key_id: str, *, score: float, expected: float) -> None:
         """A judgement in [0, 1], where others would have given `expected`."""
         error = (score - expected) ** 2
@@ -61,9 +70,11 @@ class Trust:
         found = self._errors.get(scope)
         if found is None or self._usual <= 0.0:
             return 1.0
-        count, total = found
-        error = (total + PRIOR * self._usual) / (count + PRIOR)
-        return float(max(LEAST, min(1.0, SLACK * self._usual / error) ** POWER))
+        return float(max(LEAST, min(1.0, SLACK * self._usual / self._error(*found)) ** POWER))
+
+    def _error(self, count: float, total: float) -> float:
+        """Mean squared error, with the usual one as its prior."""
+        return (total + PRIOR * self._usual) / (count + PRIOR)
 
     def state(self) -> Mapping[str, NDArray[np.generic]]:
         """Arrays that restore() turns back into this exact state."""

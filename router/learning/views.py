@@ -7,6 +7,7 @@ policy afterwards are the same code. Nothing here waits or reads the world.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,8 +55,9 @@ OPEN_DECISIONS = 20_000  # decisions that may still be judged, about a kilobyte 
 NAN = float("nan")
 SIGNATURE = "signature"  # the source of what an answer's own looks say
 COMPARED = 40  # nearest queries on which a judgement is compared with others'
-ALONE = 0.8  # trust in a tenant below which it is shown its own queries first
+ALONE = 0.5  # trust in a tenant below which it is shown its own queries first
 MOST_MINE = 1_024  # of its latest
+WIDER = 2.0  # queries of others shown to it for each that they are worth
 HEARD = 0.2  # weight of a tenant from which on its judgements are neighbours
 LEAST_TAUGHT = 0.01  # weight of what another source adds to what was learned of an answer
 LEAST_COMPARED = 1.0  # their similarities together, by trust, where a comparison says anything
@@ -160,10 +162,13 @@ class Views:
         weights = np.where(owners == own, 1.0, belief[owners] * alike)
         heard = weights >= HEARD  # what is hardly believed would only take others' places
         if alike < ALONE:
-            heard &= owners != own
-            mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows), most=MOST_MINE)
+            worth = min(self.trust.rows_for(asked.tenant), float(len(rows)))
+            heard = np.flatnonzero((owners != own) & (belief[owners] >= HEARD))[: math.ceil(WIDER * worth)]
+            mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows) - len(heard), most=MOST_MINE)
+            theirs = belief[owners[heard]]
+            theirs = theirs * min(1.0, worth / max(float(theirs.sum()), 1e-9))
             rows, similarity = np.concatenate([mine, rows[heard]]), np.concatenate([near, similarity[heard]])
-            weights = np.concatenate([np.ones(len(mine)), weights[heard]])
+            weights = np.concatenate([np.ones(len(mine)), theirs])
             chosen = np.argsort(-similarity, kind="stable")
         else:
             chosen = np.flatnonzero(heard)

@@ -98,6 +98,22 @@ def test_the_same_attacker_takes_much_where_everybody_is_believed(monkeypatch: p
     assert float(np.mean(lost)) > 0.03
 
 
+def test_the_more_others_differ_from_a_tenant_the_fewer_of_its_own_judgements_they_are_worth() -> None:
+    rng, trust = np.random.default_rng(0), Trust()
+    assert trust.rows_for("a") == np.inf
+    for name, truth in (*((name, 0.9) for name in "abcdef"), ("other", 0.6), ("opposite", 0.1)):
+        taught(trust, name, "k", said(rng, 200, truth=truth, expected=0.9))
+    assert trust.rows_for("a") > trust.rows_for("other") > trust.rows_for("opposite") > 0.0
+    assert trust.rows_for("opposite") < 1.0
+
+
+def test_where_nobody_lies_a_tenant_of_another_taste_is_served_far_better_than_the_crowd_would_have_it() -> None:
+    worlds = [PoisonedWorld.of(seed) for seed in range(6)]
+    other = [earned(seed, 0.0).other for seed in range(6)]
+    crowds = [np.mean([np.roll(row, 1)[row.argmax()] for row in w.quality]) for w in worlds]
+    assert float(np.mean(other)) > float(np.mean(crowds)) + 0.08
+
+
 def test_a_tenant_of_another_taste_gets_its_own_way() -> None:
     worlds = [PoisonedWorld.of(seed) for seed in (0, 1, 2)]
     other = [earned(seed, 0.2).other for seed in (0, 1, 2)]
