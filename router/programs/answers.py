@@ -40,8 +40,11 @@ def vote_of(text: str) -> str:
 
 
 def renamed(reply: Whole, name: str, spend: Spend) -> Whole:
-    """The answer under the program's name, with what all its steps used."""
-    body = decoded(reply.body)
+    """The answer under the program's name, with what all its steps used; as it is where no decoder follows it."""
+    try:
+        body = decoded(reply.body)
+    except (ValueError, RecursionError):
+        return reply
     body["model"], body["usage"] = name, {**_object(body.get("usage")), **usage_of(spend)}
     return Whole(msgspec.json.encode(body), reply.report)
 

@@ -23,6 +23,7 @@ USAGES = {
     "list": b"[1, 2]",
     "long": b'{"prompt_tokens": ' + b"9" * 400 + b', "completion_tokens": 7}',
 }
+DEEP = {"deep": b'{"prompt_tokens": ' + b"[" * 5000 + b"]" * 5000 + b"}"}
 PROGRAMS = {
     "sure": {"kind": "escalate", "of": ["small", "large"], "risk": 0.1},
     "vote": {"kind": "vote", "of": "small", "n": 3},
@@ -40,7 +41,10 @@ BODIES: Mapping[str, dict[str, Any]] = {
 
 def lines(_model: str, body: Mapping[str, Any]) -> Line:
     lie = str(body.get("user") or "none")
-    text, usage = TEXTS.get(lie, b'"forty-two"'), USAGES.get(lie, b'{"prompt_tokens": 9, "completion_tokens": 3}')
+    text, usage = (
+        TEXTS.get(lie, b'"forty-two"'),
+        (USAGES | DEEP).get(lie, b'{"prompt_tokens": 9, "completion_tokens": 3}'),
+    )
     head = b'{"id": "c1", "created": 1, "model": "any", "object": '
     if not body.get("stream"):
         choice = b'"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": %b}}]'
@@ -79,6 +83,15 @@ def test_a_program_answers_whatever_its_engines_write_beside_their_answers(
         if not stream:
             json.loads(answer.content)
             assert float(answer.headers["x-pointsman-cost-usd"]) > 0
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("path", BODIES)
+def test_an_answer_nested_beyond_reading_is_given_as_it_is_or_failed(gateway: Running, path: str, program: str) -> None:
+    liar = {"metadata": {"user_id": "deep"}} if path == MESSAGES else {"user": "deep"}
+    body = {**BODIES[path], **liar, "model": program, "temperature": 0.9}
+    answer = httpx.post(gateway.url + path, json=body, headers=gateway.headers, timeout=60)
+    assert answer.status_code in {200, 502}, answer.text
 
 
 def test_nothing_of_this_left_a_traceback_or_a_hold(gateway: Running) -> None:
