@@ -21,6 +21,8 @@ SLACK = 1.3  # times the usual error that is no reason to doubt
 POWER = 6.0
 LEAST = 0.01  # a weight is never zero
 FEWEST = 10.0  # judgements from which on a tenant counts for what is usual
+WIDER = 2.0  # queries of others shown for each that they are worth
+MOST_SHOWN = 1_000.0
 EVERY = 16  # judgements between two looks at what is usual; more where thousands of tenants judge
 
 
@@ -48,6 +50,14 @@ class Trust:
         if found is None or self._usual <= 0.0:
             return math.inf
         return self._usual / max(self._error(*found) - self._usual, 1e-9)
+
+    def shown_to(self, tenant: str) -> int:
+        """How many queries of others a tenant is shown beside its own."""
+        return math.ceil(min(WIDER * self.rows_for(tenant), MOST_SHOWN))
+
+    def bounded_for(self, tenant: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights (k,) of others' queries, which together count as no more than they are worth to a tenant."""
+        return weights * min(1.0, self.rows_for(tenant) / max(float(weights.sum()), 1e-9))
 
     def judged(self, tenant: str, key_id: str, *, score: float, expected: float) -> None:
         """A judgement in [0, 1], where others would have given `expected`."""

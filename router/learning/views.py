@@ -7,7 +7,6 @@ policy afterwards are the same code. Nothing here waits or reads the world.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -57,7 +56,6 @@ SIGNATURE = "signature"  # the source of what an answer's own looks say
 COMPARED = 40  # nearest queries on which a judgement is compared with others'
 ALONE = 0.5  # trust in a tenant below which it is shown its own queries first
 MOST_MINE = 1_024  # of its latest
-WIDER = 2.0  # queries of others shown to it for each that they are worth
 HEARD = 0.2  # weight of a tenant from which on its judgements are neighbours
 LEAST_TAUGHT = 0.01  # weight of what another source adds to what was learned of an answer
 LEAST_COMPARED = 1.0  # their similarities together, by trust, where a comparison says anything
@@ -162,11 +160,9 @@ class Views:
         weights = np.where(owners == own, 1.0, belief[owners] * alike)
         heard = weights >= HEARD  # what is hardly believed would only take others' places
         if alike < ALONE:
-            worth = min(self.trust.rows_for(asked.tenant), float(len(rows)))
-            heard = np.flatnonzero((owners != own) & (belief[owners] >= HEARD))[: math.ceil(WIDER * worth)]
+            heard = np.flatnonzero((owners != own) & (belief[owners] >= HEARD))[: self.trust.shown_to(asked.tenant)]
             mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows) - len(heard), most=MOST_MINE)
-            theirs = belief[owners[heard]]
-            theirs = theirs * min(1.0, worth / max(float(theirs.sum()), 1e-9))
+            theirs = self.trust.bounded_for(asked.tenant, belief[owners[heard]])
             rows, similarity = np.concatenate([mine, rows[heard]]), np.concatenate([near, similarity[heard]])
             weights = np.concatenate([np.ones(len(mine)), theirs])
             chosen = np.argsort(-similarity, kind="stable")
