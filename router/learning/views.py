@@ -160,10 +160,10 @@ class Views:
         weights = np.where(owners == own, 1.0, belief[owners] * alike)
         heard = weights >= HEARD  # what is hardly believed would only take others' places
         if alike < ALONE:
-            heard = np.flatnonzero((owners != own) & (belief[owners] >= HEARD))[: self.trust.shown_to(asked.tenant)]
-            mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows) - len(heard), most=MOST_MINE)
-            theirs = self.trust.bounded_for(asked.tenant, belief[owners[heard]])
-            rows, similarity = np.concatenate([mine, rows[heard]]), np.concatenate([near, similarity[heard]])
+            others = np.flatnonzero((owners != own) & (belief[owners] >= HEARD))[: self.trust.shown_to(asked.tenant)]
+            mine, near = self.table.nearest_own(asked.tenant, asked.embedding, len(rows) - len(others), most=MOST_MINE)
+            theirs = self.trust.bounded_for(asked.tenant, belief[owners[others]])
+            rows, similarity = np.concatenate([mine, rows[others]]), np.concatenate([near, similarity[others]])
             weights = np.concatenate([np.ones(len(mine)), theirs])
             chosen = np.argsort(-similarity, kind="stable")
         else:
