@@ -117,13 +117,13 @@ async def _used(client: aioredis.Redis, processes: Sequence[psutil.Process], sec
 
 async def _now(client: aioredis.Redis, processes: Sequence[psutil.Process]) -> dict[str, float]:
     """Seconds of CPU so far of each process, and bytes."""
-    told = await client.info("everything")
+    info = await client.info("everything")
     times = [sum(each.cpu_times()[:2]) for each in processes]
     return dict(zip(("redis", "asked", "following"), times, strict=True)) | {
-        "memory": told["used_memory"],
-        "file": told["aof_current_size"],
-        "sent": told["total_net_input_bytes"],
-        "got": told["total_net_output_bytes"],
+        "memory": info["used_memory"],
+        "file": info["aof_current_size"],
+        "sent": info["total_net_input_bytes"],
+        "got": info["total_net_output_bytes"],
     }
 
 
