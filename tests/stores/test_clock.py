@@ -133,6 +133,14 @@ async def test_a_start_accepts_a_clock_that_is_ahead_and_says_so(machine: Machin
         assert (entry.kind, entry.detail["newest_ms"]) == ("clock.ahead", T0)
 
 
+async def test_a_store_that_rested_for_half_an_hour_is_no_clock_that_is_ahead(machine: Machine) -> None:
+    async with machine.opened() as stores:
+        await buy(stores, WHO, 100, now_ms=machine.wall())
+    machine.pass_s(1800)
+    async with machine.opened() as stores:
+        assert await stores.audit.read() == []
+
+
 async def test_a_start_with_a_clock_behind_the_newest_row_reserves_nothing_until_it_is_confirmed(
     machine: Machine,
 ) -> None:

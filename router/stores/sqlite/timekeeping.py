@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 JUMP_MS = 60_000  # by which the wall clock may be moved unasked
+IDLE_MS = 3_600_000  # for so long nobody may have written, and it is no sign of a clock that is ahead
 
 
 def boot_ms() -> int:
