@@ -44,8 +44,10 @@ class Trust:
         return self._weight(_scope(tenant, key_id))
 
     def rows_for(self, tenant: str) -> float:
-        """How many of a tenant's own judgements all that others say is worth to it: σ² / τ², where a usual judgement
-        varies by σ² and the tenant's differ from theirs by τ² more."""
+        """How many of a tenant's own judgements all that others say is worth to it: σ² / τ².
+
+        A usual judgement varies by σ², and the tenant's differ from theirs by τ² more.
+        """
         found = self._errors.get(tenant)
         if found is None or self._usual <= 0.0:
             return math.inf
