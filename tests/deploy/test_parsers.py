@@ -27,3 +27,10 @@ def test_every_engine_that_is_shipped_has_the_parser_of_its_model(path: Path) ->
     assert text.count("--enable-auto-tool-choice") == len(models)
     found = re.findall(r"--tool-call-parser\W+(?:\w+_TOOL_PARSER:-)?(\w+)", text)
     assert found == expected
+
+
+def test_the_shipped_models_do_not_think_and_one_that_does_gets_its_parser_by_a_variable() -> None:
+    compose, example = (ROOT / "compose.yaml").read_text(), (ROOT / "deploy" / "env.example").read_text()
+    variables = re.findall(r'"--reasoning-parser", "\$\{(\w+):-\}"', compose)
+    assert len(variables) == compose.count("--tool-call-parser") == 3
+    assert all(f"\n{name}=\n" in example for name in variables)
