@@ -20,6 +20,7 @@ from router.http.head_limits import Connections, HeadLimits
 
 pytestmark = pytest.mark.anyio
 PUBLIC = {"connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"}  # asyncio's own
+CALLED = {"send_400_response"}  # of httptools' protocol, where its parser cannot go on
 
 
 class Wire(asyncio.Transport):
@@ -64,11 +65,19 @@ def opened(kind: Any = Connection) -> tuple[Any, Wire]:
 
 
 @pytest.mark.parametrize("ours", [Connection, OldConnection])
-def test_only_asyncios_own_methods_are_overridden(ours: type[Any]) -> None:
+def test_only_asyncios_own_methods_are_overridden_and_the_one_that_refuses(ours: type[Any]) -> None:
     uvicorns = {name for base in ours.__mro__ if not base.__module__.startswith("router.") for name in vars(base)}
     mine = {name for base in ours.__mro__ if base.__module__.startswith("router.") for name in vars(base)}
     overridden = {name for name in mine & uvicorns if not name.startswith("__")}
-    assert overridden <= PUBLIC
+    assert overridden <= PUBLIC | (CALLED if ours is Connection else set())
+
+
+async def test_where_the_parser_cannot_go_on_uvicorn_asks_for_the_refusal() -> None:
+    protocol, wire = opened()
+    protocol.data_received(b"GET / HTTP/1.1\r\nhost a\r\n\r\n")
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert b"invalid_http" in wire.written
+    assert wire.closed
 
 
 @pytest.mark.parametrize("base", [HttpToolsProtocol, H11Protocol])
