@@ -57,7 +57,9 @@ class OpenAIBackend:
 
     async def send(self, request: Request) -> Reply:
         """Returns when the first event, or the whole of a plain answer, is there. Raises: BackendError."""
-        sent = {key: value for key, value in request.headers.items() if key not in self._overruled}
+        sent = request.headers
+        if not self._overruled.isdisjoint(sent):
+            sent = {key: value for key, value in sent.items() if key not in self._overruled}
         try:
             response = await self._client.request("POST", request.path, body=body_of(request), headers=sent)
         except (ValueError, msgspec.DecodeError) as problem:

@@ -79,11 +79,14 @@ class CrowdTally:
 
     def explains(self, seen: Overspent) -> bool:
         """Whether what nobody knows of a dead gateway's holds, and is charged at its worst case, makes it up."""
-        balance = seen.balance
+        balance, budget = seen.balance, seen.balance.budget
+        oldest_ms = seen.at_ms - budget.period_s * 1000  # what is older has left the window
         worst = sum(
-            charged for at_ms, scope, charged in self.unknown if scope == balance.budget.scope and at_ms <= seen.at_ms
+            charged
+            for at_ms, scope, charged in self.unknown
+            if scope == budget.scope and oldest_ms <= at_ms <= seen.at_ms
         )
-        return balance.spent + balance.held <= balance.budget.limit + worst
+        return balance.spent + balance.held <= budget.limit + worst
 
     def served(self) -> None:
         for what in list(self.waiting):

@@ -75,7 +75,7 @@ def silent_store(settings: Settings) -> str | None:
     def connect() -> None:
         try:
             socket.create_connection((host, port), STORE_PATIENCE_S).close()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             found.append(error)
         else:
             found.append(None)

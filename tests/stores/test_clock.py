@@ -133,12 +133,15 @@ async def test_a_start_accepts_a_clock_that_is_ahead_and_says_so(machine: Machin
         assert (entry.kind, entry.detail["newest_ms"]) == ("clock.ahead", T0)
 
 
-async def test_a_store_that_rested_for_half_an_hour_is_no_clock_that_is_ahead(machine: Machine) -> None:
+async def test_who_opens_a_store_without_watching_the_clock_says_nothing_of_it(machine: Machine) -> None:
+    """A verb of the command line, on a store that rested."""
     async with machine.opened() as stores:
         await buy(stores, WHO, 100, now_ms=machine.wall())
     machine.pass_s(1800)
-    async with machine.opened() as stores:
+    async with open_stores(machine.url, clock=machine.wall) as stores:
         assert await stores.audit.read() == []
+    async with machine.opened() as stores:
+        assert await kinds(stores) == ["clock.ahead"]
 
 
 async def test_a_start_with_a_clock_behind_the_newest_row_reserves_nothing_until_it_is_confirmed(

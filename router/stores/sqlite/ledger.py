@@ -27,7 +27,7 @@ from router.stores.sqlite.counters import WindowCounter
 from router.stores.sqlite.database import BAD_VALUE, Database
 from router.stores.sqlite.requests import CountPlan, End, Reserve, Sweep, Taken, plan_of
 from router.stores.sqlite.statements import FACTS, by_scope
-from router.stores.sqlite.timekeeping import IDLE_MS, JUMP_MS, Facts, Timekeeper, why_stopped
+from router.stores.sqlite.timekeeping import JUMP_MS, Facts, Timekeeper, why_stopped
 from router.types import (
     RELEASED,
     Balance,
@@ -78,7 +78,7 @@ class SqliteLedger:
         self._learn()
         self._time.begin()
         newest_ms, now_ms = self._time.facts.newest_ms, self._time.now_ms()
-        if newest_ms and now_ms - newest_ms > IDLE_MS:
+        if self._time.idle_ms() > JUMP_MS:
             detail = {"newest_ms": newest_ms, "now_ms": now_ms, "reason": "the newest row is older than this start"}
             await self._db.transact(lambda: self._audit.append(now_ms, "clock.ahead", "", detail))
         await self.tend()

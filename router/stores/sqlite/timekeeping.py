@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 JUMP_MS = 60_000  # by which the wall clock may be moved unasked
-IDLE_MS = 3_600_000  # for so long nobody may have written, and it is no sign of a clock that is ahead
 
 
 def boot_ms() -> int:
@@ -43,6 +42,10 @@ class Timekeeper:
         behind_ms = self.facts.newest_ms - self.facts.ahead_ms - self._clock()
         if self._boot is not None and behind_ms > JUMP_MS:
             self._offset_ms += behind_ms
+
+    def idle_ms(self) -> int:
+        """How far this start is past the newest row; 0 where none was written, or nobody watches the clock."""
+        return 0 if self._boot is None or not self.facts.newest_ms else self.now_ms() - self.facts.newest_ms
 
     def now_ms(self) -> int:
         """The money's time."""
